@@ -1,0 +1,108 @@
+"""Registries: a name in a YAML file becomes a class. The one place that turns names into objects.
+
+A registry looks for its entries in one package, and only when it is first asked: every module of that package whose name
+does not start with `_` is imported then. Adding an entry is therefore one new file, and importing the package stays free.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Say which known name is nearest and list all of them: "Did you mean 'a'? Known: a, b"."""
+    choices = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(choices) or 'none'}"
+
+
+class UnknownName(KeyError):
+    """A name that no entry carries; its message names the nearest entry and all choices."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Registry:
+    """Map names to classes or factories of one kind.
+
+    Args:
+        kind: what the entries are, in the singular, for messages ("loss", "decoder").
+        package: dotted name of the package whose modules register entries when imported.
+    """
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, Callable[..., Any]] = {}
+        self._discovered = False
+
+    def register(self, *names: str) -> Callable[[T], T]:
+        """Decorate a class or factory with the names it goes by. Raises ValueError when a name is taken."""
+
+        def decorate(entry: T) -> T:
+            for name in names:
+                taken = self._entries.get(name)
+                if taken is not None and taken is not entry:
+                    raise ValueError(f"{self.kind} {name!r} is registered twice: {_place(taken)} and {_place(entry)}")
+                self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Return the entry called `name`. Raises UnknownName with the nearest match and all choices."""
+        self._discover()
+        if name not in self._entries:
+            raise UnknownName(f"{name!r} is not a {self.kind}. {did_you_mean(name, self._entries)}")
+        return self._entries[name]
+
+    def create(self, name: str, /, **kwargs: Any) -> Any:
+        """Build the entry called `name`. Raises UnknownName, or TypeError naming the unknown keyword and the nearest one."""
+        entry = self.get(name)
+        self.check_keywords(name, kwargs)
+        return entry(**kwargs)
+
+    def check_keywords(self, name: str, kwargs: Iterable[str]) -> None:
+        """Raise TypeError when a keyword is not an argument of the entry called `name`."""
+        known = self.parameters(name)
+        for key in kwargs:
+            if key not in known:
+                raise TypeError(f"{self.kind} {name!r} has no argument {key!r}. {did_you_mean(key, known)}")
+
+    def parameters(self, name: str) -> dict[str, inspect.Parameter]:
+        """Keyword arguments of the entry called `name`, in order, with annotations resolved to types."""
+        entry = self.get(name)
+        signature = inspect.signature(entry, eval_str=True)
+        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return {key: p for key, p in signature.parameters.items() if p.kind not in variadic}
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._discover()
+        return sorted(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self._entries
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True  # before the imports: modules may look entries up while they load
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self.package}.{module.name}")
+
+
+def _place(entry: Callable[..., Any]) -> str:
+    return f"{entry.__module__}.{getattr(entry, '__qualname__', entry)}"

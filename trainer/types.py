@@ -1,0 +1,74 @@
+"""The one statement of what travels through the house: batch keys, prediction keys, shapes and units.
+
+Letters in shapes: b batch, n support frames, (h, w) network input size, (H, W) size of the ground truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+STEREO_BASELINE_M = 0.54  # metres between the cameras of a KITTI stereo pair
+STEREO_BASELINE_UNITS = 0.1  # what `T_stereo` calls that distance (Monodepth2, arXiv:1806.01260)
+METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS  # 5.4: depth of a stereo-trained network to metres
+
+DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
+
+
+class UserError(Exception):
+    """A mistake of the user: shown as its message alone, without a traceback, exit code 2."""
+
+
+class Batch(TypedDict, total=False):
+    """A flat dict of tensors, batch first, so that it can be moved, split and gathered."""
+
+    target: Tensor  # (b 3 h w) RGB in [0, 1], never colour-augmented
+    supports: Tensor  # (b n 3 h w) support images, in the order of `dataset.supp_idxs`
+    target_aug: Tensor  # (b 3 h w) colour-augmented network input in [0, 1]; absent = `target`
+    supports_aug: Tensor  # (b n 3 h w) likewise; absent = `supports`
+    K: Tensor  # (b 3 3) intrinsics in pixels of (h, w)
+    T_stereo: Tensor  # (b 4 4) target -> stereo support, when 0 is in `supp_idxs`; baseline 0.1 units
+    depth: Tensor  # (b 1 H W) ground truth in metres, 0 = none; (H, W) is its own resolution
+    depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = none
+    Ts_true: Tensor  # (b n 4 4) true target -> support motion, translation in metres; where a dataset knows it
+    index: Tensor  # (b,) dataset index, int64
+    load_ms: Tensor  # (b, len(DATA_STAGES)) milliseconds spent on the item, when `dataset.log_time`
+
+
+Images = dict[str, Tensor]
+
+
+@dataclass
+class StepOutput:
+    """What one forward pass of the objective returns.
+
+    `images` is computed when it is first read: a step that nobody looks at pays nothing for it.
+    """
+
+    loss: Tensor  # scalar: sum of weight_k * (loss_k + stereo_loss_k)
+    losses: dict[str, Tensor]  # unweighted scalars: {"img_recon": ..., "stereo_img_recon": ...}
+    predictions: dict[str, Any]  # disp, depth, Ts, mask, ... as in `Predictions`
+    make_images: Callable[[], Images] = field(default=dict, repr=False)
+
+    @cached_property
+    def images(self) -> Images:
+        """Pictures for the tracker, {name: (b c h w)}, without gradient."""
+        return self.make_images()
+
+
+class Predictions(TypedDict, total=False):
+    """`StepOutput.predictions`. Inner dicts are keyed by scale s (stride 2**s), ascending."""
+
+    disp: dict[int, Tensor]  # (b 1 h/2^s w/2^s) sigmoid disparity, 0 = far
+    disp_stereo: dict[int, Tensor]  # (b 1 ...) of the virtual stereo view, chosen per item
+    mask: dict[int, Tensor]  # (b n ...) one channel per support
+    depth: dict[int, Tensor]  # (b 1 h w) depth at network resolution, in units of the 0.1 baseline
+    Ts: Tensor  # (b n 4 4) target -> support, in the order of `supp_idxs`
+    depth_feats: list[Tensor]
+
+
+Metrics = Mapping[str, Tensor]
