@@ -1,0 +1,116 @@
+"""What several processes must agree on: batch statistics, and decisions that all of them take together."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.types import UserError
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum a tensor over all processes; the gradient of a sum over processes is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose training statistics cover the batch of all processes, on any backend.
+
+    torch's SyncBatchNorm does the same but refuses the CPU. Input and output (b c h w); every process must bring one. Mean
+    and variance are merged in float64 from each process's own, so the result equals one process with the whole batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(x)
+        data = x.float()
+        own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
+        own_mean, own_var = own_mean.double(), own_var.double()
+        count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
+        sums = _SumOverProcesses.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
+        total = sums[-1].detach()
+        mean, square = (sums[:-1] / total).chunk(2)
+        var = (square - mean**2).clamp(min=0)
+        self._update_running(mean.detach(), var.detach() * total / (total - 1))
+
+        weight = torch.ones_like(mean) if self.weight is None else self.weight.double()
+        bias = torch.zeros_like(mean) if self.bias is None else self.bias.double()
+        scale = weight * torch.rsqrt(var + self.eps)
+        shift = bias - mean * scale
+        return (data * scale.float()[:, None, None] + shift.float()[:, None, None]).to(x.dtype)
+
+    def _update_running(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), momentum)
+
+
+def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Make every BatchNorm2d of `model` use the statistics of the global batch; parameters and names stay."""
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+
+    if device.type == "cuda":
+        return convert_sync_batchnorm(model)  # torch's own kernel; knows timm's fused activations
+    for module in model.modules():
+        if isinstance(module, BatchNormAct2d):
+            module.__class__ = _global_act_class(type(module))
+        elif type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+    return model
+
+
+def _global_act_class(cls: type) -> type:
+    """timm's BatchNorm with a fused activation, on top of the global statistics."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.act(self.drop(GlobalBatchNorm2d.forward(self, x)))
+
+    return type(f"Global{cls.__name__}", (cls, GlobalBatchNorm2d), {"forward": forward})
+
+
+def check_world(accelerator: Any) -> None:
+    """Raise UserError when the launcher started more processes than Accelerate knows of.
+
+    Without this check every process would believe to be alone and all would write the same checkpoint.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: "
+            "each would train alone and overwrite the others. Use one of launch/accelerate/*.yaml "
+            "(two processes on CPU: launch/accelerate/cpu_x2.yaml), or set ACCELERATE_USE_CPU=true on a machine without GPU."
+        )
+
+
+def agree(accelerator: Any, flags: Tensor) -> list[float]:
+    """Return the element-wise maximum of `flags` (k,) over all processes: one decision, taken by all."""
+    if accelerator.num_processes > 1:
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    values: list[float] = flags.tolist()
+    return values
+
+
+def total(accelerator: Any, x: Tensor) -> Tensor:
+    """Sum `x` over all processes; every process gets the result."""
+    if accelerator.num_processes > 1:
+        dist.all_reduce(x)
+    return x

@@ -1,0 +1,82 @@
+"""Optimizers and schedules: timm's optimizers by name, torch's epoch schedules by their short names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+
+SCHEDULERS: dict[str, type] = {
+    "steplr": lr_scheduler.StepLR,
+    "exp": lr_scheduler.ExponentialLR,
+    "cos": lr_scheduler.CosineAnnealingLR,
+    "cos_warm": lr_scheduler.CosineAnnealingWarmRestarts,
+    "plateau": lr_scheduler.ReduceLROnPlateau,
+    "linear": lr_scheduler.LinearLR,
+}
+
+
+def make_optimizer(
+    networks: nn.Module,
+    type: str,
+    lr: float,
+    *,
+    weight_decay: float = 0.0,
+    frozen_bn: bool = False,
+    backbone_lr: float | None = None,
+    **kwargs: Any,
+) -> Optimizer:
+    """Build one optimizer over all trainable parameters of all networks.
+
+    Args:
+        type: any optimizer name of timm (`adam`, `adamw`, `sgd` = Nesterov, `lamb`, ...).
+        lr: learning rate of all parameters but those named by `backbone_lr`.
+        weight_decay: not applied to biases and 1-D parameters.
+        frozen_bn: stop the gradients of BatchNorm scales and shifts.
+        backbone_lr: learning rate of parameters with "encoder" in their name (SlowTV, arXiv:2307.10713).
+        kwargs: passed on to the optimizer.
+    """
+    from timm.optim import create_optimizer_v2
+
+    if frozen_bn:
+        for module in networks.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.requires_grad_(False)
+
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in networks.named_parameters():
+        if parameter.requires_grad:
+            rate = backbone_lr if backbone_lr is not None and "encoder" in name else lr
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    params = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+    return create_optimizer_v2(params, opt=type, lr=lr, weight_decay=weight_decay, **kwargs)
+
+
+def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
+    """Build the schedule called `type`; it is stepped once per epoch and never prepared by Accelerate."""
+    return SCHEDULERS[type](optimizer, **kwargs)
+
+
+def step_scheduler(scheduler: Any, value: float | None) -> None:
+    """Advance a schedule by one epoch; `value` is what ReduceLROnPlateau watches (skipped when it is not finite)."""
+    if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        scheduler.step()
+    elif value is not None and math.isfinite(value):
+        scheduler.step(value)
+
+
+def grad_norms(networks: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """L2 norm of the gradient of each network and of all together, before clipping; values stay on the device."""
+    norms = {}
+    for name, network in networks.items():
+        grads = [p.grad.float() for p in network.parameters() if p.grad is not None]
+        if grads:
+            norms[name] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    if norms:
+        norms["total"] = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+    return norms
