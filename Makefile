@@ -1,0 +1,50 @@
+# All targets set themselves up: a virtual environment in .venv, the project and its tools with plain pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := models/synthetic/monodepth2_MS/42
+
+.PHONY: demo demo-mono test test-fast lint format bench schema clean
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on, draw the sheet
+	$(BIN)/train -c cfg/synthetic/monodepth2_MS.yaml -d cfg/synthetic/default.yaml \
+	  -o models/synthetic -n monodepth2_MS -v 42 -s 42
+	$(BIN)/evaluate --ckpt $(DEMO)/ckpts/best.safetensors --sheet $(DEMO)/results/sheet.png
+
+demo-mono: $(STAMP)  ## the same from single-camera video with a learned pose
+	$(BIN)/train -c cfg/synthetic/monodepth2_M.yaml -d cfg/synthetic/default.yaml \
+	  -o models/synthetic -n monodepth2_M -v 42 -s 42
+	$(BIN)/evaluate --ckpt models/synthetic/monodepth2_M/42/ckpts/best.safetensors --pose \
+	  --sheet models/synthetic/monodepth2_M/42/results/sheet.png
+
+test: $(STAMP)  ## everything that must hold: style, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## the tests that start no training
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## time of a training step and of its parts on this machine
+	$(BIN)/python launch/bench.py step
+
+schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes
+	$(BIN)/python launch/schema.py --out cfg/schema.json
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,0 +1,75 @@
+"""What the command lines share: configuration arguments, and errors that are shown as sentences."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --cfg-file, --cfg-default and --set."""
+    add = parser.add_argument
+    add("-c", "--cfg-file", type=Path, nargs="+", required=True, metavar="YAML", help="this run; later files win")
+    add("-d", "--cfg-default", type=Path, nargs="+", metavar="YAML", help="what it builds on; later files win")
+    add(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, e.g. trainer.max_epochs=1 loss.disp_smooth=~",
+    )
+
+
+def is_first_process() -> bool:
+    """True on the process that may speak, before Accelerate is there to ask."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def guarded(main: Callable[..., int]) -> Callable[..., int]:
+    """Show a user's mistake as its message alone (exit code 2); let everything else raise.
+
+    Under an elastic launcher the traceback of a process that dies is recorded, so that the launcher prints it.
+    """
+
+    @functools.wraps(main)
+    def run(*args: Any, **kwargs: Any) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except BaseException as error:
+            if not _is_user_error(error):
+                raise
+            _tell(error)
+            return 2
+
+    @functools.wraps(main)
+    def recorded(*args: Any, **kwargs: Any) -> int:
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return run(*args, **kwargs)
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        code = record(run)(*args, **kwargs)
+        return 1 if code is None else int(code)
+
+    return recorded
+
+
+def _is_user_error(error: BaseException) -> bool:
+    """Tell a UserError without importing torch for a process that never needed it."""
+    types = sys.modules.get("trainer.types")
+    return types is not None and isinstance(error, types.UserError)
+
+
+def _tell(error: BaseException) -> None:
+    """Print once what all processes run into before they meet, and whatever befalls one of them later."""
+    from torch import distributed
+
+    met = distributed.is_available() and distributed.is_initialized()
+    if is_first_process() or met:
+        where = f" [process {os.environ['RANK']}]" if met else ""
+        print(f"error{where}: {error}", file=sys.stderr)

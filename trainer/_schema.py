@@ -1,0 +1,222 @@
+"""Fields: what a key of the configuration may hold. Values are checked by pydantic, and told to people in plain words.
+
+Fields come from two places, the signature of a registry entry and the models of `trainer._sections`; both are checked here
+in the same way, one line per mistake.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from models_zoo.registry import did_you_mean
+from trainer._yaml import KeyPath, Layer
+
+REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts", bool: "true/false values"}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+@dataclass(frozen=True)
+class Field:
+    """The type of a key, and its default."""
+
+    annotation: Any
+    default: Any = REQUIRED
+    doc: str = ""
+
+    def adapter(self) -> TypeAdapter[Any]:
+        """The pydantic validator of the type; classes that YAML cannot express are allowed and match nothing."""
+        try:
+            return TypeAdapter(self.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:  # the type brings its own configuration (a model, a dataclass)
+            return TypeAdapter(self.annotation)
+
+    def parse(self, value: Any) -> Any:
+        """Check plain data against the type. Raises ValueError saying what was expected and what was found."""
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError(f"expected {self.expected()}, got {value}, which is not finite") from None
+        try:
+            return self.adapter().validate_json(text, strict=True)  # JSON rules: a list is a tuple, but "3" is no number
+        except ValidationError as error:
+            own_words = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
+            if own_words:
+                raise ValueError(str(own_words[0])) from None
+        hint = ""
+        choices = [choice for choice in _literals(self.annotation) if isinstance(choice, str)]
+        if choices and isinstance(value, str):
+            hint = f". {did_you_mean(value, choices)}"
+        raise ValueError(f"expected {self.expected()}, got {show(value)}{hint}")
+
+    def expected(self) -> str:
+        """The type in words: "a whole number >= 1 or null"."""
+        return _describe(self.annotation)
+
+
+Fields = Mapping[str, Field]
+
+
+class Report:
+    """Everything wrong with a configuration, one line each: place, key, what is expected."""
+
+    def __init__(self, layer: Layer, lines: Iterable[str] = ()):
+        self.layer = layer
+        self.lines = list(lines)
+
+    def wrong(self, path: KeyPath, text: str) -> None:
+        """Report the value of a key, or its absence."""
+        self._add(path, f"{'.'.join(path)}: {text}")
+
+    def unknown(self, path: KeyPath, what: str, known: Iterable[str]) -> None:
+        """Report a key that does not exist, with the nearest one and all choices."""
+        self._add(path, f"{'.'.join(path)} is not {what}. {did_you_mean(path[-1], known)}")
+
+    def _add(self, path: KeyPath, text: str) -> None:
+        place = self.layer.place(path)
+        line = f"{place}: {text}" if place else text
+        if line not in self.lines:
+            self.lines.append(line)
+
+
+def fields_of_model(model: type[BaseModel]) -> dict[str, Field]:
+    """Fields of a pydantic model, in order, constraints included."""
+    fields = {}
+    for name, info in model.model_fields.items():
+        annotation = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
+        fields[name] = Field(annotation, default, info.description or "")
+    return fields
+
+
+def fields_of_parameters(parameters: Mapping[str, inspect.Parameter], doc: str | None = None) -> dict[str, Field]:
+    """Fields of a signature; a parameter without annotation takes anything. `doc`: a docstring with `name: meaning` lines."""
+    docs = _argument_docs(doc or "", parameters)
+    return {
+        name: Field(Any if p.annotation is REQUIRED else p.annotation, p.default, docs.get(name, ""))
+        for name, p in parameters.items()
+    }
+
+
+def fields_of_callable(entry: Callable[..., Any], without: Sequence[str] = ()) -> dict[str, Field]:
+    """Fields of the keyword arguments of a class of torch or timm, except those named in `without`."""
+    try:
+        signature = inspect.signature(entry, eval_str=True)
+    except NameError:  # annotations that exist for type checkers only
+        signature = inspect.signature(entry)
+        blank = [p.replace(annotation=REQUIRED) for p in signature.parameters.values()]
+        signature = signature.replace(parameters=blank)
+    kept = {n: p for n, p in signature.parameters.items() if p.kind not in _VARIADIC and n not in without}
+    return fields_of_parameters(kept)
+
+
+def check(fields: Fields, data: Any, path: KeyPath, owner: str, report: Report, *, partial: bool = False) -> dict[str, Any]:
+    """Check the mapping at `path` against its fields and fill in defaults.
+
+    Args:
+        owner: whose keys these are, for messages ("an argument of loss 'disp_smooth'", "a key of trainer").
+        partial: leave out what is not given, instead of filling in defaults and asking for required keys.
+
+    Returns the values that are right, in the order of `data`, then the defaults. Keys that an earlier source had set, a
+    later one has set to null and this owner does not have are dropped: that is how an override changes a `type`.
+    """
+    if not isinstance(data, Mapping):
+        report.wrong(path, f"expected a mapping of keys, got {show(data)}")
+        return {}
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            if not (value is None and (*path, key) in report.layer.removed):
+                report.unknown((*path, key), owner, fields)
+            continue
+        try:
+            values[key] = fields[key].parse(value)
+        except ValueError as error:
+            report.wrong((*path, key), str(error))
+    if not partial:
+        for key, field in fields.items():
+            if key in data:
+                continue
+            if field.default is REQUIRED:
+                report.wrong((*path, key), f"missing; expected {field.expected()}")
+            else:
+                values[key] = field.default
+    return values
+
+
+def show(value: Any) -> str:
+    """A value as it would be typed, shortened."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def _describe(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return f"{_describe(args[0])}{_bounds(args[1:])}"
+    if origin in (Union, types.UnionType):
+        members = [_describe(arg) for arg in args if _is_plain(arg)]
+        return " or ".join(dict.fromkeys(members))
+    if origin is Literal:
+        return _one_of(args)
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        same = set(args) if len(set(args)) == 1 else None
+        inner = _PLURALS.get(args[0], "values") if same else "values"
+        return f"a list of {len(args)} {inner}"
+    if annotation in (list, tuple) or (isinstance(origin, type) and issubclass(origin, (Sequence, set, frozenset))):
+        inner = args[0] if args else Any
+        return f"a list of {_PLURALS[inner]}" if inner in _PLURALS else "a list" if inner is Any else f"a list, each {_describe(inner)}"
+    if annotation is Any:
+        return "any value"
+    if annotation is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "a mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "a mapping"
+    return _WORDS.get(annotation, "text" if getattr(annotation, "__module__", "").startswith("pathlib") else str(annotation))
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    parts = []
+    for item in metadata:
+        for constraint in getattr(item, "metadata", [item]):  # pydantic.Field in Annotated holds its constraints in a list
+            parts += [f" {sign} {getattr(constraint, n):g}" for n, sign in _BOUNDS.items() if hasattr(constraint, n)]
+    return " and".join(parts)
+
+
+def _is_plain(annotation: Any) -> bool:
+    """True when YAML can express a value of the type: not for the Tensor of `float | Tensor`."""
+    if get_origin(annotation) is not None or annotation is Any:
+        return True
+    return annotation in _WORDS or annotation in (list, tuple, dict) or getattr(annotation, "__module__", "").startswith("pathlib")
+
+
+def _literals(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for arg in get_args(annotation) for choice in _literals(arg)]
+
+
+def _one_of(choices: Sequence[Any]) -> str:
+    shown = [show(choice) for choice in choices]
+    return shown[0] if len(shown) == 1 else f"one of {', '.join(shown)}"
+
+
+def _argument_docs(doc: str, names: Iterable[str]) -> dict[str, str]:
+    """Read `name: meaning` lines of a docstring; the first sentence line of each, which is what an editor can show."""
+    known = set(names)
+    found: dict[str, str] = {}
+    for line in doc.splitlines():
+        name, colon, meaning = line.strip().partition(": ")
+        if colon and name in known:
+            found.setdefault(name, meaning.strip())
+    return found

@@ -1,0 +1,285 @@
+"""YAML with places: text becomes plain values, and every key remembers the file and line that set it.
+
+Nothing here knows what the keys mean. Broken files become lines of a report instead of exceptions, so that one run shows
+the mistakes of all files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KeyPath = tuple[str, ...]  # a key and its ancestors: ("loss", "img_recon", "weight")
+
+_TAG = "tag:yaml.org,2002:"
+_OURS = {f"{_TAG}float", f"{_TAG}int", f"{_TAG}timestamp", f"{_TAG}value"}
+_FLOAT = re.compile(
+    r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(?:inf|Inf|INF))$"
+    r"|\.(?:nan|NaN|NAN)$"
+)
+_INT = re.compile(r"[-+]?(?:0|[1-9][\d_]*|0x[0-9a-fA-F]+)$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads scalars as people mean them: 1e-4 is a number, while 2011_09_26, 2011-09-26, 007 and 1:30 stay text.
+
+    YAML 1.1 wants 1.0e-4 for a float and would turn the others into integers, dates and base-60 numbers.
+    """
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists on one line, as people do."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+_Loader.add_implicit_resolver(f"{_TAG}int", _INT, list("-+0123456789"))
+_Dumper.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))  # so that the text "1e-4" is quoted
+_Dumper.add_representer(
+    list, lambda dumper, data: dumper.represent_sequence(f"{_TAG}seq", data, flow_style=True)
+)
+
+
+@dataclass
+class Layer:
+    """One source of settings, or several merged ones.
+
+    `places` tells where a key was set last: "cfg/x.yaml:12", or "--set loss.x=3" for an override. `removed` are the keys
+    that had a value until a later source said null.
+    """
+
+    data: Any = field(default_factory=dict)
+    places: dict[KeyPath, str] = field(default_factory=dict)
+    removed: set[KeyPath] = field(default_factory=set)
+    label: str = ""  # names the source as a whole
+
+    def place(self, path: KeyPath) -> str:
+        """Where `path` was set; for a key that is missing, where its nearest ancestor was."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return self.label
+
+
+def read_file(path: Path, problems: list[str]) -> Layer | None:
+    """Read one YAML file whose top level is a mapping. What is wrong is added to `problems`; None = unusable."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        problems.append(f"{path}: there is no such file. Check the path{_neighbours(path)}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text, {error.reason} at byte {error.start}"
+        problems.append(f"{path}: cannot be read: {reason}")
+    else:
+        layer = read_text(text, str(path), problems)
+        if layer is None or isinstance(layer.data, dict):
+            return layer
+        what = "is empty" if layer.data is None else f"holds {_kind(layer.data)}"
+        problems.append(f"{path}: {what}; expected a mapping of sections (net, loss, dataset, ...)")
+    return None
+
+
+def read_text(text: str, label: str, problems: list[str], *, lines: bool = True) -> Layer | None:
+    """Parse YAML text. Places are "label:line", or just `label` without `lines`. None = not YAML, told in `problems`."""
+    reader = _Reader(text, label, lines)
+    try:
+        data = reader.read()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problems.append(f"{reader.at(mark)}: not valid YAML: {_syntax(error)}")
+        return None
+    except yaml.YAMLError as error:
+        problems.append(f"{label}: not valid YAML: {' '.join(str(error).split())}")
+        return None
+    problems += reader.problems
+    return Layer(data, reader.places, label=label)
+
+
+def read_override(text: str, problems: list[str]) -> Layer | None:
+    """Parse `a.b=value`, the value being YAML. Told in `problems` when it is not of that form."""
+    label = f"--set {text}"
+    key, equals, value = text.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        problems.append(f"{label}: expected key=value with a dotted key, such as --set trainer.max_epochs=1")
+        return None
+    layer = read_text(value, label, problems, lines=False)
+    return layer and _nest(path, layer.data, label)
+
+
+def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> Layer:
+    """Copy a Python mapping of settings; dotted keys ("trainer.max_epochs") reach into sections. Tuples become lists."""
+    layers = [Layer({}, label=label)]
+    for key, value in data.items():
+        path = tuple(str(key).split("."))
+        try:
+            layers.append(_nest(path, _copied(value), label))
+        except TypeError as error:
+            problems.append(f"{label}: {key}: {error}")
+    merged = merge(layers)
+    merged.label = label
+    return merged
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """Merge sources, later ones winning: key by key inside mappings, replacing everything else. Inputs stay as they are."""
+    merged = Layer()
+    for layer in layers:
+        merged.data = _merged(merged.data, layer.data, (), merged.removed)
+        merged.places.update(layer.places)
+        merged.label = layer.label
+    return merged
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Write plain data as readable YAML: keys in order, lists on one line. `read_text` gives the same data back."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+    return text
+
+
+class _Reader:
+    """Turns one YAML text into plain data, and notes places and duplicate keys on the way."""
+
+    def __init__(self, text: str, label: str, lines: bool):
+        self.label, self.lines = label, lines
+        self.places: dict[KeyPath, str] = {}
+        self.problems: list[str] = []
+        self._text = text
+        self._open: list[yaml.Node] = []  # ancestors of the node at hand, to notice an alias to one of them
+
+    def read(self) -> Any:
+        self._loader = _Loader(self._text)
+        try:
+            node = self._loader.get_single_node()
+            return None if node is None else self._value(node, ())
+        finally:
+            self._loader.dispose()
+
+    def at(self, mark: Any) -> str:
+        return f"{self.label}:{mark.line + 1}" if self.lines and mark else self.label
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if node in self._open:
+            self.problems.append(f"{self.at(node.start_mark)}: {'.'.join(path)}: an alias may not contain itself")
+            return None
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
+            if isinstance(node, yaml.SequenceNode):
+                return [self._value(item, path) for item in node.value]
+            return self._scalar(node, path)
+        finally:
+            self._open.pop()
+
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+        if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
+            where = ".".join(path) or "the value"
+            self.problems.append(f"{self.at(node.start_mark)}: {where}: the tag {node.tag} is not supported; remove it")
+            return None
+        return self._loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        first_line: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":  # `<<: *base`: keys of the mapping itself win, wherever they stand
+                for name, value in self._bases(value_node, path).items():
+                    data.setdefault(name, value)
+                continue
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key_node.tag != f"{_TAG}str" or key is None:
+                shown = "a list or mapping" if key is None else f"{key!r} is read as {key_node.tag.removeprefix(_TAG)} and"
+                self.problems.append(f"{self.at(key_node.start_mark)}: {shown} cannot be a key; put it in quotes")
+                continue
+            if key in first_line:
+                where = ".".join((*path, key))
+                self.problems.append(
+                    f"{self.at(key_node.start_mark)}: {where} is given twice, first on line {first_line[key]}. Remove one"
+                )
+            first_line[key] = key_node.start_mark.line + 1
+            self.places[(*path, key)] = self.at(key_node.start_mark)
+            data[key] = self._value(value_node, (*path, key))
+        return data
+
+    def _bases(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        bases: dict[str, Any] = {}
+        for base in nodes:
+            if not isinstance(base, yaml.MappingNode):
+                self.problems.append(f"{self.at(base.start_mark)}: << takes a mapping, such as an alias *name of one")
+                continue
+            kept = dict(self.places)
+            bases = {**self._value(base, path), **bases}
+            self.places = {**self.places, **kept}
+        return bases
+
+
+def _merged(base: Any, over: Any, path: KeyPath, removed: set[KeyPath]) -> Any:
+    if not isinstance(over, Mapping):
+        if over is None and base is not None:
+            removed.add(path)
+        return _copied(over)
+    result = dict(base) if isinstance(base, Mapping) else {}
+    for key, value in over.items():
+        result[key] = _merged(result.get(key), value, (*path, key), removed)
+    return result
+
+
+def _copied(value: Any) -> Any:
+    """Copy plain data. Raises TypeError for anything that YAML could not hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"expected plain data (numbers, text, lists, mappings), got a {type(value).__name__}")
+
+
+def _nest(path: KeyPath, value: Any, label: str) -> Layer:
+    layer = Layer({}, {path[:length]: label for length in range(1, len(path) + 1)}, label=label)
+    _note_places(value, path, layer.places, label)
+    for key in reversed(path):
+        value = {key: value}
+    layer.data = value
+    return layer
+
+
+def _note_places(value: Any, path: KeyPath, places: dict[KeyPath, str], label: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            places[(*path, key)] = label
+            _note_places(item, (*path, key), places, label)
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    problem = (error.problem or error.context or "").strip()
+    if "'\\t'" in problem:
+        return "a tab stands where YAML wants spaces. Indent with spaces"
+    return f"{problem} ({error.context})" if error.context and error.context != problem else problem
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"the single value {value!r}"
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    found = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    if not folder.is_dir():
+        return f": {folder} is not a folder"
+    return f". {folder} holds: {', '.join(found)}" if found else f". {folder} holds no YAML files"

@@ -1,0 +1,287 @@
+"""Build a run from a configuration: the only place that knows both the YAML keys and the classes.
+
+Nothing below this room ever sees the configuration, and nothing here changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from torch import nn
+from torch.utils.data import DataLoader
+
+import models_zoo
+from trainer import distributed, optim, tracking
+from trainer.checkpoint import Checkpointer, TrainState, load_pretrained
+from trainer.config import Config
+from trainer.data import DATASETS
+from trainer.data.base import DepthDataset
+from trainer.data.loaders import EpochBatches, make_loader
+from trainer.loop import Loop, Settings
+from trainer.losses import LOSSES
+from trainer.metrics.validation import VALIDATION_METRICS
+from trainer.objective import Objective
+from trainer.progress import make_progress
+from trainer.rundir import RunDir, diff_config
+from trainer.seeding import INITIALISATION, seed_everything
+from trainer.types import UserError
+
+PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
+
+
+def build_networks(cfg: Config) -> dict[str, nn.Module]:
+    """Build the networks of `net:` by name."""
+    return {name: models_zoo.create(name, **kwargs) for name, kwargs in cfg.net.items()}
+
+
+def build_objective(cfg: Config) -> Objective:
+    """Build networks and losses into the one module that the loop trains."""
+    weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
+    losses = {
+        name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
+        for name, kwargs in cfg.loss.items()
+    }
+    networks = build_networks(cfg)
+    if cfg.trainer.channels_last:
+        for network in networks.values():
+            network.to(memory_format=torch.channels_last)
+    return Objective(
+        networks=networks,
+        losses=losses,
+        weights=weights,
+        supp_idxs=cfg.supp_idxs,
+        min_depth=cfg.trainer.min_depth,
+        max_depth=cfg.trainer.max_depth,
+        legacy_sampling=cfg.trainer.legacy_sampling,
+        channels_last=cfg.trainer.channels_last,
+    )
+
+
+def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:
+    """Build the dataset of one mode (train, val, test); `changes` override keys of the `dataset` section."""
+    name, kwargs = cfg.dataset_kwargs(mode)
+    return DATASETS.create(name, **{**kwargs, "seed": seed, **changes})
+
+
+def build_loader(
+    cfg: Config, mode: str, dataset: DepthDataset, seed: int, rank: int, world: int, limit: int | None = None
+) -> DataLoader:
+    """Build one process's loader; `limit` keeps only the first batches (validation)."""
+    kwargs = dict(cfg.loader_kwargs(mode))
+    batch_size = kwargs.pop("batch_size")
+    num_items = len(dataset) if limit is None else min(len(dataset), limit * batch_size)
+    sampler = EpochBatches(
+        num_items=num_items,
+        batch_size=batch_size,
+        rank=rank,
+        world=world,
+        seed=seed,
+        shuffle=kwargs.pop("shuffle"),
+        drop_last=kwargs.pop("drop_last"),
+    )
+    return make_loader(dataset, sampler, **kwargs)
+
+
+def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
+    """Build the one optimizer over all networks."""
+    return optim.make_optimizer(objective.networks, **cfg.optimizer_kwargs())
+
+
+def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
+    """Build the epoch schedule, or None."""
+    kwargs = cfg.scheduler_kwargs()
+    return optim.make_scheduler(optimizer, **kwargs) if kwargs else None
+
+
+def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
+    """Build the Accelerator: precision from the YAML, trackers at the run's root, CPU where there is nothing better."""
+    precision = PRECISIONS[str(cfg.trainer.precision)]
+    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu())
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=on_cpu or None,
+        log_with=tracking.resolve(cfg.trainer.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=not cfg.trainer.sync_batchnorm, gradient_as_bucket_view=True
+            )
+        ],
+    )
+    distributed.check_world(accelerator)
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError(
+            "trainer.precision: 16 needs a GPU (Accelerate ignores fp16 on a CPU and would train in 32 bit)."
+            " Use `--set trainer.precision=bf16` or 32."
+        )
+    return accelerator
+
+
+def _has_xpu() -> bool:
+    return hasattr(torch, "xpu") and torch.xpu.is_available()
+
+
+@dataclass
+class Run:
+    """Everything that a started run consists of."""
+
+    loop: Loop
+    folder: RunDir
+    notes: list[str] = field(default_factory=list)
+    resumed: bool = False
+
+
+def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
+    """Raise UserError listing every problem of every dataset; return their harmless notes."""
+    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
+    if problems:
+        raise UserError("\n".join(problems))
+    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
+
+
+def build_run(cfg: Config, folder: RunDir, *, seed: int, hparams: Mapping[str, Any], progress: str = "auto") -> Run:
+    """Build and check everything, restore `last` where there is one, and return a loop ready for `fit`.
+
+    Raises UserError for whatever can be known before the first batch.
+    """
+    if cfg.trainer.num_threads:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
+    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
+    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
+    accelerator = build_accelerator(cfg, folder.path)
+    folder.open()  # takes the lock; from here on nobody else writes here
+    rank, world = accelerator.process_index, accelerator.num_processes
+
+    limit_val = cfg.trainer.limit_val_batches
+    modes = ("train", "val") if limit_val else ("train",)
+    datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
+    notes = [*cfg.warnings, *check_datasets(datasets)]
+    _check_monitor(cfg, datasets)
+    train_loader = build_loader(cfg, "train", datasets["train"], seed, rank, world)
+    val_loader = build_loader(cfg, "val", datasets["val"], seed, rank, world, limit_val) if limit_val else None
+    if not len(train_loader.batch_sampler):
+        raise UserError(
+            f"the training data has {len(datasets['train'])} items, fewer than one global batch of"
+            f" {train_loader.batch_sampler.batch_size}: lower loader.batch_size or set loader.train.drop_last: false"
+        )
+
+    seed_everything(seed, INITIALISATION)
+    objective = build_objective(cfg)
+    optimizer = build_optimizer(cfg, objective)
+    scheduler = build_scheduler(cfg, optimizer)
+    objective.to(accelerator.device)
+    checkpointer = Checkpointer(
+        folder.ckpts, hparams=hparams, monitor=cfg.trainer.monitor, is_main=accelerator.is_main_process
+    )
+    if world > 1 and cfg.trainer.sync_batchnorm:
+        distributed.synchronise_batchnorm(objective, accelerator.device)
+    model, wrapped = accelerator.prepare(objective, optimizer)
+    state, resumed = _restore(cfg, checkpointer, objective, wrapped, scheduler, accelerator, hparams, notes)
+
+    tracker = tracking.Tracker(accelerator, purge_step=state.position.step + 1)
+    folder.write_hparams(hparams)
+    folder.write_state("running", state.position)
+    tracker.hparams(cfg.to_dict())
+    loop = Loop(
+        accelerator=accelerator,
+        objective=objective,
+        model=model,
+        optimizer=wrapped,
+        scheduler=scheduler,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        checkpointer=checkpointer,
+        state=state,
+        run=folder,
+        tracker=tracker,
+        progress=make_progress(progress, is_main=accelerator.is_main_process, total_epochs=cfg.trainer.max_epochs),
+        settings=_settings(cfg, seed),
+    )
+    return Run(loop, folder, notes, resumed)
+
+
+def _settings(cfg: Config, seed: int) -> Settings:
+    trainer = cfg.trainer
+    return Settings(
+        max_epochs=trainer.max_epochs,
+        seed=seed,
+        accumulate=trainer.accumulate_grad_batches,
+        clip_norm=trainer.gradient_clip_val,
+        log_every=trainer.log_every_n_steps,
+        save_every=trainer.save_every_n_steps,
+        monitor=trainer.monitor,
+        min_depth=trainer.min_depth,
+        max_depth=trainer.max_depth,
+        log_images=trainer.log_images,
+        log_grad_norm=trainer.log_grad_norm,
+        limit_train=trainer.limit_train_batches,
+    )
+
+
+def _check_monitor(cfg: Config, datasets: Mapping[str, DepthDataset]) -> None:
+    """Raise UserError when `best` could never be decided."""
+    monitor = cfg.trainer.monitor
+    losses = ["loss", *(f"loss_{name}" for name in cfg.loss)]
+    if monitor not in (*VALIDATION_METRICS, *losses):
+        raise UserError(
+            f"trainer.monitor: {monitor!r} is not tracked. "
+            + models_zoo.registry.did_you_mean(monitor, [*VALIDATION_METRICS, *losses])
+        )
+    if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
+        raise UserError(
+            f"trainer.monitor: {monitor} needs ground truth, but dataset.use_depth is false for val."
+            " Set dataset.val.use_depth: true, or trainer.monitor: loss"
+        )
+
+
+def _restore(
+    cfg: Config,
+    checkpointer: Checkpointer,
+    objective: Objective,
+    optimizer: Any,
+    scheduler: Any,
+    accelerator: Accelerator,
+    hparams: Mapping[str, Any],
+    notes: list[str],
+) -> tuple[TrainState, bool]:
+    """Continue from `last` where there is one, else start from `load_ckpt` or from scratch."""
+    saved = checkpointer.load_last()
+    if saved is None:
+        if cfg.trainer.load_ckpt:
+            load_pretrained(objective, cfg.trainer.load_ckpt)
+        return TrainState(), False
+    notes += saved.notes
+    if not cfg.trainer.resume_training:
+        raise UserError(
+            f"{checkpointer.folder} already holds a run at step {saved.state.position.step}."
+            " Set trainer.resume_training: true to continue it, or use another --version"
+        )
+    changes = diff_config(saved.hparams, hparams)
+    fixed = [c for c in changes if c.startswith(RESUME_FIXED)]
+    if fixed:
+        raise UserError(
+            f"{checkpointer.folder} was trained with other settings, so it cannot be continued exactly:\n  "
+            + "\n  ".join(fixed)
+            + "\nUse the old values, or another --version for a new run"
+        )
+    notes += [f"continuing with a changed setting: {change}" for change in changes]
+    saved.restore(objective, optimizer, scheduler, accelerator.scaler)
+    return saved.state, True
+
+
+# Changing one of these would change which samples the remaining steps see, or what the step count means.
+RESUME_FIXED = (
+    "seed",
+    "config.net.",
+    "config.dataset.",
+    "config.loader.batch_size",
+    "config.loader.train.",
+    "config.trainer.accumulate_grad_batches",
+)

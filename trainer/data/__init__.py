@@ -1,0 +1,5 @@
+"""Data: one data set per file, found by name; what all of them share stands in `base`, `augment` and `loaders`."""
+
+from models_zoo.registry import Registry
+
+DATASETS = Registry("dataset", package="trainer.data")

@@ -1,0 +1,120 @@
+"""KITTI calibration files and what follows from them: intrinsics, and LiDAR points as a depth map.
+
+A. Geiger et al., "Vision meets Robotics: The KITTI Dataset", IJRR 2013, sections IV and V.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.base import DataError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one recording date is calibrated with. Cameras are 2 (left colour) and 3 (right colour)."""
+
+    sizes: dict[int, tuple[int, int]]  # (width, height) of the rectified images
+    P_rect: dict[int, Array]  # (3 4) rectified camera 0 -> homogeneous pixels; its fourth column holds the baseline
+    R_rect: Array  # (3 3) rotation of camera 0 that rectifies all cameras
+    T_velo: Array  # (3 4) LiDAR -> camera 0, metres
+
+    def intrinsics(self, camera: int, size: tuple[int, int]) -> Array:
+        """Return K (3 3) in pixels of images resized to `size` (w, h), pixel centres at integers."""
+        K = self.P_rect[camera][:, :3].copy()
+        for row in (0, 1):
+            scale = size[row] / self.sizes[camera][row]
+            K[row] *= scale
+            K[row, 2] += 0.5 * (scale - 1)  # a resize keeps the edges in place, and those lie at -0.5 and w - 0.5
+        return K
+
+    def velodyne_to_pixels(self, camera: int) -> Array:
+        """Return the (3 4) projection of LiDAR points, metres, to homogeneous pixels times depth."""
+        R, T = np.eye(4), np.eye(4)
+        R[:3, :3], T[:3] = self.R_rect, self.T_velo
+        return self.P_rect[camera] @ R @ T
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt of a date folder. Raises DataError naming file and key."""
+    cameras, lidar = folder / "calib_cam_to_cam.txt", folder / "calib_velo_to_cam.txt"
+    values = _read_values(cameras)
+    velo = _read_values(lidar)
+    widths = {c: _take(values, f"S_rect_0{c}", (2,), cameras) for c in (2, 3)}
+    return Calibration(
+        sizes={c: (int(w), int(h)) for c, (w, h) in widths.items()},
+        P_rect={c: _take(values, f"P_rect_0{c}", (3, 4), cameras) for c in (2, 3)},
+        R_rect=_take(values, "R_rect_00", (3, 3), cameras),
+        T_velo=np.hstack([_take(velo, "R", (3, 3), lidar), _take(velo, "T", (3, 1), lidar)]),
+    )
+
+
+def read_points(path: Path) -> Array:
+    """Read a LiDAR scan: (n 4) float32, x forward, y left, z up in metres, reflectance. Raises DataError."""
+    try:
+        values = np.fromfile(path, dtype=np.float32)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false") from error
+    if not values.size or values.size % 4 or path.stat().st_size % 16:
+        raise DataError(
+            f"{path} is not a LiDAR scan: {path.stat().st_size} bytes are no whole number of 16-byte points. "
+            "Copy or download it again"
+        )
+    return values.reshape(-1, 4)
+
+
+def project_points(points: Array, projection: Array, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Draw LiDAR points into a depth map: metres along the optical axis, 0 = none, the nearest point wins a pixel.
+
+    Args:
+        points: (n 3+) x, y, z in metres, x forward; points behind the LiDAR or the camera are dropped.
+        projection: (3 4) of `Calibration.velodyne_to_pixels`.
+        size: (width, height) of the map.
+
+    Returns (height width). Pixels are round(u) - 1, round(v) - 1 as in KITTI's Matlab tools, which count from 1.
+    """
+    width, height = size
+    ahead = points[points[:, 0] >= 0, :3].astype(np.float64)
+    q = ahead @ projection[:, :3].T + projection[:, 3]
+    q = q[q[:, 2] > 0]
+    z = q[:, 2]
+    u = np.round(q[:, 0] / z) - 1
+    v = np.round(q[:, 1] / z) - 1
+    seen = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    nearest = np.full((height, width), np.inf, dtype=np.float32)
+    np.minimum.at(nearest, (v[seen].astype(np.intp), u[seen].astype(np.intp)), z[seen].astype(np.float32))
+    nearest[np.isinf(nearest)] = 0
+    return nearest
+
+
+def _read_values(path: Path) -> dict[str, list[float]]:
+    """Read lines `key: number number ...`; lines with anything else behind the colon (dates) are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Unpack the calibration archive of its date beside the drives"
+        ) from error
+    values = {}
+    for line in lines:
+        key, _, numbers = line.partition(":")
+        try:
+            values[key.strip()] = [float(number) for number in numbers.split()]
+        except ValueError:
+            continue
+    return values
+
+
+def _take(values: dict[str, list[float]], key: str, shape: tuple[int, ...], path: Path) -> Array:
+    numbers = values.get(key)
+    if numbers is None or len(numbers) != np.prod(shape):
+        found = "is missing" if numbers is None else f"has {len(numbers)} numbers"
+        raise DataError(f"{path}: {key} {found}, expected {np.prod(shape)}. Unpack the calibration archive again")
+    return np.array(numbers).reshape(shape)

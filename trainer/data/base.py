@@ -1,0 +1,237 @@
+"""What every data set shares: checked options, one random generator per item, and the way from pictures to tensors.
+
+A data set says where an item is and how it is read (`load`). Nothing here knows a file layout.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from trainer.data import augment
+from trainer.types import DATA_STAGES, UserError
+
+Mode = Literal["train", "val", "test"]
+Key = int | tuple[int, int]  # index, or (epoch, index)
+
+_X_SIGNS = np.array([-1.0, 1.0, 1.0, 1.0])
+_MIRROR = np.outer(_X_SIGNS, _X_SIGNS)  # times a (4 4) motion T: diag(_X_SIGNS) T diag(_X_SIGNS)
+
+
+class DataError(UserError):
+    """An item that cannot be loaded or batched; the message names the file, the item and what to do.
+
+    A DataLoader worker hands an error over as its printed traceback: the message alone is kept of that.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].strip())
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """What `DepthDataset.load` returns: one item as read, before augmentation. n supports, network size (h, w)."""
+
+    target: NDArray[np.uint8]  # (h w 3) RGB
+    supports: Sequence[NDArray[np.uint8]]  # n times (h w 3), in the order of `supp_idxs`
+    K: NDArray[Any]  # (3 3) intrinsics in pixels of (h, w), pixel centres at integers
+    T_stereo: NDArray[Any] | None = None  # (4 4) target -> stereo support, baseline 0.1 units
+    depth: NDArray[Any] | None = None  # (H W) metres, 0 = none
+    Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
+
+    def mirrored(self) -> RawItem:
+        """The item as a mirror shows it, left and right exchanged; arrays are copied, supports keep their places.
+
+        x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign, and the
+        principal point moves to w - 1 - cx, pixel centres being integers.
+        """
+        K = np.array(self.K)
+        K[0, 2] = self.target.shape[1] - 1 - K[0, 2]
+        return RawItem(
+            target=self.target[:, ::-1].copy(),
+            supports=[support[:, ::-1].copy() for support in self.supports],
+            K=K,
+            T_stereo=None if self.T_stereo is None else self.T_stereo * _MIRROR,
+            depth=None if self.depth is None else self.depth[:, ::-1].copy(),
+            Ts_true=None if self.Ts_true is None else self.Ts_true * _MIRROR,
+        )
+
+
+class DepthDataset(Dataset[dict[str, Tensor]], ABC):
+    """A target image, its supports and what is known about them, as the tensors of `trainer.types.Batch` without b.
+
+    `dataset[key]` takes an index (epoch 0) or `(epoch, index)`. An item is a function of (seed, epoch, index) and of
+    nothing else: not of the order of access, the worker, or the process.
+
+    Args:
+        mode: which part of the data; also the name of the split file.
+        size: (width, height) of the images given to the networks, in pixels.
+        supp_idxs: frame offsets of the supports, 0 = the other camera of the stereo pair; null = no supports.
+        use_depth: load ground-truth depth.
+        use_hints: load proxy depth; not available in this version.
+        use_aug: mirror items (p 0.5) and change the colours of the network inputs.
+        use_strong_aug: with `use_aug`: TrivialAugment (p 0.7, arXiv:2103.10158) instead of colour jitter (p 0.5).
+        as_torch: only true; kept so that earlier configurations load.
+        log_time: add `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`.
+        seed: of the augmentation, >= 0.
+
+    Raises UserError when an option has no meaning.
+    """
+
+    def __init__(
+        self,
+        mode: Mode = "train",
+        size: tuple[int, int] = (640, 192),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        if mode not in get_args(Mode):
+            raise UserError(f"dataset.mode {mode!r} is not one of {', '.join(get_args(Mode))}")
+        if not as_torch:
+            raise UserError("dataset.as_torch: false is not supported: items are always tensors. Remove the key")
+        if use_hints:
+            raise UserError(
+                "dataset.use_hints: true is not available in this version: no depth hints can be read. "
+                "Set it to false and remove the losses that need hints (loss.depth_regr)"
+            )
+        if seed < 0:
+            raise UserError(f"dataset.seed must be 0 or more, got {seed}")
+        self.mode = mode
+        self.size = checked_size(size, "dataset.size")
+        self.supp_idxs = _checked_offsets(supp_idxs)
+        self.use_depth = use_depth
+        self.use_aug = use_aug
+        self.use_strong_aug = use_strong_aug
+        self.log_time = log_time
+        self.seed = seed
+        self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of items."""
+
+    @abstractmethod
+    def load(self, index: int) -> RawItem:
+        """Read item `index`, 0 <= index < len(self). Raises DataError when a file is missing or broken."""
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """Name item `index` for logs and errors, e.g. `2011_09_26/<drive>/image_02/0000000005`."""
+
+    def check(self) -> list[str]:
+        """List every problem that would stop training, without decoding images. Empty = ready."""
+        return []
+
+    def notes(self) -> list[str]:
+        """List remarks that are worth a line in the log but stop nothing."""
+        return []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a block towards stage `name` of `load_ms`; for use inside `load`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stage_ms[name] += 1e3 * (time.perf_counter() - start)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of a data set of {len(self)}")
+        self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
+        with self.stage("Total"):
+            raw = self._load_checked(int(index))
+            with self.stage("Augment"):
+                rng = np.random.default_rng([self.seed, int(epoch), int(index)])
+                change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
+                raw = raw.mirrored() if change.flip else raw
+            item = self._to_tensors(raw, change.recolour)
+            item["index"] = torch.tensor(int(index))
+        if self.log_time:
+            item["load_ms"] = torch.tensor([self._stage_ms[name] for name in DATA_STAGES])
+        return item
+
+    def _load_checked(self, index: int) -> RawItem:
+        try:
+            return self.load(index)
+        except DataError as error:
+            raise DataError(f"{error} [item {index} of {self.mode}: {self.describe(index)}]") from error
+        except OSError as error:
+            raise DataError(
+                f"item {index} of {self.mode} ({self.describe(index)}) cannot be read: {error}. "
+                "Restore the file or remove the item from the split"
+            ) from error
+
+    def _to_tensors(self, raw: RawItem, recolour: augment.Recolour | None) -> dict[str, Tensor]:
+        """Turn a raw item into tensors; `recolour` makes the network inputs out of the clean images."""
+        with self.stage("ToTorch"):
+            images = np.stack([raw.target, *raw.supports])  # (1+n h w 3)
+            clean = augment.to_planes(images)  # (1+n 3 h w) in [0, 1]
+            item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
+            item["K"] = _float_tensor(raw.K)
+            if raw.T_stereo is not None:
+                item["T_stereo"] = _float_tensor(raw.T_stereo)
+            if raw.depth is not None:
+                item["depth"] = _float_tensor(raw.depth)[None]
+            if raw.Ts_true is not None:
+                item["Ts_true"] = _float_tensor(raw.Ts_true)
+        if self.use_aug:  # always both keys, changed or not: items of one batch carry the same keys
+            with self.stage("Augment"):
+                inputs = torch.from_numpy(clean if recolour is None else recolour(images))
+            item["target_aug"], item["supports_aug"] = inputs[0], inputs[1:]
+        return item
+
+
+def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read a picture as RGB, resized bilinearly with antialiasing. size is (w, h). Returns (h w 3).
+
+    Raises DataError naming the file when it is missing, truncated or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            rgb = picture.convert("RGB")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing. Restore it or remove its items from the split") from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL reports broken PNG chunks as SyntaxError
+        raise DataError(f"{path} is not a readable picture ({error}). Copy or download it again") from error
+    return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
+
+
+def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
+    """Return (width, height) as ints. Raises UserError, naming the key `where`, for anything but a landscape size."""
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"{where} must be two positive numbers [width, height], got {list(size)}")
+    width, height = map(int, size)
+    if height > width:
+        raise UserError(f"{where} is [width, height]: {list(size)} is taller than wide. Did you mean [{height}, {width}]?")
+    return width, height
+
+
+def _checked_offsets(supp_idxs: int | Sequence[int] | None) -> tuple[int, ...]:
+    offsets = () if supp_idxs is None else (supp_idxs,) if isinstance(supp_idxs, int) else tuple(supp_idxs)
+    if len(set(offsets)) != len(offsets):
+        raise UserError(f"dataset.supp_idxs {list(offsets)} names a frame twice. Remove the repetition")
+    return offsets
+
+
+def _float_tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

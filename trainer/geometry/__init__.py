@@ -1,0 +1,20 @@
+"""Geometry: camera, rigid motion, disparity and depth, view synthesis. Pure functions, never in 16 bit."""
+
+from trainer.geometry.camera import flip_intrinsics, inverse_intrinsics, scale_intrinsics
+from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth
+from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
+from trainer.geometry.synthesis import View, ViewSynthesis
+
+__all__ = [
+    "View",
+    "ViewSynthesis",
+    "axis_angle_to_matrix",
+    "depth_to_disp",
+    "disp_to_depth",
+    "flip_intrinsics",
+    "inverse_depth",
+    "inverse_intrinsics",
+    "invert_pose",
+    "pose_matrix",
+    "scale_intrinsics",
+]

@@ -1,0 +1,40 @@
+"""The pinhole camera: intrinsics K in pixels, pixel centres at integers, x right, y down, z forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def scale_intrinsics(K: Tensor, size_from: tuple[int, int], size_to: tuple[int, int]) -> Tensor:
+    """Adapt K to a resized image.
+
+    K (..., 3, 3) in pixels of `size_from` = (width, height). Returns K in pixels of `size_to`: rows 0 and 1 in proportion,
+    principal point included, as Monodepth2 (arXiv:1806.01260) does; the half-pixel of a strict treatment is left out.
+    Raises ValueError when a size is not positive.
+    """
+    if min(*size_from, *size_to) <= 0:
+        raise ValueError(f"sizes must be positive (width, height), got {size_from} and {size_to}")
+    (w_from, h_from), (w_to, h_to) = size_from, size_to
+    return K * K.new_tensor([w_to / w_from, h_to / h_from, 1.0])[:, None]
+
+
+def flip_intrinsics(K: Tensor, width: int) -> Tensor:
+    """Adapt K (..., 3, 3) to a horizontally mirrored image `width` pixels wide: cx becomes width - 1 - cx."""
+    flipped = K.clone()
+    flipped[..., 0, 1] = -K[..., 0, 1]
+    flipped[..., 0, 2] = width - 1 - K[..., 0, 2]
+    return flipped
+
+
+def inverse_intrinsics(K: Tensor) -> Tensor:
+    """Invert upper triangular K (..., 3, 3) = [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in closed form."""
+    fx, skew, cx = K[..., 0, 0], K[..., 0, 1], K[..., 0, 2]
+    fy, cy = K[..., 1, 1], K[..., 1, 2]
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    rows = (
+        torch.stack([1 / fx, -skew / (fx * fy), (skew * cy / fy - cx) / fx], -1),
+        torch.stack([zero, 1 / fy, -cy / fy], -1),
+        torch.stack([zero, zero, one], -1),
+    )
+    return torch.stack(rows, -2)

@@ -1,0 +1,21 @@
+"""The number format of geometry: never 16 bit.
+
+The functions of this room use elementwise operations and sums for their small matrix products, because autocast would
+run `matmul` and `einsum` in 16 bit whatever the type of their input.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+import torch
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Widen 16-bit numbers to float32 and leave float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def matmul3(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply small matrices a (..., m, k) and b (..., k, n) without 16-bit arithmetic."""
+    return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)

@@ -1,0 +1,145 @@
+"""View synthesis: see a support image from the target camera (Monodepth2, arXiv:1806.01260; SfM-Learner, 1704.07813).
+
+A target pixel p = (u, v, 1) at depth d lies at d K^-1 p; T moves it to the support camera, K projects it. With the 3x4
+matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3]: no list of rays is ever stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trainer.geometry.camera import inverse_intrinsics
+from trainer.geometry.precision import full_precision, matmul3
+
+NEAREST = 0.1  # projected coordinates are divided by at least this depth
+
+
+class View(NamedTuple):
+    """A support image seen from the target."""
+
+    image: Tensor  # (b c h w)
+    z: Tensor  # (b 1 h w) depth of the target's points in the support camera, at least machine epsilon
+    valid: Tensor  # (b 1 h w) bool: in front of the camera and inside the support image
+
+
+class ViewSynthesis:
+    """Warp support images into a target view; made once per target, used for every scale and support.
+
+    Args:
+        K: (b 3 3) intrinsics shared by target and supports, in pixels of `size`.
+        size: (h, w) of the target depth.
+        legacy_sampling: sample as the benchmark of arXiv:2208.01489 did (`align_corners=False` on a grid normalised by
+            w - 1 and h - 1), which moves samples by up to half a pixel at the borders.
+    """
+
+    def __init__(self, K: Tensor, size: tuple[int, int], legacy_sampling: bool = False):
+        self.K = full_precision(K)
+        self.K_inv = inverse_intrinsics(self.K)
+        self.size = size
+        self.align_corners = not legacy_sampling
+
+    def projection(self, T: Tensor) -> Tensor:
+        """Compose P (b 3 4) from the motion T (b 4 4), target to support."""
+        T = full_precision(T)
+        rotation = matmul3(T[:, :3, :3], self.K_inv)
+        return matmul3(self.K, torch.cat([rotation, T[:, :3, 3:]], -1))
+
+    def warp(self, image: Tensor, depth: Tensor, P: Tensor) -> Tensor:
+        """Sample `image` (b c h w) where the target's pixels, at `depth` (b 1 h w), fall under P. Returns (b c h w).
+
+        Bilinear; what falls outside takes the colour of the nearest border pixel.
+        """
+        grid, _ = project(full_precision(depth), P)
+        return self._sample(image, grid)
+
+    def view(self, image: Tensor, depth: Tensor, T: Tensor) -> View:
+        """Warp as `warp` does, and tell depth and validity in the support camera as well."""
+        grid, z = project(full_precision(depth), self.projection(T))
+        inside = (grid.abs() < 1).all(-1).unsqueeze(1)
+        return View(self._sample(image, grid), z.clamp_min(torch.finfo(z.dtype).eps), inside & (z > 0))
+
+    def _sample(self, image: Tensor, grid: Tensor) -> Tensor:
+        image = full_precision(image)
+        return F.grid_sample(image, grid, padding_mode="border", align_corners=self.align_corners)
+
+
+def project(depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+    """Project the pixels of a depth map.
+
+    depth (b 1 h w), P (b 3 4) as in the heading of this module. Returns the grid (b h w 2) of x and y, -1 and 1 at the
+    centres of the outermost pixels, and z (b 1 h w), the depth in the support camera, without gradient. All of K Y is
+    divided by max(z, 0.1): points nearer than that, or behind the camera, are drawn towards the origin instead of
+    flying off.
+    """
+    grid, z = _Project.apply(depth, P)
+    return grid, z
+
+
+class _Project(torch.autograd.Function):
+    """`project` with its derivative by hand: autograd would keep ten maps per warp where depth and P suffice.
+
+    Items are taken one at a time on the CPU: what an item needs stays in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+        b, _, h, w = depth.shape
+        ctx.save_for_backward(depth, P)
+        grid, z = depth.new_empty(b, h, w, 2), torch.empty_like(depth)
+        for part in _items(depth):
+            x, y, z[part, 0], _ = _project_part(depth[part, 0], P[part])
+            torch.add(x.mul_(2 / (w - 1)), -1, out=grid[part, ..., 0])
+            torch.add(y.mul_(2 / (h - 1)), -1, out=grid[part, ..., 1])
+        ctx.mark_non_differentiable(z)
+        return grid, z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_grid: Tensor, _grad_z: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        depth, P = ctx.saved_tensors
+        _, _, h, w = depth.shape
+        u, v = _pixels(depth)
+        grad_depth, grad_P = torch.empty_like(depth), torch.empty_like(P)
+        for part in _items(depth):
+            d = depth[part, 0]
+            x, y, z, scale = _project_part(d, P[part])
+            gx = grad_grid[part, ..., 0] * (2 / (w - 1)) * scale
+            gy = grad_grid[part, ..., 1] * (2 / (h - 1)) * scale
+            gz = x.mul_(gx).add_(y.mul_(gy)).neg_().mul_(z >= NEAREST)  # through the division, where it is not clamped
+            rays = _rays(P[part], u, v)
+            grad_depth[part, 0] = rays[0].mul_(gx).add_(rays[1].mul_(gy)).add_(rays[2].mul_(gz))
+            for row, g in enumerate((gx, gy, gz)):
+                grad_P[part, row, 3] = g.sum((-2, -1))
+                by_row = g.mul_(d).sum(-1)
+                grad_P[part, row, 0] = (g.sum(-2) * u[0]).sum(-1)
+                grad_P[part, row, 1] = (by_row * v[:, 0]).sum(-1)
+                grad_P[part, row, 2] = by_row.sum(-1)
+        return grad_depth, grad_P
+
+
+def _project_part(d: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Project depth d (n h w) with P (n 3 4). Returns pixel x, y, depth z and 1 / max(z, NEAREST), each (n h w)."""
+    x, y, z = (ray.mul_(d).add_(P[:, k, 3, None, None]) for k, ray in enumerate(_rays(P, *_pixels(d))))
+    scale = z.clamp_min(NEAREST).reciprocal_()
+    return x.mul_(scale), y.mul_(scale), z, scale
+
+
+def _rays(P: Tensor, u: Tensor, v: Tensor) -> list[Tensor]:
+    """The three rows of P[:, :3] (u, v, 1): n maps (n h w) each, fresh memory."""
+    return [P[:, k, 0, None, None] * u + (P[:, k, 1, None, None] * v + P[:, k, 2, None, None]) for k in range(3)]
+
+
+def _pixels(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel coordinates of a map (..., h, w): u (1 w) and v (h 1)."""
+    h, w = like.shape[-2:]
+    options = {"dtype": like.dtype, "device": like.device}
+    return torch.arange(w, **options)[None], torch.arange(h, **options)[:, None]
+
+
+def _items(x: Tensor) -> list[slice]:
+    return [slice(i, i + 1) for i in range(len(x))] if x.device.type == "cpu" else [slice(0, len(x))]

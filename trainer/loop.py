@@ -1,0 +1,315 @@
+"""The training loop. It speaks in beats: fetch, predict, compare, descend, record.
+
+No metric, picture or path is computed here. Accelerate places, wraps, autocasts and reduces; the order of samples, the
+randomness, schedules, checkpoints and resuming are ours, so that a run is a function of its configuration and seed alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+
+from trainer import optim
+from trainer.checkpoint import Checkpointer, Position, TrainState
+from trainer.distributed import total
+from trainer.metrics.validation import VALIDATION_METRICS, higher_is_better, validation_metrics
+from trainer.seeding import TRAINING, seed_everything
+from trainer.signals import Preempted, StopSignals
+from trainer.types import StepOutput
+from trainer.validation import ValidationResult, all_finite, validate
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; the message says at which step and where the capsule for a replay lies."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the loop is told once, in flat numbers."""
+
+    max_epochs: int
+    seed: int = 42
+    accumulate: int = 1  # micro-batches per optimizer step
+    clip_norm: float | None = None  # largest gradient norm; None = no clipping
+    log_every: int = 100  # optimizer steps between scalars
+    save_every: int | None = None  # optimizer steps between saves of `last`, besides every epoch
+    monitor: str = "AbsRel"  # what `best` is chosen by
+    min_depth: float = 0.1
+    max_depth: float = 100.0
+    log_images: bool = True
+    log_grad_norm: bool = False
+    limit_train: int | None = None  # micro-batches per epoch
+
+
+@dataclass
+class Clock:
+    """Milliseconds of the parts of the latest step, and the share of the epoch spent waiting for data."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    waited: float = 0.0
+    worked: float = 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Fraction of the epoch's time spent waiting for data, 0..1."""
+        return self.waited / max(self.waited + self.worked, 1e-9)
+
+
+class Loop:
+    """One run: networks, data and optimizer on one side; checkpoints, tracker and progress on the other.
+
+    Args:
+        objective: the raw module, saved and validated. model: the same, prepared by Accelerate, trained.
+        optimizer: prepared by Accelerate. scheduler: None or an epoch schedule on the raw optimizer, not prepared.
+        train_loader, val_loader: not prepared (None = no validation); their batch samplers deal the global batches out to this process.
+        state: position and best value, shared with the checkpointer.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Any,
+        objective: Any,
+        model: Any,
+        optimizer: Any,
+        scheduler: Any,
+        train_loader: Any,
+        val_loader: Any,
+        checkpointer: Checkpointer,
+        state: TrainState,
+        run: Any,
+        tracker: Any,
+        progress: Any,
+        settings: Settings,
+    ):
+        self.accelerator, self.objective, self.model = accelerator, objective, model
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.checkpointer, self.state, self.run = checkpointer, state, run
+        self.tracker, self.progress, self.settings = tracker, progress, settings
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.clock = Clock()
+        self.signals = StopSignals()
+
+    def fit(self) -> TrainState:
+        """Train until `max_epochs`, from wherever the state stands.
+
+        Raises NonFiniteLoss, or Preempted after a stop signal, when everything needed to continue has been saved.
+        """
+        with self.signals, self.progress:
+            while self.state.position.epoch < self.settings.max_epochs:
+                self.progress.epoch(self.state.position.epoch, self.state.position.batch // self.settings.accumulate)
+                self.train_epoch()
+                self.finish_epoch(self.validate())
+        return self.state
+
+    def train_epoch(self) -> None:
+        """Take the optimizer steps of one epoch that are still to be taken."""
+        self.model.train()
+        self.clock = Clock()
+        for batches in self.timed(self.groups()):
+            output = self.descend(batches)
+            self.record(output, batches[-1])
+            self.save_or_leave()
+
+    def groups(self) -> Iterator[list[Any]]:
+        """Fetch the rest of the epoch, as lists of the micro-batches that make one optimizer step."""
+        position, settings = self.state.position, self.settings
+        self.train_loader.batch_sampler.set_position(position.epoch, position.batch)
+        left = None if settings.limit_train is None else max(settings.limit_train - position.batch, 0)
+        batches = islice(self.train_loader, left)
+        while group := list(islice(batches, settings.accumulate)):
+            yield group
+
+    def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
+        """Pass `groups` on and note how long each was waited for and worked on."""
+        iterator, done = iter(groups), object()
+        while True:
+            start = time.perf_counter()
+            group = next(iterator, done)
+            fetched = time.perf_counter()
+            if group is done:
+                return
+            self.clock.parts["Data/Wait"] = 1e3 * (fetched - start)
+            self.clock.waited += fetched - start
+            yield group
+            self.clock.worked += time.perf_counter() - fetched
+
+    def descend(self, batches: list[Any]) -> StepOutput:
+        """Take one optimizer step over `batches`; return the output of the last of them."""
+        settings, position = self.settings, self.state.position
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(batches):
+            batches[number] = batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+            seed_everything(settings.seed, TRAINING, position.step, number, self.accelerator.process_index)
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                start = time.perf_counter()
+                output: StepOutput = self.model(batch)
+                self.loss = self.agree_on(output, batch)
+                middle = time.perf_counter()
+                self.accelerator.backward(output.loss / len(batches))
+                self.clock.parts |= {
+                    "Module/Forward": 1e3 * (middle - start),
+                    "Module/Backward": 1e3 * (time.perf_counter() - middle),
+                }
+        self.norms = optim.grad_norms(self.objective.networks) if settings.log_grad_norm else {}
+        if settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
+        self.optimizer.step()
+        self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
+        return output
+
+    def agree_on(self, output: StepOutput, batch: Any) -> float:
+        """Return the mean loss over processes; every process learns of a non-finite loss or a stop signal in the same step.
+
+        One small transfer and, with several processes, one reduction; it must come before the backward pass, which would
+        carry a NaN into everyone's gradients.
+        """
+        bad = ~torch.isfinite(output.loss.detach())
+        stop = torch.full_like(output.loss.detach(), self.signals.received is not None)
+        own_bad = torch.stack([bad.to(stop.dtype), stop, output.loss.detach()])
+        bads, stops, loss = total(self.accelerator, own_bad.clone()).tolist()
+        self.stopping = stops > 0
+        if bads:
+            self.give_up(output, batch, is_culprit=bool(own_bad[0]))
+        return float(loss) / self.accelerator.num_processes
+
+    def give_up(self, output: StepOutput, batch: Any, is_culprit: bool) -> None:
+        """Save a capsule (batch, weights, position) of the step that failed and raise NonFiniteLoss."""
+        position, rank = self.state.position, self.accelerator.process_index
+        terms = ", ".join(f"{k} {float(v):.4g}" for k, v in output.losses.items())
+        capsule = self.run.capsule_path(position.step, rank)
+        if is_culprit:
+            self.checkpointer.save_capsule(capsule, self.objective, batch, position, self.settings.seed, rank)
+        raise NonFiniteLoss(
+            f"the loss is not finite in epoch {position.epoch}, step {position.step}"
+            + (f" on process {rank} ({terms}). Batch and weights: {capsule}." if is_culprit else " on another process.")
+            + " `last` still holds the state before. Usual causes: too high a learning rate (try gradient_clip_val: 1),"
+            " precision 16 (try bf16), corrupt images. `--set trainer.detect_anomaly=true` names the operation."
+        )
+
+    def record(self, output: StepOutput, batch: Any) -> None:
+        """Show the step; every `log_every` steps also write its scalars, and its pictures at the end of an epoch."""
+        step = self.state.position.step
+        self.progress.advance({"loss": self.loss, **({"wait": self.clock.waiting} if self.clock.waited else {})})
+        if step % self.settings.log_every == 0:
+            self.tracker.scalars(self.training_scalars(output, batch), step)
+        if self.settings.log_images and self.accelerator.is_main_process and self.at_end_of_epoch():
+            self.tracker.images(output.images, step, prefix="train_")
+
+    def at_end_of_epoch(self) -> bool:
+        """True after the last step of the epoch."""
+        size = len(self.train_loader.batch_sampler)
+        limit = self.settings.limit_train
+        return self.state.position.batch >= (size if limit is None else min(size, limit))
+
+    def training_scalars(self, output: StepOutput, batch: Any) -> dict[str, float]:
+        """Loss terms and depth metrics of the latest micro-batch, averaged over processes; timers and learning rate."""
+        names = list(output.losses)
+        terms = torch.stack([v.detach() for v in output.losses.values()])
+        scalars = {"train_losses/loss": self.loss}
+        terms = total(self.accelerator, terms) / self.accelerator.num_processes
+        scalars |= {f"train_losses/loss_{k}": v for k, v in zip(names, terms.tolist(), strict=True)}
+        if "depth" in batch:
+            depth = output.predictions["depth"][0].detach()
+            limits = self.settings.min_depth, self.settings.max_depth
+            values, valid = validation_metrics(depth, batch["depth"], *limits)
+            values = torch.where(valid[:, None], values, 0.0).sum(0)
+            *sums, count = total(self.accelerator, torch.cat([values, valid.sum()[None].to(values)])).tolist()
+            if count:
+                scalars |= {f"train_metrics/{k}": s / count for k, s in zip(VALIDATION_METRICS, sums, strict=True)}
+        scalars |= {f"train_timer/{k}": v for k, v in self.clock.parts.items()}
+        scalars |= {f"train_grad_norm/{k}": float(v) for k, v in self.norms.items()}
+        return scalars | self.schedule_scalars()
+
+    def schedule_scalars(self) -> dict[str, float]:
+        """Epoch and learning rates, one per parameter group that differs."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
+        tags = [f"lr-{type(optimizer).__name__}" + (f"-{i}" if i else "") for i in range(len(rates))]
+        return {"epoch": self.state.position.epoch, **dict(zip(tags, rates, strict=True))}
+
+    def save_or_leave(self) -> None:
+        """Save `last` when it is due; after a stop signal save it and leave."""
+        step, every = self.state.position.step, self.settings.save_every
+        if self.stopping:
+            self.save_last()
+            raise Preempted(self.signals.received or StopSignals.handled[0])
+        if every and step % every == 0:
+            self.save_last()
+
+    def save_last(self) -> None:
+        """Write `last` on the main process; the others wait."""
+        self.checkpointer.save_last(self.objective, self.optimizer, self.scheduler, self.accelerator.scaler, self.state)
+        self.accelerator.wait_for_everyone()
+
+    def validate(self) -> ValidationResult:
+        """Compare predictions with the truth on the validation data, each process on its share."""
+        if self.val_loader is None:
+            return ValidationResult()
+        self.val_loader.batch_sampler.set_position(0, 0)
+        self.progress.validation(len(self.val_loader))
+        self.objective.eval()
+        result = validate(
+            self.objective,
+            self.val_loader,
+            self.val_loader.batch_sampler.num_items,
+            accelerator=self.accelerator,
+            seed=self.settings.seed,
+            epoch=self.state.position.epoch,
+            min_depth=self.settings.min_depth,
+            max_depth=self.settings.max_depth,
+            want_images=self.settings.log_images,
+            on_batch=self.progress.advance_validation,
+        )
+        self.objective.train()
+        return result
+
+    def finish_epoch(self, result: ValidationResult) -> None:
+        """Advance the schedule, record the validation, keep `best` and `last`."""
+        state, monitor = self.state, self.settings.monitor
+        value = result.value(monitor)
+        if result.num_items:
+            self.record_validation(result, value)
+        if self.scheduler is not None:
+            optim.step_scheduler(self.scheduler, value)
+        state.position = Position(state.position.epoch + 1, 0, state.position.step)
+        if all_finite([value]) and self.improves(value):
+            state.best, state.best_epoch = value, state.position.epoch - 1
+            self.checkpointer.save_best(self.objective, state, {**result.metrics, "loss": result.losses["loss"]})
+        self.save_last()
+        self.run.write_state("running", state.position)
+
+    def improves(self, value: float) -> bool:
+        """True when `value` beats the best so far in the direction of the monitored number."""
+        best = self.state.best
+        return best is None or (value > best if higher_is_better(self.settings.monitor) else value < best)
+
+    def record_validation(self, result: ValidationResult, value: float) -> None:
+        """Write the validation's scalars and pictures at the current step, and say what a person must know."""
+        step = self.state.position.step
+        scalars = {"val_losses/" + (k if k == "loss" else f"loss_{k}"): v for k, v in result.losses.items()}
+        scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
+        self.tracker.scalars(scalars | self.schedule_scalars(), step)
+        if result.images:
+            self.tracker.images(result.images, step, prefix="val_")
+        shown = {"loss": result.losses["loss"], **result.metrics}
+        self.progress.message(
+            f"epoch {self.state.position.epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
+        )
+        if not all_finite([value]):
+            self.progress.message(f"warning: {self.settings.monitor} could not be computed, so `best` stays as it is")
+        if result.disp_variation < 1e-3:
+            self.progress.message(
+                f"warning: the disparity is constant (std/mean {result.disp_variation:.1e}): the network has stopped to"
+                " see depth. Usual causes: trainer.min_depth too large for monocular video, a camera that stands still,"
+                " or a learning rate that is too high."
+            )

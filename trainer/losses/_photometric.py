@@ -1,0 +1,185 @@
+"""Photometric distance between two images: dense, one channel. Nothing here reduces over pixels.
+
+An error is asked in two steps, `compare = error.against(target)` and then `compare(image)` for every candidate, because
+a training step compares one target with many images and the target's share of the work need be done only once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LossName = Literal["ssim", "l1", "l2"]
+Compare = Callable[[Tensor], Tensor]  # image (b c h w) -> error (b 1 h w)
+
+# SSIM's constants 0.01**2 and 0.03**2, times 81: statistics are kept as sums over 9 pixels, not means.
+_C1, _C2 = 81 * 0.01**2, 81 * 0.03**2
+_CHUNK = 1 << 19  # bytes of an image that the CPU works on at once: what one core's cache can hold a few of
+
+
+class DenseError(Protocol):
+    """A distance between images of c channels, as a map."""
+
+    def against(self, target: Tensor) -> Compare:
+        """Prepare the comparison of images (b c h w) with `target` (b c h w), which counts as a constant."""
+        ...
+
+
+class L1Error:
+    """Mean of the absolute differences of the channels."""
+
+    def against(self, target: Tensor) -> Compare:
+        """See `DenseError.against`."""
+        target = target.detach()
+        return lambda image: (image - target).abs().mean(1, keepdim=True)
+
+
+class L2Error:
+    """Euclidean distance of the channels: square root of the SUM of squares, floored at machine epsilon."""
+
+    def against(self, target: Tensor) -> Compare:
+        """See `DenseError.against`."""
+        target, eps = target.detach(), torch.finfo(target.dtype).eps
+        return lambda image: (image - target).square().sum(1, keepdim=True).clamp_min(eps).sqrt()
+
+
+class PhotoError:
+    """Structural dissimilarity mixed with L1: weight * (1 - SSIM) / 2 + (1 - weight) * L1, mean of the channels.
+
+    SSIM over 3x3 pixels, equal weights, mirrored border. Images in [0, 1]. Monodepth, arXiv:1609.03677, sec. 3.3.
+    Raises ValueError when `weight_ssim` is not in [0, 1].
+    """
+
+    def __init__(self, weight_ssim: float = 0.85):
+        if not 0 <= weight_ssim <= 1:
+            raise ValueError(f"weight_ssim must lie in [0, 1], got {weight_ssim}")
+        self.weight_ssim = weight_ssim
+
+    def against(self, target: Tensor) -> Compare:
+        """See `DenseError.against`. Images must be at least 2x2 pixels."""
+        if self.weight_ssim == 0:
+            return L1Error().against(target)
+        return partial(self._compare, target.detach().contiguous(), *_target_statistics(target.detach()))
+
+    def _compare(self, target: Tensor, sums: Tensor, spread: Tensor, image: Tensor) -> Tensor:
+        error: Tensor = _SsimL1.apply(image.contiguous(), target, sums, spread, self.weight_ssim)
+        return error
+
+
+ERRORS: dict[str, Callable[[], DenseError]] = {"ssim": PhotoError, "l1": L1Error, "l2": L2Error}
+assert set(ERRORS) == set(get_args(LossName))
+
+
+class _SsimL1(torch.autograd.Function):
+    """`PhotoError` with its derivative by hand.
+
+    Autograd would keep some fifteen maps of the image's size for each comparison and walk through memory for each of
+    them. Here the image alone is kept, the rest is computed again on the way back, a few planes at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
+        ctx.save_for_backward(image, target, sums, spread)
+        ctx.weight = weight
+        error = image.new_zeros(image.shape[0], 1, *image.shape[2:])
+        c = image.shape[1]
+        for part in _planes(image):
+            x, y = image[part], target[part]
+            num, den = _ssim_ratio(x, y, sums[part], spread[part])[:2]
+            dissimilarity = num.div_(den).mul_(-0.5).add_(0.5).clamp_(0, 1)
+            mixed = dissimilarity.mul_(weight).add_(torch.sub(x, y).abs_(), alpha=1 - weight)
+            error[part[0]] += mixed.sum(1, keepdim=True).div_(c)
+        return error
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image, target, sums, spread = ctx.saved_tensors
+        grad_image = torch.empty_like(image)
+        share = grad / image.shape[1]
+        for part in _planes(image):
+            x, y, g = image[part], target[part], share[part[0]]
+            torch.sub(x, y, out=grad_image[part]).sign_().mul_(g).mul_(1 - ctx.weight)
+            grad_image[part] += _ssim_backward(x, y, sums[part], spread[part], g * (-0.5 * ctx.weight))
+        return grad_image, None, None, None, None
+
+
+def _target_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    """For each 3x3 window of y: its sum S, and 9 * sum of squares - S**2 + C2 (81 times the variance, plus C2)."""
+    sums = _box(y)
+    return sums, _box(y * y).mul_(9).addcmul_(sums, sums, value=-1).add_(_C2)
+
+
+def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:
+    """Numerator and denominator of SSIM and what they consist of: num = n1 * n2, den = d1 * d2, and the sum of x."""
+    sx = _box(x)
+    n1 = (sx * sy).mul_(2)
+    n2 = _box(x * y).mul_(18).sub_(n1).add_(_C2)
+    n1 += _C1
+    d1 = (sx * sx).addcmul_(sy, sy)
+    d2 = _box(x * x).mul_(9).addcmul_(sx, sx, value=-1).add_(spread_y)
+    d1 += _C1
+    return n1 * n2, d1 * d2, n1, n2, d1, d2, sx
+
+
+def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of SSIM with respect to x, given that of SSIM; nothing passes where (1 - SSIM) / 2 is outside [0, 1]."""
+    num, den, n1, n2, d1, d2, sx = _ssim_ratio(x, y, sy, spread_y)
+    ssim = num.div_(den)
+    grad = grad * (ssim.abs() <= 1)
+    per_den = den.reciprocal_().mul_(grad)  # dSSIM / dn = the other factor / den
+    of_xy = n1.mul(per_den).mul_(18)
+    of_squares = (ssim * grad).div_(d2).mul_(-9)
+    of_sum = n2.sub_(n1).mul_(sy)
+    of_sum -= d2.sub_(d1).mul_(ssim).mul_(sx)
+    of_sum.mul_(per_den).mul_(2)
+    result = _box_adjoint(of_squares).mul_(x).mul_(2)
+    return result.addcmul_(_box_adjoint(of_xy), y).add_(_box_adjoint(of_sum))
+
+
+def _box(x: Tensor) -> Tensor:
+    """Sum over the 3x3 neighbours of each pixel, the border mirrored without repeating it; same shape as x (.. h w)."""
+    rows = x.clone()
+    rows[..., 1:, :] += x[..., :-1, :]
+    rows[..., :-1, :] += x[..., 1:, :]
+    rows[..., 0, :] += x[..., 1, :]
+    rows[..., -1, :] += x[..., -2, :]
+    out = rows.clone()
+    out[..., 1:] += rows[..., :-1]
+    out[..., :-1] += rows[..., 1:]
+    out[..., 0] += rows[..., 1]
+    out[..., -1] += rows[..., -2]
+    return out
+
+
+def _box_adjoint(g: Tensor) -> Tensor:
+    """The transpose of the linear map `_box`: what the derivative of a sum over neighbours hands back to each pixel."""
+    rows = g.clone()
+    rows[..., 1:, :] += g[..., :-1, :]
+    rows[..., :-1, :] += g[..., 1:, :]
+    rows[..., 1, :] += g[..., 0, :]
+    rows[..., -2, :] += g[..., -1, :]
+    out = rows.clone()
+    out[..., 1:] += rows[..., :-1]
+    out[..., :-1] += rows[..., 1:]
+    out[..., 1] += rows[..., 0]
+    out[..., -2] += rows[..., -1]
+    return out
+
+
+def _planes(x: Tensor) -> list[tuple[slice, slice]]:
+    """Cut (b c h w) into (items, channels) that fit the cache of a core; one piece on other devices."""
+    b, c, h, w = x.shape
+    if x.device.type != "cpu":
+        return [(slice(0, b), slice(0, c))]
+    plane = h * w * x.element_size()
+    if plane * c > _CHUNK:
+        step = max(1, _CHUNK // plane)
+        return [(slice(i, i + 1), slice(k, k + step)) for i in range(b) for k in range(0, c, step)]
+    step = max(1, _CHUNK // (plane * c))
+    return [(slice(i, i + step), slice(0, c)) for i in range(0, b, step)]

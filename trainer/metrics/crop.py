@@ -1,0 +1,38 @@
+"""The part of an image that is scored. KITTI protocols leave out the sky and the borders that the LiDAR does not reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Bounds as fractions of the image height (top, bottom) and width (left, right)."""
+
+    top: float = 0.0
+    bottom: float = 1.0
+    left: float = 0.0
+    right: float = 1.0
+
+    def box(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of an image of (height, width) pixels: fractions cut to whole pixels, half open."""
+        rows = slice(int(self.top * height), int(self.bottom * height))
+        columns = slice(int(self.left * width), int(self.right * width))
+        return rows, columns
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """True inside the crop, (height, width) bool."""
+        mask = np.zeros((height, width), dtype=bool)
+        mask[self.box(height, width)] = True
+        return mask
+
+
+CROPS: dict[str, Crop] = {
+    "none": Crop(),
+    # Garg et al., arXiv:1603.04992: what nearly all papers call "the Eigen crop".
+    "garg": Crop(top=0.40810811, bottom=0.99189189, left=0.03594771, right=0.96405229),
+    # The crop of Eigen et al. itself, arXiv:1406.2283: reaches further up, so its numbers are not comparable.
+    "eigen": Crop(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229),
+}

@@ -1,0 +1,20 @@
+"""The angle between two motions. Monocular training leaves the length of a translation open, its direction it must find."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NO_DIRECTION_DEG = 90.0  # what a random direction scores on average
+
+
+def direction_error_deg(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Measure the angle between translations pred (n, 3) and truth (n, 3), any length: (n,) degrees in [0, 180].
+
+    A prediction of length 0 has no direction and scores 90 degrees. Raises ValueError when a truth has length 0.
+    """
+    if not np.linalg.norm(truth, axis=-1).all():
+        raise ValueError("a true translation has length 0 and therefore no direction: leave it out")
+    across = np.linalg.norm(np.cross(pred, truth), axis=-1)
+    along = np.sum(pred * truth, axis=-1)
+    angle = np.degrees(np.arctan2(across, along))  # arccos would lose half the digits near 0
+    return np.where(np.linalg.norm(pred, axis=-1) > 0, angle, NO_DIRECTION_DEG)

@@ -1,0 +1,61 @@
+"""The five numbers watched during training, one row per image. Cheap, median scaled; not the numbers of a paper's table."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+VALIDATION_METRICS = ("MAE", "RMSE", "LogSI", "AbsRel", "Acc")  # m, m, 100 ln m, %, %
+
+
+def higher_is_better(name: str) -> bool:
+    """Say whether a larger value of the monitored quantity is the better one: true of accuracies only."""
+    return "Acc" in name
+
+
+@torch.no_grad()
+def validation_metrics(
+    depth: Tensor, target: Tensor, min_depth: float, max_depth: float
+) -> tuple[Tensor, Tensor]:
+    """Score each image of a batch after scaling it by the ratio of medians.
+
+    Args:
+        depth: predicted depth (b 1 h w), any unit; resized bilinearly to the size of `target`.
+        target: true depth (b 1 H W) in metres, 0 = none.
+        min_depth: both depths are clamped to [min_depth, max_depth] metres.
+        max_depth: see `min_depth`.
+
+    Returns:
+        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has any true
+        depth. The row of an image without is 0 and must not enter a mean. A prediction that is not a number gives a
+        row that is not a number.
+    """
+    depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    depth = depth.clamp(min_depth, max_depth)
+    values = depth.new_zeros(len(depth), len(VALIDATION_METRICS))
+    has_truth = target > 0
+    valid = has_truth.flatten(1).any(dim=1)
+    for i_item in valid.nonzero().flatten().tolist():
+        keep = has_truth[i_item]
+        values[i_item] = _item_metrics(depth[i_item][keep], target[i_item][keep].float(), min_depth, max_depth)
+    return values, valid
+
+
+def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> Tensor:
+    """Five metrics of the valid pixels (n,) of one image. torch.median: the lower middle value of an even count."""
+    pred = (pred * (truth.median() / pred.median())).clamp(min_depth, max_depth)
+    truth = truth.clamp(min_depth, max_depth)
+    error = pred - truth
+    log_error = pred.log() - truth.log()
+    ratio = torch.maximum(pred / truth, truth / pred)
+    # The variance is mean(e^2) - mean(e)^2 without its cancellation, so the root never sees a negative number.
+    return torch.stack(
+        (
+            error.abs().mean(),
+            error.square().mean().sqrt(),
+            100 * log_error.var(correction=0).sqrt(),
+            100 * (error.abs() / truth).mean(),
+            100 * (ratio < 1.25).float().mean(),
+        )
+    )

@@ -1,0 +1,43 @@
+"""Requests to stop from outside: the first SIGTERM, SIGINT or SIGUSR1 is noted and obeyed at the next step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Preempted(Exception):
+    """The run was asked to stop, has saved its state and leaves; `signum` gives the exit code 128 + signum."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class StopSignals:
+    """Catch stop signals while a run trains; a second one falls back on the default and ends the process at once.
+
+    Install it after the process group exists: a rank that ignores SIGTERM while it waits for others cannot be ended.
+    """
+
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._previous = {s: signal.signal(s, self._note) for s in self.handled}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+        signal.signal(signum, signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler)

@@ -1,0 +1,131 @@
+"""Validation during training: per-item rows, so that means are the same on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.distributed import total
+from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
+from trainer.seeding import VALIDATION, seed_everything
+from trainer.types import Images, StepOutput
+
+
+@dataclass
+class ValidationResult:
+    """Means over all items of one validation pass, and pictures of this process's last batch."""
+
+    losses: dict[str, float] = field(default_factory=dict)  # "loss" = weighted total, then the unweighted terms
+    metrics: dict[str, float] = field(default_factory=dict)  # over the items with ground truth
+    num_items: int = 0
+    num_with_depth: int = 0
+    disp_variation: float = float("nan")  # mean over items of std / mean of the disparity; 0 = a constant picture
+    images: Images = field(default_factory=dict)
+
+    def value(self, monitor: str) -> float:
+        """The tracked number called `monitor`, NaN where it could not be computed."""
+        return self.metrics.get(monitor, self.losses.get(monitor.removeprefix("loss_"), float("nan")))
+
+
+def all_finite(values: Iterable[float]) -> bool:
+    """True when no value is NaN or infinite."""
+    return all(v - v == 0 for v in values)
+
+
+@torch.no_grad()
+def validate(
+    objective: Callable[[Any], StepOutput],
+    batches: Iterable[Any],
+    num_items: int,
+    *,
+    accelerator: Any,
+    seed: int,
+    epoch: int,
+    min_depth: float,
+    max_depth: float,
+    want_images: bool = True,
+    on_batch: Callable[[], None] = lambda: None,
+) -> ValidationResult:
+    """Run the objective over `batches` and average per item, exactly.
+
+    Every item owns one row of a table; each process fills the rows of its own items and the tables are added up, so a mean
+    does not depend on how items were dealt out. The losses of a batch are shared by its items.
+
+    Args:
+        objective: the raw module in eval mode, never the DDP wrapper (its buffer broadcast would wait for idle ranks).
+        batches: this process's share; dataset indices 0 .. num_items-1 occur exactly once over all processes.
+    """
+    dtype = torch.float64 if accelerator.device.type != "mps" else torch.float32
+    names: list[str] = []
+    rows: list[tuple[Tensor, Tensor]] = []
+    output: StepOutput | None = None
+    for number, batch in enumerate(batches):
+        batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
+        seed_everything(seed, VALIDATION, epoch, number, accelerator.process_index)
+        with accelerator.autocast():
+            output = objective(batch)
+        names = list(output.losses)
+        rows.append((batch["index"], _rows(output, batch, min_depth, max_depth).to(dtype)))
+        on_batch()
+
+    table = _gather(rows, num_items, accelerator, dtype)
+    names = _agree_on_names(names, accelerator)
+    if table is None or not names:
+        return ValidationResult()
+    result = _summarise(table, names)
+    if want_images and output is not None and accelerator.is_main_process:
+        result.images = output.images
+    return result
+
+
+def _rows(output: StepOutput, batch: Any, min_depth: float, max_depth: float) -> Tensor:
+    """Columns of the table for one batch: disparity variation, loss, terms, metrics, has depth (b k)."""
+    b = len(batch["index"])
+    disp = output.predictions["disp"][0].flatten(1).double() if b else torch.zeros(0, 1)
+    variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
+    shared = torch.stack([output.loss, *output.losses.values()]).double().expand(b, -1)
+    if "depth" in batch:
+        values, valid = validation_metrics(output.predictions["depth"][0], batch["depth"], min_depth, max_depth)
+        values = torch.where(valid[:, None], values.double(), 0.0)
+    else:
+        values, valid = shared.new_zeros(b, len(VALIDATION_METRICS)), shared.new_zeros(b)
+    return torch.cat([variation, shared, values, valid[:, None].double()], 1)
+
+
+def _gather(rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype) -> Tensor | None:
+    """Put all processes' rows into one table (num_items k), or None when nobody had any."""
+    width = torch.tensor([rows[0][1].shape[1] if rows else 0], device=accelerator.device)
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(width, op=torch.distributed.ReduceOp.MAX)
+    if int(width) == 0:
+        return None
+    table = torch.zeros(num_items, int(width), dtype=dtype, device=accelerator.device)
+    for index, values in rows:
+        table[index] = values
+    return total(accelerator, table).cpu().double()
+
+
+def _agree_on_names(names: list[str], accelerator: Any) -> list[str]:
+    """Loss names in order; a process without items learns them from the others."""
+    if accelerator.num_processes == 1:
+        return names
+    gathered: list[list[str]] = [[] for _ in range(accelerator.num_processes)]
+    torch.distributed.all_gather_object(gathered, names)
+    return next((g for g in gathered if g), [])
+
+
+def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
+    valid = table[:, -1] > 0
+    variation, losses = table[:, 0], table[:, 1 : 2 + len(names)]
+    metrics = table[valid, 2 + len(names) : -1]
+    return ValidationResult(
+        losses=dict(zip(["loss", *names], losses.mean(0).tolist(), strict=True)),
+        metrics=dict(zip(VALIDATION_METRICS, metrics.mean(0).tolist(), strict=True)) if len(metrics) else {},
+        num_items=len(table),
+        num_with_depth=len(metrics),
+        disp_variation=float(variation.mean()),
+    )

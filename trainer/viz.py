@@ -1,0 +1,302 @@
+"""Pictures: tensors become colours. Pure functions, but for `picture_sheet`, which writes one PNG.
+
+Colours are float RGB in [0, 1] on the CPU. A pixel that is not finite is shown in magenta instead of raising:
+the moment something goes wrong is when the pictures are needed most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAGENTA = (1.0, 0.0, 1.0)  # not finite
+MAX_IMAGES, PER_ROW = 6, 2
+ERROR_VMAX = 0.3  # relative error where the colour scale ends
+DISP_QUANTILE = 0.95  # a few very near pixels must not darken the rest
+SPARSE_BELOW = 0.5  # share of pixels with ground truth below which points are thickened
+PIXELS_PER_RADIUS = 500  # points of a map 1242 wide become 5 x 5 pixels, 640 wide 3 x 3, 192 wide stay single
+
+
+def colour_disp(disp: Tensor, vmax: float | Tensor | None = None) -> Tensor:
+    """Colour a disparity with the turbo map, red = near.
+
+    disp (b 1 h w), any positive unit. `vmax` is the value at the top of the map: a number, one per image (b,),
+    or None for the 95th percentile of the positive values of each image. Returns (b 3 h w).
+    """
+    disp = _cpu(disp)
+    top = _upper(disp) if vmax is None else torch.as_tensor(vmax, dtype=torch.float32)
+    return _mark(_apply_map("turbo", disp / top.expand(len(disp)).view(-1, 1, 1, 1).clamp(min=1e-12)), disp)
+
+
+def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
+    """Colour a depth map by its inverse, like a disparity; black where there is no ground truth (depth <= 0).
+
+    depth (b 1 h w), metres; `vmax` in 1/metres as in `colour_disp`. Sparse maps (LiDAR) are thickened, the nearest
+    point in front, so that a point can be seen on a thumbnail; measured pixels keep their colour. Returns (b 3 h w).
+    """
+    depth = _cpu(depth)
+    known = depth > 0
+    disp = torch.where(known, 1 / depth.clamp(min=1e-6), 0.0)
+    top = _upper(disp) if vmax is None else vmax  # before the near points grow
+    disp, shown = _thicken(disp, known)
+    return _mark(colour_disp(disp, top) * shown, depth)
+
+
+def colour_error(abs_rel: Tensor, valid: Tensor | None = None, vmax: float = ERROR_VMAX) -> Tensor:
+    """Colour a relative error: blue = 0, red = `vmax` and above, black where `valid` is false.
+
+    abs_rel (b 1 h w), fraction; valid (b 1 h w) bool, None = everywhere. Sparse errors are thickened, the largest
+    in front. Returns (b 3 h w).
+    """
+    abs_rel = _cpu(abs_rel)
+    known = torch.ones_like(abs_rel, dtype=torch.bool) if valid is None else valid.detach().cpu().bool()
+    abs_rel = torch.where(known, abs_rel, 0.0)
+    error, shown = _thicken(abs_rel.nan_to_num(), known)
+    return _mark(_apply_map("RdYlBu_r", error / vmax) * shown, abs_rel)
+
+
+def colour_mask(mask: Tensor) -> Tensor:
+    """Show the first channel of a mask (b c h w), bool or in [0, 1], in grey: white = kept. Returns (b 3 h w)."""
+    return colour_image(mask[:, :1])
+
+
+def colour_image(image: Tensor) -> Tensor:
+    """Show an image (b 1|3 h w) as it is, cut to [0, 1]. Returns (b 3 h w)."""
+    image = _cpu(image)
+    return _mark(image.nan_to_num().clamp(0, 1).expand(-1, 3, -1, -1), image)
+
+
+def colour_gradient(gradient: Tensor) -> Tensor:
+    """Show the mean over channels of (b c h w) in grey, stretched per image. Returns (b 3 h w)."""
+    gradient = _cpu(gradient).mean(1, keepdim=True)
+    return _mark(normalise(gradient).expand(-1, 3, -1, -1), gradient)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Stretch every image of x (b c h w) to [0, 1] by its finite extremes; a constant image becomes 0."""
+    x = _cpu(x)
+    finite = x.isfinite()
+    low = torch.where(finite, x, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    span = torch.where(finite, x, -torch.inf).amax(dim=(1, 2, 3), keepdim=True) - low
+    return torch.where(finite & (span > 0), (x - low) / span, 0.0)
+
+
+def pca_rgb(features: Tensor) -> Tensor:
+    """Show features by their three main directions as red, green, blue.
+
+    features (b c h w). The directions are those of the whole batch, so one colour means one thing in all its
+    images; each is stretched to [0, 1] over the batch. Signs are fixed by making the largest loading positive.
+    Directions without variance (constant input, fewer than three channels) are 0. Returns (b 3 h w).
+    """
+    features = _cpu(features)
+    b, c, h, w = features.shape
+    pixels = features.nan_to_num(0.0, 0.0, 0.0).permute(0, 2, 3, 1).reshape(-1, c).double()  # (bhw c)
+    pixels = pixels - pixels.mean(0)
+    axes, variance = _main_axes(pixels)
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    scores = pixels @ axes  # (bhw 3)
+    low = scores.amin(0)
+    scores = (scores - low) / (scores.amax(0) - low).clamp(min=1e-30)
+    structure = variance > variance[0] * 1e-10 + 1e-20  # the rest is rounding
+    rgb = torch.where(structure, scores, 0.0).float()
+    return _mark(rgb.reshape(b, h, w, 3).permute(0, 3, 1, 2), features)
+
+
+def grid(images: Tensor, max_images: int = MAX_IMAGES, per_row: int = PER_ROW, gap: int = 2) -> Tensor:
+    """Lay out the first images of (b 3 h w) row by row with `gap` black pixels between them. Returns (3 H W)."""
+    images = images[:max_images]
+    b, _, h, w = images.shape
+    columns = min(per_row, b)
+    rows = -(-b // columns)
+    sheet = images.new_zeros(3, rows * (h + gap) - gap, columns * (w + gap) - gap)
+    for i, image in enumerate(images):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[:, y : y + h, x : x + w] = image
+    return sheet
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """Turn colours (3 h w) in [0, 1] into an array (h w 3) of uint8."""
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+PICTURES: dict[str, Callable[[Tensor], Tensor]] = {  # first part of an image name -> how it is shown
+    "imgs": colour_image,
+    "imgs_aug": colour_image,
+    "imgs_warp": colour_image,
+    "disp": colour_disp,
+    "depth": colour_depth,
+    "masks": colour_mask,
+    "grad": colour_gradient,
+    "feats": pca_rgb,
+    "feats_warp": pca_rgb,
+}
+
+
+def render(name: str, tensor: Tensor) -> Tensor:
+    """Turn the image called `name` ("disp/target_0") into colours by the part before its slash: see PICTURES.
+
+    tensor (b c h w). A name outside the table is shown by its channels: 1 stretched to grey, 3 as an image, more
+    by their main directions. Returns (b 3 h w). Raises ValueError when the tensor has no four axes.
+    """
+    if tensor.ndim != 4:
+        raise ValueError(f"image {name!r} has shape {tuple(tensor.shape)}: expected (b c h w)")
+    by_channels = {1: colour_gradient, 3: colour_image}.get(tensor.shape[1], pca_rgb)
+    return PICTURES.get(name.split("/", 1)[0], by_channels)(tensor)
+
+
+SHEET_COLUMNS: dict[
+    str, tuple[str, Callable[[Tensor], Tensor]]
+] = {  # key -> title, how an (h w) array is shown
+    "input": ("Input", colour_image),
+    "prediction": ("Predicted disparity", colour_disp),
+    "truth": ("Ground truth", colour_depth),
+    "error": ("Relative error", lambda error: colour_error(error, ~error.isnan())),
+}
+COLOUR_BARS = {  # key -> colour map, what its ends mean
+    "prediction": ("turbo", "far", "near"),
+    "truth": ("turbo", "far", "near"),
+    "error": ("RdYlBu_r", "0 %", f"{100 * ERROR_VMAX:.0f} % of depth"),
+}
+
+
+def picture_sheet(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = ""
+) -> None:
+    """Write a PNG with one line per image: input, predicted disparity, ground truth, relative error.
+
+    Each row maps `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres with 0 = none and `error`
+    (h w), a fraction with NaN = none, to arrays of any size; an (h w 3) array, uint8 or in [0, 1], is shown as it
+    is. A column that no row has is left out. Optional texts of a row: `label` (which image) and `abs_rel`
+    (fraction, shown in per cent). Raises ValueError when there is nothing to show.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    keys = [key for key in SHEET_COLUMNS if any(row.get(key) is not None for row in rows)]
+    if not keys:
+        raise ValueError(f"nothing to show: {len(rows)} rows, none with {', '.join(SHEET_COLUMNS)}")
+    gap, foot, head = 0.06, 0.6, 0.72 if title else 0.34  # inches, like all lengths here
+    width = 12.4 / max(len(keys), 2)
+    heights = [width * _aspect(row) for row in rows]
+    size = (gap + len(keys) * (width + gap), head + sum(heights) + gap * len(rows) + foot)
+    figure = Figure(figsize=size, dpi=150, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+
+    def axes_at(left: float, top: float, width: float, height: float) -> Axes:
+        box = (left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1])
+        axes = figure.add_axes(box)
+        axes.set_axis_off()
+        return axes
+
+    for column, key in enumerate(keys):
+        left, top = gap + column * (width + gap), head
+        centre = (left + width / 2) / size[0]
+        figure.text(centre, 1 - (head - 0.09) / size[1], SHEET_COLUMNS[key][0], ha="center", fontsize=12)
+        for row, height in zip(rows, heights, strict=True):
+            _draw_cell(axes_at(left, top, width, height), key, row)
+            top += height + gap
+        if key in COLOUR_BARS:
+            _draw_colour_bar(axes_at(left + width * 0.2, top + 0.05, width * 0.5, 0.12), *COLOUR_BARS[key])
+    figure.text(0.5, 1 - 0.3 / size[1], title, ha="center", fontsize=14, fontweight="bold")
+    figure.text(gap / size[0], 0.1 / size[1], footer, fontsize=9, color="0.35")
+    canvas.print_png(str(path))
+
+
+def _aspect(row: Mapping[str, Any]) -> float:
+    """Height over width of the first picture of a row; 0.3, like KITTI, for an empty row."""
+    shapes = (np.shape(row[key]) for key in SHEET_COLUMNS if row.get(key) is not None)
+    h, w = next(shapes, (3, 10))[:2]
+    return h / w
+
+
+def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
+    """Draw one picture and its text; the pictures of a row are stretched to the shape of its first."""
+    if row.get(key) is None:
+        axes.text(0.5, 0.5, "none", ha="center", va="center", color="0.6")
+        return
+    picture = np.asarray(row[key])
+    if picture.ndim == 2:
+        array = torch.from_numpy(picture.astype(np.float32))[None, None]
+        picture = to_uint8(SHEET_COLUMNS[key][1](array)[0])
+    axes.imshow(picture, aspect="auto", interpolation="antialiased")
+    text = row.get("label") if key == "input" else None
+    if key == "error" and row.get("abs_rel") is not None:
+        text = f"AbsRel {100 * row['abs_rel']:.1f} %"
+    if text:
+        plate = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2.5}
+        axes.text(0.015, 0.05, text, transform=axes.transAxes, color="white", fontsize=9, bbox=plate)
+
+
+def _draw_colour_bar(axes: Axes, name: str, low: str, high: str) -> None:
+    axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=name)
+    axes.text(-0.03, 0.5, low, ha="right", va="center", fontsize=9, transform=axes.transAxes)
+    axes.text(1.03, 0.5, high, ha="left", va="center", fontsize=9, transform=axes.transAxes)
+
+
+def _cpu(x: Tensor) -> Tensor:
+    return x.detach().to("cpu", torch.float32)
+
+
+def _mark(colours: Tensor, source: Tensor) -> Tensor:
+    """Paint magenta where any channel of source (b c h w) is not finite."""
+    broken = ~source.isfinite().all(1, keepdim=True)
+    return torch.where(broken, torch.tensor(MAGENTA).view(1, 3, 1, 1), colours)
+
+
+def _upper(disp: Tensor) -> Tensor:
+    """95th percentile of the positive finite values of each image (b 1 h w), 1 where there are none. Returns (b,)."""
+    positive = [image[image.isfinite() & (image > 0)].numpy() for image in disp]
+    return torch.tensor(
+        [float(np.quantile(values, DISP_QUANTILE)) if values.size else 1.0 for values in positive]
+    )
+
+
+@lru_cache
+def _map_colours(name: str) -> Tensor:
+    """The (256 3) colours of a matplotlib colour map."""
+    from matplotlib import colormaps
+
+    return torch.from_numpy(colormaps[name](np.arange(256))[:, :3].astype(np.float32))
+
+
+def _apply_map(name: str, x: Tensor) -> Tensor:
+    """Colour x (b 1 h w) in [0, 1]. Returns (b 3 h w)."""
+    level = (x[:, 0].nan_to_num().clamp(0, 1) * 255).round().long()  # (b h w)
+    return _map_colours(name)[level].permute(0, 3, 1, 2)
+
+
+def _thicken(value: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Grow the known pixels of a sparse map into their unknown neighbours, the largest value in front."""
+    radius = round(value.shape[-1] / PIXELS_PER_RADIUS)
+    if radius == 0 or known.float().mean() >= SPARSE_BELOW:
+        return value, known
+    window = {"kernel_size": 2 * radius + 1, "stride": 1, "padding": radius}
+    shown = F.max_pool2d(known.float(), **window) > 0
+    grown = F.max_pool2d(torch.where(known, value, 0.0), **window)  # values are never negative
+    return torch.where(known, value, grown), shown
+
+
+def _main_axes(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions of largest variance of centred pixels (n c): (c 3), and their variances (3,), largest first.
+
+    Works on the smaller Gram matrix: late features have more channels than pixels. Missing directions are 0.
+    """
+    n, c = pixels.shape
+    if n >= c:
+        variance, axes = torch.linalg.eigh(pixels.T @ pixels)  # ascending
+    else:
+        variance, scores = torch.linalg.eigh(pixels @ pixels.T)
+        axes = F.normalize(pixels.T @ scores, dim=0)
+    missing = max(0, 3 - axes.shape[1])
+    return F.pad(axes[:, -3:].flip(1), (0, missing)), F.pad(variance[-3:].flip(0), (0, missing))
