@@ -105,7 +105,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu())
     accelerator = Accelerator(
         mixed_precision=precision,
-        cpu=on_cpu or None,
+        cpu=on_cpu,
         log_with=tracking.resolve(cfg.trainer.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
         kwargs_handlers=[

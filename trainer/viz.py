@@ -31,7 +31,7 @@ def colour_disp(disp: Tensor, vmax: float | Tensor | None = None) -> Tensor:
     """Colour a disparity with the turbo map, red = near.
 
     disp (b 1 h w), any positive unit. `vmax` is the value at the top of the map: a number, one per image (b,),
-    or None for the 95th percentile of the positive values of each image. Returns (b 3 h w).
+    None = 95th percentile of the positive values of each image. Returns (b 3 h w).
     """
     disp = _cpu(disp)
     top = _upper(disp) if vmax is None else torch.as_tensor(vmax, dtype=torch.float32)
@@ -41,8 +41,9 @@ def colour_disp(disp: Tensor, vmax: float | Tensor | None = None) -> Tensor:
 def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
     """Colour a depth map by its inverse, like a disparity; black where there is no ground truth (depth <= 0).
 
-    depth (b 1 h w), metres; `vmax` in 1/metres as in `colour_disp`. Sparse maps (LiDAR) are thickened, the nearest
-    point in front, so that a point can be seen on a thumbnail; measured pixels keep their colour. Returns (b 3 h w).
+    depth (b 1 h w), metres; `vmax` in 1/metres as in `colour_disp`. Sparse maps (LiDAR) are thickened, the
+    nearest point in front, so that points can be seen on a thumbnail; measured pixels keep their colour.
+    Returns (b 3 h w).
     """
     depth = _cpu(depth)
     known = depth > 0
@@ -55,8 +56,8 @@ def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
 def colour_error(abs_rel: Tensor, valid: Tensor | None = None, vmax: float = ERROR_VMAX) -> Tensor:
     """Colour a relative error: blue = 0, red = `vmax` and above, black where `valid` is false.
 
-    abs_rel (b 1 h w), fraction; valid (b 1 h w) bool, None = everywhere. Sparse errors are thickened, the largest
-    in front. Returns (b 3 h w).
+    abs_rel (b 1 h w), fraction; valid (b 1 h w) bool, None = everywhere. Sparse errors are thickened, the
+    largest in front. Returns (b 3 h w).
     """
     abs_rel = _cpu(abs_rel)
     known = torch.ones_like(abs_rel, dtype=torch.bool) if valid is None else valid.detach().cpu().bool()
@@ -66,7 +67,7 @@ def colour_error(abs_rel: Tensor, valid: Tensor | None = None, vmax: float = ERR
 
 
 def colour_mask(mask: Tensor) -> Tensor:
-    """Show the first channel of a mask (b c h w), bool or in [0, 1], in grey: white = kept. Returns (b 3 h w)."""
+    """Show the first channel of a mask (b c h w), bool or [0, 1], grey: white = kept. Returns (b 3 h w)."""
     return colour_image(mask[:, :1])
 
 
@@ -95,7 +96,7 @@ def pca_rgb(features: Tensor) -> Tensor:
     """Show features by their three main directions as red, green, blue.
 
     features (b c h w). The directions are those of the whole batch, so one colour means one thing in all its
-    images; each is stretched to [0, 1] over the batch. Signs are fixed by making the largest loading positive.
+    images; each is stretched to [0, 1] over the batch. Signs: the largest loading is positive.
     Directions without variance (constant input, fewer than three channels) are 0. Returns (b 3 h w).
     """
     features = _cpu(features)
@@ -113,7 +114,7 @@ def pca_rgb(features: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, max_images: int = MAX_IMAGES, per_row: int = PER_ROW, gap: int = 2) -> Tensor:
-    """Lay out the first images of (b 3 h w) row by row with `gap` black pixels between them. Returns (3 H W)."""
+    """Lay out the first images of (b 3 h w) row by row, `gap` black pixels apart. Returns (3 H W)."""
     images = images[:max_images]
     b, _, h, w = images.shape
     columns = min(per_row, b)
@@ -146,8 +147,8 @@ PICTURES: dict[str, Callable[[Tensor], Tensor]] = {  # first part of an image na
 def render(name: str, tensor: Tensor) -> Tensor:
     """Turn the image called `name` ("disp/target_0") into colours by the part before its slash: see PICTURES.
 
-    tensor (b c h w). A name outside the table is shown by its channels: 1 stretched to grey, 3 as an image, more
-    by their main directions. Returns (b 3 h w). Raises ValueError when the tensor has no four axes.
+    tensor (b c h w). A name outside the table is shown by its channels: 1 stretched to grey, 3 as an image,
+    more by their main directions. Returns (b 3 h w). Raises ValueError when the tensor has no four axes.
     """
     if tensor.ndim != 4:
         raise ValueError(f"image {name!r} has shape {tuple(tensor.shape)}: expected (b c h w)")
@@ -155,18 +156,16 @@ def render(name: str, tensor: Tensor) -> Tensor:
     return PICTURES.get(name.split("/", 1)[0], by_channels)(tensor)
 
 
-SHEET_COLUMNS: dict[
-    str, tuple[str, Callable[[Tensor], Tensor]]
-] = {  # key -> title, how an (h w) array is shown
+SHEET_COLUMNS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {  # key -> title, picture of a (1 1 h w)
     "input": ("Input", colour_image),
     "prediction": ("Predicted disparity", colour_disp),
     "truth": ("Ground truth", colour_depth),
-    "error": ("Relative error", lambda error: colour_error(error, ~error.isnan())),
+    "error": ("Error relative to depth", lambda error: colour_error(error, ~error.isnan())),
 }
 COLOUR_BARS = {  # key -> colour map, what its ends mean
     "prediction": ("turbo", "far", "near"),
     "truth": ("turbo", "far", "near"),
-    "error": ("RdYlBu_r", "0 %", f"{100 * ERROR_VMAX:.0f} % of depth"),
+    "error": ("RdYlBu_r", "0 %", f"≥ {100 * ERROR_VMAX:.0f} %"),
 }
 
 
@@ -175,8 +174,8 @@ def picture_sheet(
 ) -> None:
     """Write a PNG with one line per image: input, predicted disparity, ground truth, relative error.
 
-    Each row maps `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres with 0 = none and `error`
-    (h w), a fraction with NaN = none, to arrays of any size; an (h w 3) array, uint8 or in [0, 1], is shown as it
+    Each row maps `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres with 0 = none, `error`
+    (h w) fraction with NaN = none, to arrays of any size; an (h w 3) array, uint8 or in [0, 1], is shown as it
     is. A column that no row has is left out. Optional texts of a row: `label` (which image) and `abs_rel`
     (fraction, shown in per cent). Raises ValueError when there is nothing to show.
     """
@@ -186,7 +185,7 @@ def picture_sheet(
     keys = [key for key in SHEET_COLUMNS if any(row.get(key) is not None for row in rows)]
     if not keys:
         raise ValueError(f"nothing to show: {len(rows)} rows, none with {', '.join(SHEET_COLUMNS)}")
-    gap, foot, head = 0.06, 0.6, 0.72 if title else 0.34  # inches, like all lengths here
+    gap, head, foot = 0.06, 0.72 if title else 0.34, 0.6 if footer else 0.3  # inches, like all lengths here
     width = 12.4 / max(len(keys), 2)
     heights = [width * _aspect(row) for row in rows]
     size = (gap + len(keys) * (width + gap), head + sum(heights) + gap * len(rows) + foot)
@@ -235,7 +234,9 @@ def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
         text = f"AbsRel {100 * row['abs_rel']:.1f} %"
     if text:
         plate = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2.5}
-        axes.text(0.015, 0.05, text, transform=axes.transAxes, color="white", fontsize=9, bbox=plate)
+        axes.annotate(
+            text, (0, 0), (5, 5), "axes fraction", "offset points", color="white", fontsize=9, bbox=plate
+        )
 
 
 def _draw_colour_bar(axes: Axes, name: str, low: str, high: str) -> None:
@@ -255,11 +256,9 @@ def _mark(colours: Tensor, source: Tensor) -> Tensor:
 
 
 def _upper(disp: Tensor) -> Tensor:
-    """95th percentile of the positive finite values of each image (b 1 h w), 1 where there are none. Returns (b,)."""
+    """95th percentile of the positive finite values of each of (b 1 h w), 1 if there are none. Returns (b,)."""
     positive = [image[image.isfinite() & (image > 0)].numpy() for image in disp]
-    return torch.tensor(
-        [float(np.quantile(values, DISP_QUANTILE)) if values.size else 1.0 for values in positive]
-    )
+    return torch.tensor([float(np.quantile(x, DISP_QUANTILE)) if x.size else 1.0 for x in positive])
 
 
 @lru_cache
@@ -281,9 +280,11 @@ def _thicken(value: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     radius = round(value.shape[-1] / PIXELS_PER_RADIUS)
     if radius == 0 or known.float().mean() >= SPARSE_BELOW:
         return value, known
-    window = {"kernel_size": 2 * radius + 1, "stride": 1, "padding": radius}
-    shown = F.max_pool2d(known.float(), **window) > 0
-    grown = F.max_pool2d(torch.where(known, value, 0.0), **window)  # values are never negative
+    size = 2 * radius + 1
+    shown = F.max_pool2d(known.float(), size, stride=1, padding=radius) > 0
+    grown = F.max_pool2d(
+        torch.where(known, value, 0.0), size, stride=1, padding=radius
+    )  # values are never < 0
     return torch.where(known, value, grown), shown
 
 

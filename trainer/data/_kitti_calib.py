@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from trainer.data.base import DataError
+from trainer.geometry.camera import scale_intrinsics
 
 Array = NDArray[Any]
 
@@ -27,13 +29,9 @@ class Calibration:
     T_velo: Array  # (3 4) LiDAR -> camera 0, metres
 
     def intrinsics(self, camera: int, size: tuple[int, int]) -> Array:
-        """Return K (3 3) in pixels of images resized to `size` (w, h), pixel centres at integers."""
-        K = self.P_rect[camera][:, :3].copy()
-        for row in (0, 1):
-            scale = size[row] / self.sizes[camera][row]
-            K[row] *= scale
-            K[row, 2] += 0.5 * (scale - 1)  # a resize keeps the edges in place, and those lie at -0.5 and w - 0.5
-        return K
+        """Return K (3 3) in pixels of images resized to `size` (w, h)."""
+        K = torch.from_numpy(self.P_rect[camera][:, :3].copy())
+        return scale_intrinsics(K, self.sizes[camera], size).numpy()
 
     def velodyne_to_pixels(self, camera: int) -> Array:
         """Return the (3 4) projection of LiDAR points, metres, to homogeneous pixels times depth."""

@@ -7,6 +7,7 @@ of threads, so that loading in the main process and in workers gives the same bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -143,13 +144,18 @@ def _enhance(kind: Callable[[Image.Image], Any]) -> Operation:
     return lambda image, strength, sign: kind(image).enhance(1 + sign * 0.99 * strength / _LAST_BIN)
 
 
+def _solarize_threshold(strength: int) -> int:
+    """First grey level that is inverted: 255 (weakest) down to 0."""
+    return math.ceil(255 * (_LAST_BIN - strength) / _LAST_BIN)
+
+
 _OPERATIONS: dict[str, Operation] = {
     "Brightness": _enhance(ImageEnhance.Brightness),
     "Color": _enhance(ImageEnhance.Color),
     "Contrast": _enhance(ImageEnhance.Contrast),
     "Sharpness": _enhance(ImageEnhance.Sharpness),
     "Posterize": lambda image, strength, sign: ImageOps.posterize(image, 8 - round(strength / 5)),
-    "Solarize": lambda image, strength, sign: ImageOps.solarize(image, 255 * (1 - strength / _LAST_BIN)),
+    "Solarize": lambda image, strength, sign: ImageOps.solarize(image, _solarize_threshold(strength)),
     "AutoContrast": lambda image, strength, sign: ImageOps.autocontrast(image),
     "Equalize": lambda image, strength, sign: ImageOps.equalize(image),
 }

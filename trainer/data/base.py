@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import augment
+from trainer.geometry.camera import flip_intrinsics
 from trainer.types import DATA_STAGES, UserError
 
 Mode = Literal["train", "val", "test"]
@@ -57,8 +58,7 @@ class RawItem:
         x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign, and the
         principal point moves to w - 1 - cx, pixel centres being integers.
         """
-        K = np.array(self.K)
-        K[0, 2] = self.target.shape[1] - 1 - K[0, 2]
+        K = flip_intrinsics(torch.from_numpy(self.K), self.target.shape[1]).numpy()
         return RawItem(
             target=self.target[:, ::-1].copy(),
             supports=[support[:, ::-1].copy() for support in self.supports],

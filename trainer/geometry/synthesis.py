@@ -81,17 +81,14 @@ def project(depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Project(torch.autograd.Function):
-    """`project` with its derivative by hand: autograd would keep ten maps per warp where depth and P suffice.
-
-    Items are taken one at a time on the CPU: what an item needs stays in the cache.
-    """
+    """`project` with its derivative by hand: autograd would keep ten maps per warp where depth and P suffice."""
 
     @staticmethod
     def forward(ctx: Any, depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
         b, _, h, w = depth.shape
         ctx.save_for_backward(depth, P)
         grid, z = depth.new_empty(b, h, w, 2), torch.empty_like(depth)
-        for part in _items(depth):
+        for part in cache_pieces(depth):
             x, y, z[part, 0], _ = _project_part(depth[part, 0], P[part])
             torch.add(x.mul_(2 / (w - 1)), -1, out=grid[part, ..., 0])
             torch.add(y.mul_(2 / (h - 1)), -1, out=grid[part, ..., 1])
@@ -105,7 +102,7 @@ class _Project(torch.autograd.Function):
         _, _, h, w = depth.shape
         u, v = _pixels(depth)
         grad_depth, grad_P = torch.empty_like(depth), torch.empty_like(P)
-        for part in _items(depth):
+        for part in cache_pieces(depth):
             d = depth[part, 0]
             x, y, z, scale = _project_part(d, P[part])
             gx = grad_grid[part, ..., 0] * (2 / (w - 1)) * scale
@@ -141,5 +138,9 @@ def _pixels(like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(w, **options)[None], torch.arange(h, **options)[:, None]
 
 
-def _items(x: Tensor) -> list[slice]:
+def cache_pieces(x: Tensor) -> list[slice]:
+    """Cut the batch axis of x into what is best worked on at once: one item on the CPU, everything elsewhere.
+
+    Maps of one item stay in the cache of a core from one operation to the next; those of a batch do not.
+    """
     return [slice(i, i + 1) for i in range(len(x))] if x.device.type == "cpu" else [slice(0, len(x))]

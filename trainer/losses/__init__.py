@@ -1,5 +1,19 @@
-"""Losses: one published idea per file, found by name. A loss takes a `Scene` and returns `(value, pictures)`."""
+"""Losses: one published idea per file, found by name.
+
+A loss is an `nn.Module` without parameters or buffers. Its constructor keywords are its YAML keys; `needs` names what it
+cannot do without ("supports", "mask", "virtual_stereo", ...: `trainer.objective`); `on_twin` says whether it is
+also asked about the virtual stereo view. `forward(scene)` returns the unweighted value and pictures by tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
 
 from models_zoo.registry import Registry
 
 LOSSES = Registry("loss", package="trainer.losses")
+
+Pictures = dict[str, Tensor | Callable[[], Tensor]]
+"""{tag: (b c h w)}, detached; a callable is a picture that is drawn only when somebody looks."""

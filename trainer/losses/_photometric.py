@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer.geometry.synthesis import cache_pieces
+
 LossName = Literal["ssim", "l1", "l2"]
 Compare = Callable[[Tensor], Tensor]  # image (b c h w) -> error (b 1 h w)
 
 # SSIM's constants 0.01**2 and 0.03**2, times 81: statistics are kept as sums over 9 pixels, not means.
 _C1, _C2 = 81 * 0.01**2, 81 * 0.03**2
-_CHUNK = 1 << 19  # bytes of an image that the CPU works on at once: what one core's cache can hold a few of
 
 
 class DenseError(Protocol):
@@ -79,21 +80,20 @@ class _SsimL1(torch.autograd.Function):
     """`PhotoError` with its derivative by hand.
 
     Autograd would keep some fifteen maps of the image's size for each comparison and walk through memory for each of
-    them. Here the image alone is kept, the rest is computed again on the way back, a few planes at a time.
+    them. Here the image alone is kept, the rest is computed again on the way back, an item at a time.
     """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
         ctx.save_for_backward(image, target, sums, spread)
         ctx.weight = weight
-        error = image.new_zeros(image.shape[0], 1, *image.shape[2:])
-        c = image.shape[1]
-        for part in _planes(image):
+        error = image.new_empty(image.shape[0], 1, *image.shape[2:])
+        for part in cache_pieces(image):
             x, y = image[part], target[part]
             num, den = _ssim_ratio(x, y, sums[part], spread[part])[:2]
             dissimilarity = num.div_(den).mul_(-0.5).add_(0.5).clamp_(0, 1)
             mixed = dissimilarity.mul_(weight).add_(torch.sub(x, y).abs_(), alpha=1 - weight)
-            error[part[0]] += mixed.sum(1, keepdim=True).div_(c)
+            error[part] = mixed.mean(1, keepdim=True)
         return error
 
     @staticmethod
@@ -102,10 +102,11 @@ class _SsimL1(torch.autograd.Function):
         image, target, sums, spread = ctx.saved_tensors
         grad_image = torch.empty_like(image)
         share = grad / image.shape[1]
-        for part in _planes(image):
-            x, y, g = image[part], target[part], share[part[0]]
-            torch.sub(x, y, out=grad_image[part]).sign_().mul_(g).mul_(1 - ctx.weight)
-            grad_image[part] += _ssim_backward(x, y, sums[part], spread[part], g * (-0.5 * ctx.weight))
+        for part in cache_pieces(image):
+            x, y, g = image[part], target[part], share[part]
+            of_ssim = _ssim_backward(x, y, sums[part], spread[part], g * (-0.5 * ctx.weight))
+            of_l1 = torch.sub(x, y).sign_().mul_(g)
+            torch.add(of_ssim, of_l1, alpha=1 - ctx.weight, out=grad_image[part])
         return grad_image, None, None, None, None
 
 
@@ -170,16 +171,3 @@ def _box_adjoint(g: Tensor) -> Tensor:
     out[..., 1] += rows[..., 0]
     out[..., -2] += rows[..., -1]
     return out
-
-
-def _planes(x: Tensor) -> list[tuple[slice, slice]]:
-    """Cut (b c h w) into (items, channels) that fit the cache of a core; one piece on other devices."""
-    b, c, h, w = x.shape
-    if x.device.type != "cpu":
-        return [(slice(0, b), slice(0, c))]
-    plane = h * w * x.element_size()
-    if plane * c > _CHUNK:
-        step = max(1, _CHUNK // plane)
-        return [(slice(i, i + 1), slice(k, k + step)) for i in range(b) for k in range(0, c, step)]
-    step = max(1, _CHUNK // (plane * c))
-    return [(slice(i, i + step), slice(0, c)) for i in range(0, b, step)]

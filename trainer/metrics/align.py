@@ -1,7 +1,9 @@
-"""The factor that turns the depth of a network into metres, one per image. What each mode may look at is its name.
+"""The factor that turns the depth of a network into metres, one per image. What each mode may look at is its
+name.
 
 Monocular training leaves the scale of the world open, so the truth has to lend it (`median`, Zhou et al.,
-arXiv:1704.07813). Training with a stereo pair knows it up to the unit in which the baseline was given (`stereo`).
+arXiv:1704.07813). Training with a stereo pair knows it up to the unit in which the baseline was given
+(`stereo`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def none(pred: np.ndarray, truth: np.ndarray) -> float:
 
 
 def stereo(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Scale by the true baseline over the one used in training: 0.54 m / 0.1 = 5.4 (Monodepth2, arXiv:1806.01260)."""
+    """Scale by the true baseline over the one used in training: 0.54 m / 0.1 = 5.4 (Monodepth2,
+    arXiv:1806.01260).
+    """
     return METRES_PER_UNIT
 
 
@@ -35,8 +39,8 @@ def median(pred: np.ndarray, truth: np.ndarray) -> float:
 class Alignment:
     """A way to find the factor, and what a result file says about it.
 
-    `uses_truth` decides how a baseline, which is in metres already, is treated: it may borrow the scale of each image
-    where the network does, and is taken as it is otherwise.
+    `uses_truth` decides how a baseline, which is in metres already, is treated: it may borrow the scale of
+    each image where the network does, and is taken as it is otherwise.
     """
 
     factor: Factor

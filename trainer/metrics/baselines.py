@@ -1,20 +1,72 @@
-"""What can be scored without looking at the image: depths that a network has to beat. Both are fitted to the evaluated truth.
+"""What can be scored without looking at the image: depths that a network has to beat. Both are fitted to the
+evaluated truth.
 
-Fitting to the very truth that scores them favours the baselines, so beating one is a statement that errs on the safe side.
+Fitting to the very truth that scores them favours the baselines, so beating one is a statement that errs on
+the safe side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from trainer.metrics.protocol import DepthProtocol
+
+
+@dataclass(frozen=True)
+class MaskedTruth:
+    """The valid pixels of one image, small enough to keep those of a whole data set."""
+
+    depth: np.ndarray  # (n,) float32 metres
+    row: np.ndarray  # (n,) int16
+    height: int  # of the image, pixels
+
+    @classmethod
+    def of(cls, truth: np.ndarray, valid: np.ndarray) -> MaskedTruth:
+        """Take the pixels of truth (H W) metres where valid (H W) is true."""
+        return cls(truth[valid].astype(np.float32), np.nonzero(valid)[0].astype(np.int16), truth.shape[0])
+
+
+def score_baselines(truths: Sequence[MaskedTruth], protocol: DepthProtocol) -> dict[str, dict[str, Any]]:
+    """Score the best constant depth and the mean depth of each row: how each was made, then its means over
+    the images.
+
+    Where the protocol lends a prediction the scale of each image, it lends it to the baselines too.
+    """
+    constant = best_constant_depth([t.depth for t in truths])
+    row_mean = RowMeanDepth(truths)
+
+    def mean_scores(guess_of: Callable[[MaskedTruth], np.ndarray]) -> dict[str, float]:
+        scores = []
+        for truth in truths:
+            guess, target = guess_of(truth), truth.depth.astype(np.float64)
+            factor = protocol.alignment.baseline_factor(guess, target)
+            scores.append(protocol.score(factor * guess, target))
+        return protocol.mean(scores)
+
+    aligned = protocol.alignment.uses_truth
+    return {
+        "constant_depth": {
+            "depth_m": "median(truth), per image: what any constant becomes" if aligned else constant,
+            "fitted_to": "the truth of the evaluated items, smallest mean AbsRel",
+            **mean_scores(lambda t: np.full(t.depth.shape, constant)),
+        },
+        "row_mean_depth": {
+            "depth_m": f"mean of each of {row_mean.bins} rows{', then aligned per image' * aligned}",
+            "fitted_to": "the truth of the evaluated items",
+            **mean_scores(row_mean.predict),
+        },
+    }
 
 
 def best_constant_depth(truths: Sequence[np.ndarray]) -> float:
     """Find the one depth in metres that has the smallest AbsRel over all images, exactly.
 
-    The mean over images of mean(|c - t| / t) is a weighted sum of distances to c, so its minimum is the weighted median of
-    the truths with weights 1 / (t * pixels of the image).
+    The mean over images of mean(|c - t| / t) is a weighted sum of distances to c, so its minimum is the
+    weighted median of the truths with weights 1 / (t * pixels of the image).
 
     Args:
         truths: valid true depths of each image, (n_i,) in metres, positive, n_i >= 1.
@@ -32,29 +84,23 @@ def best_constant_depth(truths: Sequence[np.ndarray]) -> float:
 class RowMeanDepth:
     """Mean true depth of each image row: what the ground plane alone gives away.
 
-    Rows of images of different heights meet at the same fraction of the height, in as many bins as the tallest has rows.
+    Rows of images of different heights meet at the same fraction of the height, in as many bins as the
+    tallest has rows.
     """
 
-    def __init__(self, truths: Sequence[np.ndarray], rows: Sequence[np.ndarray], heights: Sequence[int]):
-        """Average over the pixels of all images.
-
-        Args:
-            truths: valid true depths of each image, (n_i,) in metres.
-            rows: their image rows, (n_i,) int in [0, height_i).
-            heights: heights of the images in pixels.
-        """
-        self.bins = max(heights)
-        total = np.zeros(self.bins)
-        count = np.zeros(self.bins)
-        for truth, row, height in zip(truths, rows, heights, strict=True):
-            place = self._bin(row, height)
-            total += np.bincount(place, weights=truth, minlength=self.bins)
+    def __init__(self, truths: Sequence[MaskedTruth]):
+        """Average over the pixels of all images."""
+        self.bins = max(t.height for t in truths)
+        total, count = np.zeros(self.bins), np.zeros(self.bins)
+        for truth in truths:
+            place = self._bin(truth)
+            total += np.bincount(place, weights=truth.depth, minlength=self.bins)
             count += np.bincount(place, minlength=self.bins)
-        self._mean = total / np.maximum(count, 1)  # bins without truth are never asked for
+        self._mean = total / np.maximum(count, 1)  # a bin without truth is never asked for
 
-    def predict(self, row: np.ndarray, height: int) -> np.ndarray:
-        """Depth (n,) in metres at the given rows (n,) of an image that took part in the average."""
-        return self._mean[self._bin(row, height)]
+    def predict(self, truth: MaskedTruth) -> np.ndarray:
+        """Depth (n,) in metres at the pixels of an image that took part in the average."""
+        return self._mean[self._bin(truth)]
 
-    def _bin(self, row: np.ndarray, height: int) -> np.ndarray:
-        return ((row + 0.5) / height * self.bins).astype(np.int64)
+    def _bin(self, truth: MaskedTruth) -> np.ndarray:
+        return ((truth.row + 0.5) / truth.height * self.bins).astype(np.int64)

@@ -1,6 +1,10 @@
-"""The angle between two motions. Monocular training leaves the length of a translation open, its direction it must find."""
+"""The angle between two motions. Monocular training leaves the length of a translation open, its direction it
+must find.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -8,9 +12,11 @@ NO_DIRECTION_DEG = 90.0  # what a random direction scores on average
 
 
 def direction_error_deg(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Measure the angle between translations pred (n, 3) and truth (n, 3), any length: (n,) degrees in [0, 180].
+    """Measure the angle between translations pred (n, 3) and truth (n, 3), any length: (n,) degrees in [0,
+    180].
 
-    A prediction of length 0 has no direction and scores 90 degrees. Raises ValueError when a truth has length 0.
+    A prediction of length 0 has no direction and scores 90 degrees. Raises ValueError when a truth has length
+    0.
     """
     if not np.linalg.norm(truth, axis=-1).all():
         raise ValueError("a true translation has length 0 and therefore no direction: leave it out")
@@ -18,3 +24,26 @@ def direction_error_deg(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
     along = np.sum(pred * truth, axis=-1)
     angle = np.degrees(np.arctan2(across, along))  # arccos would lose half the digits near 0
     return np.where(np.linalg.norm(pred, axis=-1) > 0, angle, NO_DIRECTION_DEG)
+
+
+def summarise_directions(pred: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Average the angle between predicted and true translations, (b n 3) each, over b images and n supports.
+
+    Returns what result files hold: mean and median in degrees, the mean of a guess that does not look (one
+    direction per support, the mean of the true ones), and counts. A camera that does not move has no
+    direction and is not counted.
+    """
+    length = np.linalg.norm(truth, axis=-1)
+    moves = length > 0  # (b n)
+    direction = truth / np.where(moves, length, 1)[..., None]
+    fixed = np.broadcast_to(direction.mean(axis=0), truth.shape)
+    angle = direction_error_deg(pred[moves], truth[moves])
+    return {
+        "what": "angle between predicted and true translation, target to support",
+        "unit": "degrees",
+        "mean": float(angle.mean()),
+        "median": float(np.median(angle)),
+        "mean_of_fixed_direction": float(direction_error_deg(fixed[moves], truth[moves]).mean()),
+        "count": int(moves.sum()),
+        "skipped_without_motion": int((~moves).sum()),
+    }

@@ -1,4 +1,6 @@
-"""The five numbers watched during training, one row per image. Cheap, median scaled; not the numbers of a paper's table."""
+"""The five numbers watched during training, one row per image. Cheap, median scaled; not the numbers of a
+paper's table.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,9 @@ def validation_metrics(
         max_depth: see `min_depth`.
 
     Returns:
-        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has any true
-        depth. The row of an image without is 0 and must not enter a mean. A prediction that is not a number gives a
-        row that is not a number.
+        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has
+        any true depth. The row of an image without is 0 and must not enter a mean. A prediction that is not a
+        number gives a row that is not a number.
     """
     depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
     depth = depth.clamp(min_depth, max_depth)
@@ -37,19 +39,21 @@ def validation_metrics(
     has_truth = target > 0
     valid = has_truth.flatten(1).any(dim=1)
     for i_item in valid.nonzero().flatten().tolist():
-        keep = has_truth[i_item]
-        values[i_item] = _item_metrics(depth[i_item][keep], target[i_item][keep].float(), min_depth, max_depth)
+        pred, truth = depth[i_item][has_truth[i_item]], target[i_item][has_truth[i_item]].float()
+        values[i_item] = _item_metrics(pred, truth, min_depth, max_depth)
     return values, valid
 
 
 def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> Tensor:
-    """Five metrics of the valid pixels (n,) of one image. torch.median: the lower middle value of an even count."""
+    """Five metrics of the valid pixels (n,) of one image. torch.median: the lower middle value of an even
+    count.
+    """
     pred = (pred * (truth.median() / pred.median())).clamp(min_depth, max_depth)
     truth = truth.clamp(min_depth, max_depth)
     error = pred - truth
     log_error = pred.log() - truth.log()
     ratio = torch.maximum(pred / truth, truth / pred)
-    # The variance is mean(e^2) - mean(e)^2 without its cancellation, so the root never sees a negative number.
+    # The variance is mean(e^2) - mean(e)^2 without its cancellation: the root never sees a negative number.
     return torch.stack(
         (
             error.abs().mean(),

@@ -1,0 +1,78 @@
+"""Optimizers by name with the right groups; epoch schedules; gradient norms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.optim import SCHEDULERS, grad_norms, make_optimizer, make_scheduler, step_scheduler
+
+
+def networks() -> nn.ModuleDict:
+    depth = nn.ModuleDict({"encoder": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), "decoder": nn.Conv2d(4, 1, 1)})
+    return nn.ModuleDict({"depth": depth, "pose": nn.ModuleDict({"head": nn.Linear(4, 6)})})
+
+
+def test_weight_decay_spares_biases_and_norms() -> None:
+    optimizer = make_optimizer(networks(), "adamw", 1e-3, weight_decay=0.1)
+    for group in optimizer.param_groups:
+        assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == 8
+
+
+def test_backbone_learns_at_its_own_rate() -> None:
+    nets = networks()
+    optimizer = make_optimizer(nets, "adam", 1e-3, backbone_lr=1e-5)
+    slow = {id(p) for g in optimizer.param_groups if g["lr"] == 1e-5 for p in g["params"]}
+    assert slow == {id(p) for p in nets["depth"]["encoder"].parameters()}
+
+
+def test_frozen_batchnorm_has_no_gradient() -> None:
+    nets = networks()
+    optimizer = make_optimizer(nets, "sgd", 0.1, momentum=0.5, frozen_bn=True)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == 6
+    assert not nets["depth"]["bn"].weight.requires_grad
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "expected"),
+    [
+        ("steplr", {"step_size": 2, "gamma": 0.1}, [1, 1, 0.1, 0.1]),
+        ("exp", {"gamma": 0.5}, [1, 0.5, 0.25, 0.125]),
+        ("cos", {"T_max": 2}, [1, 0.5, 0, 0.5]),
+        ("cos_warm", {"T_0": 2}, [1, 0.5, 1, 0.5]),
+        ("plateau", {"patience": 0, "factor": 0.1}, [1, 1, 0.1, 0.01]),
+        ("linear", {"start_factor": 0.5, "total_iters": 2}, [0.5, 0.75, 1, 1]),
+    ],
+)
+def test_schedules_by_hand(name: str, kwargs: dict, expected: list[float]) -> None:
+    optimizer = make_optimizer(networks(), "sgd", 1.0)
+    scheduler = make_scheduler(optimizer, name, **kwargs)
+    seen = []
+    for _ in expected:
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        step_scheduler(scheduler, 1.0)
+    assert seen == pytest.approx(expected)
+    assert name in SCHEDULERS
+
+
+def test_plateau_ignores_a_value_that_could_not_be_computed() -> None:
+    optimizer = make_optimizer(networks(), "sgd", 1.0)
+    scheduler = make_scheduler(optimizer, "plateau", patience=0)
+    for value in (1.0, math.nan, None):
+        step_scheduler(scheduler, value)
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_grad_norms_by_hand() -> None:
+    nets = networks()
+    for p in nets["pose"].parameters():
+        p.grad = torch.full_like(p, 2.0)  # 24 + 6 entries
+    norms = grad_norms(nets)
+    assert set(norms) == {"pose", "total"}
+    assert float(norms["total"]) == pytest.approx(2 * math.sqrt(30))

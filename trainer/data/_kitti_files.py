@@ -1,0 +1,180 @@
+"""Which files a KITTI folder holds, and what the lines of a split file ask of them. Nothing here opens a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from models_zoo.registry import did_you_mean
+from trainer.types import UserError
+
+RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
+DEPTH_NAMES = ("kitti_depth_benchmark", "depth_benchmark", "kitti_depth")
+_SPLIT_FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the raw folder
+_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
+_SIDES = {"l": 2, "r": 3}
+_LISTED = 20  # bad lines that a report names one by one
+
+
+class Frame(NamedTuple):
+    """One picture of a drive."""
+
+    drive: str  # "<date>/<date>_drive_<dddd>_sync"
+    number: int
+    camera: int  # 2 left colour, 3 right colour
+
+    @property
+    def stem(self) -> str:
+        """`<date>/<drive>/image_0<camera>/<10 digits>`"""
+        return f"{self.drive}/image_0{self.camera}/{self.number:010d}"
+
+    @property
+    def date(self) -> str:
+        return self.drive.partition("/")[0]
+
+    def support(self, offset: int) -> Frame:
+        """The frame `offset` later in the same camera; 0 = the same moment in the other camera."""
+        if offset == 0:
+            return self._replace(camera=5 - self.camera)
+        return self._replace(number=self.number + offset)
+
+
+class Line(NamedTuple):
+    """One line of a split file: a frame, or what is wrong with it."""
+
+    place: str  # "<file>:<line number>"
+    frame: Frame | None
+    problem: str = ""
+
+
+def read_split(path: Path) -> list[Line]:
+    """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError when the file cannot be read."""
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the split file cannot be read ({error}). Check dataset.split_file") from error
+    lines = [_parse(row, f"{path}:{i}") for i, row in enumerate(rows, 1) if row.strip()]
+    if not lines:
+        raise UserError(f"{path}: the split file has no lines. Expected one per item: <date>/<drive> <frame> <l|r>")
+    return lines
+
+
+def _parse(row: str, place: str) -> Line:
+    match row.split():
+        case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
+            return Line(place, Frame(drive, int(number), _SIDES[side]))
+    return Line(place, None, f'{place}: {row.strip()!r} : expected "<date>/<drive> <frame> <l|r>"')
+
+
+def find_split(raw: Path, split: str, mode: str) -> Path:
+    """Find `<split>/<mode>_files.txt` in the splits folder in or beside the raw folder.
+
+    Raises UserError naming the places looked at, and the splits that are there.
+    """
+    folders = [Path(os.path.normpath(raw / folder)) for folder in _SPLIT_FOLDERS]
+    for folder in folders:
+        path = folder / split / f"{mode}_files.txt"
+        if path.is_file():
+            return path
+    known = {f"{found.parent.name} ({found.name})" for folder in folders for found in folder.glob("*/*_files.txt")}
+    raise UserError(
+        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
+        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
+    )
+
+
+def holds_drives(folder: Path) -> bool:
+    """Tell whether `folder` is a KITTI raw folder: date folders with drives or calibration files in them."""
+    return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")) or any(folder.glob("*/calib_cam_to_cam.txt"))
+
+
+def holds_annotated_depth(folder: Path) -> bool:
+    """Tell whether `folder` holds annotated depth, by date or as the official archive (train, val)."""
+    return any(folder.glob("*/*_drive_*/proj_depth"))
+
+
+class Listing:
+    """The files of a KITTI raw folder and its annotated depth; every folder is read once, when it is first needed."""
+
+    def __init__(self, raw: Path, annotated: Path | None = None):
+        self.raw = raw
+        self.annotated = annotated
+        self._suffixes: dict[Path, dict[int, str]] = {}
+
+    def image(self, frame: Frame) -> Path | None:
+        """Path of the picture, .png or .jpg, whichever is there; None when it is missing."""
+        return self._find(self.image_folder(frame), frame.number, _IMAGE_SUFFIXES)
+
+    def image_folder(self, frame: Frame) -> Path:
+        """Folder of the pictures of that drive and camera."""
+        return self.raw / frame.drive / f"image_0{frame.camera}" / "data"
+
+    def is_empty(self, folder: Path) -> bool:
+        """Tell whether a folder that was searched before holds no frame at all."""
+        return not self._suffixes.get(folder)
+
+    def velodyne(self, frame: Frame) -> Path | None:
+        """Path of the LiDAR scan, or None."""
+        return self._find(self.raw / frame.drive / "velodyne_points" / "data", frame.number, (".bin",))
+
+    def annotated_depth(self, frame: Frame) -> Path | None:
+        """Path of the annotated depth (Uhrig et al., arXiv:1708.06500), or None."""
+        if self.annotated is None:
+            return None
+        for part in (frame.date, "train", "val"):
+            drive = self.annotated / part / frame.drive.partition("/")[2]
+            folder = drive / "proj_depth" / "groundtruth" / f"image_0{frame.camera}"
+            path = self._find(folder, frame.number, (".png",))
+            if path is not None:
+                return path
+        return None
+
+    def _find(self, folder: Path, number: int, suffixes: Sequence[str]) -> Path | None:
+        if folder not in self._suffixes:
+            self._suffixes[folder] = _list_frames(folder, suffixes)
+        suffix = self._suffixes[folder].get(number)
+        return None if suffix is None else folder / f"{number:010d}{suffix}"
+
+
+def _list_frames(folder: Path, suffixes: Sequence[str]) -> dict[int, str]:
+    """Map the frame numbers in `folder` to the suffix of their file; empty when there is no such folder."""
+    found: dict[int, str] = {}
+    try:
+        with os.scandir(folder) as entries:
+            names = [os.path.splitext(entry.name) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for stem, suffix in names:
+        if suffix in suffixes and len(stem) == 10 and stem.isdecimal():
+            number = int(stem)
+            found[number] = max(found.get(number, suffix), suffix, key=suffixes.index)
+    return found
+
+
+def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Listing) -> list[str]:
+    """List bad lines, and targets and supports that are not on disk; frames of an absent folder count as one problem."""
+    problems = [line.problem for line in lines if line.frame is None]
+    absent: dict[Path, int] = {}
+    missing: list[str] = []
+    for line in lines:
+        if line.frame is None:
+            continue
+        roles = [("target", line.frame)] + [(f"support {offset:+d}", line.frame.support(offset)) for offset in offsets]
+        for role, frame in roles:
+            if listing.image(frame) is not None:
+                continue
+            folder = listing.image_folder(frame)
+            if listing.is_empty(folder):
+                absent[folder] = absent.get(folder, 0) + 1
+            else:
+                missing.append(f"{line.place}: {role} {frame.stem} is missing: no .png or .jpg in {folder}")
+    problems = _capped(problems, "bad lines")
+    problems += [f"{folder} does not exist or is empty: {n} frames are missing" for folder, n in absent.items()]
+    return problems + _capped(missing, "missing frames")
+
+
+def _capped(messages: list[str], what: str) -> list[str]:
+    more = len(messages) - _LISTED
+    return messages[:_LISTED] + ([f"... and {more} more {what}"] if more > 0 else [])

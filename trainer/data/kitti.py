@@ -1,0 +1,213 @@
+"""KITTI raw recordings: colour stereo pairs in drives, LiDAR or annotated ground truth.
+
+A. Geiger et al., IJRR 2013; splits of Eigen (arXiv:1406.2283) and Zhou (arXiv:1704.07813); annotated depth of Uhrig et
+al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as Monodepth2 converts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.data import DATASETS
+from trainer.data._kitti_calib import Calibration, project_points, read_calibration, read_points
+from trainer.data._kitti_files import (
+    DEPTH_NAMES,
+    RAW_NAMES,
+    Frame,
+    Listing,
+    check_images,
+    find_split,
+    holds_annotated_depth,
+    holds_drives,
+    read_split,
+)
+from trainer.data._paths import find_folder
+from trainer.data.base import DataError, DepthDataset, Mode, RawItem, checked_size, read_image
+from trainer.types import STEREO_BASELINE_UNITS
+
+_AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
+
+
+@DATASETS.register("kitti")
+class KittiRaw(DepthDataset):
+    """KITTI raw drives: stereo and temporal supports, LiDAR or annotated depth.
+
+    Args:
+        root: folder that is, or contains, kitti_raw_sync or kitti_raw; null = MONODEPTH_DATA, PATHS.yaml, ./data.
+        split: folder of split files in or beside the raw folder (`splits/<split>/<mode>_files.txt`).
+        split_file: a split file; wins over `split` and `mode`.
+        use_benchmark: annotated depth instead of projected LiDAR scans.
+        depth_root: folder of annotated depth, by date or as the official archive; null = beside the raw folder.
+        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that dates can share a batch;
+            null = size of the recording.
+        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
+
+    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "eigen_zhou",
+        split_file: str | None = None,
+        use_benchmark: bool = False,
+        depth_root: str | None = None,
+        depth_size: tuple[int, int] | None = (1242, 376),
+        intrinsics: Literal["average", "calibrated"] = "average",
+        mode: Mode = "train",
+        size: tuple[int, int] = (640, 192),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
+        )
+        self.intrinsics = intrinsics
+        self.use_benchmark = use_benchmark
+        self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
+        self.raw = find_folder(root, RAW_NAMES, holds_drives, "KITTI raw data")
+        self.split_file = Path(split_file) if split_file else find_split(self.raw, split, mode)
+        self.lines = read_split(self.split_file)
+        annotated = self._find_annotated(depth_root) if use_depth and use_benchmark else None
+        self.listing = Listing(self.raw, annotated)
+        self._calibrations: dict[str, Calibration] = {}
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def describe(self, index: int) -> str:
+        """`<date>/<drive>/image_0<camera>/<10 digits>`, or the place of a bad line."""
+        line = self.lines[index]
+        return line.place if line.frame is None else line.frame.stem
+
+    def check(self) -> list[str]:
+        """List bad split lines, targets and supports that are not on disk, and unreadable calibration files."""
+        problems = check_images(self.lines, self.supp_idxs, self.listing)
+        for date in sorted(self._calibrated_dates()):
+            try:
+                self._calibration(date)
+            except DataError as error:
+                problems.append(str(error))
+        return problems
+
+    def notes(self) -> list[str]:
+        """Say how many frames have no ground truth."""
+        frames = [line.frame for line in self.lines if line.frame is not None]
+        if not self.use_depth:
+            return []
+        without = sum(self._depth_path(frame) is None for frame in frames)
+        kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
+        return [f"{without} of {len(frames)} items have no {kind}: their depth maps are empty"] if without else []
+
+    def load(self, index: int) -> RawItem:
+        """Read pictures, intrinsics and depth of an item. Raises DataError naming what is missing or broken."""
+        line = self.lines[index]
+        if line.frame is None:
+            raise DataError(line.problem)
+        frame = line.frame
+        with self.stage("Image"):
+            target = self._image(frame, "target")
+        with self.stage("Support"):
+            supports = [self._image(frame.support(i), f"support {i:+d}") for i in self.supp_idxs]
+        with self.stage("Depth"):
+            depth = self._depth(frame) if self.use_depth else None
+        T_stereo = _stereo_motion(frame.camera) if 0 in self.supp_idxs else None
+        return RawItem(target, supports, self._intrinsics(frame), T_stereo, depth)
+
+    def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
+        path = self.listing.image(frame)
+        if path is None:
+            folder = self.listing.image_folder(frame)
+            raise DataError(
+                f"{role} {frame.stem} is missing: no .png or .jpg in {folder}. "
+                "Complete the drive or remove the item from the split"
+            )
+        return read_image(path, self.size)
+
+    def _intrinsics(self, frame: Frame) -> NDArray[Any]:
+        if self.intrinsics == "calibrated":
+            return self._calibration(frame.date).intrinsics(frame.camera, self.size)
+        return _AVERAGE_K * np.array([[self.size[0]], [self.size[1]], [1]])
+
+    def _depth_path(self, frame: Frame) -> Path | None:
+        return self.listing.annotated_depth(frame) if self.use_benchmark else self.listing.velodyne(frame)
+
+    def _depth(self, frame: Frame) -> NDArray[np.float32]:
+        """Ground truth (H W) in metres; zeros where the frame has none."""
+        path = self._depth_path(frame)
+        if path is None:
+            width, height = self.depth_size or self._recorded_size(frame)
+            return np.zeros((height, width), np.float32)
+        if self.use_benchmark:
+            depth = read_depth_png(path)
+        else:
+            calibration = self._calibration(frame.date)
+            projection = calibration.velodyne_to_pixels(frame.camera)
+            depth = project_points(read_points(path), projection, calibration.sizes[frame.camera])
+        return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
+
+    def _recorded_size(self, frame: Frame) -> tuple[int, int]:
+        path = self.listing.image(frame)
+        assert path is not None  # the target has just been read
+        with Image.open(path) as picture:
+            return picture.size
+
+    def _calibration(self, date: str) -> Calibration:
+        if date not in self._calibrations:
+            self._calibrations[date] = read_calibration(self.raw / date)
+        return self._calibrations[date]
+
+    def _calibrated_dates(self) -> set[str]:
+        """Dates whose calibration some item needs."""
+        always = self.intrinsics == "calibrated"
+        scans = self.use_depth and not self.use_benchmark
+        frames = (line.frame for line in self.lines if line.frame is not None)
+        return {f.date for f in frames if always or (scans and self.listing.velodyne(f) is not None)}
+
+    def _find_annotated(self, depth_root: str | None) -> Path:
+        beside = str(self.raw) if (self.raw / DEPTH_NAMES[1]).is_dir() else str(self.raw.parent)
+        what = "KITTI annotated depth"
+        return find_folder(depth_root or beside, DEPTH_NAMES, holds_annotated_depth, what, "dataset.depth_root")
+
+
+def read_depth_png(path: Path) -> NDArray[np.float32]:
+    """Read a 16-bit PNG of KITTI depth, (H W), value / 256 = metres, 0 = none. Raises DataError naming the file."""
+    try:
+        with Image.open(path) as picture:
+            values = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} is not a readable depth map ({error}). Copy or download it again") from error
+    if values.ndim != 2 or values.dtype == np.uint8:
+        raise DataError(
+            f"{path} is no KITTI depth map: expected 16-bit grey, got {values.dtype} of shape {values.shape}. "
+            "Check dataset.depth_root"
+        )
+    return values.astype(np.float32) / np.float32(256)
+
+
+def resize_nearest(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize a sparse map to `size` (w, h) by taking the nearest pixel, pixel centres at half integers."""
+    rows, columns = (
+        np.floor((np.arange(to) + 0.5) * (have / to)).astype(np.intp)
+        for to, have in zip(size[::-1], depth.shape, strict=True)
+    )
+    return depth[np.ix_(rows, columns)]
+
+
+def _stereo_motion(camera: int) -> NDArray[Any]:
+    """Target -> other camera (4 4): the right camera (3) stands to the right of the left one (2)."""
+    T = np.eye(4)
+    T[0, 3] = -STEREO_BASELINE_UNITS if camera == 2 else STEREO_BASELINE_UNITS
+    return T

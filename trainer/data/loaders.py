@@ -1,0 +1,184 @@
+"""From a data set to batches: which items, in which order, on which process; and the DataLoader that reads them.
+
+The order of an epoch is a function of (seed, epoch) for the whole run, dealt out to the processes afterwards. Nothing
+depends on the number of workers or on what was read before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from trainer.data.base import DataError, DepthDataset
+from trainer.types import UserError
+
+_ORDER = 1  # a fourth word of entropy: items draw from (seed, epoch, index), the order must draw something else
+_TERM_GRACE_S = 30
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) keys for one process, to be given to a DataLoader as its `batch_sampler`.
+
+    A global batch of `batch_size` rows is cut into `world` equal parts, and process `rank` gets part `rank`.
+    With `drop_last=False` the last global batch may be smaller, and a process may get a smaller part of it or none:
+    every item is seen exactly once by all processes together.
+
+    Args:
+        num_items: items of the data set.
+        batch_size: global, over all processes.
+        rank: this process, 0 <= rank < world.
+        world: number of processes.
+        seed: of the order, >= 0.
+        shuffle: draw a new order for each epoch.
+        drop_last: leave out the last global batch when it is not full, so that all processes take equally many steps.
+
+    Raises UserError when the batch cannot be split over the processes, or when no full batch exists.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+    ):
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world} processes")
+        if batch_size < 1:
+            raise UserError(f"loader.batch_size must be 1 or more, got {batch_size}")
+        if batch_size % world:
+            raise UserError(_indivisible(batch_size, world))
+        if num_items < 1:
+            raise UserError("the data set has no items. Check dataset.split and dataset.split_file")
+        if drop_last and num_items < batch_size:
+            raise UserError(
+                f"loader.batch_size {batch_size} is more than the {num_items} items of the data set, and drop_last "
+                f"leaves out what does not fill a batch. Use a batch size of at most {num_items}"
+            )
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.start_batch = 0
+
+    def set_position(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch that the next iteration goes through, and its first global batch (to resume in its middle)."""
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Number of batches of this process in a whole epoch, wherever iteration starts."""
+        full, rest = divmod(self.num_items, self.batch_size)
+        mine = rest > self.rank * (self.batch_size // self.world)
+        return full + int(mine and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = np.arange(self.num_items)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch, 0, _ORDER]).permutation(self.num_items)
+        share = self.batch_size // self.world
+        for batch in range(self.start_batch, len(self)):
+            first = batch * self.batch_size + self.rank * share
+            rows = order[first : min(first + share, self.num_items)]
+            yield [(epoch, int(index)) for index in rows]
+
+
+def make_loader(
+    dataset: DepthDataset,
+    sampler: EpochBatches,
+    num_workers: int = 0,
+    pin_memory: bool = True,
+    persistent_workers: bool = False,
+    prefetch_factor: int | None = None,
+    timeout: float = 0.0,
+    multiprocessing_context: Literal["fork", "forkserver", "spawn"] | None = None,
+) -> DataLoader[dict[str, Tensor]]:
+    """Read the batches of `sampler`, here or in worker processes; what comes out does not depend on which.
+
+    Args:
+        num_workers: processes that read ahead; 0 reads in this process, and the options below but pinning do nothing.
+        pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
+        persistent_workers: keep the workers between epochs.
+        prefetch_factor: batches that each worker reads ahead; null = 2.
+        timeout: seconds to wait for a batch before giving up; 0 = for ever.
+        multiprocessing_context: how workers start; null = fork on Linux (quick, and workers only decode pictures),
+            the default of the platform elsewhere.
+
+    Raises UserError for a negative number.
+    """
+    if num_workers < 0 or timeout < 0 or (prefetch_factor is not None and prefetch_factor < 1):
+        raise UserError(
+            "loader: num_workers and timeout must be 0 or more and prefetch_factor 1 or more, "
+            f"got {num_workers}, {timeout} and {prefetch_factor}"
+        )
+    with_workers = num_workers > 0
+    context = multiprocessing_context or ("fork" if sys.platform == "linux" else None)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory and torch.cuda.is_available(),  # torch warns about pinning without a device
+        persistent_workers=persistent_workers and with_workers,
+        prefetch_factor=prefetch_factor if with_workers else None,
+        timeout=timeout if with_workers else 0,
+        worker_init_fn=_start_worker if with_workers else None,
+        multiprocessing_context=context if with_workers else None,
+        generator=torch.Generator().manual_seed(sampler.seed),  # else an iterator draws from the global stream
+    )
+
+
+def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack items into a batch, key by key. Raises DataError naming the key when sizes differ."""
+    for key in items[0]:
+        shapes = [tuple(item[key].shape) for item in items]
+        if len(set(shapes)) > 1:
+            sizes = ", ".join(f"{shape} (item {int(item['index'])})" for shape, item in zip(shapes, items, strict=True))
+            advice = (
+                "Set dataset.depth_size: [width, height] so that all maps get one size, or loader.batch_size: 1"
+                if key == "depth"
+                else "All items of a data set must have one size"
+            )
+            raise DataError(f"{key!r} has different sizes within one batch: {sizes}. {advice}")
+    return default_collate(list(items))
+
+
+def _start_worker(worker_id: int) -> None:
+    """Give a worker one thread, and let the trainer decide when it ends.
+
+    Ctrl-C and a scheduler's SIGTERM reach every process of a job. A worker that died of them would take down the step
+    that the trainer wants to finish before it saves; so it goes on, and leaves by itself when its parent is gone
+    (the DataLoader sees to that) or some time after SIGTERM.
+    """
+    torch.set_num_threads(1)
+    for ignored in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_TERM_GRACE_S))
+
+
+def _indivisible(batch_size: int, world: int) -> str:
+    below = batch_size - batch_size % world
+    sizes = [size for size in (below, below + world) if size]
+    divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+    return (
+        f"loader.batch_size {batch_size} is the global batch and cannot be split over {world} processes. "
+        f"Use loader.batch_size {' or '.join(map(str, sizes))}, or start "
+        f"{', '.join(map(str, divisors))} processes"
+    )

@@ -1,0 +1,126 @@
+"""Reconstruction: an image seen from another camera should look like the target.
+
+SfM-Learner, arXiv:1704.07813 (explainability); Klodt & Vedaldi, ECCV 2018 (uncertainty); Monodepth2, arXiv:1806.01260
+(minimum over supports, automask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from models_zoo.registry import did_you_mean
+from trainer.losses import LOSSES, Pictures
+from trainer.losses._photometric import ERRORS, Compare, LossName
+from trainer.scene import Scene
+
+MaskName = Literal["explainability", "uncertainty"]
+
+
+class Reconstruction(nn.Module):
+    """Options and per-pixel rules that all reconstruction losses share; which images are compared is their own matter.
+
+    Args:
+        loss_name: how two images are compared.
+        use_min: take the best support per pixel instead of the mean of all.
+        use_automask: a pixel that the unwarped support explains better does not teach.
+        mask_name: what the predicted mask does to the error, null = no mask.
+        automask_noise: standard deviation of the noise that breaks ties of the automask; 0 = deterministic.
+    """
+
+    needs: frozenset[str] = frozenset({"supports"})
+    on_twin = True
+
+    def __init__(
+        self,
+        loss_name: LossName = "ssim",
+        use_min: bool = False,
+        use_automask: bool = False,
+        mask_name: MaskName | None = None,
+        automask_noise: float = 1e-7,
+    ):
+        super().__init__()
+        if loss_name not in ERRORS:
+            raise ValueError(f"loss_name {loss_name!r} is not a photometric error. {did_you_mean(loss_name, ERRORS)}")
+        if mask_name is not None and mask_name not in get_args(MaskName):
+            raise ValueError(f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, get_args(MaskName))}")
+        if automask_noise < 0:
+            raise ValueError(f"automask_noise must not be negative, got {automask_noise}")
+        self.loss_name, self.mask_name = loss_name, mask_name
+        self.use_min, self.use_automask, self.automask_noise = use_min, use_automask, automask_noise
+        self.error = ERRORS[loss_name]()
+        if mask_name is not None:
+            self.needs = self.needs | {"mask"}
+
+    def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """Make one map (b 1 h w) of the supports' errors, n times (b 1 h w): mask (b n h w) first, then minimum or mean.
+
+        Of equal errors the earlier support counts. Raises ValueError when a mask is asked for but there is none.
+        """
+        if self.mask_name is not None:
+            if mask is None:
+                raise ValueError(
+                    f"mask_name is {self.mask_name!r} but no mask was predicted: set net.depth.mask_name to it as well"
+                )
+            errors = [self._masked(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+        if self.use_min:
+            return reduce(lower, errors)
+        return reduce(torch.add, errors) / len(errors)
+
+    def _masked(self, error: Tensor, mask: Tensor) -> Tensor:
+        if self.mask_name == "explainability":
+            return error * mask
+        return error * (-mask).exp() + mask
+
+    def static_errors(self, compare: Compare, images: Sequence[Tensor]) -> list[Tensor]:
+        """Errors of the unwarped supports, n times (b 1 h w), constants."""
+        with torch.no_grad():
+            return [compare(image) for image in images]
+
+    def noise_like(self, error: Tensor) -> Tensor | float:
+        """Draw the noise of one step for maps like `error` (b 1 h w)."""
+        return torch.randn_like(error) * self.automask_noise if self.automask_noise else 0.0
+
+
+def lower(a: Tensor, b: Tensor) -> Tensor:
+    """Take the smaller of two maps per pixel; where they are equal, all of `a` (`torch.minimum` halves the gradient)."""
+    return torch.where(a <= b, a, b)
+
+
+@LOSSES.register("img_recon")
+class ImageReconstruction(Reconstruction):
+    """Difference between the target and the supports warped into it, at full resolution for every scale.
+
+    Args: see `Reconstruction`.
+    """
+
+    def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
+        """Return the mean over scales, batch and ALL pixels, and pictures of scale 0.
+
+        Pixels that the automask removes stay in the mean with their static error, which has no gradient.
+        """
+        compare = self.error.against(scene.target)
+        i_supps = range(scene.n_supports)
+        static: list[Tensor] = []
+        noise: Tensor | float = 0.0
+        if self.use_automask:
+            static = self.static_errors(compare, [scene.support(i) for i in i_supps])
+            noise = self.noise_like(static[0])
+        per_scale = []
+        pictures: Pictures = {}
+        for scale in scene.scales:
+            mask = scene.mask_up(scale) if self.mask_name else None
+            error = self.combine([compare(scene.warp(scale, i)) for i in i_supps], mask)
+            if self.use_automask:
+                still = self.combine(static, mask) + noise
+                if scale == 0:
+                    pictures["masks/automask"] = error.detach() <= still.detach()
+                error = lower(error, still)
+            per_scale.append(error.mean())
+        for i in i_supps:
+            pictures[f"imgs_warp/supp_{scene.supp_idxs[i]}"] = scene.warp(0, i).detach()
+        return torch.stack(per_scale).mean(), pictures

@@ -1,0 +1,102 @@
+"""Smoothness: disparity should change only where the image does.
+
+Garg et al., arXiv:1603.04992; Monodepth, arXiv:1609.03677; second differences as in DVSO, arXiv:1807.02570; division by
+the mean as in Monodepth2, arXiv:1806.01260.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.losses import LOSSES, Pictures
+from trainer.scene import Scene
+
+Gradients = tuple[Tensor, Tensor]  # along x and along y, non-negative, each of the shape of what was differentiated
+
+_SIDE = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))  # Gaussian of sigma 1 over three pixels
+_CENTRE = 1 - 2 * _SIDE
+
+
+@LOSSES.register("disp_smooth")
+class DisparitySmoothness(nn.Module):
+    """Gradient of the disparity relative to its mean; scale s counts 1 / 2**s.
+
+    Args:
+        use_edges: let disparity change where the image does: weight exp(-image gradient).
+        use_laplacian: second differences instead of first ones.
+        use_blur: smooth disparity and image (3x3 Gaussian, sigma 1) before each difference.
+    """
+
+    needs: frozenset[str] = frozenset()
+    on_twin = True
+
+    def __init__(self, use_edges: bool = False, use_laplacian: bool = False, use_blur: bool = False):
+        super().__init__()
+        self.use_edges, self.use_laplacian, self.use_blur = use_edges, use_laplacian, use_blur
+
+    def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
+        """Return the mean over scales of the weighted terms, and pictures of scale 0.
+
+        Every scale is compared at its own resolution. The mean of a gradient runs over all h * w pixels, the zeros of
+        the border included (Monodepth2 leaves them out).
+        """
+        terms = []
+        pictures: Pictures = {}
+        for scale in scene.scales:
+            gx, gy = self.gradients(relative_to_mean(scene.disp[scale]))
+            image = scene.target_at((gx.shape[-2], gx.shape[-1]))
+            if scale == 0:
+                pictures["grad/disp"] = partial(magnitude, gx.detach(), gy.detach())
+                pictures["grad/image"] = partial(self._image_magnitude, image.detach())
+            if self.use_edges:
+                ix, iy = self.image_gradients(image)
+                gx, gy = gx * (-ix).exp(), gy * (-iy).exp()
+            terms.append((gx.mean() + gy.mean()) / 2**scale)
+        return torch.stack(terms).mean(), pictures
+
+    def gradients(self, x: Tensor) -> Gradients:
+        """First or second differences of x (b c h w), as the options say."""
+        gx, gy = absolute_differences(x, self.use_blur)
+        if not self.use_laplacian:
+            return gx, gy
+        return absolute_differences(gx, self.use_blur)[0], absolute_differences(gy, self.use_blur)[1]
+
+    def image_gradients(self, image: Tensor) -> Gradients:
+        """The same differences of an image (b 3 h w), mean of the channels (b 1 h w), constants."""
+        with torch.no_grad():
+            ix, iy = self.gradients(image)
+            return ix.mean(1, keepdim=True), iy.mean(1, keepdim=True)
+
+    def _image_magnitude(self, image: Tensor) -> Tensor:
+        return magnitude(*self.image_gradients(image))
+
+
+def relative_to_mean(disp: Tensor) -> Tensor:
+    """Divide disparity (b c h w) by its mean over (h, w), so that shrinking the whole map does not make it smooth."""
+    return disp / disp.mean((-2, -1), keepdim=True).clamp_min(torch.finfo(disp.dtype).eps)
+
+
+def absolute_differences(x: Tensor, use_blur: bool = False) -> Gradients:
+    """Absolute difference of each pixel of x (b c h w) to its right and to its lower neighbour, 0 at the last ones."""
+    if use_blur:
+        x = blur(x)
+    dx = (x[..., :-1] - x[..., 1:]).abs()
+    dy = (x[..., :-1, :] - x[..., 1:, :]).abs()
+    return F.pad(dx, (0, 1)), F.pad(dy, (0, 0, 0, 1))
+
+
+def blur(x: Tensor) -> Tensor:
+    """Smooth x (b c h w) with a 3x3 Gaussian of sigma 1, the border mirrored without repeating it."""
+    x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    x = _CENTRE * x[..., 1:-1] + _SIDE * (x[..., :-2] + x[..., 2:])
+    return _CENTRE * x[..., 1:-1, :] + _SIDE * (x[..., :-2, :] + x[..., 2:, :])
+
+
+def magnitude(gx: Tensor, gy: Tensor) -> Tensor:
+    """Length of a gradient, sqrt(max(gx**2 + gy**2, eps))."""
+    return (gx.square() + gy.square()).clamp_min(torch.finfo(gx.dtype).eps).sqrt()

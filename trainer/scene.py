@@ -1,0 +1,171 @@
+"""A scene: one target image, its supports, and what the networks say about them. Losses see nothing else.
+
+Everything here is at least float32. What several losses or scales ask for is computed once and kept: depth at full
+resolution, warped supports, resized images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.geometry.depth import disp_to_depth
+from trainer.geometry.pose import invert_pose
+from trainer.geometry.precision import full_precision
+from trainer.geometry.synthesis import ViewSynthesis
+
+Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
+
+
+class Scene:
+    """One target per batch item, its n supports and its predictions.
+
+    Args:
+        target: (b 3 h w) RGB in [0, 1], without colour augmentation.
+        supports: (b n 3 h w) likewise; None where nothing but the target is known.
+        K: (b 3 3) intrinsics in pixels of (h, w).
+        Ts: (b n 4 4) motion target -> support.
+        disp: {s: (b 1 ...)} sigmoid disparity; must hold scale 0.
+        mask: {s: (b n ...)} predicted mask, one channel per support; None = no mask.
+        supp_idxs: frame offset of each support, 0 = the other camera of the stereo pair.
+        min_depth, max_depth: depth at disparity 1 and 0.
+        legacy_sampling: see `ViewSynthesis`.
+        disp_stereo: {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item; None = not predicted.
+        T_stereo: (b 4 4) motion target -> stereo support.
+        depth_hints: (b 1 h w) proxy depth, 0 = none.
+        extras: all other network outputs by name (features, autoencoder images).
+
+    Raises ValueError when scale 0 is missing.
+    """
+
+    def __init__(
+        self,
+        target: Tensor,
+        supports: Tensor | None,
+        K: Tensor | None,
+        Ts: Tensor | None,
+        disp: Scales,
+        mask: Scales | None = None,
+        supp_idxs: Sequence[int] = (),
+        min_depth: float = 0.1,
+        max_depth: float | None = 100.0,
+        legacy_sampling: bool = False,
+        disp_stereo: Scales | None = None,
+        T_stereo: Tensor | None = None,
+        depth_hints: Tensor | None = None,
+        extras: Mapping[str, Any] | None = None,
+    ):
+        if 0 not in disp:
+            raise ValueError(f"disparity of scale 0 is missing (scales {sorted(disp)}): set net.depth.out_scales to include 0")
+        self.target = full_precision(target)
+        self.size = (target.shape[-2], target.shape[-1])
+        self.supports = None if supports is None else full_precision(supports)
+        self.K, self.Ts, self.T_stereo, self.depth_hints = K, Ts, T_stereo, depth_hints
+        self.disp = _widened(disp)
+        self.mask = None if mask is None else _widened(mask)
+        self.disp_stereo = None if disp_stereo is None else _widened(disp_stereo)
+        self.supp_idxs = tuple(supp_idxs)
+        self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
+        self.extras = dict(extras or {})
+        self._depths: Scales = {}
+        self._warps: dict[tuple[int, int], Tensor] = {}
+        self._projections: dict[int, Tensor] = {}
+        self._targets: dict[tuple[int, int], Tensor] = {}
+        self._synthesis: ViewSynthesis | None = None
+        self._twin: Scene | None = None
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Scales that hold a disparity, ascending."""
+        return tuple(sorted(self.disp))
+
+    @property
+    def n_supports(self) -> int:
+        """Number of support images."""
+        return 0 if self.supports is None else self.supports.shape[1]
+
+    def support(self, i_supp: int) -> Tensor:
+        """Support image (b 3 h w) at position `i_supp` of `supp_idxs`."""
+        return self._need(self.supports, "supports")[:, i_supp]
+
+    def depth(self, scale: int) -> Tensor:
+        """Depth (b 1 h w) of the disparity at `scale`, upsampled to full resolution first."""
+        if scale not in self._depths:
+            self._depths[scale] = disp_to_depth(resize(self.disp[scale], self.size), self.min_depth, self.max_depth)
+        return self._depths[scale]
+
+    def warp(self, scale: int, i_supp: int) -> Tensor:
+        """Support `i_supp` (b 3 h w) seen from the target, with the depth of `scale`."""
+        key = (scale, i_supp)
+        if key not in self._warps:
+            P = self.projection(i_supp)
+            self._warps[key] = self.synthesis.warp(self.support(i_supp), self.depth(scale), P)
+        return self._warps[key]
+
+    def projection(self, i_supp: int) -> Tensor:
+        """Projection (b 3 4) from pixels and depth of the target to pixels of support `i_supp`."""
+        if i_supp not in self._projections:
+            self._projections[i_supp] = self.synthesis.projection(self._need(self.Ts, "Ts")[:, i_supp])
+        return self._projections[i_supp]
+
+    @property
+    def synthesis(self) -> ViewSynthesis:
+        """The view synthesis of this scene's camera."""
+        if self._synthesis is None:
+            self._synthesis = ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
+        return self._synthesis
+
+    def mask_up(self, scale: int) -> Tensor | None:
+        """Predicted mask (b n h w) of `scale` at full resolution; None without a mask."""
+        return None if self.mask is None else resize(self.mask[scale], self.size)
+
+    def target_at(self, size: tuple[int, int]) -> Tensor:
+        """The target (b 3 *size), resized bilinearly without antialiasing."""
+        if size not in self._targets:
+            self._targets[size] = resize(self.target, size)
+        return self._targets[size]
+
+    def stereo_twin(self) -> Scene | None:
+        """The scene as the virtual stereo camera sees it; None when its disparity was not predicted.
+
+        Target and stereo support change places and the motion is inverted; there is no mask for this view. Monodepth,
+        arXiv:1609.03677, sec. 3.2.
+        """
+        if self.disp_stereo is None:
+            return None
+        if self._twin is None:
+            if 0 not in self.supp_idxs:
+                raise ValueError(f"virtual stereo needs the stereo support: add 0 to dataset.supp_idxs {self.supp_idxs}")
+            T_stereo = self._need(self.T_stereo, "T_stereo")
+            self._twin = Scene(
+                target=self.support(self.supp_idxs.index(0)),
+                supports=self.target.unsqueeze(1),
+                K=self.K,
+                Ts=invert_pose(T_stereo).unsqueeze(1),
+                disp=self.disp_stereo,
+                supp_idxs=(0,),
+                min_depth=self.min_depth,
+                max_depth=self.max_depth,
+                legacy_sampling=self.legacy_sampling,
+            )
+        return self._twin
+
+    def _need(self, value: Tensor | None, name: str) -> Tensor:
+        if value is None:
+            raise ValueError(f"this scene has no {name!r}, which a loss asks for; supports are {self.supp_idxs}")
+        return value
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps x (b c ...) to (b c *size), bilinearly, without antialiasing; the same tensor when it fits already."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _widened(maps: Scales) -> Scales:
+    return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}
