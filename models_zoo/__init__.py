@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models_zoo.registry import Registry
+from models_zoo._pretrained import PretrainedUnavailable
+from models_zoo.registry import Registry, UnknownName
 
 if TYPE_CHECKING:
     from torch import nn
+
+__all__ = ["NETWORKS", "PretrainedUnavailable", "UnknownName", "create"]
 
 NETWORKS = Registry("network", package="models_zoo")
 
@@ -19,7 +22,7 @@ def create(name: str, /, **kwargs: Any) -> nn.Module:
     """Build the network called `name` ("depth", "pose"); keywords are the YAML keys under `net.<name>`.
 
     Raises UnknownName for an unknown network, TypeError for an unknown keyword (both name the nearest match), ValueError
-    for an impossible combination of options, PretrainedUnavailable when pretrained weights cannot be had.
+    for options that do not go together, PretrainedUnavailable when pretrained weights cannot be had.
     """
     network: nn.Module = NETWORKS.create(name, **kwargs)
     return network

@@ -6,6 +6,7 @@ in the same way, one line per mistake.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import types
@@ -120,11 +121,21 @@ def fields_of_callable(entry: Callable[..., Any], without: Sequence[str] = ()) -
     return fields_of_parameters(kept)
 
 
-def check(fields: Fields, data: Any, path: KeyPath, owner: str, report: Report, *, partial: bool = False) -> dict[str, Any]:
+def check(
+    fields: Fields,
+    data: Any,
+    path: KeyPath,
+    owner: str,
+    report: Report,
+    *,
+    paths: Mapping[str, KeyPath] | None = None,
+    partial: bool = False,
+) -> dict[str, Any]:
     """Check the mapping at `path` against its fields and fill in defaults.
 
     Args:
         owner: whose keys these are, for messages ("an argument of loss 'disp_smooth'", "a key of trainer").
+        paths: where single keys stand, when not directly below `path`.
         partial: leave out what is not given, instead of filling in defaults and asking for required keys.
 
     Returns the values that are right, in the order of `data`, then the defaults. Keys that an earlier source had set, a
@@ -135,22 +146,22 @@ def check(fields: Fields, data: Any, path: KeyPath, owner: str, report: Report, 
         return {}
     values = {}
     for key, value in data.items():
+        place = (paths or {}).get(key, (*path, key))
         if key not in fields:
-            if not (value is None and (*path, key) in report.layer.removed):
-                report.unknown((*path, key), owner, fields)
+            if not (value is None and place in report.layer.removed):
+                report.unknown(place, owner, fields)
             continue
         try:
             values[key] = fields[key].parse(value)
         except ValueError as error:
-            report.wrong((*path, key), str(error))
-    if not partial:
-        for key, field in fields.items():
-            if key in data:
-                continue
-            if field.default is REQUIRED:
-                report.wrong((*path, key), f"missing; expected {field.expected()}")
-            else:
-                values[key] = field.default
+            report.wrong(place, str(error))
+    for key, field in fields.items():
+        if key in data or partial:
+            continue
+        if field.default is REQUIRED:
+            report.wrong((*path, key), f"missing; expected {field.expected()}")
+        else:
+            values[key] = copy.deepcopy(field.default)
     return values
 
 

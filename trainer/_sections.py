@@ -41,6 +41,7 @@ def _as_list(value: list[str] | str | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
+Weight = Annotated[float, Key(allow_inf_nan=False)]
 Count = Annotated[int, Key(ge=1)]
 NotYet = Annotated[Any, AfterValidator(_refuse), WithJsonSchema({"enum": [None, False]})]
 

@@ -9,7 +9,6 @@ numbers.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from trainer.data.base import DepthDataset
 from trainer.metrics.baselines import MaskedTruth, score_baselines
 from trainer.metrics.direction import summarise_directions
 from trainer.metrics.protocol import HEADLINE, DepthProtocol
+from trainer.safefile import write_text
 from trainer.types import UserError
 
 PredictDepth = Callable[[Tensor], Tensor]  # images (b 3 h w) on the CPU -> depth (b 1 h w), any device
@@ -48,9 +48,7 @@ class EvaluationResult:
 
     @property
     def ratio_to_constant(self) -> float:
-        """AbsRel over that of the best constant depth: below 1, the network has learned something from the
-        image.
-        """
+        """AbsRel over that of the best constant depth; below 1, the network makes use of the image."""
         constant = self.baselines["constant_depth"][HEADLINE]
         return self.mean[HEADLINE] / constant if constant else math.inf
 
@@ -58,12 +56,8 @@ class EvaluationResult:
 def evaluate_depth(
     predict: PredictDepth,
     dataset: DepthDataset,
+    protocol: DepthProtocol,
     *,
-    metrics: Sequence[str] = ("eigen",),
-    alignment: str,
-    crop: str,
-    min_depth: float = 1e-3,
-    max_depth: float = 80.0,
     batch_size: int = 8,
     num_workers: int = 0,
     limit: int | None = None,
@@ -73,25 +67,18 @@ def evaluate_depth(
     """Predict, align and score every item.
 
     Args:
-        predict: images (b 3 h w) in [0, 1] on the CPU -> depth (b 1 h w) in the unit of the network,
-            positive.
-        dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none; H and W may differ
-            between items.
-        metrics: these five as in `DepthProtocol`.
-        alignment: `median`, `stereo` or `none`.
-        crop: `garg`, `eigen` or `none`.
-        min_depth: metres.
-        max_depth: metres.
+        predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w) in the unit of the network.
+        dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none; (H, W) may vary.
+        protocol: which pixels count, how depth becomes metres, what is measured.
         batch_size: images per call of `predict`.
         num_workers: processes that load items; 0 = this one.
         limit: score only so many items, spread evenly over the data set.
         about: where data and weights come from; stored with the protocol.
         on_item: called after each item, for a progress bar.
 
-    Raises UserError when an option is unknown, an item has no depth, a prediction is not a positive finite
-    number, or no item has a valid pixel.
+    Raises UserError when an item has no depth, a prediction is not a positive finite number, or no item has a
+    valid pixel.
     """
-    protocol = DepthProtocol(metrics, alignment, crop, min_depth, max_depth)
     indices = evenly_spaced(limit, len(dataset))
     items: list[dict[str, Any]] = []
     truths: list[MaskedTruth] = []
@@ -110,15 +97,11 @@ def evaluate_depth(
         truths.append(MaskedTruth.of(truth, valid))
     if not items:
         raise UserError(
-            f"none of {len(indices)} items has a pixel with {min_depth:g} m < truth < {max_depth:g} m inside "
-            f"the crop {crop!r}: nothing was scored. Check that the data set has ground truth, then limits and crop"
+            f"nothing was scored: none of {len(indices)} items has a true depth {protocol.where()}. "
+            "Check that the data set has ground truth, then the limits and the crop"
         )
     part = None if len(indices) == len(dataset) else f"{len(indices)} of {len(dataset)}, evenly spaced"
-    counts = {
-        "items": len(items),
-        "skipped_without_valid_pixel": len(skipped),
-        "limit": part,
-    }
+    counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped), "limit": part}
     return EvaluationResult(
         mean=protocol.mean(items),
         factor=_spread([item["factor"] for item in items]),
@@ -165,8 +148,9 @@ def evaluate_pose(
     limit: int | None = None,
     on_item: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Measure the angle between predicted and true translation of every temporal support (the stereo partner
-    is given, not predicted), next to that of one fixed direction per support, the mean of the true ones.
+    """Measure the angle between predicted and true translation of every temporal support.
+
+    The stereo partner is left out: its pose is given, not predicted.
 
     Args:
         predict: batch of the keys of `trainer.types.Batch` on the CPU, without depth -> motions (b n 4 4).
@@ -177,16 +161,13 @@ def evaluate_pose(
         on_item: called after each item.
 
     Returns:
-        Angles in degrees and counts, as stored in result files. A camera that does not move has no direction:
-        not counted.
+        Angles in degrees and counts as in `summarise_directions`, and the frame offsets they belong to.
 
     Raises UserError when there is no temporal support, no true motion, or a prediction that is not finite.
     """
     temporal = [i for i, frame in enumerate(dataset.supp_idxs) if frame != 0]
     if not temporal:
-        raise UserError(
-            f"pose needs a frame other than 0 in dataset.supp_idxs, got {list(dataset.supp_idxs)}"
-        )
+        raise UserError(f"pose needs a frame other than 0 in dataset.supp_idxs: {list(dataset.supp_idxs)}")
     indices = evenly_spaced(limit, len(dataset))
     pred, true = [], []
     for items in _item_batches(dataset, indices, batch_size, num_workers):
@@ -213,9 +194,7 @@ def evaluate_pose(
 
 
 def evenly_spaced(count: int | None, total: int) -> list[int]:
-    """Choose `count` of `total` positions, evenly from the first to the last; all of them when None or too
-    many.
-    """
+    """Choose `count` of `total` positions from first to last; all of them when None or too many."""
     if count is not None and count < 1:
         raise UserError(f"the number of items must be 1 or more, got {count}")
     if count is None or count >= total:
@@ -224,17 +203,16 @@ def evenly_spaced(count: int | None, total: int) -> list[int]:
 
 
 def resize_as_inverse(depth: Tensor, size: tuple[int, ...]) -> np.ndarray:
-    """Resize positive depth (h w) to `size` (H, W) as inverse depth, bilinearly. Returns float64 depth (H
-    W).
-    """
+    """Resize positive depth (h w) to `size` (H, W), bilinearly in inverse depth. Returns (H W) float64."""
     inverse = 1 / depth.double()
     resized = F.interpolate(inverse[None, None], size=tuple(size), mode="bilinear", align_corners=False)
     return 1 / resized[0, 0].numpy()
 
 
 def save_result(result: EvaluationResult, path: str | Path) -> None:
-    """Write the numbers, then their protocol, then every item, as YAML. The file appears complete or not at
-    all.
+    """Write numbers, protocol and every item as YAML. The file appears complete or not at all.
+
+    Raises CannotWrite, a UserError, when the disk refuses.
     """
     head = {
         "format": RESULT_FORMAT,
@@ -248,14 +226,8 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
     rows = {"items": result.items, "skipped": result.skipped}
     text = yaml.safe_dump(head, sort_keys=False, width=120)
     text += yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=None)  # one line per item
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(Path(path), text)
 
 
 def _item_batches(
@@ -279,9 +251,7 @@ def _item_batches(
 def _predictions(
     predict: PredictDepth, dataset: DepthDataset, indices: Sequence[int], batch_size: int, num_workers: int
 ) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
-    """Yield (index, item, depth (h w) on the CPU) in order; raises UserError when a depth is no positive
-    number.
-    """
+    """Yield (index, item, depth (h w) on the CPU) in order. Raises UserError for a depth that is none."""
     waiting = iter(indices)
     for items in _item_batches(dataset, indices, batch_size, num_workers):
         with torch.inference_mode():
@@ -291,8 +261,8 @@ def _predictions(
             bad = int((~(depth.isfinite() & (depth > 0))).sum())
             if bad:
                 raise UserError(
-                    f"item {index} ({dataset.describe(index)}): the predicted depth is not a positive finite number "
-                    f"at {bad} of {depth.numel()} pixels. Nothing was saved; evaluate an earlier checkpoint"
+                    f"item {index} ({dataset.describe(index)}): the predicted depth is not a positive finite "
+                    f"number at {bad} of {depth.numel()} pixels. Evaluate an earlier checkpoint"
                 )
             yield index, item, depth
 

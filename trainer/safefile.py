@@ -52,6 +52,8 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # zip and plain pickles of torch.save
+_ADVICE = "Use a copy, an older checkpoint, or train again"
 _STAGED = re.compile(r"\..+\.tmp-(\d+)$")
 
 
@@ -81,7 +83,9 @@ class _Header:
         text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         if len(text) > MAX_HEADER:
-            raise ValueError(f"the header takes {len(text)} bytes, more than {MAX_HEADER}: put less into the metadata")
+            raise ValueError(
+                f"the header takes {len(text)} bytes, more than {MAX_HEADER}: put less into the metadata"
+            )
         return len(text).to_bytes(8, "little") + text
 
     def new_hash(self) -> Any:
@@ -95,7 +99,11 @@ class _Header:
 
 
 def write(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep_previous: Path | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    keep_previous: Path | None = None,
 ) -> None:
     """Write `tensors` and `metadata` to `path`, replacing it only when the new file is complete and verified.
 
@@ -110,7 +118,9 @@ def write(
         TypeError, ValueError: a type that safetensors lacks, metadata that is not text, a reserved name.
     """
     _check(tensors, metadata)
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps every tensor aligned
+    order = sorted(
+        tensors, key=lambda name: (-tensors[name].element_size(), name)
+    )  # keeps every tensor aligned
     data = {name: tensors[name].detach().cpu().contiguous() for name in order}
     header = _Header([(k, NAMES[v.dtype], list(v.shape)) for k, v in data.items()], dict(metadata))
     digest = header.new_hash()
@@ -146,7 +156,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     raise DamagedFile(f"{path}: the file became shorter while it was read. {_ADVICE}")
                 digest.update(piece)
     if digest.hexdigest() != header.metadata[CHECKSUM]:
-        raise DamagedFile(f"{path}: the tensors do not match their checksum, so at least one bit is wrong. {_ADVICE}")
+        raise DamagedFile(
+            f"{path}: the tensors do not match their checksum, so at least one bit is wrong. {_ADVICE}"
+        )
     return tensors, header.metadata
 
 
@@ -199,18 +211,95 @@ def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
             staged.unlink(missing_ok=True)
 
 
-_ADVICE = "Use a copy, an older checkpoint, or train again"
-
-
 def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     for name, tensor in tensors.items():
         if name == "__metadata__":
             raise ValueError("'__metadata__' cannot be the name of a tensor: safetensors reserves it")
         if tensor.dtype not in NAMES or tensor.layout is not torch.strided:
-            raise TypeError(f"tensor {name!r} is {tensor.layout} {tensor.dtype}, which safetensors cannot store")
+            raise TypeError(
+                f"tensor {name!r} is {tensor.layout} {tensor.dtype}, which safetensors cannot store"
+            )
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata {key!r} must be text, not {type(value).__name__}: {value!r}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open for reading; what the operating system has against it becomes a sentence."""
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        there = sorted(p.name for p in path.parent.glob("*.safetensors"))
+        known = f"{path.parent} holds: {', '.join(there)}" if there else "Check the path"
+        raise UserError(f"{path}: there is no such file. {known}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; name the .safetensors file in it") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_header(path: Path, file: BinaryIO) -> _Header:
+    """Parse and verify all but the data, and that the file has just as many bytes as the data needs."""
+
+    def damaged(reason: str) -> DamagedFile:
+        return DamagedFile(f"{path}: {reason}. {_ADVICE}")
+
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if start.startswith(_PICKLES):
+        raise DamagedFile(
+            f"{path}: is a pickled PyTorch file (.ckpt, .pth), not safetensors. Nothing is ever unpickled here:"
+            " turn it into a checkpoint with the importer, launch/convert.py"
+        )
+    if size < 8:
+        raise damaged(f"truncated: the file has {size} bytes" if size else "the file is empty")
+    if not 2 <= length <= MAX_HEADER:
+        raise damaged("not a safetensors file, or its first bytes are wrong")
+    if 8 + length > size:
+        raise damaged(
+            f"truncated, or not a safetensors file: {size} bytes, the header alone needs {8 + length}"
+        )
+    try:
+        header, expected = _parse(file.read(length))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(f"the header is not that of a safetensors file ({error})") from error
+    expected += 8 + length
+    if size != expected:
+        raise damaged(
+            f"{'truncated' if size < expected else 'too long'}: {size} bytes, the tensors need {expected}"
+        )
+    if CHECKSUM not in header.metadata or METADATA_CHECKSUM not in header.metadata:
+        raise damaged("carries no checksum, so it is damaged or was not written by this trainer")
+    if header.metadata_checksum() != header.metadata[METADATA_CHECKSUM]:
+        raise damaged("the metadata do not match their checksum, so at least one bit is wrong")
+    if int(header.metadata["format_version"]) > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: has format {header.metadata['format_version']}, this trainer reads up to {FORMAT_VERSION}."
+            " Update the trainer"
+        )
+    return header
+
+
+def _parse(text: bytes) -> tuple[_Header, int]:
+    """Read the JSON header. Returns it and the number of bytes of data; raises ValueError, TypeError, ... when it is none."""
+    entries = json.loads(text.decode())
+    metadata = entries.pop("__metadata__", {})
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise TypeError("metadata that is not text")
+    spans = sorted((*entry["data_offsets"], name) for name, entry in entries.items())
+    tensors, end = [], 0
+    for start, stop, name in spans:
+        dtype, shape = entries[name]["dtype"], entries[name]["shape"]
+        if not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ValueError(f"{name} has the shape {shape}")
+        if (start, stop) != (end, end + _nbytes(dtype, shape)):
+            raise ValueError(f"{name} of shape {shape} cannot take the bytes {start} to {stop}")
+        tensors.append((name, dtype, shape))
+        end = stop
+    return _Header(tensors, metadata), end
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:

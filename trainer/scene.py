@@ -1,7 +1,7 @@
 """A scene: one target image, its supports, and what the networks say about them. Losses see nothing else.
 
-Everything here is at least float32. What several losses or scales ask for is computed once and kept: depth at full
-resolution, warped supports, resized images.
+Everything here is at least float32. What several losses or scales ask for is computed once and kept: depth at
+full resolution, warped supports, resized images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Scene:
         supp_idxs: frame offset of each support, 0 = the other camera of the stereo pair.
         min_depth, max_depth: depth at disparity 1 and 0.
         legacy_sampling: see `ViewSynthesis`.
-        disp_stereo: {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item; None = not predicted.
+        disp_stereo: {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item; None = not
+            predicted.
         T_stereo: (b 4 4) motion target -> stereo support.
         depth_hints: (b 1 h w) proxy depth, 0 = none.
         extras: all other network outputs by name (features, autoencoder images).
@@ -60,7 +61,7 @@ class Scene:
         extras: Mapping[str, Any] | None = None,
     ):
         if 0 not in disp:
-            raise ValueError(f"disparity of scale 0 is missing (scales {sorted(disp)}): set net.depth.out_scales to include 0")
+            raise ValueError(f"no disparity of scale 0 among {sorted(disp)}: add 0 to net.depth.out_scales")
         self.target = full_precision(target)
         self.size = (target.shape[-2], target.shape[-1])
         self.supports = None if supports is None else full_precision(supports)
@@ -95,7 +96,9 @@ class Scene:
     def depth(self, scale: int) -> Tensor:
         """Depth (b 1 h w) of the disparity at `scale`, upsampled to full resolution first."""
         if scale not in self._depths:
-            self._depths[scale] = disp_to_depth(resize(self.disp[scale], self.size), self.min_depth, self.max_depth)
+            self._depths[scale] = disp_to_depth(
+                resize(self.disp[scale], self.size), self.min_depth, self.max_depth
+            )
         return self._depths[scale]
 
     def warp(self, scale: int, i_supp: int) -> Tensor:
@@ -132,14 +135,14 @@ class Scene:
     def stereo_twin(self) -> Scene | None:
         """The scene as the virtual stereo camera sees it; None when its disparity was not predicted.
 
-        Target and stereo support change places and the motion is inverted; there is no mask for this view. Monodepth,
-        arXiv:1609.03677, sec. 3.2.
+        Target and stereo support change places and the motion is inverted; there is no mask for this view.
+        Monodepth, arXiv:1609.03677, sec. 3.2.
         """
         if self.disp_stereo is None:
             return None
         if self._twin is None:
             if 0 not in self.supp_idxs:
-                raise ValueError(f"virtual stereo needs the stereo support: add 0 to dataset.supp_idxs {self.supp_idxs}")
+                raise ValueError(f"virtual stereo: add 0 to dataset.supp_idxs, which are {self.supp_idxs}")
             T_stereo = self._need(self.T_stereo, "T_stereo")
             self._twin = Scene(
                 target=self.support(self.supp_idxs.index(0)),
@@ -156,12 +159,14 @@ class Scene:
 
     def _need(self, value: Tensor | None, name: str) -> Tensor:
         if value is None:
-            raise ValueError(f"this scene has no {name!r}, which a loss asks for; supports are {self.supp_idxs}")
+            raise ValueError(
+                f"this scene has no {name!r}, which a loss asks for; supports are {self.supp_idxs}"
+            )
         return value
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps x (b c ...) to (b c *size), bilinearly, without antialiasing; the same tensor when it fits already."""
+    """Resize maps x (b c ...) to (b c *size), bilinearly, without antialiasing; x itself when it fits."""
     if x.shape[-2:] == torch.Size(size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False)

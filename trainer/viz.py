@@ -30,7 +30,7 @@ PIXELS_PER_RADIUS = 500  # points of a map 1242 wide become 5 x 5 pixels, 640 wi
 def colour_disp(disp: Tensor, vmax: float | Tensor | None = None) -> Tensor:
     """Colour a disparity with the turbo map, red = near.
 
-    disp (b 1 h w), any positive unit. `vmax` is the value at the top of the map: a number, one per image (b,),
+    disp (b 1 h w), any unit. `vmax` is the value at the top of the map: a number, one per image (b,),
     None = 95th percentile of the positive values of each image. Returns (b 3 h w).
     """
     disp = _cpu(disp)
@@ -174,8 +174,8 @@ def picture_sheet(
 ) -> None:
     """Write a PNG with one line per image: input, predicted disparity, ground truth, relative error.
 
-    Each row maps `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres with 0 = none, `error`
-    (h w) fraction with NaN = none, to arrays of any size; an (h w 3) array, uint8 or in [0, 1], is shown as it
+    Each row maps `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres, 0 = none, `error`
+    (h w) fraction, NaN = none, to arrays of any size; an (h w 3) array, uint8 or in [0, 1], is shown as it
     is. A column that no row has is left out. Optional texts of a row: `label` (which image) and `abs_rel`
     (fraction, shown in per cent). Raises ValueError when there is nothing to show.
     """
@@ -193,8 +193,9 @@ def picture_sheet(
     canvas = FigureCanvasAgg(figure)
 
     def axes_at(left: float, top: float, width: float, height: float) -> Axes:
-        box = (left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1])
-        axes = figure.add_axes(box)
+        axes = figure.add_axes(
+            (left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1])
+        )
         axes.set_axis_off()
         return axes
 
@@ -256,7 +257,7 @@ def _mark(colours: Tensor, source: Tensor) -> Tensor:
 
 
 def _upper(disp: Tensor) -> Tensor:
-    """95th percentile of the positive finite values of each of (b 1 h w), 1 if there are none. Returns (b,)."""
+    """95th percentile of the positive finite values of each (1 h w), 1 if there are none. Returns (b,)."""
     positive = [image[image.isfinite() & (image > 0)].numpy() for image in disp]
     return torch.tensor([float(np.quantile(x, DISP_QUANTILE)) if x.size else 1.0 for x in positive])
 

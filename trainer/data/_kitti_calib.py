@@ -24,7 +24,9 @@ class Calibration:
     """What one recording date is calibrated with. Cameras are 2 (left colour) and 3 (right colour)."""
 
     sizes: dict[int, tuple[int, int]]  # (width, height) of the rectified images
-    P_rect: dict[int, Array]  # (3 4) rectified camera 0 -> homogeneous pixels; its fourth column holds the baseline
+    P_rect: dict[
+        int, Array
+    ]  # (3 4) rectified camera 0 -> homogeneous pixels; its fourth column holds the baseline
     R_rect: Array  # (3 3) rotation of camera 0 that rectifies all cameras
     T_velo: Array  # (3 4) LiDAR -> camera 0, metres
 
@@ -41,7 +43,7 @@ class Calibration:
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt of a date folder. Raises DataError naming file and key."""
+    """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt of a date folder. Raises DataError."""
     cameras, lidar = folder / "calib_cam_to_cam.txt", folder / "calib_velo_to_cam.txt"
     values = _read_values(cameras)
     velo = _read_values(lidar)
@@ -54,29 +56,32 @@ def read_calibration(folder: Path) -> Calibration:
     )
 
 
-def read_points(path: Path) -> Array:
+def read_points(path: str) -> Array:
     """Read a LiDAR scan: (n 4) float32, x forward, y left, z up in metres, reflectance. Raises DataError."""
     try:
-        values = np.fromfile(path, dtype=np.float32)
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false") from error
-    if not values.size or values.size % 4 or path.stat().st_size % 16:
         raise DataError(
-            f"{path} is not a LiDAR scan: {path.stat().st_size} bytes are no whole number of 16-byte points. "
+            f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false"
+        ) from error
+    if not content or len(content) % 16:
+        raise DataError(
+            f"{path} is not a LiDAR scan: {len(content)} bytes are no whole number of 16-byte points. "
             "Copy or download it again"
         )
-    return values.reshape(-1, 4)
+    return np.frombuffer(content, dtype="<f4").reshape(-1, 4)
 
 
 def project_points(points: Array, projection: Array, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Draw LiDAR points into a depth map: metres along the optical axis, 0 = none, the nearest point wins a pixel.
+    """Draw LiDAR points into a depth map: metres along the optical axis, 0 = none, the nearest point wins.
 
     Args:
         points: (n 3+) x, y, z in metres, x forward; points behind the LiDAR or the camera are dropped.
         projection: (3 4) of `Calibration.velodyne_to_pixels`.
         size: (width, height) of the map.
 
-    Returns (height width). Pixels are round(u) - 1, round(v) - 1 as in KITTI's Matlab tools, which count from 1.
+    Returns (height width). Pixels are round(u) - 1, round(v) - 1 as in KITTI's Matlab tools, which count from
+    1.
     """
     width, height = size
     ahead = points[points[:, 0] >= 0, :3].astype(np.float64)
@@ -114,5 +119,7 @@ def _take(values: dict[str, list[float]], key: str, shape: tuple[int, ...], path
     numbers = values.get(key)
     if numbers is None or len(numbers) != np.prod(shape):
         found = "is missing" if numbers is None else f"has {len(numbers)} numbers"
-        raise DataError(f"{path}: {key} {found}, expected {np.prod(shape)}. Unpack the calibration archive again")
+        raise DataError(
+            f"{path}: {key} {found}, expected {np.prod(shape)}. Unpack the calibration archive again"
+        )
     return np.array(numbers).reshape(shape)

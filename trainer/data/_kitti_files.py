@@ -1,4 +1,4 @@
-"""Which files a KITTI folder holds, and what the lines of a split file ask of them. Nothing here opens a picture."""
+"""Which files a KITTI folder holds, and which of them a split file asks for. Nothing here opens a picture."""
 
 from __future__ import annotations
 
@@ -50,14 +50,18 @@ class Line(NamedTuple):
 
 
 def read_split(path: Path) -> list[Line]:
-    """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError when the file cannot be read."""
+    """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError for no such file."""
     try:
         rows = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the split file cannot be read ({error}). Check dataset.split_file") from error
+        raise UserError(
+            f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
+        ) from error
     lines = [_parse(row, f"{path}:{i}") for i, row in enumerate(rows, 1) if row.strip()]
     if not lines:
-        raise UserError(f"{path}: the split file has no lines. Expected one per item: <date>/<drive> <frame> <l|r>")
+        raise UserError(
+            f"{path}: the split file has no lines. Expected one per item: <date>/<drive> <frame> <l|r>"
+        )
     return lines
 
 
@@ -78,7 +82,9 @@ def find_split(raw: Path, split: str, mode: str) -> Path:
         path = folder / split / f"{mode}_files.txt"
         if path.is_file():
             return path
-    known = {f"{found.parent.name} ({found.name})" for folder in folders for found in folder.glob("*/*_files.txt")}
+    known = {
+        f"{found.parent.name} ({found.name})" for folder in folders for found in folder.glob("*/*_files.txt")
+    }
     raise UserError(
         f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
         f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
@@ -96,49 +102,53 @@ def holds_annotated_depth(folder: Path) -> bool:
 
 
 class Listing:
-    """The files of a KITTI raw folder and its annotated depth; every folder is read once, when it is first needed."""
+    """The files of a KITTI raw folder and its annotated depth; each folder is read once, when first needed.
+
+    Paths are strings: a start-up check asks for some 160,000 of them, and `pathlib` would take most of its
+    time.
+    """
 
     def __init__(self, raw: Path, annotated: Path | None = None):
         self.raw = raw
         self.annotated = annotated
-        self._suffixes: dict[Path, dict[int, str]] = {}
+        self._suffixes: dict[str, dict[int, str]] = {}
 
-    def image(self, frame: Frame) -> Path | None:
+    def image_folder(self, frame: Frame) -> str:
+        """Folder of the pictures of that drive and camera."""
+        return f"{self.raw}/{frame.drive}/image_0{frame.camera}/data"
+
+    def image(self, frame: Frame) -> str | None:
         """Path of the picture, .png or .jpg, whichever is there; None when it is missing."""
         return self._find(self.image_folder(frame), frame.number, _IMAGE_SUFFIXES)
 
-    def image_folder(self, frame: Frame) -> Path:
-        """Folder of the pictures of that drive and camera."""
-        return self.raw / frame.drive / f"image_0{frame.camera}" / "data"
-
-    def is_empty(self, folder: Path) -> bool:
-        """Tell whether a folder that was searched before holds no frame at all."""
-        return not self._suffixes.get(folder)
-
-    def velodyne(self, frame: Frame) -> Path | None:
+    def velodyne(self, frame: Frame) -> str | None:
         """Path of the LiDAR scan, or None."""
-        return self._find(self.raw / frame.drive / "velodyne_points" / "data", frame.number, (".bin",))
+        return self._find(f"{self.raw}/{frame.drive}/velodyne_points/data", frame.number, (".bin",))
 
-    def annotated_depth(self, frame: Frame) -> Path | None:
+    def annotated_depth(self, frame: Frame) -> str | None:
         """Path of the annotated depth (Uhrig et al., arXiv:1708.06500), or None."""
         if self.annotated is None:
             return None
-        for part in (frame.date, "train", "val"):
-            drive = self.annotated / part / frame.drive.partition("/")[2]
-            folder = drive / "proj_depth" / "groundtruth" / f"image_0{frame.camera}"
+        date, _, drive = frame.drive.partition("/")
+        for part in (date, "train", "val"):
+            folder = f"{self.annotated}/{part}/{drive}/proj_depth/groundtruth/image_0{frame.camera}"
             path = self._find(folder, frame.number, (".png",))
             if path is not None:
                 return path
         return None
 
-    def _find(self, folder: Path, number: int, suffixes: Sequence[str]) -> Path | None:
+    def is_empty(self, folder: str) -> bool:
+        """Tell whether a folder that was searched before holds no frame at all."""
+        return not self._suffixes.get(folder)
+
+    def _find(self, folder: str, number: int, suffixes: Sequence[str]) -> str | None:
         if folder not in self._suffixes:
             self._suffixes[folder] = _list_frames(folder, suffixes)
         suffix = self._suffixes[folder].get(number)
-        return None if suffix is None else folder / f"{number:010d}{suffix}"
+        return None if suffix is None else f"{folder}/{number:010d}{suffix}"
 
 
-def _list_frames(folder: Path, suffixes: Sequence[str]) -> dict[int, str]:
+def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
     """Map the frame numbers in `folder` to the suffix of their file; empty when there is no such folder."""
     found: dict[int, str] = {}
     try:
@@ -154,14 +164,16 @@ def _list_frames(folder: Path, suffixes: Sequence[str]) -> dict[int, str]:
 
 
 def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Listing) -> list[str]:
-    """List bad lines, and targets and supports that are not on disk; frames of an absent folder count as one problem."""
+    """List bad lines, and targets and supports that are not on disk; an absent folder counts as one."""
     problems = [line.problem for line in lines if line.frame is None]
-    absent: dict[Path, int] = {}
+    absent: dict[str, int] = {}
     missing: list[str] = []
     for line in lines:
         if line.frame is None:
             continue
-        roles = [("target", line.frame)] + [(f"support {offset:+d}", line.frame.support(offset)) for offset in offsets]
+        roles = [("target", line.frame)] + [
+            (f"support {offset:+d}", line.frame.support(offset)) for offset in offsets
+        ]
         for role, frame in roles:
             if listing.image(frame) is not None:
                 continue
@@ -171,7 +183,9 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Listing
             else:
                 missing.append(f"{line.place}: {role} {frame.stem} is missing: no .png or .jpg in {folder}")
     problems = _capped(problems, "bad lines")
-    problems += [f"{folder} does not exist or is empty: {n} frames are missing" for folder, n in absent.items()]
+    problems += [
+        f"{folder} does not exist or is empty: {n} frames are missing" for folder, n in absent.items()
+    ]
     return problems + _capped(missing, "missing frames")
 
 

@@ -16,8 +16,8 @@ ENVIRONMENT = "MONODEPTH_DATA"
 def data_roots() -> list[tuple[Path, str]]:
     """List the folders that may hold data sets, in order, each with the name of what asked for it.
 
-    The environment variable MONODEPTH_DATA (several separated as in PATH), then DATA_ROOTS of PATHS.yaml in the
-    working directory, then ./data. Raises UserError when PATHS.yaml is there and cannot be used.
+    The environment variable MONODEPTH_DATA (several separated as in PATH), then DATA_ROOTS of PATHS.yaml in
+    the working directory, then ./data. Raises UserError when PATHS.yaml is there and cannot be used.
     """
     listed = [path for path in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if path]
     roots = [(Path(path).expanduser(), ENVIRONMENT) for path in listed]
@@ -26,12 +26,18 @@ def data_roots() -> list[tuple[Path, str]]:
 
 
 def find_folder(
-    root: str | None, names: Sequence[str], accept: Callable[[Path], bool], what: str, option: str = "dataset.root"
+    root: str | None,
+    names: Sequence[str],
+    accept: Callable[[Path], bool],
+    what: str,
+    option: str = "dataset.root",
 ) -> Path:
-    """Find the folder of a data set: `root` or one of `data_roots()`, itself or a folder in it called one of `names`.
+    """Find the folder of a data set: `root` or one of `data_roots()`, itself or a folder in it called one of
+    `names`.
 
-    When `root` is given only that is looked at: a wrong path must not train on other data. `accept` tells whether a
-    folder holds the data. Raises UserError listing every place looked at; `what` and `option` name the data and the key.
+    When `root` is given only that is looked at: a wrong path must not train on other data. `accept` tells
+    whether a folder holds the data. Raises UserError listing every place looked at; `what` and `option` name
+    the data and the key.
     """
     roots = [(Path(root).expanduser(), option)] if root is not None else data_roots()
     looked = []
@@ -41,7 +47,9 @@ def find_folder(
                 return folder
             looked.append(f"  {folder.absolute()}  ({origin}{'' if folder.is_dir() else ', does not exist'})")
     raise UserError(
-        f"{what} was not found. Looked at:\n" + "\n".join(looked) + f"\nSet {option}, the environment variable "
+        f"{what} was not found. Looked at:\n"
+        + "\n".join(looked)
+        + f"\nSet {option}, the environment variable "
         f"{ENVIRONMENT}, or DATA_ROOTS in PATHS.yaml to a folder that is or contains {' or '.join(names)}"
     )
 

@@ -1,8 +1,8 @@
 """Random changes to an item: whether it is mirrored, and how the colours of the network inputs change.
 
-Every draw comes from the generator of the item, and one draw serves its target and all supports: what stays the same
-between frames is what the networks learn from. Numpy and PIL only, because their results do not depend on the number
-of threads, so that loading in the main process and in workers gives the same bits.
+Every draw comes from the generator of the item, and one draw serves its target and all supports: what stays
+the same between frames is what the networks learn from. Numpy and PIL only, because their results do not
+depend on the number of threads, so that loading in the main process and in workers gives the same bits.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def to_planes(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 class Jitter:
     """Colour jitter with the meaning that torchvision gives it, each step clipped to [0, 1].
 
-    Brightness multiplies; contrast blends with the mean grey level of the image; saturation blends with the grey image;
-    hue turns the colour circle, value and chroma staying the same.
+    Brightness multiplies; contrast blends with the mean grey level of the image; saturation blends with the
+    grey image; hue turns the colour circle, value and chroma staying the same.
     """
 
     brightness: float  # factor, 1 = unchanged
@@ -121,8 +121,8 @@ def _turn_hue_of(pixels: NDArray[np.float32], turn: np.float32) -> None:
     """Turn the hue of (3 p) pixels in place, |turn| <= 1/6.
 
     With chroma = max - min and hue H in [-1, 5) sectors, a channel centred at c (red 0, green 2, blue 4) is
-    min + chroma * clip(2 - d, 0, 1), d = distance of H and c on the circle of 6. All of it is written times chroma,
-    so that no division is needed and grey pixels are no special case.
+    min + chroma * clip(2 - d, 0, 1), d = distance of H and c on the circle of 6. All of it is written times
+    chroma, so that no division is needed and grey pixels are no special case.
     """
     r, g, b = pixels
     top = np.maximum(np.maximum(r, g), b)
@@ -163,7 +163,7 @@ _OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class Trivial:
-    """One colour operation of TrivialAugmentWide (arXiv:2103.10158), geometric ones and the identity left out."""
+    """One operation of TrivialAugmentWide (arXiv:2103.10158); only those that change colours."""
 
     name: str  # one of `Trivial.names`
     strength: int  # bin 0..30; 0 changes least

@@ -1,4 +1,5 @@
-"""What every data set shares: checked options, one random generator per item, and the way from pictures to tensors.
+"""What every data set shares: checked options, one random generator per item, and the way from pictures to
+tensors.
 
 A data set says where an item is and how it is read (`load`). Nothing here knows a file layout.
 """
@@ -43,7 +44,8 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class RawItem:
-    """What `DepthDataset.load` returns: one item as read, before augmentation. n supports, network size (h, w)."""
+    """What `DepthDataset.load` returns: one item as read, before augmentation. n supports, network size (h,
+    w)."""
 
     target: NDArray[np.uint8]  # (h w 3) RGB
     supports: Sequence[NDArray[np.uint8]]  # n times (h w 3), in the order of `supp_idxs`
@@ -53,10 +55,11 @@ class RawItem:
     Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
 
     def mirrored(self) -> RawItem:
-        """The item as a mirror shows it, left and right exchanged; arrays are copied, supports keep their places.
+        """The item as a mirror shows it, left and right exchanged; arrays are copied, supports keep their
+        places.
 
-        x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign, and the
-        principal point moves to w - 1 - cx, pixel centres being integers.
+        x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
+        and the principal point moves to w - 1 - cx, pixel centres being integers.
         """
         K = flip_intrinsics(torch.from_numpy(self.K), self.target.shape[1]).numpy()
         return RawItem(
@@ -70,22 +73,20 @@ class RawItem:
 
 
 class DepthDataset(Dataset[dict[str, Tensor]], ABC):
-    """A target image, its supports and what is known about them, as the tensors of `trainer.types.Batch` without b.
+    """A target image, its supports and what is known about them, as the tensors of `trainer.types.Batch`
+    without b.
 
-    `dataset[key]` takes an index (epoch 0) or `(epoch, index)`. An item is a function of (seed, epoch, index) and of
+    `dataset[key]` takes an index (epoch 0) or `(epoch, index)`. An item is a function of (seed, epoch, index)
+    and of
     nothing else: not of the order of access, the worker, or the process.
 
-    Args:
-        mode: which part of the data; also the name of the split file.
-        size: (width, height) of the images given to the networks, in pixels.
-        supp_idxs: frame offsets of the supports, 0 = the other camera of the stereo pair; null = no supports.
-        use_depth: load ground-truth depth.
-        use_hints: load proxy depth; not available in this version.
-        use_aug: mirror items (p 0.5) and change the colours of the network inputs.
-        use_strong_aug: with `use_aug`: TrivialAugment (p 0.7, arXiv:2103.10158) instead of colour jitter (p 0.5).
-        as_torch: only true; kept so that earlier configurations load.
-        log_time: add `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`.
-        seed: of the augmentation, >= 0.
+    Args: mode: which part of the data; also the name of the split file. size: (width, height) of the images
+        given to the networks, in pixels. supp_idxs: frame offsets of the supports, 0 = the other camera of
+        the stereo pair; null = no supports. use_depth: load ground-truth depth. use_hints: load proxy depth;
+        not available in this version. use_aug: mirror items (p 0.5) and change the colours of the network
+        inputs. use_strong_aug: with `use_aug`: TrivialAugment (p 0.7, arXiv:2103.10158) instead of colour
+        jitter (p 0.5). as_torch: only true; kept so that earlier configurations load. log_time: add
+        `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`. seed: of the augmentation, >= 0.
 
     Raises UserError when an option has no meaning.
     """
@@ -106,7 +107,9 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         if mode not in get_args(Mode):
             raise UserError(f"dataset.mode {mode!r} is not one of {', '.join(get_args(Mode))}")
         if not as_torch:
-            raise UserError("dataset.as_torch: false is not supported: items are always tensors. Remove the key")
+            raise UserError(
+                "dataset.as_torch: false is not supported: items are always tensors. Remove the key"
+            )
         if use_hints:
             raise UserError(
                 "dataset.use_hints: true is not available in this version: no depth hints can be read. "
@@ -162,7 +165,11 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raw = self._load_checked(int(index))
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
-                change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
+                change = (
+                    augment.draw(rng, self.use_strong_aug)
+                    if self.use_aug
+                    else augment.Augmentation(False, None)
+                )
                 raw = raw.mirrored() if change.flip else raw
             item = self._to_tensors(raw, change.recolour)
             item["index"] = torch.tensor(int(index))
@@ -201,7 +208,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         return item
 
 
-def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a picture as RGB, resized bilinearly with antialiasing. size is (w, h). Returns (h w 3).
 
     Raises DataError naming the file when it is missing, truncated or no picture.
@@ -217,12 +224,15 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
-    """Return (width, height) as ints. Raises UserError, naming the key `where`, for anything but a landscape size."""
+    """Return (width, height) as ints. Raises UserError, naming the key `where`, for anything but a landscape
+    size."""
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"{where} must be two positive numbers [width, height], got {list(size)}")
     width, height = map(int, size)
     if height > width:
-        raise UserError(f"{where} is [width, height]: {list(size)} is taller than wide. Did you mean [{height}, {width}]?")
+        raise UserError(
+            f"{where} is [width, height]: {list(size)} is taller than wide. Did you mean [{height}, {width}]?"
+        )
     return width, height
 
 

@@ -1,7 +1,7 @@
 """KITTI raw recordings: colour stereo pairs in drives, LiDAR or annotated ground truth.
 
-A. Geiger et al., IJRR 2013; splits of Eigen (arXiv:1406.2283) and Zhou (arXiv:1704.07813); annotated depth of Uhrig et
-al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as Monodepth2 converts them.
+A. Geiger et al., IJRR 2013; splits of Eigen (arXiv:1406.2283) and Zhou (arXiv:1704.07813); annotated depth of
+Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as Monodepth2 converts them.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class KittiRaw(DepthDataset):
     """KITTI raw drives: stereo and temporal supports, LiDAR or annotated depth.
 
     Args:
-        root: folder that is, or contains, kitti_raw_sync or kitti_raw; null = MONODEPTH_DATA, PATHS.yaml, ./data.
+        root: folder that is, or contains, kitti_raw_sync or kitti_raw; null = look in the usual places.
         split: folder of split files in or beside the raw folder (`splits/<split>/<mode>_files.txt`).
         split_file: a split file; wins over `split` and `mode`.
         use_benchmark: annotated depth instead of projected LiDAR scans.
-        depth_root: folder of annotated depth, by date or as the official archive; null = beside the raw folder.
-        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that dates can share a batch;
-            null = size of the recording.
+        depth_root: folder of annotated depth, by date or as the official archive; null = beside `root`.
+        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
+            different size can share a batch; null = size of the recording.
         intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
 
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
@@ -93,26 +93,22 @@ class KittiRaw(DepthDataset):
         return line.place if line.frame is None else line.frame.stem
 
     def check(self) -> list[str]:
-        """List bad split lines, targets and supports that are not on disk, and unreadable calibration files."""
+        """List bad split lines, targets and supports that are not on disk, unreadable calibration files."""
         problems = check_images(self.lines, self.supp_idxs, self.listing)
-        for date in sorted(self._calibrated_dates()):
-            try:
-                self._calibration(date)
-            except DataError as error:
-                problems.append(str(error))
-        return problems
+        calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
+        return problems + [problem for problem in calibration if problem]
 
     def notes(self) -> list[str]:
         """Say how many frames have no ground truth."""
         frames = [line.frame for line in self.lines if line.frame is not None]
-        if not self.use_depth:
+        without = sum(self._depth_path(frame) is None for frame in frames) if self.use_depth else 0
+        if not without:
             return []
-        without = sum(self._depth_path(frame) is None for frame in frames)
         kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
-        return [f"{without} of {len(frames)} items have no {kind}: their depth maps are empty"] if without else []
+        return [f"{without} of {len(frames)} items have no {kind}: their depth maps are empty"]
 
     def load(self, index: int) -> RawItem:
-        """Read pictures, intrinsics and depth of an item. Raises DataError naming what is missing or broken."""
+        """Read pictures, intrinsics and depth of an item. Raises DataError for a missing or broken file."""
         line = self.lines[index]
         if line.frame is None:
             raise DataError(line.problem)
@@ -141,7 +137,7 @@ class KittiRaw(DepthDataset):
             return self._calibration(frame.date).intrinsics(frame.camera, self.size)
         return _AVERAGE_K * np.array([[self.size[0]], [self.size[1]], [1]])
 
-    def _depth_path(self, frame: Frame) -> Path | None:
+    def _depth_path(self, frame: Frame) -> str | None:
         return self.listing.annotated_depth(frame) if self.use_benchmark else self.listing.velodyne(frame)
 
     def _depth(self, frame: Frame) -> NDArray[np.float32]:
@@ -169,6 +165,13 @@ class KittiRaw(DepthDataset):
             self._calibrations[date] = read_calibration(self.raw / date)
         return self._calibrations[date]
 
+    def _calibration_problem(self, date: str) -> str:
+        try:
+            self._calibration(date)
+        except DataError as error:
+            return str(error)
+        return ""
+
     def _calibrated_dates(self) -> set[str]:
         """Dates whose calibration some item needs."""
         always = self.intrinsics == "calibrated"
@@ -179,11 +182,13 @@ class KittiRaw(DepthDataset):
     def _find_annotated(self, depth_root: str | None) -> Path:
         beside = str(self.raw) if (self.raw / DEPTH_NAMES[1]).is_dir() else str(self.raw.parent)
         what = "KITTI annotated depth"
-        return find_folder(depth_root or beside, DEPTH_NAMES, holds_annotated_depth, what, "dataset.depth_root")
+        return find_folder(
+            depth_root or beside, DEPTH_NAMES, holds_annotated_depth, what, "dataset.depth_root"
+        )
 
 
-def read_depth_png(path: Path) -> NDArray[np.float32]:
-    """Read a 16-bit PNG of KITTI depth, (H W), value / 256 = metres, 0 = none. Raises DataError naming the file."""
+def read_depth_png(path: str) -> NDArray[np.float32]:
+    """Read a 16-bit PNG of KITTI depth: (H W) metres = value / 256, 0 = none. Raises DataError."""
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
@@ -191,8 +196,8 @@ def read_depth_png(path: Path) -> NDArray[np.float32]:
         raise DataError(f"{path} is not a readable depth map ({error}). Copy or download it again") from error
     if values.ndim != 2 or values.dtype == np.uint8:
         raise DataError(
-            f"{path} is no KITTI depth map: expected 16-bit grey, got {values.dtype} of shape {values.shape}. "
-            "Check dataset.depth_root"
+            f"{path} is no KITTI depth map: expected 16-bit grey, "
+            f"got {values.dtype} of shape {values.shape}. Check dataset.depth_root"
         )
     return values.astype(np.float32) / np.float32(256)
 

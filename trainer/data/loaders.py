@@ -1,7 +1,7 @@
-"""From a data set to batches: which items, in which order, on which process; and the DataLoader that reads them.
+"""From a data set to batches: which items, in which order, on which process, and who reads them.
 
-The order of an epoch is a function of (seed, epoch) for the whole run, dealt out to the processes afterwards. Nothing
-depends on the number of workers or on what was read before.
+The order of an epoch is a function of (seed, epoch) for the whole run, dealt out to the processes afterwards.
+Nothing depends on the number of workers or on what was read before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from trainer.data.base import DataError, DepthDataset
 from trainer.types import UserError
 
-_ORDER = 1  # a fourth word of entropy: items draw from (seed, epoch, index), the order must draw something else
+_ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
 _TERM_GRACE_S = 30
 
 
@@ -28,8 +28,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) keys for one process, to be given to a DataLoader as its `batch_sampler`.
 
     A global batch of `batch_size` rows is cut into `world` equal parts, and process `rank` gets part `rank`.
-    With `drop_last=False` the last global batch may be smaller, and a process may get a smaller part of it or none:
-    every item is seen exactly once by all processes together.
+    With `drop_last=False` the last global batch may be smaller, and a process may get a smaller part of it or
+    none: every item is seen exactly once by all processes together.
 
     Args:
         num_items: items of the data set.
@@ -38,7 +38,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         world: number of processes.
         seed: of the order, >= 0.
         shuffle: draw a new order for each epoch.
-        drop_last: leave out the last global batch when it is not full, so that all processes take equally many steps.
+        drop_last: leave out the last global batch when it is not full, so that every process takes the same
+            number of steps.
 
     Raises UserError when the batch cannot be split over the processes, or when no full batch exists.
     """
@@ -63,8 +64,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             raise UserError("the data set has no items. Check dataset.split and dataset.split_file")
         if drop_last and num_items < batch_size:
             raise UserError(
-                f"loader.batch_size {batch_size} is more than the {num_items} items of the data set, and drop_last "
-                f"leaves out what does not fill a batch. Use a batch size of at most {num_items}"
+                f"loader.batch_size {batch_size} is more than the {num_items} items of the data set, and "
+                f"drop_last leaves out what fills no batch. Use a batch size of at most {num_items}"
             )
         self.num_items = num_items
         self.batch_size = batch_size
@@ -77,7 +78,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.start_batch = 0
 
     def set_position(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch that the next iteration goes through, and its first global batch (to resume in its middle)."""
+        """Choose the epoch of the next iteration, and the global batch that it starts with (to resume)."""
         self.epoch = epoch
         self.start_batch = start_batch
 
@@ -111,14 +112,12 @@ def make_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Read the batches of `sampler`, here or in worker processes; what comes out does not depend on which.
 
-    Args:
-        num_workers: processes that read ahead; 0 reads in this process, and the options below but pinning do nothing.
-        pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
-        persistent_workers: keep the workers between epochs.
-        prefetch_factor: batches that each worker reads ahead; null = 2.
-        timeout: seconds to wait for a batch before giving up; 0 = for ever.
-        multiprocessing_context: how workers start; null = fork on Linux (quick, and workers only decode pictures),
-            the default of the platform elsewhere.
+    Args: num_workers: processes that read ahead; 0 reads in this process, and the options below but pinning
+        do nothing. pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
+        persistent_workers: keep the workers between epochs. prefetch_factor: batches that each worker reads
+        ahead; null = 2. timeout: seconds to wait for a batch before giving up; 0 = for ever.
+        multiprocessing_context: how workers start; null = fork on Linux (quick, and workers only decode
+        pictures), the default of the platform elsewhere.
 
     Raises UserError for a negative number.
     """
@@ -140,7 +139,9 @@ def make_loader(
         timeout=timeout if with_workers else 0,
         worker_init_fn=_start_worker if with_workers else None,
         multiprocessing_context=context if with_workers else None,
-        generator=torch.Generator().manual_seed(sampler.seed),  # else an iterator draws from the global stream
+        generator=torch.Generator().manual_seed(
+            sampler.seed
+        ),  # else an iterator draws from the global stream
     )
 
 
@@ -149,7 +150,9 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     for key in items[0]:
         shapes = [tuple(item[key].shape) for item in items]
         if len(set(shapes)) > 1:
-            sizes = ", ".join(f"{shape} (item {int(item['index'])})" for shape, item in zip(shapes, items, strict=True))
+            sizes = ", ".join(
+                f"{shape} (item {int(item['index'])})" for shape, item in zip(shapes, items, strict=True)
+            )
             advice = (
                 "Set dataset.depth_size: [width, height] so that all maps get one size, or loader.batch_size: 1"
                 if key == "depth"
@@ -162,9 +165,9 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _start_worker(worker_id: int) -> None:
     """Give a worker one thread, and let the trainer decide when it ends.
 
-    Ctrl-C and a scheduler's SIGTERM reach every process of a job. A worker that died of them would take down the step
-    that the trainer wants to finish before it saves; so it goes on, and leaves by itself when its parent is gone
-    (the DataLoader sees to that) or some time after SIGTERM.
+    Ctrl-C and a scheduler's SIGTERM reach every process of a job. A worker that died of them would take down
+    the step that the trainer wants to finish before it saves; so it goes on, and leaves by itself when its
+    parent is gone (the DataLoader sees to that) or some time after SIGTERM.
     """
     torch.set_num_threads(1)
     for ignored in (signal.SIGINT, signal.SIGUSR1):

@@ -11,9 +11,10 @@ from trainer.geometry.precision import full_precision
 def disp_to_depth(disp: Tensor, min_depth: float = 0.1, max_depth: float | None = 100.0) -> Tensor:
     """Scale sigmoid disparity to depth.
 
-    disp (b 1 h w), 0..1, 0 = far. Returns depth (b 1 h w) in [min_depth, max_depth], in the unit of the two bounds (the
-    stereo baseline's, 0.1 = 0.54 m). `max_depth` None or 0 means no far bound; depth then ends where float precision does.
-    Raises ValueError when min_depth <= 0 or max_depth < min_depth. Monodepth2, arXiv:1806.01260, sec. 3.
+    disp (b 1 h w), 0..1, 0 = far. Returns depth (b 1 h w) in [min_depth, max_depth], in the unit of the two
+    bounds (the stereo baseline's, 0.1 = 0.54 m). `max_depth` None or 0 means no far bound; depth then ends
+    where float precision does. Raises ValueError when min_depth <= 0 or max_depth < min_depth. Monodepth2,
+    arXiv:1806.01260, sec. 3.
     """
     disp = full_precision(disp)
     far, near = _inverse_bounds(min_depth, max_depth)
@@ -37,5 +38,7 @@ def inverse_depth(z: Tensor) -> Tensor:
 
 def _inverse_bounds(min_depth: float, max_depth: float | None) -> tuple[float, float]:
     if min_depth <= 0 or (max_depth and max_depth < min_depth):
-        raise ValueError(f"need 0 < min_depth <= max_depth, got min_depth={min_depth} and max_depth={max_depth}")
+        raise ValueError(
+            f"need 0 < min_depth <= max_depth, got min_depth={min_depth} and max_depth={max_depth}"
+        )
     return (1 / max_depth if max_depth else 0.0), 1 / min_depth

@@ -1,4 +1,4 @@
-"""Rigid motions of the camera: T (..., 4, 4) maps points of the target camera to points of the support camera."""
+"""Rigid motions: T (..., 4, 4) maps points of the target camera to points of the support camera."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 from trainer.geometry.precision import full_precision
 
-# Below this squared angle the series is used; its first neglected term is then smaller than a float64 can hold.
+# Below this squared angle the series is used: its first neglected term is then less than float64 can hold.
 _SERIES_BELOW = 1e-3
 
 
 def axis_angle_to_matrix(R: Tensor) -> Tensor:
     """Turn rotation vectors into rotation matrices (Rodrigues).
 
-    R (..., 3): axis times angle in radians. Returns (..., 3, 3). Near zero a series takes over, so that the derivatives at
-    zero are the generators of rotation; dividing by the angle, as SfM-Learner (arXiv:1704.07813) does, loses them.
+    R (..., 3): axis times angle in radians. Returns (..., 3, 3). Near zero a series takes over, so that the
+    derivatives at zero are the generators of rotation; dividing by the angle, as SfM-Learner
+    (arXiv:1704.07813) does, loses them.
     """
     R = full_precision(R)
     x, y, z = R.unbind(-1)
@@ -31,7 +32,7 @@ def axis_angle_to_matrix(R: Tensor) -> Tensor:
 def _sine_terms(squared: Tensor) -> tuple[Tensor, Tensor]:
     """Return sin(t) / t and (1 - cos(t)) / t**2 for t**2 (...), finite with all derivatives at zero."""
     small = squared < _SERIES_BELOW
-    safe = torch.where(small, torch.ones_like(squared), squared)  # keeps the unused branch of `where` free of NaN
+    safe = squared.masked_fill(small, 1.0)  # or else the branch not taken would hand NaN to the gradient
     angle = safe.sqrt()
     half = (angle / 2).sin()
     a = 1 - squared / 6 * (1 - squared / 20 * (1 - squared / 42))
@@ -45,7 +46,7 @@ def pose_matrix(R: Tensor, t: Tensor) -> Tensor:
 
 
 def invert_pose(T: Tensor) -> Tensor:
-    """Invert rigid motions T (..., 4, 4) in closed form: rotation transposed, translation -(rotation transposed) t."""
+    """Invert rigid motions T (..., 4, 4) in closed form: [R t] becomes [R' -R' t], R' = R transposed."""
     rotation, t = T[..., :3, :3], T[..., :3, 3]
     return _assemble(rotation.transpose(-1, -2), -(rotation * t.unsqueeze(-1)).sum(-2))
 

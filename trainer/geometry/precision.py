@@ -1,14 +1,13 @@
 """The number format of geometry: never 16 bit.
 
-The functions of this room use elementwise operations and sums for their small matrix products, because autocast would
-run `matmul` and `einsum` in 16 bit whatever the type of their input.
+The functions of this room use elementwise operations and sums for their small matrix products, because
+autocast would run `matmul` and `einsum` in 16 bit whatever the type of their input.
 """
 
 from __future__ import annotations
 
-from torch import Tensor
-
 import torch
+from torch import Tensor
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""View synthesis: see a support image from the target camera (Monodepth2, arXiv:1806.01260; SfM-Learner, 1704.07813).
+"""View synthesis: a support image seen from the target (SfM-Learner, arXiv:1704.07813; Monodepth2,
+1806.01260).
 
-A target pixel p = (u, v, 1) at depth d lies at d K^-1 p; T moves it to the support camera, K projects it. With the 3x4
-matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3]: no list of rays is ever stored.
+A target pixel p = (u, v, 1) at depth d lies at d K^-1 p; T moves it to the support camera, K projects it.
+With the 3x4 matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3]: no list
+of rays is ever stored.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class ViewSynthesis:
     Args:
         K: (b 3 3) intrinsics shared by target and supports, in pixels of `size`.
         size: (h, w) of the target depth.
-        legacy_sampling: sample as the benchmark of arXiv:2208.01489 did (`align_corners=False` on a grid normalised by
+        legacy_sampling: sample as the benchmark of arXiv:2208.01489 did (`align_corners=False` on a grid
+            normalised by
             w - 1 and h - 1), which moves samples by up to half a pixel at the borders.
     """
 
@@ -50,7 +53,8 @@ class ViewSynthesis:
         return matmul3(self.K, torch.cat([rotation, T[:, :3, 3:]], -1))
 
     def warp(self, image: Tensor, depth: Tensor, P: Tensor) -> Tensor:
-        """Sample `image` (b c h w) where the target's pixels, at `depth` (b 1 h w), fall under P. Returns (b c h w).
+        """Sample `image` (b c h w) where the target's pixels, at `depth` (b 1 h w), fall under P. Returns (b
+        c h w).
 
         Bilinear; what falls outside takes the colour of the nearest border pixel.
         """
@@ -71,17 +75,17 @@ class ViewSynthesis:
 def project(depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """Project the pixels of a depth map.
 
-    depth (b 1 h w), P (b 3 4) as in the heading of this module. Returns the grid (b h w 2) of x and y, -1 and 1 at the
-    centres of the outermost pixels, and z (b 1 h w), the depth in the support camera, without gradient. All of K Y is
-    divided by max(z, 0.1): points nearer than that, or behind the camera, are drawn towards the origin instead of
-    flying off.
+    depth (b 1 h w), P (b 3 4) as in the heading of this module. Returns the grid (b h w 2) of x and y, -1 and
+    1 at the centres of the outermost pixels, and z (b 1 h w), the depth in the support camera, without
+    gradient. All of K Y is divided by max(z, 0.1): points nearer than that, or behind the camera, are drawn
+    towards the origin instead of flying off.
     """
     grid, z = _Project.apply(depth, P)
     return grid, z
 
 
 class _Project(torch.autograd.Function):
-    """`project` with its derivative by hand: autograd would keep ten maps per warp where depth and P suffice."""
+    """`project` with its derivative by hand: autograd would keep ten maps where depth and P suffice."""
 
     @staticmethod
     def forward(ctx: Any, depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +111,8 @@ class _Project(torch.autograd.Function):
             x, y, z, scale = _project_part(d, P[part])
             gx = grad_grid[part, ..., 0] * (2 / (w - 1)) * scale
             gy = grad_grid[part, ..., 1] * (2 / (h - 1)) * scale
-            gz = x.mul_(gx).add_(y.mul_(gy)).neg_().mul_(z >= NEAREST)  # through the division, where it is not clamped
+            # Depth acts through the division, where that is not clamped.
+            gz = x.mul_(gx).add_(y.mul_(gy)).neg_().mul_(z >= NEAREST)
             rays = _rays(P[part], u, v)
             grad_depth[part, 0] = rays[0].mul_(gx).add_(rays[1].mul_(gy)).add_(rays[2].mul_(gz))
             for row, g in enumerate((gx, gy, gz)):
@@ -120,22 +125,24 @@ class _Project(torch.autograd.Function):
 
 
 def _project_part(d: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Project depth d (n h w) with P (n 3 4). Returns pixel x, y, depth z and 1 / max(z, NEAREST), each (n h w)."""
+    """Project depth d (n h w) with P (n 3 4). Returns pixel x, y, depth z, 1 / max(z, NEAREST): (n h w) each."""
     x, y, z = (ray.mul_(d).add_(P[:, k, 3, None, None]) for k, ray in enumerate(_rays(P, *_pixels(d))))
     scale = z.clamp_min(NEAREST).reciprocal_()
     return x.mul_(scale), y.mul_(scale), z, scale
 
 
 def _rays(P: Tensor, u: Tensor, v: Tensor) -> list[Tensor]:
-    """The three rows of P[:, :3] (u, v, 1): n maps (n h w) each, fresh memory."""
-    return [P[:, k, 0, None, None] * u + (P[:, k, 1, None, None] * v + P[:, k, 2, None, None]) for k in range(3)]
+    """The three rows of P[:, :3] (u, v, 1): maps (n h w), fresh memory."""
+    a, b, c = P[:, :, :3, None, None].unbind(2)  # (n 3 1 1) each
+    return list((a * u + (b * v + c)).unbind(1))
 
 
 def _pixels(like: Tensor) -> tuple[Tensor, Tensor]:
     """Pixel coordinates of a map (..., h, w): u (1 w) and v (h 1)."""
     h, w = like.shape[-2:]
-    options = {"dtype": like.dtype, "device": like.device}
-    return torch.arange(w, **options)[None], torch.arange(h, **options)[:, None]
+    u = torch.arange(w, dtype=like.dtype, device=like.device)
+    v = torch.arange(h, dtype=like.dtype, device=like.device)
+    return u[None], v[:, None]
 
 
 def cache_pieces(x: Tensor) -> list[slice]:

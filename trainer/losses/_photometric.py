@@ -1,7 +1,8 @@
 """Photometric distance between two images: dense, one channel. Nothing here reduces over pixels.
 
-An error is asked in two steps, `compare = error.against(target)` and then `compare(image)` for every candidate, because
-a training step compares one target with many images and the target's share of the work need be done only once.
+An error is asked in two steps, `compare = error.against(target)` and then `compare(image)` for every
+candidate, because a training step compares one target with many images and the target's share of the work
+need be done only once.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ class L2Error:
 
 
 class PhotoError:
-    """Structural dissimilarity mixed with L1: weight * (1 - SSIM) / 2 + (1 - weight) * L1, mean of the channels.
+    """Structural dissimilarity mixed with L1: weight * (1 - SSIM) / 2 + (1 - weight) * L1, mean of the
+    channels.
 
-    SSIM over 3x3 pixels, equal weights, mirrored border. Images in [0, 1]. Monodepth, arXiv:1609.03677, sec. 3.3.
-    Raises ValueError when `weight_ssim` is not in [0, 1].
+    SSIM over 3x3 pixels, equal weights, mirrored border. Images in [0, 1]. Monodepth, arXiv:1609.03677, sec.
+    3.3. Raises ValueError when `weight_ssim` is not in [0, 1].
     """
 
     def __init__(self, weight_ssim: float = 0.85):
@@ -79,12 +81,14 @@ assert set(ERRORS) == set(get_args(LossName))
 class _SsimL1(torch.autograd.Function):
     """`PhotoError` with its derivative by hand.
 
-    Autograd would keep some fifteen maps of the image's size for each comparison and walk through memory for each of
-    them. Here the image alone is kept, the rest is computed again on the way back, an item at a time.
+    Autograd would keep some fifteen maps of the image's size for each comparison and walk through memory for
+    each of them. Here the image alone is kept, the rest is computed again on the way back, an item at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float
+    ) -> Tensor:
         ctx.save_for_backward(image, target, sums, spread)
         ctx.weight = weight
         error = image.new_empty(image.shape[0], 1, *image.shape[2:])

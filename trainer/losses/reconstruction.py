@@ -1,7 +1,7 @@
 """Reconstruction: an image seen from another camera should look like the target.
 
-SfM-Learner, arXiv:1704.07813 (explainability); Klodt & Vedaldi, ECCV 2018 (uncertainty); Monodepth2, arXiv:1806.01260
-(minimum over supports, automask).
+SfM-Learner, arXiv:1704.07813 (explainability); Klodt & Vedaldi, ECCV 2018 (uncertainty); Monodepth2,
+arXiv:1806.01260 (minimum over supports, automask).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MaskName = Literal["explainability", "uncertainty"]
 
 
 class Reconstruction(nn.Module):
-    """Options and per-pixel rules that all reconstruction losses share; which images are compared is their own matter.
+    """Options and per-pixel rules that all reconstruction losses share; which images are compared is their
+    own matter.
 
     Args:
         loss_name: how two images are compared.
@@ -45,9 +46,13 @@ class Reconstruction(nn.Module):
     ):
         super().__init__()
         if loss_name not in ERRORS:
-            raise ValueError(f"loss_name {loss_name!r} is not a photometric error. {did_you_mean(loss_name, ERRORS)}")
+            raise ValueError(
+                f"loss_name {loss_name!r} is not a photometric error. {did_you_mean(loss_name, ERRORS)}"
+            )
         if mask_name is not None and mask_name not in get_args(MaskName):
-            raise ValueError(f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, get_args(MaskName))}")
+            raise ValueError(
+                f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, get_args(MaskName))}"
+            )
         if automask_noise < 0:
             raise ValueError(f"automask_noise must not be negative, got {automask_noise}")
         self.loss_name, self.mask_name = loss_name, mask_name
@@ -57,9 +62,11 @@ class Reconstruction(nn.Module):
             self.needs = self.needs | {"mask"}
 
     def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        """Make one map (b 1 h w) of the supports' errors, n times (b 1 h w): mask (b n h w) first, then minimum or mean.
+        """Make one map (b 1 h w) of the supports' errors, n times (b 1 h w): mask (b n h w) first, then
+        minimum or mean.
 
-        Of equal errors the earlier support counts. Raises ValueError when a mask is asked for but there is none.
+        Of equal errors the earlier support counts. Raises ValueError when a mask is asked for but there is
+        none.
         """
         if self.mask_name is not None:
             if mask is None:

@@ -1,7 +1,7 @@
 """Smoothness: disparity should change only where the image does.
 
-Garg et al., arXiv:1603.04992; Monodepth, arXiv:1609.03677; second differences as in DVSO, arXiv:1807.02570; division by
-the mean as in Monodepth2, arXiv:1806.01260.
+Garg et al., arXiv:1603.04992; Monodepth, arXiv:1609.03677; second differences as in DVSO, arXiv:1807.02570;
+division by the mean as in Monodepth2, arXiv:1806.01260.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from trainer.losses import LOSSES, Pictures
 from trainer.scene import Scene
 
-Gradients = tuple[Tensor, Tensor]  # along x and along y, non-negative, each of the shape of what was differentiated
+Gradients = tuple[
+    Tensor, Tensor
+]  # along x and along y, non-negative, each of the shape of what was differentiated
 
 _SIDE = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))  # Gaussian of sigma 1 over three pixels
 _CENTRE = 1 - 2 * _SIDE
@@ -42,8 +44,8 @@ class DisparitySmoothness(nn.Module):
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales of the weighted terms, and pictures of scale 0.
 
-        Every scale is compared at its own resolution. The mean of a gradient runs over all h * w pixels, the zeros of
-        the border included (Monodepth2 leaves them out).
+        Every scale is compared at its own resolution. The mean of a gradient runs over all h * w pixels, the
+        zeros of the border included (Monodepth2 leaves them out).
         """
         terms = []
         pictures: Pictures = {}

@@ -1,5 +1,4 @@
-"""How good a depth map is: metric sets, alignment of scale, image crops, baselines. Nothing here loads data
-or networks.
+"""How good depth is: metric sets, alignment of scale, crops, baselines. Nothing here loads data or networks.
 
 A metric set is one published evaluation protocol and one file of this package; it registers under the name
 that `evaluate --metrics` takes. The metrics watched during training are in `validation.py`.
@@ -31,8 +30,7 @@ class Metric:
 class MetricSet(ABC):
     """A published set of metrics on the valid pixels of one image.
 
-    `version` belongs to the keys: it rises when the meaning of a key changes, and is stored beside the
-    numbers.
+    `version` belongs to the keys: it rises when the meaning of a key changes; stored with the numbers.
     """
 
     version: ClassVar[int]
@@ -40,9 +38,7 @@ class MetricSet(ABC):
 
     @abstractmethod
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """Score predicted against true depth, both (n,) in metres, positive, n >= 1. Keys in the order of
-        `metrics`.
-        """
+        """Score predicted against true depth, both (n,) in metres, positive, n >= 1; keys as in `metrics`."""
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -1,5 +1,4 @@
-"""The factor that turns the depth of a network into metres, one per image. What each mode may look at is its
-name.
+"""The factor that turns the depth of a network into metres, one per image.
 
 Monocular training leaves the scale of the world open, so the truth has to lend it (`median`, Zhou et al.,
 arXiv:1704.07813). Training with a stereo pair knows it up to the unit in which the baseline was given
@@ -24,9 +23,7 @@ def none(pred: np.ndarray, truth: np.ndarray) -> float:
 
 
 def stereo(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Scale by the true baseline over the one used in training: 0.54 m / 0.1 = 5.4 (Monodepth2,
-    arXiv:1806.01260).
-    """
+    """Scale by the true baseline over the one used in training: 0.54 m / 0.1 = 5.4 (arXiv:1806.01260)."""
     return METRES_PER_UNIT
 
 

@@ -1,8 +1,6 @@
-"""What can be scored without looking at the image: depths that a network has to beat. Both are fitted to the
-evaluated truth.
+"""Depths that do not look at the image: what a network has to beat.
 
-Fitting to the very truth that scores them favours the baselines, so beating one is a statement that errs on
-the safe side.
+Both are fitted to the very truth that scores them. That favours them, so beating one errs on the safe side.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ class MaskedTruth:
 
 
 def score_baselines(truths: Sequence[MaskedTruth], protocol: DepthProtocol) -> dict[str, dict[str, Any]]:
-    """Score the best constant depth and the mean depth of each row: how each was made, then its means over
-    the images.
+    """Score the best constant depth and the mean depth of each row; say how each was made.
 
     Where the protocol lends a prediction the scale of each image, it lends it to the baselines too.
     """
@@ -103,4 +100,4 @@ class RowMeanDepth:
         return self._mean[self._bin(truth)]
 
     def _bin(self, truth: MaskedTruth) -> np.ndarray:
-        return ((truth.row + 0.5) / truth.height * self.bins).astype(np.int64)
+        return (2 * truth.row.astype(np.int64) + 1) * self.bins // (2 * truth.height)  # centre of the pixel

@@ -1,6 +1,4 @@
-"""The part of an image that is scored. KITTI protocols leave out the sky and the borders that the LiDAR does
-not reach.
-"""
+"""The part of an image that is scored. KITTI protocols leave out the sky and the borders: no LiDAR there."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ class Crop:
     right: float = 1.0
 
     def box(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of an image of (height, width) pixels: fractions cut to whole pixels, half
-        open.
-        """
+        """Rows and columns of an image of that many pixels: fractions cut to whole pixels, half open."""
         rows = slice(int(self.top * height), int(self.bottom * height))
         columns = slice(int(self.left * width), int(self.right * width))
         return rows, columns

@@ -1,6 +1,4 @@
-"""The angle between two motions. Monocular training leaves the length of a translation open, its direction it
-must find.
-"""
+"""The angle between two motions: monocular training must find a direction, the length it cannot know."""
 
 from __future__ import annotations
 
@@ -12,11 +10,9 @@ NO_DIRECTION_DEG = 90.0  # what a random direction scores on average
 
 
 def direction_error_deg(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Measure the angle between translations pred (n, 3) and truth (n, 3), any length: (n,) degrees in [0,
-    180].
+    """Measure the angle between translations (n 3) of any length: (n,) degrees in [0, 180].
 
-    A prediction of length 0 has no direction and scores 90 degrees. Raises ValueError when a truth has length
-    0.
+    A prediction of length 0 has no direction and scores 90. Raises ValueError when a truth has length 0.
     """
     if not np.linalg.norm(truth, axis=-1).all():
         raise ValueError("a true translation has length 0 and therefore no direction: leave it out")

@@ -1,6 +1,4 @@
-"""One evaluation protocol: which pixels count, how depth becomes metres, what is measured. The whole of it
-can be printed.
-"""
+"""An evaluation protocol: which pixels count, how depth becomes metres, what is measured; printable."""
 
 from __future__ import annotations
 
@@ -60,14 +58,16 @@ class DepthProtocol:
         """Mark the pixels that count, (H W) bool. truth (H W) metres."""
         return (truth > self.min_depth) & (truth < self.max_depth) & self.crop.mask(*truth.shape)
 
+    def where(self) -> str:
+        """Say in words which pixels count."""
+        return f"between {self.min_depth:g} and {self.max_depth:g} m inside the crop {self.names['crop']!r}"
+
     def clip(self, depth: np.ndarray) -> np.ndarray:
         """Clip metres to [min_depth, max_depth]."""
         return np.clip(depth, self.min_depth, self.max_depth)
 
     def score(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """All metrics of the valid pixels (n,), both in metres, in the order of `keys`. Clips the prediction,
-        not the truth.
-        """
+        """All metrics of the valid pixels (n,), in metres. The prediction is clipped, the truth is not."""
         pred = self.clip(pred)
         return {key: value for s in self.sets.values() for key, value in s.compute(pred, truth).items()}
 

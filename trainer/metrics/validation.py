@@ -1,6 +1,4 @@
-"""The five numbers watched during training, one row per image. Cheap, median scaled; not the numbers of a
-paper's table.
-"""
+"""The five numbers watched during training, one row per image: median scaled, not those of the tables."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ def validation_metrics(
 
     Returns:
         values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has
-        any true depth. The row of an image without is 0 and must not enter a mean. A prediction that is not a
-        number gives a row that is not a number.
+        any true depth. The row of an image without is 0 and must not enter a mean. Where a
+        prediction is NaN, so are the errors of its image; its Acc is 0.
     """
     depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
     depth = depth.clamp(min_depth, max_depth)
@@ -45,9 +43,7 @@ def validation_metrics(
 
 
 def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> Tensor:
-    """Five metrics of the valid pixels (n,) of one image. torch.median: the lower middle value of an even
-    count.
-    """
+    """Five metrics of the valid pixels (n,) of one image. The median of an even count is the lower middle."""
     pred = (pred * (truth.median() / pred.median())).clamp(min_depth, max_depth)
     truth = truth.clamp(min_depth, max_depth)
     error = pred - truth

@@ -1,0 +1,176 @@
+"""The depth network: one image becomes a disparity map at every scale, with masks and a virtual stereo view if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models_zoo import NETWORKS
+from models_zoo._options import with_defaults
+from models_zoo.decoders import DECODERS
+from models_zoo.decoders._base import SCALES
+from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems
+from models_zoo.registry import did_you_mean
+from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
+
+MASKS = {
+    "explainability": "sigmoid",  # weight of the photometric error; SfM-Learner, arXiv:1704.07813
+    "uncertainty": "relu",  # high = unreliable; Klodt and Vedaldi, ECCV 2018; Kendall and Gal, arXiv:1703.04977
+}
+Scaled = dict[int, Tensor]
+
+
+@NETWORKS.register("depth")
+class Depth(nn.Module):
+    """Predict disparity from one image: a timm encoder and a decoder of the zoo.
+
+    Args:
+        enc_name: timm model with feature maps down to stride 32.
+        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        dec_name: name in `models_zoo.decoders.DECODERS`.
+        out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
+        mask_name: predict a mask per support frame with a second decoder.
+        num_ch_mask: channels of the mask, the number of support frames.
+        use_virtual_stereo: also predict the disparity of the virtual right and left cameras. Monodepth, arXiv:1609.03677.
+        use_stereo_blend: also predict from the mirrored image and blend both, see `stereo_blend`.
+        mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
+    """
+
+    def __init__(
+        self,
+        enc_name: str = "resnet18",
+        pretrained: bool = True,
+        dec_name: str = "monodepth",
+        out_scales: int | Sequence[int] = SCALES,
+        mask_name: Literal["explainability", "uncertainty"] | None = None,
+        num_ch_mask: int | None = None,
+        use_virtual_stereo: bool = False,
+        use_stereo_blend: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        if problems := depth_problems(enc_name, dec_name, out_scales, mask_name, num_ch_mask, mean, std):
+            raise ValueError("depth network: " + "; ".join(problems))
+        self.use_virtual_stereo = use_virtual_stereo
+        self.use_stereo_blend = use_stereo_blend
+        self.standardise = Standardise(mean, std)
+        self.encoder = build_encoder(enc_name, pretrained)
+
+        pyramid = {
+            "channels": self.encoder.feature_info.channels(),
+            "reductions": self.encoder.feature_info.reduction(),
+            "out_scales": as_scales(out_scales),
+        }
+        self.decoders = nn.ModuleDict()
+        self.decoders["disp"] = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **pyramid)
+        if mask_name is not None:
+            self.decoders["mask"] = DECODERS.create(
+                dec_name, out_ch=num_ch_mask, activation=MASKS[mask_name], **pyramid
+            )
+
+    @classmethod
+    def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
+        """List what is wrong with the keywords of the constructor, without building anything."""
+        options = with_defaults(cls, kwargs)
+        checked = ("enc_name", "dec_name", "out_scales", "mask_name", "num_ch_mask", "mean", "std")
+        return depth_problems(**{name: options[name] for name in checked})
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder features (b E_i h/R_i w/R_i) of images (b 3 h w) in [0, 1], shallow to deep."""
+        check_images(images, channels=3)
+        return encode(self.encoder, self.standardise(images))
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Predict from images (b 3 h w), RGB in [0, 1]; h and w multiples of 32, at least 64, else ValueError.
+
+        Returns dicts {scale s: map}, ascending, float32 even under autocast:
+            disp: (b 1 h/2**s w/2**s) sigmoid disparity in (0, 1), 0 = far.
+            disp_stereo: (b 2 ...), with virtual stereo: channel 0 for the virtual right camera of a left image,
+                channel 1 for the virtual left camera of a right image.
+            mask: (b num_ch_mask ...), with a mask: [0, 1] explainability or [0, inf) uncertainty.
+        and depth_feats: the encoder features, a list.
+        """
+        feats = self.encode(images)
+        raw: Scaled = self.decoders["disp"](feats)
+        if self.use_stereo_blend:
+            mirrored: Scaled = self.decoders["disp"](self.encode(images.flip(-1)))
+            raw = {s: stereo_blend(disp, swap_cameras(mirrored[s]).flip(-1)) for s, disp in raw.items()}
+
+        out: dict[str, Any] = {"disp": raw, "depth_feats": feats}
+        if self.use_virtual_stereo:
+            out["disp"] = {s: disp[:, :1] for s, disp in raw.items()}
+            out["disp_stereo"] = {s: disp[:, 1:] for s, disp in raw.items()}
+        if "mask" in self.decoders:
+            out["mask"] = self.decoders["mask"](feats)
+        return out
+
+
+def stereo_blend(plain: Tensor, mirrored: Tensor) -> Tensor:
+    """Blend two predictions of one image so that each covers the border where the other cannot see.
+
+    plain: prediction for the image; mirrored: prediction for the mirrored image, mirrored back; both (b c h w). The left
+    5 % of the columns come from `mirrored`, the right 5 % from `plain`, the middle is their mean, with linear ramps up to
+    10 %. Monodepth, arXiv:1609.03677, sec. 5; in training SuperDepth, arXiv:1810.01849.
+    """
+    u = torch.linspace(0, 1, plain.shape[-1], dtype=plain.dtype, device=plain.device)
+    left = 1 - (20 * (u - 0.05)).clamp(0, 1)
+    right = 1 - (20 * (1 - u - 0.05)).clamp(0, 1)
+    return left * mirrored + right * plain + (1 - left - right) * (plain + mirrored) / 2
+
+
+def swap_cameras(disp: Tensor) -> Tensor:
+    """Exchange the virtual right and left disparities (channels 1, 2 of (b 3 h w)); (b 1 h w) has none and stays.
+
+    In a mirrored image the virtual camera on the left stands on the right.
+    """
+    return disp if disp.shape[1] == 1 else disp[:, [0, 2, 1]]
+
+
+def as_scales(out_scales: int | Sequence[int]) -> tuple[int, ...]:
+    """Return one scale or several as a tuple, in the order given."""
+    return (out_scales,) if isinstance(out_scales, int) else tuple(out_scales)
+
+
+def depth_problems(
+    enc_name: str,
+    dec_name: str,
+    out_scales: int | Sequence[int],
+    mask_name: str | None,
+    num_ch_mask: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> list[str]:
+    """List what is wrong with the options of a depth network, without building it."""
+    problems = encoder_problems(enc_name) + statistics_problems(mean, std) + scale_problems(out_scales)
+    if dec_name not in DECODERS:
+        problems.append(f"dec_name {dec_name!r} is not a decoder. {did_you_mean(dec_name, DECODERS.names())}")
+    if mask_name is None:
+        return problems
+    if mask_name not in MASKS:
+        problems.append(f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, MASKS)}, or null for none")
+    if num_ch_mask is None or num_ch_mask < 1:
+        problems.append(
+            f"num_ch_mask is {num_ch_mask}; with mask_name {mask_name!r} set it to the number of support frames "
+            "(len(dataset.supp_idxs)), at least 1"
+        )
+    if dec_name in DECODERS and not DECODERS.get(dec_name).supports_mask:  # type: ignore[attr-defined]
+        able = [name for name in DECODERS.names() if DECODERS.get(name).supports_mask]  # type: ignore[attr-defined]
+        problems.append(f"dec_name {dec_name!r} cannot predict masks. Set mask_name: null, or dec_name to one of {able}")
+    return problems
+
+
+def scale_problems(out_scales: int | Sequence[int]) -> list[str]:
+    """List what is wrong with the scales to predict: distinct, out of 0..3, 0 among them."""
+    scales = as_scales(out_scales)
+    problems = []
+    if unknown := [scale for scale in scales if scale not in SCALES]:
+        problems.append(f"out_scales {list(scales)} holds {unknown}; choose from {list(SCALES)} (scale s has stride 2**s)")
+    if len(set(scales)) < len(scales):
+        problems.append(f"out_scales {list(scales)} names a scale twice")
+    if 0 not in scales:
+        problems.append(f"out_scales {list(scales)} lacks 0, the full resolution, which evaluation needs")
+    return problems

@@ -1,0 +1,54 @@
+"""Building blocks of the decoders: reflect-padded convolutions, nearest upsampling, output activations.
+
+Everything here keeps the memory format of its input, so a channels-last network stays channels-last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv3x3(in_ch: int, out_ch: int) -> nn.Conv2d:
+    """Build a 3x3 convolution with reflect padding 1 and bias: (b in_ch h w) -> (b out_ch h w); h, w >= 2."""
+    return nn.Conv2d(in_ch, out_ch, kernel_size=3, padding=1, padding_mode="reflect")
+
+
+class ConvELU(nn.Module):
+    """Convolve 3x3 with reflect padding, then ELU: (b in_ch h w) -> (b out_ch h w). Monodepth2, arXiv:1806.01260."""
+
+    def __init__(self, in_ch: int, out_ch: int):
+        super().__init__()
+        self.conv = conv3x3(in_ch, out_ch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated map; see the class."""
+        return F.elu(self.conv(x))
+
+
+def up2(x: Tensor) -> Tensor:
+    """Double height and width by repeating pixels: (b c h w) -> (b c 2h 2w)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return 16-bit tensors as float32 and all others unchanged.
+
+    Heads use it under autocast: bfloat16 knows 256 steps between 1/2 and 1, too few for a disparity.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu, "none": _same}
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Apply an output activation ("sigmoid", "relu" or "none") in at least float32, whatever autocast says."""
+    return ACTIVATIONS[activation](at_least_float32(x))

@@ -1,0 +1,73 @@
+"""Camera motion between two frames, from their pictures alone. SfM-Learner, arXiv:1704.07813, in the form of Monodepth2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from models_zoo import NETWORKS
+from models_zoo._options import with_defaults
+from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems
+from models_zoo.layers import at_least_float32
+from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
+
+WIDTH = 256
+SLOTS = 2  # motions per pair; Monodepth2 uses the first alone, the second stays for the sake of its weights
+STEP = 0.01  # a fresh network predicts motions near the identity
+
+
+@NETWORKS.register("pose")
+class Pose(nn.Module):
+    """Predict the motion between two frames as axis-angle and translation. arXiv:1704.07813, arXiv:1806.01260.
+
+    Args:
+        enc_name: timm model, its first layer widened to 6 channels.
+        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
+    """
+
+    def __init__(
+        self,
+        enc_name: str = "resnet18",
+        pretrained: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        if problems := pose_problems(enc_name, mean, std):
+            raise ValueError("pose network: " + "; ".join(problems))
+        self.standardise = Standardise(mean, std, images=2)
+        self.encoder = build_encoder(enc_name, pretrained, in_chans=6)
+        deepest = self.encoder.feature_info.channels()[-1]
+        self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
+        self.decoder = nn.Sequential(_conv_relu(), _conv_relu(), nn.Conv2d(WIDTH, 6 * SLOTS, 1))
+
+    @classmethod
+    def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
+        """List what is wrong with the keywords of the constructor, without building anything."""
+        options = with_defaults(cls, kwargs)
+        return pose_problems(options["enc_name"], options["mean"], options["std"])
+
+    def forward(self, pairs: Tensor) -> dict[str, Tensor]:
+        """Predict the motion from the first to the second frame of each pair.
+
+        pairs (b 6 h w): two RGB images in [0, 1] in temporal order. Returns {"R": (b 2 3) axis-angle in radians,
+        "t": (b 2 3) translation}, float32; slot 0 of the middle axis is the motion, slot 1 is not used. Raises ValueError
+        when h or w is not a multiple of 32 or below 64.
+        """
+        check_images(pairs, channels=6)
+        feats = encode(self.encoder, self.standardise(pairs))
+        motion = at_least_float32(self.decoder(self.squeeze(feats[-1]))).mean(dim=(2, 3))
+        motion = STEP * motion.view(-1, SLOTS, 6)
+        return {"R": motion[..., :3], "t": motion[..., 3:]}
+
+
+def _conv_relu() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU())
+
+
+def pose_problems(enc_name: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """List what is wrong with the options of a pose network, without building it."""
+    return encoder_problems(enc_name) + statistics_problems(mean, std)

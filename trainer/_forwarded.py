@@ -1,0 +1,85 @@
+"""Optimizer and scheduler: a few keys of our own, and the arguments of a class of timm or torch, checked against it.
+
+Arguments that are not given are left to that class, so that its own defaults stay its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from models_zoo.registry import did_you_mean
+from trainer._schema import Field, Report, check, fields_of_callable, fields_of_model, show
+from trainer._sections import OptimizerSection, SchedulerSection
+from trainer._yaml import KeyPath
+
+_OFTEN_USED = ("adam", "adamw", "nadam", "radam", "adabelief", "sgd", "momentum", "rmsprop", "lamb", "lion")
+
+
+def optimizer_fields(cls: Callable[..., Any]) -> dict[str, Field]:
+    """Fields of an optimizer class that are not ours already."""
+    return fields_of_callable(cls, without=("params", *OptimizerSection.model_fields))
+
+
+def scheduler_fields(cls: Callable[..., Any]) -> dict[str, Field]:
+    """Fields of a schedule class of torch."""
+    return fields_of_callable(cls, without=("optimizer", "last_epoch", "verbose"))
+
+
+def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]) -> dict[str, Any]:
+    """Check the section `optimizer`. Returns `type`, the other keys as given, and the defaults of ours."""
+    path: KeyPath = ("optimizer",)
+    if "opt" in section and "type" in section:
+        report.wrong((*path, "opt"), "says the same as optimizer.type; remove one of the two")
+    alias = "opt" if "opt" in section and "type" not in section else "type"
+    name = section.pop(alias, None)
+    section.pop("opt", None)
+    ours = {key: field for key, field in fields_of_model(OptimizerSection).items() if key != "type"}
+    cls = _optimizer_class(name, (*path, alias), report, warnings)
+    forwarded = {}
+    if cls is None:  # nothing to check the other keys against
+        forwarded = {key: section.pop(key) for key in list(section) if key not in ours}
+    fields = {**ours, **(optimizer_fields(cls) if cls else {})}
+    values = check(fields, section, path, f"an argument of optimizer {name!r}", report, partial=True)
+    defaults = {key: field.default for key, field in ours.items() if key not in section}
+    return {"type": name, **defaults, **values, **forwarded}
+
+
+def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Check the section `scheduler`, where null removes a key. Returns an empty dict when there is none."""
+    from trainer.optim import SCHEDULERS
+
+    path: KeyPath = ("scheduler",)
+    name = section.pop("type", None)
+    if name is None and all(value is None for value in section.values()):
+        return {}
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        what = "missing" if name is None else f"{show(name)} is not a scheduler"
+        report.wrong((*path, "type"), f"{what}. {did_you_mean(name or '', SCHEDULERS)}")
+        return {}
+    ours = {key: field for key, field in fields_of_model(SchedulerSection).items() if key != "type"}
+    theirs = scheduler_fields(SCHEDULERS[name])
+    fields = {**ours, **theirs}
+    given = {key: value for key, value in section.items() if value is not None or key not in fields}
+    values = check(fields, given, path, f"an argument of scheduler {name!r}", report)
+    kept = {key: value for key, value in values.items() if key in given or key in ours}
+    if name == "plateau" and given.get("monitor") is None:
+        report.wrong((*path, "monitor"), "missing; plateau watches a number of the validation, e.g. AbsRel or loss")
+    return {"type": name, **kept}
+
+
+def _optimizer_class(name: Any, path: KeyPath, report: Report, warnings: list[str]) -> Callable[..., Any] | None:
+    from timm.optim import get_optimizer_class, list_optimizers
+
+    known = list_optimizers()
+    if not isinstance(name, str) or name.lower() not in known:
+        what = "missing" if name is None else f"{show(name)} is not an optimizer of timm"
+        nearest = did_you_mean(str(name or ""), known).partition("Known:")[0]
+        report.wrong(path, f"{what}. {nearest}Often used: {', '.join(_OFTEN_USED)}. All: timm.optim.list_optimizers()")
+        return None
+    try:
+        cls: Callable[..., Any] = get_optimizer_class(name.lower(), bind_defaults=False)
+    except (AssertionError, ImportError) as error:  # wants a GPU or a package that is not here; evaluation does not care
+        warnings.append(f"optimizer.type: {name} cannot be built on this machine ({error}); its arguments are unchecked")
+        return None
+    return cls

@@ -1,0 +1,196 @@
+"""From merged YAML to checked values, section by section; every mistake becomes a line of the report."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from models_zoo.registry import Registry, did_you_mean
+from trainer._forwarded import check_optimizer, check_scheduler
+from trainer._schema import (
+    REQUIRED,
+    Field,
+    Fields,
+    Report,
+    check,
+    fields_of_model,
+    fields_of_parameters,
+    show,
+)
+from trainer._sections import MODES, SECTION_NAMES, LoaderSection, TrainerSection, Weight
+from trainer._yaml import KeyPath
+
+SET_BY_RUN = ("seed",)  # dataset arguments that the command line decides
+LOSS_EXTRA = {"weight": Field(Weight, 1.0, "factor of this loss in the total")}
+
+
+class Registries(NamedTuple):
+    """Where the entries of the sections `net`, `loss` and `dataset` come from."""
+
+    networks: Registry
+    losses: Registry
+    datasets: Registry
+
+    @classmethod
+    def installed(cls) -> Registries:
+        """The registries of this package."""
+        from models_zoo import NETWORKS
+        from trainer.data import DATASETS
+        from trainer.losses import LOSSES
+
+        return cls(NETWORKS, LOSSES, DATASETS)
+
+
+@dataclass
+class Resolved:
+    """Checked values. Sections are as they go back into YAML; `datasets` holds the arguments per mode."""
+
+    net: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loss: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    loader: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def loader_kwargs(self, mode: str) -> dict[str, Any]:
+        """Loader arguments of one mode, with what follows from others filled in."""
+        kwargs = {k: v for k, v in self.loader.items() if k not in MODES} | (self.loader.get(mode) or {})
+        for key in ("shuffle", "drop_last"):
+            if kwargs.get(key) is None:
+                kwargs[key] = mode == "train"
+        if kwargs.get("persistent_workers") is None:
+            kwargs["persistent_workers"] = kwargs.get("num_workers", 0) > 0
+        return kwargs
+
+
+def resolve(report: Report, registries: Registries) -> Resolved:
+    """Check every section of `report.layer`. The values that are right are returned, the others are in the report."""
+    data = report.layer.data
+    for name in data:
+        if name not in SECTION_NAMES:
+            report.unknown((name,), "a section", SECTION_NAMES)
+    out = Resolved()
+    out.net = _entries("net", registries.networks, report)
+    out.loss = _entries("loss", registries.losses, report, LOSS_EXTRA)
+    out.datasets, out.dataset = _dataset(registries.datasets, report)
+    out.loader = _loader(report)
+    out.optimizer = check_optimizer(_section("optimizer", report), report, out.warnings)
+    out.scheduler = check_scheduler(_section("scheduler", report), report)
+    trainer = _section("trainer", report)
+    out.trainer = check(fields_of_model(TrainerSection), trainer, ("trainer",), "a key of trainer", report)
+    return out
+
+
+def entry_fields(registry: Registry, name: str, without: tuple[str, ...] = ()) -> dict[str, Field]:
+    """Fields of one registry entry."""
+    parameters = {key: p for key, p in registry.parameters(name).items() if key not in without}
+    return fields_of_parameters(parameters, registry.get(name).__doc__)
+
+
+def _section(name: str, report: Report) -> dict[str, Any]:
+    return _mapping(report.layer.data.get(name), (name,), report)
+
+
+def _mapping(value: Any, path: KeyPath, report: Report) -> dict[str, Any]:
+    """Copy a mapping; null is an empty one, and so is anything else after it was reported."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if value is not None:
+        report.wrong(path, f"expected a mapping of keys, got {show(value)}")
+    return {}
+
+
+def _split_modes(section: str, report: Report) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Separate the common keys of a section from those of its modes."""
+    data = _section(section, report)
+    common = {key: value for key, value in data.items() if key not in MODES}
+    return common, {mode: _mapping(data[mode], (section, mode), report) for mode in MODES if data.get(mode) is not None}
+
+
+def _entries(section: str, registry: Registry, report: Report, extra: Fields | None = None) -> dict[str, dict[str, Any]]:
+    """Check a section whose keys are names of registry entries; null removes an entry."""
+    extra = extra or {}
+    entries = {}
+    for name, kwargs in _section(section, report).items():
+        path = (section, name)
+        if name not in registry:
+            report.unknown(path, f"a {registry.kind}", registry.names())
+        elif kwargs is not None:
+            fields = {**extra, **entry_fields(registry, name)}
+            before = len(report.lines)
+            entries[name] = check(fields, kwargs, path, f"an argument of {registry.kind} {name!r}", report)
+            if len(report.lines) == before:
+                own = {key: value for key, value in entries[name].items() if key not in extra}
+                _ask_entry(registry.get(name), own, path, {}, report)
+    return entries
+
+
+def _ask_entry(entry: Any, kwargs: dict[str, Any], path: KeyPath, paths: Mapping[str, KeyPath], report: Report) -> None:
+    """Let an entry judge its arguments together: `validate_config(kwargs)` returns problems, each "key: text" or "text"."""
+    judge = getattr(entry, "validate_config", None)
+    for problem in judge(copy.deepcopy(kwargs)) if judge else ():
+        key, colon, text = problem.partition(": ")
+        if colon and key in kwargs:
+            report.wrong(paths.get(key, (*path, key)), text)
+        else:
+            report.wrong(path, problem)
+
+
+def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
+    """Check the common keys with those of each mode laid over them: (arguments per mode, the section as YAML)."""
+    common, own = _split_modes("dataset", report)
+    modes: dict[str, tuple[str, dict[str, Any]]] = {}
+    for mode in MODES:
+        # Nobody asked for `test` when it has no keys of its own: what it lacks is told when it is used.
+        asked = mode != "test" or mode in own
+        judge = report if asked else Report(report.layer)
+        checked = _dataset_mode(mode, {**common, **own.get(mode, {})}, own.get(mode, {}), registry, judge)
+        if checked and (asked or not judge.lines):
+            modes[mode] = checked
+    types = {name for name, _ in modes.values()}
+    if len(types) != 1:  # each mode has its own class, and its own defaults
+        full = {mode: {"type": name, **kwargs} for mode, (name, kwargs) in modes.items() if mode != "test" or mode in own}
+        return modes, {**common, **full}
+    (name,) = types
+    fields = entry_fields(registry, name, without=SET_BY_RUN)
+    given = {key: value for key, value in common.items() if key != "type"}
+    owner = f"an argument of {registry.kind} {name!r}"
+    values = check(fields, given, ("dataset",), owner, report, partial=True)
+    defaults = {key: f.default for key, f in fields.items() if f.default is not REQUIRED and key not in ("mode", *values)}
+    subs = {mode: {key: modes[mode][1][key] for key in keys if key in modes[mode][1]} for mode, keys in own.items() if mode in modes}
+    return modes, {"type": name, **values, **defaults, **subs}
+
+
+def _dataset_mode(
+    mode: str, merged: dict[str, Any], own: Mapping[str, Any], registry: Registry, report: Report
+) -> tuple[str, dict[str, Any]] | None:
+    """Check the arguments of one mode; None when it is not known of what class."""
+    paths: dict[str, KeyPath] = {key: ("dataset", mode, key) for key in own}
+    name = merged.pop("type", None)
+    if not isinstance(name, str) or name not in registry:
+        what = "missing" if name is None else f"{show(name)} is not a {registry.kind}"
+        report.wrong(paths.get("type", ("dataset", "type")), f"{what}. {did_you_mean(name or '', registry.names())}")
+        return None
+    fields = entry_fields(registry, name, without=SET_BY_RUN)
+    if "mode" in fields:
+        fields["mode"] = dataclasses.replace(fields["mode"], default=mode)
+    before = len(report.lines)
+    values = check(fields, merged, ("dataset",), f"an argument of {registry.kind} {name!r}", report, paths=paths)
+    if len(report.lines) == before:
+        _ask_entry(registry.get(name), values, ("dataset",), paths, report)
+    return name, values
+
+
+def _loader(report: Report) -> dict[str, Any]:
+    fields, owner = fields_of_model(LoaderSection), "a key of loader"
+    common, own = _split_modes("loader", report)
+    loader = check(fields, common, ("loader",), owner, report)
+    for mode, keys in own.items():
+        loader[mode] = check(fields, keys, ("loader", mode), owner, report, partial=True)
+    return loader

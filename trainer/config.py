@@ -1,0 +1,193 @@
+"""The configuration of a run: YAML files in, one checked, read-only object out. Everything wrong is told in one report.
+
+    cfg = load_config("cfg/kitti/monodepth2_MS.yaml", "cfg/kitti/default.yaml", ["trainer.max_epochs=1"])
+
+Later sources win, key by key. `~` removes an entry of `net`, `loss` and `scheduler`, and is null elsewhere. The order of the
+merged losses is the order in which they are computed. Nothing is built here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer import _yaml
+from trainer._crosschecks import crosscheck, offsets
+from trainer._resolve import Registries, Resolved, resolve
+from trainer._schema import Report
+from trainer._sections import OptimizerSection, TrainerSection
+from trainer.types import UserError
+
+Paths = str | Path | Sequence[str | Path]
+Overrides = str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]
+
+
+class ConfigError(UserError):
+    """One or more mistakes in a configuration; `problems` has one line for each, and the message is these lines."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class Config:
+    """A checked configuration with all defaults filled in. What it hands out are copies: it never changes.
+
+    Attributes:
+        trainer: the keys of `trainer`, as attributes.
+        warnings: what is allowed but probably not meant, one line each.
+    """
+
+    def __init__(self, resolved: Resolved):
+        self._resolved = resolved
+        self.trainer = TrainerSection.model_validate(resolved.trainer)
+        self.warnings = tuple(resolved.warnings)
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], source: str = "config", registries: Registries | None = None
+    ) -> Config:
+        """Check a configuration given as a mapping, as `to_dict` returns it. Raises ConfigError; `source` is its name there."""
+        problems: list[str] = []
+        return _checked([_yaml.read_mapping(data, source, problems)], problems, registries)
+
+    @property
+    def net(self) -> dict[str, dict[str, Any]]:
+        """Arguments of each network, by name."""
+        return copy.deepcopy(self._resolved.net)
+
+    @property
+    def loss(self) -> dict[str, dict[str, Any]]:
+        """Arguments of each loss, `weight` among them, in the order of evaluation."""
+        return copy.deepcopy(self._resolved.loss)
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """The section as it goes into YAML: `type`, the common keys, and what `train`, `val`, `test` change."""
+        return copy.deepcopy(self._resolved.dataset)
+
+    @property
+    def loader(self) -> dict[str, Any]:
+        """The section as it goes into YAML."""
+        return copy.deepcopy(self._resolved.loader)
+
+    @property
+    def optimizer(self) -> dict[str, Any]:
+        """The section as it goes into YAML."""
+        return copy.deepcopy(self._resolved.optimizer)
+
+    @property
+    def scheduler(self) -> dict[str, Any] | None:
+        """The section as it goes into YAML; None without a schedule."""
+        return copy.deepcopy(self._resolved.scheduler) or None
+
+    @property
+    def supp_idxs(self) -> tuple[int, ...]:
+        """Frame offsets of the supports in training, 0 = the stereo partner."""
+        return offsets(self.dataset_kwargs("train")[1].get("supp_idxs"))
+
+    def dataset_kwargs(self, mode: str) -> tuple[str, dict[str, Any]]:
+        """Name and arguments of the dataset of a mode: "train", "val" or "test". Raises ConfigError when it has none."""
+        if mode not in self._resolved.datasets:
+            raise ConfigError([f"dataset.{mode}: the common keys do not suffice for this mode; add what it lacks to dataset.{mode}"])
+        return copy.deepcopy(self._resolved.datasets[mode])
+
+    def loader_kwargs(self, mode: str) -> dict[str, Any]:
+        """Loader arguments of a mode; `shuffle`, `drop_last` and `persistent_workers` are decided."""
+        return self._resolved.loader_kwargs(mode)
+
+    def optimizer_kwargs(self) -> dict[str, Any]:
+        """Arguments of `trainer.optim.make_optimizer`."""
+        return self.optimizer
+
+    def scheduler_kwargs(self) -> dict[str, Any]:
+        """Arguments of `trainer.optim.make_scheduler`; empty without a schedule."""
+        return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole configuration as plain data; `from_dict` gives an equal Config back."""
+        sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}
+        plain = {name: _plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")}
+        plain["trainer"] = self.trainer.model_dump()
+        plain["scheduler"] = plain["scheduler"] or None
+        return plain
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML text."""
+        return _yaml.dump(self.to_dict())
+
+    def dump(self, path: str | Path) -> None:
+        """Write the whole configuration to a YAML file that `load_config` reads back as an equal Config."""
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Config({self.to_dict()!r})"
+
+
+def load_config(
+    cfg_file: Paths,
+    cfg_default: Paths | None = None,
+    overrides: Overrides = (),
+    *,
+    registries: Registries | None = None,
+) -> Config:
+    """Read, merge and check YAML files.
+
+    Args:
+        cfg_file: one file or several, later ones winning.
+        cfg_default: files that these build on, read first.
+        overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys). They win.
+        registries: where networks, losses and datasets are looked up; those of this package by default.
+
+    Raises ConfigError (a UserError) listing every mistake of all sources, each with file, line, key and what is expected.
+    """
+    problems: list[str] = []
+    files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
+    layers = [_yaml.read_file(path, problems) for path in files]
+    label = str(files[-1]) if files else "config"
+    for override in [overrides] if isinstance(overrides, (str, Mapping)) else overrides:
+        if isinstance(override, Mapping):
+            layers.append(_yaml.read_mapping(override, "overrides", problems))
+        else:
+            layers.append(_yaml.read_override(override, problems))
+    readable = [layer for layer in layers if layer is not None]
+    if len(readable) < len(layers):
+        raise ConfigError(problems)  # what the unreadable source would have said is unknown, so the rest cannot be judged
+    return _checked(readable, problems, registries, label)
+
+
+def _checked(
+    layers: Sequence[_yaml.Layer], problems: Sequence[str], registries: Registries | None, label: str | None = None
+) -> Config:
+    merged = _yaml.merge(layers)
+    merged.label = label or merged.label
+    registries = registries or Registries.installed()
+    report = Report(merged, problems)
+    resolved = resolve(report, registries)
+    crosscheck(resolved, registries.losses, report)
+    if report.lines:
+        raise ConfigError(report.lines)
+    return Config(resolved)
+
+
+def _as_paths(paths: Paths | None) -> list[Path]:
+    if paths is None:
+        return []
+    return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+
+
+def _plain(value: Any) -> Any:
+    """Copy values into what YAML and JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,303 @@
+"""The objective: networks -> predictions -> scene -> weighted losses, as one `nn.Module` with one forward.
+
+The networks run under whatever autocast is active; from disparity on everything is at least float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models_zoo.registry import did_you_mean
+from trainer.geometry.depth import disp_to_depth
+from trainer.geometry.pose import invert_pose, pose_matrix
+from trainer.geometry.precision import full_precision
+from trainer.losses import Pictures
+from trainer.scene import Scene
+from trainer.types import Batch, Images, StepOutput
+
+# What a loss can need, and what to do when it is missing.
+REMEDIES = {
+    "supports": "name supports in dataset.supp_idxs, and add net.pose for offsets other than 0",
+    "stereo": "add 0 to dataset.supp_idxs",
+    "mask": "set net.depth.mask_name",
+    "virtual_stereo": "set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
+    "autoencoder": "add net.autoencoder",
+    "hints": "set dataset.use_hints: true",
+}
+# Keys of a batch that a loss with a need reads, and the setting that brings them.
+KEYS = {
+    "target": "every data set gives it",
+    "supports": "set dataset.supp_idxs",
+    "K": "every data set gives it",
+    "T_stereo": "dataset.supp_idxs has 0, so use a data set with stereo pairs",
+    "depth_hints": "set dataset.use_hints: true",
+}
+
+
+class Objective(nn.Module):
+    """Everything between a batch and a number to minimise. Its state dict holds `networks.*` and nothing
+    else.
+
+    Args:
+        networks: "depth", and where needed "pose" and "autoencoder" (`models_zoo`).
+        losses: by name, in order of evaluation (`trainer.losses`).
+        weights: factor of each loss, 1 where not given.
+        supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
+        min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no
+            bound.
+        legacy_sampling: see `trainer.geometry.ViewSynthesis`.
+        channels_last: hand images to the networks in that layout; say so when their weights are.
+
+    Raises ValueError when a loss needs what networks and supports cannot give, or an argument names nothing
+    known.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module] | nn.ModuleDict,
+        losses: Mapping[str, nn.Module],
+        weights: Mapping[str, float] | None = None,
+        supp_idxs: Sequence[int] = (),
+        min_depth: float = 0.1,
+        max_depth: float | None = 100.0,
+        legacy_sampling: bool = False,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        self.networks = nn.ModuleDict(dict(networks.items()))
+        self.losses = nn.ModuleDict(dict(losses))
+        self.weights = dict.fromkeys(losses, 1.0) | {
+            key: float(weight) for key, weight in (weights or {}).items()
+        }
+        self.supp_idxs = tuple(supp_idxs)
+        self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
+        self.channels_last = channels_last
+        self._check()
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Predict, compare, weigh. batch: see `trainer.types.Batch`. Raises ValueError naming a key that is missing."""
+        require(batch, self._keys_needed())
+        predictions = self.predict(batch)
+        with torch.autocast(batch["target"].device.type, enabled=False):
+            scene = self._scene(batch, predictions)
+            loss, losses, pictures = self._compare(scene)
+            predictions["depth"] = {0: scene.depth(0)}
+        tensors: dict[str, Tensor] = {**batch}  # type: ignore[dict-item]
+        shown = {key: _detached(predictions[key]) for key in _SHOWN if key in predictions}
+        return StepOutput(loss, losses, predictions, partial(draw, tensors, shown, pictures, self.supp_idxs))
+
+    def predict(self, batch: Batch) -> dict[str, Any]:
+        """Run the networks only. Returns `trainer.types.Predictions`: no `depth`, and `Ts` where the batch
+        has supports.
+
+        Also, where the networks are there: `R` and `t` (b m 3), axis-angle and translation of the m supports
+            with an offset other than 0 as predicted, before inversion; `autoenc_imgs`, `autoenc_feats`, and
+            the same of all supports (b n ...) as `supp_autoenc_imgs`, `supp_autoenc_feats`.
+        """
+        target = self._network_input(batch.get("target_aug", batch["target"]))
+        predictions = self._predict_depth_net(target, batch.get("T_stereo"))
+        supports = batch.get("supports_aug", batch.get("supports"))
+        if supports is not None:
+            if supports.shape[1] != len(self.supp_idxs):
+                raise ValueError(
+                    f"the batch has {supports.shape[1]} supports, but supp_idxs are {self.supp_idxs}"
+                )
+            predictions |= self._predict_motion(target, supports, batch.get("T_stereo"))
+        if "autoencoder" in self.networks:
+            predictions |= self._predict_autoencoder(target, supports)
+        return predictions
+
+    def predict_disp(self, images: Tensor) -> dict[int, Tensor]:
+        """Predict sigmoid disparity {s: (b 1 h/2^s w/2^s)}, float32, of RGB images (b 3 h w) in [0, 1]."""
+        return _widened(self.networks["depth"](self._network_input(images))["disp"])
+
+    def predict_depth(self, images: Tensor) -> Tensor:
+        """Predict depth (b 1 h w), in units of the 0.1 baseline, of RGB images (b 3 h w) in [0, 1]."""
+        return disp_to_depth(self.predict_disp(images)[0], self.min_depth, self.max_depth)
+
+    def _network_input(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _predict_depth_net(self, target: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
+        out = dict(self.networks["depth"](target))
+        predictions = out | {key: _widened(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out}
+        if "disp_stereo" in out:
+            both_views = predictions.pop("disp_stereo")
+            if T_stereo is not None:  # the other camera is on the right, channel 0, or on the left, channel 1
+                is_right = T_stereo[:, 0, 3].view(-1, 1, 1, 1) <= 0
+                choose = {
+                    s: torch.where(is_right, maps[:, :1], maps[:, 1:2]) for s, maps in both_views.items()
+                }
+                predictions["disp_stereo"] = choose
+        return predictions
+
+    def _predict_motion(self, target: Tensor, supports: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
+        """Motion target -> support of every support, in the order of `supp_idxs`; pose network for non-zero
+        offsets.
+
+        Both images of a pair go in by time, the earlier first; an offset below zero is therefore inverted.
+        All pairs make one batch, pair-major, so BatchNorm sees them together.
+        """
+        moving = [i for i, offset in enumerate(self.supp_idxs) if offset != 0]
+        if (moving and "pose" not in self.networks) or (0 in self.supp_idxs and T_stereo is None):
+            return {}
+        Ts = (
+            {}
+            if T_stereo is None
+            else {i: T_stereo for i, offset in enumerate(self.supp_idxs) if offset == 0}
+        )
+        raw: dict[str, Tensor] = {}
+        if moving:
+            first = torch.cat([supports[:, i] if self.supp_idxs[i] < 0 else target for i in moving])
+            second = torch.cat([target if self.supp_idxs[i] < 0 else supports[:, i] for i in moving])
+            out = self.networks["pose"](self._network_input(torch.cat([first, second], 1)))
+            # Of the two motions that the network gives, the second is a legacy of Monodepth2 and never used.
+            raw = {key: full_precision(out[key][:, 0]).unflatten(0, (len(moving), -1)) for key in ("R", "t")}
+            for motion, i in zip(pose_matrix(raw["R"], raw["t"]), moving, strict=True):
+                Ts[i] = invert_pose(motion) if self.supp_idxs[i] < 0 else motion
+            raw = {key: value.transpose(0, 1) for key, value in raw.items()}
+        return raw | {"Ts": torch.stack([Ts[i] for i in range(len(self.supp_idxs))], 1)}
+
+    def _predict_autoencoder(self, target: Tensor, supports: Tensor | None) -> dict[str, Any]:
+        autoencoder = self.networks["autoencoder"]
+        out = dict(autoencoder(target))
+        if supports is not None:
+            b_n = supports.shape[:2]
+            of_supports = autoencoder(self._network_input(supports.flatten(0, 1)))
+            images, feats = of_supports["autoenc_imgs"], of_supports["autoenc_feats"]
+            out["supp_autoenc_imgs"] = {s: image.unflatten(0, b_n) for s, image in images.items()}
+            out["supp_autoenc_feats"] = [feat.unflatten(0, b_n) for feat in feats]
+        return out
+
+    def _scene(self, batch: Batch, predictions: Mapping[str, Any]) -> Scene:
+        named = ("disp", "mask", "disp_stereo", "Ts", "R", "t")
+        return Scene(
+            target=batch["target"],
+            supports=batch.get("supports"),
+            K=batch.get("K"),
+            Ts=predictions.get("Ts"),
+            disp=predictions["disp"],
+            mask=predictions.get("mask"),
+            supp_idxs=self.supp_idxs,
+            min_depth=self.min_depth,
+            max_depth=self.max_depth,
+            legacy_sampling=self.legacy_sampling,
+            disp_stereo=predictions.get("disp_stereo"),
+            T_stereo=batch.get("T_stereo"),
+            depth_hints=batch.get("depth_hints"),
+            extras={key: value for key, value in predictions.items() if key not in named},
+        )
+
+    def _compare(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor], Pictures]:
+        """Evaluate all losses. Returns the weighted sum, the unweighted values, the pictures."""
+        total = scene.target.new_zeros(())
+        values: dict[str, Tensor] = {}
+        pictures: Pictures = {}
+        for key, loss in self.losses.items():
+            values[key], drawn = loss(scene)
+            total = total + self.weights[key] * values[key]
+            pictures |= drawn
+            twin = scene.stereo_twin() if loss.on_twin else None
+            if twin is not None:
+                values[f"stereo_{key}"], drawn = loss(twin)
+                total = total + self.weights[key] * values[f"stereo_{key}"]
+                pictures |= {tag.replace("/", "/stereo_", 1): picture for tag, picture in drawn.items()}
+        return total, values, pictures
+
+    def _needs(self) -> dict[str, str]:
+        """Everything the losses need: {need: name of the first loss that says so}."""
+        return {need: key for key, loss in reversed(list(self.losses.items())) for need in loss.needs}
+
+    def _keys_needed(self) -> list[str]:
+        needs = self._needs()
+        keys = ["target"]
+        if "supports" in needs:
+            keys += ["supports", "K"]
+        if 0 in self.supp_idxs and {"supports", "stereo", "virtual_stereo"} & needs.keys():
+            keys.append("T_stereo")
+        return [*keys, "depth_hints"] if "hints" in needs else keys
+
+    def _check(self) -> None:
+        if "depth" not in self.networks:
+            raise ValueError(f"networks must hold 'depth', got {sorted(self.networks)}")
+        for key in self.weights:
+            if key not in self.losses:
+                raise ValueError(
+                    f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}"
+                )
+        if len(set(self.supp_idxs)) != len(self.supp_idxs):
+            raise ValueError(f"supp_idxs name a support twice: {self.supp_idxs}")
+        depth = self.networks["depth"]
+        stereo = 0 in self.supp_idxs
+        has_pose = "pose" in self.networks or not any(self.supp_idxs)
+        given = {
+            "supports": bool(self.supp_idxs) and has_pose,
+            "stereo": stereo,
+            "mask": getattr(depth, "mask_name", None) is not None,
+            "virtual_stereo": getattr(depth, "use_virtual_stereo", False) and stereo,
+            "autoencoder": "autoencoder" in self.networks,
+            "hints": True,  # a matter of the batch
+        }
+        have = f"networks: {', '.join(self.networks)}; supp_idxs: {self.supp_idxs}"
+        problems = [
+            f"loss {key!r} needs {need!r}: {REMEDIES[need]} ({have})"
+            for need, key in self._needs().items()
+            if not given[need]
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise ValueError naming the keys that the batch lacks, what brings them, and the keys that it has."""
+    missing = [f"the batch has no {key!r}: {KEYS[key]}" for key in keys if key not in batch]
+    if missing:
+        raise ValueError("\n".join([*missing, f"keys of the batch: {', '.join(sorted(batch))}"]))
+
+
+_SHOWN = ("disp", "disp_stereo", "mask", "depth_feats", "autoenc_imgs", "autoenc_feats")
+
+
+def draw(
+    batch: Mapping[str, Tensor], shown: Mapping[str, Any], pictures: Pictures, supp_idxs: Sequence[int]
+) -> Images:
+    """Collect the pictures of a step by tag: raw values (b c h w), no colour maps, no gradient."""
+    images: Images = {}
+    for tag, suffix in (("imgs", ""), ("imgs_aug", "_aug")):
+        if f"target{suffix}" in batch:
+            images[f"{tag}/target"] = batch[f"target{suffix}"]
+        if f"supports{suffix}" in batch:
+            supports = batch[f"supports{suffix}"].unbind(1)
+            images |= {f"{tag}/supp_{frame}": image for frame, image in zip(supp_idxs, supports, strict=True)}
+    for tag, key in (("depth/lidar", "depth"), ("depth/hints", "depth_hints")):
+        if key in batch:
+            images[tag] = batch[key]
+    for tag, key in (
+        ("disp/target", "disp"),
+        ("disp/stereo", "disp_stereo"),
+        ("imgs/autoenc", "autoenc_imgs"),
+    ):
+        images |= {f"{tag}_{s}": maps for s, maps in shown.get(key, {}).items()}
+    images |= {f"masks/mask_0_{s}": maps[:, :1] for s, maps in shown.get("mask", {}).items()}
+    for tag, key in (("feats/target", "depth_feats"), ("feats/autoenc", "autoenc_feats")):
+        images |= {f"{tag}_{k}": feat for k, feat in enumerate(shown.get(key, []))}
+    return images | {tag: drawn() if callable(drawn) else drawn for tag, drawn in pictures.items()}
+
+
+def _widened(maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Maps by ascending scale, at least float32, in the ordinary layout."""
+    return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}
+
+
+def _detached(value: Any) -> Any:
+    """The tensors of a prediction without their graph."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    return [_detached(item) for item in value]

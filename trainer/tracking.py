@@ -1,0 +1,242 @@
+"""Tracking: what a run shows while it trains goes to the trackers that Accelerate knows (TensorBoard by default).
+
+One clock: every entry, be it scalar, picture or text, of training or of validation, carries the number of optimizer
+steps done. So one number, `first_step`, is enough to hide what a resumed run writes a second time.
+A tracker that fails in the middle of a run (disk full, network down) is reported once and does not stop it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from models_zoo.registry import did_you_mean
+from trainer import viz
+from trainer.types import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
+
+HPARAMS_TAG = "hparams"  # the text tab with the resolved configuration
+TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accept numbers only
+TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others take a batch of them
+FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
+
+
+def check_trackers(names: Iterable[str]) -> list[str]:
+    """Return the names without repeats. Raises UserError for a name Accelerate does not know or cannot import."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
+
+    installed = {str(name) for name in get_available_trackers()}
+    builtin = {str(name) for name in LoggerType}
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
+            raise UserError(f"trainer.trackers: {name!r} is not a tracker. {hint}")
+        if name in builtin and name not in installed:
+            raise UserError(
+                f"trainer.trackers: {name!r} is not installed. Install it (pip install {name}) or take it out of the list"
+            )
+    return names
+
+
+def start(
+    accelerator: Accelerator,
+    names: Sequence[str],
+    run_dir: str | Path,
+    *,
+    project: str = "monodepth",
+    first_step: int = 0,
+    warn: Callable[[str], None] | None = None,
+) -> Tracker:
+    """Start the trackers called `names` and return the one object that writes to them all.
+
+    Args:
+        accelerator: its `log_with` and `trackers` are set here, whatever it was created with.
+        names: trackers of Accelerate; none = nothing is tracked.
+        run_dir: TensorBoard writes one events file per start right here, without subfolders; other trackers that
+            keep local files use folders of their own inside.
+        project: what hosted trackers call the group of runs; the run is named after the last two parts of run_dir.
+        first_step: first optimizer step that will be written. 0 for a new run, steps done + 1 after a resume: entries
+            from there on that an earlier start left in run_dir are hidden.
+        warn: takes the text of a warning; the `logging` module by default.
+    Raises UserError for an unknown or missing tracker, and when one cannot start. Does nothing off the main process.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    run_dir = Path(run_dir)
+    names = check_trackers(names)
+    trackers: list[GeneralTracker] = []
+    if accelerator.is_main_process:
+        options = _start_options(run_dir, first_step)
+        for name in names:
+            tracker = LOGGER_TYPE_TO_CLASS[name]
+            # An empty project keeps TensorBoard's file at the root of the run: it writes to logging_dir/project.
+            where = ["" if name == "tensorboard" else project]
+            where += [str(run_dir)] if tracker.requires_logging_directory else []
+            trackers.append(tracker(*where, **options.get(name, {})))
+    accelerator.log_with = trackers
+    try:
+        accelerator.init_trackers(project)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"trainer.trackers {', '.join(names)}: could not start in {run_dir}: {reason}"
+        ) from error
+    return Tracker(accelerator, first_step, warn or logging.getLogger(__name__).warning)
+
+
+class Tracker:
+    """Writes scalars, pictures, texts and hyperparameters of one run to every tracker that was started.
+
+    On other than the main process, and without trackers, every method returns at once. Made by `start`.
+    """
+
+    def __init__(self, accelerator: Accelerator, first_step: int, warn: Callable[[str], None]):
+        self._accelerator = accelerator
+        self._first_step = first_step
+        self._warn = warn
+        self._warned: set[str] = set()
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is written: ask before computing what only a tracker wants."""
+        return bool(self._accelerator.trackers)
+
+    def scalars(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        """Write scalars; values on a device are fetched in one transfer. Not finite values are written as they are."""
+        if self.active:
+            numbers = to_floats(values)
+            self._each(lambda tracker: tracker.log(numbers, step=step))
+
+    def images(
+        self,
+        images: Mapping[str, Tensor],
+        step: int,
+        prefix: str = "train_",
+        max_images: int = viz.MAX_IMAGES,
+        per_row: int = viz.PER_ROW,
+    ) -> None:
+        """Write pictures {name: (b c h w)} under prefix + name: coloured by `viz.render`, `per_row` beside each other."""
+        pictures: dict[str, np.ndarray] = {}
+        for name, tensor in images.items() if self.active else ():
+            try:
+                sheet = viz.grid(viz.render(name, tensor[:max_images]), max_images, per_row)
+                pictures[prefix + name] = viz.to_uint8(sheet)
+            except Exception as error:  # a picture is never worth a run
+                self._warn_once(f"picture {prefix + name}", error)
+        self._each(lambda tracker: _log_pictures(tracker, pictures, step))
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Write a text (Markdown in TensorBoard) to the trackers that take texts."""
+        self._each(lambda tracker: tracker.log({tag: text}, step=step), only=TAKES_TEXT)
+
+    def hparams(self, config: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
+        """Record the configuration, plain YAML data: as a text in TAKES_TEXT trackers and as hyperparameters in all.
+
+        `metrics` are the scalar tags that TensorBoard's HPARAMS tab shows beside them, such as "val_metrics/AbsRel".
+        """
+        if not self.active:
+            return
+        import yaml
+
+        page = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        self.text(HPARAMS_TAG, f"```yaml\n{page}```", self._first_step)
+        flat = flatten(config)
+        self._each(lambda tracker: _log_hparams(tracker, flat, metrics, self._first_step))
+
+    def close(self) -> None:
+        """Finish every tracker; a second call does nothing, and `Accelerator.end_training` finds none left."""
+        self._each(lambda tracker: tracker.finish())
+        self._accelerator.trackers.clear()
+
+    def _each(self, write: Callable[[GeneralTracker], None], only: frozenset[str] | None = None) -> None:
+        for tracker in self._accelerator.trackers:
+            if only is None or tracker.name in only:
+                try:
+                    write(tracker)
+                except Exception as error:  # whatever a tracker raises, hours of training weigh more
+                    self._warn_once(f"tracker {tracker.name}", error)
+
+    def _warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            reason = f"{type(error).__name__}: {error}"
+            self._warn(f"{what} failed, training goes on (further failures are not shown): {reason}")
+
+
+def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Turn numbers and one-element tensors into floats, in their order, with one transfer per device.
+
+    Raises ValueError naming the tag of a tensor with more or fewer than one element.
+    """
+    by_device: dict[torch.device, list[str]] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"scalar {name!r} has shape {tuple(value.shape)}: expected one element")
+            by_device.setdefault(value.device, []).append(name)
+    fetched: dict[str, float] = {}
+    for names in by_device.values():
+        stacked = torch.stack([torch.as_tensor(values[name]).detach().reshape(()).float() for name in names])
+        fetched.update(zip(names, stacked.tolist(), strict=True))
+    return {name: fetched[name] if name in fetched else float(value) for name, value in values.items()}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; lists, None and not finite numbers become texts."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+            flat[f"{prefix}{key}"] = value
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _start_options(run_dir: Path, first_step: int) -> dict[str, dict[str, Any]]:
+    """Keyword arguments with which each tracker starts, beside its project."""
+    run_name = "/".join(run_dir.absolute().parts[-2:])  # <name>/<version>
+    return {
+        "tensorboard": {"purge_step": first_step, "flush_secs": FLUSH_SECONDS},
+        "wandb": {"name": run_name, "dir": str(run_dir)},
+        "trackio": {"name": run_name},
+        "mlflow": {"run_name": run_name},
+        "clearml": {"task_name": run_name},
+        "dvclive": {"dir": str(run_dir / "dvclive"), "resume": first_step > 0},
+        "swanlab": {"experiment_name": run_name, "logdir": str(run_dir / "swanlog")},
+    }
+
+
+def _log_pictures(tracker: GeneralTracker, pictures: Mapping[str, np.ndarray], step: int) -> None:
+    """Write pictures (h w 3) uint8 in the form the tracker takes; trackers that show no pictures are left out."""
+    log_images = getattr(tracker, "log_images", None)
+    if log_images is None:
+        return
+    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    single = tracker.name in TAKES_ONE_PICTURE
+    log_images({tag: p if single else p[None] for tag, p in pictures.items()}, step=step, **layout)
+
+
+def _log_hparams(tracker: GeneralTracker, flat: Mapping[str, Any], metrics: Sequence[str], step: int) -> None:
+    if tracker.name != "tensorboard":
+        tracker.store_init_configuration(dict(flat))
+        return
+    # Accelerate and SummaryWriter.add_hparams open a subfolder per call; the same summaries in our own file do not.
+    from torch.utils.tensorboard.summary import hparams
+
+    shown = {key: str(value).lower() if isinstance(value, bool) else value for key, value in flat.items()}
+    for summary in hparams(shown, dict.fromkeys(metrics, 0.0)):
+        tracker.tracker.file_writer.add_summary(summary, step)
