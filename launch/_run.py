@@ -4,43 +4,79 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from launch._cli import is_first_process
-from trainer.build import build_run
-from trainer.config import load_config
+from trainer.build import Run, build_run
+from trainer.config import Config, load_config
 from trainer.loop import NonFiniteLoss
 from trainer.rundir import RunDir
 from trainer.signals import Preempted
+from trainer.types import UserError
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the run, train it to its end, close everything; return 0, 1, or 128 + signal."""
-    from importlib.metadata import version
+    """Build the run, train it to its end, say where everything is; return 0, 1, or 128 + signal.
 
+    Raises UserError for what is wrong before training starts.
+    """
     cfg = load_config(args.cfg_file, args.cfg_default, args.set)
-    hparams = {
-        "name": args.name,
-        "version": args.version,
-        "seed": args.seed,
-        "trainer_version": version("monodepth-trainer"),
-        "config": cfg.to_dict(),
-    }
     folder = RunDir(args.ckpt_dir, args.name, args.version, is_main=is_first_process())
-    state, code, message = "failed", 1, ""
-    job = None
+    with closing(folder):
+        job = build_run(
+            cfg, folder, seed=args.seed, hparams=_hparams(args, cfg), command=sys.argv, progress=args.progress
+        )
+        for note in job.notes:
+            job.loop.progress.message(f"note: {note}")
+        return _train(job)
+
+
+def _train(job: Run) -> int:
+    loop, folder = job.loop, job.folder
+    state, code, said = "failed", 1, ""
     try:
-        job = build_run(cfg, folder, seed=args.seed, hparams=hparams, command=sys.argv, progress=args.progress)
-        job.loop.fit()
+        loop.fit()
         state, code = "finished", 0
     except Preempted as stop:
-        state, code, message = "preempted", 128 + stop.signum, f"{stop}; `last` is saved, the same command continues"
-    except NonFiniteLoss as error:
-        message = f"error: {error}"
+        state, code = "preempted", 128 + stop.signum
+        said = f"{stop} after step {loop.state.position.step}; `last` is saved, the same command continues"
+    except (NonFiniteLoss, UserError) as error:  # told as sentences: their traceback would help nobody
+        said = f"error: {error}"
     finally:
-        if job is not None:
-            folder.write_state(state, job.loop.state.position)
-            job.close()
-        folder.close()
-    if message and (is_first_process() or code == 1):
-        print(message, file=sys.stderr)
+        folder.write_state(state, loop.state.position)
+        loop.tracker.close()
+    if said:
+        print(said, file=sys.stderr)
+    if code == 0:
+        loop.progress.summary(_summary(job), title="finished")
+    loop.accelerator.end_training()
     return code
+
+
+def _summary(job: Run) -> dict[str, str]:
+    state, folder, monitor = job.loop.state, job.folder, job.loop.settings.monitor
+    best = "none: nothing was validated" if state.best is None else f"{state.best:.4g} (epoch {state.best_epoch})"
+    return {
+        f"best {monitor}": best,
+        "steps": str(state.position.step),
+        "best": str(folder.best_path) if state.best is not None else "-",
+        "last": str(folder.last_path),
+        "tensorboard": f"tensorboard --logdir {folder.path}",
+        "evaluate": f"evaluate --ckpt {folder.path}",
+    }
+
+
+def _hparams(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
+    try:
+        trainer_version = version("monodepth-trainer")
+    except PackageNotFoundError:  # run from a clone that is not installed
+        trainer_version = "unknown"
+    return {
+        "name": args.name,
+        "version": str(args.version),
+        "seed": args.seed,
+        "trainer_version": trainer_version,
+        "config": cfg.to_dict(),
+    }

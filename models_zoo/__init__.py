@@ -21,8 +21,8 @@ NETWORKS = Registry("network", package="models_zoo")
 def create(name: str, /, **kwargs: Any) -> nn.Module:
     """Build the network called `name` ("depth", "pose"); keywords are the YAML keys under `net.<name>`.
 
-    Raises UnknownName for an unknown network, TypeError for an unknown keyword (both name the nearest match), ValueError
-    for options that do not go together, PretrainedUnavailable when pretrained weights cannot be had.
+    Raises UnknownName for an unknown network and TypeError for an unknown keyword, both naming the nearest
+    match; ValueError for options that do not go together; PretrainedUnavailable when weights cannot be had.
     """
     network: nn.Module = NETWORKS.create(name, **kwargs)
     return network

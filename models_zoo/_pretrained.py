@@ -1,9 +1,11 @@
-"""Where ImageNet weights come from: the local Hugging Face cache first, then the network, and a clear word when neither has
-them. Weights that were asked for are never replaced by random ones.
+"""Where pretrained weights come from: the local Hugging Face cache, then the network, else a clear word.
+
+Weights that were asked for are never replaced by random ones.
 """
 
 from __future__ import annotations
 
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -19,9 +21,9 @@ class PretrainedUnavailable(RuntimeError):
 def find_pretrained(enc_name: str) -> dict[str, str]:
     """Locate the pretrained weights of the timm model `enc_name` ("arch" or "arch.tag").
 
-    Returns the overlay of timm's pretrained configuration: the cached file, so that a cached model needs no network, or
-    nothing, which lets timm download. Raises PretrainedUnavailable when timm has no weights of that name, or they are not
-    cached and their server does not answer within `PROBE_SECONDS`.
+    Returns an overlay of timm's pretrained configuration: the cached file, so that a cached model needs no
+    network, or nothing, which lets timm download. Raises PretrainedUnavailable when timm has no weights of
+    that name, or they are not cached and their server does not answer within `PROBE_SECONDS`.
     """
     import timm
     from huggingface_hub import constants
@@ -31,17 +33,16 @@ def find_pretrained(enc_name: str) -> dict[str, str]:
         names = timm.list_pretrained(f"{enc_name.partition('.')[0]}*")[:8]
         raise PretrainedUnavailable(
             f"timm has no pretrained weights for {enc_name!r}. Models of that name with weights: "
-            f"{', '.join(names) or 'none'}. Choose one of them as enc_name, or set pretrained: false."
+            f"{', '.join(names) or 'none'}. Choose one of them as enc_name, or set pretrained: false"
         )
     cached = cached_file(source)
     if cached is not None:
         return {"file": cached}
-    if not source.hf_hub_id:
-        _require_server(enc_name, source, source.url)
-    elif constants.HF_HUB_OFFLINE:
-        raise unavailable(enc_name, source, "they are not in the cache, and HF_HUB_OFFLINE=1 forbids the network")
-    else:
-        _require_server(enc_name, source, constants.ENDPOINT)
+    if source.hf_hub_id and constants.HF_HUB_OFFLINE:
+        raise unavailable(source, "they are not in the cache, and HF_HUB_OFFLINE=1 forbids the network")
+    server = constants.ENDPOINT if source.hf_hub_id else str(source.url)
+    if silence := why_silent(server):
+        raise unavailable(source, f"they are not in the cache, and {server} cannot be reached ({silence})")
     return {}
 
 
@@ -59,50 +60,47 @@ def cached_file(source: Any) -> str | None:
     return path if isinstance(path, str) and path.endswith(".safetensors") else None
 
 
-def unavailable(enc_name: str, source: Any, reason: str) -> PretrainedUnavailable:
-    """Say what was wanted (timm name and hub id), why it failed and the four ways on."""
+def unavailable(source: Any, reason: str) -> PretrainedUnavailable:
+    """Say which weights (of a timm `PretrainedCfg`) were wanted, why they cannot be had, and the ways on."""
     from huggingface_hub import constants
 
     wanted = f"{source.architecture}.{source.tag}" if source.tag else str(source.architecture)
     place = f"huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url
     fetch = f"python -c \"import timm; timm.create_model('{wanted}', pretrained=True)\""
     return PretrainedUnavailable(
-        f"The pretrained weights of the encoder {enc_name!r} ({wanted}, {place}) cannot be loaded: {reason}.\n"
+        f"The pretrained weights of the encoder {wanted} ({place}) cannot be loaded: {reason}.\n"
         "What you can do, one of:\n"
         f"  - on a machine with internet run:  {fetch}\n"
-        f"    and copy its Hugging Face cache to {constants.HF_HUB_CACHE} here (or set HF_HOME to the folder above the copy;\n"
-        "    HF_HUB_OFFLINE=1 then keeps the run off the network)\n"
+        f"    and copy its Hugging Face cache (~/.cache/huggingface/hub) to {constants.HF_HUB_CACHE} here,\n"
+        "    or set HF_HOME to the folder above the copy; cached weights are used without the network\n"
         "  - set net.<network>.pretrained: false to train from scratch (expect worse depth)\n"
-        "  - set trainer.load_ckpt to a checkpoint that holds the weights, with pretrained: false"
+        "  - set trainer.load_ckpt to a checkpoint that holds the weights, and pretrained: false"
     )
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error with its type, for a reason inside a longer message."""
+    """The type and first line of an error, for a reason inside a longer message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _require_server(enc_name: str, source: Any, url: str) -> None:
-    """Raise PretrainedUnavailable unless the server of `url` answers within `PROBE_SECONDS`."""
+def why_silent(url: str) -> str | None:
+    """Why the server of `url` gives no answer within `PROBE_SECONDS`; None when it does, be it a refusal."""
     verdict: list[str | None] = []
-    probe = threading.Thread(target=lambda: verdict.append(_silence(url)), daemon=True)
+    probe = threading.Thread(target=lambda: verdict.append(_knock(url)), daemon=True)
     probe.start()  # in a thread because no time limit covers a name server that hangs
     probe.join(PROBE_SECONDS)
-    reason = verdict[0] if verdict else f"no answer within {PROBE_SECONDS:.0f} s"
-    if reason is not None:
-        raise unavailable(enc_name, source, f"they are not in the cache, and {url} cannot be reached ({reason})")
+    return verdict[0] if verdict else f"no answer within {PROBE_SECONDS:g} s"
 
 
-def _silence(url: str) -> str | None:
-    """Why the server of `url` does not answer, or None when it does, be it with a refusal."""
-    import ssl
-
+def _knock(url: str) -> str | None:
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS / 2).close()
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
         return None
     except OSError as error:
-        cause = getattr(error, "reason", error)
-        return None if isinstance(cause, ssl.SSLError) else str(cause)  # the download has its own certificates
+        reason = getattr(error, "reason", error)
+        # A certificate that Python's own store lacks is no silence: the download brings another store.
+        return None if isinstance(reason, ssl.SSLError) else str(reason)
     return None

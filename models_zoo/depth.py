@@ -1,4 +1,4 @@
-"""The depth network: one image becomes a disparity map at every scale, with masks and a virtual stereo view if wanted."""
+"""The depth network: one image becomes disparity maps, with masks and a virtual stereo view if wanted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from models_zoo import NETWORKS
 from models_zoo._options import with_defaults
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders._base import SCALES
-from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems
+from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.registry import did_you_mean
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 MASKS = {
     "explainability": "sigmoid",  # weight of the photometric error; SfM-Learner, arXiv:1704.07813
-    "uncertainty": "relu",  # high = unreliable; Klodt and Vedaldi, ECCV 2018; Kendall and Gal, arXiv:1703.04977
+    "uncertainty": "relu",  # high = unreliable; Klodt & Vedaldi, ECCV 2018; Kendall & Gal, arXiv:1703.04977
 }
 Scaled = dict[int, Tensor]
 
@@ -34,7 +34,7 @@ class Depth(nn.Module):
         out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
         mask_name: predict a mask per support frame with a second decoder.
         num_ch_mask: channels of the mask, the number of support frames.
-        use_virtual_stereo: also predict the disparity of the virtual right and left cameras. Monodepth, arXiv:1609.03677.
+        use_virtual_stereo: also predict for the virtual right and left cameras. Monodepth, arXiv:1609.03677.
         use_stereo_blend: also predict from the mirrored image and blend both, see `stereo_blend`.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
@@ -60,17 +60,12 @@ class Depth(nn.Module):
         self.standardise = Standardise(mean, std)
         self.encoder = build_encoder(enc_name, pretrained)
 
-        pyramid = {
-            "channels": self.encoder.feature_info.channels(),
-            "reductions": self.encoder.feature_info.reduction(),
-            "out_scales": as_scales(out_scales),
-        }
+        shared = {**feature_spec(self.encoder)._asdict(), "out_scales": as_scales(out_scales)}
         self.decoders = nn.ModuleDict()
-        self.decoders["disp"] = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **pyramid)
+        self.decoders["disp"] = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **shared)
         if mask_name is not None:
-            self.decoders["mask"] = DECODERS.create(
-                dec_name, out_ch=num_ch_mask, activation=MASKS[mask_name], **pyramid
-            )
+            shared |= {"out_ch": num_ch_mask, "activation": MASKS[mask_name]}
+            self.decoders["mask"] = DECODERS.create(dec_name, **shared)
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
@@ -85,12 +80,12 @@ class Depth(nn.Module):
         return encode(self.encoder, self.standardise(images))
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Predict from images (b 3 h w), RGB in [0, 1]; h and w multiples of 32, at least 64, else ValueError.
+        """Predict from images (b 3 h w) in [0, 1]; h and w multiples of 32, at least 64, else ValueError.
 
         Returns dicts {scale s: map}, ascending, float32 even under autocast:
             disp: (b 1 h/2**s w/2**s) sigmoid disparity in (0, 1), 0 = far.
-            disp_stereo: (b 2 ...), with virtual stereo: channel 0 for the virtual right camera of a left image,
-                channel 1 for the virtual left camera of a right image.
+            disp_stereo: (b 2 ...), with virtual stereo: channel 0 for the virtual right camera of a left
+                image, channel 1 for the virtual left camera of a right image.
             mask: (b num_ch_mask ...), with a mask: [0, 1] explainability or [0, inf) uncertainty.
         and depth_feats: the encoder features, a list.
         """
@@ -112,9 +107,9 @@ class Depth(nn.Module):
 def stereo_blend(plain: Tensor, mirrored: Tensor) -> Tensor:
     """Blend two predictions of one image so that each covers the border where the other cannot see.
 
-    plain: prediction for the image; mirrored: prediction for the mirrored image, mirrored back; both (b c h w). The left
-    5 % of the columns come from `mirrored`, the right 5 % from `plain`, the middle is their mean, with linear ramps up to
-    10 %. Monodepth, arXiv:1609.03677, sec. 5; in training SuperDepth, arXiv:1810.01849.
+    plain (b c h w): prediction for the image; mirrored (b c h w): that for the mirrored image, mirrored back.
+    The left 5 % of the columns come from `mirrored`, the right 5 % from `plain`, the middle is their mean,
+    with linear ramps up to 10 %. Monodepth, arXiv:1609.03677; in training SuperDepth, arXiv:1810.01849.
     """
     u = torch.linspace(0, 1, plain.shape[-1], dtype=plain.dtype, device=plain.device)
     left = 1 - (20 * (u - 0.05)).clamp(0, 1)
@@ -123,7 +118,7 @@ def stereo_blend(plain: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def swap_cameras(disp: Tensor) -> Tensor:
-    """Exchange the virtual right and left disparities (channels 1, 2 of (b 3 h w)); (b 1 h w) has none and stays.
+    """Exchange the virtual right and left disparities, channels 1 and 2 of (b 3 h w); (b 1 h w) has none.
 
     In a mirrored image the virtual camera on the left stands on the right.
     """
@@ -147,19 +142,22 @@ def depth_problems(
     """List what is wrong with the options of a depth network, without building it."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std) + scale_problems(out_scales)
     if dec_name not in DECODERS:
-        problems.append(f"dec_name {dec_name!r} is not a decoder. {did_you_mean(dec_name, DECODERS.names())}")
+        known = did_you_mean(dec_name, DECODERS.names())
+        problems.append(f"dec_name {dec_name!r} is not a decoder. {known}")
     if mask_name is None:
         return problems
     if mask_name not in MASKS:
-        problems.append(f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, MASKS)}, or null for none")
+        known = did_you_mean(mask_name, MASKS)
+        problems.append(f"mask_name {mask_name!r} is not a mask. {known}; null for none")
     if num_ch_mask is None or num_ch_mask < 1:
         problems.append(
-            f"num_ch_mask is {num_ch_mask}; with mask_name {mask_name!r} set it to the number of support frames "
-            "(len(dataset.supp_idxs)), at least 1"
+            f"num_ch_mask is {num_ch_mask}; with mask_name {mask_name!r} set it to the number of support "
+            "frames (len(dataset.supp_idxs)), at least 1"
         )
-    if dec_name in DECODERS and not DECODERS.get(dec_name).supports_mask:  # type: ignore[attr-defined]
-        able = [name for name in DECODERS.names() if DECODERS.get(name).supports_mask]  # type: ignore[attr-defined]
-        problems.append(f"dec_name {dec_name!r} cannot predict masks. Set mask_name: null, or dec_name to one of {able}")
+    able = [name for name in DECODERS.names() if getattr(DECODERS.get(name), "supports_mask", False)]
+    if dec_name in DECODERS and dec_name not in able:
+        choices = f"set mask_name: null, or choose from {able}"
+        problems.append(f"dec_name {dec_name!r} cannot predict masks; {choices}")
     return problems
 
 
@@ -168,7 +166,8 @@ def scale_problems(out_scales: int | Sequence[int]) -> list[str]:
     scales = as_scales(out_scales)
     problems = []
     if unknown := [scale for scale in scales if scale not in SCALES]:
-        problems.append(f"out_scales {list(scales)} holds {unknown}; choose from {list(SCALES)} (scale s has stride 2**s)")
+        choices = f"choose from {list(SCALES)} (scale s has stride 2**s)"
+        problems.append(f"out_scales {list(scales)} holds {unknown}; {choices}")
     if len(set(scales)) < len(scales):
         problems.append(f"out_scales {list(scales)} names a scale twice")
     if 0 not in scales:

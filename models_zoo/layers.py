@@ -18,7 +18,7 @@ def conv3x3(in_ch: int, out_ch: int) -> nn.Conv2d:
 
 
 class ConvELU(nn.Module):
-    """Convolve 3x3 with reflect padding, then ELU: (b in_ch h w) -> (b out_ch h w). Monodepth2, arXiv:1806.01260."""
+    """Convolve 3x3 with reflect padding, then ELU: (b in_ch h w) -> (b out_ch h w). arXiv:1806.01260."""
 
     def __init__(self, in_ch: int, out_ch: int):
         super().__init__()
@@ -46,9 +46,13 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu, "none": _same}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "none": _same,
+}
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
-    """Apply an output activation ("sigmoid", "relu" or "none") in at least float32, whatever autocast says."""
+    """Apply an output activation ("sigmoid", "relu", "none") in at least float32, whatever autocast says."""
     return ACTIVATIONS[activation](at_least_float32(x))

@@ -1,4 +1,4 @@
-"""Camera motion between two frames, from their pictures alone. SfM-Learner, arXiv:1704.07813, in the form of Monodepth2."""
+"""The pose network: camera motion between two frames, from their pictures alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models_zoo import NETWORKS
 from models_zoo._options import with_defaults
-from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems
+from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.layers import at_least_float32
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
@@ -20,7 +20,7 @@ STEP = 0.01  # a fresh network predicts motions near the identity
 
 @NETWORKS.register("pose")
 class Pose(nn.Module):
-    """Predict the motion between two frames as axis-angle and translation. arXiv:1704.07813, arXiv:1806.01260.
+    """Predict the motion between two frames. SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260.
 
     Args:
         enc_name: timm model, its first layer widened to 6 channels.
@@ -40,7 +40,7 @@ class Pose(nn.Module):
             raise ValueError("pose network: " + "; ".join(problems))
         self.standardise = Standardise(mean, std, images=2)
         self.encoder = build_encoder(enc_name, pretrained, in_chans=6)
-        deepest = self.encoder.feature_info.channels()[-1]
+        deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
         self.decoder = nn.Sequential(_conv_relu(), _conv_relu(), nn.Conv2d(WIDTH, 6 * SLOTS, 1))
 
@@ -53,9 +53,9 @@ class Pose(nn.Module):
     def forward(self, pairs: Tensor) -> dict[str, Tensor]:
         """Predict the motion from the first to the second frame of each pair.
 
-        pairs (b 6 h w): two RGB images in [0, 1] in temporal order. Returns {"R": (b 2 3) axis-angle in radians,
-        "t": (b 2 3) translation}, float32; slot 0 of the middle axis is the motion, slot 1 is not used. Raises ValueError
-        when h or w is not a multiple of 32 or below 64.
+        pairs (b 6 h w): two RGB images in [0, 1] in temporal order; h, w multiples of 32, at least 64, else
+        ValueError. Returns {"R": (b 2 3) axis-angle in radians, "t": (b 2 3) translation}, float32 even under
+        autocast; slot 0 of the middle axis is the motion, slot 1 is not used.
         """
         check_images(pairs, channels=6)
         feats = encode(self.encoder, self.standardise(pairs))

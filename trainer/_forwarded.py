@@ -1,4 +1,4 @@
-"""Optimizer and scheduler: a few keys of our own, and the arguments of a class of timm or torch, checked against it.
+"""Optimizer and scheduler: a few keys of our own, and the arguments of a class of timm or torch.
 
 Arguments that are not given are left to that class, so that its own defaults stay its own.
 """
@@ -13,7 +13,7 @@ from trainer._schema import Field, Report, check, fields_of_callable, fields_of_
 from trainer._sections import OptimizerSection, SchedulerSection
 from trainer._yaml import KeyPath
 
-_OFTEN_USED = ("adam", "adamw", "nadam", "radam", "adabelief", "sgd", "momentum", "rmsprop", "lamb", "lion")
+OFTEN_USED = ("adam", "adamw", "nadam", "radam", "adabelief", "sgd", "momentum", "rmsprop", "lamb", "lion")
 
 
 def optimizer_fields(cls: Callable[..., Any]) -> dict[str, Field]:
@@ -29,20 +29,21 @@ def scheduler_fields(cls: Callable[..., Any]) -> dict[str, Field]:
 def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]) -> dict[str, Any]:
     """Check the section `optimizer`. Returns `type`, the other keys as given, and the defaults of ours."""
     path: KeyPath = ("optimizer",)
-    if "opt" in section and "type" in section:
+    names = {key: section.pop(key, None) for key in ("type", "opt")}
+    if None not in names.values():
         report.wrong((*path, "opt"), "says the same as optimizer.type; remove one of the two")
-    alias = "opt" if "opt" in section and "type" not in section else "type"
-    name = section.pop(alias, None)
-    section.pop("opt", None)
+    alias = "opt" if names["type"] is None and names["opt"] is not None else "type"
+    name = names[alias]
     ours = {key: field for key, field in fields_of_model(OptimizerSection).items() if key != "type"}
     cls = _optimizer_class(name, (*path, alias), report, warnings)
     forwarded = {}
     if cls is None:  # nothing to check the other keys against
         forwarded = {key: section.pop(key) for key in list(section) if key not in ours}
     fields = {**ours, **(optimizer_fields(cls) if cls else {})}
-    values = check(fields, section, path, f"an argument of optimizer {name!r}", report, partial=True)
+    owner = f"an argument of optimizer {name!r}"
+    values = check(fields, section, path, owner, report, also=("type",), partial=True)
     defaults = {key: field.default for key, field in ours.items() if key not in section}
-    return {"type": name, **defaults, **values, **forwarded}
+    return {"type": name, **values, **forwarded, **defaults}
 
 
 def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -61,25 +62,33 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     theirs = scheduler_fields(SCHEDULERS[name])
     fields = {**ours, **theirs}
     given = {key: value for key, value in section.items() if value is not None or key not in fields}
-    values = check(fields, given, path, f"an argument of scheduler {name!r}", report)
+    values = check(fields, given, path, f"an argument of scheduler {name!r}", report, also=("type",))
     kept = {key: value for key, value in values.items() if key in given or key in ours}
     if name == "plateau" and given.get("monitor") is None:
-        report.wrong((*path, "monitor"), "missing; plateau watches a number of the validation, e.g. AbsRel or loss")
+        report.wrong(
+            (*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss"
+        )
     return {"type": name, **kept}
 
 
-def _optimizer_class(name: Any, path: KeyPath, report: Report, warnings: list[str]) -> Callable[..., Any] | None:
+def _optimizer_class(
+    name: Any, path: KeyPath, report: Report, warnings: list[str]
+) -> Callable[..., Any] | None:
     from timm.optim import get_optimizer_class, list_optimizers
 
-    known = list_optimizers()
+    known = [str(choice) for choice in list_optimizers()]
     if not isinstance(name, str) or name.lower() not in known:
         what = "missing" if name is None else f"{show(name)} is not an optimizer of timm"
         nearest = did_you_mean(str(name or ""), known).partition("Known:")[0]
-        report.wrong(path, f"{what}. {nearest}Often used: {', '.join(_OFTEN_USED)}. All: timm.optim.list_optimizers()")
+        often = f"Often used: {', '.join(OFTEN_USED)}. All: timm.optim.list_optimizers()"
+        report.wrong(path, f"{what}. {nearest}{often}")
         return None
     try:
         cls: Callable[..., Any] = get_optimizer_class(name.lower(), bind_defaults=False)
-    except (AssertionError, ImportError) as error:  # wants a GPU or a package that is not here; evaluation does not care
-        warnings.append(f"optimizer.type: {name} cannot be built on this machine ({error}); its arguments are unchecked")
+    except (
+        AssertionError,
+        ImportError,
+    ) as error:  # it wants a GPU or a package; to evaluate, neither is needed
+        warnings.append(f"optimizer.type: {name} cannot be built here ({error}); its arguments are unchecked")
         return None
     return cls

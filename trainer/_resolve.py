@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ class Resolved:
 
 
 def resolve(report: Report, registries: Registries) -> Resolved:
-    """Check every section of `report.layer`. The values that are right are returned, the others are in the report."""
+    """Check every section of `report.layer`: what is right is returned, what is wrong is in the report."""
     data = report.layer.data
     for name in data:
         if name not in SECTION_NAMES:
@@ -88,9 +89,11 @@ def resolve(report: Report, registries: Registries) -> Resolved:
 
 
 def entry_fields(registry: Registry, name: str, without: tuple[str, ...] = ()) -> dict[str, Field]:
-    """Fields of one registry entry."""
+    """Fields of one registry entry, with what its docstring and those of its bases say about them."""
+    entry = registry.get(name)
+    docs = "\n\n".join(inspect.getdoc(cls) or "" for cls in getattr(entry, "__mro__", (entry,)))
     parameters = {key: p for key, p in registry.parameters(name).items() if key not in without}
-    return fields_of_parameters(parameters, registry.get(name).__doc__)
+    return fields_of_parameters(parameters, docs)
 
 
 def _section(name: str, report: Report) -> dict[str, Any]:
@@ -110,10 +113,14 @@ def _split_modes(section: str, report: Report) -> tuple[dict[str, Any], dict[str
     """Separate the common keys of a section from those of its modes."""
     data = _section(section, report)
     common = {key: value for key, value in data.items() if key not in MODES}
-    return common, {mode: _mapping(data[mode], (section, mode), report) for mode in MODES if data.get(mode) is not None}
+    return common, {
+        mode: _mapping(data[mode], (section, mode), report) for mode in MODES if data.get(mode) is not None
+    }
 
 
-def _entries(section: str, registry: Registry, report: Report, extra: Fields | None = None) -> dict[str, dict[str, Any]]:
+def _entries(
+    section: str, registry: Registry, report: Report, extra: Fields | None = None
+) -> dict[str, dict[str, Any]]:
     """Check a section whose keys are names of registry entries; null removes an entry."""
     extra = extra or {}
     entries = {}
@@ -131,19 +138,30 @@ def _entries(section: str, registry: Registry, report: Report, extra: Fields | N
     return entries
 
 
-def _ask_entry(entry: Any, kwargs: dict[str, Any], path: KeyPath, paths: Mapping[str, KeyPath], report: Report) -> None:
-    """Let an entry judge its arguments together: `validate_config(kwargs)` returns problems, each "key: text" or "text"."""
+def _ask_entry(
+    entry: Any, kwargs: dict[str, Any], path: KeyPath, paths: Mapping[str, KeyPath], report: Report
+) -> None:
+    """Let an entry judge its arguments together: its class method `validate_config(kwargs)` returns a list of
+    problems.
+
+    A problem that opens with the name of an argument ("dec_name 'x' is not ...") is told at the place of that
+    argument.
+    """
     judge = getattr(entry, "validate_config", None)
     for problem in judge(copy.deepcopy(kwargs)) if judge else ():
-        key, colon, text = problem.partition(": ")
-        if colon and key in kwargs:
-            report.wrong(paths.get(key, (*path, key)), text)
+        key = problem.split(" ", 1)[0].rstrip(":")
+        if key in kwargs:
+            place = paths.get(key, (*path, key))
+            report.add(place, f"{'.'.join(place)}{problem.removeprefix(key)}")
         else:
             report.wrong(path, problem)
 
 
-def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
-    """Check the common keys with those of each mode laid over them: (arguments per mode, the section as YAML)."""
+def _dataset(
+    registry: Registry, report: Report
+) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
+    """Check the common keys with those of each mode laid over them: (arguments per mode, the section as
+    YAML)."""
     common, own = _split_modes("dataset", report)
     modes: dict[str, tuple[str, dict[str, Any]]] = {}
     for mode in MODES:
@@ -155,15 +173,27 @@ def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, d
             modes[mode] = checked
     types = {name for name, _ in modes.values()}
     if len(types) != 1:  # each mode has its own class, and its own defaults
-        full = {mode: {"type": name, **kwargs} for mode, (name, kwargs) in modes.items() if mode != "test" or mode in own}
+        full = {
+            mode: {"type": name, **kwargs}
+            for mode, (name, kwargs) in modes.items()
+            if mode != "test" or mode in own
+        }
         return modes, {**common, **full}
     (name,) = types
     fields = entry_fields(registry, name, without=SET_BY_RUN)
     given = {key: value for key, value in common.items() if key != "type"}
     owner = f"an argument of {registry.kind} {name!r}"
-    values = check(fields, given, ("dataset",), owner, report, partial=True)
-    defaults = {key: f.default for key, f in fields.items() if f.default is not REQUIRED and key not in ("mode", *values)}
-    subs = {mode: {key: modes[mode][1][key] for key in keys if key in modes[mode][1]} for mode, keys in own.items() if mode in modes}
+    values = check(fields, given, ("dataset",), owner, report, also=("type", *MODES), partial=True)
+    defaults = {
+        key: f.default
+        for key, f in fields.items()
+        if f.default is not REQUIRED and key not in ("mode", *values)
+    }
+    subs = {
+        mode: {key: modes[mode][1][key] for key in keys if key in modes[mode][1]}
+        for mode, keys in own.items()
+        if mode in modes
+    }
     return modes, {"type": name, **values, **defaults, **subs}
 
 
@@ -175,13 +205,16 @@ def _dataset_mode(
     name = merged.pop("type", None)
     if not isinstance(name, str) or name not in registry:
         what = "missing" if name is None else f"{show(name)} is not a {registry.kind}"
-        report.wrong(paths.get("type", ("dataset", "type")), f"{what}. {did_you_mean(name or '', registry.names())}")
+        report.wrong(
+            paths.get("type", ("dataset", "type")), f"{what}. {did_you_mean(name or '', registry.names())}"
+        )
         return None
     fields = entry_fields(registry, name, without=SET_BY_RUN)
     if "mode" in fields:
         fields["mode"] = dataclasses.replace(fields["mode"], default=mode)
     before = len(report.lines)
-    values = check(fields, merged, ("dataset",), f"an argument of {registry.kind} {name!r}", report, paths=paths)
+    owner = f"an argument of {registry.kind} {name!r}"
+    values = check(fields, merged, ("dataset",), owner, report, paths=paths, also=("type", *MODES))
     if len(report.lines) == before:
         _ask_entry(registry.get(name), values, ("dataset",), paths, report)
     return name, values
@@ -190,7 +223,7 @@ def _dataset_mode(
 def _loader(report: Report) -> dict[str, Any]:
     fields, owner = fields_of_model(LoaderSection), "a key of loader"
     common, own = _split_modes("loader", report)
-    loader = check(fields, common, ("loader",), owner, report)
+    loader = check(fields, common, ("loader",), owner, report, also=MODES)
     for mode, keys in own.items():
         loader[mode] = check(fields, keys, ("loader", mode), owner, report, partial=True)
     return loader

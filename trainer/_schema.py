@@ -1,7 +1,8 @@
-"""Fields: what a key of the configuration may hold. Values are checked by pydantic, and told to people in plain words.
+"""Fields: what a key of the configuration may hold. Values are checked by pydantic, and told to people in
+plain words.
 
-Fields come from two places, the signature of a registry entry and the models of `trainer._sections`; both are checked here
-in the same way, one line per mistake.
+Fields come from two places, the signature of a registry entry and the models of `trainer._sections`; both are
+checked here in the same way, one line per mistake.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -36,20 +38,22 @@ class Field:
     doc: str = ""
 
     def adapter(self) -> TypeAdapter[Any]:
-        """The pydantic validator of the type; classes that YAML cannot express are allowed and match nothing."""
+        """The pydantic validator of the type; classes that YAML cannot express are allowed and match
+        nothing."""
         try:
             return TypeAdapter(self.annotation, config=ConfigDict(arbitrary_types_allowed=True))
         except PydanticUserError:  # the type brings its own configuration (a model, a dataclass)
             return TypeAdapter(self.annotation)
 
     def parse(self, value: Any) -> Any:
-        """Check plain data against the type. Raises ValueError saying what was expected and what was found."""
+        """Check plain data against the type. Raises ValueError saying what was expected and what was
+        found."""
         try:
             text = json.dumps(value, allow_nan=False)
         except ValueError:
             raise ValueError(f"expected {self.expected()}, got {value}, which is not finite") from None
         try:
-            return self.adapter().validate_json(text, strict=True)  # JSON rules: a list is a tuple, but "3" is no number
+            return self.adapter().validate_json(text, strict=True)  # a list may be a tuple, but "3" no number
         except ValidationError as error:
             own_words = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
             if own_words:
@@ -77,13 +81,14 @@ class Report:
 
     def wrong(self, path: KeyPath, text: str) -> None:
         """Report the value of a key, or its absence."""
-        self._add(path, f"{'.'.join(path)}: {text}")
+        self.add(path, f"{'.'.join(path)}: {text}")
 
     def unknown(self, path: KeyPath, what: str, known: Iterable[str]) -> None:
         """Report a key that does not exist, with the nearest one and all choices."""
-        self._add(path, f"{'.'.join(path)} is not {what}. {did_you_mean(path[-1], known)}")
+        self.add(path, f"{'.'.join(path)} is not {what}. {did_you_mean(path[-1], known)}")
 
-    def _add(self, path: KeyPath, text: str) -> None:
+    def add(self, path: KeyPath, text: str) -> None:
+        """Report a whole sentence at the place of a key, once."""
         place = self.layer.place(path)
         line = f"{place}: {text}" if place else text
         if line not in self.lines:
@@ -94,14 +99,18 @@ def fields_of_model(model: type[BaseModel]) -> dict[str, Field]:
     """Fields of a pydantic model, in order, constraints included."""
     fields = {}
     for name, info in model.model_fields.items():
-        annotation = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        parts = (info.annotation, *info.metadata)
+        annotation = Annotated[parts] if info.metadata else info.annotation
         default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
         fields[name] = Field(annotation, default, info.description or "")
     return fields
 
 
-def fields_of_parameters(parameters: Mapping[str, inspect.Parameter], doc: str | None = None) -> dict[str, Field]:
-    """Fields of a signature; a parameter without annotation takes anything. `doc`: a docstring with `name: meaning` lines."""
+def fields_of_parameters(
+    parameters: Mapping[str, inspect.Parameter], doc: str | None = None
+) -> dict[str, Field]:
+    """Fields of a signature. A parameter without annotation takes anything; `doc` may hold `name: meaning`
+    lines."""
     docs = _argument_docs(doc or "", parameters)
     return {
         name: Field(Any if p.annotation is REQUIRED else p.annotation, p.default, docs.get(name, ""))
@@ -129,6 +138,7 @@ def check(
     report: Report,
     *,
     paths: Mapping[str, KeyPath] | None = None,
+    also: Iterable[str] = (),
     partial: bool = False,
 ) -> dict[str, Any]:
     """Check the mapping at `path` against its fields and fill in defaults.
@@ -136,10 +146,13 @@ def check(
     Args:
         owner: whose keys these are, for messages ("an argument of loss 'disp_smooth'", "a key of trainer").
         paths: where single keys stand, when not directly below `path`.
+        also: keys that exist beside `fields` but are handled elsewhere, for messages.
         partial: leave out what is not given, instead of filling in defaults and asking for required keys.
 
-    Returns the values that are right, in the order of `data`, then the defaults. Keys that an earlier source had set, a
-    later one has set to null and this owner does not have are dropped: that is how an override changes a `type`.
+    Returns the values that are right, in the order of `data`, then the defaults. Keys that an earlier source
+    had set, a
+    later one has set to null and this owner does not have are dropped: that is how an override changes a
+        `type`.
     """
     if not isinstance(data, Mapping):
         report.wrong(path, f"expected a mapping of keys, got {show(data)}")
@@ -149,7 +162,7 @@ def check(
         place = (paths or {}).get(key, (*path, key))
         if key not in fields:
             if not (value is None and place in report.layer.removed):
-                report.unknown(place, owner, fields)
+                report.unknown(place, owner, (*fields, *also))
             continue
         try:
             values[key] = fields[key].parse(value)
@@ -176,39 +189,41 @@ def _describe(annotation: Any) -> str:
     if origin is Annotated:
         return f"{_describe(args[0])}{_bounds(args[1:])}"
     if origin in (Union, types.UnionType):
-        members = [_describe(arg) for arg in args if _is_plain(arg)]
-        return " or ".join(dict.fromkeys(members))
+        return " or ".join(dict.fromkeys(_describe(arg) for arg in args if _is_plain(arg)))
     if origin is Literal:
-        return _one_of(args)
+        shown = [show(choice) for choice in args]
+        return shown[0] if len(shown) == 1 else f"one of {', '.join(shown)}"
     if origin is tuple and args and args[-1] is not Ellipsis:
-        same = set(args) if len(set(args)) == 1 else None
-        inner = _PLURALS.get(args[0], "values") if same else "values"
-        return f"a list of {len(args)} {inner}"
-    if annotation in (list, tuple) or (isinstance(origin, type) and issubclass(origin, (Sequence, set, frozenset))):
-        inner = args[0] if args else Any
-        return f"a list of {_PLURALS[inner]}" if inner in _PLURALS else "a list" if inner is Any else f"a list, each {_describe(inner)}"
+        return f"a list of {len(args)} {_plural(args[0]) if len(set(args)) == 1 else 'values'}"
+    if annotation in (list, tuple) or _is_a(origin, (Sequence, set, frozenset)):
+        return f"a list of {_plural(args[0])}" if args else "a list"
+    if annotation is dict or _is_a(origin, (Mapping,)) or _is_a(annotation, (BaseModel,)):
+        return "a mapping"
     if annotation is Any:
         return "any value"
-    if annotation is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return "a mapping"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "a mapping"
-    return _WORDS.get(annotation, "text" if getattr(annotation, "__module__", "").startswith("pathlib") else str(annotation))
+    return _WORDS.get(annotation, "text" if _is_a(annotation, (PurePath,)) else str(annotation))
+
+
+def _plural(annotation: Any) -> str:
+    return _PLURALS.get(annotation) or f"values, each {_describe(annotation)}"
+
+
+def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, kinds)
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
     parts = []
     for item in metadata:
-        for constraint in getattr(item, "metadata", [item]):  # pydantic.Field in Annotated holds its constraints in a list
-            parts += [f" {sign} {getattr(constraint, n):g}" for n, sign in _BOUNDS.items() if hasattr(constraint, n)]
+        for bound in getattr(item, "metadata", [item]):  # pydantic.Field keeps its constraints in a list
+            parts += [f" {sign} {getattr(bound, n):g}" for n, sign in _BOUNDS.items() if hasattr(bound, n)]
     return " and".join(parts)
 
 
 def _is_plain(annotation: Any) -> bool:
     """True when YAML can express a value of the type: not for the Tensor of `float | Tensor`."""
-    if get_origin(annotation) is not None or annotation is Any:
-        return True
-    return annotation in _WORDS or annotation in (list, tuple, dict) or getattr(annotation, "__module__", "").startswith("pathlib")
+    known = annotation is Any or annotation in _WORDS or get_origin(annotation) is not None
+    return known or _is_a(annotation, (list, tuple, dict, BaseModel, PurePath))
 
 
 def _literals(annotation: Any) -> list[Any]:
@@ -217,17 +232,21 @@ def _literals(annotation: Any) -> list[Any]:
     return [choice for arg in get_args(annotation) for choice in _literals(arg)]
 
 
-def _one_of(choices: Sequence[Any]) -> str:
-    shown = [show(choice) for choice in choices]
-    return shown[0] if len(shown) == 1 else f"one of {', '.join(shown)}"
-
-
 def _argument_docs(doc: str, names: Iterable[str]) -> dict[str, str]:
-    """Read `name: meaning` lines of a docstring; the first sentence line of each, which is what an editor can show."""
-    known = set(names)
-    found: dict[str, str] = {}
+    """Read `name: meaning` and `a, b: meaning` lines of a docstring; deeper lines below continue the
+    meaning."""
+    known, found = set(names), dict[str, str]()
+    current: list[str] = []
+    depth = 0
     for line in doc.splitlines():
-        name, colon, meaning = line.strip().partition(": ")
-        if colon and name in known:
-            found.setdefault(name, meaning.strip())
+        indent = len(line) - len(line.lstrip())
+        head, colon, meaning = line.strip().partition(": ")
+        listed = [name.strip() for name in head.split(",")]
+        if colon and known.issuperset(listed):
+            current, depth = [name for name in listed if name not in found], indent
+            found |= dict.fromkeys(current, meaning.strip())
+        elif current and line.strip() and indent > depth:
+            found |= {name: f"{found[name]} {line.strip()}" for name in current}
+        else:
+            current = []
     return found

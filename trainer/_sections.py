@@ -1,7 +1,8 @@
 """The sections of the configuration whose keys are ours: loader, optimizer, scheduler, trainer.
 
-Each model is the one statement of its keys, their types, defaults and meaning; `cfg/default.yaml` and the JSON schema are
-held to it by tests. The other sections (net, loss, dataset) get their keys from the signatures of registry entries.
+Each model is the one statement of its keys, their types, defaults and meaning; `cfg/default.yaml` and the
+JSON schema are held to it by tests. The other sections (net, loss, dataset) get their keys from the
+signatures of registry entries.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class TrainerSection(_Section):
     )
     load_ckpt: str | None = Key(None, description="checkpoint with initial weights, for a new run")
     monitor: str = Key(
-        "AbsRel", description="what `best` is chosen by: MAE, RMSE, LogSI, AbsRel, Acc, loss or loss_<name> of validation"
+        "AbsRel",
+        description="what `best` is chosen by: MAE, RMSE, LogSI, AbsRel, Acc, loss or loss_<name>",
     )
     min_depth: float = Key(0.1, description="depth of disparity 1, in units of the 0.1 stereo baseline; > 0")
     max_depth: Annotated[float | None, AfterValidator(_zero_is_off)] = Key(
@@ -70,14 +72,16 @@ class TrainerSection(_Section):
         BeforeValidator(_precision),
         WithJsonSchema({"enum": [*_PRECISIONS]}),
     ] = Key(32, description="bits of the networks: 32, 16 (fp16, GPU only) or bf16; geometry is always in 32")
-    gradient_clip_val: Annotated[
-        Annotated[float, Key(ge=0)] | None, AfterValidator(_zero_is_off)
-    ] = Key(None, description="largest norm of the gradient; null or 0 = no clipping")
+    gradient_clip_val: Annotated[Annotated[float, Key(ge=0)] | None, AfterValidator(_zero_is_off)] = Key(
+        None, description="largest norm of the gradient; null or 0 = no clipping"
+    )
     accumulate_grad_batches: Annotated[Count, BeforeValidator(_null_is_one)] = Key(
         1, description="batches per optimizer step"
     )
     limit_train_batches: Count | None = Key(None, description="training batches per epoch; null = all")
-    limit_val_batches: Annotated[int, Key(ge=0)] = Key(200, description="batches per validation; 0 = no validation")
+    limit_val_batches: Annotated[int, Key(ge=0)] = Key(
+        200, description="batches per validation; 0 = no validation"
+    )
     save_every_n_steps: Count | None = Key(
         None, description="optimizer steps between saves of `last`; null = after every epoch only"
     )
@@ -87,53 +91,85 @@ class TrainerSection(_Section):
     trackers: Annotated[list[str] | str | None, AfterValidator(_as_list)] = Key(
         ["tensorboard"], description="where curves go: names of Accelerate trackers; [] = nowhere"
     )
-    sync_batchnorm: bool = Key(True, description="batch-norm statistics over the global batch of all processes")
-    channels_last: bool = Key(True, description="memory layout of the networks; faster on most GPUs")
-    benchmark: bool = Key(False, description="let cuDNN time its algorithms first; faster, but not repeatable bit by bit")
-    deterministic: bool = Key(False, description="only deterministic algorithms, where torch has them; slower")
-    detect_anomaly: bool = Key(False, description="find the operation that made a gradient NaN; very slow")
-    num_threads: Count | None = Key(None, description="CPU threads of torch per process; null = torch's choice")
-    legacy_sampling: bool = Key(
-        False, description="sample images half a pixel off towards the borders, as weights trained by earlier code expect"
+    sync_batchnorm: bool = Key(
+        True, description="batch-norm statistics over the global batch of all processes"
     )
-    swa: NotYet = Key(None, description="stochastic weight averaging; not available in this version, only null")
-    early_stopping: NotYet = Key(None, description="stop when `monitor` stalls; not available in this version, only null")
+    channels_last: bool = Key(True, description="memory layout of the networks; faster on most GPUs")
+    benchmark: bool = Key(
+        False, description="let cuDNN time its algorithms first; faster, but not repeatable bit by bit"
+    )
+    deterministic: bool = Key(
+        False, description="only deterministic algorithms, where torch has them; slower"
+    )
+    detect_anomaly: bool = Key(False, description="find the operation that made a gradient NaN; very slow")
+    num_threads: Count | None = Key(
+        None, description="CPU threads of torch per process; null = torch's choice"
+    )
+    legacy_sampling: bool = Key(
+        False,
+        description="sample up to half a pixel off, as earlier code did and its weights expect",
+    )
+    swa: NotYet = Key(
+        None, description="stochastic weight averaging; not available in this version, only null"
+    )
+    early_stopping: NotYet = Key(
+        None, description="stop when `monitor` stalls; not available in this version, only null"
+    )
 
 
 class LoaderSection(_Section):
     """How batches are made; `train`, `val`, `test` below it override single keys."""
 
-    batch_size: Count = Key(8, description="GLOBAL batch size, split over the processes, which must divide it")
-    num_workers: Annotated[int, Key(ge=0)] = Key(0, description="loading processes per training process; 0 = none")
-    shuffle: bool | None = Key(None, description="new order every epoch; null = true for train, false for val and test")
+    batch_size: Count = Key(
+        8, description="GLOBAL batch size, split over the processes, which must divide it"
+    )
+    num_workers: Annotated[int, Key(ge=0)] = Key(
+        0, description="loading processes per training process; 0 = none"
+    )
+    shuffle: bool | None = Key(
+        None, description="new order every epoch; null = true for train, false for val and test"
+    )
     drop_last: bool | None = Key(
         None, description="leave out an incomplete last batch; null = true for train, false for val and test"
     )
-    pin_memory: bool = Key(True, description="load into page-locked memory, from where copies to a GPU are fast")
+    pin_memory: bool = Key(
+        True, description="load into page-locked memory, from where copies to a GPU are fast"
+    )
     persistent_workers: bool | None = Key(
         None, description="keep workers alive between epochs; null = true where there are workers"
     )
-    prefetch_factor: Count | None = Key(None, description="batches loaded ahead by each worker; null = torch's choice (2)")
-    timeout: Annotated[float, Key(ge=0)] = Key(0, description="seconds to wait for a batch from a worker; 0 = for ever")
+    prefetch_factor: Count | None = Key(
+        None, description="batches loaded ahead by each worker; null = torch's choice (2)"
+    )
+    timeout: Annotated[float, Key(ge=0)] = Key(
+        0.0, description="seconds to wait for a batch from a worker; 0 = for ever"
+    )
 
 
 class OptimizerSection(_Section):
-    """One optimizer over all networks; other keys are arguments of the optimizer itself, checked against it."""
+    """One optimizer over all networks; other keys are arguments of the optimizer itself, checked against
+    it."""
 
-    type: str = Key(description="any optimizer name of timm: adam, adamw, sgd (Nesterov), lamb, ...; alias: opt")
+    type: str = Key(
+        description="any optimizer name of timm: adam, adamw, sgd (Nesterov), lamb, ...; alias: opt"
+    )
     lr: Annotated[float, Key(ge=0)] = Key(1e-4, description="learning rate at the start")
     backbone_lr: Annotated[float, Key(ge=0)] | None = Key(
         None, description="learning rate of the encoders; null = lr (arXiv:2307.10713)"
     )
     frozen_bn: bool = Key(False, description="do not train scales and shifts of batch norm")
-    weight_decay: Annotated[float, Key(ge=0)] = Key(0.0, description="not applied to biases and 1-D parameters")
+    weight_decay: Annotated[float, Key(ge=0)] = Key(
+        0.0, description="not applied to biases and 1-D parameters"
+    )
 
 
 class SchedulerSection(_Section):
     """Learning rate over the epochs, stepped once per epoch; other keys are arguments of the torch class."""
 
     type: str = Key(description="steplr, exp, cos, cos_warm, plateau or linear")
-    monitor: str | None = Key(None, description="what plateau watches, as in trainer.monitor; needed by plateau only")
+    monitor: str | None = Key(
+        None, description="what plateau watches, as in trainer.monitor; needed by plateau only"
+    )
 
 
 SECTIONS: dict[str, type[_Section]] = {

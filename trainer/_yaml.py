@@ -1,7 +1,7 @@
 """YAML with places: text becomes plain values, and every key remembers the file and line that set it.
 
-Nothing here knows what the keys mean. Broken files become lines of a report instead of exceptions, so that one run shows
-the mistakes of all files.
+Nothing here knows what the keys mean. Broken files become lines of a report instead of exceptions, so that
+one run shows the mistakes of all files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][\d_]*|0x[0-9a-fA-F]+)$")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads scalars as people mean them: 1e-4 is a number, while 2011_09_26, 2011-09-26, 007 and 1:30 stay text.
+    """Reads scalars as people mean them: 1e-4 is a number, while 2011_09_26, 2011-09-26, 007 and 1:30 stay
+    text.
 
     YAML 1.1 wants 1.0e-4 for a float and would turn the others into integers, dates and base-60 numbers.
     """
@@ -45,7 +46,8 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 _Loader.add_implicit_resolver(f"{_TAG}int", _INT, list("-+0123456789"))
-_Dumper.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))  # so that the text "1e-4" is quoted
+# The text "1e-4" must be quoted, or the loader above would read a number.
+_Dumper.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 _Dumper.add_representer(
     list, lambda dumper, data: dumper.represent_sequence(f"{_TAG}seq", data, flow_style=True)
 )
@@ -55,8 +57,8 @@ _Dumper.add_representer(
 class Layer:
     """One source of settings, or several merged ones.
 
-    `places` tells where a key was set last: "cfg/x.yaml:12", or "--set loss.x=3" for an override. `removed` are the keys
-    that had a value until a later source said null.
+    `places` tells where a key was set last: "cfg/x.yaml:12", or "--set loss.x=3" for an override. `removed`
+    are the keys that had a value until a later source said null.
     """
 
     data: Any = field(default_factory=dict)
@@ -66,21 +68,25 @@ class Layer:
 
     def place(self, path: KeyPath) -> str:
         """Where `path` was set; for a key that is missing, where its nearest ancestor was."""
-        for length in range(len(path), 0, -1):
+        depth, node = 0, self.data
+        while depth < len(path) and isinstance(node, Mapping) and path[depth] in node:
+            node = node[path[depth]]
+            depth += 1
+        for length in range(depth, 0, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
         return self.label
 
 
 def read_file(path: Path, problems: list[str]) -> Layer | None:
-    """Read one YAML file whose top level is a mapping. What is wrong is added to `problems`; None = unusable."""
+    """Read one YAML file whose top level is a mapping. What is wrong is added to `problems`; None =
+    unusable."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         problems.append(f"{path}: there is no such file. Check the path{_neighbours(path)}")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text, {error.reason} at byte {error.start}"
-        problems.append(f"{path}: cannot be read: {reason}")
+        problems.append(f"{path}: cannot be read: {error}")
     else:
         layer = read_text(text, str(path), problems)
         if layer is None or isinstance(layer.data, dict):
@@ -91,7 +97,8 @@ def read_file(path: Path, problems: list[str]) -> Layer | None:
 
 
 def read_text(text: str, label: str, problems: list[str], *, lines: bool = True) -> Layer | None:
-    """Parse YAML text. Places are "label:line", or just `label` without `lines`. None = not YAML, told in `problems`."""
+    """Parse YAML text. Places are "label:line", or just `label` without `lines`. None = not YAML, told in
+    `problems`."""
     reader = _Reader(text, label, lines)
     try:
         data = reader.read()
@@ -119,7 +126,8 @@ def read_override(text: str, problems: list[str]) -> Layer | None:
 
 
 def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> Layer:
-    """Copy a Python mapping of settings; dotted keys ("trainer.max_epochs") reach into sections. Tuples become lists."""
+    """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections. Tuples become
+    lists."""
     layers = [Layer({}, label=label)]
     for key, value in data.items():
         path = tuple(str(key).split("."))
@@ -133,7 +141,8 @@ def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> La
 
 
 def merge(layers: Iterable[Layer]) -> Layer:
-    """Merge sources, later ones winning: key by key inside mappings, replacing everything else. Inputs stay as they are."""
+    """Merge sources, later ones winning: key by key inside mappings, replacing everything else. Nothing is
+    mutated."""
     merged = Layer()
     for layer in layers:
         merged.data = _merged(merged.data, layer.data, (), merged.removed)
@@ -143,9 +152,13 @@ def merge(layers: Iterable[Layer]) -> Layer:
 
 
 def dump(data: Mapping[str, Any]) -> str:
-    """Write plain data as readable YAML: keys in order, lists on one line. `read_text` gives the same data back."""
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
-    return text
+    """Write plain data as readable YAML: keys in order, lists on one line. `read_text` gives the same data
+    back."""
+    return str(
+        yaml.dump(
+            data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
+        )
+    )
 
 
 class _Reader:
@@ -171,7 +184,9 @@ class _Reader:
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         if node in self._open:
-            self.problems.append(f"{self.at(node.start_mark)}: {'.'.join(path)}: an alias may not contain itself")
+            self.problems.append(
+                f"{self.at(node.start_mark)}: {'.'.join(path)}: an alias may not hold itself"
+            )
             return None
         self._open.append(node)
         try:
@@ -186,7 +201,9 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
             where = ".".join(path) or "the value"
-            self.problems.append(f"{self.at(node.start_mark)}: {where}: the tag {node.tag} is not supported; remove it")
+            self.problems.append(
+                f"{self.at(node.start_mark)}: {where}: tag {node.tag} is not supported; remove it"
+            )
             return None
         return self._loader.construct_object(node)
 
@@ -194,23 +211,27 @@ class _Reader:
         data: dict[str, Any] = {}
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == f"{_TAG}merge":  # `<<: *base`: keys of the mapping itself win, wherever they stand
+            if key_node.tag == f"{_TAG}merge":  # `<<: *base`: the mapping's own keys win, wherever they stand
                 for name, value in self._bases(value_node, path).items():
                     data.setdefault(name, value)
                 continue
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag != f"{_TAG}str" or key is None:
-                shown = "a list or mapping" if key is None else f"{key!r} is read as {key_node.tag.removeprefix(_TAG)} and"
-                self.problems.append(f"{self.at(key_node.start_mark)}: {shown} cannot be a key; put it in quotes")
+                shown = "a list or mapping" if key is None else f"{key!r} ({key_node.tag.removeprefix(_TAG)})"
+                self.problems.append(
+                    f"{self.at(key_node.start_mark)}: {shown} is no key: keys are text; quote it"
+                )
                 continue
             if key in first_line:
                 where = ".".join((*path, key))
+                before = f"first on line {first_line[key]}"
                 self.problems.append(
-                    f"{self.at(key_node.start_mark)}: {where} is given twice, first on line {first_line[key]}. Remove one"
+                    f"{self.at(key_node.start_mark)}: {where} is given twice, {before}. Remove one"
                 )
             first_line[key] = key_node.start_mark.line + 1
-            self.places[(*path, key)] = self.at(key_node.start_mark)
-            data[key] = self._value(value_node, (*path, key))
+            here = (*path, key)
+            self.places[here] = self.at(key_node.start_mark)
+            data[key] = self._value(value_node, here)
         return data
 
     def _bases(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
@@ -218,7 +239,7 @@ class _Reader:
         bases: dict[str, Any] = {}
         for base in nodes:
             if not isinstance(base, yaml.MappingNode):
-                self.problems.append(f"{self.at(base.start_mark)}: << takes a mapping, such as an alias *name of one")
+                self.problems.append(f"{self.at(base.start_mark)}: << takes a mapping, as in <<: *name")
                 continue
             kept = dict(self.places)
             bases = {**self._value(base, path), **bases}
@@ -262,8 +283,9 @@ def _nest(path: KeyPath, value: Any, label: str) -> Layer:
 def _note_places(value: Any, path: KeyPath, places: dict[KeyPath, str], label: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            places[(*path, key)] = label
-            _note_places(item, (*path, key), places, label)
+            here = (*path, key)
+            places[here] = label
+            _note_places(item, here, places, label)
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
@@ -279,7 +301,7 @@ def _kind(value: Any) -> str:
 
 def _neighbours(path: Path) -> str:
     folder = path.parent
-    found = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+    found = sorted(p.name for p in folder.glob("*.y*ml"))
     if not folder.is_dir():
         return f": {folder} is not a folder"
     return f". {folder} holds: {', '.join(found)}" if found else f". {folder} holds no YAML files"

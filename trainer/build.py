@@ -5,10 +5,11 @@ Nothing below this room ever sees the configuration, and nothing here changes it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -17,8 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import models_zoo
+from models_zoo.registry import did_you_mean
 from trainer import distributed, optim, tracking
-from trainer.checkpoint import Checkpointer, TrainState, load_pretrained
+from trainer.checkpoint import Checkpointer, Saved, load_pretrained
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
@@ -30,9 +32,24 @@ from trainer.objective import Objective
 from trainer.progress import make_progress
 from trainer.rundir import RunDir, diff_config
 from trainer.seeding import INITIALISATION, seed_everything
+from trainer.train_state import TrainState
 from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
+
+# Changing one of these would change which samples the remaining steps see, or what the step count means.
+FIXED_ON_RESUME = (
+    "seed",
+    "config.net.",
+    "config.dataset.",
+    "config.loader.batch_size",
+    "config.loader.shuffle",
+    "config.loader.drop_last",
+    "config.loader.train.batch_size",
+    "config.loader.train.shuffle",
+    "config.loader.train.drop_last",
+    "config.trainer.accumulate_grad_batches",
+)
 
 
 def build_networks(cfg: Config) -> dict[str, nn.Module]:
@@ -100,13 +117,12 @@ def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
-    """Build the Accelerator: precision from the YAML, trackers at the run's root, CPU where there is nothing better."""
+    """Build the Accelerator: precision from the YAML, whatever the launcher says; CPU where there is nothing better."""
     precision = PRECISIONS[str(cfg.trainer.precision)]
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu())
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=on_cpu,
-        log_with=tracking.resolve(cfg.trainer.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
         kwargs_handlers=[
             DistributedDataParallelKwargs(
@@ -129,71 +145,80 @@ def _has_xpu() -> bool:
 
 @dataclass
 class Run:
-    """Everything that a started run consists of."""
+    """A run that is ready: its loop, its folder, and what a person should be told before it starts."""
 
     loop: Loop
     folder: RunDir
     notes: list[str] = field(default_factory=list)
-    resumed: bool = False
 
 
-def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
-    """Raise UserError listing every problem of every dataset; return their harmless notes."""
-    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
-    if problems:
-        raise UserError("\n".join(problems))
-    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
-
-
-def build_run(cfg: Config, folder: RunDir, *, seed: int, hparams: Mapping[str, Any], progress: str = "auto") -> Run:
+def build_run(
+    cfg: Config,
+    folder: RunDir,
+    *,
+    seed: int,
+    hparams: Mapping[str, Any],
+    command: Sequence[str] = (),
+    progress: Literal["auto", "rich", "tqdm", "plain"] = "auto",
+) -> Run:
     """Build and check everything, restore `last` where there is one, and return a loop ready for `fit`.
 
-    Raises UserError for whatever can be known before the first batch.
+    What can be known without other processes is checked before they meet, so that it is said once. Raises UserError for
+    whatever is wrong before the first batch.
     """
-    if cfg.trainer.num_threads:
-        torch.set_num_threads(cfg.trainer.num_threads)
-    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
-    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
-    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
-    accelerator = build_accelerator(cfg, folder.path)
-    folder.open()  # takes the lock; from here on nobody else writes here
-    rank, world = accelerator.process_index, accelerator.num_processes
-
-    limit_val = cfg.trainer.limit_val_batches
-    modes = ("train", "val") if limit_val else ("train",)
-    datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
-    notes = [*cfg.warnings, *check_datasets(datasets)]
+    _set_backends(cfg)
+    datasets = {mode: build_dataset(cfg, mode, seed) for mode in _modes(cfg)}
+    notes = [*cfg.warnings, *_check_datasets(datasets)]
     _check_monitor(cfg, datasets)
-    train_loader = build_loader(cfg, "train", datasets["train"], seed, rank, world)
-    val_loader = build_loader(cfg, "val", datasets["val"], seed, rank, world, limit_val) if limit_val else None
-    if not len(train_loader.batch_sampler):
-        raise UserError(
-            f"the training data has {len(datasets['train'])} items, fewer than one global batch of"
-            f" {train_loader.batch_sampler.batch_size}: lower loader.batch_size or set loader.train.drop_last: false"
-        )
-
+    tracking.check_trackers(cfg.trainer.trackers)
     seed_everything(seed, INITIALISATION)
     objective = build_objective(cfg)
+
+    accelerator = build_accelerator(cfg, folder.path)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    limit = cfg.trainer.limit_val_batches
+    train_loader = build_loader(cfg, "train", datasets["train"], seed, rank, world)
+    val_loader = build_loader(cfg, "val", datasets["val"], seed, rank, world, limit) if limit else None
+    folder.open()  # takes the lock: from here on nobody else writes here
+
+    if world > 1 and cfg.trainer.sync_batchnorm:
+        distributed.synchronise_batchnorm(objective, accelerator.device)
+    objective.to(accelerator.device)
     optimizer = build_optimizer(cfg, objective)
     scheduler = build_scheduler(cfg, optimizer)
-    objective.to(accelerator.device)
     checkpointer = Checkpointer(
         folder.ckpts, hparams=hparams, monitor=cfg.trainer.monitor, is_main=accelerator.is_main_process
     )
-    if world > 1 and cfg.trainer.sync_batchnorm:
-        distributed.synchronise_batchnorm(objective, accelerator.device)
-    model, wrapped = accelerator.prepare(objective, optimizer)
-    state, resumed = _restore(cfg, checkpointer, objective, wrapped, scheduler, accelerator, hparams, notes)
+    model, prepared = accelerator.prepare(objective, optimizer)
+    saved = checkpointer.load_last()
+    if saved is not None:
+        notes += _check_resume(cfg, saved, hparams)
+        saved.restore(objective, optimizer, scheduler, accelerator.scaler)
+    elif cfg.trainer.load_ckpt:
+        load_pretrained(objective, cfg.trainer.load_ckpt)
+    state = saved.state if saved else TrainState()
 
-    tracker = tracking.Tracker(accelerator, purge_step=state.position.step + 1)
-    folder.write_hparams(hparams)
+    show = make_progress(
+        progress,
+        is_main=accelerator.is_main_process,
+        total_epochs=cfg.trainer.max_epochs,
+        steps_per_epoch=_steps_per_epoch(cfg, train_loader),
+    )
+    tracker = tracking.start(
+        accelerator,
+        cfg.trainer.trackers,
+        folder.path,
+        first_step=state.position.step + 1 if saved else 0,
+        warn=show.message,
+    )
+    folder.write_hparams(hparams, command)
     folder.write_state("running", state.position)
-    tracker.hparams(cfg.to_dict())
+    tracker.hparams(cfg.to_dict(), metrics=[f"val_metrics/{name}" for name in VALIDATION_METRICS])
     loop = Loop(
         accelerator=accelerator,
         objective=objective,
         model=model,
-        optimizer=wrapped,
+        optimizer=prepared,
         scheduler=scheduler,
         train_loader=train_loader,
         val_loader=val_loader,
@@ -201,10 +226,27 @@ def build_run(cfg: Config, folder: RunDir, *, seed: int, hparams: Mapping[str, A
         state=state,
         run=folder,
         tracker=tracker,
-        progress=make_progress(progress, is_main=accelerator.is_main_process, total_epochs=cfg.trainer.max_epochs),
+        progress=show,
         settings=_settings(cfg, seed),
     )
-    return Run(loop, folder, notes, resumed)
+    return Run(loop, folder, notes)
+
+
+def _modes(cfg: Config) -> tuple[str, ...]:
+    return ("train", "val") if cfg.trainer.limit_val_batches else ("train",)
+
+
+def _set_backends(cfg: Config) -> None:
+    if cfg.trainer.num_threads:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
+    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
+    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
+
+
+def _steps_per_epoch(cfg: Config, loader: DataLoader) -> int:
+    limit, size = cfg.trainer.limit_train_batches, len(loader)
+    return math.ceil((size if limit is None else min(size, limit)) / cfg.trainer.accumulate_grad_batches)
 
 
 def _settings(cfg: Config, seed: int) -> Settings:
@@ -217,6 +259,7 @@ def _settings(cfg: Config, seed: int) -> Settings:
         log_every=trainer.log_every_n_steps,
         save_every=trainer.save_every_n_steps,
         monitor=trainer.monitor,
+        scheduler_monitor=(cfg.scheduler or {}).get("monitor"),
         min_depth=trainer.min_depth,
         max_depth=trainer.max_depth,
         log_images=trainer.log_images,
@@ -225,63 +268,43 @@ def _settings(cfg: Config, seed: int) -> Settings:
     )
 
 
+def _check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
+    """Raise UserError listing every problem of every dataset; return their harmless notes."""
+    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
+    if problems:
+        raise UserError("\n".join(problems))
+    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
+
+
 def _check_monitor(cfg: Config, datasets: Mapping[str, DepthDataset]) -> None:
-    """Raise UserError when `best` could never be decided."""
-    monitor = cfg.trainer.monitor
-    losses = ["loss", *(f"loss_{name}" for name in cfg.loss)]
-    if monitor not in (*VALIDATION_METRICS, *losses):
-        raise UserError(
-            f"trainer.monitor: {monitor!r} is not tracked. "
-            + models_zoo.registry.did_you_mean(monitor, [*VALIDATION_METRICS, *losses])
-        )
-    if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
-        raise UserError(
-            f"trainer.monitor: {monitor} needs ground truth, but dataset.use_depth is false for val."
-            " Set dataset.val.use_depth: true, or trainer.monitor: loss"
-        )
+    """Raise UserError when `best`, or the schedule, waits for a number that is never computed."""
+    known = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in cfg.loss)]
+    wanted = {"trainer.monitor": cfg.trainer.monitor, "scheduler.monitor": (cfg.scheduler or {}).get("monitor")}
+    for key, monitor in wanted.items():
+        if monitor is None:
+            continue
+        if monitor not in known:
+            raise UserError(f"{key}: {monitor!r} is not tracked. {did_you_mean(monitor, known)}")
+        if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
+            raise UserError(
+                f"{key}: {monitor} needs ground truth, but dataset.use_depth is false for val."
+                f" Set dataset.val.use_depth: true, or {key}: loss"
+            )
 
 
-def _restore(
-    cfg: Config,
-    checkpointer: Checkpointer,
-    objective: Objective,
-    optimizer: Any,
-    scheduler: Any,
-    accelerator: Accelerator,
-    hparams: Mapping[str, Any],
-    notes: list[str],
-) -> tuple[TrainState, bool]:
-    """Continue from `last` where there is one, else start from `load_ckpt` or from scratch."""
-    saved = checkpointer.load_last()
-    if saved is None:
-        if cfg.trainer.load_ckpt:
-            load_pretrained(objective, cfg.trainer.load_ckpt)
-        return TrainState(), False
-    notes += saved.notes
+def _check_resume(cfg: Config, saved: Saved, hparams: Mapping[str, Any]) -> list[str]:
+    """Raise UserError when `last` must not or cannot be continued exactly; return what has changed."""
     if not cfg.trainer.resume_training:
         raise UserError(
-            f"{checkpointer.folder} already holds a run at step {saved.state.position.step}."
+            f"{saved.path} already holds a run, at step {saved.state.position.step}."
             " Set trainer.resume_training: true to continue it, or use another --version"
         )
     changes = diff_config(saved.hparams, hparams)
-    fixed = [c for c in changes if c.startswith(RESUME_FIXED)]
+    fixed = [change for change in changes if change.startswith(FIXED_ON_RESUME)]
     if fixed:
         raise UserError(
-            f"{checkpointer.folder} was trained with other settings, so it cannot be continued exactly:\n  "
+            f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "
             + "\n  ".join(fixed)
             + "\nUse the old values, or another --version for a new run"
         )
-    notes += [f"continuing with a changed setting: {change}" for change in changes]
-    saved.restore(objective, optimizer, scheduler, accelerator.scaler)
-    return saved.state, True
-
-
-# Changing one of these would change which samples the remaining steps see, or what the step count means.
-RESUME_FIXED = (
-    "seed",
-    "config.net.",
-    "config.dataset.",
-    "config.loader.batch_size",
-    "config.loader.train.",
-    "config.trainer.accumulate_grad_batches",
-)
+    return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in changes)]

@@ -1,9 +1,10 @@
-"""The configuration of a run: YAML files in, one checked, read-only object out. Everything wrong is told in one report.
+"""The configuration of a run: YAML files in, one checked, read-only object out. Everything wrong is told in
+one report.
 
     cfg = load_config("cfg/kitti/monodepth2_MS.yaml", "cfg/kitti/default.yaml", ["trainer.max_epochs=1"])
 
-Later sources win, key by key. `~` removes an entry of `net`, `loss` and `scheduler`, and is null elsewhere. The order of the
-merged losses is the order in which they are computed. Nothing is built here.
+Later sources win, key by key. `~` removes an entry of `net`, `loss` and `scheduler`, and is null elsewhere.
+The order of the merged losses is the order in which they are computed. Nothing is built here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from trainer import _yaml
 from trainer._crosschecks import crosscheck, offsets
 from trainer._resolve import Registries, Resolved, resolve
 from trainer._schema import Report
-from trainer._sections import OptimizerSection, TrainerSection
+from trainer._sections import TrainerSection
 from trainer.types import UserError
 
 Paths = str | Path | Sequence[str | Path]
@@ -26,7 +27,8 @@ Overrides = str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]
 
 
 class ConfigError(UserError):
-    """One or more mistakes in a configuration; `problems` has one line for each, and the message is these lines."""
+    """One or more mistakes in a configuration; `problems` has one line for each, and the message is these
+    lines."""
 
     def __init__(self, problems: Sequence[str]):
         super().__init__("\n".join(problems))
@@ -50,7 +52,8 @@ class Config:
     def from_dict(
         cls, data: Mapping[str, Any], source: str = "config", registries: Registries | None = None
     ) -> Config:
-        """Check a configuration given as a mapping, as `to_dict` returns it. Raises ConfigError; `source` is its name there."""
+        """Check a configuration given as a mapping, as `to_dict` returns it. Raises ConfigError; `source` is
+        its name there."""
         problems: list[str] = []
         return _checked([_yaml.read_mapping(data, source, problems)], problems, registries)
 
@@ -66,7 +69,8 @@ class Config:
 
     @property
     def dataset(self) -> dict[str, Any]:
-        """The section as it goes into YAML: `type`, the common keys, and what `train`, `val`, `test` change."""
+        """The section as it goes into YAML: `type`, the common keys, and what `train`, `val`, `test`
+        change."""
         return copy.deepcopy(self._resolved.dataset)
 
     @property
@@ -90,9 +94,12 @@ class Config:
         return offsets(self.dataset_kwargs("train")[1].get("supp_idxs"))
 
     def dataset_kwargs(self, mode: str) -> tuple[str, dict[str, Any]]:
-        """Name and arguments of the dataset of a mode: "train", "val" or "test". Raises ConfigError when it has none."""
+        """Name and arguments of the dataset of a mode: "train", "val" or "test". Raises ConfigError when it
+        has none."""
         if mode not in self._resolved.datasets:
-            raise ConfigError([f"dataset.{mode}: the common keys do not suffice for this mode; add what it lacks to dataset.{mode}"])
+            raise ConfigError(
+                [f"dataset.{mode}: the common keys are not enough for this mode; add what it lacks there"]
+            )
         return copy.deepcopy(self._resolved.datasets[mode])
 
     def loader_kwargs(self, mode: str) -> dict[str, Any]:
@@ -110,7 +117,9 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""
         sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}
-        plain = {name: _plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")}
+        plain = {
+            name: _plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")
+        }
         plain["trainer"] = self.trainer.model_dump()
         plain["scheduler"] = plain["scheduler"] or None
         return plain
@@ -144,28 +153,32 @@ def load_config(
     Args:
         cfg_file: one file or several, later ones winning.
         cfg_default: files that these build on, read first.
-        overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys). They win.
+        overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys).
+            They win.
         registries: where networks, losses and datasets are looked up; those of this package by default.
 
-    Raises ConfigError (a UserError) listing every mistake of all sources, each with file, line, key and what is expected.
+    Raises ConfigError (a UserError) listing every mistake of all sources, each with file, line, key and what
+    is expected.
     """
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
     layers = [_yaml.read_file(path, problems) for path in files]
+    if None in layers:
+        raise ConfigError(problems)  # what that file would have said is unknown, so the rest cannot be judged
     label = str(files[-1]) if files else "config"
     for override in [overrides] if isinstance(overrides, (str, Mapping)) else overrides:
         if isinstance(override, Mapping):
             layers.append(_yaml.read_mapping(override, "overrides", problems))
         else:
             layers.append(_yaml.read_override(override, problems))
-    readable = [layer for layer in layers if layer is not None]
-    if len(readable) < len(layers):
-        raise ConfigError(problems)  # what the unreadable source would have said is unknown, so the rest cannot be judged
-    return _checked(readable, problems, registries, label)
+    return _checked([layer for layer in layers if layer is not None], problems, registries, label)
 
 
 def _checked(
-    layers: Sequence[_yaml.Layer], problems: Sequence[str], registries: Registries | None, label: str | None = None
+    layers: Sequence[_yaml.Layer],
+    problems: Sequence[str],
+    registries: Registries | None,
+    label: str | None = None,
 ) -> Config:
     merged = _yaml.merge(layers)
     merged.label = label or merged.label

@@ -21,11 +21,11 @@ import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from trainer.atomic import CannotWrite, why_not, write_text
 from trainer.data.base import DepthDataset
 from trainer.metrics.baselines import MaskedTruth, score_baselines
 from trainer.metrics.direction import summarise_directions
 from trainer.metrics.protocol import HEADLINE, DepthProtocol
-from trainer.safefile import write_text
 from trainer.types import UserError
 
 PredictDepth = Callable[[Tensor], Tensor]  # images (b 3 h w) on the CPU -> depth (b 1 h w), any device
@@ -226,7 +226,11 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
     rows = {"items": result.items, "skipped": result.skipped}
     text = yaml.safe_dump(head, sort_keys=False, width=120)
     text += yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=None)  # one line per item
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(why_not(folder, error, "made")) from error
     write_text(Path(path), text)
 
 

@@ -17,13 +17,17 @@ import torch
 from accelerate.utils import send_to_device
 
 from trainer import optim
-from trainer.checkpoint import Checkpointer, Position, TrainState
+from trainer.checkpoint import Checkpointer
 from trainer.distributed import total
 from trainer.metrics.validation import VALIDATION_METRICS, higher_is_better, validation_metrics
 from trainer.seeding import TRAINING, seed_everything
 from trainer.signals import Preempted, StopSignals
+from trainer.train_state import Position, TrainState
 from trainer.types import StepOutput
 from trainer.validation import ValidationResult, all_finite, validate
+
+
+CONSTANT_DISPARITY = 1e-3  # std / mean of a picture below which nothing can be seen in it
 
 
 class NonFiniteLoss(RuntimeError):
@@ -41,6 +45,7 @@ class Settings:
     log_every: int = 100  # optimizer steps between scalars
     save_every: int | None = None  # optimizer steps between saves of `last`, besides every epoch
     monitor: str = "AbsRel"  # what `best` is chosen by
+    scheduler_monitor: str | None = None  # what a plateau schedule watches; None = `monitor`
     min_depth: float = 0.1
     max_depth: float = 100.0
     log_images: bool = True
@@ -199,8 +204,10 @@ class Loop:
     def record(self, output: StepOutput, batch: Any) -> None:
         """Show the step; every `log_every` steps also write its scalars, and its pictures at the end of an epoch."""
         step = self.state.position.step
-        self.progress.advance({"loss": self.loss, **({"wait": self.clock.waiting} if self.clock.waited else {})})
-        if step % self.settings.log_every == 0:
+        if step % self.settings.log_every:
+            self.progress.advance()
+        else:
+            self.progress.advance({"loss": self.loss, "waiting for data": f"{self.clock.waiting:.0%}"})
             self.tracker.scalars(self.training_scalars(output, batch), step)
         if self.settings.log_images and self.accelerator.is_main_process and self.at_end_of_epoch():
             self.tracker.images(output.images, step, prefix="train_")
@@ -268,7 +275,7 @@ class Loop:
             min_depth=self.settings.min_depth,
             max_depth=self.settings.max_depth,
             want_images=self.settings.log_images,
-            on_batch=self.progress.advance_validation,
+            on_batch=self.progress.advance,
         )
         self.objective.train()
         return result
@@ -277,39 +284,43 @@ class Loop:
         """Advance the schedule, record the validation, keep `best` and `last`."""
         state, monitor = self.state, self.settings.monitor
         value = result.value(monitor)
+        state.metrics = {"loss": result.losses["loss"], **result.metrics} if result.num_items else {}
         if result.num_items:
-            self.record_validation(result, value)
+            self.record_validation(result)
         if self.scheduler is not None:
-            optim.step_scheduler(self.scheduler, value)
+            optim.step_scheduler(self.scheduler, result.value(self.settings.scheduler_monitor or monitor))
         state.position = Position(state.position.epoch + 1, 0, state.position.step)
         if all_finite([value]) and self.improves(value):
             state.best, state.best_epoch = value, state.position.epoch - 1
-            self.checkpointer.save_best(self.objective, state, {**result.metrics, "loss": result.losses["loss"]})
+            self.checkpointer.save_best(self.objective, state)
         self.save_last()
         self.run.write_state("running", state.position)
+        self.progress.end_epoch(state.metrics)
+        self.warn(result, value)
 
     def improves(self, value: float) -> bool:
         """True when `value` beats the best so far in the direction of the monitored number."""
         best = self.state.best
         return best is None or (value > best if higher_is_better(self.settings.monitor) else value < best)
 
-    def record_validation(self, result: ValidationResult, value: float) -> None:
-        """Write the validation's scalars and pictures at the current step, and say what a person must know."""
+    def record_validation(self, result: ValidationResult) -> None:
+        """Write the validation's scalars and pictures at the current step."""
         step = self.state.position.step
         scalars = {"val_losses/" + (k if k == "loss" else f"loss_{k}"): v for k, v in result.losses.items()}
         scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
         self.tracker.scalars(scalars | self.schedule_scalars(), step)
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
-        shown = {"loss": result.losses["loss"], **result.metrics}
-        self.progress.message(
-            f"epoch {self.state.position.epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
-        )
-        if not all_finite([value]):
-            self.progress.message(f"warning: {self.settings.monitor} could not be computed, so `best` stays as it is")
-        if result.disp_variation < 1e-3:
+
+    def warn(self, result: ValidationResult, value: float) -> None:
+        """Say what a person must know about a validation and would not see in its numbers."""
+        if result.num_items and not all_finite([value]):
             self.progress.message(
-                f"warning: the disparity is constant (std/mean {result.disp_variation:.1e}): the network has stopped to"
-                " see depth. Usual causes: trainer.min_depth too large for monocular video, a camera that stands still,"
-                " or a learning rate that is too high."
+                f"warning: {self.settings.monitor} could not be computed, so `best` stays as it is"
+            )
+        if result.disp_variation < CONSTANT_DISPARITY:
+            self.progress.message(
+                f"warning: the disparity is constant (std / mean {result.disp_variation:.1e}): the network sees no depth."
+                " Usual causes: trainer.min_depth too large for video without stereo (use 0.1), a camera that stands"
+                " still, or too high a learning rate."
             )

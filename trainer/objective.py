@@ -6,19 +6,18 @@ The networks run under whatever autocast is active; from disparity on everything
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
+from trainer._pictures import StepPictures
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose, pose_matrix
 from trainer.geometry.precision import full_precision
-from trainer.losses import Pictures
-from trainer.scene import Scene
-from trainer.types import Batch, Images, StepOutput
+from trainer.scene import Pictures, Scene
+from trainer.types import Batch, StepOutput
 
 # What a loss can need, and what to do when it is missing.
 REMEDIES = {
@@ -77,19 +76,23 @@ class Objective(nn.Module):
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = channels_last
+        self._needed_by: dict[str, str] = {}  # what the losses need, and the first loss that says so
+        for key, loss in losses.items():
+            needs: frozenset[str] = loss.needs  # type: ignore[assignment]
+            self._needed_by |= {need: key for need in needs if need not in self._needed_by}
         self._check()
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Predict, compare, weigh. batch: see `trainer.types.Batch`. Raises ValueError naming a key that is missing."""
+        """Predict, compare, weigh. Raises ValueError naming the keys that the batch lacks."""
         require(batch, self._keys_needed())
         predictions = self.predict(batch)
         with torch.autocast(batch["target"].device.type, enabled=False):
             scene = self._scene(batch, predictions)
             loss, losses, pictures = self._compare(scene)
             predictions["depth"] = {0: scene.depth(0)}
-        tensors: dict[str, Tensor] = {**batch}  # type: ignore[dict-item]
-        shown = {key: _detached(predictions[key]) for key in _SHOWN if key in predictions}
-        return StepOutput(loss, losses, predictions, partial(draw, tensors, shown, pictures, self.supp_idxs))
+        return StepOutput(
+            loss, losses, predictions, StepPictures(batch, predictions, pictures, self.supp_idxs)
+        )
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Run the networks only. Returns `trainer.types.Predictions`: no `depth`, and `Ts` where the batch
@@ -209,12 +212,8 @@ class Objective(nn.Module):
                 pictures |= {tag.replace("/", "/stereo_", 1): picture for tag, picture in drawn.items()}
         return total, values, pictures
 
-    def _needs(self) -> dict[str, str]:
-        """Everything the losses need: {need: name of the first loss that says so}."""
-        return {need: key for key, loss in reversed(list(self.losses.items())) for need in loss.needs}
-
     def _keys_needed(self) -> list[str]:
-        needs = self._needs()
+        needs = self._needed_by
         keys = ["target"]
         if "supports" in needs:
             keys += ["supports", "K"]
@@ -225,6 +224,11 @@ class Objective(nn.Module):
     def _check(self) -> None:
         if "depth" not in self.networks:
             raise ValueError(f"networks must hold 'depth', got {sorted(self.networks)}")
+        for need, key in self._needed_by.items():
+            if need not in REMEDIES:
+                raise ValueError(
+                    f"loss {key!r} needs {need!r}, which nobody gives. {did_you_mean(need, REMEDIES)}"
+                )
         for key in self.weights:
             if key not in self.losses:
                 raise ValueError(
@@ -246,7 +250,7 @@ class Objective(nn.Module):
         have = f"networks: {', '.join(self.networks)}; supp_idxs: {self.supp_idxs}"
         problems = [
             f"loss {key!r} needs {need!r}: {REMEDIES[need]} ({have})"
-            for need, key in self._needs().items()
+            for need, key in self._needed_by.items()
             if not given[need]
         ]
         if problems:
@@ -260,44 +264,6 @@ def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:
         raise ValueError("\n".join([*missing, f"keys of the batch: {', '.join(sorted(batch))}"]))
 
 
-_SHOWN = ("disp", "disp_stereo", "mask", "depth_feats", "autoenc_imgs", "autoenc_feats")
-
-
-def draw(
-    batch: Mapping[str, Tensor], shown: Mapping[str, Any], pictures: Pictures, supp_idxs: Sequence[int]
-) -> Images:
-    """Collect the pictures of a step by tag: raw values (b c h w), no colour maps, no gradient."""
-    images: Images = {}
-    for tag, suffix in (("imgs", ""), ("imgs_aug", "_aug")):
-        if f"target{suffix}" in batch:
-            images[f"{tag}/target"] = batch[f"target{suffix}"]
-        if f"supports{suffix}" in batch:
-            supports = batch[f"supports{suffix}"].unbind(1)
-            images |= {f"{tag}/supp_{frame}": image for frame, image in zip(supp_idxs, supports, strict=True)}
-    for tag, key in (("depth/lidar", "depth"), ("depth/hints", "depth_hints")):
-        if key in batch:
-            images[tag] = batch[key]
-    for tag, key in (
-        ("disp/target", "disp"),
-        ("disp/stereo", "disp_stereo"),
-        ("imgs/autoenc", "autoenc_imgs"),
-    ):
-        images |= {f"{tag}_{s}": maps for s, maps in shown.get(key, {}).items()}
-    images |= {f"masks/mask_0_{s}": maps[:, :1] for s, maps in shown.get("mask", {}).items()}
-    for tag, key in (("feats/target", "depth_feats"), ("feats/autoenc", "autoenc_feats")):
-        images |= {f"{tag}_{k}": feat for k, feat in enumerate(shown.get(key, []))}
-    return images | {tag: drawn() if callable(drawn) else drawn for tag, drawn in pictures.items()}
-
-
 def _widened(maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Maps by ascending scale, at least float32, in the ordinary layout."""
     return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}
-
-
-def _detached(value: Any) -> Any:
-    """The tensors of a prediction without their graph."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, dict):
-        return {key: _detached(item) for key, item in value.items()}
-    return [_detached(item) for item in value]

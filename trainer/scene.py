@@ -6,7 +6,7 @@ full resolution, warped supports, resized images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from trainer.geometry.precision import full_precision
 from trainer.geometry.synthesis import ViewSynthesis
 
 Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
+
+# What a loss shows of a scene, {tag: (b c h w)}, detached; a callable is drawn only when somebody looks.
+Pictures = dict[str, Tensor | Callable[[], Tensor]]
 
 
 class Scene:
@@ -39,6 +42,7 @@ class Scene:
         T_stereo: (b 4 4) motion target -> stereo support.
         depth_hints: (b 1 h w) proxy depth, 0 = none.
         extras: all other network outputs by name (features, autoencoder images).
+        is_virtual: this is the view of `stereo_twin`, for which no mask is ever predicted.
 
     Raises ValueError when scale 0 is missing.
     """
@@ -59,6 +63,7 @@ class Scene:
         T_stereo: Tensor | None = None,
         depth_hints: Tensor | None = None,
         extras: Mapping[str, Any] | None = None,
+        is_virtual: bool = False,
     ):
         if 0 not in disp:
             raise ValueError(f"no disparity of scale 0 among {sorted(disp)}: add 0 to net.depth.out_scales")
@@ -72,6 +77,7 @@ class Scene:
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.extras = dict(extras or {})
+        self.is_virtual = is_virtual
         self._depths: Scales = {}
         self._warps: dict[tuple[int, int], Tensor] = {}
         self._projections: dict[int, Tensor] = {}
@@ -154,6 +160,7 @@ class Scene:
                 min_depth=self.min_depth,
                 max_depth=self.max_depth,
                 legacy_sampling=self.legacy_sampling,
+                is_virtual=True,
             )
         return self._twin
 

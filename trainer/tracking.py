@@ -1,7 +1,7 @@
-"""Tracking: what a run shows while it trains goes to the trackers that Accelerate knows (TensorBoard by default).
+"""Tracking: what a run shows while it trains, sent to the trackers that Accelerate knows.
 
-One clock: every entry, be it scalar, picture or text, of training or of validation, carries the number of optimizer
-steps done. So one number, `first_step`, is enough to hide what a resumed run writes a second time.
+One clock: every entry, be it scalar, picture or text, of training or of validation, carries the number of
+optimizer steps done. So one number, `first_step`, is enough to hide what a resumed run writes a second time.
 A tracker that fails in the middle of a run (disk full, network down) is reported once and does not stop it.
 """
 
@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 
+T = TypeVar("T")
+
 HPARAMS_TAG = "hparams"  # the text tab with the resolved configuration
 TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accept numbers only
 TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others take a batch of them
@@ -32,7 +34,7 @@ FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
 
 
 def check_trackers(names: Iterable[str]) -> list[str]:
-    """Return the names without repeats. Raises UserError for a name Accelerate does not know or cannot import."""
+    """Return the names without repeats. Raises UserError for a name that is unknown or not installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
@@ -44,9 +46,8 @@ def check_trackers(names: Iterable[str]) -> list[str]:
             hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
             raise UserError(f"trainer.trackers: {name!r} is not a tracker. {hint}")
         if name in builtin and name not in installed:
-            raise UserError(
-                f"trainer.trackers: {name!r} is not installed. Install it (pip install {name}) or take it out of the list"
-            )
+            fix = f"pip install {name}, or take it out of the list"
+            raise UserError(f"trainer.trackers: {name!r} is not installed. {fix}")
     return names
 
 
@@ -64,13 +65,14 @@ def start(
     Args:
         accelerator: its `log_with` and `trackers` are set here, whatever it was created with.
         names: trackers of Accelerate; none = nothing is tracked.
-        run_dir: TensorBoard writes one events file per start right here, without subfolders; other trackers that
-            keep local files use folders of their own inside.
-        project: what hosted trackers call the group of runs; the run is named after the last two parts of run_dir.
-        first_step: first optimizer step that will be written. 0 for a new run, steps done + 1 after a resume: entries
-            from there on that an earlier start left in run_dir are hidden.
+        run_dir: TensorBoard writes one events file per start right here, without subfolders; other trackers
+            that keep local files use folders of their own inside.
+        project: group of runs on hosted trackers; the run is called by the last two parts of run_dir.
+        first_step: first optimizer step that will be written: 0 for a new run, steps done + 1 after a resume.
+            What an earlier start left in run_dir from there on is hidden.
         warn: takes the text of a warning; the `logging` module by default.
-    Raises UserError for an unknown or missing tracker, and when one cannot start. Does nothing off the main process.
+    Raises UserError for an unknown or missing tracker, and when one cannot start. Nothing is started off
+    the main process.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -81,7 +83,7 @@ def start(
         options = _start_options(run_dir, first_step)
         for name in names:
             tracker = LOGGER_TYPE_TO_CLASS[name]
-            # An empty project keeps TensorBoard's file at the root of the run: it writes to logging_dir/project.
+            # TensorBoard writes to logging_dir/project: an empty project is the root of the run.
             where = ["" if name == "tensorboard" else project]
             where += [str(run_dir)] if tracker.requires_logging_directory else []
             trackers.append(tracker(*where, **options.get(name, {})))
@@ -97,7 +99,7 @@ def start(
 
 
 class Tracker:
-    """Writes scalars, pictures, texts and hyperparameters of one run to every tracker that was started.
+    """Writes scalars, pictures, texts and hyperparameters of a run to every tracker that was started.
 
     On other than the main process, and without trackers, every method returns at once. Made by `start`.
     """
@@ -114,7 +116,7 @@ class Tracker:
         return bool(self._accelerator.trackers)
 
     def scalars(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Write scalars; values on a device are fetched in one transfer. Not finite values are written as they are."""
+        """Write scalars, fetched from their device in one transfer; NaN and infinity are written as such."""
         if self.active:
             numbers = to_floats(values)
             self._each(lambda tracker: tracker.log(numbers, step=step))
@@ -127,14 +129,15 @@ class Tracker:
         max_images: int = viz.MAX_IMAGES,
         per_row: int = viz.PER_ROW,
     ) -> None:
-        """Write pictures {name: (b c h w)} under prefix + name: coloured by `viz.render`, `per_row` beside each other."""
-        pictures: dict[str, np.ndarray] = {}
-        for name, tensor in images.items() if self.active else ():
-            try:
-                sheet = viz.grid(viz.render(name, tensor[:max_images]), max_images, per_row)
-                pictures[prefix + name] = viz.to_uint8(sheet)
-            except Exception as error:  # a picture is never worth a run
-                self._warn_once(f"picture {prefix + name}", error)
+        """Write pictures {name: (b c h w)} as prefix + name, coloured by `viz.render`, `per_row` in a row."""
+        if not self.active:
+            return
+
+        def draw(name: str, tensor: Tensor) -> np.ndarray:
+            return viz.to_uint8(viz.grid(viz.render(name, tensor[:max_images]), max_images, per_row))
+
+        drawn = {prefix + name: self._attempt(f"picture {name}", draw, name, x) for name, x in images.items()}
+        pictures = {tag: picture for tag, picture in drawn.items() if picture is not None}
         self._each(lambda tracker: _log_pictures(tracker, pictures, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -142,9 +145,9 @@ class Tracker:
         self._each(lambda tracker: tracker.log({tag: text}, step=step), only=TAKES_TEXT)
 
     def hparams(self, config: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
-        """Record the configuration, plain YAML data: as a text in TAKES_TEXT trackers and as hyperparameters in all.
+        """Record the configuration (plain YAML data) as a text and as the hyperparameters of the run.
 
-        `metrics` are the scalar tags that TensorBoard's HPARAMS tab shows beside them, such as "val_metrics/AbsRel".
+        `metrics` are the scalar tags that TensorBoard's HPARAMS tab shows beside them: "val_metrics/AbsRel".
         """
         if not self.active:
             return
@@ -156,23 +159,25 @@ class Tracker:
         self._each(lambda tracker: _log_hparams(tracker, flat, metrics, self._first_step))
 
     def close(self) -> None:
-        """Finish every tracker; a second call does nothing, and `Accelerator.end_training` finds none left."""
+        """Finish every tracker. A second call does nothing; `Accelerator.end_training` finds none left."""
         self._each(lambda tracker: tracker.finish())
         self._accelerator.trackers.clear()
 
     def _each(self, write: Callable[[GeneralTracker], None], only: frozenset[str] | None = None) -> None:
         for tracker in self._accelerator.trackers:
             if only is None or tracker.name in only:
-                try:
-                    write(tracker)
-                except Exception as error:  # whatever a tracker raises, hours of training weigh more
-                    self._warn_once(f"tracker {tracker.name}", error)
+                self._attempt(f"tracker {tracker.name}", write, tracker)
 
-    def _warn_once(self, what: str, error: Exception) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            reason = f"{type(error).__name__}: {error}"
-            self._warn(f"{what} failed, training goes on (further failures are not shown): {reason}")
+    def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
+        """Act; whatever is raised, hours of training weigh more: None, with one warning for each `what`."""
+        try:
+            return action(*args)
+        except Exception as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                reason = f"{type(error).__name__}: {error}"
+                self._warn(f"{what} failed, training goes on (further failures are not shown): {reason}")
+            return None
 
 
 def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
@@ -194,7 +199,7 @@ def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; lists, None and not finite numbers become texts."""
+    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; lists, None, NaN, inf become texts."""
     flat: dict[str, bool | int | float | str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -221,7 +226,7 @@ def _start_options(run_dir: Path, first_step: int) -> dict[str, dict[str, Any]]:
 
 
 def _log_pictures(tracker: GeneralTracker, pictures: Mapping[str, np.ndarray], step: int) -> None:
-    """Write pictures (h w 3) uint8 in the form the tracker takes; trackers that show no pictures are left out."""
+    """Write pictures (h w 3) uint8 in the form the tracker takes, if it takes any."""
     log_images = getattr(tracker, "log_images", None)
     if log_images is None:
         return
@@ -234,7 +239,7 @@ def _log_hparams(tracker: GeneralTracker, flat: Mapping[str, Any], metrics: Sequ
     if tracker.name != "tensorboard":
         tracker.store_init_configuration(dict(flat))
         return
-    # Accelerate and SummaryWriter.add_hparams open a subfolder per call; the same summaries in our own file do not.
+    # SummaryWriter.add_hparams opens a subfolder for each call; the same summaries in our file need none.
     from torch.utils.tensorboard.summary import hparams
 
     shown = {key: str(value).lower() if isinstance(value, bool) else value for key, value in flat.items()}

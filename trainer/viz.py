@@ -193,9 +193,8 @@ def picture_sheet(
     canvas = FigureCanvasAgg(figure)
 
     def axes_at(left: float, top: float, width: float, height: float) -> Axes:
-        axes = figure.add_axes(
-            (left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1])
-        )
+        bottom = size[1] - top - height
+        axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
         axes.set_axis_off()
         return axes
 

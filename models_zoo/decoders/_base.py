@@ -1,4 +1,4 @@
-"""What every decoder is built from and returns: five levels that bring the stride-32 feature back to the image."""
+"""What every decoder is built from and returns: five levels, from the stride-32 feature back to the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-WIDTHS = (16, 32, 64, 128, 256)  # channels D_i that level i (stride 2**i) ends with; Monodepth2, arXiv:1806.01260
+WIDTHS = (16, 32, 64, 128, 256)  # channels that level i (stride 2**i) ends with; Monodepth2, arXiv:1806.01260
 LEVELS = (4, 3, 2, 1, 0)  # the order in which a decoder visits the levels
 SCALES = (0, 1, 2, 3)  # the levels that can give an output
 
@@ -19,10 +19,10 @@ class Decoder(nn.Module, ABC):
     Args:
         channels: E, channels of the encoder features, shallow to deep.
         reductions: R, their strides; the last is 32.
-        out_scales: scales to predict, in the order in which output convolutions are numbered in the state dict.
+        out_scales: scales to predict; the order numbers the output convolutions in the state dict.
         out_ch: channels of every output.
         activation: key of `models_zoo.layers.ACTIVATIONS`, applied to every output.
-        use_skip: fuse encoder features on the way up; False leaves only the deepest one, as an autoencoder wants.
+        use_skip: fuse encoder features on the way up; False uses only the deepest, as an autoencoder wants.
     """
 
     supports_mask: ClassVar[bool] = True  # False: outputs are disparities by construction
@@ -45,14 +45,14 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: map}, ascending, activated in float32. feats: (b E_i h/R_i w/R_i), shallow to deep."""
+        """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def in_channels(self, level: int) -> int:
         """Channels that arrive at a level from the level below."""
         return self.channels[-1] if level == LEVELS[0] else WIDTHS[level + 1]
 
     def skip_index(self, level: int) -> int | None:
-        """Position of the encoder feature with the stride of a level; None where there is none, and at level 0."""
+        """Position of the encoder feature with the stride of a level; None for none, and at level 0."""
         return self._feature_at.get(2**level) if level > 0 else None
 
     def skip_channels(self, level: int) -> int:

@@ -1,4 +1,4 @@
-"""The U-Net decoder of Monodepth2 (arXiv:1806.01260): at each level convolve, upsample, fuse the skip, convolve."""
+"""The U-Net decoder of Monodepth2 (arXiv:1806.01260): convolve, upsample, fuse the skip, convolve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models_zoo.layers import ConvELU, activate, conv3x3, up2
 
 @DECODERS.register("monodepth")
 class MonodepthDecoder(Decoder):
-    """Nearest upsampling and skip concatenation, one output convolution per scale. Monodepth2, arXiv:1806.01260."""
+    """Nearest upsampling, skip concatenation, one output convolution per scale. arXiv:1806.01260."""
 
     def __init__(
         self,
@@ -28,13 +28,13 @@ class MonodepthDecoder(Decoder):
         super().__init__(channels, reductions, out_scales, out_ch, activation, use_skip)
         layers: list[nn.Module] = []
         for level in LEVELS:
-            width = WIDTHS[level]
-            layers += [ConvELU(self.in_channels(level), width), ConvELU(width + self.skip_channels(level), width)]
+            width, skip = WIDTHS[level], self.skip_channels(level)
+            layers += [ConvELU(self.in_channels(level), width), ConvELU(width + skip, width)]
         layers += [conv3x3(WIDTHS[scale], out_ch) for scale in self.out_scales]
-        self.decoder = nn.ModuleList(layers)  # one flat list: its positions are the keys of published checkpoints
+        self.decoder = nn.ModuleList(layers)  # flat: the positions are the keys of published checkpoints
 
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: (b out_ch h/2**s w/2**s)}, ascending. feats: (b E_i h/R_i w/R_i), shallow to deep."""
+        """Return {scale: (b out_ch h/2**s w/2**s)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""
         x = feats[-1]
         outputs: dict[int, Tensor] = {}
         for step, level in enumerate(LEVELS):

@@ -27,14 +27,15 @@ class Drive:
     @classmethod
     def draw(cls, rng: np.random.Generator, height: float, speed: float, rotation: float) -> Drive:
         """Draw a drive. rotation: largest angle reached, degrees; a drive at speed 0 does not turn either."""
-        share = np.array([[1.0], [0.7], [0.5]]) * np.array([0.7, 0.3])  # a car yaws more than it pitches and rolls
+        share = np.array([[1.0], [0.7], [0.5]]) * np.array([0.7, 0.3])  # yaw more than pitch and roll
         amplitude = np.deg2rad(rotation) * share * rng.uniform(0.5, 1.0, (3, 2))
+        moves = speed > 0
         return cls(
             height=height,
             speed=speed,
-            sway=rng.uniform(0.0, 0.25) if speed > 0 else 0.0,
-            turn=amplitude if speed > 0 else np.zeros((3, 2)),
-            period=rng.uniform([12.0, 5.0], [25.0, 10.0], (3, 2)),
+            sway=moves * rng.uniform(0.0, 0.25),
+            turn=moves * amplitude,
+            period=rng.uniform(np.array([12.0, 5.0]), np.array([25.0, 10.0]), (3, 2)),
             phase=rng.uniform(0.0, 2 * np.pi, (3, 2)),
         )
 

@@ -24,9 +24,7 @@ class Calibration:
     """What one recording date is calibrated with. Cameras are 2 (left colour) and 3 (right colour)."""
 
     sizes: dict[int, tuple[int, int]]  # (width, height) of the rectified images
-    P_rect: dict[
-        int, Array
-    ]  # (3 4) rectified camera 0 -> homogeneous pixels; its fourth column holds the baseline
+    P_rect: dict[int, Array]  # (3 4) rectified camera 0 -> homogeneous pixels; column 4 holds the baseline
     R_rect: Array  # (3 3) rotation of camera 0 that rectifies all cameras
     T_velo: Array  # (3 4) LiDAR -> camera 0, metres
 
@@ -80,8 +78,8 @@ def project_points(points: Array, projection: Array, size: tuple[int, int]) -> N
         projection: (3 4) of `Calibration.velodyne_to_pixels`.
         size: (width, height) of the map.
 
-    Returns (height width). Pixels are round(u) - 1, round(v) - 1 as in KITTI's Matlab tools, which count from
-    1.
+    Returns (height width). Pixels are round(u) - 1, round(v) - 1 as in KITTI's development kit, which
+    counts them from 1.
     """
     width, height = size
     ahead = points[points[:, 0] >= 0, :3].astype(np.float64)

@@ -171,10 +171,8 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Listing
     for line in lines:
         if line.frame is None:
             continue
-        roles = [("target", line.frame)] + [
-            (f"support {offset:+d}", line.frame.support(offset)) for offset in offsets
-        ]
-        for role, frame in roles:
+        supports = [(f"support {offset:+d}", line.frame.support(offset)) for offset in offsets]
+        for role, frame in [("target", line.frame), *supports]:
             if listing.image(frame) is not None:
                 continue
             folder = listing.image_folder(frame)

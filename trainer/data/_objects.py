@@ -1,40 +1,50 @@
-"""Things of known size that stand on the ground: cars, trucks, people, poles, trees. Each is one to three boxes."""
+"""Things of known size on the ground: cars, trucks, people, poles, trees. One to three boxes each."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from trainer.data._materials import paint
 from trainer.data._scenes import Stage
-from trainer.data._shading import Colour, Material
+from trainer.data._shading import Material
 
 Rng = np.random.Generator
 STILL = (0.0, 0.0)
 
 
-def car(rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: tuple[float, float] = STILL) -> None:
-    """Add a car of 4.2 m with its middle over (x, z); heading 1 = away from the camera. velocity in metres per frame."""
+def car(
+    rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: tuple[float, float] = STILL
+) -> None:
+    """Add a car of 3.9 m to 4.6 m with its middle over (x, z).
+
+    heading: 1 = away from the camera, -1 = towards it; velocity along (x, z) in metres per frame.
+    """
     yaw = rng.normal(0.0, 0.02)
     length = rng.uniform(3.9, 4.6)
-    paint = _paint(rng)
+    lacquer = paint(rng)
     glass = Material(
-        (0.03, 0.035, 0.04), grain=0.2, grain_amount=0.3, streak=(1.0, 0.3), streak_amount=0.4,
+        (0.04, 0.045, 0.05), grain=0.2, grain_amount=0.2, streak=(1.0, 0.3), streak_amount=0.25,
         period=(9.0, 9.0), duty=(1.0, 0.8), pattern=(0.05, 0.06, 0.08), contact=0.0,
     )  # fmt: skip
     body = Material(
-        paint, grain=0.25, grain_amount=0.12, streak=(1.5, 0.2), streak_amount=0.18,
+        lacquer, grain=0.25, grain_amount=0.12, streak=(1.5, 0.2), streak_amount=0.18,
         period=(9.0, 9.0), duty=(1.0, 0.3), pattern=(0.03, 0.03, 0.03), contact=0.8,
     )  # fmt: skip
     stage.add(body, x, z, (1.75, 0.88, length), yaw=yaw, velocity=velocity)
     back = -0.25 * heading
-    stage.add(glass, x + back * np.sin(yaw), z + back * np.cos(yaw), (1.5, 0.55, 0.55 * length), 0.88, yaw, velocity)
+    stage.add(
+        glass, x + back * np.sin(yaw), z + back * np.cos(yaw), (1.5, 0.55, 0.55 * length), 0.88, yaw, velocity
+    )
 
 
-def truck(rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: tuple[float, float] = STILL) -> None:
+def truck(
+    rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: tuple[float, float] = STILL
+) -> None:
     """Add a van or truck, 2.3 m to 3.4 m high, with its middle over (x, z)."""
     size = (rng.uniform(2.0, 2.5), rng.uniform(2.3, 3.4), rng.uniform(5.5, 9.0))
-    paint = _paint(rng)
+    lacquer = paint(rng)
     box = Material(
-        paint, grain=0.2, streak=(0.6, 0.6), streak_amount=0.16, tint=(1.0, 0.9, 0.7),
+        lacquer, grain=0.2, streak=(0.6, 0.6), streak_amount=0.16, tint=(1.0, 0.9, 0.7),
         period=(9.0, 9.0), duty=(1.0, 0.16), pattern=(0.03, 0.03, 0.03), contact=0.8,
     )  # fmt: skip
     stage.add(box, x, z, size, yaw=rng.normal(0.0, 0.03) + np.pi * (heading < 0), velocity=velocity)
@@ -44,7 +54,11 @@ def person(rng: Rng, stage: Stage, x: float, z: float, velocity: tuple[float, fl
     """Add somebody 1.6 m to 1.85 m tall: legs, jacket, head."""
     height = rng.uniform(1.6, 1.85)
     yaw = rng.uniform(0.0, np.pi)
-    layers = [(0.0, 0.47, 0.3, _paint(rng)), (0.47, 0.38, 0.48, _paint(rng)), (0.85, 0.15, 0.2, (0.5, 0.34, 0.25))]
+    layers = [
+        (0.0, 0.47, 0.3, paint(rng)),
+        (0.47, 0.38, 0.48, paint(rng)),
+        (0.85, 0.15, 0.2, (0.5, 0.34, 0.25)),
+    ]
     for start, share, width, colour in layers:
         cloth = Material(colour, grain=0.08, grain_amount=0.25, streak=(0.3, 0.15), contact=0.3)
         stage.add(cloth, x, z, (width, share * height, 0.25), start * height, yaw, velocity)
@@ -70,11 +84,3 @@ def tree(rng: Rng, stage: Stage, x: float, z: float) -> None:
     width = rng.uniform(0.2, 0.4)
     stage.add(bark, x, z, (width, trunk, width))
     stage.add(leaves, x, z, (crown, crown * rng.uniform(0.8, 1.3), crown), trunk, rng.uniform(0.0, 1.5))
-
-
-def _paint(rng: Rng) -> Colour:
-    if rng.random() < 0.5:
-        grey = rng.uniform(0.04, 0.6)
-        return grey, grey, grey
-    r, g, b = rng.uniform(0.03, 0.45, 3)
-    return r, g, b

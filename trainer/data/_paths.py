@@ -11,14 +11,20 @@ import yaml
 from trainer.types import UserError
 
 ENVIRONMENT = "MONODEPTH_DATA"
+SET_A_ROOT = f"dataset.root, the environment variable {ENVIRONMENT}, or DATA_ROOTS in PATHS.yaml"
+
+Place = tuple[Path, str]  # a folder, and what named it
 
 
-def data_roots() -> list[tuple[Path, str]]:
-    """List the folders that may hold data sets, in order, each with the name of what asked for it.
+def data_roots(root: str | None, option: str = "dataset.root") -> list[Place]:
+    """List the folders that may hold a data set, in order, each with the name of what asked for it.
 
-    The environment variable MONODEPTH_DATA (several separated as in PATH), then DATA_ROOTS of PATHS.yaml in
-    the working directory, then ./data. Raises UserError when PATHS.yaml is there and cannot be used.
+    Only `root` when it is given: a wrong path must not train on other data. Else the environment variable
+    MONODEPTH_DATA (several separated as in PATH), then DATA_ROOTS of PATHS.yaml in the working directory,
+    then ./data. Raises UserError when PATHS.yaml is there and cannot be used.
     """
+    if root is not None:
+        return [(Path(root).expanduser(), option)]
     listed = [path for path in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if path]
     roots = [(Path(path).expanduser(), ENVIRONMENT) for path in listed]
     roots += [(path, "PATHS.yaml DATA_ROOTS") for path in _roots_of_file(Path("PATHS.yaml"))]
@@ -26,32 +32,22 @@ def data_roots() -> list[tuple[Path, str]]:
 
 
 def find_folder(
-    root: str | None,
-    names: Sequence[str],
-    accept: Callable[[Path], bool],
-    what: str,
-    option: str = "dataset.root",
+    roots: Sequence[Place], names: Sequence[str], accept: Callable[[Path], bool], what: str, fix: str
 ) -> Path:
-    """Find the folder of a data set: `root` or one of `data_roots()`, itself or a folder in it called one of
-    `names`.
+    """Find the first folder that holds a data set: one of `roots`, or a folder in it called one of `names`.
 
-    When `root` is given only that is looked at: a wrong path must not train on other data. `accept` tells
-    whether a folder holds the data. Raises UserError listing every place looked at; `what` and `option` name
-    the data and the key.
+    `accept` tells whether a folder holds the data. Raises UserError saying that `what` was not found, listing
+    every place looked at, and saying what to do: "Set <fix> to a folder that is or contains <names>".
     """
-    roots = [(Path(root).expanduser(), option)] if root is not None else data_roots()
     looked = []
     for base, origin in roots:
         for folder in (base, *(base / name for name in names)):
             if folder.is_dir() and accept(folder):
                 return folder
-            looked.append(f"  {folder.absolute()}  ({origin}{'' if folder.is_dir() else ', does not exist'})")
-    raise UserError(
-        f"{what} was not found. Looked at:\n"
-        + "\n".join(looked)
-        + f"\nSet {option}, the environment variable "
-        f"{ENVIRONMENT}, or DATA_ROOTS in PATHS.yaml to a folder that is or contains {' or '.join(names)}"
-    )
+            state = "holds none" if folder.is_dir() else "does not exist"
+            looked.append(f"  {folder.absolute()}  ({origin}; {state})")
+    advice = f"Set {fix} to a folder that is or contains {' or '.join(names)}"
+    raise UserError("\n".join([f"{what} was not found. Looked at:", *looked, advice]))
 
 
 def _roots_of_file(path: Path) -> list[Path]:

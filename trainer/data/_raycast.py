@@ -1,7 +1,7 @@
-"""Ray casting of boxes on a ground plane: which face is seen in every pixel, and how far away it is. No colour here.
+"""Ray casting of boxes on a ground plane: which face a pixel sees, and how far away. No colour here.
 
-World axes: x right, y DOWN, z along the street; the ground is y = 0, so heights are negative y. Camera axes as in KITTI.
-Depth is z-depth in metres: the distance along the optical axis, not along the ray.
+World axes: x right, y DOWN, z along the street; the ground is y = 0, so heights are negative y. Camera axes as
+in KITTI. Depth is z-depth in metres: the distance along the optical axis, not along the ray.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class View:
 
     @cached_property
     def rays(self) -> tuple[F32, F32, F32]:
-        """World direction of every pixel, three (h w) arrays, scaled so that the camera's z component is 1."""
+        """World direction of every pixel, three (h w) arrays; 1 along the optical axis."""
         x, y = _pixel_grid(self.K[0, 0], self.K[0, 2], self.K[1, 1], self.K[1, 2], self.size)
         R = self.T_world[:3, :3].astype(np.float32)
         dx, dy, dz = ((R[i, 0] * x)[None, :] + (R[i, 1] * y + R[i, 2])[:, None] for i in range(3))
@@ -74,7 +74,7 @@ def _pixel_grid(fx: float, cx: float, fy: float, cy: float, size: tuple[int, int
 
 
 def cast(view: View, boxes: Boxes, z_background: float) -> tuple[F32, NDArray[np.intp]]:
-    """Find the nearest surface in every pixel: ground, the background wall at world z = `z_background`, or a box face.
+    """Find the nearest surface in every pixel: ground, box, or background wall (world z = `z_background`).
 
     Returns depth (h w) in metres and face numbers (h w). A box that holds the camera is not drawn.
     """
@@ -105,7 +105,9 @@ def cast(view: View, boxes: Boxes, z_background: float) -> tuple[F32, NDArray[np
             with np.errstate(divide="ignore"):
                 slopes[0] = np.float32(1.0) / (cos * x - sin * z)
                 slopes[2] = np.float32(1.0) / (sin * x + cos * z)
-        _draw_box(depth[window], face[window], slopes, local_origin[i_box], boxes.half[i_box], FIRST_BOX + 6 * i_box)
+        _draw_box(
+            depth[window], face[window], slopes, local_origin[i_box], boxes.half[i_box], FIRST_BOX + 6 * i_box
+        )
     return depth, face
 
 
@@ -142,7 +144,10 @@ def _draw_box(
 
 
 def _outlines(view: View, boxes: Boxes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Bound every box in the image: nearest depth (n,) and window (n 4) left, top, right, bottom (half-open, clipped)."""
+    """Bound every box in the image: its nearest depth (n,) and its window (n 4).
+
+    Windows are left, top, right, bottom: half-open and clipped to the image.
+    """
     width, height = view.size
     points = (boxes.corners - view.origin) @ view.T_world[:3, :3]  # (n 8 3) camera coordinates
     z = points[..., 2]

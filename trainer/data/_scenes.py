@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.data._drive import Drive
 from trainer.data._raycast import BACKGROUND, Boxes, View, cast
-from trainer.data._shading import FaceTable, Light, Material, Sky, face_table, place_offsets, shade
+from trainer.data._shading import FaceTable, Light, Material, Sky, face_table, shade, surface_origins
 from trainer.types import STEREO_BASELINE_M
 
 
@@ -40,7 +40,7 @@ class Stage:
         yaw: float = 0.0,
         velocity: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Put a box of size (width, height, length) with its centre over (x, z) and its foot at height `base`.
+        """Put a box of size (width, height, length) over (x, z), with its foot at height `base`.
 
         yaw in radians, about the vertical; velocity along (x, z) in metres per frame, around frame 0.
         """
@@ -81,18 +81,16 @@ class Scene:
         T[:3, 3] += right * STEREO_BASELINE_M * T[:3, 0]
         return View(T, K, size)
 
-    def render(self, frame: int, view: View) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
-        """Take a picture of `frame`: RGB (h w 3), depth (h w) in metres, and where the background is seen (h w)."""
+    def render(
+        self, frame: int, view: View
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+        """Take a picture: RGB (h w 3), depth (h w) in metres, and where the background is seen (h w)."""
         boxes, table = self._at(frame)
         depth, face = cast(view, boxes, self.z_background)
         return shade(view, depth, face, table, self.sky), depth, face == BACKGROUND
 
     def _at(self, frame: int) -> tuple[Boxes, FaceTable]:
-        moving = np.flatnonzero(self.velocity.any(axis=1))
-        if not len(moving):
+        if not self.velocity.any():
             return self.boxes, self.table
         boxes = Boxes(self.boxes.centre + frame * self.velocity, self.boxes.half, self.boxes.yaw)
-        table = self.table | {row: self.table[row].copy() for row in ("u_0", "v_0")}
-        for i_box in moving:
-            place_offsets(table, boxes, int(i_box))
-        return boxes, table
+        return boxes, self.table | surface_origins(self.table, boxes)

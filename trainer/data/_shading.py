@@ -1,7 +1,7 @@
 """Colour of what the rays hit: materials, the table of faces, and one pass over the pixels.
 
-Light is Lambertian and fixed to the scene: a surface point has one colour, whatever camera looks at it. Self-supervised
-training assumes exactly that (photo-consistency).
+Light is Lambertian and fixed to the scene: a surface point has one colour, whatever camera looks at it.
+Self-supervised training assumes exactly that (photo-consistency).
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ F32 = NDArray[np.float32]
 Colour = tuple[float, float, float]  # linear RGB, 0..1
 
 CONTACT_HEIGHT = 0.35  # metres: scale of the darkening where something meets the ground
-_GRAIN_ANISOTROPY_LIMIT = 1e-4  # of the squared ray length: a surface seen edge-on has no footprint
+_EDGE_ON = (
+    1e-4  # least squared cosine between ray and normal: seen edge-on, a surface has no finite footprint
+)
 
 
 @dataclass(frozen=True)
 class Material:
     """How a surface looks: a colour, fine noise, stretched noise, and a pattern of rectangles.
 
-    Wavelengths and periods are metres; the surface's u runs sideways, v upwards (on flat faces: along the street).
+    Wavelengths and periods are metres. On a surface, u runs sideways and v upwards, or along the street.
     """
 
     colour: Colour
@@ -40,6 +42,7 @@ class Material:
     duty: tuple[float, float] = (0.0, 0.0)  # covered fraction of a period; 0 = no pattern
     pattern: Colour = (0.0, 0.0, 0.0)
     pattern_on: Literal["sides", "flat", "all"] = "sides"
+    sill: float = 0.0  # height above the foot where the pattern of the sides begins, metres
     contact: float = 0.45  # darkening at the foot, 0 = none
 
 
@@ -68,80 +71,81 @@ class Light:
         return self.ambient + (1.0 - self.ambient) * facing
 
 
-ROWS = (
-    "u_x u_z v_x v_y v_z u_0 v_0 grain streak_u streak_v grain_amount streak_amount tint_r tint_g tint_b shift "
-    "rate_u rate_v duty_u duty_v r g b pattern_r pattern_g pattern_b contact"
-).split()
-FaceTable = dict[str, F32]  # one value per face and row: surface coordinates are u = u_x x + u_z z + u_0, v likewise
+FaceTable = dict[str, F32]
+"""What `shade` looks up by face number, one array per property. A point of a face has the surface coordinates
+u = u_x x + u_z z + u_0 and v = v_x x + v_y y + v_z z + v_0 in metres; noise rates are texels per metre."""
 
 
-def face_table(boxes: Boxes, materials: Sequence[Material], ground: Material, light: Light, seed: int) -> FaceTable:
-    """Tabulate what `shade` needs of every face. `materials` has one entry per box; `seed` places the noise."""
-    n_faces = FIRST_BOX + 6 * len(materials)
-    table = {row: np.zeros(n_faces, np.float32) for row in ROWS}
-    shifts = np.random.default_rng(seed).uniform(0.0, 500.0, n_faces)
-    up = light.on(np.array([0.0, -1.0, 0.0]))
-    for face in (0, BACKGROUND):
-        _fill(table, face, replace(ground, contact=0.0), float(up), shifts[face])
-    table["u_x"][0] = table["v_z"][0] = 1.0
-    table["rate_u"][0], table["rate_v"][0] = 1 / ground.period[0], 1 / ground.period[1]
-    table["duty_u"][0], table["duty_v"][0] = ground.duty
-    for i_box, material in enumerate(materials):
-        for axis in range(3):
-            for side in range(2):
-                face = FIRST_BOX + 6 * i_box + 2 * axis + side
-                normal = boxes.axes[i_box, axis] * (2 * side - 1)
-                _fill(table, face, material, float(light.on(normal)), shifts[face])
-                _place(table, face, boxes, i_box, axis, material)
-    return table
-
-
-def _fill(table: FaceTable, face: int, material: Material, light: float, shift: float) -> None:
-    """Write what does not depend on where the face is. Wavelengths become texels per metre."""
-    values = {
-        "grain": FINEST / material.grain,
-        "streak_u": FINEST / material.streak[0],
-        "streak_v": FINEST / material.streak[1],
-        "grain_amount": material.grain_amount,
-        "streak_amount": material.streak_amount,
-        "shift": shift,
-        "contact": material.contact,
-    }
-    values |= dict(zip(("tint_r", "tint_g", "tint_b"), material.tint, strict=True))
-    values |= {key: light * part for key, part in zip(("r", "g", "b"), material.colour, strict=True)}
-    values |= {f"pattern_{key}": light * part for key, part in zip("rgb", material.pattern, strict=True)}
-    for row, value in values.items():
-        table[row][face] = value
-
-
-def _place(table: FaceTable, face: int, boxes: Boxes, i_box: int, axis: int, material: Material) -> None:
-    """Write the surface coordinates of a box face; they start at 0 in a corner, so that patterns fit the face."""
-    axes, half = boxes.axes[i_box], boxes.half[i_box]
-    i_u = 2 if axis == 0 else 0
+def face_table(
+    boxes: Boxes, materials: Sequence[Material], ground: Material, light: Light, seed: int
+) -> FaceTable:
+    """Tabulate all faces in the order of `_raycast`. One material per box; `seed` places the noise."""
+    n = len(materials)
+    looks = [replace(ground, contact=0.0)] * FIRST_BOX + [
+        material for material in materials for _ in range(6)
+    ]
+    axis = np.concatenate([[1] * FIRST_BOX, np.tile([0, 0, 1, 1, 2, 2], n)])
     flat = axis == 1
-    table["u_x"][face], table["u_z"][face] = axes[i_u, 0], axes[i_u, 2]
-    if flat:
-        table["v_x"][face], table["v_z"][face] = axes[2, 0], axes[2, 2]
-    else:
-        table["v_y"][face] = -1.0
-    extent_u, extent_v = 2 * half[i_u], 2 * (half[2] if flat else half[1])
-    if material.pattern_on in ("all", "flat" if flat else "sides"):
-        table["rate_u"][face] = max(1, round(extent_u / material.period[0])) / extent_u
-        table["rate_v"][face] = max(1, round(extent_v / material.period[1])) / extent_v
-        table["duty_u"][face], table["duty_v"][face] = material.duty
-    place_offsets(table, boxes, i_box, (axis,))
+    upwards = np.tile([[0.0, -1.0, 0.0]], (FIRST_BOX, 1))
+    normals = np.concatenate([upwards, (boxes.axes[:, :, None] * np.array([[-1.0], [1.0]])).reshape(-1, 3)])
+    axes = np.concatenate(
+        [np.tile(np.eye(3), (FIRST_BOX, 1, 1)), np.repeat(boxes.axes, 6, axis=0)]
+    )  # (faces 3 3)
+    along_u = np.where((axis == 0)[:, None], axes[:, 2], axes[:, 0])
+    along_v = np.where(flat[:, None], axes[:, 2], [0.0, -1.0, 0.0])
+
+    colour = np.array([look.colour for look in looks])
+    pattern = np.array([look.pattern for look in looks])
+    tint = np.array([look.tint for look in looks])
+    brightness = light.on(normals)[:, None]
+    streak = FINEST / np.array([look.streak for look in looks])
+    placed = np.array([look.pattern_on for look in looks])
+    shown = (placed == "all") | (placed == np.where(flat, "flat", "sides"))
+    shown[:FIRST_BOX] = True
+    period = np.array([look.period for look in looks])
+    extent = 2 * _half_extents(boxes)
+    period[FIRST_BOX:] = extent / np.maximum(
+        1, np.rint(extent / period[FIRST_BOX:])
+    )  # whole periods fit the face
+    duty = np.array([look.duty for look in looks]) * shown[:, None]
+    columns = {
+        "u_x": along_u[:, 0], "u_z": along_u[:, 2],
+        "v_x": along_v[:, 0], "v_y": along_v[:, 1], "v_z": along_v[:, 2],
+        "grain": FINEST / np.array([look.grain for look in looks]),
+        "streak_u": streak[:, 0], "streak_v": streak[:, 1],
+        "grain_amount": [look.grain_amount for look in looks],
+        "streak_amount": [look.streak_amount for look in looks],
+        "shift": np.random.default_rng(seed).uniform(0.0, 500.0, len(looks)),
+        "contact": [look.contact for look in looks],
+        "sill": np.where(flat, 0.0, [look.sill for look in looks]),
+        "rate_u": 1 / period[:, 0], "rate_v": 1 / period[:, 1], "duty_u": duty[:, 0], "duty_v": duty[:, 1],
+    }  # fmt: skip
+    for i, channel in enumerate("rgb"):
+        columns |= {channel: (colour * brightness)[:, i], f"tint_{channel}": tint[:, i]}
+        columns |= {f"pattern_{channel}": (pattern * brightness)[:, i]}
+    table = {name: np.asarray(column, np.float32) for name, column in columns.items()}
+    return table | surface_origins(table, boxes)
 
 
-def place_offsets(table: FaceTable, boxes: Boxes, i_box: int, axes: Sequence[int] = (0, 1, 2)) -> None:
-    """Tie the surface coordinates of a box to where it is now (u_0, v_0): its texture moves with it."""
-    x, y, z = boxes.centre[i_box]
-    half = boxes.half[i_box]
-    for axis in axes:
-        for face in (FIRST_BOX + 6 * i_box + 2 * axis, FIRST_BOX + 6 * i_box + 2 * axis + 1):
-            along_u = table["u_x"][face] * x + table["u_z"][face] * z
-            along_v = table["v_x"][face] * x + table["v_y"][face] * y + table["v_z"][face] * z
-            table["u_0"][face] = half[2 if axis == 0 else 0] - along_u
-            table["v_0"][face] = half[2 if axis == 1 else 1] - along_v
+def surface_origins(table: FaceTable, boxes: Boxes) -> FaceTable:
+    """Return rows u_0, v_0 for boxes that stand here. u, v start at an edge of the face and move with it."""
+    x, y, z = np.repeat(boxes.centre, 6, axis=0).T
+    half = _half_extents(boxes)
+    row = {name: table[name][FIRST_BOX:] for name in ("u_x", "u_z", "v_x", "v_y", "v_z")}
+    u_0 = half[:, 0] - row["u_x"] * x - row["u_z"] * z
+    v_0 = half[:, 1] - table["sill"][FIRST_BOX:] - row["v_x"] * x - row["v_y"] * y - row["v_z"] * z
+    fixed = np.zeros(FIRST_BOX)  # ground and background count from the origin of the world
+    return {
+        "u_0": np.concatenate([fixed, u_0]).astype(np.float32),
+        "v_0": np.concatenate([fixed, v_0]).astype(np.float32),
+    }
+
+
+def _half_extents(boxes: Boxes) -> NDArray[np.float64]:
+    """Half sizes of the box faces along u and v, (6 n, 2) metres."""
+    x, y, z = boxes.half.T
+    sides, flats, fronts = np.stack([z, y], 1), np.stack([x, z], 1), np.stack([x, y], 1)
+    return np.stack([sides, sides, flats, flats, fronts, fronts], axis=1).reshape(-1, 2)
 
 
 def shade(view: View, depth: F32, face: NDArray[np.intp], table: FaceTable, sky: Sky) -> NDArray[np.uint8]:
@@ -180,7 +184,7 @@ def _surface_colour(
     # (offset = disc - ray * (disc . n) / (ray . n)), and likewise along v.
     d_u *= d_u
     d_v *= d_v
-    d_n = np.maximum(length2 - d_u - d_v, np.float32(_GRAIN_ANISOTROPY_LIMIT) * length2)
+    d_n = np.maximum(length2 - d_u - d_v, np.float32(_EDGE_ON) * length2)
     foot_u = pixel * np.sqrt(1 + d_u / d_n)
     foot_v = pixel * np.sqrt(1 + d_v / d_n)
 
@@ -211,7 +215,7 @@ def _surface_colour(
 
 
 def _sky_colour(sky: Sky, x: F32, height: F32, pixel: F32) -> list[F32]:
-    """Linear colour of background points x, height (metres), three (p,) arrays; pixel = metres per pixel there."""
+    """Linear colour of background points, three (p,) arrays. x, height in metres, pixel: metres per pixel."""
     texels = np.float32(FINEST / 5.0)
     clouds = noise(x * np.float32(FINEST / 12.0), height * np.float32(FINEST / 5.0), pixel * texels)
     leaves = noise(x * texels, height * texels, pixel * texels)
@@ -221,7 +225,9 @@ def _sky_colour(sky: Sky, x: F32, height: F32, pixel: F32) -> list[F32]:
     upward = np.clip(height * np.float32(1 / 28.0), 0, 1)
     colours = []
     for horizon, zenith, hills in zip(sky.horizon, sky.zenith, sky.hills, strict=True):
-        base = (np.float32(horizon) + np.float32(zenith - horizon) * upward) * (1 + np.float32(sky.clouds) * clouds)
+        base = (np.float32(horizon) + np.float32(zenith - horizon) * upward) * (
+            1 + np.float32(sky.clouds) * clouds
+        )
         base += below * (np.float32(hills) * (1 + np.float32(0.3) * leaves) - base)
         colours.append(base)
     return colours

@@ -1,7 +1,7 @@
-"""Procedural colour of a surface point: tileable noise and pulse patterns, band-limited by the pixel footprint.
+"""Procedural texture: tileable noise and pulse patterns, band-limited by the footprint of the pixel.
 
-A texture finer than the pixel grid would look different from every view, and no depth could explain it. So everything
-here is filtered with the footprint of the pixel on the surface before it is evaluated.
+A texture finer than the pixel grid would look different from every view, and no depth could explain it. So
+everything here is filtered with the footprint of the pixel on the surface before it is evaluated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ TILE = 256  # texels: period of the noise
 FINEST = 6.0  # texels: shortest wavelength in the noise, long enough for bilinear interpolation
 LEVELS = 6  # level l holds wavelengths >= FINEST * 2**l; one more level holds nothing
 PIXELS_PER_WAVE = 3.0  # shortest wavelength shown, in pixel footprints
-NOISE_SEED = 20110926  # the noise is a constant of the house, like a hash function; scenes differ by offset and scale
+NOISE_SEED = (
+    20110926  # the noise is a constant of the house, like a hash function; scenes differ by offset and scale
+)
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +43,10 @@ def noise_pyramid() -> F32:
 
 
 def noise(u: F32, v: F32, footprint: F32) -> F32:
-    """Sample the noise at (u, v) texels, keeping wavelengths of at least `PIXELS_PER_WAVE` footprints (texels per pixel)."""
+    """Sample the noise at (u, v) texels, keeping wavelengths of at least `PIXELS_PER_WAVE` footprints.
+
+    footprint: texels per pixel. All have the shape of the result: mean 0, standard deviation <= 1.
+    """
     table = noise_pyramid()
     level = np.log2(np.maximum(footprint * np.float32(PIXELS_PER_WAVE / FINEST), np.float32(1.0)))
     np.minimum(level, np.float32(LEVELS - 1e-3), out=level)
@@ -61,7 +66,9 @@ def noise(u: F32, v: F32, footprint: F32) -> F32:
     return value
 
 
-def _bilinear(table: F32, top: NDArray, bottom: NDArray, left: NDArray, right: NDArray, du: F32, dv: F32) -> F32:
+def _bilinear(
+    table: F32, top: NDArray, bottom: NDArray, left: NDArray, right: NDArray, du: F32, dv: F32
+) -> F32:
     a, b = table.take(top + left), table.take(top + right)
     a += du * (b - a)
     c, d = table.take(bottom + left), table.take(bottom + right)
@@ -73,7 +80,7 @@ def _bilinear(table: F32, top: NDArray, bottom: NDArray, left: NDArray, right: N
 def pulse(x: F32, duty: F32, footprint: F32) -> F32:
     """Cover a pixel with a wave of pulses: 1 in [0, duty) of every period, box-filtered over two footprints.
 
-    x and footprint in periods, duty in [0, 1]. Returns coverage in [0, 1]; tends to `duty` where periods are unresolved.
+    x and footprint in periods, duty in [0, 1]. Returns coverage in [0, 1]: `duty` for a period of two pixels.
     """
     width = np.clip(footprint * np.float32(2.0), np.float32(1e-4), np.float32(1.0))
     low = x - np.float32(0.5) * width

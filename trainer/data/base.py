@@ -44,8 +44,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class RawItem:
-    """What `DepthDataset.load` returns: one item as read, before augmentation. n supports, network size (h,
-    w)."""
+    """One item as `DepthDataset.load` reads it, before augmentation: n supports, network size (h w)."""
 
     target: NDArray[np.uint8]  # (h w 3) RGB
     supports: Sequence[NDArray[np.uint8]]  # n times (h w 3), in the order of `supp_idxs`
@@ -55,13 +54,12 @@ class RawItem:
     Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
 
     def mirrored(self) -> RawItem:
-        """The item as a mirror shows it, left and right exchanged; arrays are copied, supports keep their
-        places.
+        """Exchange left and right. Arrays are copied; supports keep their places.
 
         x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
         and the principal point moves to w - 1 - cx, pixel centres being integers.
         """
-        K = flip_intrinsics(torch.from_numpy(self.K), self.target.shape[1]).numpy()
+        K = flip_intrinsics(torch.tensor(self.K), self.target.shape[1]).numpy()
         return RawItem(
             target=self.target[:, ::-1].copy(),
             supports=[support[:, ::-1].copy() for support in self.supports],
@@ -73,20 +71,22 @@ class RawItem:
 
 
 class DepthDataset(Dataset[dict[str, Tensor]], ABC):
-    """A target image, its supports and what is known about them, as the tensors of `trainer.types.Batch`
-    without b.
+    """Targets, their supports and what is known about them: `trainer.types.Batch` without its batch axis.
 
     `dataset[key]` takes an index (epoch 0) or `(epoch, index)`. An item is a function of (seed, epoch, index)
-    and of
-    nothing else: not of the order of access, the worker, or the process.
+    and of nothing else: not of the order of access, the worker, or the process.
 
-    Args: mode: which part of the data; also the name of the split file. size: (width, height) of the images
-        given to the networks, in pixels. supp_idxs: frame offsets of the supports, 0 = the other camera of
-        the stereo pair; null = no supports. use_depth: load ground-truth depth. use_hints: load proxy depth;
-        not available in this version. use_aug: mirror items (p 0.5) and change the colours of the network
-        inputs. use_strong_aug: with `use_aug`: TrivialAugment (p 0.7, arXiv:2103.10158) instead of colour
-        jitter (p 0.5). as_torch: only true; kept so that earlier configurations load. log_time: add
-        `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`. seed: of the augmentation, >= 0.
+    Args:
+        mode: which part of the data; also the name of the split file.
+        size: (width, height) of the images given to the networks, in pixels.
+        supp_idxs: frame offsets of the supports, 0 = the other camera of the pair; null = no supports.
+        use_depth: load ground-truth depth.
+        use_hints: load proxy depth; not available in this version.
+        use_aug: mirror items (p 0.5) and change the colours of the network inputs.
+        use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
+        as_torch: only true; kept so that earlier configurations load.
+        log_time: add `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`.
+        seed: of the augmentation, >= 0.
 
     Raises UserError when an option has no meaning.
     """
@@ -107,9 +107,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         if mode not in get_args(Mode):
             raise UserError(f"dataset.mode {mode!r} is not one of {', '.join(get_args(Mode))}")
         if not as_torch:
-            raise UserError(
-                "dataset.as_torch: false is not supported: items are always tensors. Remove the key"
-            )
+            raise UserError("dataset.as_torch: false is not supported: items are tensors. Remove the key")
         if use_hints:
             raise UserError(
                 "dataset.use_hints: true is not available in this version: no depth hints can be read. "
@@ -244,4 +242,4 @@ def _checked_offsets(supp_idxs: int | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _float_tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(np.array(array, dtype=np.float32))  # a copy: data sets may keep theirs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,11 @@ from trainer.data._kitti_files import (
     holds_drives,
     read_split,
 )
-from trainer.data._paths import find_folder
+from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
 from trainer.data.base import DataError, DepthDataset, Mode, RawItem, checked_size, read_image
-from trainer.types import STEREO_BASELINE_UNITS
+from trainer.types import STEREO_BASELINE_UNITS, UserError
+
+Intrinsics = Literal["average", "calibrated"]
 
 _AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
 
@@ -59,7 +61,7 @@ class KittiRaw(DepthDataset):
         use_benchmark: bool = False,
         depth_root: str | None = None,
         depth_size: tuple[int, int] | None = (1242, 376),
-        intrinsics: Literal["average", "calibrated"] = "average",
+        intrinsics: Intrinsics = "average",
         mode: Mode = "train",
         size: tuple[int, int] = (640, 192),
         supp_idxs: int | Sequence[int] | None = (-1, 1),
@@ -74,10 +76,13 @@ class KittiRaw(DepthDataset):
         super().__init__(
             mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
         )
+        if intrinsics not in get_args(Intrinsics):
+            known = ", ".join(get_args(Intrinsics))
+            raise UserError(f"dataset.intrinsics {intrinsics!r} is not one of {known}")
         self.intrinsics = intrinsics
         self.use_benchmark = use_benchmark
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
-        self.raw = find_folder(root, RAW_NAMES, holds_drives, "KITTI raw data")
+        self.raw = find_folder(data_roots(root), RAW_NAMES, holds_drives, "KITTI raw data", SET_A_ROOT)
         self.split_file = Path(split_file) if split_file else find_split(self.raw, split, mode)
         self.lines = read_split(self.split_file)
         annotated = self._find_annotated(depth_root) if use_depth and use_benchmark else None
@@ -180,11 +185,11 @@ class KittiRaw(DepthDataset):
         return {f.date for f in frames if always or (scans and self.listing.velodyne(f) is not None)}
 
     def _find_annotated(self, depth_root: str | None) -> Path:
-        beside = str(self.raw) if (self.raw / DEPTH_NAMES[1]).is_dir() else str(self.raw.parent)
-        what = "KITTI annotated depth"
-        return find_folder(
-            depth_root or beside, DEPTH_NAMES, holds_annotated_depth, what, "dataset.depth_root"
-        )
+        option = "dataset.depth_root"
+        places = [(self.raw, "the raw folder"), (self.raw.parent, "beside it")]
+        if depth_root is not None:
+            places = data_roots(depth_root, option)
+        return find_folder(places, DEPTH_NAMES, holds_annotated_depth, "KITTI annotated depth", option)
 
 
 def read_depth_png(path: str) -> NDArray[np.float32]:

@@ -6,9 +6,11 @@ Nothing depends on the number of workers or on what was read before.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -21,7 +23,6 @@ from trainer.data.base import DataError, DepthDataset
 from trainer.types import UserError
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
-_TERM_GRACE_S = 30
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -112,12 +113,16 @@ def make_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Read the batches of `sampler`, here or in worker processes; what comes out does not depend on which.
 
-    Args: num_workers: processes that read ahead; 0 reads in this process, and the options below but pinning
-        do nothing. pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
-        persistent_workers: keep the workers between epochs. prefetch_factor: batches that each worker reads
-        ahead; null = 2. timeout: seconds to wait for a batch before giving up; 0 = for ever.
+    Args:
+        dataset: where items come from.
+        sampler: which items, in which batches.
+        num_workers: processes that read ahead; 0 = read in this process, and only pinning applies below.
+        pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
+        persistent_workers: keep the workers between epochs.
+        prefetch_factor: batches that each worker reads ahead; null = 2.
+        timeout: seconds to wait for a batch before giving up; 0 = for ever.
         multiprocessing_context: how workers start; null = fork on Linux (quick, and workers only decode
-        pictures), the default of the platform elsewhere.
+            pictures), the default of the platform elsewhere.
 
     Raises UserError for a negative number.
     """
@@ -127,6 +132,7 @@ def make_loader(
             f"got {num_workers}, {timeout} and {prefetch_factor}"
         )
     with_workers = num_workers > 0
+    own_stream = torch.Generator().manual_seed(sampler.seed)  # else each iterator draws from the global one
     context = multiprocessing_context or ("fork" if sys.platform == "linux" else None)
     return DataLoader(
         dataset,
@@ -139,9 +145,7 @@ def make_loader(
         timeout=timeout if with_workers else 0,
         worker_init_fn=_start_worker if with_workers else None,
         multiprocessing_context=context if with_workers else None,
-        generator=torch.Generator().manual_seed(
-            sampler.seed
-        ),  # else an iterator draws from the global stream
+        generator=own_stream,
     )
 
 
@@ -154,7 +158,7 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
                 f"{shape} (item {int(item['index'])})" for shape, item in zip(shapes, items, strict=True)
             )
             advice = (
-                "Set dataset.depth_size: [width, height] so that all maps get one size, or loader.batch_size: 1"
+                "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"
                 if key == "depth"
                 else "All items of a data set must have one size"
             )
@@ -163,17 +167,26 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _start_worker(worker_id: int) -> None:
-    """Give a worker one thread, and let the trainer decide when it ends.
+    """Give a worker one thread, and let nobody but the trainer end it.
 
     Ctrl-C and a scheduler's SIGTERM reach every process of a job. A worker that died of them would take down
-    the step that the trainer wants to finish before it saves; so it goes on, and leaves by itself when its
-    parent is gone (the DataLoader sees to that) or some time after SIGTERM.
+    the step that the trainer wants to finish before it saves. When the trainer is gone without a word, the
+    worker loop of torch notices and leaves.
     """
     torch.set_num_threads(1)
     for ignored in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_TERM_GRACE_S))
+    trainer = multiprocessing.parent_process()
+    if trainer is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told_by, args=(trainer.pid,), daemon=True).start()
+
+
+def _leave_when_told_by(pid: int | None) -> None:
+    """Wait for a SIGTERM that process `pid` sent; at its exit a trainer ends and joins its workers so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
+        pass
+    os._exit(0)
 
 
 def _indivisible(batch_size: int, world: int) -> str:
@@ -182,6 +195,6 @@ def _indivisible(batch_size: int, world: int) -> str:
     divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
     return (
         f"loader.batch_size {batch_size} is the global batch and cannot be split over {world} processes. "
-        f"Use loader.batch_size {' or '.join(map(str, sizes))}, or start "
-        f"{', '.join(map(str, divisors))} processes"
+        f"Use loader.batch_size {' or '.join(map(str, sizes))}, "
+        f"or start {', '.join(map(str, divisors))} processes"
     )

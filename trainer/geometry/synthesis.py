@@ -125,7 +125,7 @@ class _Project(torch.autograd.Function):
 
 
 def _project_part(d: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Project depth d (n h w) with P (n 3 4). Returns pixel x, y, depth z, 1 / max(z, NEAREST): (n h w) each."""
+    """Project depth d (n h w) with P (n 3 4). Returns x, y, z, 1 / max(z, NEAREST): (n h w) each."""
     x, y, z = (ray.mul_(d).add_(P[:, k, 3, None, None]) for k, ray in enumerate(_rays(P, *_pixels(d))))
     scale = z.clamp_min(NEAREST).reciprocal_()
     return x.mul_(scale), y.mul_(scale), z, scale

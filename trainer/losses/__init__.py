@@ -6,15 +6,6 @@ says whether it is also asked about the virtual stereo view. `forward(scene)` re
 pictures by tag.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-from torch import Tensor
-
 from models_zoo.registry import Registry
 
 LOSSES = Registry("loss", package="trainer.losses")
-
-Pictures = dict[str, Tensor | Callable[[], Tensor]]
-"""{tag: (b c h w)}, detached; a callable is a picture that is drawn only when somebody looks."""

@@ -115,13 +115,13 @@ class _SsimL1(torch.autograd.Function):
 
 
 def _target_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """For each 3x3 window of y: its sum S, and 9 * sum of squares - S**2 + C2 (81 times the variance, plus C2)."""
+    """For each 3x3 window of y: its sum, and 81 times its variance, plus C2."""
     sums = _box(y)
     return sums, _box(y * y).mul_(9).addcmul_(sums, sums, value=-1).add_(_C2)
 
 
 def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:
-    """Numerator and denominator of SSIM and what they consist of: num = n1 * n2, den = d1 * d2, and the sum of x."""
+    """SSIM as num / den, what these consist of (num = n1 * n2, den = d1 * d2), and the window sums of x."""
     sx = _box(x)
     n1 = (sx * sy).mul_(2)
     n2 = _box(x * y).mul_(18).sub_(n1).add_(_C2)
@@ -133,7 +133,7 @@ def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Ten
 
 
 def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of SSIM with respect to x, given that of SSIM; nothing passes where (1 - SSIM) / 2 is outside [0, 1]."""
+    """Gradient with respect to x, given that with respect to SSIM; 0 where (1 - SSIM) / 2 is clamped."""
     num, den, n1, n2, d1, d2, sx = _ssim_ratio(x, y, sy, spread_y)
     ssim = num.div_(den)
     grad = grad * (ssim.abs() <= 1)
@@ -148,7 +148,7 @@ def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Ten
 
 
 def _box(x: Tensor) -> Tensor:
-    """Sum over the 3x3 neighbours of each pixel, the border mirrored without repeating it; same shape as x (.. h w)."""
+    """Sum the 3x3 pixels around each one of x (b c h w), the border mirrored without repeating it."""
     rows = x.clone()
     rows[..., 1:, :] += x[..., :-1, :]
     rows[..., :-1, :] += x[..., 1:, :]
@@ -163,7 +163,7 @@ def _box(x: Tensor) -> Tensor:
 
 
 def _box_adjoint(g: Tensor) -> Tensor:
-    """The transpose of the linear map `_box`: what the derivative of a sum over neighbours hands back to each pixel."""
+    """Apply the transpose of the linear map `_box`: hand each window sum's gradient back to its pixels."""
     rows = g.clone()
     rows[..., 1:, :] += g[..., :-1, :]
     rows[..., :-1, :] += g[..., 1:, :]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
-from trainer.losses import LOSSES, Pictures
+from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS, Compare, LossName
-from trainer.scene import Scene
+from trainer.scene import Pictures, Scene
 
 MaskName = Literal["explainability", "uncertainty"]
 
@@ -61,24 +61,33 @@ class Reconstruction(nn.Module):
         if mask_name is not None:
             self.needs = self.needs | {"mask"}
 
-    def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        """Make one map (b 1 h w) of the supports' errors, n times (b 1 h w): mask (b n h w) first, then
-        minimum or mean.
+    def mask_of(self, scene: Scene, scale: int) -> Tensor | None:
+        """The mask (b n h w) to apply at `scale`: none without `mask_name`, and none for a virtual view.
 
-        Of equal errors the earlier support counts. Raises ValueError when a mask is asked for but there is
-        none.
+        Raises ValueError when `mask_name` asks for a mask that was not predicted.
         """
-        if self.mask_name is not None:
-            if mask is None:
-                raise ValueError(
-                    f"mask_name is {self.mask_name!r} but no mask was predicted: set net.depth.mask_name to it as well"
-                )
-            errors = [self._masked(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+        if self.mask_name is None or scene.is_virtual:
+            return None
+        mask = scene.mask_up(scale)
+        if mask is None:
+            raise ValueError(f"mask_name {self.mask_name!r}: no mask was predicted, set net.depth.mask_name")
+        if mask.shape[1] != scene.n_supports:
+            counts = f"{mask.shape[1]} channels for {scene.n_supports} supports"
+            raise ValueError(f"the mask has {counts}: set net.depth.num_ch_mask")
+        return mask
+
+    def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """Make one map (b 1 h w) of the supports' errors, n times (b 1 h w): weigh, then minimum or mean.
+
+        mask (b n h w). Of equal errors the earlier support counts.
+        """
+        if mask is not None:
+            errors = [self._weighed(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
         if self.use_min:
             return reduce(lower, errors)
         return reduce(torch.add, errors) / len(errors)
 
-    def _masked(self, error: Tensor, mask: Tensor) -> Tensor:
+    def _weighed(self, error: Tensor, mask: Tensor) -> Tensor:
         if self.mask_name == "explainability":
             return error * mask
         return error * (-mask).exp() + mask
@@ -94,7 +103,7 @@ class Reconstruction(nn.Module):
 
 
 def lower(a: Tensor, b: Tensor) -> Tensor:
-    """Take the smaller of two maps per pixel; where they are equal, all of `a` (`torch.minimum` halves the gradient)."""
+    """Take the smaller map per pixel, `a` where both are equal (`torch.minimum` would split the gradient)."""
     return torch.where(a <= b, a, b)
 
 
@@ -120,7 +129,7 @@ class ImageReconstruction(Reconstruction):
         per_scale = []
         pictures: Pictures = {}
         for scale in scene.scales:
-            mask = scene.mask_up(scale) if self.mask_name else None
+            mask = self.mask_of(scene, scale)
             error = self.combine([compare(scene.warp(scale, i)) for i in i_supps], mask)
             if self.use_automask:
                 still = self.combine(static, mask) + noise

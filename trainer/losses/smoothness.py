@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.losses import LOSSES, Pictures
-from trainer.scene import Scene
+from trainer.losses import LOSSES
+from trainer.scene import Pictures, Scene
 
 Gradients = tuple[
     Tensor, Tensor
@@ -79,12 +79,12 @@ class DisparitySmoothness(nn.Module):
 
 
 def relative_to_mean(disp: Tensor) -> Tensor:
-    """Divide disparity (b c h w) by its mean over (h, w), so that shrinking the whole map does not make it smooth."""
+    """Divide disparity (b c h w) by its mean over (h, w), so that a smaller map is not a smoother one."""
     return disp / disp.mean((-2, -1), keepdim=True).clamp_min(torch.finfo(disp.dtype).eps)
 
 
 def absolute_differences(x: Tensor, use_blur: bool = False) -> Gradients:
-    """Absolute difference of each pixel of x (b c h w) to its right and to its lower neighbour, 0 at the last ones."""
+    """Compare each pixel of x (b c h w) with its right and its lower neighbour; 0 where there is none."""
     if use_blur:
         x = blur(x)
     dx = (x[..., :-1] - x[..., 1:]).abs()

@@ -1,0 +1,240 @@
+"""What is merged, and what comes back out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.config.toys import TOYS
+from trainer import _yaml
+from trainer.config import Config, ConfigError, load_config
+
+# What is merged
+
+
+def test_later_sources_win_key_by_key(load):
+    cfg = load("loss: {img_recon: {use_min: true}}\noptimizer: {lr: 2e-4}", "loss.img_recon.weight=3")
+    assert cfg.loss["img_recon"] == {"weight": 3, "loss_name": "ssim", "use_min": True, "mask_name": None}
+    assert cfg.optimizer["lr"] == 2e-4
+    assert cfg.trainer.max_epochs == 30
+
+
+def test_lists_are_replaced_not_merged(load):
+    assert load("dataset: {supp_idxs: [0, 1]}").supp_idxs == (0, 1)
+    assert load("dataset: {supp_idxs: 1}").supp_idxs == (1,)
+
+
+def test_order_of_losses_is_order_of_the_merged_files(load):
+    cfg = load("loss: {feat_recon: {}, img_recon: {}}")
+    assert list(cfg.loss) == ["img_recon", "disp_smooth", "feat_recon"]
+
+
+def test_null_removes_entries_of_registry_sections(load):
+    cfg = load("net: {pose: ~}\nloss: {disp_smooth: ~}\nscheduler: ~", "dataset.supp_idxs=0")
+    assert list(cfg.net) == ["depth"]
+    assert list(cfg.loss) == ["img_recon"]
+    assert cfg.scheduler is None
+    assert cfg.scheduler_kwargs() == {}
+
+
+def test_another_scheduler_removes_the_arguments_of_the_first(load):
+    cfg = load("scheduler: {type: cos, T_max: 30, step_size: ~, gamma: ~}")
+    assert cfg.scheduler_kwargs() == {"type": "cos", "T_max": 30}
+
+
+def test_another_dataset_removes_the_arguments_of_the_first(load):
+    text = "dataset: {type: rendered, split: ~, size: ~, supp_idxs: [0], train: ~, val: ~}"
+    assert load(text, "trainer.monitor=loss").dataset_kwargs("train") == (
+        "rendered",
+        {"supp_idxs": [0], "num_items": 8, "mode": "train"},
+    )
+
+
+def test_null_is_a_value_elsewhere(load):
+    cfg = load("trainer: {max_depth: ~, gradient_clip_val: 0, accumulate_grad_batches: ~, trackers: ~}")
+    assert (cfg.trainer.max_depth, cfg.trainer.gradient_clip_val) == (None, None)
+    assert (cfg.trainer.accumulate_grad_batches, cfg.trainer.trackers) == (1, [])
+
+
+def test_several_files(load, tmp_path):
+    load()
+    for name, epochs in (("a", 1), ("b", 2), ("c", 3)):
+        Path(f"{name}.yaml").write_text(
+            f"trainer: {{max_epochs: {epochs}, {name and 'limit_val_batches'}: {epochs}}}"
+        )
+    cfg = load_config(["b.yaml", "a.yaml"], ["default.yaml", "c.yaml"], registries=TOYS)
+    assert cfg.trainer.max_epochs == 1
+    assert load_config("default.yaml", registries=TOYS).trainer.max_epochs == 30
+
+
+def test_overrides_as_mapping_nested_or_dotted(load):
+    cfg = load("", {"trainer.max_epochs": 2, "dataset": {"size": (64, 64)}})
+    assert cfg.trainer.max_epochs == 2
+    assert cfg.dataset_kwargs("val")[1]["size"] == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4), ("1E5", 1e5), ("-2e+3", -2000.0), ("1.5e-3", 1.5e-3), (".5", 0.5), ("1.", 1.0),
+        ("1_000", 1000),
+        ("0x10", 16), ("-7", -7), ("~", None), ("", None), ("yes", True), ("Off", False), ("'1e-4'", "1e-4"),
+        ("[1, 2e-1]", [1, 0.2]), ("{a: 1e1}", {"a": 10.0}), ("007", "007"), ("2011-09-26", "2011-09-26"),
+        ("1:30", "1:30"), ("2011_09_26", 20110926), ("1e", "1e"), ("e4", "e4"), ("v1e-4", "v1e-4"),
+    ],
+)  # fmt: skip
+def test_scalars_mean_what_people_mean(text, value):
+    problems: list[str] = []
+    layer = _yaml.read_text(text, "x", problems)
+    assert not problems
+    assert layer.data == value
+    assert type(layer.data) is type(value)
+    assert _yaml.read_text(_yaml.dump({"a": value}), "x", []).data == {"a": value}
+
+
+def test_scientific_numbers_from_file_and_command_line(load):
+    cfg = load(
+        "optimizer: {lr: 3e-5, eps: 1e-7}", "optimizer.weight_decay=1e-2", "optimizer.betas=[0.9, 95e-2]"
+    )
+    expected = {"type": "adam", "lr": 3e-5, "eps": 1e-7, "weight_decay": 1e-2, "betas": (0.9, 0.95)}
+    assert cfg.optimizer_kwargs() == {**expected, "backbone_lr": None, "frozen_bn": False}
+
+
+def test_yaml_anchors_and_merge_keys(load):
+    cfg = load("loss:\n  img_recon: &base {weight: 2, use_min: true}\n  feat_recon: {<<: *base, weight: 0.5}")
+    assert cfg.loss["feat_recon"] == {"weight": 0.5, "use_min": True, "loss_name": "ssim", "mask_name": None}
+    assert cfg.loss["img_recon"]["weight"] == 2
+
+
+def test_inputs_are_not_changed(load):
+    overrides = {"loss": {"img_recon": {"weight": 2}}, "dataset": {"supp_idxs": [1]}, "net": {"pose": None}}
+    data = load().to_dict()
+    before = copy.deepcopy((overrides, data))
+    with pytest.raises(ConfigError):
+        load("", overrides)
+    Config.from_dict(data, registries=TOYS)
+    assert (overrides, data) == before
+
+
+def test_a_config_cannot_be_changed(load):
+    cfg = load()
+    before = cfg.to_dict()
+    cfg.loss["img_recon"]["weight"] = 9
+    cfg.dataset["train"].clear()
+    cfg.dataset_kwargs("train")[1]["supp_idxs"].append(5)
+    cfg.to_dict()["net"].clear()
+    with pytest.raises(ValueError, match="frozen"):
+        cfg.trainer.max_epochs = 1
+    assert cfg.to_dict() == before
+
+
+# What comes out
+
+
+def test_modes_override_common_keys(load):
+    cfg = load("dataset: {test: {split: eigen, size: [64, 64]}}")
+    name, train = cfg.dataset_kwargs("train")
+    assert (name, train["mode"], train["use_aug"], train["use_depth"]) == ("kitti", "train", True, False)
+    val = cfg.dataset_kwargs("val")[1]
+    assert (val["mode"], val["use_aug"], val["use_depth"], val["size"]) == ("val", False, True, (640, 192))
+    test = cfg.dataset_kwargs("test")[1]
+    assert (test["mode"], test["split"], test["size"]) == ("test", "eigen", (64, 64))
+    assert "seed" not in train  # the command line decides it
+
+
+def test_modes_may_differ_in_type(load):
+    val = {"type": "rendered", "num_items": 4}
+    dataset = {"type": "kitti", "supp_idxs": [0], "train": {"split": "a", "size": [64, 64]}, "val": val}
+    plain = {**load("net: {pose: ~}", "dataset.supp_idxs=0").to_dict(), "dataset": dataset}
+    cfg = Config.from_dict(plain, registries=TOYS)
+    assert cfg.dataset_kwargs("train")[0] == "kitti"
+    assert cfg.dataset_kwargs("val") == ("rendered", {"supp_idxs": [0], "num_items": 4, "mode": "val"})
+    assert Config.from_dict(cfg.to_dict(), registries=TOYS) == cfg
+    with pytest.raises(ConfigError, match=r"dataset\.test: the common keys are not enough"):
+        cfg.dataset_kwargs("test")
+
+
+def test_loader_decides_by_mode_unless_told(load):
+    cfg = load()
+    train, val = cfg.loader_kwargs("train"), cfg.loader_kwargs("val")
+    assert (train["shuffle"], train["drop_last"], val["shuffle"], val["drop_last"]) == (
+        True,
+        True,
+        False,
+        False,
+    )
+    assert (val["batch_size"], val["pin_memory"], val["persistent_workers"]) == (8, True, True)
+    cfg = load("loader: {drop_last: true, shuffle: false, num_workers: 0, val: {batch_size: 2}}")
+    train, val = cfg.loader_kwargs("train"), cfg.loader_kwargs("val")
+    assert (train["shuffle"], train["drop_last"], val["shuffle"], val["drop_last"]) == (
+        True,
+        True,
+        False,
+        True,
+    )
+    assert (train["batch_size"], val["batch_size"], val["persistent_workers"]) == (8, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("32", 32),
+        ("16", 16),
+        ("bf16", "bf16"),
+        ("16-mixed", 16),
+        ("bf16-mixed", "bf16"),
+        ("fp16", 16),
+        ("'32'", 32),
+    ],
+)
+def test_precision_spellings(load, given, meant):
+    assert load(f"trainer: {{precision: {given}}}").trainer.precision == meant
+
+
+def test_trackers_may_be_one_name(load):
+    assert load("trainer: {trackers: tensorboard}").trainer.trackers == ["tensorboard"]
+
+
+def test_opt_is_an_alias_of_type(load):
+    cfg = load("optimizer: {opt: sgd, type: ~, momentum: 0.8, nesterov: true}")
+    assert cfg.optimizer_kwargs()["type"] == "sgd"
+    assert cfg.optimizer_kwargs()["momentum"] == 0.8
+
+
+def test_an_optimizer_for_another_machine_is_a_warning(load):
+    cfg = load("optimizer: {type: bnbadam8bit, block_wise: true}")
+    assert cfg.optimizer_kwargs()["block_wise"] is True
+    assert cfg.warnings[0].startswith("optimizer.type: bnbadam8bit cannot be built here")
+
+
+def test_dump_is_readable_and_loads_to_an_equal_config(load, tmp_path):
+    cfg = load(
+        "dataset: {test: {root: some/where}}\n"
+        "scheduler: {type: plateau, monitor: loss, step_size: ~, gamma: ~}"
+    )
+    cfg.dump("hparams.yaml")
+    text = Path("hparams.yaml").read_text()
+    assert "    out_scales: [0, 1, 2, 3]\n" in text
+    assert list(yaml.safe_load(text)) == [
+        "net",
+        "loss",
+        "dataset",
+        "loader",
+        "optimizer",
+        "scheduler",
+        "trainer",
+    ]
+    again = load_config("hparams.yaml", registries=TOYS)
+    assert again == cfg
+    assert again.to_yaml() == text
+    assert json.loads(json.dumps(cfg.to_dict())) == cfg.to_dict()
+
+
+def test_dump_quotes_what_would_be_read_as_a_number(load):
+    cfg = load("dataset: {split: '1e-4'}")
+    cfg.dump("hparams.yaml")
+    assert load_config("hparams.yaml", registries=TOYS).dataset["split"] == "1e-4"

@@ -1,0 +1,141 @@
+"""The pages that describe the keys, cfg/default.yaml and cfg/schema.json, say what the code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import schema as schema_command
+from tests.config.toys import TOYS
+from trainer import _yaml
+from trainer._forwarded import scheduler_fields
+from trainer._jsonschema import json_schema
+from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer._schema import REQUIRED, Field, fields_of_model
+from trainer._sections import SECTIONS
+from trainer.config import Config, ConfigError, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def installed_keys() -> dict[tuple[str, ...], Field]:
+    """Every key of the installed entries and of our sections; `kitti` wins where datasets differ."""
+    registries = Registries.installed()
+    keys = {}
+    for section, registry, extra in (
+        ("net", registries.networks, {}),
+        ("loss", registries.losses, LOSS_EXTRA),
+    ):
+        for name in registry.names():
+            for key, field in {**extra, **entry_fields(registry, name)}.items():
+                keys[section, name, key] = field
+    for name in sorted(registries.datasets.names(), key=lambda name: name != "kitti"):
+        for key, field in entry_fields(registries.datasets, name, without=SET_BY_RUN).items():
+            keys.setdefault(("dataset", key), field)
+    for section, model in SECTIONS.items():
+        for key, field in fields_of_model(model).items():
+            keys[section, key] = field
+    return keys
+
+
+def documented_keys() -> dict[tuple[str, ...], str]:
+    """Every key of cfg/default.yaml, set or not, with its comment."""
+    keys, parents = {}, []
+    for line in (ROOT / "cfg" / "default.yaml").read_text().splitlines():
+        found = re.fullmatch(
+            r"(?P<indent> *)(?:# (?P<more> *))?(?P<key>\w+):(?: .*?)?(?: # ?(?P<comment>.*))?", line
+        )
+        if found is None:
+            continue
+        indent = len(found["indent"] + (found["more"] or ""))
+        parents = [(depth, key) for depth, key in parents if depth < indent] + [(indent, found["key"])]
+        keys.setdefault(tuple(key for _, key in parents), found["comment"] or "")
+    return keys
+
+
+def test_default_yaml_explains_every_key_and_states_its_true_default():
+    documented = documented_keys()
+    for path, field in installed_keys().items():
+        assert path in documented, f"cfg/default.yaml does not mention {'.'.join(path)}"
+        comment = documented[path]
+        stated = re.search(r"(.+)\[(?:default (?P<default>.*)|required)\]$", comment)
+        assert stated, f"{'.'.join(path)}: the comment {comment!r} must end with [default ...] or [required]"
+        if field.default is REQUIRED:
+            assert stated["default"] is None, path
+        else:
+            value = _yaml.read_text(stated["default"], "", []).data
+            assert value == (list(field.default) if isinstance(field.default, tuple) else field.default), path
+
+
+def test_default_yaml_has_no_key_that_does_not_exist():
+    from trainer.optim import SCHEDULERS
+
+    known = {path[:end] for path in installed_keys() for end in range(1, len(path) + 1)}
+    known |= {
+        ("dataset", "type"),
+        ("dataset", "train"),
+        *(("dataset", "train", key[1]) for key in known if key[0] == "dataset" and len(key) == 2),
+    }
+    known |= {("scheduler", key) for cls in SCHEDULERS.values() for key in scheduler_fields(cls)}
+    assert set(documented_keys()) - known == set()
+
+
+def test_default_yaml_is_a_usable_configuration():
+    cfg = load_config(ROOT / "cfg" / "default.yaml")
+    assert cfg.warnings == ()
+    assert cfg.supp_idxs == (-1, 1)
+    assert cfg.optimizer["lr"] == 1e-4
+    assert Config.from_dict(cfg.to_dict()) == cfg
+
+
+def test_committed_json_schema_is_in_step(capsys):
+    assert schema_command.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_schema_command_writes_and_checks(tmp_path, capsys):
+    path = tmp_path / "schema.json"
+    assert schema_command.main(["--out", str(path), "--check"]) == 1
+    assert "out of step" in capsys.readouterr().err
+    assert schema_command.main(["--out", str(path)]) == 0
+    assert schema_command.main(["--out", str(path), "--check"]) == 0
+
+
+def test_schema_help_imports_nothing_heavy():
+    code = "import sys; from launch import schema\n"
+    code += "try: schema.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--check" in done.stdout
+
+
+def test_json_schema_takes_keys_from_signatures():
+    properties = {
+        name: section["anyOf"][0]["properties"] for name, section in json_schema(TOYS)["properties"].items()
+    }
+    recon = properties["loss"]["img_recon"]
+    assert recon["description"] == "Compare images."
+    assert {"type": "null"} in recon["anyOf"]
+    loss_name = recon["anyOf"][0]["properties"]["loss_name"]
+    assert loss_name == {
+        "type": "string",
+        "enum": ["ssim", "l1"],
+        "default": "ssim",
+        "description": "how images are compared.",
+    }
+    assert properties["dataset"]["type"]["enum"] == ["kitti", "kitti_lmdb", "rendered"]
+    assert {"num_items", "split", "train"} <= set(properties["dataset"])
+    assert "seed" not in properties["dataset"]
+    assert properties["scheduler"]["T_max"] == {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+    assert "16-mixed" in properties["trainer"]["precision"]["enum"]
+
+
+def test_every_entry_refuses_a_misspelt_argument():
+    data = load_config(ROOT / "cfg" / "default.yaml").to_dict()
+    for section in ("net", "loss"):
+        for name in data[section]:
+            with pytest.raises(ConfigError, match=rf"{section}\.{name}\.mispelt is not an argument"):
+                Config.from_dict({**data, section: {**data[section], name: {"mispelt": 1}}})

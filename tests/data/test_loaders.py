@@ -1,0 +1,214 @@
+"""Order is a function of (seed, epoch); processes share global batches; worker processes change nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.data.base import DataError, DepthDataset, RawItem
+from trainer.data.loaders import EpochBatches, collate, make_loader
+from trainer.types import UserError
+
+
+class Dots(DepthDataset):
+    """Eleven tiny noise pictures; the depth of item `odd` has another size, item `broken` cannot be read."""
+
+    def __init__(self, odd=-1, broken=-1):
+        super().__init__(size=(8, 4), supp_idxs=[0], use_aug=True, seed=3)
+        self.odd, self.broken = odd, broken
+
+    def __len__(self):
+        return 11
+
+    def describe(self, index):
+        return f"dots/{index}"
+
+    def load(self, index):
+        if index == self.broken:
+            raise DataError("dots.png is missing")
+        image = np.random.default_rng(index).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+        depth = np.ones((2, 3 + (index == self.odd)))
+        return RawItem(image, [image], np.eye(3), np.eye(4), depth)
+
+
+def batches(**options):
+    return list(EpochBatches(**{"num_items": 11, "batch_size": 4, "seed": 5, "shuffle": True, **options}))
+
+
+def items(batch_list):
+    return [index for batch in batch_list for _, index in batch]
+
+
+def test_two_processes_share_the_global_batches_of_one():
+    whole = batches(drop_last=True)
+    halves = [batches(drop_last=True, rank=rank, world=2) for rank in range(2)]
+    assert [first + second for first, second in zip(*halves, strict=True)] == whole
+    assert [len(batch) for batch in halves[0]] == [2, 2]
+
+
+def test_every_epoch_has_its_own_order_and_the_seed_decides():
+    def order(seed, epoch):
+        sampler = EpochBatches(11, 11, seed=seed, shuffle=True)
+        sampler.set_position(epoch)
+        return items(sampler)
+
+    assert sorted(order(5, 0)) == list(range(11))
+    assert order(5, 0) == order(5, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (5, 6) for epoch in (0, 1)}) == 4
+    assert order(5, 1) != order(6, 0)
+
+
+def test_keys_carry_the_epoch():
+    sampler = EpochBatches(4, 2)
+    sampler.set_position(3)
+    assert list(sampler) == [[(3, 0), (3, 1)], [(3, 2), (3, 3)]]
+
+
+def test_without_shuffle_items_come_in_order():
+    assert items(batches(shuffle=False)) == list(range(11))
+
+
+def test_resuming_in_the_middle_gives_the_same_tail():
+    sampler = EpochBatches(11, 2, seed=5, shuffle=True, drop_last=True)
+    sampler.set_position(4)
+    whole = list(sampler)
+    sampler.set_position(4, start_batch=3)
+    assert list(sampler) == whole[3:]
+    assert len(sampler) == 5  # of the whole epoch
+    sampler.set_position(4, start_batch=5)
+    assert list(sampler) == []
+
+
+def test_drop_last_gives_every_process_equally_many_full_batches():
+    parts = [batches(drop_last=True, rank=rank, world=4) for rank in range(4)]
+    assert [[len(batch) for batch in part] for part in parts] == [[1, 1]] * 4
+
+
+@pytest.mark.parametrize("num_items", [1, 4, 9, 10, 11, 12])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_without_drop_last_every_item_is_seen_once_by_all_processes_together(num_items, world):
+    samplers = [EpochBatches(num_items, 4, rank, world, shuffle=True) for rank in range(world)]
+    parts = [list(sampler) for sampler in samplers]
+    assert sorted(index for part in parts for index in items(part)) == list(range(num_items))
+    assert all(batch for part in parts for batch in part)
+    assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
+
+
+def test_a_batch_that_cannot_be_split_names_both_ways_out():
+    with pytest.raises(UserError) as caught:
+        EpochBatches(100, 12, rank=0, world=8)
+    assert str(caught.value) == (
+        "loader.batch_size 12 is the global batch and cannot be split over 8 processes. "
+        "Use loader.batch_size 8 or 16, or start 1, 2, 3, 4, 6, 12 processes"
+    )
+    with pytest.raises(UserError, match=r"Use loader.batch_size 8, or start 1, 2 processes"):
+        EpochBatches(100, 2, rank=0, world=8)
+
+
+def test_batches_that_cannot_exist_are_refused():
+    with pytest.raises(UserError, match="batch_size 12 is more than the 11 items"):
+        EpochBatches(11, 12, drop_last=True)
+    with pytest.raises(UserError, match="no items"):
+        EpochBatches(0, 1)
+    with pytest.raises(UserError, match="must be 1 or more, got 0"):
+        EpochBatches(5, 0)
+    with pytest.raises(ValueError, match="rank 2 is not one of 2"):
+        EpochBatches(5, 2, rank=2, world=2)
+
+
+many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+
+def read(num_workers, **options):
+    sampler = EpochBatches(11, 4, seed=5, shuffle=True)
+    loader = make_loader(Dots(), sampler, num_workers=num_workers, **options)
+    seen = []
+    for epoch in range(2):
+        sampler.set_position(epoch, start_batch=epoch)
+        seen += list(loader)
+    return seen
+
+
+@many_workers
+@pytest.mark.parametrize("options", [{}, {"persistent_workers": True, "prefetch_factor": 3, "timeout": 60}])
+def test_batches_do_not_depend_on_the_number_of_workers(options):
+    alone, helped = read(0, **options), read(2, **options)
+    assert len(alone) == len(helped) == 5
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert alone[0]["supports"].shape == (4, 1, 3, 4, 8)
+    assert alone[0]["index"].dtype == torch.int64
+
+
+def test_making_an_iterator_leaves_the_global_stream_alone():
+    loader = make_loader(Dots(), EpochBatches(11, 4))
+    before = torch.get_rng_state()
+    next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_workers": -1}, {"timeout": -1}, {"num_workers": 1, "prefetch_factor": 0}]
+)
+def test_negative_loader_options_are_refused(options):
+    with pytest.raises(UserError, match="must be 0 or more and prefetch_factor 1 or more"):
+        make_loader(Dots(), EpochBatches(11, 4), **options)
+
+
+def test_depth_maps_of_different_size_ask_for_depth_size():
+    dataset = Dots(odd=1)
+    with pytest.raises(DataError) as caught:
+        collate([dataset[0], dataset[1]])
+    assert "'depth' has different sizes within one batch: (1, 2, 3) (item 0), (1, 2, 4) (item 1)" in str(
+        caught.value
+    )
+    assert "Set dataset.depth_size: [width, height]" in str(caught.value)
+
+
+@many_workers
+def test_an_error_in_a_worker_is_its_message_alone():
+    loader = make_loader(Dots(broken=2), EpochBatches(11, 4), num_workers=1)
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert str(caught.value) == "dots.png is missing [item 2 of train: dots/2]"
+
+
+@many_workers
+def test_workers_serve_on_when_a_scheduler_signals_every_process_of_the_job():
+    others = set(multiprocessing.active_children())
+    batches = iter(make_loader(Dots(), EpochBatches(11, 1), num_workers=1, prefetch_factor=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        subprocess.run(["kill", f"-{int(signum)}", str(worker.pid)], check=True)  # from elsewhere
+        time.sleep(0.05)
+        assert worker.is_alive()
+    assert len(list(batches)) == 10
+    worker.join(timeout=10)
+    assert worker.exitcode == 0
+
+
+@many_workers
+def test_a_worker_leaves_at_once_when_the_trainer_ends_it():
+    others = set(multiprocessing.active_children())
+    batches = iter(make_loader(Dots(), EpochBatches(11, 1), num_workers=1, prefetch_factor=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    os.kill(worker.pid, signal.SIGTERM)  # as multiprocessing does when a program ends
+    worker.join(timeout=10)
+    assert worker.exitcode == 0
+
+
+@many_workers
+def test_workers_may_start_afresh_instead_of_forking():
+    (alone,) = make_loader(Dots(), EpochBatches(11, 11))
+    (helped,) = make_loader(Dots(), EpochBatches(11, 11), num_workers=1, multiprocessing_context="spawn")
+    assert all(torch.equal(alone[key], helped[key]) for key in alone)

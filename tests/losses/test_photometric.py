@@ -1,0 +1,110 @@
+"""Photometric errors: l1, l2, structural similarity."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.losses import reference
+from trainer.losses._photometric import ERRORS, PhotoError
+
+
+def error(name, p, t):
+    return ERRORS[name]().against(t)(p)
+
+
+@pytest.mark.parametrize("name", ["l1", "ssim"])
+def test_an_image_differs_not_from_itself(name):
+    image = torch.rand(2, 3, 6, 7)
+    assert error(name, image, image).abs().max() < 1e-6
+
+
+def test_l1_is_the_mean_of_the_channels():
+    p, t = torch.zeros(1, 3, 2, 2), torch.tensor([0.3, 0.6, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert torch.allclose(error("l1", p, t), torch.full((1, 1, 2, 2), 0.6))
+
+
+def test_l2_is_the_length_of_the_difference_and_never_below_the_root_of_epsilon():
+    p, t = torch.zeros(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)
+    t[0, :, 0, 1] = torch.tensor([0.2, 0.3, 0.6])  # 0.04 + 0.09 + 0.36 = 0.7 ** 2
+    assert error("l2", p, t).flatten().tolist() == pytest.approx([torch.finfo(torch.float32).eps ** 0.5, 0.7])
+
+
+def test_ssim_of_flat_images_compares_their_brightness_alone():
+    dark, bright = torch.full((1, 1, 4, 4), 0.2).double(), torch.full((1, 1, 4, 4), 0.6).double()
+    ssim = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)  # no variance: the second factor is 1
+    assert torch.allclose(PhotoError(1.0).against(bright)(dark), torch.full_like(dark, (1 - ssim) / 2))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "ssim"])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_agrees_with_the_formula_pixel_by_pixel(name, smooth):
+    torch.manual_seed(0)
+    p, t = torch.rand(2, 3, 5, 6).double(), torch.rand(2, 3, 5, 6).double()
+    if smooth:
+        p, t = 0.5 + 0.05 * p, 0.5 + 0.05 * t
+    ours = error(name, p, t).numpy()
+    for item in range(2):
+        expected = reference.photometric(name, p[item].numpy(), t[item].numpy())
+        np.testing.assert_allclose(ours[item, 0], expected, rtol=1e-5 if name != "l2" else 1e-6)
+    np.testing.assert_allclose(error(name, p.float(), t.float()), ours, rtol=1e-3, atol=1e-4)
+
+
+def test_a_negative_picture_is_clamped_at_one():
+    stripes = torch.tensor([0.0, 1.0] * 4).expand(1, 1, 4, 8).double()
+    assert (PhotoError(1.0).against(1 - stripes)(stripes) <= 1).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_weight_mixes_l1_and_structure(weight):
+    p, t = torch.rand(1, 3, 4, 5).double(), torch.rand(1, 3, 4, 5).double()
+    mixed = PhotoError(weight).against(t)(p)
+    expected = weight * PhotoError(1.0).against(t)(p) + (1 - weight) * error("l1", p, t)
+    assert torch.allclose(mixed, expected)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1])
+def test_a_weight_outside_0_to_1_is_named(weight):
+    with pytest.raises(ValueError, match=str(weight)):
+        PhotoError(weight)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "ssim"])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_gradients_are_exact(name, channels):
+    torch.manual_seed(2)
+    p, t = torch.rand(2, channels, 4, 5).double().requires_grad_(), torch.rand(2, channels, 4, 5).double()
+    assert torch.autograd.gradcheck(ERRORS[name]().against(t), (p,))
+
+
+def test_gradient_through_the_border_of_the_smallest_image():
+    p, t = torch.rand(1, 1, 2, 2).double().requires_grad_(), torch.rand(1, 1, 2, 2).double()
+    assert torch.autograd.gradcheck(PhotoError().against(t), (p,))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "ssim"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_flat_images_have_finite_gradients(name, value):
+    p = torch.full((1, 3, 4, 4), value).requires_grad_()
+    error(name, p, torch.zeros(1, 3, 4, 4)).sum().backward()
+    assert p.grad.isfinite().all()
+
+
+def test_the_layout_in_memory_does_not_matter():
+    p, t = torch.rand(2, 3, 6, 8).requires_grad_(), torch.rand(2, 3, 6, 8)
+    plain = error("ssim", p, t)
+    (grad,) = torch.autograd.grad(plain.sum(), p)
+    swapped = error(
+        "ssim",
+        p.contiguous(memory_format=torch.channels_last),
+        t.contiguous(memory_format=torch.channels_last),
+    )
+    assert torch.equal(plain, swapped)
+    assert torch.equal(grad, torch.autograd.grad(swapped.sum(), p)[0])
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "ssim"])
+def test_errors_ignore_autocast(name):
+    p, t = torch.rand(1, 3, 6, 8), torch.rand(1, 3, 6, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = error(name, p, t)
+    assert torch.equal(cast, error(name, p, t))

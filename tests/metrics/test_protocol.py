@@ -1,0 +1,81 @@
+"""Crops, alignment, caps: which pixels count and how depth becomes metres."""
+
+import numpy as np
+import pytest
+
+from trainer.metrics.align import ALIGNMENTS
+from trainer.metrics.crop import CROPS
+from trainer.metrics.protocol import DepthProtocol
+from trainer.types import UserError
+
+
+@pytest.mark.parametrize(
+    ("crop", "rows", "columns"),
+    [
+        ("garg", (153, 371), (44, 1197)),  # 0.40810811 * 375 = 153.04, 0.99189189 * 375 = 371.96, ...
+        ("eigen", (124, 342), (44, 1197)),  # 0.3324324 * 375 = 124.66, 0.91351351 * 375 = 342.57
+        ("none", (0, 375), (0, 1242)),
+    ],
+)
+def test_crops_of_a_kitti_image(crop, rows, columns):
+    box = CROPS[crop].box(375, 1242)
+    assert (box[0].start, box[0].stop) == rows
+    assert (box[1].start, box[1].stop) == columns
+    mask = CROPS[crop].mask(375, 1242)
+    assert mask.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
+    assert mask[rows[0], columns[0]]
+    assert mask[rows[1] - 1, columns[1] - 1]
+
+
+def test_alignment_factors():
+    pred, truth = np.array([1.0, 2.0]), np.array([10.0, 20.0])
+    factor = {name: alignment.factor(pred, truth) for name, alignment in ALIGNMENTS.items()}
+    assert factor["none"] == 1.0
+    assert factor["stereo"] == pytest.approx(5.4)  # 0.54 m / 0.1
+    assert factor["median"] == pytest.approx(15 / 1.5)  # averages the two middle values
+
+
+def test_doubled_prediction_is_perfect_after_median_scaling():
+    truth = np.array([4.0, 10.0, 30.0])
+    for alignment, expected in (("none", 1.0), ("median", 0.0)):
+        protocol = DepthProtocol(["eigen"], alignment, "none", max_depth=80)
+        scores = protocol.score(protocol.alignment.factor(2 * truth, truth) * 2 * truth, truth)
+        assert scores["abs_rel"] == pytest.approx(expected)
+
+
+def test_range_is_open_and_zero_is_no_truth():
+    protocol = DepthProtocol(["eigen"], "none", "none", min_depth=1, max_depth=80)
+    truth = np.array([[0.0, 1.0, 1.01, 79.9, 80.0, np.nan, np.inf]])
+    assert protocol.valid_pixels(truth).tolist() == [[False, False, True, True, False, False, False]]
+
+
+def test_prediction_is_clipped_after_alignment():
+    protocol = DepthProtocol(["eigen"], "none", "none", min_depth=1, max_depth=80)
+    assert protocol.score(np.array([1000.0, 0.1]), np.array([40.0, 2.0]))["abs_rel"] == pytest.approx(
+        (40 / 40 + 1 / 2) / 2
+    )
+
+
+def test_description_holds_all_that_a_reader_needs():
+    told = DepthProtocol(["eigen"], "stereo", "garg", 1e-3, 80).describe()
+    assert (told["alignment"], told["factor"], told["crop"]) == ("stereo", pytest.approx(5.4), "garg")
+    assert (told["min_depth_m"], told["max_depth_m"], told["flip_post_processing"]) == (0.001, 80.0, False)
+    assert told["metrics"]["eigen"]["units"]["rmse"] == "m"
+    assert told["metrics"]["eigen"]["higher_is_better"] == ["d1", "d2", "d3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alignment": "mediam"}, "Did you mean 'median'"),
+        ({"crop": "Garg"}, "Did you mean 'garg'"),
+        ({"metrics": ["eigne"]}, "Did you mean 'eigen'"),
+        ({"metrics": []}, "add 'eigen'"),
+        ({"min_depth": 0}, "0 < min_depth < max_depth"),
+        ({"min_depth": 80}, "0 < min_depth < max_depth"),
+    ],
+)
+def test_errors_name_the_choices(arguments, message):
+    good = {"metrics": ["eigen"], "alignment": "none", "crop": "none", "max_depth": 80}
+    with pytest.raises(UserError, match=message):
+        DepthProtocol(**{**good, **arguments})

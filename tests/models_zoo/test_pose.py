@@ -1,0 +1,69 @@
+"""The pose network: size, keys, outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import models_zoo
+
+
+def test_size_and_keys_are_those_of_published_weights():
+    net = models_zoo.create("pose", enc_name="resnet18")
+    state = net.state_dict()
+    assert sum(p.numel() for p in net.parameters()) == 12_500_492
+    assert sum(p.numel() for p in net.encoder.parameters()) == 11_185_920
+    assert state["encoder.conv1.weight"].shape == (64, 6, 7, 7)
+    heads = ["squeeze.0", "decoder.0.0", "decoder.1.0", "decoder.2"]
+    assert [key for key in state if not key.startswith("encoder.")] == [
+        f"{head}.{part}" for head in heads for part in ("weight", "bias")
+    ]
+
+
+@pytest.mark.parametrize("enc_name", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
+def test_every_encoder_predicts_small_motions_and_learns(enc_name: str):
+    net = models_zoo.create("pose", enc_name=enc_name)
+    out = net(torch.rand(3, 6, 64, 96))
+    assert {key: tuple(value.shape) for key, value in out.items()} == {"R": (3, 2, 3), "t": (3, 2, 3)}
+    assert max(value.abs().max().item() for value in out.values()) < 0.1
+    (out["R"].square().sum() + out["t"].square().sum()).backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+
+
+def test_the_last_bias_is_the_motion_in_hundredths_rotation_first():
+    net = models_zoo.create("pose", enc_name="mobilenetv3_small_050").eval()
+    torch.nn.init.zeros_(net.decoder[2].weight)
+    net.decoder[2].bias.data = torch.arange(12.0)
+    out = net(torch.rand(1, 6, 64, 96))
+    assert torch.allclose(out["R"], torch.tensor([[[0.0, 0.01, 0.02], [0.06, 0.07, 0.08]]]))
+    assert torch.allclose(out["t"], torch.tensor([[[0.03, 0.04, 0.05], [0.09, 0.10, 0.11]]]))
+
+
+def test_both_frames_are_standardised_alike():
+    net = models_zoo.create("pose", enc_name="mobilenetv3_small_050", mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
+    pair = torch.rand(1, 3, 64, 96).repeat(1, 2, 1, 1)
+    first, second = net.standardise(pair).chunk(2, dim=1)
+    assert torch.equal(first, second)
+    assert torch.allclose(first[0, 2], (pair[0, 2] - 0.3) / 4)
+
+
+def test_autocast_gives_a_float32_motion():
+    net = models_zoo.create("pose", enc_name="mobilenetv3_small_050")
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(torch.rand(2, 6, 64, 96))
+    assert {value.dtype for value in out.values()} == {torch.float32}
+
+
+def test_a_single_image_is_refused():
+    with pytest.raises(ValueError, match=r"\(b, 6, h, w\) images, not \(1, 3, 64, 96\)"):
+        models_zoo.create("pose", enc_name="mobilenetv3_small_050")(torch.rand(1, 3, 64, 96))
+
+
+def test_the_validator_and_the_constructor_refuse_the_same():
+    options = {"enc_name": "resnet81", "std": [1, 1, -1]}
+    problems = models_zoo.NETWORKS.get("pose").validate_config(options)
+    assert len(problems) == 2
+    with pytest.raises(ValueError, match="resnet81") as refusal:
+        models_zoo.create("pose", **options)
+    assert all(problem in str(refusal.value) for problem in problems)
+    assert models_zoo.NETWORKS.get("pose").validate_config({}) == []

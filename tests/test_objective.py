@@ -1,0 +1,152 @@
+"""The objective: networks, scene and losses give the values they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fakes import FakeDepth, make_batch, make_losses, make_objective
+from tests.losses import reference
+from tests.losses.scenes import SIZE
+from trainer.geometry import invert_pose, pose_matrix
+from trainer.losses import LOSSES
+from trainer.scene import Scene
+
+
+def test_a_whole_step_of_monodepth2_ms_agrees_with_the_slow_reference():
+    supp_idxs = (-1, 1, 0)
+    objective = make_objective(supp_idxs, losses=make_losses(use_min=True, use_automask=True)).double()
+    batch = make_batch(1, supp_idxs, dtype=torch.float64)
+    out = objective(batch)
+    image = {key: batch[key][0].numpy() for key in ("target", "supports", "K", "T_stereo")}
+    disps = {s: d[0, 0].detach().numpy() for s, d in out.predictions["disp"].items()}
+    Ts = []
+    for offset, support in zip(supp_idxs, image["supports"], strict=True):
+        first, second = (support, image["target"]) if offset < 0 else (image["target"], support)
+        angle, x, z = 0.1 * first.mean(), 0.1 * second.mean(), 0.05 * second.mean()
+        c, s = np.cos(angle), np.sin(angle)
+        T = np.array([[c, 0, s, x], [0, 1, 0, 0], [-s, 0, c, z], [0, 0, 0, 1]])
+        Ts.append(image["T_stereo"] if offset == 0 else np.linalg.inv(T) if offset < 0 else T)
+    recon = reference.reconstruction(
+        image["target"], image["supports"], image["K"], Ts, disps, use_min=True, automask=True
+    )
+    smooth = reference.smoothness(image["target"], disps, use_edges=True)
+    assert out.losses["img_recon"].item() == pytest.approx(recon, rel=1e-6)
+    assert out.losses["disp_smooth"].item() == pytest.approx(smooth, rel=1e-6)
+    assert out.loss.item() == pytest.approx(recon + 0.1 * smooth, rel=1e-6)
+
+
+def test_the_loss_is_the_weighted_sum_of_unweighted_values():
+    supp_idxs = (-1, 0)
+    objective = make_objective(supp_idxs, depth=FakeDepth(use_virtual_stereo=True))
+    losses = objective(make_batch(2, supp_idxs)).losses
+    assert set(losses) == {"img_recon", "stereo_img_recon", "disp_smooth", "stereo_disp_smooth"}
+    total = objective(make_batch(2, supp_idxs)).loss.item()
+    expected = losses["img_recon"] + losses["stereo_img_recon"]
+    expected += 0.1 * (losses["disp_smooth"] + losses["stereo_disp_smooth"])
+    assert total == pytest.approx(expected.item())
+
+
+def test_the_stereo_terms_are_those_of_the_twin():
+    objective = make_objective((0,), pose=False, depth=FakeDepth(use_virtual_stereo=True))
+    batch = make_batch(2, (0,))
+    out = objective(batch)
+    both = objective.networks["depth"](batch["target"])["disp_stereo"]
+    chosen = {s: torch.stack([m[0, :1], m[1, 1:]]) for s, m in both.items()}  # T_stereo -0.1, then +0.1
+    twin = Scene(
+        batch["supports"][:, 0], batch["target"][:, None], batch["K"], invert_pose(batch["T_stereo"])[:, None],
+        chosen, supp_idxs=(0,),
+    )  # fmt: skip
+    for key, loss in objective.losses.items():
+        assert torch.equal(out.losses[f"stereo_{key}"], loss(twin)[0])
+    assert all(torch.equal(out.predictions["disp_stereo"][s], chosen[s]) for s in (0, 1))
+
+
+@pytest.mark.parametrize(
+    "supp_idxs", [(-1, 1), (1, -1), (0, -1, 1), (-1, 0, 1), (-1, 1, 0), (-2, 0, 3), (0,)]
+)
+def test_every_support_gets_its_own_motion_whatever_the_order(supp_idxs):
+    objective, batch = make_objective(supp_idxs), make_batch(2, supp_idxs)
+    Ts = objective.predict(batch)["Ts"]
+    assert Ts.shape == (2, len(supp_idxs), 4, 4)
+    for i, offset in enumerate(supp_idxs):
+        if offset == 0:
+            assert torch.equal(Ts[:, i], batch["T_stereo"])
+            continue
+        pair = [batch["target"], batch["supports"][:, i]]
+        out = objective.networks["pose"](torch.cat(pair if offset > 0 else pair[::-1], 1))
+        motion = pose_matrix(out["R"][:, 0], out["t"][:, 0])
+        assert torch.allclose(Ts[:, i], motion if offset > 0 else invert_pose(motion), atol=1e-7)
+
+
+def test_all_pairs_go_through_the_pose_network_at_once_pair_by_pair():
+    supp_idxs = (-1, 0, 2)
+    objective, batch = make_objective(supp_idxs), make_batch(2, supp_idxs)
+    predictions = objective.predict(batch)
+    (pairs,) = objective.networks["pose"].calls
+    assert torch.equal(pairs[:2], torch.cat([batch["supports"][:, 0], batch["target"]], 1))
+    assert torch.equal(pairs[2:], torch.cat([batch["target"], batch["supports"][:, 2]], 1))
+    assert predictions["R"].shape == predictions["t"].shape == (2, 2, 3)
+
+
+def test_a_pose_network_is_not_asked_about_stereo_alone():
+    objective = make_objective((0,))
+    objective(make_batch(2, (0,)))
+    assert not objective.networks["pose"].calls
+
+
+def test_networks_see_augmented_images_and_losses_the_clean_ones():
+    objective, batch = make_objective(), make_batch()
+    plain = objective(batch)
+    batch |= {"target_aug": batch["target"] ** 2, "supports_aug": batch["supports"] ** 2}
+    augmented = objective(batch)
+    assert objective.networks["depth"].seen is batch["target_aug"]
+    assert torch.equal(objective.networks["pose"].calls[-1][2:, :3], batch["target_aug"])
+    assert torch.equal(augmented.images["imgs/target"], plain.images["imgs/target"])
+    assert not torch.equal(augmented.predictions["disp"][0], plain.predictions["disp"][0])
+
+
+def test_depth_follows_the_bounds():
+    depth = make_objective(min_depth=2.0, max_depth=3.0)(make_batch()).predictions["depth"][0]
+    assert depth.shape == (2, 1, *SIZE)
+    assert 2 <= depth.min() <= depth.max() <= 3
+
+
+def test_prediction_alone_needs_no_supports():
+    objective = make_objective()
+    images = torch.rand(2, 3, *SIZE)
+    predictions = objective.predict({"target": images})
+    assert "Ts" not in predictions
+    disp = objective.predict_disp(images)
+    assert list(disp) == [0, 1]
+    assert torch.equal(disp[0], predictions["disp"][0])
+    assert torch.allclose(objective.predict_depth(images), 1 / (disp[0] * (10 - 0.01) + 0.01))
+
+
+def test_smoothness_alone_needs_no_supports():
+    objective = make_objective((), pose=False, losses={"disp_smooth": LOSSES.create("disp_smooth")})
+    assert objective(make_batch(2, ())).loss > 0
+
+
+def test_masks_reach_the_loss():
+    depth = FakeDepth(mask_name="explainability")
+    objective = make_objective(losses=make_losses(mask_name="explainability"), depth=depth)
+    out = objective(make_batch())
+    out.loss.backward()
+    assert out.predictions["mask"][1].shape == (2, 2, 4, 8)
+    assert (depth.head.weight.grad[3:] != 0).any()
+    assert {"masks/mask_0_0", "masks/mask_0_1"} <= set(out.images)
+
+
+def test_the_virtual_view_of_a_masked_network_is_unmasked():
+    masked = FakeDepth(mask_name="explainability", use_virtual_stereo=True)
+    plain = FakeDepth(use_virtual_stereo=True)
+    plain.load_state_dict(masked.state_dict())
+    batch = make_batch(2, (-1, 0))
+    with_mask = make_objective((-1, 0), losses=make_losses(mask_name="explainability"), depth=masked)(
+        batch
+    ).losses
+    without = make_objective((-1, 0), depth=plain)(batch).losses
+    assert torch.equal(with_mask["stereo_img_recon"], without["stereo_img_recon"])
+    assert with_mask["img_recon"] < without["img_recon"]

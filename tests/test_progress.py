@@ -1,0 +1,243 @@
+"""A person sees how far the run is: exact lines in a file, bars on a terminal, a prompt in a debugger."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer.progress import Progress, make_progress
+from trainer.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Clock:
+    """A clock that only moves when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal:
+    """A pseudo terminal: `stream` is written to, `text()` closes it and says what arrived."""
+
+    def __init__(self) -> None:
+        self._master, slave = pty.openpty()
+        self.stream = os.fdopen(slave, "w")
+        self._seen = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._master, 4096):
+                self._seen += data
+        except OSError:  # EIO: the writing end was closed
+            pass
+
+    def text(self) -> str:
+        self.stream.close()
+        self._reader.join()
+        return self._seen.decode()
+
+    def close(self) -> None:
+        self.text()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "140")
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
+
+
+def train(progress: Progress, clock: Clock) -> None:
+    """Two epochs of four steps, one second each; a word every two steps; three batches of validation."""
+    with progress:
+        for epoch in range(2):
+            progress.epoch(epoch)
+            for step in range(1, 5):
+                clock.now += 1
+                progress.advance({"loss": 0.123456, "data": "3 %"} if step % 2 == 0 else None)
+            progress.validation(total=3)
+            for _ in range(3):
+                clock.now += 10
+                progress.advance()
+            progress.end_epoch({"AbsRel": 11.5})
+        progress.message("[1/2] a note")
+    progress.summary({"best AbsRel": "11.5 % (epoch 1)", "files": "models/a/042"}, title="Finished")
+
+
+def test_plain_lines_are_exact() -> None:
+    clock, stream = Clock(), io.StringIO()
+    train(
+        make_progress("plain", is_main=True, total_epochs=2, steps_per_epoch=4, stream=stream, clock=clock),
+        clock,
+    )
+    assert stream.getvalue().splitlines() == [
+        "epoch 1/2  step 2/4  loss 0.1235  data 3 %  1 it/s  0:06 left",
+        "epoch 1/2  step 4/4  loss 0.1235  data 3 %  1 it/s  0:04 left",
+        "epoch 1/2  validating on 3 batches",
+        "epoch 1/2  done in 0:34  AbsRel 11.5",
+        "epoch 2/2  step 2/4  loss 0.1235  data 3 %  1 it/s  0:02 left",
+        "epoch 2/2  step 4/4  loss 0.1235  data 3 %  1 it/s  0:00 left",
+        "epoch 2/2  validating on 3 batches",
+        "epoch 2/2  done in 0:34  AbsRel 11.5",
+        "[1/2] a note",
+        "Finished",
+        "best AbsRel  11.5 % (epoch 1)",
+        "files        models/a/042",
+    ]
+
+
+def test_steps_of_an_earlier_start_are_not_speed() -> None:
+    """Resumed at step 1000 of 2000: 10 steps in 5 s are 2 it/s, and 990 steps are left, 8:15."""
+    clock, stream = Clock(), io.StringIO()
+    progress = make_progress(
+        "plain", is_main=True, total_epochs=1, steps_per_epoch=2000, stream=stream, clock=clock
+    )
+    progress.epoch(0, done=1000)
+    clock.now += 5
+    for step in range(1, 11):
+        progress.advance({} if step == 10 else None)
+    assert stream.getvalue() == "epoch 1/1  step 1010/2000  2 it/s  8:15 left\n"
+
+
+@pytest.mark.parametrize("kind", ["auto", "rich", "tqdm"])
+def test_without_a_terminal_every_kind_is_plain(kind: str) -> None:
+    clock, stream, plain = Clock(), io.StringIO(), io.StringIO()
+    train(
+        make_progress(kind, is_main=True, total_epochs=2, steps_per_epoch=4, stream=stream, clock=clock),
+        clock,
+    )
+    clock = Clock()
+    train(
+        make_progress("plain", is_main=True, total_epochs=2, steps_per_epoch=4, stream=plain, clock=clock),
+        clock,
+    )
+    assert stream.getvalue() == plain.getvalue()
+    assert "\r" not in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_dumb_terminal_gets_plain_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    clock = Clock()
+    train(
+        make_progress(
+            "auto", is_main=True, total_epochs=2, steps_per_epoch=4, stream=terminal.stream, clock=clock
+        ),
+        clock,
+    )
+    assert "\x1b" not in terminal.text()
+
+
+def test_other_ranks_are_silent(terminal: Terminal, capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    for kind in ("auto", "rich", "tqdm", "plain"):
+        train(
+            make_progress(kind, is_main=False, total_epochs=2, steps_per_epoch=4, stream=terminal.stream),
+            clock,
+        )
+    assert terminal.text() == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rich_draws_bars_speed_time_and_words(terminal: Terminal) -> None:
+    clock = Clock()
+    train(
+        make_progress(
+            "rich", is_main=True, total_epochs=2, steps_per_epoch=4, stream=terminal.stream, clock=clock
+        ),
+        clock,
+    )
+    raw = terminal.text()
+    assert "\x1b[?25h" in raw[raw.rindex("\x1b[?25l") :], "the cursor comes back"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw)
+    assert re.search(r"run +━+ epoch 2/2 ", text)
+    assert re.search(r"epoch +━+ 4/4 .*it/s .*loss 0\.1235  data 3 %", text)
+    assert text.count("epoch 1/2  done in 0:34  AbsRel 11.5") == 1
+    assert text.count("[1/2] a note") == 1
+    assert re.search(r"best AbsRel +│ 11\.5 % \(epoch 1\)", text)
+
+
+def test_rich_puts_prints_above_the_bars_and_gives_stdout_back(terminal: Terminal) -> None:
+    stdout = sys.stdout
+    with make_progress(
+        "rich", is_main=True, total_epochs=1, steps_per_epoch=2, stream=terminal.stream
+    ) as progress:
+        progress.epoch(0)
+        assert sys.stdout is not stdout
+        print("from a library")
+    assert sys.stdout is stdout
+    assert "from a library" in terminal.text()
+
+
+def test_tqdm_shows_bar_and_words_without_threads(terminal: Terminal) -> None:
+    before = threading.active_count()
+    progress = make_progress("tqdm", is_main=True, total_epochs=1, steps_per_epoch=4, stream=terminal.stream)
+    progress.epoch(0, done=1)
+    progress.advance({"loss": 0.5})
+    progress.message("a note")
+    assert threading.active_count() == before
+    progress.end_epoch({"AbsRel": 11.5})
+    progress.close()
+    text = terminal.text()
+    assert re.search(r"epoch 1/1:  50%\|.*2/4 .*loss 0\.5", text)
+    assert "a note\r\n" in text
+    assert text.rstrip().endswith("epoch 1/1  done in 0:00  AbsRel 11.5")
+
+
+DEBUGGED = """
+from trainer.progress import make_progress
+with make_progress("tqdm", is_main=True, total_epochs=1, steps_per_epoch=3) as progress:
+    progress.epoch(0)
+    for step in range(3):
+        progress.advance({"loss": 0.5})
+        if step == 1:
+            breakpoint()
+            progress.message("after the prompt")
+"""
+
+
+@pytest.mark.slow
+def test_a_breakpoint_under_tqdm_takes_commands(tmp_path: Path) -> None:
+    """A debugger on a terminal answers, sees the loop's variables, and `c` lets the loop end."""
+    (tmp_path / "debugged.py").write_text(DEBUGGED)
+    pid, master = pty.fork()
+    if pid == 0:
+        os.environ.update(PYTHONPATH=str(ROOT), TERM="xterm", PYTHONBREAKPOINT="pdb.set_trace")
+        os.execv(sys.executable, [sys.executable, str(tmp_path / "debugged.py")])
+    seen = b""
+    try:
+        while b"(Pdb)" not in seen:
+            seen += os.read(master, 4096)
+        os.write(master, b"p 'step', step * 21\nc\n")
+        while data := os.read(master, 4096):
+            seen += data
+    except OSError:  # EIO: the program ended
+        pass
+    _, status = os.waitpid(pid, 0)
+    os.close(master)
+    assert os.waitstatus_to_exitcode(status) == 0, seen.decode()
+    assert b"('step', 21)" in seen
+    assert b"after the prompt" in seen
+    assert b"2/3" in seen, "the bar is drawn again below the message"
+
+
+def test_an_unknown_kind_names_the_choices() -> None:
+    with pytest.raises(UserError, match=r"'ritch' is not a kind\. Did you mean 'rich'\?.*plain.*tqdm"):
+        make_progress("ritch", is_main=True, total_epochs=1, steps_per_epoch=1)  # type: ignore[arg-type]

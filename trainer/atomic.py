@@ -1,0 +1,144 @@
+"""Replace a file as a whole or not at all: staged beside it, synced, renamed. Blind to what is in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trainer.types import UserError
+
+_STAGED = re.compile(r"\..+\.tmp-(\d+)")
+
+
+class CannotWrite(UserError):
+    """The disk refused; the message says why, how much is free, and that what was there is still there."""
+
+
+@contextmanager
+def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
+    """Give a file beside `path` to write to; it replaces `path` when the block ends well, else it is removed.
+
+    Args:
+        keep_previous: new name of the file that `path` is now; a file that is already there is dropped.
+
+    Raises CannotWrite for every OSError in the block; `path` is untouched then.
+    """
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield staged
+        if keep_previous is not None and path.exists():
+            _keep(path, keep_previous)
+        os.replace(staged, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CannotWrite(_refusal(path, error)) from error
+    finally:
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file. Raises CannotWrite; the old file is untouched then."""
+    with replacing(path) as staged, open(staged, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def clean_stale(folder: Path) -> list[Path]:
+    """Delete what processes that died while writing left in `folder`; return it."""
+    stale = []
+    for path in Path(folder).glob(".*.tmp-*"):
+        match = _STAGED.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+            stale.append(path)
+    return stale
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises CannotWrite, naming the file that is in the way if any."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((p for p in (folder, *folder.parents) if p.is_file()), folder)
+        raise CannotWrite(
+            f"{file}: is a file, but a folder is needed there. Move it or choose another path"
+        ) from error
+    except OSError as error:
+        raise CannotWrite(why_not(folder, error, "made")) from error
+
+
+def require_space(folder: Path, num_bytes: int, purpose: str) -> None:
+    """Raise CannotWrite when the disk of `folder` has less than `num_bytes` left for `purpose`, a plural."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise CannotWrite(
+            f"{folder}: {purpose} need {num_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free there."
+            " Free some space or choose another folder"
+        )
+
+
+def why_not(path: Path, error: OSError, doing: str = "written") -> str:
+    """Say in one sentence what the operating system has against `path`, and what to do about it."""
+    if error.errno == errno.ENOSPC:
+        fix = "Free some space or choose another folder"
+    elif error.errno == errno.EDQUOT:
+        fix = "Your quota is used up: delete something or choose another folder"
+    elif error.errno == errno.EFBIG:
+        fix = "Raise the limit on file sizes (`ulimit -f unlimited`) or choose another folder"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        fix = "Choose a folder where you may write"
+    else:
+        fix = "Check the disk or choose another folder"
+    return f"{path}: cannot be {doing}: {error.strerror or error}{_free(path)}. {fix}"
+
+
+def _free(path: Path) -> str:
+    """How much space is left where `path` is or would be."""
+    for folder in path.parents:
+        with suppress(OSError):
+            return f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free there)"
+    return ""
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    kept = ". The file that was there before is untouched" if path.exists() else ""
+    return why_not(path, error) + kept
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file a second name, so that it survives being replaced and `path` is never missing."""
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError as error:  # a file system without hard links: for a moment there is only `previous`
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        os.replace(path, previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut; some network file systems cannot be asked to."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return True

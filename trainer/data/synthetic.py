@@ -1,0 +1,168 @@
+"""Drives through ray-cast streets and corridors, rendered on the fly: exact depth and motion, from no files.
+
+Everything that self-supervision assumes holds here unless an option breaks it: surfaces look the same from
+everywhere, nothing but the camera moves, and texture is coarser than the pixel grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models_zoo.registry import did_you_mean
+from trainer.data import DATASETS
+from trainer.data._drive import PAD
+from trainer.data._layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
+from trainer.data._scenes import Scene
+from trainer.data.base import DepthDataset, Mode, RawItem
+from trainer.types import STEREO_BASELINE_UNITS, UserError
+
+_MODE_SEEDS: dict[str, int] = {"train": 0, "val": 1, "test": 2}
+_CACHED_SCENES = 512  # about 60 kB each
+
+
+@DATASETS.register("synthetic")
+class Synthetic(DepthDataset):
+    """Rendered drives through random streets and corridors, with exact depth and motion; needs no files.
+
+    An item is a frame of a drive: `items_per_scene` successive items come from one scene. Scenes of different
+    modes or `scene_seed` have nothing in common. Depth has the size of the images, and is 0 where sky or the far
+    background is seen. `Ts_true` holds the true motions, the stereo one included.
+
+    Args:
+        num_items: length of the data set.
+        items_per_scene: frames of a drive.
+        scene_seed: of all scenes, >= 0; `seed` is that of the augmentation.
+        scene: `road`, `corridor` or `mixed`. Corridors are walked through at 0.4 of the pace.
+        motion: mean metres per frame; a drive keeps one pace, 0.5 to 1.5 times this.
+        rotation: largest angle the camera turns away from the street, degrees.
+        moving_objects: cars and people per scene that move by themselves.
+        standing: share of drives whose camera stands still, 0..1; true = all.
+        focal: focal length in image widths and heights.
+        sky_depth: give the distance of the background wall, 90 m and more, where sky is seen.
+        right_targets: every second target is seen by the right camera, its stereo support being the left one.
+    """
+
+    def __init__(
+        self,
+        num_items: int = 800,
+        items_per_scene: int = 8,
+        scene_seed: int = 0,
+        scene: SceneKind = "road",
+        motion: float = 0.8,
+        rotation: float = 1.0,
+        moving_objects: int = 0,
+        standing: bool | float = False,
+        focal: tuple[float, float] = (0.58, 1.92),
+        sky_depth: bool = False,
+        right_targets: bool = True,
+        mode: Mode = "train",
+        size: tuple[int, int] = (192, 64),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
+        )
+        if scene not in get_args(SceneKind):
+            raise UserError(
+                f"dataset.scene: {scene!r} is no kind of scene. {did_you_mean(scene, get_args(SceneKind))}"
+            )
+        _require("num_items", num_items, 1)
+        _require("items_per_scene", items_per_scene, 1)
+        _require("scene_seed", scene_seed, 0)
+        if not 0.3 <= min(focal) <= max(focal) <= 20:
+            raise UserError(
+                f"dataset.focal must be between 0.3 and 20 image widths and heights, got {list(focal)}"
+            )
+        check_drive_options(
+            "dataset.{}".format,
+            motion=motion,
+            rotation=rotation,
+            moving_objects=moving_objects,
+            standing=standing,
+        )
+        far = [offset for offset in self.supp_idxs if abs(offset) > PAD]
+        if far:
+            raise UserError(
+                f"dataset.supp_idxs: {far} are too far away: scenes are built for offsets of -{PAD} to {PAD}"
+            )
+        self.num_items = num_items
+        self.items_per_scene = items_per_scene
+        self.scene_seed = scene_seed
+        self.scene = scene
+        self.motion = motion
+        self.rotation = rotation
+        self.moving_objects = moving_objects
+        self.standing = float(standing)
+        self.sky_depth = sky_depth
+        self.right_targets = right_targets
+        self._K = average_intrinsics(self.size, focal)
+        self._scenes: dict[int, Scene] = {}
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def describe(self, index: int) -> str:
+        """`synthetic/<mode>/scene <number>/frame <number>/<left|right>`"""
+        i_scene, frame = divmod(index, self.items_per_scene)
+        camera = "right" if self._is_right(index) else "left"
+        return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
+
+    def load(self, index: int) -> RawItem:
+        """Render an item. Nothing of it depends on items rendered before."""
+        i_scene, frame = divmod(index, self.items_per_scene)
+        right = self._is_right(index)
+        with self.stage("Image"):
+            scene = self._scene(i_scene)
+            view = scene.view(frame, right, self._K, self.size)
+            target, depth, background = scene.render(frame, view)
+        with self.stage("Support"):
+            supports, motions = [], []
+            for offset in self.supp_idxs:
+                other = scene.view(frame + offset, right if offset else not right, self._K, self.size)
+                supports.append(scene.render(frame + offset, other)[0])
+                motions.append(np.linalg.inv(other.T_world) @ view.T_world)
+        if not self.sky_depth:
+            depth[background] = 0
+        return RawItem(
+            target=target,
+            supports=supports,
+            K=self._K,
+            T_stereo=_stereo_motion(right) if 0 in self.supp_idxs else None,
+            depth=depth if self.use_depth else None,
+            Ts_true=np.array(motions).reshape(-1, 4, 4),
+        )
+
+    def _is_right(self, index: int) -> bool:
+        return self.right_targets and index % 2 == 1
+
+    def _scene(self, i_scene: int) -> Scene:
+        if i_scene not in self._scenes:
+            if len(self._scenes) >= _CACHED_SCENES:
+                self._scenes.clear()
+            self._scenes[i_scene] = draw_scene(
+                (self.scene_seed, _MODE_SEEDS[self.mode], i_scene), self.scene, self.items_per_scene,
+                self.motion, self.rotation, self.moving_objects, self.standing,
+            )  # fmt: skip
+        return self._scenes[i_scene]
+
+
+def _stereo_motion(right: bool) -> NDArray[Any]:
+    T = np.eye(4)
+    T[0, 3] = STEREO_BASELINE_UNITS if right else -STEREO_BASELINE_UNITS
+    return T
+
+
+def _require(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"dataset.{key} must be at least {least}, got {value}")

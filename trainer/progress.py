@@ -1,0 +1,300 @@
+"""Progress: what a person sees while a run trains. Three looks behind one small interface, and a silent one.
+
+- `rich`: live bars on a terminal, for training.
+- `tqdm`: a bar on stderr without threads or captured streams, so that `breakpoint()` works in the loop.
+- `plain`: whole lines, for log files; what the other two become where there is no terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TextIO, get_args
+
+from models_zoo.registry import did_you_mean
+from trainer.types import UserError
+
+Kind = Literal["auto", "rich", "tqdm", "plain"]
+Info = Mapping[str, float | str]
+
+
+class Progress(ABC):
+    """How far a run is. Use as a context manager: leaving it, by an error too, gives the terminal back.
+
+    Steps are optimizer steps. `info` is shown beside the bar, {"loss": 0.12, "data": "3 %"}: numbers are
+    shortened to four digits, None keeps what is shown.
+    """
+
+    @abstractmethod
+    def epoch(self, epoch: int, done: int = 0) -> None:
+        """Begin epoch `epoch`, counted from 0, of which `done` steps were made before (after a resume)."""
+
+    @abstractmethod
+    def advance(self, info: Info | None = None) -> None:
+        """Count one step of training, or one batch of validation after `validation`."""
+
+    @abstractmethod
+    def validation(self, total: int) -> None:
+        """Begin a validation of `total` batches; it lasts until `end_epoch` or the next `epoch`."""
+
+    @abstractmethod
+    def end_epoch(self, info: Info | None = None) -> None:
+        """End the epoch and show its result."""
+
+    @abstractmethod
+    def message(self, text: str) -> None:
+        """Print a text without tearing the bar."""
+
+    @abstractmethod
+    def summary(self, rows: Mapping[str, str], title: str = "") -> None:
+        """Print a small table: what was reached and where the files are."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop drawing. Messages still work; a second call does nothing."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def make_progress(
+    kind: Kind,
+    *,
+    is_main: bool,
+    total_epochs: int,
+    steps_per_epoch: int,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Progress:
+    """Build the progress display called `kind`; "auto" is rich.
+
+    `stream` is where it goes: stdout by default, stderr for tqdm. Where that is no terminal, or one that
+    cannot move its cursor (TERM=dumb), every kind is plain. `clock` gives seconds. Raises UserError else.
+    """
+    if kind not in get_args(Kind):
+        raise UserError(f"progress: {kind!r} is not a kind. {did_you_mean(kind, get_args(Kind))}")
+    if not is_main:
+        return Silent()
+    look: Callable[..., Progress] = {"auto": Rich, "rich": Rich, "tqdm": Tqdm, "plain": Plain}[kind]
+    stream = stream or (sys.stderr if look is Tqdm else sys.stdout)
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        look = Plain
+    return look(total_epochs, steps_per_epoch, stream, clock)
+
+
+class Silent(Progress):
+    """Shows nothing: the processes other than the main one."""
+
+    def epoch(self, epoch: int, done: int = 0) -> None: ...
+    def advance(self, info: Info | None = None) -> None: ...
+    def validation(self, total: int) -> None: ...
+    def end_epoch(self, info: Info | None = None) -> None: ...
+    def message(self, text: str) -> None: ...
+    def summary(self, rows: Mapping[str, str], title: str = "") -> None: ...
+    def close(self) -> None: ...
+
+
+class _Shown(Progress):
+    """What the three visible looks share: where the run is, and the texts that are the same in all."""
+
+    def __init__(self, total_epochs: int, steps_per_epoch: int, stream: TextIO, clock: Callable[[], float]):
+        self._epochs, self._steps = total_epochs, steps_per_epoch
+        self._stream, self._clock = stream, clock
+        self._epoch = self._step = 0
+        self._began = clock()
+
+    def epoch(self, epoch: int, done: int = 0) -> None:
+        self._epoch, self._step = epoch, done
+        self._began = self._clock()
+
+    def end_epoch(self, info: Info | None = None) -> None:
+        self.message(
+            "  ".join([self._where(), f"done in {_hms(self._clock() - self._began)}", *_words(info)])
+        )
+
+    def summary(self, rows: Mapping[str, str], title: str = "") -> None:
+        width = max(map(len, rows), default=0)
+        lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+        self.message("\n".join([title, *lines] if title else lines))
+
+    def _where(self) -> str:
+        return f"epoch {self._epoch + 1}/{self._epochs}"
+
+
+class Plain(_Shown):
+    """A line whenever there is `info`, with the steps per second since the last one; no carriage returns."""
+
+    def epoch(self, epoch: int, done: int = 0) -> None:
+        super().epoch(epoch, done)
+        self._validating = False
+        self._told, self._told_at = done, self._began
+
+    def advance(self, info: Info | None = None) -> None:
+        if self._validating:
+            return
+        self._step += 1
+        if info is not None:
+            now = self._clock()
+            rate = (self._step - self._told) / max(now - self._told_at, 1e-9)
+            self._told, self._told_at = self._step, now
+            left = (self._epochs - self._epoch) * self._steps - self._step
+            pace = [f"{rate:.3g} it/s", f"{_hms(left / rate)} left"]
+            self.message("  ".join([self._where(), f"step {self._step}/{self._steps}", *_words(info), *pace]))
+
+    def validation(self, total: int) -> None:
+        self._validating = True
+        self.message(f"{self._where()}  validating on {total} batches")
+
+    def message(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing was taken from the terminal."""
+
+
+class Tqdm(_Shown):
+    """One bar, redrawn only inside `advance`: nothing runs beside the loop or touches stdin and stdout."""
+
+    _bar: Any = None
+
+    def epoch(self, epoch: int, done: int = 0) -> None:
+        super().epoch(epoch, done)
+        self._open(self._where(), self._steps, done)
+
+    def advance(self, info: Info | None = None) -> None:
+        if info is not None:
+            self._bar.set_postfix_str(", ".join(_words(info)), refresh=False)
+        self._bar.update()
+
+    def validation(self, total: int) -> None:
+        self._open(f"{self._where()} validation", total)
+
+    def end_epoch(self, info: Info | None = None) -> None:
+        self.close()
+        super().end_epoch(info)
+
+    def message(self, text: str) -> None:
+        import tqdm
+
+        tqdm.tqdm.write(text, file=self._stream)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _open(self, what: str, total: int, done: int = 0) -> None:
+        import tqdm
+
+        class Bar(tqdm.tqdm):
+            monitor_interval = 0  # tqdm's monitor thread would draw while a debugger waits for input
+
+        self.close()
+        known = os.get_terminal_size(self._stream.fileno()).columns > 0  # some containers do not know: 0
+        shape = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+        self._bar = Bar(total=total, initial=done, desc=what, file=self._stream, leave=False, **shape)
+
+
+class Rich(_Shown):
+    """Live bars for run, epoch and validation; prints from elsewhere appear above them."""
+
+    def __init__(self, total_epochs: int, steps_per_epoch: int, stream: TextIO, clock: Callable[[], float]):
+        from rich.console import Console
+
+        super().__init__(total_epochs, steps_per_epoch, stream, clock)
+        self._console = Console(file=stream)
+        self._bars = _rich_bars(self._console, clock)
+        self._run: Any = None  # bar of the whole run, counted in steps
+        self._part: Any = None  # bar of the epoch
+        self._check: Any = None  # bar of the validation, while it lasts
+
+    def epoch(self, epoch: int, done: int = 0) -> None:
+        super().epoch(epoch, done)
+        self._end_validation()
+        made = epoch * self._steps + done
+        if self._run is None:  # made with `completed`: steps of an earlier start must not count as speed
+            total = self._epochs * self._steps
+            self._run = self._bars.add_task("run", total=total, completed=made, count=self._where(), info="")
+            self._part = self._bars.add_task("epoch", total=self._steps, completed=done, count="", info="")
+            self._bars.start()
+        else:
+            self._bars.update(self._run, completed=made, count=self._where())
+            self._bars.reset(self._part, total=self._steps, completed=done)
+        self._bars.update(self._part, count=f"{self._step}/{self._steps}")
+
+    def advance(self, info: Info | None = None) -> None:
+        fields = {} if info is None else {"info": "  ".join(_words(info))}
+        if self._check is not None:
+            self._bars.update(self._check, advance=1, **fields)
+            return
+        self._step += 1
+        self._bars.update(self._run, advance=1)
+        self._bars.update(self._part, advance=1, count=f"{self._step}/{self._steps}", **fields)
+
+    def validation(self, total: int) -> None:
+        self._end_validation()
+        self._check = self._bars.add_task("validation", total=total, count=f"{total} batches", info="")
+
+    def end_epoch(self, info: Info | None = None) -> None:
+        self._end_validation()
+        super().end_epoch(info)
+
+    def message(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def summary(self, rows: Mapping[str, str], title: str = "") -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, show_header=False, title_justify="left")
+        for name, value in rows.items():
+            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+        self._console.print(table)
+
+    def close(self) -> None:
+        self._end_validation()
+        self._bars.stop()
+
+    def _end_validation(self) -> None:
+        if self._check is not None:
+            self._bars.remove_task(self._check)
+            self._check = None
+
+
+def _rich_bars(console: Any, clock: Callable[[], float]) -> Any:
+    """Build the columns: name, bar, count, steps per second, time left, what the loop tells."""
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:.3g} it/s" if task.speed else "", style="cyan")
+
+    columns = (
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[count]}", markup=False),
+        Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[info]}", markup=False),
+    )
+    return Progress(*columns, console=console, get_time=clock)
+
+
+def _words(info: Info | None) -> list[str]:
+    """Turn {"loss": 0.123456, "data": "3 %"} into ["loss 0.1235", "data 3 %"]."""
+    items = (info or {}).items()
+    return [f"{name} {value}" if isinstance(value, str) else f"{name} {value:.4g}" for name, value in items]
+
+
+def _hms(seconds: float) -> str:
+    """Write a duration as 0:05, 12:34 or 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,269 @@
+"""The folder of one run: where things are, who may write there, and how the run stands. No tensors here."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import socket
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from trainer import _yaml, atomic
+from trainer.atomic import CannotWrite
+from trainer.types import UserError
+
+LAST, PREVIOUS, BEST = "last.safetensors", "last.prev.safetensors", "best.safetensors"
+STATES = ("running", "preempted", "finished", "failed")
+ABSENT = "(absent)"
+
+_NAME = re.compile(r"\w[\w.+=,@-]*")  # \w knows all alphabets; no separators, no leading dot or dash
+_HEADING = (
+    "# What this run was made of. Edit a copy and pass it as `hparams` to read its checkpoints differently.\n"
+)
+_LOG = logging.getLogger(__name__)
+
+
+class PositionLike(Protocol):
+    """How far a run has come."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def step(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What `state.json` says: how a run stands, for people and for launchers that cannot see exit codes."""
+
+    state: str  # one of STATES
+    epoch: int
+    step: int
+    time: str  # ISO 8601 with the offset from UTC
+    pid: int
+    host: str
+
+
+class RunDir:
+    """The folder `<ckpt_dir>/<name>/<version>`, used as given.
+
+        with RunDir("models/kitti", "monodepth2", "42") as run:
+            run.write_state("running", position)
+
+    Making the object touches nothing. `open` makes the folders and takes the lock, held until `close` or
+    until the process dies, however it dies: nothing has to be removed by hand before a restart.
+
+    Args:
+        is_main: only the main process locks and writes; on the others a method that would write does nothing.
+
+    Raises UserError for a name or version that is no name of a folder.
+    """
+
+    def __init__(self, ckpt_dir: Path | str, name: str, version: str, *, is_main: bool = True):
+        for option, value in (("--name", name), ("--version", version)):
+            if not _NAME.fullmatch(str(value)) or len(str(value).encode()) > 200:
+                raise UserError(
+                    f"{option} {value!r} cannot name a folder: use letters, digits and . _ - + = ,"
+                    " @ (a letter or digit first, no slash, at most 200 bytes)"
+                )
+        self.path = Path(ckpt_dir).expanduser() / str(name) / str(version)
+        self.ckpts, self.results = self.path / "ckpts", self.path / "results"
+        self.last_path, self.best_path = self.ckpts / LAST, self.ckpts / BEST
+        self.hparams_path, self.state_path = self.path / "hparams.yaml", self.path / "state.json"
+        self.is_main = is_main
+        self._lock: int | None = None
+
+    def open(self) -> RunDir:
+        """Make the folders, take the lock, delete what a killed process left half-written.
+
+        Raises CannotWrite when the folder cannot be made or written to, UserError when another run holds it.
+        """
+        if self.is_main and self._lock is None:
+            for folder in (self.path, self.ckpts, self.results):
+                atomic.make_folder(folder)
+            self._lock = _take_lock(self.path)
+            _forget_in_children(self)
+            for folder in (self.path, self.ckpts, self.results):
+                atomic.clean_stale(folder)
+        return self
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunDir:
+        return self.open()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def write_state(self, state: str, position: PositionLike) -> None:
+        """Note how the run stands and how far it has come. Raises ValueError for a state not in STATES."""
+        if state not in STATES:
+            raise ValueError(f"{state!r} is not a state of a run. Known: {', '.join(STATES)}")
+        if self.is_main:
+            now = RunState(state, position.epoch, position.step, _now(), os.getpid(), socket.gethostname())
+            atomic.write_text(self.state_path, json.dumps(vars(now), indent=1) + "\n")
+
+    def read_state(self) -> RunState | None:
+        """How the run stood last; None when it never began. An unreadable note must not hinder a restart."""
+        try:
+            return RunState(**json.loads(self.state_path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            _LOG.warning("%s is ignored: it cannot be read (%s)", self.state_path, error)
+            return None
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the run says that it reached its last epoch."""
+        state = self.read_state()
+        return state is not None and state.state == "finished"
+
+    def write_hparams(self, hparams: Mapping[str, Any], command: Sequence[str] = ()) -> None:
+        """Write hparams.yaml: the resolved config and the command line, to be read and fixed by hand."""
+        if self.is_main:
+            data = plain({**hparams, "command": list(command)} if command else hparams)
+            atomic.write_text(self.hparams_path, _HEADING + _yaml.dump(data))
+
+    def capsule_path(self, step: int, rank: int = 0) -> Path:
+        """Where the batch and the weights of a step that failed are kept for a replay."""
+        return self.path / "capsules" / f"step_{step:08d}_rank_{rank}.safetensors"
+
+
+def read_hparams(path: Path | str) -> dict[str, Any]:
+    """Read an hparams.yaml. Raises UserError when it is missing, is not YAML or holds no `config`."""
+    problems: list[str] = []
+    layer = _yaml.read_file(Path(path), problems)
+    if layer is None or problems:
+        raise UserError("\n".join(problems))
+    if not isinstance(layer.data.get("config"), dict):
+        raise UserError(
+            f"{path}: has no section `config`. Expected an hparams.yaml as a run writes it; found the keys:"
+            f" {', '.join(map(str, layer.data))}"
+        )
+    hparams: dict[str, Any] = layer.data
+    return hparams
+
+
+def diff_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Compare nested settings: one line "config.loss.disp_smooth.weight: 1 -> 2" per differing key, in order.
+
+    Tuples equal lists, 1 equals 1.0 but not True, NaN equals NaN; lists are compared as a whole.
+    """
+    before, after = _flat(plain(old)), _flat(plain(new))
+    return [
+        f"{key}: {_shown(before.get(key, ABSENT))} -> {_shown(after.get(key, ABSENT))}"
+        for key in {**before, **after}
+        if key not in before or key not in after or not _same(before[key], after[key])
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Copy settings as what YAML and JSON know: dicts with text keys, lists, text, numbers, bools, null.
+
+    Raises TypeError for anything that is not data.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
+    raise TypeError(f"{value!r} of type {type(value).__name__} is not data for a settings file")
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    return isinstance(a, bool) == isinstance(b, bool) and (a == b or (a != a and b != b))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _take_lock(folder: Path) -> int:
+    """Lock the folder. Returns the descriptor that holds the lock, which ends with the process."""
+    path = folder / ".lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise CannotWrite(atomic.why_not(path, error)) from error
+    try:
+        import fcntl  # POSIX only
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        os.write(descriptor, json.dumps(owner).encode())
+    except BlockingIOError as error:
+        owner = _read_owner(descriptor)
+        os.close(descriptor)
+        raise UserError(
+            f"{folder}: another run is writing here: process {owner['pid']} on {owner['host']},"
+            f" since {owner['since']}. Wait for it, stop it, or use another --version"
+        ) from error
+    except ImportError:
+        _LOG.warning("%s: this system has no file locks; see to it that only one run writes here", folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # some network file systems
+            _LOG.warning("%s: the disk knows no locks; see to it that only one run writes here", folder)
+        else:
+            os.close(descriptor)
+            raise CannotWrite(atomic.why_not(path, error)) from error
+    return descriptor
+
+
+def _read_owner(descriptor: int) -> dict[str, Any]:
+    unknown = {"pid": "?", "host": "?", "since": "?"}
+    try:
+        return {**unknown, **json.loads(os.pread(descriptor, 4096, 0))}
+    except (OSError, ValueError, TypeError):  # it has just been taken and not been signed yet
+        return unknown
+
+
+def _forget_in_children(run: RunDir) -> None:
+    """Let forked children close the lock: a loader's worker may outlive a killed trainer."""
+    reference = weakref.ref(run)
+
+    def forget() -> None:
+        held = reference()
+        if held is not None:
+            held.close()
+
+    os.register_at_fork(after_in_child=forget)
