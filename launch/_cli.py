@@ -14,8 +14,18 @@ from typing import Any
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --cfg-file, --cfg-default and --set."""
     add = parser.add_argument
-    add("-c", "--cfg-file", type=Path, nargs="+", required=True, metavar="YAML", help="this run; later files win")
-    add("-d", "--cfg-default", type=Path, nargs="+", metavar="YAML", help="what it builds on; later files win")
+    add(
+        "-c",
+        "--cfg-file",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="YAML",
+        help="this run; later files win",
+    )
+    add(
+        "-d", "--cfg-default", type=Path, nargs="+", metavar="YAML", help="what it builds on; later files win"
+    )
     add(
         "--set",
         action="extend",

@@ -48,7 +48,7 @@ PLAIN_DATA = {"use_aug": False, "use_strong_aug": False, "log_time": False, "dep
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint that is not loaded yet: where it comes from, what it was trained on, what it is scored on."""
+    """A checkpoint that is not loaded yet: its origin, what it was trained on, what it is scored on."""
 
     path: Path
     trained: Config  # of the run
@@ -85,13 +85,13 @@ def run(args: argparse.Namespace) -> int:
         args.max_depth,
     )
     plain = {key: value for key, value in PLAIN_DATA.items() if key in DATASETS.parameters(type_name)}
-    changes = {**plain, "supp_idxs": None, "use_depth": True}
+    changes: dict[str, Any] = {**plain, "supp_idxs": None, "use_depth": True}
     dataset = build_dataset(source.cfg, args.mode, **changes)
     sequence = None
     if args.pose:
         if "pose" not in source.trained.net:
             raise UserError(f"{source.path}: has no pose network, its poses are given. Leave out --pose")
-        moving = {**plain, "supp_idxs": list(source.trained.supp_idxs), "use_depth": False}
+        moving: dict[str, Any] = {**plain, "supp_idxs": list(source.trained.supp_idxs), "use_depth": False}
         sequence = build_dataset(source.cfg, args.mode, **moving)
     check(args, dataset if sequence is None else sequence)
 
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_source(path: Path, args: argparse.Namespace) -> Source:
-    """Read what a checkpoint says about itself, and the configuration with the changes of the command line."""
+    """Read what a checkpoint says about itself, and lay the changes of the command line over it."""
     metadata = read_metadata(path)
     hparams = read_hparams(args.hparams) if args.hparams else Saved(path, {}, metadata).hparams
     about = {

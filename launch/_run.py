@@ -57,7 +57,11 @@ def _train(job: Run) -> int:
 
 def _summary(job: Run) -> dict[str, str]:
     state, folder, monitor = job.loop.state, job.folder, job.loop.settings.monitor
-    best = "none: nothing was validated" if state.best is None else f"{state.best:.4g} (epoch {state.best_epoch})"
+    best = (
+        "none: nothing was validated"
+        if state.best is None
+        else f"{state.best:.4g} (epoch {state.best_epoch})"
+    )
     return {
         f"best {monitor}": best,
         "steps": str(state.position.step),

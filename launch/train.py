@@ -29,12 +29,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "-o models/synthetic -n monodepth2_MS -v 42 -s 42",
     )
     add_config_arguments(parser)
-    parser.add_argument("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
+    parser.add_argument(
+        "-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment"
+    )
     parser.add_argument("-n", "--name", required=True, help="name of the model: <ckpt-dir>/<name>/<version>")
     parser.add_argument("-v", "--version", required=True, help="version, used as given; usually the seed")
     parser.add_argument("-s", "--seed", type=int, default=42, help="seed of everything random (default 42)")
     parser.add_argument(
-        "--progress", choices=("auto", "rich", "tqdm", "plain"), default="auto", help="look of the progress (default auto)"
+        "--progress",
+        choices=("auto", "rich", "tqdm", "plain"),
+        default="auto",
+        help="look of the progress (default auto)",
     )
     return parser.parse_args(argv)
 

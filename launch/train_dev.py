@@ -1,8 +1,8 @@
 """Train for debugging: the main job made small, with a plain bar and a working `breakpoint()`.
 
-5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in the temporary folder,
-scalars at every step. `--grad-norm` logs the gradient norm of every network, `--detect-anomaly` names the operation that
-produced a NaN.
+5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in the temporary
+folder, scalars at every step. `--grad-norm` logs the gradient norm of every network, `--detect-anomaly` names the
+operation that produced a NaN.
 """
 
 from __future__ import annotations
@@ -27,13 +27,25 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="train_dev", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_config_arguments(parser)
-    add("-o", "--ckpt-dir", type=Path, default=SCRATCH, metavar="DIR", help=f"default {SCRATCH}, emptied at each start")
+    add(
+        "-o",
+        "--ckpt-dir",
+        type=Path,
+        default=SCRATCH,
+        metavar="DIR",
+        help=f"default {SCRATCH}, emptied at each start",
+    )
     add("-n", "--name", default="dev", help="default dev")
     add("-v", "--version", default="0", help="default 0")
     add("-s", "--seed", type=int, default=42, help="seed of everything random (default 42)")
     add("--epochs", type=int, default=5, help="default 5")
     add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
-    add("--workers", type=int, default=0, help="loader processes (default 0, so that breakpoint() works in a dataset)")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        help="loader processes (default 0, so that breakpoint() works in a dataset)",
+    )
     add("--grad-norm", action="store_true", help="log the gradient norm of every network")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
     args = parser.parse_args(argv)

@@ -1,7 +1,8 @@
 """Registries: a name in a YAML file becomes a class. The one place that turns names into objects.
 
-A registry looks for its entries in one package, and only when it is first asked: every module of that package whose name
-does not start with `_` is imported then. Adding an entry is therefore one new file, and importing the package stays free.
+A registry looks for its entries in one package, and only when it is first asked: every module of that package
+whose name does not start with `_` is imported then. So adding an entry is one new file, and importing the package
+stays free.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Registry:
             for name in names:
                 taken = self._entries.get(name)
                 if taken is not None and taken is not entry:
-                    raise ValueError(f"{self.kind} {name!r} is registered twice: {_place(taken)} and {_place(entry)}")
+                    raise ValueError(
+                        f"{self.kind} {name!r} is registered twice: {_place(taken)} and {_place(entry)}"
+                    )
                 self._entries[name] = entry
             return entry
 
@@ -66,7 +69,7 @@ class Registry:
         return self._entries[name]
 
     def create(self, name: str, /, **kwargs: Any) -> Any:
-        """Build the entry called `name`. Raises UnknownName, or TypeError naming the unknown keyword and the nearest one."""
+        """Build the entry called `name`. Raises UnknownName, or TypeError naming an unknown keyword and the nearest."""
         entry = self.get(name)
         self.check_keywords(name, kwargs)
         return entry(**kwargs)

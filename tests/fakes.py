@@ -32,7 +32,7 @@ class FakeDepth(nn.Module):
 
 
 class FakePose(nn.Module):
-    """Motion = brightness of the first image (rotation) and of the second one (translation): who was first?"""
+    """Motion = brightness of the first image (rotation) and of the second (translation): who is first?"""
 
     def __init__(self):
         super().__init__()

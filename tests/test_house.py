@@ -22,7 +22,14 @@ LEVELS = (
     ("trainer.build",),
     ("trainer.loop", "trainer.config"),
     ("trainer.validation",),
-    ("trainer.checkpoint", "trainer.tracking", "trainer.progress", "trainer.evaluation", "trainer.optim", "trainer.rundir"),
+    (
+        "trainer.checkpoint",
+        "trainer.tracking",
+        "trainer.progress",
+        "trainer.evaluation",
+        "trainer.optim",
+        "trainer.rundir",
+    ),
     ("trainer.viz", "trainer.safefile"),
     ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.distributed"),
     ("trainer.scene", "trainer.seeding", "trainer.signals"),
@@ -57,7 +64,9 @@ def module_of(path: Path) -> str:
 
 def private_room(module: str) -> str | None:
     """Private helpers (`trainer/_schema.py`) belong to the room that uses them."""
-    return {"trainer._schema": "trainer.config", "trainer._yaml": "trainer.config"}.get(module, room_of(module))
+    return {"trainer._schema": "trainer.config", "trainer._yaml": "trainer.config"}.get(
+        module, room_of(module)
+    )
 
 
 def test_imports_follow_the_arrow() -> None:
@@ -81,7 +90,11 @@ def test_every_room_has_a_level() -> None:
 
 
 def test_networks_do_not_know_the_trainer() -> None:
-    wrong = [p for p in SOURCES if "models_zoo" in p.parts and any(n.split(".")[0] in ("trainer", "launch") for n in imports(p))]
+    wrong = [
+        p
+        for p in SOURCES
+        if "models_zoo" in p.parts and any(n.split(".")[0] in ("trainer", "launch") for n in imports(p))
+    ]
     assert not wrong
 
 
@@ -89,7 +102,11 @@ def test_networks_do_not_know_the_trainer() -> None:
 def test_importing_is_silent_and_cheap(package: str) -> None:
     code = f"import sys, {package}; heavy = {{'torch', 'timm', 'accelerate'}} & set(sys.modules); sys.exit(bool(heavy))"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment(), cwd=ROOT
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -111,7 +128,9 @@ def test_no_smell(smell: str) -> None:
 
 
 def test_rooms_below_build_do_not_know_the_configuration() -> None:
-    below = [p for p in SOURCES if re.search(r"trainer/(losses|metrics|data|geometry)/|models_zoo/", p.as_posix())]
+    below = [
+        p for p in SOURCES if re.search(r"trainer/(losses|metrics|data|geometry)/|models_zoo/", p.as_posix())
+    ]
     assert below
     assert not [p for p in below if re.search(r"\bcfg\b", p.read_text())]
 

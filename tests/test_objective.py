@@ -55,8 +55,8 @@ def test_the_stereo_terms_are_those_of_the_twin():
     both = objective.networks["depth"](batch["target"])["disp_stereo"]
     chosen = {s: torch.stack([m[0, :1], m[1, 1:]]) for s, m in both.items()}  # T_stereo -0.1, then +0.1
     twin = Scene(
-        batch["supports"][:, 0], batch["target"][:, None], batch["K"], invert_pose(batch["T_stereo"])[:, None],
-        chosen, supp_idxs=(0,),
+        batch["supports"][:, 0], batch["target"][:, None], batch["K"],
+        invert_pose(batch["T_stereo"])[:, None], chosen, supp_idxs=(0,),
     )  # fmt: skip
     for key, loss in objective.losses.items():
         assert torch.equal(out.losses[f"stereo_{key}"], loss(twin)[0])

@@ -1,4 +1,4 @@
-"""The objective under autocast, without gradient, in other layouts and on several processes; and its pictures."""
+"""The objective under autocast, without gradient, in another layout, on two processes; and its pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.fakes import FakeAutoencoder, FakeDepth, FakePose, make_batch, make_losses, make_objective
 from tests.losses.scenes import SIZE
+from tests.world import run_world
 from trainer.objective import Objective
 
 
@@ -107,6 +108,27 @@ def test_autoencoder_sees_target_and_supports():
     assert {"imgs/autoenc_0", "feats/autoenc_0", "feats/autoenc_1"} <= set(out.images)
 
 
+def _step(rank, world, folder):
+    model = nn.parallel.DistributedDataParallel(make_objective())
+    out = model(make_batch(seed=rank))
+    out.loss.backward()
+    assert "imgs_warp/supp_1" in out.images
+    torch.save([p.grad for p in model.parameters()], folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_mean_of_their_gradients(tmp_path):
+    run_world(_step, 2, tmp_path, tmp_path)
+    alone = []
+    for seed in (0, 1):
+        objective = make_objective()
+        objective(make_batch(seed=seed)).loss.backward()
+        alone.append([p.grad for p in objective.parameters()])
+    for rank in (0, 1):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert all(torch.allclose(g, (a + b) / 2, atol=1e-7) for g, a, b in zip(shared, *alone, strict=True))
+
+
 def test_the_state_is_that_of_the_networks_alone():
     objective = make_objective(losses=make_losses(use_automask=True))
     assert {key.split(".")[0] for key in objective.state_dict()} == {"networks"}
@@ -125,9 +147,11 @@ def test_pictures_carry_the_tags_of_the_tracker():
     }
     images = objective(batch).images
     assert set(images) == {
-        "imgs/target", "imgs/supp_-1", "imgs/supp_0", "imgs_aug/target", "imgs_aug/supp_-1", "imgs_aug/supp_0",
-        "depth/lidar", "disp/target_0", "disp/target_1", "disp/stereo_0", "disp/stereo_1", "feats/target_0",
-        "imgs_warp/supp_-1", "imgs_warp/supp_0", "imgs_warp/stereo_supp_0", "masks/automask", "masks/stereo_automask",
+        "imgs/target", "imgs/supp_-1", "imgs/supp_0", "depth/lidar",
+        "imgs_aug/target", "imgs_aug/supp_-1", "imgs_aug/supp_0",
+        "disp/target_0", "disp/target_1", "disp/stereo_0", "disp/stereo_1", "feats/target_0",
+        "imgs_warp/supp_-1", "imgs_warp/supp_0", "imgs_warp/stereo_supp_0",
+        "masks/automask", "masks/stereo_automask",
         "grad/disp", "grad/image", "grad/stereo_disp", "grad/stereo_image",
     }  # fmt: skip
     assert all(image.ndim == 4 and len(image) == 2 for image in images.values())

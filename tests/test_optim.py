@@ -12,7 +12,9 @@ from trainer.optim import SCHEDULERS, grad_norms, make_optimizer, make_scheduler
 
 
 def networks() -> nn.ModuleDict:
-    depth = nn.ModuleDict({"encoder": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), "decoder": nn.Conv2d(4, 1, 1)})
+    depth = nn.ModuleDict(
+        {"encoder": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), "decoder": nn.Conv2d(4, 1, 1)}
+    )
     return nn.ModuleDict({"depth": depth, "pose": nn.ModuleDict({"head": nn.Linear(4, 6)})})
 
 

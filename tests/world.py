@@ -36,7 +36,9 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **changes}
 
 
-def command(*args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+def command(
+    *args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run `python args...` and return its exit code and what it printed."""
     return subprocess.run(
         [sys.executable, *map(str, args)],
@@ -49,7 +51,9 @@ def command(*args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: st
     )
 
 
-def train_args(out: Path, *overrides: str, name: str = "run", version: str = "1", seed: int = 42) -> Sequence[str]:
+def train_args(
+    out: Path, *overrides: str, name: str = "run", version: str = "1", seed: int = 42
+) -> Sequence[str]:
     """Arguments of a training run small enough for a test: 16 items of 96x64, a small encoder, 2 epochs."""
     return [
         "launch/train.py",

@@ -48,6 +48,8 @@ def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]
 
 def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     """Check the section `scheduler`, where null removes a key. Returns an empty dict when there is none."""
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
     from trainer.optim import SCHEDULERS
 
     path: KeyPath = ("scheduler",)
@@ -64,7 +66,7 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     given = {key: value for key, value in section.items() if value is not None or key not in fields}
     values = check(fields, given, path, f"an argument of scheduler {name!r}", report, also=("type",))
     kept = {key: value for key, value in values.items() if key in given or key in ours}
-    if name == "plateau" and given.get("monitor") is None:
+    if issubclass(SCHEDULERS[name], ReduceLROnPlateau) and given.get("monitor") is None:
         report.wrong(
             (*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss"
         )

@@ -14,7 +14,7 @@ _SHOWN = ("disp", "disp_stereo", "mask", "depth_feats", "autoenc_imgs", "autoenc
 
 
 class StepPictures:
-    """Remember what a step could show; calling it makes the pictures. Holds references, but no graph and no copies.
+    """Remember what a step could show; calling it makes the pictures. Holds references, no graph, no copies.
 
     Args:
         batch: what the step was given.

@@ -67,7 +67,7 @@ def build_objective(cfg: Config) -> Objective:
     networks = build_networks(cfg)
     if cfg.trainer.channels_last:
         for network in networks.values():
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Objective(
         networks=networks,
         losses=losses,
@@ -170,7 +170,7 @@ def build_run(
     datasets = {mode: build_dataset(cfg, mode, seed) for mode in _modes(cfg)}
     notes = [*cfg.warnings, *_check_datasets(datasets)]
     _check_monitor(cfg, datasets)
-    tracking.check_trackers(cfg.trainer.trackers)
+    trackers = tracking.check_trackers(_names(cfg.trainer.trackers))
     seed_everything(seed, INITIALISATION)
     objective = build_objective(cfg)
 
@@ -206,7 +206,7 @@ def build_run(
     )
     tracker = tracking.start(
         accelerator,
-        cfg.trainer.trackers,
+        trackers,
         folder.path,
         first_step=state.position.step + 1 if saved else 0,
         warn=show.message,
@@ -230,6 +230,10 @@ def build_run(
         settings=_settings(cfg, seed),
     )
     return Run(loop, folder, notes)
+
+
+def _names(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _modes(cfg: Config) -> tuple[str, ...]:
@@ -261,7 +265,7 @@ def _settings(cfg: Config, seed: int) -> Settings:
         monitor=trainer.monitor,
         scheduler_monitor=(cfg.scheduler or {}).get("monitor"),
         min_depth=trainer.min_depth,
-        max_depth=trainer.max_depth,
+        max_depth=math.inf if trainer.max_depth is None else trainer.max_depth,
         log_images=trainer.log_images,
         log_grad_norm=trainer.log_grad_norm,
         limit_train=trainer.limit_train_batches,
@@ -279,7 +283,10 @@ def _check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
 def _check_monitor(cfg: Config, datasets: Mapping[str, DepthDataset]) -> None:
     """Raise UserError when `best`, or the schedule, waits for a number that is never computed."""
     known = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in cfg.loss)]
-    wanted = {"trainer.monitor": cfg.trainer.monitor, "scheduler.monitor": (cfg.scheduler or {}).get("monitor")}
+    wanted = {
+        "trainer.monitor": cfg.trainer.monitor,
+        "scheduler.monitor": (cfg.scheduler or {}).get("monitor"),
+    }
     for key, monitor in wanted.items():
         if monitor is None:
             continue

@@ -26,7 +26,6 @@ from trainer.train_state import Position, TrainState
 from trainer.types import StepOutput
 from trainer.validation import ValidationResult, all_finite, validate
 
-
 CONSTANT_DISPARITY = 1e-3  # std / mean of a picture below which nothing can be seen in it
 
 
@@ -110,7 +109,9 @@ class Loop:
         """
         with self.signals, self.progress:
             while self.state.position.epoch < self.settings.max_epochs:
-                self.progress.epoch(self.state.position.epoch, self.state.position.batch // self.settings.accumulate)
+                self.progress.epoch(
+                    self.state.position.epoch, self.state.position.batch // self.settings.accumulate
+                )
                 self.train_epoch()
                 self.finish_epoch(self.validate())
         return self.state
@@ -196,7 +197,11 @@ class Loop:
             self.checkpointer.save_capsule(capsule, self.objective, batch, position, self.settings.seed, rank)
         raise NonFiniteLoss(
             f"the loss is not finite in epoch {position.epoch}, step {position.step}"
-            + (f" on process {rank} ({terms}). Batch and weights: {capsule}." if is_culprit else " on another process.")
+            + (
+                f" on process {rank} ({terms}). Batch and weights: {capsule}."
+                if is_culprit
+                else " on another process."
+            )
             + " `last` still holds the state before. Usual causes: too high a learning rate (try gradient_clip_val: 1),"
             " precision 16 (try bf16), corrupt images. `--set trainer.detect_anomaly=true` names the operation."
         )
@@ -232,7 +237,9 @@ class Loop:
             values = torch.where(valid[:, None], values, 0.0).sum(0)
             *sums, count = total(self.accelerator, torch.cat([values, valid.sum()[None].to(values)])).tolist()
             if count:
-                scalars |= {f"train_metrics/{k}": s / count for k, s in zip(VALIDATION_METRICS, sums, strict=True)}
+                scalars |= {
+                    f"train_metrics/{k}": s / count for k, s in zip(VALIDATION_METRICS, sums, strict=True)
+                }
         scalars |= {f"train_timer/{k}": v for k, v in self.clock.parts.items()}
         scalars |= {f"train_grad_norm/{k}": float(v) for k, v in self.norms.items()}
         return scalars | self.schedule_scalars()
@@ -255,7 +262,9 @@ class Loop:
 
     def save_last(self) -> None:
         """Write `last` on the main process; the others wait."""
-        self.checkpointer.save_last(self.objective, self.optimizer, self.scheduler, self.accelerator.scaler, self.state)
+        self.checkpointer.save_last(
+            self.objective, self.optimizer, self.scheduler, self.accelerator.scaler, self.state
+        )
         self.accelerator.wait_for_everyone()
 
     def validate(self) -> ValidationResult:

@@ -29,7 +29,7 @@ from trainer.types import UserError
 
 FORMAT_VERSION = 1
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one
-METADATA_CHECKSUM = "metadata_checksum"  # sha256 of all other metadata
+HEADER_CHECKSUM = "header_checksum"  # sha256 of all other metadata, and names, types, shapes
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 PIECE = 1 << 24  # bytes hashed or written at a time, so that Ctrl-C is heard in between
 
@@ -90,10 +90,10 @@ class _Header:
         """Begin the checksum of the tensors; the bytes of the data come next."""
         return hashlib.sha256(json.dumps(self.tensors, separators=(",", ":")).encode())
 
-    def metadata_checksum(self) -> str:
-        """Hash the metadata but for this checksum itself."""
-        rest = {k: v for k, v in self.metadata.items() if k != METADATA_CHECKSUM}
-        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    def header_checksum(self) -> str:
+        """Hash all but this checksum itself."""
+        rest = {k: v for k, v in self.metadata.items() if k != HEADER_CHECKSUM}
+        return hashlib.sha256(json.dumps([self.tensors, rest], sort_keys=True).encode()).hexdigest()
 
 
 def write(
@@ -106,7 +106,7 @@ def write(
     """Write `tensors` and `metadata` to `path`, replacing it only when the new file is complete and verified.
 
     Tensors may live on any device, share storage (each name gets its own bytes) and be non-contiguous. The
-    bytes of the file are a function of the content alone. Adds `checksum`, `metadata_checksum` and
+    bytes of the file are a function of the content alone. Adds `checksum`, `header_checksum` and
     `format_version` to the metadata.
 
     Args:
@@ -127,7 +127,7 @@ def write(
     for piece in _all_pieces(data):
         digest.update(piece)
     header.metadata[CHECKSUM] = digest.hexdigest()
-    header.metadata[METADATA_CHECKSUM] = header.metadata_checksum()
+    header.metadata[HEADER_CHECKSUM] = header.header_checksum()
     with replacing(path, keep_previous) as staged:
         with open(staged, "wb") as file:
             file.write(header.to_bytes())
@@ -160,7 +160,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read and verify the metadata alone, in no time. Raises like `read`; the tensors are not looked at."""
+    """Read and verify the header alone, in no time. Raises like `read`, but not for wrong bits in tensors."""
     path = Path(path)
     with _opened(path) as file:
         return _read_header(path, file).metadata
@@ -224,10 +224,10 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
     expected += 8 + length
     if size != expected:
         raise damaged(f"{'truncated' if size < expected else 'too long'}: {size} bytes instead of {expected}")
-    if CHECKSUM not in header.metadata or METADATA_CHECKSUM not in header.metadata:
+    if CHECKSUM not in header.metadata or HEADER_CHECKSUM not in header.metadata:
         raise damaged("carries no checksum, so it is damaged or was not written by this trainer")
-    if header.metadata_checksum() != header.metadata[METADATA_CHECKSUM]:
-        raise damaged("the metadata do not match their checksum: at least one bit is wrong")
+    if header.header_checksum() != header.metadata[HEADER_CHECKSUM]:
+        raise damaged("the header does not match its checksum: at least one bit is wrong")
     version = header.metadata["format_version"]
     if int(version) > FORMAT_VERSION:
         raise UserError(f"{path}: has format {version}, this trainer reads up to {FORMAT_VERSION}. Update it")

@@ -14,7 +14,9 @@ from torch import Tensor
 
 STEREO_BASELINE_M = 0.54  # metres between the cameras of a KITTI stereo pair
 STEREO_BASELINE_UNITS = 0.1  # what `T_stereo` calls that distance (Monodepth2, arXiv:1806.01260)
-METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS  # 5.4: depth of a stereo-trained network to metres
+METRES_PER_UNIT = (
+    STEREO_BASELINE_M / STEREO_BASELINE_UNITS
+)  # 5.4: depth of a stereo-trained network to metres
 
 DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
 
@@ -34,7 +36,9 @@ class Batch(TypedDict, total=False):
     T_stereo: Tensor  # (b 4 4) target -> stereo support, when 0 is in `supp_idxs`; baseline 0.1 units
     depth: Tensor  # (b 1 H W) ground truth in metres, 0 = none; (H, W) is its own resolution
     depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = none
-    Ts_true: Tensor  # (b n 4 4) true target -> support motion, translation in metres; where a dataset knows it
+    Ts_true: (
+        Tensor  # (b n 4 4) true target -> support motion, translation in metres; where a dataset knows it
+    )
     index: Tensor  # (b,) dataset index, int64
     load_ms: Tensor  # (b, len(DATA_STAGES)) milliseconds spent on the item, when `dataset.log_time`
 

@@ -19,11 +19,15 @@ from trainer.types import Images, StepOutput
 class ValidationResult:
     """Means over all items of one validation pass, and pictures of this process's last batch."""
 
-    losses: dict[str, float] = field(default_factory=dict)  # "loss" = weighted total, then the unweighted terms
+    losses: dict[str, float] = field(
+        default_factory=dict
+    )  # "loss" = weighted total, then the unweighted terms
     metrics: dict[str, float] = field(default_factory=dict)  # over the items with ground truth
     num_items: int = 0
     num_with_depth: int = 0
-    disp_variation: float = float("nan")  # mean over items of std / mean of the disparity; 0 = a constant picture
+    disp_variation: float = float(
+        "nan"
+    )  # mean over items of std / mean of the disparity; 0 = a constant picture
     images: Images = field(default_factory=dict)
 
     def value(self, monitor: str) -> float:
@@ -89,14 +93,18 @@ def _rows(output: StepOutput, batch: Any, min_depth: float, max_depth: float) ->
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
     shared = torch.stack([output.loss, *output.losses.values()]).double().expand(b, -1)
     if "depth" in batch:
-        values, valid = validation_metrics(output.predictions["depth"][0], batch["depth"], min_depth, max_depth)
+        values, valid = validation_metrics(
+            output.predictions["depth"][0], batch["depth"], min_depth, max_depth
+        )
         values = torch.where(valid[:, None], values.double(), 0.0)
     else:
         values, valid = shared.new_zeros(b, len(VALIDATION_METRICS)), shared.new_zeros(b)
     return torch.cat([variation, shared, values, valid[:, None].double()], 1)
 
 
-def _gather(rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype) -> Tensor | None:
+def _gather(
+    rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype
+) -> Tensor | None:
     """Put all processes' rows into one table (num_items k), or None when nobody had any."""
     width = torch.tensor([rows[0][1].shape[1] if rows else 0], device=accelerator.device)
     if accelerator.num_processes > 1:

@@ -20,9 +20,9 @@ from trainer.metrics.crop import CROPS
 from trainer.safefile import write
 
 SMALL = {
-    "dataset.size": [64, 32],
+    "dataset.size": [96, 64],
     "dataset.items_per_scene": 2,
-    "dataset.test.num_items": 5,
+    "dataset.test.num_items": 4,
     "dataset.val.num_items": 3,
     "net.depth.enc_name": "resnet10t",
     "net.pose.enc_name": "resnet10t",
@@ -63,7 +63,7 @@ def test_prints_a_table_and_the_ratio_last(run, capsys):
     out = capsys.readouterr().out
     last = out.strip().splitlines()[-1]
     assert re.fullmatch(r"ratio to best constant depth: \d+\.\d\d", last)
-    for text in ("abs_rel", "best constant", "mean of row", "protocol: synthetic test, 5 items", "results"):
+    for text in ("abs_rel", "best constant", "mean of row", "protocol: synthetic test, 4 items", "results"):
         assert text in out
     saved = run / "results" / "synthetic_best_median.yaml"
     assert f"saved: {saved}" in out
@@ -78,7 +78,7 @@ def test_result_file_tells_the_whole_protocol(run, tmp_path):
     assert (protocol["alignment"], protocol["crop"], protocol["max_depth_m"]) == ("median", "garg", 40)
     assert (protocol["items"], protocol["limit"]) == (2, "2 of 3, evenly spaced")
     assert protocol["dataset"]["type"] == "synthetic"
-    assert (protocol["dataset"]["mode"], protocol["dataset"]["size"]) == ("val", [64, 32])
+    assert (protocol["dataset"]["mode"], protocol["dataset"]["size"]) == ("val", [96, 64])
     checkpoint = protocol["checkpoint"]
     assert (checkpoint["epoch"], checkpoint["step"], checkpoint["run"]["name"]) == (3, 120, "md2")
     assert len(checkpoint["sha256"]) == 64
@@ -164,7 +164,7 @@ def test_kitti_with_the_checkpoint_of_other_data(run, tmp_path, shared_data, cap
         capsys.readouterr().err
     )
     protocol = told(tmp_path / "r.yaml")["protocol"]
-    assert (protocol["crop"], protocol["dataset"]["size"]) == ("garg", [64, 32])
+    assert (protocol["crop"], protocol["dataset"]["size"]) == ("garg", [96, 64])
     assert protocol["dataset"]["depth_size"] is None
     assert protocol["items"] > 0
 
@@ -228,7 +228,7 @@ def test_shipped_overrides_are_valid_changes(run, name):
 
     cfg = changed_config(json.loads(_metadata(run)["hparams"])["config"], [ROOT / "cfg" / "eval" / name], [])
     _, kwargs = cfg.dataset_kwargs("test")
-    assert list(kwargs["size"]) == [64, 32]
+    assert list(kwargs["size"]) == [96, 64]
 
 
 def test_exit_code_of_the_process(tmp_path):

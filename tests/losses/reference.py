@@ -74,7 +74,7 @@ def warp(image, depth, T, K):
 def reconstruction(
     target, supports, K, Ts, disps, *, name="ssim", use_min=False, automask=False, masks=None, mask_name=None
 ):
-    """Value for one item, no noise. target (3 h w), supports (n 3 h w), disps {s: (h w)}, masks {s: (n h w)}."""
+    """One item, no noise: target (3 h w), supports (n 3 h w), disps {s: (h w)}, masks {s: (n h w)}"""
     size = target.shape[1:]
     reduce = np.min if use_min else np.mean
     means = []

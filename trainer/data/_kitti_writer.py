@@ -29,7 +29,7 @@ CAMERAS = (2, 3)  # left and right colour
 MAX_RANGE = 80.0  # metres: LiDAR scans and annotated depth end here
 DRIVE_SEED = 3  # after the modes of `synthetic`: written drives are new scenes
 
-# The reference camera 0 stands 6 cm to the right of camera 2; the LiDAR stands behind and above it (x forward,
+# Camera 0, the reference, stands 6 cm to the right of camera 2; the LiDAR is behind and above it (x forward,
 # y left, z up). Rounded from the calibration of 2011_09_26, without its rotations.
 CAMERA_X = {0: 0.0, 1: -STEREO_BASELINE_M, 2: 0.06, 3: 0.06 - STEREO_BASELINE_M}  # shift of the scene, metres
 R_VELO = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])

@@ -216,7 +216,7 @@ def _obstacles(rng: Rng, stage: Stage, edges: tuple[float, float], z_free: float
     if rng.random() < 0.6:
         put = car if rng.random() < 0.6 else truck
         put(rng, stage, rng.uniform(edges[0] + 1.0, edges[1] - 1.0), z_free + rng.exponential(8.0), heading=1)
-    if rng.random() < 0.6:
+    if rng.random() < 0.5:
         z = z_free + rng.exponential(18.0)
         stage.add(
             facade(rng),

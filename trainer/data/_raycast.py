@@ -1,7 +1,7 @@
 """Ray casting of boxes on a ground plane: which face a pixel sees, and how far away. No colour here.
 
-World axes: x right, y DOWN, z along the street; the ground is y = 0, so heights are negative y. Camera axes as
-in KITTI. Depth is z-depth in metres: the distance along the optical axis, not along the ray.
+World axes: x right, y DOWN, z along the street; the ground is y = 0, so heights are negative y. Camera axes
+as in KITTI. Depth is z-depth in metres: the distance along the optical axis, not along the ray.
 """
 
 from __future__ import annotations

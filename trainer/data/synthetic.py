@@ -29,8 +29,8 @@ class Synthetic(DepthDataset):
     """Rendered drives through random streets and corridors, with exact depth and motion; needs no files.
 
     An item is a frame of a drive: `items_per_scene` successive items come from one scene. Scenes of different
-    modes or `scene_seed` have nothing in common. Depth has the size of the images, and is 0 where sky or the far
-    background is seen. `Ts_true` holds the true motions, the stereo one included.
+    modes or `scene_seed` have nothing in common. Depth has the size of the images, and is 0 where sky or the
+    far background is seen. `Ts_true` holds the true motions, the stereo one included.
 
     Args:
         num_items: length of the data set.

@@ -1,0 +1,357 @@
+"""Synthetic drives: depth that can be checked by hand, pictures that depth and motion explain, and pure items."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trainer.data import DATASETS
+from trainer.data._drive import Drive
+from trainer.data._layouts import average_intrinsics
+from trainer.data._raycast import GROUND, Boxes, View, cast
+from trainer.data._scenes import Scene, Stage
+from trainer.data._shading import Light, Material, Sky
+from trainer.data._texture import noise, pulse
+from trainer.data.base import RawItem
+from trainer.data.synthetic import Synthetic
+from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_M, UserError
+
+SIZE = (192, 64)
+K = average_intrinsics(SIZE)
+FX, FY, CX, CY = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+FAR = 90.0
+
+
+def _boxes(*rows: tuple[tuple[float, float, float], tuple[float, float, float], float]) -> Boxes:
+    centres, halves, yaws = zip(*rows, strict=True)
+    return Boxes(np.array(centres), np.array(halves), np.array(yaws))
+
+
+def _view(height: float = 1.65, yaw: float = 0.0, size: tuple[int, int] = SIZE) -> View:
+    T = np.eye(4)
+    T[1, 3] = -height
+    T[:3, 0], T[:3, 2] = (np.cos(yaw), 0, -np.sin(yaw)), (np.sin(yaw), 0, np.cos(yaw))
+    return View(T, average_intrinsics(size), size)
+
+
+class TestDepthByHand:
+    def test_the_ground_below_the_horizon_is_camera_height_times_fy_over_the_row(self) -> None:
+        depth, face = cast(_view(), _boxes(((50.0, -1, -50), (1, 1, 1), 0.0)), FAR)
+        rows = np.arange(40, 64)
+        assert (face[rows] == GROUND).all()
+        np.testing.assert_allclose(depth[rows, 17], 1.65 * FY / (rows - CY), rtol=1e-5)
+
+    def test_a_wall_across_the_street_has_one_depth(self) -> None:
+        depth, _ = cast(_view(), _boxes(((0, -10, 11.0), (100, 10, 1), 0.0)), FAR)
+        np.testing.assert_allclose(depth[: int(CY)], 10.0, rtol=1e-6)
+
+    def test_a_camera_turned_by_yaw_sees_that_wall_nearer_on_one_side(self) -> None:
+        yaw = np.deg2rad(5)
+        depth, _ = cast(_view(yaw=yaw), _boxes(((0, -10, 11.0), (100, 10, 1), 0.0)), FAR)
+        columns = np.arange(SIZE[0])
+        expected = 10.0 / (np.cos(yaw) - np.sin(yaw) * (columns - CX) / FX)
+        np.testing.assert_allclose(depth[5], expected, rtol=1e-5)
+
+    def test_a_wall_beside_the_street_is_its_distance_times_fx_over_the_column(self) -> None:
+        """It begins behind the camera, so its outline is cut at the near plane."""
+        depth, _ = cast(_view(), _boxes(((-4, -5, 40.0), (1, 5, 60), 0.0)), FAR)
+        columns = np.arange(0, 80)
+        np.testing.assert_allclose(depth[10, columns], 3.0 * FX / (CX - columns), rtol=1e-5)
+
+    def test_a_box_of_two_metres_at_ten_metres_covers_fx_over_five_columns(self) -> None:
+        _, face = cast(_view(), _boxes(((0, -1.65, 10.5), (1, 1, 0.5), 0.0)), FAR)
+        seen = np.flatnonzero(face[int(CY)] > GROUND + 1)
+        assert len(seen) in (int(FX / 5), int(FX / 5) + 1)
+        assert seen.mean() == CX
+
+    def test_a_quarter_turn_exchanges_width_and_length(self) -> None:
+        turned = cast(_view(), _boxes(((1, -1, 9.0), (0.5, 1, 2), np.pi / 2)), FAR)[0]
+        exchanged = cast(_view(), _boxes(((1, -1, 9.0), (2, 1, 0.5), 0.0)), FAR)[0]
+        np.testing.assert_allclose(turned, exchanged, rtol=1e-4)
+
+    def test_the_order_of_boxes_does_not_matter(self) -> None:
+        near, behind = ((0.3, -1, 8.0), (1, 1, 1), 0.2), ((0.8, -2, 12.0), (1, 2, 1), 0.0)
+        np.testing.assert_array_equal(
+            cast(_view(), _boxes(near, behind), FAR)[0], cast(_view(), _boxes(behind, near), FAR)[0]
+        )
+
+    def test_a_box_around_the_camera_or_behind_it_is_not_drawn(self) -> None:
+        empty = cast(_view(), _boxes(((0, 5, -5), (1, 1, 1), 0.0)), FAR)[0]
+        inside = cast(_view(), _boxes(((0, -1.65, 0), (1, 1, 1), 0.0)), FAR)[0]
+        np.testing.assert_array_equal(inside, empty)
+
+
+class TestTexture:
+    def test_unresolved_pulses_show_their_mean(self) -> None:
+        x = np.linspace(0, 7, 50, dtype=np.float32)
+        duty = np.full_like(x, 0.3)
+        np.testing.assert_allclose(pulse(x, duty, np.full_like(x, 0.5)), 0.3, atol=1e-5)
+
+    def test_resolved_pulses_are_on_for_their_duty(self) -> None:
+        x = np.array([0.1, 0.2, 0.4, 0.9, 5.1, -0.9], np.float32)
+        on = pulse(x, np.full_like(x, 0.3), np.full_like(x, 1e-3))
+        np.testing.assert_allclose(on, [1, 1, 0, 0, 1, 1], atol=1e-4)
+
+    def test_noise_vanishes_where_the_longest_wave_is_under_three_pixels(self) -> None:
+        u = np.linspace(0, 300, 1000, dtype=np.float32)
+        assert noise(u, u, np.full_like(u, 0.1)).std() > 0.8
+        assert np.abs(noise(u, u, np.full_like(u, 1e3))).max() < 0.02
+
+    def test_noise_repeats_after_its_tile(self) -> None:
+        u = np.linspace(0, 300, 100, dtype=np.float32)
+        some = np.full_like(u, 1.0)
+        np.testing.assert_allclose(noise(u, u, some), noise(u + 256, u - 512, some), atol=1e-3)
+
+    @pytest.mark.parametrize("kind", ["road", "corridor"])
+    def test_a_picture_is_the_mean_of_a_finer_one(self, kind: Any) -> None:
+        """No aliasing: 3 x 3 rays per pixel instead of one change little except on silhouettes."""
+        coarse = Synthetic(scene=kind, supp_idxs=None)
+        size = (3 * SIZE[0], 3 * SIZE[1])
+        for i in range(0, 80, 8):
+            scene = coarse._scene(i // 8)
+            view = scene.view(0, False, K, SIZE)
+            fine_K = np.diag([3.0, 3.0, 1.0]) @ K
+            fine_K[:2, 2] += 1.0  # the middle one of three rays is the ray of the coarse pixel
+            fine = scene.render(0, View(view.T_world, fine_K, size))[0]
+            mean = fine.reshape(SIZE[1], 3, SIZE[0], 3, 3).mean(axis=(1, 3))
+            assert np.median(np.abs(mean - coarse.load(i).target)) < 2.5  # of 255
+
+
+def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Bilinear interpolation of (h w c) at pixel positions inside."""
+    i, j = np.minimum(x.astype(int), image.shape[1] - 2), np.minimum(y.astype(int), image.shape[0] - 2)
+    a, b = (x - i)[:, None], (y - j)[:, None]
+    top = (1 - a) * image[j, i] + a * image[j, i + 1]
+    return (1 - b) * top + b * ((1 - a) * image[j + 1, i] + a * image[j + 1, i + 1])
+
+
+def _errors(item: RawItem, i_support: int, support_depth: NDArray[Any]) -> tuple[float, float]:
+    """Mean difference to a support over pixels that both see: moved by true depth and motion, and not moved."""
+    width, height = SIZE
+    v, u = (grid.ravel().astype(float) for grid in np.indices((height, width)))
+    assert item.depth is not None
+    assert item.Ts_true is not None
+    z = item.depth.ravel().astype(float)
+    points = np.stack([(u - CX) / FX * z, (v - CY) / FY * z, z, np.ones_like(z)])
+    x, y, z_there = (item.Ts_true[i_support] @ points)[:3]
+    u_there, v_there = FX * x / z_there + CX, FY * y / z_there + CY
+    inside = (
+        (z_there > 0.1) & (u_there >= 0) & (u_there <= width - 1) & (v_there >= 0) & (v_there <= height - 1)
+    )
+    inside &= z > 0
+    u_there, v_there = u_there[inside], v_there[inside]
+    nearest = 1 / _sample(1 / support_depth[..., None], u_there, v_there)[:, 0]
+    visible = np.abs(nearest - z_there[inside]) < 0.03 * z_there[inside]
+    target = item.target.reshape(-1, 3)[inside][visible].astype(float)
+    support = item.supports[i_support].astype(float)
+    moved = _sample(support, u_there, v_there)[visible]
+    still = support.reshape(-1, 3)[inside][visible]
+    return float(np.abs(moved - target).mean()), float(np.abs(still - target).mean())
+
+
+@pytest.mark.parametrize("kind", ["road", "corridor"])
+def test_true_depth_and_motion_explain_the_supports(kind: Any) -> None:
+    """Measured: road 1.7, 0.9, 1.4 levels of 255 for supports -1, 0, 1, against 12.8, 17.0, 12.4 unmoved."""
+    dataset = Synthetic(scene=kind, supp_idxs=(-1, 0, 1), mode="val", sky_depth=True)
+    moved, still = np.zeros(3), np.zeros(3)
+    indices = range(0, 800, 57)  # left and right targets
+    for index in indices:
+        item = dataset.load(index)
+        i_scene, frame = divmod(index, 8)
+        for i, offset in enumerate(dataset.supp_idxs):
+            right = (index % 2 == 1) != (offset == 0)
+            view = dataset._scene(i_scene).view(frame + offset, right, K, SIZE)
+            support_depth = dataset._scene(i_scene).render(frame + offset, view)[1]
+            errors = _errors(item, i, support_depth)
+            moved[i] += errors[0] / len(indices)
+            still[i] += errors[1] / len(indices)
+    assert (moved < 2.5).all()
+    assert (moved < 0.25 * still).all()
+
+
+class TestItems:
+    def test_an_item_is_a_function_of_seed_and_index(self) -> None:
+        make = lambda: Synthetic(scene="mixed", supp_idxs=(-1, 0), moving_objects=1)  # noqa: E731
+        forwards, backwards = make(), pickle.loads(pickle.dumps(make()))
+        indices = [0, 3, 9, 700]
+        first = {i: forwards.load(i) for i in indices}
+        for i in reversed(indices):
+            again = backwards.load(i)
+            np.testing.assert_array_equal(first[i].target, again.target)
+            np.testing.assert_array_equal(np.stack(first[i].supports), np.stack(again.supports))
+            np.testing.assert_array_equal(first[i].depth, again.depth)
+            np.testing.assert_array_equal(first[i].Ts_true, again.Ts_true)
+
+    def test_the_target_does_not_depend_on_its_supports(self) -> None:
+        a, b = Synthetic(supp_idxs=None).load(5), Synthetic(supp_idxs=(-5, 3, 0)).load(5)
+        np.testing.assert_array_equal(a.target, b.target)
+
+    def test_modes_and_scene_seeds_share_no_scene(self) -> None:
+        targets = [Synthetic(mode=mode, supp_idxs=None).load(0).target for mode in ("train", "val", "test")]
+        targets.append(Synthetic(scene_seed=1, supp_idxs=None).load(0).target)
+        for i, one in enumerate(targets):
+            for other in targets[:i]:
+                assert np.abs(one.astype(int) - other).mean() > 10
+
+    def test_tensors_have_the_shapes_of_a_batch(self) -> None:
+        dataset = DATASETS.create("synthetic", num_items=3, supp_idxs=[-1, 0, 1], use_aug=True, log_time=True)
+        item = dataset[2]
+        shapes = {key: tuple(value.shape) for key, value in item.items()}
+        assert shapes == {
+            "target": (3, 64, 192), "supports": (3, 3, 64, 192), "target_aug": (3, 64, 192),
+            "supports_aug": (3, 3, 64, 192), "K": (3, 3), "T_stereo": (4, 4), "depth": (1, 64, 192),
+            "Ts_true": (3, 4, 4), "index": (), "load_ms": (6,),
+        }  # fmt: skip
+        assert len(dataset) == 3
+        assert dataset.check() == []
+
+    def test_without_stereo_or_depth_the_keys_are_absent(self) -> None:
+        item = Synthetic(supp_idxs=1, use_depth=False)[0]
+        assert "T_stereo" not in item
+        assert "depth" not in item
+
+    def test_intrinsics_follow_size_and_focal(self) -> None:
+        np.testing.assert_allclose(Synthetic().load(0).K, [[111.36, 0, 96], [0, 122.88, 32], [0, 0, 1]])
+        wide = Synthetic(size=(128, 48), focal=(0.5, 1.5)).load(0)
+        np.testing.assert_allclose(wide.K, [[64, 0, 64], [0, 72, 24], [0, 0, 1]])
+        assert wide.depth is not None
+        assert wide.depth.shape == (48, 128)
+
+    def test_an_item_is_described_by_its_place(self) -> None:
+        assert Synthetic(mode="val").describe(13) == "synthetic/val/scene 1/frame 5/right"
+
+
+class TestStereo:
+    @pytest.mark.parametrize(("index", "sign"), [(0, -1), (1, 1)])
+    def test_signs_are_those_of_kitti(self, index: int, sign: int) -> None:
+        """A left target has its partner 0.54 m to the right: points move to the left by that."""
+        item = Synthetic(supp_idxs=0).load(index)
+        assert item.T_stereo is not None
+        assert item.Ts_true is not None
+        assert item.T_stereo[0, 3] == sign * 0.1
+        expected = np.eye(4)
+        expected[0, 3] = sign * STEREO_BASELINE_M
+        np.testing.assert_allclose(item.Ts_true[0], expected, atol=1e-9)
+        np.testing.assert_allclose(item.T_stereo[0, 3] * METRES_PER_UNIT, item.Ts_true[0, 0, 3])
+
+    def test_the_partner_of_the_left_image_is_the_right_image(self) -> None:
+        left, right = Synthetic(supp_idxs=0, right_targets=False), Synthetic(supp_idxs=0)
+        np.testing.assert_array_equal(left.load(1).supports[0], right.load(1).target)
+        np.testing.assert_array_equal(left.load(1).target, right.load(1).supports[0])
+        assert left.describe(1).endswith("left")
+
+
+class TestMotion:
+    def test_the_camera_drives_forward_at_the_given_pace(self) -> None:
+        dataset = Synthetic(motion=0.8, rotation=0.0, right_targets=False, supp_idxs=1)
+        steps = []
+        for index in range(0, 800, 8):
+            motions = dataset.load(index).Ts_true
+            assert motions is not None
+            steps.append(-motions[0, 2, 3])  # the world comes nearer
+        assert min(steps) >= 0.4
+        assert max(steps) <= 1.2
+        assert np.mean(steps) == pytest.approx(0.8, abs=0.08)
+
+    def test_rotation_stays_within_its_limit(self) -> None:
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            drive = Drive.draw(rng, 1.65, 0.8, rotation=2.0)
+            forward = np.stack([drive.pose(frame)[:3, 2] for frame in range(60)])
+            yaw = np.rad2deg(np.arctan2(forward[:, 0], forward[:, 2]))
+            assert np.abs(yaw).max() <= 2.0
+            assert np.ptp(yaw) > 0.5
+
+    def test_a_standing_camera_sees_the_same_picture_again(self) -> None:
+        item = Synthetic(standing=True, supp_idxs=(-1, 1, 0)).load(4)
+        np.testing.assert_array_equal(item.supports[0], item.target)
+        np.testing.assert_array_equal(item.supports[1], item.target)
+        assert (item.supports[2] != item.target).any()
+        assert item.Ts_true is not None
+        np.testing.assert_allclose(item.Ts_true[0], np.eye(4), atol=1e-12)
+
+    def test_standing_is_the_share_of_such_drives(self) -> None:
+        dataset = Synthetic(standing=0.3)
+        share = np.mean([dataset._scene(i).drive.speed == 0 for i in range(100)])
+        assert share == pytest.approx(0.3, abs=0.12)
+
+    @pytest.mark.parametrize("kind", ["road", "corridor"])
+    def test_moving_objects_change_a_part_of_a_still_view(self, kind: Any) -> None:
+        dataset = Synthetic(scene=kind, standing=True, moving_objects=3, supp_idxs=1, num_items=80)
+        changed = [
+            (item.supports[0] != item.target).any(-1).mean() for item in map(dataset.load, range(3, 80, 8))
+        ]
+        assert np.mean(np.array(changed) > 0) > 0.7
+        assert np.median(changed) < 0.3
+
+    def test_a_moving_box_carries_depth_and_texture_with_it(self) -> None:
+        """10 m away and 0.5 m a frame to the right: fx / 20 pixels."""
+        grey = (0.4, 0.4, 0.4)
+        stage = Stage(Material(grey), Sky(grey, grey, grey, 2.0, 0.1, 0.0), Light((0.0, -1.0, 0.0), 0.6), FAR)
+        shift = 8
+        pace = shift * 10.0 / FX
+        stage.add(Material(grey), -1.0, 11.0, (2.0, 4.0, 2.0), velocity=(pace, 0.0))
+        still = Drive.draw(np.random.default_rng(0), 1.65, 0.0, 1.0)
+        scene = Scene.finish(stage, still, seed=3)
+        (before, z_before, _), (after, z_after, _) = (
+            scene.render(frame, scene.view(frame, False, K, SIZE)) for frame in (0, 1)
+        )
+        front = np.isclose(z_before, 10.0)
+        assert front.sum() > 500
+        rows, columns = np.nonzero(front)
+        np.testing.assert_allclose(z_after[rows, columns + shift], 10.0, rtol=1e-5)
+        difference = np.abs(before[rows, columns].astype(int) - after[rows, columns + shift])
+        assert difference.max() <= 2
+        assert before[rows, columns].std() > 5
+
+
+class TestDepthIsWorthLearning:
+    def test_sky_has_depth_only_when_asked(self) -> None:
+        without, with_sky = Synthetic(supp_idxs=None), Synthetic(supp_idxs=None, sky_depth=True)
+        holes = 0
+        for index in range(0, 80, 8):
+            a, b = without.load(index).depth, with_sky.load(index).depth
+            assert a is not None
+            assert b is not None
+            assert (b > 0).all()
+            assert (b[a == 0] > 80).all()
+            np.testing.assert_array_equal(a[a > 0], b[a > 0])
+            holes += (a == 0).any()
+        assert holes >= 3
+
+    @pytest.mark.parametrize("kind", ["road", "corridor"])
+    def test_no_constant_depth_is_near_the_truth(self, kind: Any) -> None:
+        dataset = Synthetic(scene=kind, mode="test", supp_idxs=None, size=(96, 32))
+        depth = np.concatenate([np.ravel(dataset.load(index).depth) for index in range(0, 800, 13)])
+        depth = depth[(depth > 0) & (depth < 80)]
+        assert min(np.mean(np.abs(constant - depth) / depth) for constant in np.geomspace(2, 20, 40)) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scene": "raod"}, "dataset.scene: 'raod' .* Did you mean 'road'"),
+        ({"num_items": 0}, "dataset.num_items must be at least 1, got 0"),
+        ({"items_per_scene": 0}, "dataset.items_per_scene must be at least 1"),
+        ({"scene_seed": -1}, "dataset.scene_seed must be at least 0"),
+        ({"motion": -1.0}, "dataset.motion must be between 0 and 10, got -1"),
+        ({"rotation": 30.0}, "dataset.rotation must be between 0 and 20"),
+        ({"moving_objects": -1}, "dataset.moving_objects must be between 0 and 100"),
+        ({"standing": 1.5}, "dataset.standing must be between 0 and 1, got 1.5"),
+        ({"focal": (0.1, 1.9)}, "dataset.focal must be between 0.3 and 20"),
+        ({"supp_idxs": (-6, 1)}, r"dataset.supp_idxs: \[-6\] are too far away: .* -5 to 5"),
+        ({"size": (64, 192)}, r"dataset.size .* Did you mean \[192, 64\]"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Synthetic(**options)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="use_benchmark"):
+        DATASETS.create("synthetic", use_benchmark=True)

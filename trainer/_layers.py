@@ -1,0 +1,89 @@
+"""Layers of settings: files, command-line overrides and mappings become one, later ones winning. Nothing is
+mutated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer._yaml import KeyPath, Layer, read_text
+
+
+def read_override(text: str, problems: list[str]) -> Layer | None:
+    """Parse `a.b=value`, the value being YAML. Told in `problems` when it is not of that form."""
+    label = f"--set {text}"
+    key, equals, value = text.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        problems.append(f"{label}: expected key=value with a dotted key, such as --set trainer.max_epochs=1")
+        return None
+    layer = read_text(value, label, problems, lines=False)
+    return layer and _nest(path, layer.data, label)
+
+
+def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> Layer:
+    """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections. Tuples become
+    lists."""
+    layers = [Layer({}, label=label)]
+    for key, value in data.items():
+        path = tuple(str(key).split("."))
+        try:
+            layers.append(_nest(path, _copied(value), label))
+        except TypeError as error:
+            problems.append(f"{label}: {key}: {error}")
+    merged = merge(layers)
+    merged.label = label
+    return merged
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """Merge sources, later ones winning: key by key inside mappings, replacing everything else. Nothing is
+    mutated."""
+    merged = Layer()
+    for layer in layers:
+        merged.data = _merged(merged.data, layer.data, (), merged.removed)
+        merged.places.update(layer.places)
+        merged.label = layer.label
+    return merged
+
+
+def _merged(base: Any, over: Any, path: KeyPath, removed: set[KeyPath]) -> Any:
+    if not isinstance(over, Mapping):
+        if over is None and base is not None:
+            removed.add(path)
+        return _copied(over)
+    result = dict(base) if isinstance(base, Mapping) else {}
+    for key, value in over.items():
+        result[key] = _merged(result.get(key), value, (*path, key), removed)
+    return result
+
+
+def _copied(value: Any) -> Any:
+    """Copy plain data. Raises TypeError for anything that YAML could not hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"expected plain data (numbers, text, lists, mappings), got a {type(value).__name__}")
+
+
+def _nest(path: KeyPath, value: Any, label: str) -> Layer:
+    layer = Layer({}, {path[:length]: label for length in range(1, len(path) + 1)}, label=label)
+    _note_places(value, path, layer.places, label)
+    for key in reversed(path):
+        value = {key: value}
+    layer.data = value
+    return layer
+
+
+def _note_places(value: Any, path: KeyPath, places: dict[KeyPath, str], label: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            here = (*path, key)
+            places[here] = label
+            _note_places(item, here, places, label)
