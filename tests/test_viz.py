@@ -147,7 +147,7 @@ def test_normalise_stretches_each_image_by_its_finite_extremes() -> None:
 
 
 def test_pca_shows_the_one_direction_there_is_as_red() -> None:
-    """Features t * (1, -2, 0, 0): one direction, largest loading -2, made positive: red falls from 1 to 0 with t."""
+    """Features t * (1, -2, 0, 0): the largest loading, of channel 2, is made positive: red falls with t."""
     t = torch.tensor([0.0, 1.0, 2.0, 4.0])
     features = torch.stack([t, -2 * t, 0 * t, 0 * t]).view(1, 4, 1, 4)
     rgb = viz.pca_rgb(features)[0, :, 0]

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from models_zoo.registry import did_you_mean
+
 KeyPath = tuple[str, ...]  # a key and its ancestors: ("loss", "img_recon", "weight")
 
 _TAG = "tag:yaml.org,2002:"
@@ -84,7 +86,9 @@ def read_file(path: Path, problems: list[str]) -> Layer | None:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        problems.append(f"{path}: there is no such file. Check the path{_neighbours(path.parent)}")
+        folder = path.parent
+        beside = did_you_mean(path.name, [p.name for p in folder.glob("*.y*ml")])
+        problems.append(f"{path}: no such {f'file. {beside}' if folder.is_dir() else f'folder {folder}'}")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: cannot be read: {error}")
     else:
@@ -220,9 +224,3 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     if "'\\t'" in problem:
         return "a tab stands where YAML wants spaces. Indent with spaces"
     return f"{problem} ({error.context})" if error.context and error.context != problem else problem
-
-
-def _neighbours(folder: Path) -> str:
-    if not folder.is_dir():
-        return f": {folder} is not a folder"
-    return f". {folder} holds: {', '.join(sorted(p.name for p in folder.glob('*.y*ml'))) or 'no YAML files'}"

@@ -31,8 +31,9 @@ class _SumOverProcesses(torch.autograd.Function):
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose training statistics cover the batch of all processes, on any backend.
 
-    torch's SyncBatchNorm does the same but refuses the CPU. Input and output (b c h w); every process must bring one. Mean
-    and variance are merged in float64 from each process's own, so the result equals one process with the whole batch.
+    torch's SyncBatchNorm does the same but refuses the CPU. Input and output (b c h w); every process must bring one.
+    Mean and variance are merged in float64 from each process's own, so the result equals that of one process with
+    the whole batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def check_world(accelerator: Any) -> None:
         raise UserError(
             f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: "
             "each would train alone and overwrite the others. Use one of launch/accelerate/*.yaml "
-            "(two processes on CPU: launch/accelerate/cpu_x2.yaml), or set ACCELERATE_USE_CPU=true on a machine without GPU."
+            "(two processes on CPU: launch/accelerate/cpu_x2.yaml), or set ACCELERATE_USE_CPU=true without a GPU."
         )
 
 

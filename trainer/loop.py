@@ -1,7 +1,8 @@
 """The training loop. It speaks in beats: fetch, predict, compare, descend, record.
 
-No metric, picture or path is computed here. Accelerate places, wraps, autocasts and reduces; the order of samples, the
-randomness, schedules, checkpoints and resuming are ours, so that a run is a function of its configuration and seed alone.
+No metric, picture or path is computed here. Accelerate places, wraps, autocasts and reduces; the order of samples,
+the randomness, schedules, checkpoints and resuming are ours, so that a run is a function of its configuration and
+seed alone.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Loop:
     Args:
         objective: the raw module, saved and validated. model: the same, prepared by Accelerate, trained.
         optimizer: prepared by Accelerate. scheduler: None or an epoch schedule on the raw optimizer, not prepared.
-        train_loader, val_loader: not prepared (None = no validation); their batch samplers deal the global batches out to this process.
+        train_loader, val_loader: not prepared; their batch samplers deal the global batches out to this process.
+            Without val_loader nothing is validated and no `best` is kept.
         state: position and best value, shared with the checkpointer.
     """
 
@@ -174,10 +176,10 @@ class Loop:
         return output
 
     def agree_on(self, output: StepOutput, batch: Any) -> float:
-        """Return the mean loss over processes; every process learns of a non-finite loss or a stop signal in the same step.
+        """Return the mean loss over processes; all learn of a non-finite loss or a stop signal in the same step.
 
-        One small transfer and, with several processes, one reduction; it must come before the backward pass, which would
-        carry a NaN into everyone's gradients.
+        One small transfer and, with several processes, one reduction; it must come before the backward pass, which
+        would carry a NaN into everyone's gradients.
         """
         bad = ~torch.isfinite(output.loss.detach())
         stop = torch.full_like(output.loss.detach(), self.signals.received is not None)
@@ -329,7 +331,7 @@ class Loop:
             )
         if result.disp_variation < CONSTANT_DISPARITY:
             self.progress.message(
-                f"warning: the disparity is constant (std / mean {result.disp_variation:.1e}): the network sees no depth."
-                " Usual causes: trainer.min_depth too large for video without stereo (use 0.1), a camera that stands"
-                " still, or too high a learning rate."
+                f"warning: the disparity is constant (std / mean {result.disp_variation:.1e}): the network sees no"
+                " depth. Usual causes: trainer.min_depth too large for video without stereo (use 0.1), a camera that"
+                " stands still, or too high a learning rate."
             )

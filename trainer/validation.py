@@ -56,8 +56,8 @@ def validate(
 ) -> ValidationResult:
     """Run the objective over `batches` and average per item, exactly.
 
-    Every item owns one row of a table; each process fills the rows of its own items and the tables are added up, so a mean
-    does not depend on how items were dealt out. The losses of a batch are shared by its items.
+    Every item owns one row of a table; each process fills the rows of its own items and the tables are added up, so a
+    mean does not depend on how items were dealt out. The losses of a batch are shared by its items.
 
     Args:
         objective: the raw module in eval mode, never the DDP wrapper (its buffer broadcast would wait for idle ranks).

@@ -199,13 +199,13 @@ def test_a_wrong_mapping_is_named(problems):
     ]
 
 
-def test_missing_file_says_what_is_there(load):
+def test_missing_file_names_the_nearest_one_and_those_beside_it(load):
     load()
     with pytest.raises(ConfigError) as caught:
-        load_config(["none.yaml", "x.yaml", "no/folder.yaml"], registries=TOYS)
+        load_config(["defualt.yaml", "x.yaml", "no/folder.yaml"], registries=TOYS)
     assert caught.value.problems == [
-        "none.yaml: there is no such file. Check the path. . holds: default.yaml, x.yaml",
-        "no/folder.yaml: there is no such file. Check the path: no is not a folder",
+        "defualt.yaml: no such file. Did you mean 'default.yaml'? Known: default.yaml, x.yaml",
+        "no/folder.yaml: no such folder no",
     ]
 
 

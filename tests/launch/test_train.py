@@ -340,27 +340,11 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [
-            sys.executable,
-            "-c",
-            code,
-            *small[1:5],
-            "-o",
-            str(tmp_path),
-            "-v",
-            "1",
-            "--grad-norm",
-            "--detect-anomaly",
-        ]
-        + [
-            "--epochs",
-            "1",
-            "--batches",
-            "3",
-            "--set",
+            *(sys.executable, "-c", code, *small[1:5], "-o", str(tmp_path), "-v", "1"),
+            *("--grad-norm", "--detect-anomaly", "--epochs", "1", "--batches", "3", "--set"),
             *small[small.index("--set") + 1 :],
-            "trainer.log_every_n_steps=1",
-        ]
-        + ["trainer.max_epochs=1"],
+            *("trainer.log_every_n_steps=1", "trainer.max_epochs=1"),
+        ],
         input="p batch['target'].shape\nc\n",
         capture_output=True,
         text=True,

@@ -80,8 +80,7 @@ def cast(view: View, boxes: Boxes, z_background: float) -> tuple[F32, NDArray[np
     """
     dx, dy, dz = view.rays
     origin = view.origin
-    with np.errstate(divide="ignore"):  # a ray parallel to a face never meets it: infinity says so
-        inverse = tuple(np.float32(1.0) / d for d in (dx, dy, dz))
+    inverse = tuple(_inverse(d) for d in (dx, dy, dz))
     depth = np.float32(z_background - origin[2]) * inverse[2]
     face = np.full(depth.shape, BACKGROUND, np.intp)
     ground = np.float32(-origin[1]) * inverse[1]
@@ -102,13 +101,17 @@ def cast(view: View, boxes: Boxes, z_background: float) -> tuple[F32, NDArray[np
         if boxes.yaw[i_box] != 0.0:
             cos, sin = np.float32(boxes.axes[i_box, 0, 0]), np.float32(boxes.axes[i_box, 2, 0])
             x, z = dx[window], dz[window]
-            with np.errstate(divide="ignore"):
-                slopes[0] = np.float32(1.0) / (cos * x - sin * z)
-                slopes[2] = np.float32(1.0) / (sin * x + cos * z)
+            slopes[0] = _inverse(cos * x - sin * z)
+            slopes[2] = _inverse(sin * x + cos * z)
         _draw_box(
             depth[window], face[window], slopes, local_origin[i_box], boxes.half[i_box], FIRST_BOX + 6 * i_box
         )
     return depth, face
+
+
+def _inverse(direction: F32) -> F32:
+    """1 / direction; a ray parallel to a face meets it very far away, not at infinity, which times 0 has no value."""
+    return np.float32(1.0) / np.where(direction == 0, np.float32(1e-12), direction)
 
 
 def _draw_box(

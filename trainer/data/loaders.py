@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from trainer.data.base import DataError, DepthDataset
 from trainer.types import UserError
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -134,7 +135,7 @@ def make_loader(
     with_workers = num_workers > 0
     own_stream = torch.Generator().manual_seed(sampler.seed)  # else each iterator draws from the global one
     context = multiprocessing_context or ("fork" if sys.platform == "linux" else None)
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
@@ -143,7 +144,7 @@ def make_loader(
         persistent_workers=persistent_workers and with_workers,
         prefetch_factor=prefetch_factor if with_workers else None,
         timeout=timeout if with_workers else 0,
-        worker_init_fn=_start_worker if with_workers else None,
+        worker_init_fn=_listen_to_trainer if with_workers else None,
         multiprocessing_context=context if with_workers else None,
         generator=own_stream,
     )
@@ -166,24 +167,30 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return default_collate(list(items))
 
 
-def _start_worker(worker_id: int) -> None:
-    """Give a worker one thread, and let nobody but the trainer end it.
+class _Loader(DataLoader[dict[str, Tensor]]):
+    """A DataLoader whose workers are ended by the trainer and by nobody else.
 
     Ctrl-C and a scheduler's SIGTERM reach every process of a job. A worker that died of them would take down
-    the step that the trainer wants to finish before it saves. When the trainer is gone without a word, the
-    worker loop of torch notices and leaves.
+    the step that the trainer wants to finish before it saves. So workers are born with these signals blocked;
+    when the trainer is gone without a word, the worker loop of torch notices and leaves.
     """
-    torch.set_num_threads(1)
-    for ignored in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(ignored, signal.SIG_IGN)
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _listen_to_trainer(worker_id: int) -> None:
+    """Start a thread in a worker that obeys SIGTERM of the trainer, which ends and joins its workers so."""
     trainer = multiprocessing.parent_process()
     if trainer is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_leave_when_told_by, args=(trainer.pid,), daemon=True).start()
 
 
 def _leave_when_told_by(pid: int | None) -> None:
-    """Wait for a SIGTERM that process `pid` sent; at its exit a trainer ends and joins its workers so."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
         pass
     os._exit(0)
