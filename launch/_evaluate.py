@@ -22,6 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from trainer import viz
+from trainer.atomic import CannotWrite, why_not
 from trainer.build import build_dataset
 from trainer.checkpoint import Saved, find_checkpoint, load_objective
 from trainer.config import Config, load_config
@@ -44,6 +45,8 @@ from trainer.types import UserError
 DEFAULT_CROPS = {"kitti": "garg"}  # by data set; none elsewhere
 # Where a data set has these arguments: images as they are, every truth at its own size.
 PLAIN_DATA = {"use_aug": False, "use_strong_aug": False, "log_time": False, "depth_size": None}
+
+LABEL_LENGTH = 40  # characters that fit across a picture
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ def check(args: argparse.Namespace, dataset: DepthDataset) -> None:
     problems = dataset.check()
     if problems:
         raise UserError("\n".join(f"dataset ({args.mode}): {line}" for line in problems))
+    if args.sheet and args.sheet.suffix != ".png":
+        raise UserError(f"--sheet {args.sheet}: must end in .png, the only kind of picture written")
     for count in (args.limit, args.num_sheet, args.batch_size):
         evenly_spaced(count, len(dataset))
     for note in dataset.notes():
@@ -171,11 +176,22 @@ def default_result_path(checkpoint: Path, result: EvaluationResult, mode: str) -
     """`<run>/results/<dataset>_<checkpoint>_<alignment>.yaml`; a part of the items gets a name of its own."""
     told = result.protocol
     run = checkpoint.parent.parent if checkpoint.parent.name == "ckpts" else checkpoint.parent
-    parts = [told["dataset"]["type"], told["dataset"].get("split"), None if mode == "test" else mode]
-    parts += [checkpoint.stem, told["alignment"]]
+    data = told["dataset"]
+    parts = [
+        data["type"],
+        split_name(data),
+        None if mode == "test" else mode,
+        checkpoint.stem,
+        told["alignment"],
+    ]
     if told["limit"]:
         parts.append(f"{told['items'] + told['skipped_without_valid_pixel']}items")
     return run / "results" / f"{'_'.join(filter(None, parts))}.yaml"
+
+
+def split_name(data: Mapping[str, Any]) -> str | None:
+    """The name of the list of items, for data sets that have one: a file of its own wins over a known split."""
+    return Path(data["split_file"]).stem if data.get("split_file") else data.get("split")
 
 
 def report(result: EvaluationResult, console: Console) -> None:
@@ -206,7 +222,7 @@ def protocol_line(result: EvaluationResult) -> str:
     told = result.protocol
     data, checkpoint = told["dataset"], told["checkpoint"]
     size = "x".join(map(str, data["size"]))
-    split = " ".join(filter(None, [data["type"], data.get("split"), data.get("mode")]))
+    split = " ".join(filter(None, [data["type"], split_name(data), data["mode"]]))
     return (
         f"protocol: {split}, {told['items']} items, {told['skipped_without_valid_pixel']} without truth, "
         f"input {size}; alignment {told['alignment']} (factor {result.factor['median']:.3g} +- "
@@ -227,13 +243,15 @@ def draw_sheet(
     chosen = [result.items[i]["index"] for i in evenly_spaced(args.num_sheet, len(result.items))]
     checkpoint = result.protocol["checkpoint"]
     name = checkpoint["run"]["name"] or Path(checkpoint["file"]).stem
-    args.sheet.parent.mkdir(parents=True, exist_ok=True)
-    viz.picture_sheet(
-        list(depth_pictures(network.predict_depth, dataset, chosen, protocol)),
-        args.sheet,
-        title=f"{name}: AbsRel {100 * result.mean['abs_rel']:.1f} %",
-        footer=protocol_line(result),
-    )
+    rows = list(depth_pictures(network.predict_depth, dataset, chosen, protocol))
+    for row in rows:
+        row["label"] = row["label"][-LABEL_LENGTH:]  # the end of a path tells more than its beginning
+    title = f"{name}: AbsRel {100 * result.mean['abs_rel']:.1f} %"
+    try:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        viz.picture_sheet(rows, args.sheet, title=title, footer=protocol_line(result))
+    except OSError as error:
+        raise CannotWrite(why_not(args.sheet, error)) from error
 
 
 def _new_dataset_type(files: list[Path], overrides: list[str]) -> str | None:

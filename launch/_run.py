@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
             cfg, folder, seed=args.seed, hparams=_hparams(args, cfg), command=sys.argv, progress=args.progress
         )
         for note in job.notes:
-            job.loop.progress.message(f"note: {note}")
+            job.loop.recorder.progress.message(f"note: {note}")
         return _train(job)
 
 
@@ -46,11 +46,11 @@ def _train(job: Run) -> int:
         said = f"error: {error}"
     finally:
         folder.write_state(state, loop.state.position)
-        loop.tracker.close()
+        loop.recorder.tracker.close()
     if said:
         print(said, file=sys.stderr)
     if code == 0:
-        loop.progress.summary(_summary(job), title="finished")
+        loop.recorder.progress.summary(_summary(job), title="finished")
     loop.accelerator.end_training()
     return code
 

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace, width: int, height: int) -> dict[str, list[float]]:
-    """Time training steps, two after another in every round. Returns seconds {part or "step" or "step again": [...]}."""
+    """Time training steps, two in every round. Returns seconds by part, and of whole steps: "step", "step again"."""
     import torch
 
     torch.manual_seed(0)

@@ -58,11 +58,9 @@ class Field:
             own_words = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
             if own_words:
                 raise ValueError(str(own_words[0])) from None
-        hint = ""
         choices = [choice for choice in _literals(self.annotation) if isinstance(choice, str)]
-        if choices and isinstance(value, str):
-            hint = f". {did_you_mean(value, choices)}"
-        raise ValueError(f"expected {self.expected()}, got {show(value)}{hint}")
+        near = did_you_mean(value, choices).partition("Known:")[0] if isinstance(value, str) else ""
+        raise ValueError(f"expected {self.expected()}, got {show(value)}{near and f'. {near.strip()}'}")
 
     def expected(self) -> str:
         """The type in words: "a whole number >= 1 or null"."""

@@ -30,6 +30,7 @@ from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective
 from trainer.progress import make_progress
+from trainer.recording import Recorder
 from trainer.rundir import RunDir, diff_config
 from trainer.seeding import INITIALISATION, seed_everything
 from trainer.train_state import TrainState
@@ -214,6 +215,7 @@ def build_run(
     folder.write_hparams(hparams, command)
     folder.write_state("running", state.position)
     tracker.hparams(cfg.to_dict(), metrics=[f"val_metrics/{name}" for name in VALIDATION_METRICS])
+    settings = _settings(cfg, seed)
     loop = Loop(
         accelerator=accelerator,
         objective=objective,
@@ -225,9 +227,10 @@ def build_run(
         checkpointer=checkpointer,
         state=state,
         run=folder,
-        tracker=tracker,
-        progress=show,
-        settings=_settings(cfg, seed),
+        recorder=Recorder(
+            accelerator, tracker, show, min_depth=settings.min_depth, max_depth=settings.max_depth
+        ),
+        settings=settings,
     )
     return Run(loop, folder, notes)
 

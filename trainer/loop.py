@@ -7,10 +7,9 @@ seed alone.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -20,14 +19,13 @@ from accelerate.utils import send_to_device
 from trainer import optim
 from trainer.checkpoint import Checkpointer
 from trainer.distributed import total
-from trainer.metrics.validation import VALIDATION_METRICS, higher_is_better, validation_metrics
+from trainer.metrics.validation import higher_is_better
+from trainer.recording import Recorder
 from trainer.seeding import TRAINING, seed_everything
 from trainer.signals import Preempted, StopSignals
 from trainer.train_state import Position, TrainState
 from trainer.types import StepOutput
 from trainer.validation import ValidationResult, all_finite, validate
-
-CONSTANT_DISPARITY = 1e-3  # std / mean of a picture below which nothing can be seen in it
 
 
 class NonFiniteLoss(RuntimeError):
@@ -53,22 +51,8 @@ class Settings:
     limit_train: int | None = None  # micro-batches per epoch
 
 
-@dataclass
-class Clock:
-    """Milliseconds of the parts of the latest step, and the share of the epoch spent waiting for data."""
-
-    parts: dict[str, float] = field(default_factory=dict)
-    waited: float = 0.0
-    worked: float = 0.0
-
-    @property
-    def waiting(self) -> float:
-        """Fraction of the epoch's time spent waiting for data, 0..1."""
-        return self.waited / max(self.waited + self.worked, 1e-9)
-
-
 class Loop:
-    """One run: networks, data and optimizer on one side; checkpoints, tracker and progress on the other.
+    """One run: networks, data and optimizer on one side; checkpoints and records on the other.
 
     Args:
         objective: the raw module, saved and validated. model: the same, prepared by Accelerate, trained.
@@ -91,17 +75,15 @@ class Loop:
         checkpointer: Checkpointer,
         state: TrainState,
         run: Any,
-        tracker: Any,
-        progress: Any,
+        recorder: Recorder,
         settings: Settings,
     ):
         self.accelerator, self.objective, self.model = accelerator, objective, model
         self.optimizer, self.scheduler = optimizer, scheduler
         self.train_loader, self.val_loader = train_loader, val_loader
         self.checkpointer, self.state, self.run = checkpointer, state, run
-        self.tracker, self.progress, self.settings = tracker, progress, settings
+        self.recorder, self.settings = recorder, settings
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.clock = Clock()
         self.signals = StopSignals()
 
     def fit(self) -> TrainState:
@@ -109,9 +91,9 @@ class Loop:
 
         Raises NonFiniteLoss, or Preempted after a stop signal, when everything needed to continue has been saved.
         """
-        with self.signals, self.progress:
+        with self.signals, self.recorder.progress:
             while self.state.position.epoch < self.settings.max_epochs:
-                self.progress.epoch(
+                self.recorder.progress.epoch(
                     self.state.position.epoch, self.state.position.batch // self.settings.accumulate
                 )
                 self.train_epoch()
@@ -121,8 +103,7 @@ class Loop:
     def train_epoch(self) -> None:
         """Take the optimizer steps of one epoch that are still to be taken."""
         self.model.train()
-        self.clock = Clock()
-        for batches in self.timed(self.groups()):
+        for batches in self.recorder.timed(self.groups()):
             output = self.descend(batches)
             self.record(output, batches[-1])
             self.save_or_leave()
@@ -136,20 +117,6 @@ class Loop:
         while group := list(islice(batches, settings.accumulate)):
             yield group
 
-    def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
-        """Pass `groups` on and note how long each was waited for and worked on."""
-        iterator, done = iter(groups), object()
-        while True:
-            start = time.perf_counter()
-            group = next(iterator, done)
-            fetched = time.perf_counter()
-            if group is done:
-                return
-            self.clock.parts["Data/Wait"] = 1e3 * (fetched - start)
-            self.clock.waited += fetched - start
-            yield group
-            self.clock.worked += time.perf_counter() - fetched
-
     def descend(self, batches: list[Any]) -> StepOutput:
         """Take one optimizer step over `batches`; return the output of the last of them."""
         settings, position = self.settings, self.state.position
@@ -159,19 +126,17 @@ class Loop:
             seed_everything(settings.seed, TRAINING, position.step, number, self.accelerator.process_index)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                start = time.perf_counter()
-                output: StepOutput = self.model(batch)
-                self.loss = self.agree_on(output, batch)
-                middle = time.perf_counter()
-                self.accelerator.backward(output.loss / len(batches))
-                self.clock.parts |= {
-                    "Module/Forward": 1e3 * (middle - start),
-                    "Module/Backward": 1e3 * (time.perf_counter() - middle),
-                }
-        self.norms = optim.grad_norms(self.objective.networks) if settings.log_grad_norm else {}
+                with self.recorder.part("Forward"):
+                    output: StepOutput = self.model(batch)
+                    self.loss = self.agree_on(output, batch)
+                with self.recorder.part("Backward"):
+                    self.accelerator.backward(output.loss / len(batches))
+        if settings.log_grad_norm:
+            self.recorder.norms = optim.grad_norms(self.objective.networks, self.accelerator.scaler)
         if settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
-        self.optimizer.step()
+        with self.recorder.part("Optimizer"):
+            self.optimizer.step()
         self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
         return output
 
@@ -204,20 +169,17 @@ class Loop:
                 if is_culprit
                 else " on another process."
             )
-            + " `last` still holds the state before. Usual causes: too high a learning rate (try gradient_clip_val: 1),"
+            + " `last` holds the latest saved state. Usual causes: too high a learning rate (try gradient_clip_val: 1),"
             " precision 16 (try bf16), corrupt images. `--set trainer.detect_anomaly=true` names the operation."
         )
 
     def record(self, output: StepOutput, batch: Any) -> None:
-        """Show the step; every `log_every` steps also write its scalars, and its pictures at the end of an epoch."""
+        """Show the step; every `log_every` steps also its scalars, and its pictures at the end of an epoch."""
         step = self.state.position.step
-        if step % self.settings.log_every:
-            self.progress.advance()
-        else:
-            self.progress.advance({"loss": self.loss, "waiting for data": f"{self.clock.waiting:.0%}"})
-            self.tracker.scalars(self.training_scalars(output, batch), step)
-        if self.settings.log_images and self.accelerator.is_main_process and self.at_end_of_epoch():
-            self.tracker.images(output.images, step, prefix="train_")
+        due = step % self.settings.log_every == 0
+        self.recorder.step(output, batch, self.loss, self.scheduled(), step, due)
+        if self.settings.log_images and self.at_end_of_epoch():
+            self.recorder.pictures(output, step)
 
     def at_end_of_epoch(self) -> bool:
         """True after the last step of the epoch."""
@@ -225,29 +187,8 @@ class Loop:
         limit = self.settings.limit_train
         return self.state.position.batch >= (size if limit is None else min(size, limit))
 
-    def training_scalars(self, output: StepOutput, batch: Any) -> dict[str, float]:
-        """Loss terms and depth metrics of the latest micro-batch, averaged over processes; timers and learning rate."""
-        names = list(output.losses)
-        terms = torch.stack([v.detach() for v in output.losses.values()])
-        scalars = {"train_losses/loss": self.loss}
-        terms = total(self.accelerator, terms) / self.accelerator.num_processes
-        scalars |= {f"train_losses/loss_{k}": v for k, v in zip(names, terms.tolist(), strict=True)}
-        if "depth" in batch:
-            depth = output.predictions["depth"][0].detach()
-            limits = self.settings.min_depth, self.settings.max_depth
-            values, valid = validation_metrics(depth, batch["depth"], *limits)
-            values = torch.where(valid[:, None], values, 0.0).sum(0)
-            *sums, count = total(self.accelerator, torch.cat([values, valid.sum()[None].to(values)])).tolist()
-            if count:
-                scalars |= {
-                    f"train_metrics/{k}": s / count for k, s in zip(VALIDATION_METRICS, sums, strict=True)
-                }
-        scalars |= {f"train_timer/{k}": v for k, v in self.clock.parts.items()}
-        scalars |= {f"train_grad_norm/{k}": float(v) for k, v in self.norms.items()}
-        return scalars | self.schedule_scalars()
-
-    def schedule_scalars(self) -> dict[str, float]:
-        """Epoch and learning rates, one per parameter group that differs."""
+    def scheduled(self) -> dict[str, float]:
+        """Epoch and learning rates, one per rate that differs."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
         tags = [f"lr-{type(optimizer).__name__}" + (f"-{i}" if i else "") for i in range(len(rates))]
@@ -274,7 +215,7 @@ class Loop:
         if self.val_loader is None:
             return ValidationResult()
         self.val_loader.batch_sampler.set_position(0, 0)
-        self.progress.validation(len(self.val_loader))
+        self.recorder.progress.validation(len(self.val_loader))
         self.objective.eval()
         result = validate(
             self.objective,
@@ -286,52 +227,30 @@ class Loop:
             min_depth=self.settings.min_depth,
             max_depth=self.settings.max_depth,
             want_images=self.settings.log_images,
-            on_batch=self.progress.advance,
+            on_batch=self.recorder.progress.advance,
         )
         self.objective.train()
         return result
 
     def finish_epoch(self, result: ValidationResult) -> None:
-        """Advance the schedule, record the validation, keep `best` and `last`."""
-        state, monitor = self.state, self.settings.monitor
-        value = result.value(monitor)
+        """Advance the schedule, keep `best` and `last`, record the validation.
+
+        Recording comes last: a run killed in between repeats the validation, and must not show it twice.
+        """
+        state, settings, scheduled = self.state, self.settings, self.scheduled()
+        value = result.value(settings.monitor)
         state.metrics = {"loss": result.losses["loss"], **result.metrics} if result.num_items else {}
-        if result.num_items:
-            self.record_validation(result)
         if self.scheduler is not None:
-            optim.step_scheduler(self.scheduler, result.value(self.settings.scheduler_monitor or monitor))
+            optim.step_scheduler(self.scheduler, result.value(settings.scheduler_monitor or settings.monitor))
         state.position = Position(state.position.epoch + 1, 0, state.position.step)
         if all_finite([value]) and self.improves(value):
             state.best, state.best_epoch = value, state.position.epoch - 1
             self.checkpointer.save_best(self.objective, state)
         self.save_last()
         self.run.write_state("running", state.position)
-        self.progress.end_epoch(state.metrics)
-        self.warn(result, value)
+        self.recorder.validation(result, settings.monitor, scheduled, state.position.step)
 
     def improves(self, value: float) -> bool:
         """True when `value` beats the best so far in the direction of the monitored number."""
         best = self.state.best
         return best is None or (value > best if higher_is_better(self.settings.monitor) else value < best)
-
-    def record_validation(self, result: ValidationResult) -> None:
-        """Write the validation's scalars and pictures at the current step."""
-        step = self.state.position.step
-        scalars = {"val_losses/" + (k if k == "loss" else f"loss_{k}"): v for k, v in result.losses.items()}
-        scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
-        self.tracker.scalars(scalars | self.schedule_scalars(), step)
-        if result.images:
-            self.tracker.images(result.images, step, prefix="val_")
-
-    def warn(self, result: ValidationResult, value: float) -> None:
-        """Say what a person must know about a validation and would not see in its numbers."""
-        if result.num_items and not all_finite([value]):
-            self.progress.message(
-                f"warning: {self.settings.monitor} could not be computed, so `best` stays as it is"
-            )
-        if result.disp_variation < CONSTANT_DISPARITY:
-            self.progress.message(
-                f"warning: the disparity is constant (std / mean {result.disp_variation:.1e}): the network sees no"
-                " depth. Usual causes: trainer.min_depth too large for video without stereo (use 0.1), a camera that"
-                " stands still, or too high a learning rate."
-            )

@@ -70,13 +70,17 @@ def step_scheduler(scheduler: Any, value: float | None) -> None:
         scheduler.step(value)
 
 
-def grad_norms(networks: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """L2 norm of the gradient of each network and of all together, before clipping; values stay on the device."""
-    norms = {}
+def grad_norms(networks: Mapping[str, nn.Module], scaler: Any = None) -> dict[str, torch.Tensor]:
+    """L2 norm of the gradient of each network and of all together, before clipping; values stay on the device.
+
+    `scaler` is the GradScaler of fp16 training: its factor is taken out.
+    """
+    norms: dict[str, torch.Tensor] = {}
+    factor = 1.0 if scaler is None else 1.0 / scaler.get_scale()
     for name, network in networks.items():
         grads = [p.grad.float() for p in network.parameters() if p.grad is not None]
         if grads:
-            norms[name] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            norms[name] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) * factor
     if norms:
         norms["total"] = torch.linalg.vector_norm(torch.stack(list(norms.values())))
     return norms

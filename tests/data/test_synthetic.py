@@ -96,7 +96,7 @@ class TestTexture:
         on = pulse(x, np.full_like(x, 0.3), np.full_like(x, 1e-3))
         np.testing.assert_allclose(on, [1, 1, 0, 0, 1, 1], atol=1e-4)
 
-    def test_noise_vanishes_where_the_longest_wave_is_under_three_pixels(self) -> None:
+    def test_noise_vanishes_where_the_longest_wave_is_under_a_pixel(self) -> None:
         u = np.linspace(0, 300, 1000, dtype=np.float32)
         assert noise(u, u, np.full_like(u, 0.1)).std() > 0.8
         assert np.abs(noise(u, u, np.full_like(u, 1e3))).max() < 0.02
@@ -105,20 +105,6 @@ class TestTexture:
         u = np.linspace(0, 300, 100, dtype=np.float32)
         some = np.full_like(u, 1.0)
         np.testing.assert_allclose(noise(u, u, some), noise(u + 256, u - 512, some), atol=1e-3)
-
-    @pytest.mark.parametrize("kind", ["road", "corridor"])
-    def test_a_picture_is_the_mean_of_a_finer_one(self, kind: Any) -> None:
-        """No aliasing: 3 x 3 rays per pixel instead of one change little except on silhouettes."""
-        coarse = Synthetic(scene=kind, supp_idxs=None)
-        size = (3 * SIZE[0], 3 * SIZE[1])
-        for i in range(0, 80, 8):
-            scene = coarse._scene(i // 8)
-            view = scene.view(0, False, K, SIZE)
-            fine_K = np.diag([3.0, 3.0, 1.0]) @ K
-            fine_K[:2, 2] += 1.0  # the middle one of three rays is the ray of the coarse pixel
-            fine = scene.render(0, View(view.T_world, fine_K, size))[0]
-            mean = fine.reshape(SIZE[1], 3, SIZE[0], 3, 3).mean(axis=(1, 3))
-            assert np.median(np.abs(mean - coarse.load(i).target)) < 2.5  # of 255
 
 
 def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
@@ -155,7 +141,10 @@ def _errors(item: RawItem, i_support: int, support_depth: NDArray[Any]) -> tuple
 
 @pytest.mark.parametrize("kind", ["road", "corridor"])
 def test_true_depth_and_motion_explain_the_supports(kind: Any) -> None:
-    """Measured: road 1.7, 0.9, 1.4 levels of 255 for supports -1, 0, 1, against 12.8, 17.0, 12.4 unmoved."""
+    """Measured on the road, supports -1, 0, 1: 1.8, 0.9, 1.4 of 255; unmoved 13.0, 17.2, 12.7.
+
+    Without the band limit of the textures it would be 3.6, 2.0, 3.4.
+    """
     dataset = Synthetic(scene=kind, supp_idxs=(-1, 0, 1), mode="val", sky_depth=True)
     moved, still = np.zeros(3), np.zeros(3)
     indices = range(0, 800, 57)  # left and right targets
@@ -169,7 +158,7 @@ def test_true_depth_and_motion_explain_the_supports(kind: Any) -> None:
             errors = _errors(item, i, support_depth)
             moved[i] += errors[0] / len(indices)
             still[i] += errors[1] / len(indices)
-    assert (moved < 2.5).all()
+    assert (moved < 2.4).all()
     assert (moved < 0.25 * still).all()
 
 

@@ -87,8 +87,8 @@ def test_result_file_tells_the_whole_protocol(run, tmp_path):
 
 def test_same_checkpoint_same_file(run, tmp_path):
     saves = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
-    for save, batch_size in zip(saves, ("1", "1"), strict=True):
-        assert main(["--ckpt", str(run), "--save", str(save), "--batch-size", batch_size]) == 0
+    for save in saves:
+        assert main(["--ckpt", str(run), "--save", str(save), "--limit", "2"]) == 0
     assert saves[0].read_bytes() == saves[1].read_bytes()
 
 
@@ -160,10 +160,11 @@ def test_kitti_with_the_checkpoint_of_other_data(run, tmp_path, shared_data, cap
     override.write_text(
         f"dataset: {{type: kitti, root: {shared_data}, split_file: {split}, use_benchmark: true}}\n"
     )
-    assert main(["--ckpt", str(run), "-c", str(override), "--save", str(tmp_path / "r.yaml")]) == 0, (
-        capsys.readouterr().err
-    )
-    protocol = told(tmp_path / "r.yaml")["protocol"]
+    code = main(["--ckpt", str(run), "-c", str(override)])
+    told_user = capsys.readouterr()
+    assert code == 0, told_user.err
+    assert "protocol: kitti test_files test" in told_user.out
+    protocol = told(run / "results" / "kitti_test_files_best_median.yaml")["protocol"]
     assert (protocol["crop"], protocol["dataset"]["size"]) == ("garg", [96, 64])
     assert protocol["dataset"]["depth_size"] is None
     assert protocol["items"] > 0
@@ -179,10 +180,11 @@ def test_kitti_with_the_checkpoint_of_other_data(run, tmp_path, shared_data, cap
         (["--limit", "0"], "1 or more"),
         (["--batch-size", "0"], "1 or more"),
         (["--num-sheet", "0", "--sheet", "x.png"], "1 or more"),
+        (["--sheet", "x.pgn"], "must end in .png"),
         (["--set", "dataset.scnee=road"], "Did you mean 'scene'"),
         (["--set", "dataset.type=kiti"], "Did you mean 'kitti'"),
-        (["--cfg-file", "absent.yaml"], "absent.yaml: there is no such file"),
-        (["--hparams", "absent.yaml"], "absent.yaml: there is no such file"),
+        (["--cfg-file", "absent.yaml"], "absent.yaml: "),
+        (["--hparams", "absent.yaml"], "absent.yaml: "),
         (["--max-depth", "0.002"], "nothing was scored"),
     ],
 )
@@ -194,6 +196,15 @@ def test_errors_are_sentences_and_leave_no_file(run, tmp_path, capsys, arguments
     assert message in err
     assert "Traceback" not in err
     assert not save.exists()
+
+
+@pytest.mark.parametrize("option", ["--save", "--sheet"])
+def test_a_place_that_cannot_be_written(run, tmp_path, capsys, option):
+    (tmp_path / "file").touch()
+    outputs = {"--save": str(tmp_path / "r.yaml"), option: str(tmp_path / "file" / "out.png")}
+    arguments = [word for pair in outputs.items() for word in pair]
+    assert main(["--ckpt", str(run), "--limit", "1", *arguments]) == 2
+    assert f"error: {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -231,6 +242,7 @@ def test_shipped_overrides_are_valid_changes(run, name):
     assert list(kwargs["size"]) == [96, 64]
 
 
+@pytest.mark.slow
 def test_exit_code_of_the_process(tmp_path):
     done = command("launch/evaluate.py", "--ckpt", str(tmp_path / "absent"))
     assert done.returncode == 2

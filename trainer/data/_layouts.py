@@ -87,7 +87,7 @@ def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: i
     stage = _outdoors(rng, end + VIEW_DISTANCE + 10.0, edges[0])
     for side, edge in zip((-1, 1), edges, strict=True):
         _street_side(rng, stage, side, edge, start - 25.0, end + VIEW_DISTANCE)
-    _obstacles(rng, stage, edges, end + 5.0)
+    _obstacles(rng, stage, edges, end + (25.0 if moving_objects else 5.0))  # not in front of those who move
     for _ in range(moving_objects):
         _moving_road_user(rng, stage, edges, drive, frames)
     return Scene.finish(stage, drive, int(rng.integers(2**31)))

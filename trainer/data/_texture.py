@@ -16,7 +16,7 @@ F32 = NDArray[np.float32]
 TILE = 256  # texels: period of the noise
 FINEST = 6.0  # texels: shortest wavelength in the noise, long enough for bilinear interpolation
 LEVELS = 6  # level l holds wavelengths >= FINEST * 2**l; one more level holds nothing
-PIXELS_PER_WAVE = 3.0  # shortest wavelength shown, in pixel footprints
+PIXELS_PER_WAVE = 2.5  # shortest wavelength shown, in pixel footprints
 NOISE_SEED = (
     20110926  # the noise is a constant of the house, like a hash function; scenes differ by offset and scale
 )

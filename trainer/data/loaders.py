@@ -23,7 +23,8 @@ from trainer.data.base import DataError, DepthDataset
 from trainer.types import UserError
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
-_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if _KNOWS_SENDER else []))
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -186,7 +187,7 @@ class _Loader(DataLoader[dict[str, Tensor]]):
 def _listen_to_trainer(worker_id: int) -> None:
     """Start a thread in a worker that obeys SIGTERM of the trainer, which ends and joins its workers so."""
     trainer = multiprocessing.parent_process()
-    if trainer is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if trainer is not None and _KNOWS_SENDER:
         threading.Thread(target=_leave_when_told_by, args=(trainer.pid,), daemon=True).start()
 
 
