@@ -181,6 +181,32 @@ def test_step_counters_stay_0d_float_tensors_on_the_cpu(tmp_path: Path) -> None:
     assert all(s.shape == () and s.dtype == torch.float32 and s.device.type == "cpu" for s in steps)
 
 
+class Exotic(torch.optim.SGD):
+    """Keeps integers and 16 bit numbers, in a list as well; torch would cast those that are not in lists."""
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = {
+                "count": torch.tensor([2**24 + 1]),
+                "half": torch.ones(2, dtype=torch.bfloat16),
+                "axes": [torch.ones(1), torch.zeros(2)],
+            }
+
+
+def test_states_keep_their_types_and_lists(tmp_path: Path) -> None:
+    objective = Tiny()
+    optimizer = Exotic(objective.parameters())
+    optimizer.step()
+    tensors, metadata = through_a_file(tmp_path, objective, optimizer)
+    optimizer = Exotic(objective.parameters())
+    unpack_state(objective, optimizer, None, None, tensors, metadata)
+    state = optimizer.state[objective.networks["pose"].weight]
+    assert state["count"].dtype == torch.int64
+    assert state["count"].item() == 2**24 + 1  # which float32 does not have
+    assert state["half"].dtype == torch.bfloat16
+    assert [len(axis) for axis in state["axes"]] == [1, 2]
+
+
 def test_groups_keep_their_rates_and_the_types_of_their_options(tmp_path: Path) -> None:
     def build(rate: float) -> tuple[Tiny, Any]:
         objective = Tiny()

@@ -239,7 +239,7 @@ class Loop:
         """
         state, settings, scheduled = self.state, self.settings, self.scheduled()
         value = result.value(settings.monitor)
-        state.metrics = {"loss": result.losses["loss"], **result.metrics} if result.num_items else {}
+        state.metrics = result.shown
         if self.scheduler is not None:
             optim.step_scheduler(self.scheduler, result.value(settings.scheduler_monitor or settings.monitor))
         state.position = Position(state.position.epoch + 1, 0, state.position.step)

@@ -94,6 +94,15 @@ class Objective(nn.Module):
             loss, losses, predictions, StepPictures(batch, predictions, pictures, self.supp_idxs)
         )
 
+    def predict_only(self, batch: Batch) -> StepOutput:
+        """Predict depth without comparing anything, for items without supports: `loss` is NaN, `losses` empty."""
+        target = batch.get("target_aug", batch["target"])
+        predictions: dict[str, Any] = {"disp": self.predict_disp(target)}
+        predictions["depth"] = {0: disp_to_depth(predictions["disp"][0], self.min_depth, self.max_depth)}
+        return StepOutput(
+            target.new_full((), torch.nan), {}, predictions, StepPictures(batch, predictions, {}, self.supp_idxs)
+        )
+
     def predict(self, batch: Batch) -> dict[str, Any]:
         """Run the networks only. Returns `trainer.types.Predictions`: no `depth`, and `Ts` where the batch
         has supports.

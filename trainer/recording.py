@@ -118,8 +118,7 @@ class Recorder:
             self.tracker.scalars({**scalars, **scheduled}, step)
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
-        shown = {"loss": result.losses["loss"], **result.metrics} if result.num_items else {}
-        self.progress.end_epoch(shown)
+        self.progress.end_epoch(result.shown)
         self._warn(result, monitor)
 
     def _warn(self, result: ValidationResult, monitor: str) -> None:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 HPARAMS_TAG = "hparams"  # the text tab with the resolved configuration
 TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accept numbers only
 TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others take a batch of them
+PROJECT = {"tensorboard": ""}  # it writes to logging_dir/project: no project = the root of the run
 FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
 
 
@@ -83,8 +84,7 @@ def start(
         options = _start_options(run_dir, first_step)
         for name in names:
             tracker = LOGGER_TYPE_TO_CLASS[name]
-            # TensorBoard writes to logging_dir/project: an empty project is the root of the run.
-            where = ["" if name == "tensorboard" else project]
+            where = [PROJECT.get(name, project)]
             where += [str(run_dir)] if tracker.requires_logging_directory else []
             trackers.append(tracker(*where, **options.get(name, {})))
     accelerator.log_with = trackers

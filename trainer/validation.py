@@ -30,6 +30,11 @@ class ValidationResult:
     )  # mean over items of std / mean of the disparity; 0 = a constant picture
     images: Images = field(default_factory=dict)
 
+    @property
+    def shown(self) -> dict[str, float]:
+        """The numbers worth a line: the total loss and the metrics."""
+        return {k: v for k, v in self.losses.items() if k == "loss"} | self.metrics
+
     def value(self, monitor: str) -> float:
         """The tracked number called `monitor`, NaN where it could not be computed."""
         return self.metrics.get(monitor, self.losses.get(monitor.removeprefix("loss_"), float("nan")))
@@ -42,7 +47,7 @@ def all_finite(values: Iterable[float]) -> bool:
 
 @torch.no_grad()
 def validate(
-    objective: Callable[[Any], StepOutput],
+    objective: Any,
     batches: Iterable[Any],
     num_items: int,
     *,
@@ -61,6 +66,7 @@ def validate(
 
     Args:
         objective: the raw module in eval mode, never the DDP wrapper (its buffer broadcast would wait for idle ranks).
+            Batches without supports are only predicted, not compared: there are metrics then but no losses.
         batches: this process's share; dataset indices 0 .. num_items-1 occur exactly once over all processes.
     """
     dtype = torch.float64 if accelerator.device.type != "mps" else torch.float32
@@ -71,14 +77,14 @@ def validate(
         batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
         seed_everything(seed, VALIDATION, epoch, number, accelerator.process_index)
         with accelerator.autocast():
-            output = objective(batch)
-        names = list(output.losses)
+            output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)
+        names = ["loss", *output.losses] if output.losses else []
         rows.append((batch["index"], _rows(output, batch, min_depth, max_depth).to(dtype)))
         on_batch()
 
     table = _gather(rows, num_items, accelerator, dtype)
     names = _agree_on_names(names, accelerator)
-    if table is None or not names:
+    if table is None:
         return ValidationResult()
     result = _summarise(table, names)
     if want_images and output is not None and accelerator.is_main_process:
@@ -86,12 +92,17 @@ def validate(
     return result
 
 
+def _has_supports(batch: Any) -> bool:
+    return "supports" in batch and batch["supports"].shape[1] > 0
+
+
 def _rows(output: StepOutput, batch: Any, min_depth: float, max_depth: float) -> Tensor:
     """Columns of the table for one batch: disparity variation, loss, terms, metrics, has depth (b k)."""
     b = len(batch["index"])
     disp = output.predictions["disp"][0].flatten(1).double() if b else torch.zeros(0, 1)
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
-    shared = torch.stack([output.loss, *output.losses.values()]).double().expand(b, -1)
+    terms = [output.loss, *output.losses.values()] if output.losses else []
+    shared = (torch.stack(terms) if terms else disp.new_zeros(0)).double().expand(b, -1)
     if "depth" in batch:
         values, valid = validation_metrics(
             output.predictions["depth"][0], batch["depth"], min_depth, max_depth
@@ -118,7 +129,7 @@ def _gather(
 
 
 def _agree_on_names(names: list[str], accelerator: Any) -> list[str]:
-    """Loss names in order; a process without items learns them from the others."""
+    """Names of the loss columns in order; a process without items learns them from the others."""
     if accelerator.num_processes == 1:
         return names
     gathered: list[list[str]] = [[] for _ in range(accelerator.num_processes)]
@@ -128,10 +139,10 @@ def _agree_on_names(names: list[str], accelerator: Any) -> list[str]:
 
 def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
     valid = table[:, -1] > 0
-    variation, losses = table[:, 0], table[:, 1 : 2 + len(names)]
-    metrics = table[valid, 2 + len(names) : -1]
+    variation, losses = table[:, 0], table[:, 1 : 1 + len(names)]
+    metrics = table[valid, 1 + len(names) : -1]
     return ValidationResult(
-        losses=dict(zip(["loss", *names], losses.mean(0).tolist(), strict=True)),
+        losses=dict(zip(names, losses.mean(0).tolist(), strict=True)),
         metrics=dict(zip(VALIDATION_METRICS, metrics.mean(0).tolist(), strict=True)) if len(metrics) else {},
         num_items=len(table),
         num_with_depth=len(metrics),

@@ -42,8 +42,7 @@ def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
     """Colour a depth map by its inverse, like a disparity; black where there is no ground truth (depth <= 0).
 
     depth (b 1 h w), metres; `vmax` in 1/metres as in `colour_disp`. Sparse maps (LiDAR) are thickened, the
-    nearest point in front, so that points can be seen on a thumbnail; measured pixels keep their colour.
-    Returns (b 3 h w).
+    nearest point in front, so that thumbnails show them; measured pixels stay. Returns (b 3 h w).
     """
     depth = _cpu(depth)
     known = depth > 0
@@ -106,10 +105,9 @@ def pca_rgb(features: Tensor) -> Tensor:
     axes, variance = _main_axes(pixels)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     scores = pixels @ axes  # (bhw 3)
-    low = scores.amin(0)
-    scores = (scores - low) / (scores.amax(0) - low).clamp(min=1e-30)
-    structure = variance > variance[0] * 1e-10 + 1e-20  # the rest is rounding
-    rgb = torch.where(structure, scores, 0.0).float()
+    scores = scores - scores.amin(0)
+    scores = scores / scores.amax(0).clamp(min=1e-30)
+    rgb = torch.where(variance > variance[0] * 1e-10 + 1e-20, scores, 0.0).float()  # the rest is rounding
     return _mark(rgb.reshape(b, h, w, 3).permute(0, 3, 1, 2), features)
 
 
@@ -118,7 +116,7 @@ def grid(images: Tensor, max_images: int = MAX_IMAGES, per_row: int = PER_ROW, g
     images = images[:max_images]
     b, _, h, w = images.shape
     columns = min(per_row, b)
-    rows = -(-b // columns)
+    rows = -(-b // columns)  # rounded up
     sheet = images.new_zeros(3, rows * (h + gap) - gap, columns * (w + gap) - gap)
     for i, image in enumerate(images):
         y, x = i // columns * (h + gap), i % columns * (w + gap)
@@ -200,8 +198,8 @@ def picture_sheet(
 
     for column, key in enumerate(keys):
         left, top = gap + column * (width + gap), head
-        centre = (left + width / 2) / size[0]
-        figure.text(centre, 1 - (head - 0.09) / size[1], SHEET_COLUMNS[key][0], ha="center", fontsize=12)
+        middle, baseline = (left + width / 2) / size[0], 1 - (head - 0.09) / size[1]
+        figure.text(middle, baseline, SHEET_COLUMNS[key][0], ha="center", fontsize=12)
         for row, height in zip(rows, heights, strict=True):
             _draw_cell(axes_at(left, top, width, height), key, row)
             top += height + gap
@@ -229,10 +227,9 @@ def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
         array = torch.from_numpy(picture.astype(np.float32))[None, None]
         picture = to_uint8(SHEET_COLUMNS[key][1](array)[0])
     axes.imshow(picture, aspect="auto", interpolation="antialiased")
-    text = row.get("label") if key == "input" else None
-    if key == "error" and row.get("abs_rel") is not None:
-        text = f"AbsRel {100 * row['abs_rel']:.1f} %"
-    if text:
+    abs_rel = row.get("abs_rel")
+    score = None if abs_rel is None else f"AbsRel {100 * abs_rel:.1f} %"
+    if text := {"input": row.get("label"), "error": score}.get(key):
         plate = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2.5}
         axes.annotate(
             text, (0, 0), (5, 5), "axes fraction", "offset points", color="white", fontsize=9, bbox=plate

@@ -116,7 +116,16 @@ def test_pose_is_stored_beside_depth(run, tmp_path, capsys):
 
 def test_sheet(run, tmp_path, capsys):
     sheet = tmp_path / "pictures" / "sheet.png"
-    arguments = ["--sheet", str(sheet), "--num-sheet", "2", "--save", str(tmp_path / "r.yaml")]
+    arguments = [
+        "--sheet",
+        str(sheet),
+        "--num-sheet",
+        "1",
+        "--limit",
+        "2",
+        "--save",
+        str(tmp_path / "r.yaml"),
+    ]
     assert main(["--ckpt", str(run), *arguments]) == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert f"sheet: {sheet}" in capsys.readouterr().out

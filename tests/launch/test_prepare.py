@@ -214,7 +214,7 @@ def test_another_seed_is_another_street(recording: Path, tmp_path: Path) -> None
     ("values", "message"),
     [
         ({"drives": 0}, "--drives must be at least 1, got 0"),
-        ({"drives": 2, "frames": 4}, r"--frames must be at least 5 \(3 with at least 3 drives\).*got 4"),
+        ({"drives": 2, "frames": 4}, r"--frames must be at least 5: each mode needs a frame .*, got 4"),
         ({"drives": 3, "frames": 2}, "--frames must be at least 3"),
         ({"size": (8, 8)}, "--size must be at least 16x16, got 8x8"),
         ({"motion": 11.0}, "--motion must be between 0 and 10, got 11"),

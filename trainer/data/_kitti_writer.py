@@ -57,15 +57,12 @@ class Recording:
     split: str = "synthetic"
 
     def __post_init__(self) -> None:
-        shortest = 3 if self.drives >= 3 else 5
-        for name, value, least in (
-            ("drives", self.drives, 1),
-            ("frames", self.frames, shortest),
-            ("seed", self.seed, 0),
-        ):
+        if self.frames < (shortest := 3 if self.drives >= 3 else 5):
+            reason = "each mode needs a frame with both neighbours (3 are enough with 3 drives)"
+            raise UserError(f"--frames must be at least {shortest}: {reason}, got {self.frames}")
+        for name, value, least in (("drives", self.drives, 1), ("seed", self.seed, 0)):
             if value < least:
-                reason = " (3 with at least 3 drives): each mode needs a frame" if name == "frames" else ""
-                raise UserError(f"--{name} must be at least {least}{reason}, got {value}")
+                raise UserError(f"--{name} must be at least {least}, got {value}")
         check_drive_options(
             lambda key: f"--{key}".replace("_", "-"),
             motion=self.motion, rotation=self.rotation,

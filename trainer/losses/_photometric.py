@@ -149,29 +149,24 @@ def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Ten
 
 def _box(x: Tensor) -> Tensor:
     """Sum the 3x3 pixels around each one of x (b c h w), the border mirrored without repeating it."""
-    rows = x.clone()
-    rows[..., 1:, :] += x[..., :-1, :]
-    rows[..., :-1, :] += x[..., 1:, :]
-    rows[..., 0, :] += x[..., 1, :]
-    rows[..., -1, :] += x[..., -2, :]
-    out = rows.clone()
-    out[..., 1:] += rows[..., :-1]
-    out[..., :-1] += rows[..., 1:]
-    out[..., 0] += rows[..., 1]
-    out[..., -1] += rows[..., -2]
-    return out
+    return _sum_of_three(_sum_of_three(x, -2), -1)
 
 
 def _box_adjoint(g: Tensor) -> Tensor:
     """Apply the transpose of the linear map `_box`: hand each window sum's gradient back to its pixels."""
-    rows = g.clone()
-    rows[..., 1:, :] += g[..., :-1, :]
-    rows[..., :-1, :] += g[..., 1:, :]
-    rows[..., 1, :] += g[..., 0, :]
-    rows[..., -2, :] += g[..., -1, :]
-    out = rows.clone()
-    out[..., 1:] += rows[..., :-1]
-    out[..., :-1] += rows[..., 1:]
-    out[..., 1] += rows[..., 0]
-    out[..., -2] += rows[..., -1]
+    return _sum_of_three(_sum_of_three(g, -2, transpose=True), -1, transpose=True)
+
+
+def _sum_of_three(x: Tensor, dim: int, transpose: bool = False) -> Tensor:
+    """Add to each entry along `dim` its two neighbours, the border mirrored; or apply the transpose of that map.
+
+    The end of a row has one neighbour, which counts twice; in the transpose the one before it receives twice.
+    """
+    n = x.shape[dim]
+    out = x.clone()
+    out.narrow(dim, 1, n - 1).add_(x.narrow(dim, 0, n - 1))
+    out.narrow(dim, 0, n - 1).add_(x.narrow(dim, 1, n - 1))
+    for end, inner in ((0, 1), (n - 1, n - 2)):
+        taker, giver = (inner, end) if transpose else (end, inner)
+        out.narrow(dim, taker, 1).add_(x.narrow(dim, giver, 1))
     return out
