@@ -155,13 +155,12 @@ def make_objective(args: argparse.Namespace) -> Objective:
     from trainer.losses import LOSSES
     from trainer.objective import Objective
 
+    layout = torch.contiguous_format if args.no_channels_last else torch.channels_last
     networks = {
-        name: models_zoo.create(name, enc_name=args.encoder, pretrained=False).to(args.device)
-        for name in ("depth", "pose")
+        name: models_zoo.create(name, enc_name=args.encoder, pretrained=False) for name in ("depth", "pose")
     }
-    if not args.no_channels_last:
-        for network in networks.values():
-            network.to(memory_format=torch.channels_last)
+    for network in networks.values():
+        network.to(torch.device(args.device), memory_format=layout)  # type: ignore[call-overload]
     losses = {
         "img_recon": LOSSES.create("img_recon", use_min=True, use_automask=True),
         "disp_smooth": LOSSES.create("disp_smooth", use_edges=True),

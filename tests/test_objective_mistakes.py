@@ -65,6 +65,11 @@ def test_a_need_nobody_knows_is_named():
         make_objective(losses={"disp_smooth": Odd()})
 
 
+def test_virtual_stereo_without_a_stereo_support_is_an_error():
+    with pytest.raises(ValueError, match=r"use_virtual_stereo: add 0 to dataset\.supp_idxs"):
+        make_objective((-1, 1), depth=FakeDepth(use_virtual_stereo=True))
+
+
 def test_networks_without_depth_are_an_error():
     with pytest.raises(ValueError, match="'depth'"):
         Objective({"pose": FakePose()}, {})

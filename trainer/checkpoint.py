@@ -92,8 +92,9 @@ class Saved:
         if built is None:
             nets = sorted({name.split(".")[1] for name in wrong} & set(trained))
             told = [f"net.{n}: " + ", ".join(f"{k} {v}" for k, v in trained[n].items()) for n in nets]
+            held = sorted({name.split(".")[1] for name in self.tensors if name.startswith("networks.")})
             known = (
-                f"was trained with {'; '.join(told)}" if told else f"has the networks {', '.join(trained)}"
+                f"was trained with {'; '.join(told)}" if told else f"holds {', '.join(held) or 'no network'}"
             )
             return f"The file {known}. Ask for the same, or for another file"
         changes = diff_config({"net": trained}, {"net": plain(built).get("net", {})})
@@ -280,5 +281,6 @@ def _compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[s
 def _without_pretrained(config: Any) -> Any:
     """Copy a configuration with every `pretrained` turned off."""
     if isinstance(config, Mapping):
-        return {k: False if k == "pretrained" else _without_pretrained(v) for k, v in config.items()}
+        off = {"pretrained": False} if "pretrained" in config else {}
+        return {k: _without_pretrained(v) for k, v in config.items()} | off
     return config

@@ -39,21 +39,18 @@ KEYS = {
 
 
 class Objective(nn.Module):
-    """Everything between a batch and a number to minimise. Its state dict holds `networks.*` and nothing
-    else.
+    """Everything between a batch and a number to minimise. Its state dict holds `networks.*` alone.
 
     Args:
         networks: "depth", and where needed "pose" and "autoencoder" (`models_zoo`).
         losses: by name, in order of evaluation (`trainer.losses`).
         weights: factor of each loss, 1 where not given.
         supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
-        min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no
-            bound.
+        min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no bound.
         legacy_sampling: see `trainer.geometry.ViewSynthesis`.
         channels_last: hand images to the networks in that layout; say so when their weights are.
 
-    Raises ValueError when a loss needs what networks and supports cannot give, or an argument names nothing
-    known.
+    Raises ValueError when a loss needs what networks and supports cannot give, or an argument names nothing known.
     """
 
     def __init__(
@@ -70,9 +67,7 @@ class Objective(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict(dict(networks.items()))
         self.losses = nn.ModuleDict(dict(losses))
-        self.weights = dict.fromkeys(losses, 1.0) | {
-            key: float(weight) for key, weight in (weights or {}).items()
-        }
+        self.weights: dict[str, float] = {**dict.fromkeys(losses, 1.0), **(weights or {})}
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = channels_last
@@ -100,16 +95,19 @@ class Objective(nn.Module):
         predictions: dict[str, Any] = {"disp": self.predict_disp(target)}
         predictions["depth"] = {0: disp_to_depth(predictions["disp"][0], self.min_depth, self.max_depth)}
         return StepOutput(
-            target.new_full((), torch.nan), {}, predictions, StepPictures(batch, predictions, {}, self.supp_idxs)
+            target.new_full((), torch.nan),
+            {},
+            predictions,
+            StepPictures(batch, predictions, {}, self.supp_idxs),
         )
 
     def predict(self, batch: Batch) -> dict[str, Any]:
-        """Run the networks only. Returns `trainer.types.Predictions`: no `depth`, and `Ts` where the batch
-        has supports.
+        """Run the networks only. Returns `trainer.types.Predictions` without `depth`.
 
-        Also, where the networks are there: `R` and `t` (b m 3), axis-angle and translation of the m supports
-            with an offset other than 0 as predicted, before inversion; `autoenc_imgs`, `autoenc_feats`, and
-            the same of all supports (b n ...) as `supp_autoenc_imgs`, `supp_autoenc_feats`.
+        `Ts` where the batch has supports, `disp_stereo` where it has `T_stereo`. Where the networks are there, also
+        `R` and `t` (b m 3), axis-angle and translation of the m supports with an offset other than 0, as predicted,
+        before inversion; `autoenc_imgs`, `autoenc_feats`, and the same of all supports (b n ...) as
+        `supp_autoenc_imgs`, `supp_autoenc_feats`.
         """
         target = self._network_input(batch.get("target_aug", batch["target"]))
         predictions = self._predict_depth_net(target, batch.get("T_stereo"))
@@ -142,27 +140,23 @@ class Objective(nn.Module):
             both_views = predictions.pop("disp_stereo")
             if T_stereo is not None:  # the other camera is on the right, channel 0, or on the left, channel 1
                 is_right = T_stereo[:, 0, 3].view(-1, 1, 1, 1) <= 0
-                choose = {
+                predictions["disp_stereo"] = {
                     s: torch.where(is_right, maps[:, :1], maps[:, 1:2]) for s, maps in both_views.items()
                 }
-                predictions["disp_stereo"] = choose
         return predictions
 
     def _predict_motion(self, target: Tensor, supports: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
-        """Motion target -> support of every support, in the order of `supp_idxs`; pose network for non-zero
-        offsets.
+        """Motion target -> support of every support, in the order of `supp_idxs`: by the pose network unless stereo.
 
-        Both images of a pair go in by time, the earlier first; an offset below zero is therefore inverted.
-        All pairs make one batch, pair-major, so BatchNorm sees them together.
+        Both images of a pair go in by time, the earlier first; an offset below zero is therefore inverted. All pairs
+        make one batch, pair-major, so BatchNorm sees them together.
         """
         moving = [i for i, offset in enumerate(self.supp_idxs) if offset != 0]
         if (moving and "pose" not in self.networks) or (0 in self.supp_idxs and T_stereo is None):
             return {}
-        Ts = (
-            {}
-            if T_stereo is None
-            else {i: T_stereo for i, offset in enumerate(self.supp_idxs) if offset == 0}
-        )
+        Ts: dict[int, Tensor] = {}
+        if T_stereo is not None and 0 in self.supp_idxs:
+            Ts[self.supp_idxs.index(0)] = T_stereo
         raw: dict[str, Tensor] = {}
         if moving:
             first = torch.cat([supports[:, i] if self.supp_idxs[i] < 0 else target for i in moving])
@@ -262,6 +256,10 @@ class Objective(nn.Module):
             for need, key in self._needed_by.items()
             if not given[need]
         ]
+        if self.losses and getattr(depth, "use_virtual_stereo", False) and not stereo:
+            problems.append(
+                f"net.depth.use_virtual_stereo: add 0 to dataset.supp_idxs, which are {self.supp_idxs}"
+            )
         if problems:
             raise ValueError("\n".join(problems))
 

@@ -112,7 +112,7 @@ class Recorder:
         self, result: ValidationResult, monitor: str, scheduled: Mapping[str, float], step: int
     ) -> None:
         """Write and show what a validation found, at the number of optimizer steps done before it."""
-        scalars = {"val_losses/" + (k if k == "loss" else f"loss_{k}"): v for k, v in result.losses.items()}
+        scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
         scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
         if result.num_items:
             self.tracker.scalars({**scalars, **scheduled}, step)

@@ -167,9 +167,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    if "__metadata__" in tensors:
+        raise ValueError("'__metadata__' cannot be the name of a tensor: safetensors reserves it")
     for name, tensor in tensors.items():
-        if name == "__metadata__":
-            raise ValueError("'__metadata__' cannot be the name of a tensor: safetensors reserves it")
         if tensor.dtype not in NAMES or tensor.layout is not torch.strided:
             raise TypeError(
                 f"tensor {name!r} is {tensor.layout} {tensor.dtype}: safetensors cannot store that"

@@ -33,7 +33,7 @@ class ValidationResult:
     @property
     def shown(self) -> dict[str, float]:
         """The numbers worth a line: the total loss and the metrics."""
-        return {k: v for k, v in self.losses.items() if k == "loss"} | self.metrics
+        return {"loss": self.losses["loss"], **self.metrics} if self.losses else self.metrics
 
     def value(self, monitor: str) -> float:
         """The tracked number called `monitor`, NaN where it could not be computed."""

@@ -1,11 +1,17 @@
 """Photometric errors: l1, l2, structural similarity."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from tests.losses import reference
-from trainer.losses._photometric import ERRORS, PhotoError
+from trainer.losses._photometric import ERRORS, LossName, PhotoError
+
+
+def test_every_name_that_a_config_may_use_is_there():
+    assert set(get_args(LossName)) == set(ERRORS)
 
 
 def error(name, p, t):

@@ -1,9 +1,8 @@
-"""View synthesis: a support image seen from the target (SfM-Learner, arXiv:1704.07813; Monodepth2,
-1806.01260).
+"""View synthesis: a support image seen from the target camera.
 
-A target pixel p = (u, v, 1) at depth d lies at d K^-1 p; T moves it to the support camera, K projects it.
-With the 3x4 matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3]: no list
-of rays is ever stored.
+A target pixel p = (u, v, 1) at depth d lies at d K^-1 p; T moves it to the support camera, K projects it. With the 3x4
+matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3]: no list of rays is ever stored.
+SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260.
 """
 
 from __future__ import annotations
@@ -35,9 +34,8 @@ class ViewSynthesis:
     Args:
         K: (b 3 3) intrinsics shared by target and supports, in pixels of `size`.
         size: (h, w) of the target depth.
-        legacy_sampling: sample as the benchmark of arXiv:2208.01489 did (`align_corners=False` on a grid
-            normalised by
-            w - 1 and h - 1), which moves samples by up to half a pixel at the borders.
+        legacy_sampling: sample as the benchmark of arXiv:2208.01489 did (`align_corners=False` on a grid normalised
+            by w - 1 and h - 1), which moves samples by up to half a pixel at the borders.
     """
 
     def __init__(self, K: Tensor, size: tuple[int, int], legacy_sampling: bool = False):
@@ -53,10 +51,9 @@ class ViewSynthesis:
         return matmul3(self.K, torch.cat([rotation, T[:, :3, 3:]], -1))
 
     def warp(self, image: Tensor, depth: Tensor, P: Tensor) -> Tensor:
-        """Sample `image` (b c h w) where the target's pixels, at `depth` (b 1 h w), fall under P. Returns (b
-        c h w).
+        """Sample `image` (b c h w) where the target's pixels, at `depth` (b 1 h w), fall under P.
 
-        Bilinear; what falls outside takes the colour of the nearest border pixel.
+        Returns (b c h w). Bilinear; what falls outside takes the colour of the nearest border pixel.
         """
         grid, _ = project(full_precision(depth), P)
         return self._sample(image, grid)

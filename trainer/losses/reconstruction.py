@@ -22,8 +22,7 @@ MaskName = Literal["explainability", "uncertainty"]
 
 
 class Reconstruction(nn.Module):
-    """Options and per-pixel rules that all reconstruction losses share; which images are compared is their
-    own matter.
+    """Options and per-pixel rules that all reconstruction losses share; what they compare is their own matter.
 
     Args:
         loss_name: how two images are compared.

@@ -18,7 +18,7 @@ from trainer.scene import Pictures, Scene
 
 Gradients = tuple[
     Tensor, Tensor
-]  # along x and along y, non-negative, each of the shape of what was differentiated
+]  # along x and along y, none negative, of the shape of what was differentiated
 
 _SIDE = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))  # Gaussian of sigma 1 over three pixels
 _CENTRE = 1 - 2 * _SIDE

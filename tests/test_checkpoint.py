@@ -1,0 +1,318 @@
+"""A run is saved whole, falls back on the checkpoint before when that is damaged, and is rebuilt from one file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from trainer import safefile
+from trainer.atomic import CannotWrite
+from trainer.checkpoint import (
+    Checkpointer,
+    Position,
+    Saved,
+    TrainState,
+    WrongArchitecture,
+    find_checkpoint,
+    load_capsule,
+    load_objective,
+    load_pretrained,
+)
+from trainer.rundir import RunDir
+from trainer.safefile import DamagedFile
+from trainer.train_state import WrongOptimizer
+from trainer.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+NET = {"depth": {"enc_name": "tiny", "width": 3}, "pose": {"enc_name": "tiny"}}
+HPARAMS = {"name": "m", "version": "42", "seed": 42, "trainer_version": "0.1.0", "config": {"net": NET}}
+
+
+class Tiny(nn.Module):
+    """Stands in for an objective where only names and shapes matter."""
+
+    def __init__(self, value: float = 0.0, width: int = 3, nets: tuple[str, ...] = ("depth", "pose")):
+        super().__init__()
+        self.networks = nn.ModuleDict({net: nn.Linear(width, 2) for net in nets})
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, value)
+
+    @property
+    def value(self) -> float:
+        return next(self.parameters()).flatten()[0].item()
+
+
+def save(checkpointer: Checkpointer, value: float, state: TrainState | None = None) -> None:
+    objective = Tiny(value)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=value or 0.1)
+    checkpointer.save_last(objective, optimizer, None, None, state or TrainState(Position(0, 0, int(value))))
+
+
+@pytest.fixture
+def checkpointer(tmp_path: Path) -> Checkpointer:
+    return Checkpointer(tmp_path, HPARAMS, "AbsRel")
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_nothing_saved_is_nothing_loaded(checkpointer: Checkpointer) -> None:
+    assert checkpointer.load_last() is None
+
+
+def test_a_run_is_restored_whole(checkpointer: Checkpointer) -> None:
+    state = TrainState(Position(3, 2, 17), best=0.115, best_epoch=2, metrics={"AbsRel": 0.12})
+    save(checkpointer, 0.5, state)
+    saved = checkpointer.load_last()
+    assert saved is not None
+    assert (saved.state, saved.hparams, saved.notes) == (state, HPARAMS, [])
+    objective = Tiny()
+    optimizer = torch.optim.SGD(objective.parameters(), lr=9.0)
+    saved.restore(objective, optimizer)
+    assert objective.value == 0.5
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_metadata_say_what_the_file_is(checkpointer: Checkpointer) -> None:
+    state = TrainState(Position(3, 0, 17), metrics={"AbsRel": 0.12})
+    save(checkpointer, 0.5, state)
+    checkpointer.save_best(Tiny(0.5), state, {"AbsRel": 0.11, "loss": 1.5})
+    for name, metrics in (("last", {"AbsRel": 0.12}), ("best", {"AbsRel": 0.11, "loss": 1.5})):
+        metadata = safefile.read_metadata(checkpointer.folder / f"{name}.safetensors")
+        assert (metadata["epoch"], metadata["step"], metadata["monitor"]) == ("3", "17", "AbsRel")
+        assert json.loads(metadata["hparams"]) == HPARAMS
+        assert json.loads(metadata["metrics"]) == metrics
+        assert metadata["format_version"] == "1"
+        assert len(metadata["checksum"]) == 64
+
+
+def test_best_holds_weights_and_nothing_of_the_optimizer(checkpointer: Checkpointer) -> None:
+    checkpointer.save_best(Tiny(0.5), TrainState())
+    path = checkpointer.folder / "best.safetensors"
+    assert set(load_file(path)) == {
+        f"networks.{net}.{kind}" for net in ("depth", "pose") for kind in ("weight", "bias")
+    }
+    assert "optimizer" not in safefile.read_metadata(path)
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    other = Checkpointer(tmp_path, HPARAMS, "AbsRel", is_main=False)
+    save(other, 1.0)
+    other.save_best(Tiny(), TrainState())
+    assert names(tmp_path) == []
+    save(Checkpointer(tmp_path, HPARAMS, "AbsRel"), 1.0)
+    assert other.load_last() is not None
+
+
+def test_the_checkpoint_before_is_kept(checkpointer: Checkpointer) -> None:
+    for value in (1.0, 2.0, 3.0):
+        save(checkpointer, value)
+    assert names(checkpointer.folder) == ["last.prev.safetensors", "last.safetensors"]
+    steps = [safefile.read_metadata(checkpointer.folder / n)["step"] for n in names(checkpointer.folder)]
+    assert steps == ["2", "3"]
+
+
+def test_a_damaged_last_falls_back_and_never_replaces_the_good_one(checkpointer: Checkpointer) -> None:
+    for value in (1.0, 2.0):
+        save(checkpointer, value)
+    damage(checkpointer.folder / "last.safetensors")
+    restarted = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel")
+    saved = restarted.load_last()
+    assert saved is not None
+    assert saved.state.position.step == 1
+    assert len(saved.notes) == 1
+    assert "last.safetensors: the tensors do not match" in saved.notes[0]
+    assert "Continuing from the checkpoint before it, last.prev.safetensors" in saved.notes[0]
+
+    save(restarted, 5.0)
+    before = safefile.read_metadata(checkpointer.folder / "last.prev.safetensors")
+    assert before["step"] == "1"  # not the damaged one
+    save(restarted, 6.0)
+    assert safefile.read_metadata(checkpointer.folder / "last.prev.safetensors")["step"] == "5"
+
+
+def test_a_missing_last_falls_back(checkpointer: Checkpointer) -> None:
+    """So it is for a moment on file systems without hard links."""
+    save(checkpointer, 1.0)
+    (checkpointer.folder / "last.safetensors").rename(checkpointer.folder / "last.prev.safetensors")
+    saved = checkpointer.load_last()
+    assert saved is not None
+    assert "last.safetensors is missing" in saved.notes[0]
+
+
+def test_two_damaged_files_end_the_matter(checkpointer: Checkpointer) -> None:
+    save(checkpointer, 1.0)
+    damage(checkpointer.folder / "last.safetensors")
+    with pytest.raises(DamagedFile, match=r"/last\.safetensors: the tensors"):
+        checkpointer.load_last()
+    shutil.copy(checkpointer.folder / "last.safetensors", checkpointer.folder / "last.prev.safetensors")
+    with pytest.raises(DamagedFile, match=r"last\.safetensors.*no better: .*last\.prev\.safetensors"):
+        checkpointer.load_last()
+
+
+def test_a_failed_save_keeps_last_and_the_one_before(checkpointer: Checkpointer, monkeypatch: Any) -> None:
+    for value in (1.0, 2.0):
+        save(checkpointer, value)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", refuse)
+        with pytest.raises(
+            CannotWrite, match=r"last\.safetensors: cannot be written: No space left.*untouched"
+        ):
+            save(checkpointer, 3.0)
+    assert [safefile.read_metadata(checkpointer.folder / n)["step"] for n in names(checkpointer.folder)] == [
+        "1",
+        "2",
+    ]
+
+
+def test_restoring_something_else_names_the_file(checkpointer: Checkpointer) -> None:
+    save(checkpointer, 1.0)
+    saved = checkpointer.load_last()
+    assert saved is not None
+    objective = Tiny()
+    with pytest.raises(
+        WrongOptimizer, match=r"last\.safetensors: the file was trained with the optimizer SGD"
+    ):
+        saved.restore(objective, torch.optim.Adam(objective.parameters()))
+    with pytest.raises(WrongArchitecture, match="4 weights do not fit"):
+        saved.restore(Tiny(nets=("depth", "pose", "extra")[::2]), None)
+
+
+def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: Checkpointer) -> None:
+    checkpointer.save_best(Tiny(1.0), TrainState())
+    path = checkpointer.folder / "best.safetensors"
+    wide = Tiny(width=5, nets=("depth",))
+    with pytest.raises(WrongArchitecture) as caught:
+        load_pretrained(wide, path)
+    assert wide.value == 0  # nothing was loaded
+    assert str(caught.value).splitlines() == [
+        f"{path}: 3 weights do not fit the networks:",
+        "  networks.depth.weight: (2, 3) in the file, (2, 5) in the network",
+        "  networks.pose.bias: (2,) in the file, nothing in the network",
+        "  networks.pose.weight: (2, 3) in the file, nothing in the network",
+        "The file was trained with net.depth: enc_name tiny, width 3; net.pose: enc_name tiny."
+        " Ask for the same, or for another file",
+    ]
+    saved = Saved(path, *safefile.read(path))
+    with pytest.raises(WrongArchitecture, match=r"\(file -> asked for\): net\.depth\.width: 3 -> 5"):
+        saved.load_weights(wide, built={"net": {**NET, "depth": {"enc_name": "tiny", "width": 5}}})
+    with pytest.raises(WrongArchitecture, match=r"code of the networks is newer \(file: 0\.1\.0\)"):
+        saved.load_weights(wide, built={"net": NET})
+
+
+def test_a_file_without_networks_is_told(tmp_path: Path) -> None:
+    safefile.write(tmp_path / "x.safetensors", {"conv.weight": torch.ones(1)}, {})
+    with pytest.raises(WrongArchitecture, match="The file holds no network"):
+        load_pretrained(Tiny(), tmp_path / "x.safetensors")
+
+
+def test_ten_wrong_weights_are_enough(checkpointer: Checkpointer) -> None:
+    checkpointer.save_best(Tiny(nets=tuple("abcdefg")), TrainState())
+    with pytest.raises(WrongArchitecture, match="14 weights") as caught:
+        load_pretrained(Tiny(nets=tuple("hij")[:0]), checkpointer.folder / "best.safetensors")
+    assert str(caught.value).count("in the file") == 10
+    assert "... and 4 more" in str(caught.value)
+
+
+def test_weights_load_from_a_file_or_a_run_folder_best_first(tmp_path: Path) -> None:
+    with RunDir(tmp_path, "m", "42") as run:
+        checkpointer = Checkpointer(run.ckpts, HPARAMS, "AbsRel")
+        with pytest.raises(UserError, match=r"holds no checkpoint. Looked for ckpts/best\.safetensors"):
+            find_checkpoint(run.path)
+        save(checkpointer, 1.0)
+        assert find_checkpoint(run.path) == run.last_path
+        checkpointer.save_best(Tiny(2.0), TrainState())
+    for path, value in ((run.path, 2.0), (run.ckpts, 2.0), (run.best_path, 2.0), (run.last_path, 1.0)):
+        objective = Tiny()
+        load_pretrained(objective, path)
+        assert objective.value == value
+    with pytest.raises(UserError, match="no such file"):
+        load_pretrained(Tiny(), run.path / "nothing.safetensors")
+
+
+def test_a_capsule_holds_the_step_that_failed(checkpointer: Checkpointer) -> None:
+    path = checkpointer.folder / "capsules" / "step.safetensors"
+    batch = {"target": torch.full((1, 3, 2, 2), float("nan")), "index": torch.tensor([7]), "note": "text"}
+    other = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel", is_main=False)  # whoever fails saves
+    other.save_capsule(path, Tiny(3.0), batch, Position(1, 2, 30), seed=42, rank=1)
+    capsule = load_capsule(path)
+    assert capsule.batch.keys() == {"target", "index"}
+    assert torch.equal(capsule.batch["target"].isnan(), torch.ones(1, 3, 2, 2, dtype=torch.bool))
+    assert (capsule.position, capsule.seed, capsule.rank) == (Position(1, 2, 30), 42, 1)
+    objective = Tiny()
+    load_pretrained(objective, path)
+    assert objective.value == 3
+    save(checkpointer, 1.0)
+    with pytest.raises(UserError, match="is a checkpoint, not a capsule"):
+        load_capsule(checkpointer.folder / "last.safetensors")
+
+
+def test_a_file_without_settings_asks_for_them(tmp_path: Path) -> None:
+    safefile.write(tmp_path / "x.safetensors", {}, {})
+    with pytest.raises(UserError, match=r"does not say what it was made of. Give hparams="):
+        load_objective(tmp_path / "x.safetensors")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunDir]:
+    """A small real objective and the folder of its run, whose settings ask for pretrained weights."""
+    from trainer.build import build_objective
+    from trainer.config import load_config
+
+    encoders = [f"net.{net}.enc_name=mobilenetv3_small_050" for net in ("depth", "pose")]
+    cfg = load_config(ROOT / "cfg/synthetic/monodepth2_M.yaml", ROOT / "cfg/synthetic/default.yaml", encoders)
+    objective = build_objective(cfg)
+    hparams = {"name": "m", "version": "42", "seed": 42, "config": cfg.to_dict()}
+    for net in hparams["config"]["net"].values():
+        net["pretrained"] = True  # would need the internet
+    with RunDir(tmp_path_factory.mktemp("models"), "m", "42") as run:
+        run.write_hparams(hparams)
+        Checkpointer(run.ckpts, hparams, "AbsRel").save_best(objective, TrainState(Position(1, 0, 10)))
+    return objective, run
+
+
+def test_an_objective_is_rebuilt_from_one_file_without_downloads(real: tuple[Any, RunDir]) -> None:
+    objective, run = real
+    for path in (run.best_path, run.path, str(run.path)):
+        loaded = load_objective(path)
+        assert not any(module.training for module in loaded.modules())
+        for name, tensor in objective.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert loaded.weights == objective.weights
+    images = torch.rand(1, 3, 64, 64)
+    objective.eval()
+    assert torch.equal(loaded.predict_disp(images)[0], objective.predict_disp(images)[0])
+    assert all(key.startswith("networks.") for key in load_file(run.best_path))
+
+
+def test_corrected_hparams_win_over_those_in_the_file(real: tuple[Any, RunDir], tmp_path: Path) -> None:
+    _, run = real
+    text = run.hparams_path.read_text()
+    corrected = tmp_path / "hparams.yaml"
+    corrected.write_text(text.replace("weight: 0.001", "weight: 0.5"))
+    assert load_objective(run.best_path, corrected).weights["disp_smooth"] == 0.5
+    assert load_objective(run.best_path, str(run.hparams_path)).weights["disp_smooth"] == 0.001
+    corrected.write_text(text.replace("mobilenetv3_small_050", "resnet18", 1))
+    with pytest.raises(WrongArchitecture, match=r"net\.depth\.enc_name: mobilenetv3_small_050 -> resnet18"):
+        load_objective(run.best_path, corrected)
+    corrected.write_text(text.replace("disp_smooth", "disp_smoth"))
+    with pytest.raises(UserError, match=r"hparams\.yaml.*disp_smoth"):
+        load_objective(run.best_path, corrected)
