@@ -252,11 +252,12 @@ def test_a_capsule_holds_the_step_that_failed(checkpointer: Checkpointer) -> Non
     path = checkpointer.folder / "capsules" / "step.safetensors"
     batch = {"target": torch.full((1, 3, 2, 2), float("nan")), "index": torch.tensor([7]), "note": "text"}
     other = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel", is_main=False)  # whoever fails saves
-    other.save_capsule(path, Tiny(3.0), batch, Position(1, 2, 30), seed=42, rank=1)
+    other.save_capsule(path, Tiny(3.0), batch, Position(1, 2, 30), micro_batch=2, seed=42, rank=1)
     capsule = load_capsule(path)
     assert capsule.batch.keys() == {"target", "index"}
     assert torch.equal(capsule.batch["target"].isnan(), torch.ones(1, 3, 2, 2, dtype=torch.bool))
-    assert (capsule.position, capsule.seed, capsule.rank) == (Position(1, 2, 30), 42, 1)
+    assert (capsule.position, capsule.micro_batch) == (Position(1, 2, 30), 2)
+    assert (capsule.seed, capsule.rank) == (42, 1)
     objective = Tiny()
     load_pretrained(objective, path)
     assert objective.value == 3

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 import models_zoo
 from models_zoo.registry import did_you_mean
 from trainer import distributed, optim, tracking
+from trainer.atomic import require_space
 from trainer.checkpoint import Checkpointer, Saved, load_pretrained
 from trainer.config import Config
 from trainer.data import DATASETS
@@ -37,6 +38,8 @@ from trainer.train_state import TrainState
 from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
+
+COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
 
 # Changing one of these would change which samples the remaining steps see, or what the step count means.
 FIXED_ON_RESUME = (
@@ -181,6 +184,8 @@ def build_run(
     train_loader = build_loader(cfg, "train", datasets["train"], seed, rank, world)
     val_loader = build_loader(cfg, "val", datasets["val"], seed, rank, world, limit) if limit else None
     folder.open()  # takes the lock: from here on nobody else writes here
+    if accelerator.is_main_process:
+        require_space(folder.ckpts, COPIES * _num_bytes(objective), "checkpoints")
 
     if world > 1 and cfg.trainer.sync_batchnorm:
         distributed.synchronise_batchnorm(objective, accelerator.device)
@@ -237,6 +242,10 @@ def build_run(
 
 def _names(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def _num_bytes(objective: Objective) -> int:
+    return sum(p.numel() * p.element_size() for p in objective.parameters())
 
 
 def _modes(cfg: Config) -> tuple[str, ...]:

@@ -123,6 +123,7 @@ class Capsule:
 
     batch: dict[str, Tensor]
     position: Position  # before the step
+    micro_batch: int  # which of the accumulated batches of the step
     seed: int
     rank: int
 
@@ -194,13 +195,22 @@ class Checkpointer:
         objective: nn.Module,
         batch: Mapping[str, Any],
         position: Position,
+        micro_batch: int,
         seed: int,
         rank: int,
     ) -> None:
         """Save the weights and the batch of a step that failed, on whichever process it failed."""
         make_folder(path.parent)
         tensors = weights(objective) | {f"batch.{k}": v for k, v in batch.items() if isinstance(v, Tensor)}
-        metadata = self._about() | position_metadata(position) | {"seed": str(seed), "rank": str(rank)}
+        metadata = (
+            self._about()
+            | position_metadata(position)
+            | {
+                "micro_batch": str(micro_batch),
+                "seed": str(seed),
+                "rank": str(rank),
+            }
+        )
         safefile.write(path, tensors, metadata)
 
     def _about(self) -> dict[str, str]:
@@ -244,6 +254,7 @@ def load_capsule(path: Path | str) -> Capsule:
     return Capsule(
         batch={k.removeprefix("batch."): v for k, v in saved.tensors.items() if k.startswith("batch.")},
         position=saved.state.position,
+        micro_batch=int(saved.metadata["micro_batch"]),
         seed=int(saved.metadata["seed"]),
         rank=int(saved.metadata["rank"]),
     )

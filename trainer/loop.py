@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import send_to_device
 
 from trainer import optim
+from trainer.atomic import CannotWrite
 from trainer.checkpoint import Checkpointer
 from trainer.distributed import total
 from trainer.metrics.validation import higher_is_better
@@ -128,7 +129,7 @@ class Loop:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.recorder.part("Forward"):
                     output: StepOutput = self.model(batch)
-                    self.loss = self.agree_on(output, batch)
+                    self.loss = self.agree_on(output, batch, number)
                 with self.recorder.part("Backward"):
                     self.accelerator.backward(output.loss / len(batches))
         if settings.log_grad_norm:
@@ -140,7 +141,7 @@ class Loop:
         self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
         return output
 
-    def agree_on(self, output: StepOutput, batch: Any) -> float:
+    def agree_on(self, output: StepOutput, batch: Any, number: int) -> float:
         """Return the mean loss over processes; all learn of a non-finite loss or a stop signal in the same step.
 
         One small transfer and, with several processes, one reduction; it must come before the backward pass, which
@@ -152,25 +153,27 @@ class Loop:
         bads, stops, loss = total(self.accelerator, own_bad.clone()).tolist()
         self.stopping = stops > 0
         if bads:
-            self.give_up(output, batch, is_culprit=bool(own_bad[0]))
+            self.give_up(output, batch, number, is_culprit=bool(own_bad[0]))
         return float(loss) / self.accelerator.num_processes
 
-    def give_up(self, output: StepOutput, batch: Any, is_culprit: bool) -> None:
+    def give_up(self, output: StepOutput, batch: Any, number: int, is_culprit: bool) -> None:
         """Save a capsule (batch, weights, position) of the step that failed and raise NonFiniteLoss."""
         position, rank = self.state.position, self.accelerator.process_index
-        terms = ", ".join(f"{k} {float(v):.4g}" for k, v in output.losses.items())
-        capsule = self.run.capsule_path(position.step, rank)
+        where = "on another process"
         if is_culprit:
-            self.checkpointer.save_capsule(capsule, self.objective, batch, position, self.settings.seed, rank)
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in output.losses.items())
+            capsule = self.run.capsule_path(position.step, rank)
+            where = f"on process {rank} ({terms}); batch and weights are in {capsule}"
+            try:
+                self.checkpointer.save_capsule(
+                    capsule, self.objective, batch, position, number, self.settings.seed, rank
+                )
+            except CannotWrite as error:
+                where = f"on process {rank} ({terms}); no capsule: {error}"
         raise NonFiniteLoss(
-            f"the loss is not finite in epoch {position.epoch}, step {position.step}"
-            + (
-                f" on process {rank} ({terms}). Batch and weights: {capsule}."
-                if is_culprit
-                else " on another process."
-            )
-            + " `last` holds the latest saved state. Usual causes: too high a learning rate (try gradient_clip_val: 1),"
-            " precision 16 (try bf16), corrupt images. `--set trainer.detect_anomaly=true` names the operation."
+            f"the loss is not finite in epoch {position.epoch}, step {position.step}, {where}. `last` holds the latest"
+            " saved state. Usual causes: too high a learning rate (try trainer.gradient_clip_val: 1), precision 16"
+            " (try bf16), corrupt images. `--set trainer.detect_anomaly=true` names the operation."
         )
 
     def record(self, output: StepOutput, batch: Any) -> None:

@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_capsule_that_replays(tmp_path: P
     from trainer.seeding import TRAINING, seed_everything
 
     failed, objective = load_capsule(capsule), load_objective(capsule)
-    seed_everything(failed.seed, TRAINING, failed.position.step, 0, failed.rank)
+    seed_everything(failed.seed, TRAINING, failed.position.step, failed.micro_batch, failed.rank)
     assert not torch.isfinite(objective.train()(failed.batch).loss)
 
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from trainer.losses import LOSSES
 from trainer.scene import Pictures, Scene
 
-Gradients = tuple[
-    Tensor, Tensor
-]  # along x and along y, none negative, of the shape of what was differentiated
+# Along x and along y, none negative, each of the shape of what was differentiated.
+Gradients = tuple[Tensor, Tensor]
 
 _SIDE = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))  # Gaussian of sigma 1 over three pixels
 _CENTRE = 1 - 2 * _SIDE
