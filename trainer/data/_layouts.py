@@ -28,14 +28,14 @@ LANE_HALF = 1.7  # metres kept free to both sides of the camera's way
 
 Rng = np.random.Generator
 SceneKind = Literal["road", "corridor", "mixed"]
-Layout = Callable[[Rng, int, float, float, int], Scene]
+Layout = Callable[[Rng, int, float, float, int, float], Scene]
 
 
-_RANGES = {"motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1)}
+_RANGES = {"motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1), "clutter": (0, 2)}
 
 
 def check_drive_options(name_of: Callable[[str], str], **values: float) -> None:
-    """Raise UserError when motion, rotation, moving_objects or standing is out of range.
+    """Raise UserError when motion, rotation, moving_objects, standing or clutter is out of range.
 
     `name_of` turns a key into what the user calls it.
     """
@@ -53,11 +53,12 @@ def draw_scene(
     rotation: float,
     moving_objects: int,
     standing: float,
+    clutter: float = 1.0,
 ) -> Scene:
     """Draw a scene for a drive of `frames` frames; a function of its arguments and of nothing else.
 
     motion: mean metres per frame on the road; rotation: degrees; standing: probability that the camera does
-    not move.
+    not move; clutter: how many things stand around, 1 = as usual.
     """
     rng = np.random.default_rng(list(seed))
     layouts: dict[str, Layout] = {"road": road, "corridor": corridor}
@@ -65,7 +66,7 @@ def draw_scene(
     stands = rng.random() < standing
     speed = motion * rng.uniform(0.5, 1.5)
     layout = layouts[("corridor" if indoors else "road") if kind == "mixed" else kind]
-    return layout(rng, frames, 0.0 if stands else speed, rotation, moving_objects)
+    return layout(rng, frames, 0.0 if stands else speed, rotation, moving_objects, clutter)
 
 
 def average_intrinsics(
@@ -79,21 +80,25 @@ def average_intrinsics(
     return np.array([[focal[0] * width, 0, 0.5 * width], [0, focal[1] * height, 0.5 * height], [0, 0, 1]])
 
 
-def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int) -> Scene:
+def road(
+    rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float
+) -> Scene:
     """Furnish a street. speed in metres per frame; rotation: largest angle of the camera, degrees."""
     drive = Drive.draw(rng, ROAD_CAMERA_HEIGHT + rng.normal(0.0, 0.03), speed, rotation)
     start, end = drive.reach(frames)
     edges = -2.0 * 4.0 ** rng.uniform(), 2.0 * 3.0 ** rng.uniform()  # of the carriageway
     stage = _outdoors(rng, end + VIEW_DISTANCE + 10.0, edges[0])
     for side, edge in zip((-1, 1), edges, strict=True):
-        _street_side(rng, stage, side, edge, start - 25.0, end + VIEW_DISTANCE)
-    _obstacles(rng, stage, edges, end + (25.0 if moving_objects else 5.0))  # not in front of those who move
+        _street_side(rng, stage, side, edge, start - 25.0, end + VIEW_DISTANCE, clutter)
+    _obstacles(rng, stage, edges, end + (25.0 if moving_objects else 5.0), clutter)  # not in front of those who move
     for _ in range(moving_objects):
         _moving_road_user(rng, stage, edges, drive, frames)
     return Scene.finish(stage, drive, int(rng.integers(2**31)))
 
 
-def corridor(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int) -> Scene:
+def corridor(
+    rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float
+) -> Scene:
     """Furnish a corridor; the camera moves at `CORRIDOR_PACE` of the speed."""
     drive = Drive.draw(rng, CORRIDOR_CAMERA_HEIGHT + rng.normal(0.0, 0.05), CORRIDOR_PACE * speed, rotation)
     start, end = drive.reach(frames)
@@ -109,9 +114,9 @@ def corridor(rng: Rng, frames: int, speed: float, rotation: float, moving_object
     stage.add(lamps, 0.0, middle, (40.0, 1.0, length), base=ceiling)
     stage.add(wall_paint(rng), 0.0, z_wall + 0.5, (40.0, ceiling, 1.0))
     for side, wall in zip((-1, 1), walls, strict=True):
-        _corridor_side(rng, stage, side, wall, start - 4.0, z_wall, ceiling)
+        _corridor_side(rng, stage, side, wall, start - 4.0, z_wall, ceiling, clutter)
     free = [wall - side * 0.4 for side, wall in zip((-1, 1), walls, strict=True)]
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(round(clutter * rng.integers(0, 4))):
         if end + 2.0 < z_wall - 1.0:
             _loose_thing(rng, stage, rng.uniform(*free), rng.uniform(end + 2.0, z_wall - 1.0))
     for _ in range(
@@ -159,7 +164,9 @@ def _indoors(rng: Rng, z_background: float) -> Stage:
     return Stage(floor, sky, Light(towards, rng.uniform(0.55, 0.75)), z_background)
 
 
-def _street_side(rng: Rng, stage: Stage, side: int, edge: float, z_start: float, z_end: float) -> None:
+def _street_side(
+    rng: Rng, stage: Stage, side: int, edge: float, z_start: float, z_end: float, clutter: float
+) -> None:
     """Furnish one side: kerb, then a front of houses or trees behind a hedge, parked cars, poles, people."""
     walk = 0.4 * 50.0 ** rng.uniform()  # 0.4 m to 20 m between carriageway and front: lanes and squares
     front = abs(edge) + walk
@@ -171,7 +178,8 @@ def _street_side(rng: Rng, stage: Stage, side: int, edge: float, z_start: float,
         _houses(rng, stage, side, front, z_start, z_end)
     else:
         _park(rng, stage, side, front, z_start, z_end)
-    cars = rng.choice([2.0, 8.0, 20.0, 1e3])  # mean gap between parked cars, metres
+    rarity = 1.0 / max(clutter, 1e-3)
+    cars = rng.choice([2.0, 8.0, 20.0, 1e3]) * rarity  # mean gap between parked cars, metres
     room_on_road = abs(edge) - LANE_HALF > 2.0
     parked = abs(edge) + (-1.0 if room_on_road else min(1.1, 0.4 + walk / 2))
     if room_on_road or walk > 2.0:
@@ -179,10 +187,10 @@ def _street_side(rng: Rng, stage: Stage, side: int, edge: float, z_start: float,
         while z < z_end - 25.0:
             put = car if rng.random() < 0.75 else truck
             put(rng, stage, side * parked, z, heading=rng.choice([-1, 1]))
-            z += 6.0 + rng.exponential(cars)
-    for z in np.arange(z_start + rng.uniform(15.0, 40.0), z_end - 20.0, rng.uniform(14.0, 40.0)):
+            z += 6.0 * rarity + rng.exponential(cars)
+    for z in np.arange(z_start + rng.uniform(15.0, 40.0), z_end - 20.0, rarity * rng.uniform(14.0, 40.0)):
         pole(rng, stage, side * (abs(edge) + min(0.5, 0.5 * walk)), float(z))
-    for _ in range(rng.poisson(2.0)):
+    for _ in range(rng.poisson(2.0 * clutter)):
         x = rng.uniform(max(LANE_HALF, abs(edge) - 0.5), front - 0.2)
         person(rng, stage, side * x, rng.uniform(z_start + 30.0, z_end - 40.0))
 
@@ -211,12 +219,14 @@ def _park(rng: Rng, stage: Stage, side: int, front: float, z_start: float, z_end
         tree(rng, stage, side * (front + rng.uniform(0.8, 5.0)), float(z) + rng.uniform(-1.0, 1.0))
 
 
-def _obstacles(rng: Rng, stage: Stage, edges: tuple[float, float], z_free: float) -> None:
+def _obstacles(
+    rng: Rng, stage: Stage, edges: tuple[float, float], z_free: float, clutter: float
+) -> None:
     """Perhaps close the view: something in the lane, a house across the street."""
-    if rng.random() < 0.6:
+    if rng.random() < 0.6 * clutter:
         put = car if rng.random() < 0.6 else truck
         put(rng, stage, rng.uniform(edges[0] + 1.0, edges[1] - 1.0), z_free + rng.exponential(8.0), heading=1)
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 * clutter:
         z = z_free + rng.exponential(18.0)
         stage.add(
             facade(rng),
@@ -244,7 +254,7 @@ def _moving_road_user(rng: Rng, stage: Stage, edges: tuple[float, float], drive:
 
 
 def _corridor_side(
-    rng: Rng, stage: Stage, side: int, wall: float, z_start: float, z_end: float, ceiling: float
+    rng: Rng, stage: Stage, side: int, wall: float, z_start: float, z_end: float, ceiling: float, clutter: float
 ) -> None:
     """Furnish one side of a corridor: wall pieces with niches, cupboards and crates along them."""
     paint, niches = wall_paint(rng), rng.uniform(0.0, 0.6)
@@ -254,13 +264,14 @@ def _corridor_side(
         setback = rng.uniform(0.2, 2.0) if rng.random() < niches else 0.0
         stage.add(paint, side * (abs(wall) + setback + 5.0), z + length / 2, (10.0, ceiling, length))
         z += length
-    z = z_start + rng.exponential(4.0)
+    rarity = 1.0 / max(clutter, 1e-3)
+    z = z_start + rarity * rng.exponential(4.0)
     while z < z_end - 1.0:
         width, length = rng.uniform(0.3, 0.6), rng.uniform(0.5, 1.6)
         if abs(wall) - width > 0.75:
             size = (width, float(rng.choice([0.8, 1.1, 1.9])), length)
             stage.add(painted(rng), side * (abs(wall) - width / 2), z + length / 2, size)
-        z += length + rng.exponential(5.0)
+        z += length + rarity * rng.exponential(5.0)
 
 
 def _loose_thing(rng: Rng, stage: Stage, x: float, z: float) -> None:

@@ -40,6 +40,7 @@ class Synthetic(DepthDataset):
         motion: mean metres per frame; a drive keeps one pace, 0.5 to 1.5 times this.
         rotation: largest angle the camera turns away from the street, degrees.
         moving_objects: cars and people per scene that move by themselves.
+        clutter: how many cars, poles, people and obstacles stand around, 0..2; 1 = a busy street.
         standing: share of drives whose camera stands still, 0..1; true = all.
         focal: focal length in image widths and heights.
         sky_depth: give the distance of the background wall, 90 m and more, where sky is seen.
@@ -55,6 +56,7 @@ class Synthetic(DepthDataset):
         motion: float = 0.8,
         rotation: float = 1.0,
         moving_objects: int = 0,
+        clutter: float = 1.0,
         standing: bool | float = False,
         focal: tuple[float, float] = (0.58, 1.92),
         sky_depth: bool = False,
@@ -89,6 +91,7 @@ class Synthetic(DepthDataset):
             motion=motion,
             rotation=rotation,
             moving_objects=moving_objects,
+            clutter=clutter,
             standing=standing,
         )
         far = [offset for offset in self.supp_idxs if abs(offset) > PAD]
@@ -103,6 +106,7 @@ class Synthetic(DepthDataset):
         self.motion = motion
         self.rotation = rotation
         self.moving_objects = moving_objects
+        self.clutter = clutter
         self.standing = float(standing)
         self.sky_depth = sky_depth
         self.right_targets = right_targets
@@ -153,6 +157,7 @@ class Synthetic(DepthDataset):
             self._scenes[i_scene] = draw_scene(
                 (self.scene_seed, _MODE_SEEDS[self.mode], i_scene), self.scene, self.items_per_scene,
                 self.motion, self.rotation, self.moving_objects, self.standing,
+                self.clutter,
             )  # fmt: skip
         return self._scenes[i_scene]
 
