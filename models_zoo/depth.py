@@ -36,6 +36,8 @@ class Depth(nn.Module):
         num_ch_mask: channels of the mask, the number of support frames.
         use_virtual_stereo: also predict for the virtual right and left cameras. Monodepth, arXiv:1609.03677.
         use_stereo_blend: also predict from the mirrored image and blend both, see `stereo_blend`.
+        init_disp: disparity in (0, 1) that a new network starts from; null leaves PyTorch's initialisation, about 0.5,
+            with which the first warps of a stereo pair miss by half an image. Not a published choice.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
 
@@ -49,11 +51,15 @@ class Depth(nn.Module):
         num_ch_mask: int | None = None,
         use_virtual_stereo: bool = False,
         use_stereo_blend: bool = False,
+        init_disp: float | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ):
         super().__init__()
-        if problems := depth_problems(enc_name, dec_name, out_scales, mask_name, num_ch_mask, mean, std):
+        problems = depth_problems(
+            enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std
+        )
+        if problems:
             raise ValueError("depth network: " + "; ".join(problems))
         self.use_virtual_stereo = use_virtual_stereo
         self.use_stereo_blend = use_stereo_blend
@@ -62,7 +68,10 @@ class Depth(nn.Module):
 
         shared = {**feature_spec(self.encoder)._asdict(), "out_scales": as_scales(out_scales)}
         self.decoders = nn.ModuleDict()
-        self.decoders["disp"] = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **shared)
+        disp = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **shared)
+        self.decoders["disp"] = disp
+        if init_disp is not None:
+            disp.set_output(init_disp)
         if mask_name is not None:
             shared |= {"out_ch": num_ch_mask, "activation": MASKS[mask_name]}
             self.decoders["mask"] = DECODERS.create(dec_name, **shared)
@@ -71,7 +80,16 @@ class Depth(nn.Module):
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
         """List what is wrong with the keywords of the constructor, without building anything."""
         options = with_defaults(cls, kwargs)
-        checked = ("enc_name", "dec_name", "out_scales", "mask_name", "num_ch_mask", "mean", "std")
+        checked = (
+            "enc_name",
+            "dec_name",
+            "out_scales",
+            "mask_name",
+            "num_ch_mask",
+            "init_disp",
+            "mean",
+            "std",
+        )
         return depth_problems(**{name: options[name] for name in checked})
 
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -136,6 +154,7 @@ def depth_problems(
     out_scales: int | Sequence[int],
     mask_name: str | None,
     num_ch_mask: int | None,
+    init_disp: float | None,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> list[str]:
@@ -144,6 +163,12 @@ def depth_problems(
     if dec_name not in DECODERS:
         known = did_you_mean(dec_name, DECODERS.names())
         problems.append(f"dec_name {dec_name!r} is not a decoder. {known}")
+    if init_disp is not None and not 0 < init_disp < 1:
+        problems.append(f"init_disp is {init_disp}; it must lie between 0 and 1, or be null")
+    if init_disp is not None and dec_name not in with_trait("supports_init"):
+        problems.append(
+            f"init_disp: dec_name {dec_name!r} cannot start from a given disparity; set it to null"
+        )
     if mask_name is None:
         return problems
     if mask_name not in MASKS:
@@ -154,11 +179,16 @@ def depth_problems(
             f"num_ch_mask is {num_ch_mask}; with mask_name {mask_name!r} set it to the number of support "
             "frames (len(dataset.supp_idxs)), at least 1"
         )
-    able = [name for name in DECODERS.names() if getattr(DECODERS.get(name), "supports_mask", False)]
+    able = with_trait("supports_mask")
     if dec_name in DECODERS and dec_name not in able:
         choices = f"set mask_name: null, or choose from {able}"
         problems.append(f"dec_name {dec_name!r} cannot predict masks; {choices}")
     return problems
+
+
+def with_trait(trait: str) -> list[str]:
+    """Names of the decoders whose class attribute `trait` is true."""
+    return [name for name in DECODERS.names() if getattr(DECODERS.get(name), trait, False)]
 
 
 def scale_problems(out_scales: int | Sequence[int]) -> list[str]:

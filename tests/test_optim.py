@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainer.optim import SCHEDULERS, grad_norms, make_optimizer, make_scheduler, step_scheduler
+from trainer.types import UserError
 
 
 def networks() -> nn.ModuleDict:
@@ -30,6 +31,19 @@ def test_backbone_learns_at_its_own_rate() -> None:
     optimizer = make_optimizer(nets, "adam", 1e-3, backbone_lr=1e-5)
     slow = {id(p) for g in optimizer.param_groups if g["lr"] == 1e-5 for p in g["params"]}
     assert slow == {id(p) for p in nets["depth"]["encoder"].parameters()}
+
+
+def test_parts_learn_at_their_own_rates() -> None:
+    nets = networks()
+    optimizer = make_optimizer(nets, "adam", 1e-3, group_lr={"pose": 1e-2, "depth.enc*": 1e-4})
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    for part, rate in ((nets["pose"], 1e-2), (nets["depth"]["encoder"], 1e-4), (nets["depth"]["bn"], 1e-3)):
+        assert {rates[id(p)] for p in part.parameters()} == {rate}
+
+
+def test_a_part_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer.group_lr: pse matches no parameter.*depth, pose"):
+        make_optimizer(networks(), "adam", 1e-3, group_lr={"pse": 1e-2})
 
 
 def test_frozen_batchnorm_has_no_gradient() -> None:

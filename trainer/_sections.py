@@ -157,6 +157,9 @@ class OptimizerSection(_Section):
     backbone_lr: Annotated[float, Key(ge=0)] | None = Key(
         None, description="learning rate of the encoders; null = lr (arXiv:2307.10713)"
     )
+    group_lr: dict[str, Annotated[float, Key(ge=0)]] | None = Key(
+        None, description="learning rates of parts, by network (pose) or pattern (depth.encoder.*); null = lr"
+    )
     frozen_bn: bool = Key(False, description="do not train scales and shifts of batch norm")
     weight_decay: Annotated[float, Key(ge=0)] = Key(
         0.0, description="not applied to biases and 1-D parameters"

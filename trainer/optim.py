@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
+
+from trainer.types import UserError
 
 SCHEDULERS: dict[str, type] = {
     "steplr": lr_scheduler.StepLR,
@@ -28,6 +31,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     frozen_bn: bool = False,
     backbone_lr: float | None = None,
+    group_lr: Mapping[str, float] | None = None,
     **kwargs: Any,
 ) -> Optimizer:
     """Build one optimizer over all trainable parameters of all networks.
@@ -38,7 +42,11 @@ def make_optimizer(
         weight_decay: not applied to biases and 1-D parameters.
         frozen_bn: stop the gradients of BatchNorm scales and shifts.
         backbone_lr: learning rate of parameters with "encoder" in their name (SlowTV, arXiv:2307.10713).
+        group_lr: learning rates of parts, by name of a network ("pose") or pattern of parameter names
+            ("depth.encoder.*"); the last that matches wins, before `backbone_lr` and `lr`.
         kwargs: passed on to the optimizer.
+
+    Raises UserError when a part of `group_lr` names nothing that is trained.
     """
     from timm.optim import create_optimizer_v2
 
@@ -48,11 +56,22 @@ def make_optimizer(
                 module.requires_grad_(False)
 
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    unused = set(group_lr or {})
     for name, parameter in networks.named_parameters():
         if parameter.requires_grad:
             rate = backbone_lr if backbone_lr is not None and "encoder" in name else lr
+            for part, of_part in (group_lr or {}).items():
+                if name.startswith(f"{part}.") or fnmatchcase(name, part):
+                    rate = of_part
+                    unused.discard(part)
             decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
+    if unused:
+        known = ", ".join(sorted({name.split(".")[0] for name, _ in networks.named_parameters()}))
+        raise UserError(
+            f"optimizer.group_lr: {', '.join(sorted(unused))} matches no parameter that is trained."
+            f" Use a network ({known}) or a pattern such as 'depth.encoder.*'"
+        )
     params = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
     return create_optimizer_v2(params, opt=type, lr=lr, weight_decay=weight_decay, **kwargs)
 

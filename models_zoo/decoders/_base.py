@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -26,6 +27,7 @@ class Decoder(nn.Module, ABC):
     """
 
     supports_mask: ClassVar[bool] = True  # False: outputs are disparities by construction
+    supports_init: ClassVar[bool] = False  # True: `output_convs` names what `set_output` needs
     supports_no_skip: ClassVar[bool] = True  # False: nothing is left of the idea without encoder features
 
     def __init__(
@@ -42,6 +44,16 @@ class Decoder(nn.Module, ABC):
         self.activation = activation
         self.channels = tuple(channels)
         self._feature_at = {stride: index for index, stride in enumerate(reductions)} if use_skip else {}
+
+    def set_output(self, value: float) -> None:
+        """Make a sigmoid decoder start from `value`, 0..1, everywhere: the biases of its output convolutions."""
+        for head in self.output_convs():
+            if head.bias is not None:
+                nn.init.constant_(head.bias, math.log(value / (1 - value)))
+
+    def output_convs(self) -> Sequence[nn.Conv2d]:
+        """The convolutions before the activation, one per scale; none where outputs are made differently."""
+        return ()
 
     @abstractmethod
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:

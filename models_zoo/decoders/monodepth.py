@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from models_zoo.layers import ConvELU, activate, conv3x3, up2
 @DECODERS.register("monodepth")
 class MonodepthDecoder(Decoder):
     """Nearest upsampling, skip concatenation, one output convolution per scale. arXiv:1806.01260."""
+
+    supports_init = True
 
     def __init__(
         self,
@@ -32,6 +35,10 @@ class MonodepthDecoder(Decoder):
             layers += [ConvELU(self.in_channels(level), width), ConvELU(width + skip, width)]
         layers += [conv3x3(WIDTHS[scale], out_ch) for scale in self.out_scales]
         self.decoder = nn.ModuleList(layers)  # flat: the positions are the keys of published checkpoints
+
+    def output_convs(self) -> Sequence[nn.Conv2d]:
+        """The last layers, one per scale."""
+        return cast("list[nn.Conv2d]", list(self.decoder[2 * len(LEVELS) :]))
 
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return {scale: (b out_ch h/2**s w/2**s)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""

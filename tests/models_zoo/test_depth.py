@@ -236,3 +236,16 @@ def test_good_options_have_no_problem():
 def test_a_misspelt_keyword_names_the_right_one(name: str):
     with pytest.raises(TypeError, match="Did you mean 'enc_name'"):
         models_zoo.create(name, encname="resnet18")
+
+
+@pytest.mark.parametrize("dec_name", [d for d in DECODERS.names() if DECODERS.get(d).supports_init])
+def test_a_new_network_starts_from_the_disparity_asked_for(dec_name: str):
+    out = depth(dec_name=dec_name, init_disp=0.06, use_virtual_stereo=True)(torch.rand(1, 3, 64, 96))
+    for maps in (*out["disp"].values(), *out["disp_stereo"].values()):
+        assert maps.detach().mean() == pytest.approx(0.06, abs=0.03)
+
+
+@pytest.mark.parametrize("init_disp", [0, 1, -0.5])
+def test_a_start_outside_of_the_sigmoid_is_refused(init_disp: float):
+    with pytest.raises(ValueError, match=f"init_disp is {init_disp}; it must lie between 0 and 1"):
+        depth(init_disp=init_disp)

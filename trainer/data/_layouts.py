@@ -31,7 +31,13 @@ SceneKind = Literal["road", "corridor", "mixed"]
 Layout = Callable[[Rng, int, float, float, int, float], Scene]
 
 
-_RANGES = {"motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1), "clutter": (0, 2)}
+_RANGES = {
+    "motion": (0, 10),
+    "rotation": (0, 20),
+    "moving_objects": (0, 100),
+    "standing": (0, 1),
+    "clutter": (0, 2),
+}
 
 
 def check_drive_options(name_of: Callable[[str], str], **values: float) -> None:
@@ -80,9 +86,7 @@ def average_intrinsics(
     return np.array([[focal[0] * width, 0, 0.5 * width], [0, focal[1] * height, 0.5 * height], [0, 0, 1]])
 
 
-def road(
-    rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float
-) -> Scene:
+def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float) -> Scene:
     """Furnish a street. speed in metres per frame; rotation: largest angle of the camera, degrees."""
     drive = Drive.draw(rng, ROAD_CAMERA_HEIGHT + rng.normal(0.0, 0.03), speed, rotation)
     start, end = drive.reach(frames)
@@ -90,7 +94,9 @@ def road(
     stage = _outdoors(rng, end + VIEW_DISTANCE + 10.0, edges[0])
     for side, edge in zip((-1, 1), edges, strict=True):
         _street_side(rng, stage, side, edge, start - 25.0, end + VIEW_DISTANCE, clutter)
-    _obstacles(rng, stage, edges, end + (25.0 if moving_objects else 5.0), clutter)  # not in front of those who move
+    _obstacles(
+        rng, stage, edges, end + (25.0 if moving_objects else 5.0), clutter
+    )  # not in front of those who move
     for _ in range(moving_objects):
         _moving_road_user(rng, stage, edges, drive, frames)
     return Scene.finish(stage, drive, int(rng.integers(2**31)))
@@ -219,9 +225,7 @@ def _park(rng: Rng, stage: Stage, side: int, front: float, z_start: float, z_end
         tree(rng, stage, side * (front + rng.uniform(0.8, 5.0)), float(z) + rng.uniform(-1.0, 1.0))
 
 
-def _obstacles(
-    rng: Rng, stage: Stage, edges: tuple[float, float], z_free: float, clutter: float
-) -> None:
+def _obstacles(rng: Rng, stage: Stage, edges: tuple[float, float], z_free: float, clutter: float) -> None:
     """Perhaps close the view: something in the lane, a house across the street."""
     if rng.random() < 0.6 * clutter:
         put = car if rng.random() < 0.6 else truck
@@ -254,7 +258,14 @@ def _moving_road_user(rng: Rng, stage: Stage, edges: tuple[float, float], drive:
 
 
 def _corridor_side(
-    rng: Rng, stage: Stage, side: int, wall: float, z_start: float, z_end: float, ceiling: float, clutter: float
+    rng: Rng,
+    stage: Stage,
+    side: int,
+    wall: float,
+    z_start: float,
+    z_end: float,
+    ceiling: float,
+    clutter: float,
 ) -> None:
     """Furnish one side of a corridor: wall pieces with niches, cupboards and crates along them."""
     paint, niches = wall_paint(rng), rng.uniform(0.0, 0.6)
