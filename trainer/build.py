@@ -57,8 +57,14 @@ FIXED_ON_RESUME = (
 
 
 def build_networks(cfg: Config) -> dict[str, nn.Module]:
-    """Build the networks of `net:` by name."""
-    return {name: models_zoo.create(name, **kwargs) for name, kwargs in cfg.net.items()}
+    """Build the networks of `net:` by name. Raises UserError for one that cannot be built or has no weights."""
+    networks = {}
+    for name, kwargs in cfg.net.items():
+        try:
+            networks[name] = models_zoo.create(name, **kwargs)
+        except (ValueError, models_zoo.PretrainedUnavailable) as error:
+            raise UserError(f"net.{name}: {error}") from error
+    return networks
 
 
 def build_objective(cfg: Config) -> Objective:
