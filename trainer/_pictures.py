@@ -42,9 +42,10 @@ class StepPictures:
             if f"target{suffix}" in self.batch:
                 images[f"{tag}/target"] = self.batch[f"target{suffix}"]
             if f"supports{suffix}" in self.batch:
-                supports = self.batch[f"supports{suffix}"].unbind(1)
+                supports = self.batch[f"supports{suffix}"].unbind(1)  # none where items are only predicted
                 images |= {
-                    f"{tag}/supp_{k}": image for k, image in zip(self.supp_idxs, supports, strict=True)
+                    f"{tag}/supp_{k}": image
+                    for k, image in zip(self.supp_idxs, supports, strict=bool(supports))
                 }
         for tag, key in (("depth/lidar", "depth"), ("depth/hints", "depth_hints")):
             if key in self.batch:

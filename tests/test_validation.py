@@ -1,0 +1,109 @@
+"""Validation averages items, not batches, and is the same however the items are dealt out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.world import run_world
+from trainer.types import StepOutput
+from trainer.validation import ValidationResult, validate
+
+
+class Doubling:
+    """Predicts twice the true depth where it is 2 m, and the truth elsewhere; its loss is the mean index."""
+
+    def __call__(self, batch: dict[str, Tensor]) -> StepOutput:
+        output = self.predict_only(batch)
+        output.loss = batch["index"].float().mean()
+        output.losses = {"img_recon": output.loss * 2}
+        return output
+
+    def predict_only(self, batch: dict[str, Tensor]) -> StepOutput:
+        depth = batch["depth"].clamp(min=1)
+        depth = torch.where((depth == 2) & (torch.arange(4) % 2 == 0), 4.0, depth)
+        disp = 1 / depth
+        return StepOutput(torch.tensor(torch.nan), {}, {"disp": {0: disp}, "depth": {0: depth}})
+
+
+def item(index: int, has_depth: bool = True, supports: int = 1) -> dict[str, Tensor]:
+    depth = torch.full((1, 2, 4), float(index + 1)) if has_depth else torch.zeros(1, 2, 4)
+    return {"index": torch.tensor(index), "depth": depth, "supports": torch.zeros(supports, 3, 2, 4)}
+
+
+def batches(items: list[dict[str, Tensor]], size: int) -> list[dict[str, Tensor]]:
+    parts = [items[i : i + size] for i in range(0, len(items), size)]
+    return [{k: torch.stack([one[k] for one in part]) for k in part[0]} for part in parts]
+
+
+def accelerator(rank: int = 0, world: int = 1) -> Any:
+    return SimpleNamespace(
+        device=torch.device("cpu"),
+        num_processes=world,
+        process_index=rank,
+        is_main_process=rank == 0,
+        autocast=lambda: torch.autocast("cpu", enabled=False),
+    )
+
+
+def result_of(
+    items: list[dict[str, Tensor]], size: int, total: int, rank: int = 0, world: int = 1
+) -> ValidationResult:
+    return validate(
+        Doubling(),
+        batches(items, size) if items else [],
+        total,
+        accelerator=accelerator(rank, world),
+        seed=1,
+        epoch=0,
+        min_depth=0.1,
+        max_depth=100.0,
+        want_images=False,
+    )
+
+
+def test_the_mean_is_over_items_with_truth() -> None:
+    items = [item(0), item(1), item(2, has_depth=False)]
+    result = result_of(items, 2, 3)
+    assert (result.num_items, result.num_with_depth) == (3, 2)
+    # Half of the pixels of item 1 are doubled; the (lower) median is not, so its AbsRel is 50 %, and the mean 25 %.
+    assert result.metrics["AbsRel"] == pytest.approx(25.0)
+    assert result.losses == pytest.approx({"loss": (0.5 + 0.5 + 2) / 3, "img_recon": 2.0})
+    assert result.value("AbsRel") == result.metrics["AbsRel"]
+    assert result.value("loss_img_recon") == pytest.approx(2.0)
+
+
+def test_items_without_supports_have_metrics_but_no_losses() -> None:
+    result = result_of([item(0, supports=0), item(1, supports=0)], 2, 2)
+    assert result.losses == {}
+    assert result.metrics["AbsRel"] == pytest.approx(25.0)
+    assert result.shown == result.metrics
+
+
+def test_a_number_that_was_not_computed_is_nan() -> None:
+    result = result_of([item(0, has_depth=False)], 1, 1)
+    assert result.metrics == {}
+    assert result.value("AbsRel") != result.value("AbsRel")
+
+
+def _deal(rank: int, world: int) -> None:
+    items = [item(i) for i in range(5)]
+    alone = result_of(items, 1, 5)
+    mine = items if rank == 0 else []  # a process may get nothing at all
+    together = result_of(mine, 1, 5, rank, world)
+    assert together.metrics == alone.metrics
+    assert together.losses == alone.losses
+    shared = result_of(items[rank::world], 1, 5, rank, world)
+    assert shared.metrics == alone.metrics
+    assert shared.losses == alone.losses
+    dist.barrier()
+
+
+def test_two_processes_find_the_same_means(tmp_path: Path) -> None:
+    run_world(_deal, 2, tmp_path)
