@@ -80,6 +80,6 @@ def _tell(error: BaseException) -> None:
     from torch import distributed
 
     met = distributed.is_available() and distributed.is_initialized()
-    if is_first_process() or met:
-        where = f" [process {os.environ['RANK']}]" if met else ""
+    if os.environ.get("LOCAL_RANK", "0") == "0" or met:  # the first of every machine: their disks may differ
+        where = f" [process {os.environ['RANK']}]" if met or not is_first_process() else ""
         print(f"error{where}: {error}", file=sys.stderr)

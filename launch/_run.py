@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from launch._cli import is_first_process
+from trainer.atomic import CannotWrite
 from trainer.build import Run, build_run
 from trainer.config import Config, load_config
 from trainer.loop import NonFiniteLoss
@@ -45,8 +46,12 @@ def _train(job: Run) -> int:
     except (NonFiniteLoss, UserError) as error:  # told as sentences: their traceback would help nobody
         said = f"error: {error}"
     finally:
-        folder.write_state(state, loop.state.position)
-        loop.recorder.tracker.close()
+        try:
+            folder.write_state(state, loop.state.position)
+        except CannotWrite as error:  # it must not hide what happened before
+            said = "\n".join(filter(None, [said, f"error: {error}"]))
+        finally:
+            loop.recorder.tracker.close()
     if said:
         print(said, file=sys.stderr)
     if code == 0:

@@ -19,6 +19,7 @@ if not __package__:  # run as a file: make the project importable without instal
 
 from launch._cli import add_config_arguments, guarded, is_first_process
 
+MODES = ("", "train.", "val.")
 SCRATCH = Path(tempfile.gettempdir()) / "monodepth_dev"
 
 
@@ -50,6 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
     args = parser.parse_args(argv)
     args.progress = "tqdm"
+    unused = {} if args.workers else {"persistent_workers": "~", "prefetch_factor": "~", "timeout": "0"}
     args.set = [
         f"trainer.max_epochs={args.epochs}",
         f"trainer.limit_train_batches={args.batches}",
@@ -57,19 +59,31 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "trainer.log_every_n_steps=1",
         f"trainer.log_grad_norm={str(args.grad_norm).lower()}",
         f"trainer.detect_anomaly={str(args.detect_anomaly).lower()}",
-        *(f"loader.{mode}num_workers={args.workers}" for mode in ("", "train.", "val.")),
+        *(f"loader.{mode}num_workers={args.workers}" for mode in MODES),
+        *(f"loader.{mode}{key}={value}" for mode in MODES for key, value in unused.items()),
         *args.set,
     ]
     return args
+
+
+def empty(name: str, version: str) -> None:
+    """Empty a scratch folder that nobody is using. Raises UserError when a run is in it."""
+    from trainer.rundir import RunDir
+
+    with RunDir(SCRATCH, name, version) as folder:
+        for child in folder.path.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            elif child.name != ".lock":
+                child.unlink()
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, empty the scratch folder, train; return the exit code."""
     args = parse(argv)
-    folder = args.ckpt_dir / args.name / args.version
     if args.ckpt_dir == SCRATCH and is_first_process():
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(args.name, args.version)
     from launch._run import run
 
     return run(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from tests.world import command
 from trainer.signals import Preempted, StopSignals
 
 
@@ -14,8 +15,21 @@ def test_a_signal_is_noted_and_handlers_are_put_back() -> None:
         assert signals.received is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the next one ends the process
+        os.kill(os.getpid(), signal.SIGTERM)  # delivered twice within moments: still one request
+        assert signals.received == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_impatient_second_signal_ends_the_process() -> None:
+    code = (
+        "import os, signal, trainer.signals as s; s.PATIENCE = 0.0\n"
+        "with s.StopSignals():\n"
+        "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here')"
+    )
+    done = command("-c", code)
+    assert done.returncode == -signal.SIGTERM
+    assert "still here" not in done.stdout
 
 
 def test_preempted_names_the_signal() -> None:

@@ -5,6 +5,8 @@ Nothing below this room ever sees the configuration, and nothing here changes it
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,19 +34,22 @@ from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective
 from trainer.progress import make_progress
 from trainer.recording import Recorder
-from trainer.rundir import RunDir, diff_config
+from trainer.rundir import RunDir, diff_config, plain
 from trainer.seeding import INITIALISATION, seed_everything
 from trainer.train_state import TrainState
 from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
 
+UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that stereo alone does not need
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
 
 # Changing one of these would change which samples the remaining steps see, or what the step count means.
 FIXED_ON_RESUME = (
     "seed",
     "config.net.",
+    "config.optimizer.",  # the saved optimizer and schedule keep their rates: another value would be ignored
+    "config.scheduler.",
     "config.dataset.",
     "config.loader.batch_size",
     "config.loader.shuffle",
@@ -53,28 +58,49 @@ FIXED_ON_RESUME = (
     "config.loader.train.shuffle",
     "config.loader.train.drop_last",
     "config.trainer.accumulate_grad_batches",
+    "config.trainer.limit_train_batches",
+)
+# ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
+FREE_ON_RESUME = (
+    "config.dataset.root",
+    "config.dataset.depth_root",
+    "config.dataset.train.root",
+    "config.dataset.train.depth_root",
+    "config.dataset.log_time",
+    "config.dataset.val",
+    "config.dataset.test",
+    "config.net.depth.pretrained",
+    "config.net.pose.pretrained",
 )
 
 
-def build_networks(cfg: Config) -> dict[str, nn.Module]:
-    """Build the networks of `net:` by name. Raises UserError for one that cannot be built or has no weights."""
+def build_networks(cfg: Config, pretrained: bool = True) -> dict[str, nn.Module]:
+    """Build the networks of `net:` by name. Raises UserError for one that cannot be built or has no weights.
+
+    A pose network that no support would ask is left out. `pretrained` False fetches no weights, whatever the YAML says:
+    for networks whose weights come from a checkpoint.
+    """
     networks = {}
     for name, kwargs in cfg.net.items():
+        if name in UNUSED_WITHOUT_VIDEO and not any(cfg.supp_idxs):
+            continue
         try:
-            networks[name] = models_zoo.create(name, **kwargs)
+            networks[name] = models_zoo.create(
+                name, **(kwargs if pretrained else {**kwargs, "pretrained": False})
+            )
         except (ValueError, models_zoo.PretrainedUnavailable) as error:
             raise UserError(f"net.{name}: {error}") from error
     return networks
 
 
-def build_objective(cfg: Config) -> Objective:
-    """Build networks and losses into the one module that the loop trains."""
+def build_objective(cfg: Config, pretrained: bool = True) -> Objective:
+    """Build networks and losses into the one module that the loop trains; `pretrained` as in `build_networks`."""
     weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
     losses = {
         name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
         for name, kwargs in cfg.loss.items()
     }
-    networks = build_networks(cfg)
+    networks = build_networks(cfg, pretrained)
     if cfg.trainer.channels_last:
         for network in networks.values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -103,14 +129,20 @@ def build_loader(
     kwargs = dict(cfg.loader_kwargs(mode))
     batch_size = kwargs.pop("batch_size")
     num_items = len(dataset) if limit is None else min(len(dataset), limit * batch_size)
+    drop_last, training = kwargs.pop("drop_last"), mode == "train"
+    if training and world > 1 and not drop_last and num_items % batch_size:
+        raise UserError(
+            f"loader.train.drop_last: false leaves a batch of {num_items % batch_size} items, which {world} processes"
+            " cannot share equally. Set it to true, or train with one process"
+        )
     sampler = EpochBatches(
         num_items=num_items,
         batch_size=batch_size,
         rank=rank,
         world=world,
         seed=seed,
-        shuffle=kwargs.pop("shuffle"),
-        drop_last=kwargs.pop("drop_last"),
+        shuffle=kwargs.pop("shuffle") and training,
+        drop_last=drop_last and training,  # validation must see every item
     )
     return make_loader(dataset, sampler, **kwargs)
 
@@ -136,7 +168,9 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=not cfg.trainer.sync_batchnorm, gradient_as_bucket_view=True
+                broadcast_buffers=not cfg.trainer.sync_batchnorm,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=bool(cfg.net["depth"].get("mask_name")),  # a mask need not have a loss
             )
         ],
     )
@@ -182,7 +216,8 @@ def build_run(
     _check_monitor(cfg, datasets)
     trackers = tracking.check_trackers(_names(cfg.trainer.trackers))
     seed_everything(seed, INITIALISATION)
-    objective = build_objective(cfg)
+    has_weights = bool(cfg.trainer.load_ckpt) or folder.last_path.exists()
+    objective = build_objective(cfg, pretrained=not has_weights)
 
     accelerator = build_accelerator(cfg, folder.path)
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -209,6 +244,11 @@ def build_run(
     elif cfg.trainer.load_ckpt:
         load_pretrained(objective, cfg.trainer.load_ckpt)
     state = saved.state if saved else TrainState()
+    if saved and saved.metadata["monitor"] != cfg.trainer.monitor:
+        state.best = state.best_epoch = None  # of another quantity
+    distributed.check_equal(
+        accelerator, (state.position, to_digest(hparams)), "where the run stands and its settings"
+    )
 
     show = make_progress(
         progress,
@@ -248,6 +288,11 @@ def build_run(
 
 def _names(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def to_digest(hparams: Mapping[str, Any]) -> str:
+    """A short fingerprint of settings, to compare those of several processes."""
+    return hashlib.sha256(json.dumps(plain(hparams), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _num_bytes(objective: Objective) -> int:
@@ -310,6 +355,11 @@ def _check_monitor(cfg: Config, datasets: Mapping[str, DepthDataset]) -> None:
             continue
         if monitor not in known:
             raise UserError(f"{key}: {monitor!r} is not tracked. {did_you_mean(monitor, known)}")
+        if monitor not in VALIDATION_METRICS and "val" in datasets and not datasets["val"].supp_idxs:
+            raise UserError(
+                f"{key}: {monitor} needs supports, but dataset.val.supp_idxs is empty. Name supports there,"
+                f" or set {key}: AbsRel"
+            )
         if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
             raise UserError(
                 f"{key}: {monitor} needs ground truth, but dataset.use_depth is false for val."
@@ -325,7 +375,7 @@ def _check_resume(cfg: Config, saved: Saved, hparams: Mapping[str, Any]) -> list
             " Set trainer.resume_training: true to continue it, or use another --version"
         )
     changes = diff_config(saved.hparams, hparams)
-    fixed = [change for change in changes if change.startswith(FIXED_ON_RESUME)]
+    fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not c.startswith(FREE_ON_RESUME)]
     if fixed:
         raise UserError(
             f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "

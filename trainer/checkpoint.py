@@ -232,9 +232,11 @@ def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objec
 
     saved = _read(path)
     settings = saved.hparams if hparams is None else read_hparams(hparams)
-    config = _without_pretrained(settings["config"])  # the weights come from the file: nothing is downloaded
-    objective = build_objective(Config.from_dict(config, source=str(hparams or saved.path)))
-    saved.load_weights(objective, built=config)
+    config = Config.from_dict(settings["config"], source=str(hparams or saved.path))
+    objective = build_objective(
+        config, pretrained=False
+    )  # the weights come from the file: nothing is downloaded
+    saved.load_weights(objective, built=settings["config"])
     return objective.eval()
 
 
@@ -287,11 +289,3 @@ def _compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[s
         if old != new:
             wrong[name] = f"{old or 'nothing'} in the file, {new or 'nothing'} in the network"
     return wrong
-
-
-def _without_pretrained(config: Any) -> Any:
-    """Copy a configuration with every `pretrained` turned off."""
-    if isinstance(config, Mapping):
-        off = {"pretrained": False} if "pretrained" in config else {}
-        return {k: _without_pretrained(v) for k, v in config.items()} | off
-    return config

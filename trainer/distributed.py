@@ -102,12 +102,17 @@ def check_world(accelerator: Any) -> None:
         )
 
 
-def agree(accelerator: Any, flags: Tensor) -> list[float]:
-    """Return the element-wise maximum of `flags` (k,) over all processes: one decision, taken by all."""
-    if accelerator.num_processes > 1:
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    values: list[float] = flags.tolist()
-    return values
+def check_equal(accelerator: Any, value: Any, what: str) -> None:
+    """Raise UserError on every process when `value` (plain data) is not the same on all."""
+    if accelerator.num_processes == 1:
+        return
+    values: list[Any] = [None] * accelerator.num_processes
+    dist.all_gather_object(values, value)
+    if any(other != values[0] for other in values):
+        told = "; ".join(f"process {rank}: {v}" for rank, v in enumerate(values))
+        raise UserError(
+            f"the processes do not agree on {what} ({told}). All need the same files and --ckpt-dir"
+        )
 
 
 def total(accelerator: Any, x: Tensor) -> Tensor:

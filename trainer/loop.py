@@ -98,7 +98,10 @@ class Loop:
                     self.state.position.epoch, self.state.position.batch // self.settings.accumulate
                 )
                 self.train_epoch()
+                self.save_last()  # a run that ends during validation must not lose the epoch
+                self.leave_if_asked()
                 self.finish_epoch(self.validate())
+                self.leave_if_asked()
         return self.state
 
     def train_epoch(self) -> None:
@@ -203,15 +206,41 @@ class Loop:
         if self.stopping:
             self.save_last()
             raise Preempted(self.signals.received or StopSignals.handled[0])
+        if self.at_end_of_epoch():
+            return  # saved by `fit`
         if every and step % every == 0:
             self.save_last()
 
     def save_last(self) -> None:
-        """Write `last` on the main process; the others wait."""
-        self.checkpointer.save_last(
-            self.objective, self.optimizer, self.scheduler, self.accelerator.scaler, self.state
-        )
-        self.accelerator.wait_for_everyone()
+        """Write `last` on the main process; the others wait, and leave with it when it cannot.
+
+        Raises NonFiniteLoss rather than replace a good checkpoint by weights that are not finite.
+        """
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.parameters]))
+        if not torch.isfinite(norms).all():
+            raise NonFiniteLoss(
+                f"the weights are not finite after step {self.state.position.step}, although the loss was: a gradient"
+                " was not. `last` holds an earlier, good state. Try trainer.gradient_clip_val: 1 or a lower rate;"
+                " `--set trainer.detect_anomaly=true` names the operation."
+            )
+        failure: CannotWrite | None = None
+        try:
+            self.checkpointer.save_last(
+                self.objective, self.optimizer, self.scheduler, self.accelerator.scaler, self.state
+            )
+        except CannotWrite as error:
+            failure = error
+        if self.any_process(failure is not None):
+            raise failure or CannotWrite("the main process could not save `last`; see its message")
+
+    def leave_if_asked(self) -> None:
+        """Between epochs, when everything is saved: leave if any process was asked to."""
+        if self.any_process(self.signals.received is not None):
+            raise Preempted(self.signals.received or StopSignals.handled[0])
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether `flag` is true on any process; a barrier, too."""
+        return bool(total(self.accelerator, torch.tensor(float(flag), device=self.accelerator.device)))
 
     def validate(self) -> ValidationResult:
         """Compare predictions with the truth on the validation data, each process on its share."""
@@ -250,7 +279,10 @@ class Loop:
             state.best, state.best_epoch = value, state.position.epoch - 1
             self.checkpointer.save_best(self.objective, state)
         self.save_last()
-        self.run.write_state("running", state.position)
+        try:
+            self.run.write_state("running", state.position)
+        except CannotWrite as error:  # a note for people; the checkpoint above is what counts
+            self.recorder.progress.message(f"warning: {error}")
         self.recorder.validation(result, settings.monitor, scheduled, state.position.step)
 
     def improves(self, value: float) -> bool:

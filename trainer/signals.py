@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+PATIENCE = 3.0  # seconds after which a second signal means: now
 
 
 class Preempted(Exception):
@@ -17,7 +20,9 @@ class Preempted(Exception):
 
 
 class StopSignals:
-    """Catch stop signals while a run trains; a second one falls back on the default and ends the process at once.
+    """Catch stop signals while a run trains; one that comes `PATIENCE` later gets the default and ends the process.
+
+    Launchers and schedulers often deliver one request twice within moments: that is not impatience.
 
     Install it after the process group exists: a rank that ignores SIGTERM while it waits for others cannot be ended.
     """
@@ -26,6 +31,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -39,5 +45,9 @@ class StopSignals:
         self._previous = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
-        signal.signal(signum, signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler)
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = signum, now
+        elif now - self._since > PATIENCE:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)

@@ -79,7 +79,7 @@ def validate(
         with accelerator.autocast():
             output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)
         names = ["loss", *output.losses] if output.losses else []
-        rows.append((batch["index"], _rows(output, batch, min_depth, max_depth).to(dtype)))
+        rows.append((batch["index"], _rows(output, batch, min_depth, max_depth, dtype)))
         on_batch()
 
     table = _gather(rows, num_items, accelerator, dtype)
@@ -96,21 +96,21 @@ def _has_supports(batch: Any) -> bool:
     return "supports" in batch and batch["supports"].shape[1] > 0
 
 
-def _rows(output: StepOutput, batch: Any, min_depth: float, max_depth: float) -> Tensor:
+def _rows(output: StepOutput, batch: Any, min_depth: float, max_depth: float, dtype: torch.dtype) -> Tensor:
     """Columns of the table for one batch: disparity variation, loss, terms, metrics, has depth (b k)."""
     b = len(batch["index"])
-    disp = output.predictions["disp"][0].flatten(1).double() if b else torch.zeros(0, 1)
+    disp = output.predictions["disp"][0].flatten(1).to(dtype)
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
     terms = [output.loss, *output.losses.values()] if output.losses else []
-    shared = (torch.stack(terms) if terms else disp.new_zeros(0)).double().expand(b, -1)
+    shared = (torch.stack(terms) if terms else disp.new_zeros(0)).to(dtype).expand(b, -1)
     if "depth" in batch:
         values, valid = validation_metrics(
             output.predictions["depth"][0], batch["depth"], min_depth, max_depth
         )
-        values = torch.where(valid[:, None], values.double(), 0.0)
+        values = torch.where(valid[:, None], values.to(dtype), 0.0)
     else:
         values, valid = shared.new_zeros(b, len(VALIDATION_METRICS)), shared.new_zeros(b)
-    return torch.cat([variation, shared, values, valid[:, None].double()], 1)
+    return torch.cat([variation, shared, values, valid[:, None].to(dtype)], 1)
 
 
 def _gather(
