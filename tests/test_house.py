@@ -20,7 +20,7 @@ SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 LEVELS = (
     ("launch",),
     ("trainer.build",),
-    ("trainer.loop", "trainer.config"),
+    ("trainer.loop", "trainer.config", "trainer.checks"),
     ("trainer.recording",),
     (
         "trainer.checkpoint",

@@ -5,8 +5,6 @@ Nothing below this room ever sees the configuration, and nothing here changes it
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import models_zoo
-from models_zoo.registry import did_you_mean
 from trainer import distributed, optim, tracking
 from trainer.atomic import require_space
-from trainer.checkpoint import Checkpointer, Saved, load_pretrained
+from trainer.checkpoint import Checkpointer, load_pretrained
+from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
@@ -34,44 +32,15 @@ from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective
 from trainer.progress import make_progress
 from trainer.recording import Recorder
-from trainer.rundir import RunDir, diff_config, plain
+from trainer.rundir import RunDir
 from trainer.seeding import INITIALISATION, seed_everything
-from trainer.train_state import TrainState
+from trainer.train_state import Position, TrainState
 from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
 
 UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that stereo alone does not need
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
-
-# Changing one of these would change which samples the remaining steps see, or what the step count means.
-FIXED_ON_RESUME = (
-    "seed",
-    "config.net.",
-    "config.optimizer.",  # the saved optimizer and schedule keep their rates: another value would be ignored
-    "config.scheduler.",
-    "config.dataset.",
-    "config.loader.batch_size",
-    "config.loader.shuffle",
-    "config.loader.drop_last",
-    "config.loader.train.batch_size",
-    "config.loader.train.shuffle",
-    "config.loader.train.drop_last",
-    "config.trainer.accumulate_grad_batches",
-    "config.trainer.limit_train_batches",
-)
-# ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
-FREE_ON_RESUME = (
-    "config.dataset.root",
-    "config.dataset.depth_root",
-    "config.dataset.train.root",
-    "config.dataset.train.depth_root",
-    "config.dataset.log_time",
-    "config.dataset.val",
-    "config.dataset.test",
-    "config.net.depth.pretrained",
-    "config.net.pose.pretrained",
-)
 
 
 def build_networks(cfg: Config, pretrained: bool = True) -> dict[str, nn.Module]:
@@ -212,8 +181,12 @@ def build_run(
     """
     _set_backends(cfg)
     datasets = {mode: build_dataset(cfg, mode, seed) for mode in _modes(cfg)}
-    notes = [*cfg.warnings, *_check_datasets(datasets)]
-    _check_monitor(cfg, datasets)
+    notes = [*cfg.warnings, *check_datasets(datasets)]
+    watched = {
+        "trainer.monitor": cfg.trainer.monitor,
+        "scheduler.monitor": (cfg.scheduler or {}).get("monitor"),
+    }
+    check_monitors(watched, cfg.loss, datasets)
     trackers = tracking.check_trackers(_names(cfg.trainer.trackers))
     seed_everything(seed, INITIALISATION)
     has_weights = bool(cfg.trainer.load_ckpt) or folder.last_path.exists()
@@ -237,36 +210,12 @@ def build_run(
         folder.ckpts, hparams=hparams, monitor=cfg.trainer.monitor, is_main=accelerator.is_main_process
     )
     model, prepared = accelerator.prepare(objective, optimizer)
-    saved = checkpointer.load_last()
-    if saved is not None:
-        notes += _check_resume(cfg, saved, hparams)
-        saved.restore(objective, optimizer, scheduler, accelerator.scaler)
-    elif cfg.trainer.load_ckpt:
-        load_pretrained(objective, cfg.trainer.load_ckpt)
-    state = saved.state if saved else TrainState()
-    if saved and saved.metadata["monitor"] != cfg.trainer.monitor:
-        state.best = state.best_epoch = None  # of another quantity
-    distributed.check_equal(
-        accelerator, (state.position, to_digest(hparams)), "where the run stands and its settings"
-    )
-
-    show = make_progress(
-        progress,
-        is_main=accelerator.is_main_process,
-        total_epochs=cfg.trainer.max_epochs,
-        steps_per_epoch=_steps_per_epoch(cfg, train_loader),
-    )
-    tracker = tracking.start(
-        accelerator,
-        trackers,
-        folder.path,
-        first_step=state.position.step + 1 if saved else 0,
-        warn=show.message,
+    state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), notes)
+    recorder = _start_records(
+        cfg, accelerator, folder, trackers, state, (progress, _steps_per_epoch(cfg, train_loader))
     )
     folder.write_hparams(hparams, command)
     folder.write_state("running", state.position)
-    tracker.hparams(cfg.to_dict(), metrics=[f"val_metrics/{name}" for name in VALIDATION_METRICS])
-    settings = _settings(cfg, seed)
     loop = Loop(
         accelerator=accelerator,
         objective=objective,
@@ -278,21 +227,69 @@ def build_run(
         checkpointer=checkpointer,
         state=state,
         run=folder,
-        recorder=Recorder(
-            accelerator, tracker, show, min_depth=settings.min_depth, max_depth=settings.max_depth
-        ),
-        settings=settings,
+        recorder=recorder,
+        settings=_settings(cfg, seed),
     )
     return Run(loop, folder, notes)
 
 
+def _restore(
+    cfg: Config,
+    checkpointer: Checkpointer,
+    hparams: Mapping[str, Any],
+    accelerator: Accelerator,
+    parts: tuple[Objective, Any, Any],
+    notes: list[str],
+) -> TrainState:
+    """Continue from `last` where there is one, else start from `load_ckpt` or from scratch; add to `notes`.
+
+    parts: objective, raw optimizer, scheduler.
+    """
+    saved = checkpointer.load_last()
+    state = TrainState()
+    if saved is not None:
+        notes += check_resume(saved, hparams, allowed=cfg.trainer.resume_training)
+        saved.restore(*parts, accelerator.scaler)
+        state = saved.state
+        if saved.metadata["monitor"] != cfg.trainer.monitor:
+            state.best = state.best_epoch = None  # of another quantity
+    elif cfg.trainer.load_ckpt:
+        load_pretrained(parts[0], cfg.trainer.load_ckpt)
+    told = state.position, to_digest(hparams)
+    distributed.check_equal(accelerator, told, "where the run stands and its settings")
+    return state
+
+
+def _start_records(
+    cfg: Config,
+    accelerator: Accelerator,
+    folder: RunDir,
+    trackers: list[str],
+    state: TrainState,
+    look: tuple[Literal["auto", "rich", "tqdm", "plain"], int],
+) -> Recorder:
+    """Start trackers and progress display where the run stands. look: kind of display, steps per epoch."""
+    kind, steps_per_epoch = look
+    show = make_progress(
+        kind,
+        is_main=accelerator.is_main_process,
+        total_epochs=cfg.trainer.max_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    is_new = state.position == Position()
+    first_step = 0 if is_new else state.position.step + 1
+    tracker = tracking.start(accelerator, trackers, folder.path, first_step=first_step, warn=show.message)
+    tracker.hparams(cfg.to_dict(), metrics=[f"val_metrics/{name}" for name in VALIDATION_METRICS])
+    limits = {"min_depth": cfg.trainer.min_depth, "max_depth": _max_depth(cfg)}
+    return Recorder(accelerator, tracker, show, **limits)
+
+
+def _max_depth(cfg: Config) -> float:
+    return math.inf if cfg.trainer.max_depth is None else cfg.trainer.max_depth
+
+
 def _names(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
-
-
-def to_digest(hparams: Mapping[str, Any]) -> str:
-    """A short fingerprint of settings, to compare those of several processes."""
-    return hashlib.sha256(json.dumps(plain(hparams), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _num_bytes(objective: Objective) -> int:
@@ -328,58 +325,8 @@ def _settings(cfg: Config, seed: int) -> Settings:
         monitor=trainer.monitor,
         scheduler_monitor=(cfg.scheduler or {}).get("monitor"),
         min_depth=trainer.min_depth,
-        max_depth=math.inf if trainer.max_depth is None else trainer.max_depth,
+        max_depth=_max_depth(cfg),
         log_images=trainer.log_images,
         log_grad_norm=trainer.log_grad_norm,
         limit_train=trainer.limit_train_batches,
     )
-
-
-def _check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
-    """Raise UserError listing every problem of every dataset; return their harmless notes."""
-    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
-    if problems:
-        raise UserError("\n".join(problems))
-    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
-
-
-def _check_monitor(cfg: Config, datasets: Mapping[str, DepthDataset]) -> None:
-    """Raise UserError when `best`, or the schedule, waits for a number that is never computed."""
-    known = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in cfg.loss)]
-    wanted = {
-        "trainer.monitor": cfg.trainer.monitor,
-        "scheduler.monitor": (cfg.scheduler or {}).get("monitor"),
-    }
-    for key, monitor in wanted.items():
-        if monitor is None:
-            continue
-        if monitor not in known:
-            raise UserError(f"{key}: {monitor!r} is not tracked. {did_you_mean(monitor, known)}")
-        if monitor not in VALIDATION_METRICS and "val" in datasets and not datasets["val"].supp_idxs:
-            raise UserError(
-                f"{key}: {monitor} needs supports, but dataset.val.supp_idxs is empty. Name supports there,"
-                f" or set {key}: AbsRel"
-            )
-        if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
-            raise UserError(
-                f"{key}: {monitor} needs ground truth, but dataset.use_depth is false for val."
-                f" Set dataset.val.use_depth: true, or {key}: loss"
-            )
-
-
-def _check_resume(cfg: Config, saved: Saved, hparams: Mapping[str, Any]) -> list[str]:
-    """Raise UserError when `last` must not or cannot be continued exactly; return what has changed."""
-    if not cfg.trainer.resume_training:
-        raise UserError(
-            f"{saved.path} already holds a run, at step {saved.state.position.step}."
-            " Set trainer.resume_training: true to continue it, or use another --version"
-        )
-    changes = diff_config(saved.hparams, hparams)
-    fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not c.startswith(FREE_ON_RESUME)]
-    if fixed:
-        raise UserError(
-            f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "
-            + "\n  ".join(fixed)
-            + "\nUse the old values, or another --version for a new run"
-        )
-    return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in changes)]

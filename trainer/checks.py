@@ -1,0 +1,100 @@
+"""What must hold before the first batch, beyond single keys: data that is there, numbers that exist, runs that fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from models_zoo.registry import did_you_mean
+from trainer.checkpoint import Saved
+from trainer.data.base import DepthDataset
+from trainer.metrics.validation import VALIDATION_METRICS
+from trainer.rundir import diff_config, plain
+from trainer.types import UserError
+
+# Changing one of these would change which samples the remaining steps see, or what the step count means.
+FIXED_ON_RESUME = (
+    "seed",
+    "config.net.",
+    "config.optimizer.",  # the saved optimizer and schedule keep their rates: another value would be ignored
+    "config.scheduler.",
+    "config.dataset.",
+    "config.loader.batch_size",
+    "config.loader.shuffle",
+    "config.loader.drop_last",
+    "config.loader.train.batch_size",
+    "config.loader.train.shuffle",
+    "config.loader.train.drop_last",
+    "config.trainer.accumulate_grad_batches",
+    "config.trainer.limit_train_batches",
+)
+# ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
+FREE_ON_RESUME = (
+    "config.dataset.root",
+    "config.dataset.depth_root",
+    "config.dataset.train.root",
+    "config.dataset.train.depth_root",
+    "config.dataset.log_time",
+    "config.dataset.val",
+    "config.dataset.test",
+    "config.net.depth.pretrained",
+    "config.net.pose.pretrained",
+)
+
+
+def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
+    """Raise UserError listing every problem of every dataset; return their harmless notes."""
+    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
+    if problems:
+        raise UserError("\n".join(problems))
+    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
+
+
+def check_monitors(
+    wanted: Mapping[str, str | None], loss_names: Iterable[str], datasets: Mapping[str, DepthDataset]
+) -> None:
+    """Raise UserError when `best`, or the schedule, waits for a number that is never computed.
+
+    wanted: the key that names it -> its name.
+    """
+    known = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in loss_names)]
+    for key, monitor in wanted.items():
+        if monitor is None:
+            continue
+        if monitor not in known:
+            raise UserError(f"{key}: {monitor!r} is not tracked. {did_you_mean(monitor, known)}")
+        if monitor not in VALIDATION_METRICS and "val" in datasets and not datasets["val"].supp_idxs:
+            raise UserError(
+                f"{key}: {monitor} needs supports, but dataset.val.supp_idxs is empty. Name supports there,"
+                f" or set {key}: AbsRel"
+            )
+        if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
+            raise UserError(
+                f"{key}: {monitor} needs ground truth, but dataset.use_depth is false for val."
+                f" Set dataset.val.use_depth: true, or {key}: loss"
+            )
+
+
+def check_resume(saved: Saved, hparams: Mapping[str, Any], allowed: bool) -> list[str]:
+    """Raise UserError when `last` must not (`allowed`) or cannot be continued exactly; return what has changed."""
+    if not allowed:
+        raise UserError(
+            f"{saved.path} already holds a run, at step {saved.state.position.step}."
+            " Set trainer.resume_training: true to continue it, or use another --version"
+        )
+    changes = diff_config(saved.hparams, hparams)
+    fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not c.startswith(FREE_ON_RESUME)]
+    if fixed:
+        raise UserError(
+            f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "
+            + "\n  ".join(fixed)
+            + "\nUse the old values, or another --version for a new run"
+        )
+    return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in changes)]
+
+
+def to_digest(hparams: Mapping[str, Any]) -> str:
+    """A short fingerprint of settings, to compare those of several processes."""
+    return hashlib.sha256(json.dumps(plain(hparams), sort_keys=True).encode()).hexdigest()[:12]
