@@ -318,7 +318,7 @@ BAD = {
     "batch larger than the data": (["loader.batch_size=400"], "400"),
     "monitor that is not tracked": (["trainer.monitor=AbsRl"], "Did you mean 'AbsRel'?"),
     "no ground truth for the monitor": (["dataset.use_depth=false"], "use_depth"),
-    "weights that cannot be downloaded": (["net.depth.pretrained=true"], "net.depth.pretrained: false"),
+    "weights that cannot be downloaded": (["net.depth.pretrained=true"], "pretrained: false"),
     "no such checkpoint": (["trainer.load_ckpt=nowhere.safetensors"], "nowhere.safetensors"),
     "unknown tracker": (["trainer.trackers=[tensorbord]"], "tensorboard"),
 }
