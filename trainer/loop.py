@@ -185,7 +185,8 @@ class Loop:
         due = step % self.settings.log_every == 0
         self.recorder.step(output, batch, self.loss, self.scheduled(), step, due)
         if self.settings.log_images and self.at_end_of_epoch():
-            self.recorder.pictures(output, step)
+            items = [self.train_loader.dataset.describe(i) for i in batch["index"].tolist()]
+            self.recorder.pictures(output, items, step)
 
     def at_end_of_epoch(self) -> bool:
         """True after the last step of the epoch."""
@@ -283,7 +284,8 @@ class Loop:
             self.run.write_state("running", state.position)
         except CannotWrite as error:  # a note for people; the checkpoint above is what counts
             self.recorder.progress.message(f"warning: {error}")
-        self.recorder.validation(result, settings.monitor, scheduled, state.position.step)
+        items = [self.val_loader.dataset.describe(i) for i in result.shown_items]
+        self.recorder.validation(result, items, settings.monitor, scheduled, state.position.step)
 
     def improves(self, value: float) -> bool:
         """True when `value` beats the best so far in the direction of the monitored number."""

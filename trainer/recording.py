@@ -103,13 +103,19 @@ class Recorder:
             f"train_metrics/{k}": s / count for k, s in zip(VALIDATION_METRICS, sums, strict=True) if count
         }
 
-    def pictures(self, output: StepOutput, step: int, prefix: str = "train_") -> None:
-        """Write the pictures of an output; only the main process computes them."""
+    def pictures(self, output: StepOutput, items: Iterable[str], step: int) -> None:
+        """Write the pictures of a training step and the names of its items; only the main process computes them."""
         if self.accelerator.is_main_process and self.tracker.active:
-            self.tracker.images(output.images, step, prefix=prefix)
+            self.tracker.images(output.images, step, prefix="train_")
+            self.tracker.text("train_items", " - ".join(items), step)
 
     def validation(
-        self, result: ValidationResult, monitor: str, scheduled: Mapping[str, float], step: int
+        self,
+        result: ValidationResult,
+        items: Iterable[str],
+        monitor: str,
+        scheduled: Mapping[str, float],
+        step: int,
     ) -> None:
         """Write and show what a validation found, at the number of optimizer steps done before it."""
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
@@ -118,6 +124,7 @@ class Recorder:
             self.tracker.scalars({**scalars, **scheduled}, step)
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
+            self.tracker.text("val_items", " - ".join(items), step)
         self.progress.end_epoch(result.shown)
         self._warn(result, monitor)
 

@@ -29,6 +29,7 @@ class ValidationResult:
         "nan"
     )  # mean over items of std / mean of the disparity; 0 = a constant picture
     images: Images = field(default_factory=dict)
+    shown_items: list[int] = field(default_factory=list)  # dataset indices of those pictures
 
     @property
     def shown(self) -> dict[str, float]:
@@ -88,7 +89,7 @@ def validate(
         return ValidationResult()
     result = _summarise(table, names)
     if want_images and output is not None and accelerator.is_main_process:
-        result.images = output.images
+        result.images, result.shown_items = output.images, rows[-1][0].tolist()
     return result
 
 

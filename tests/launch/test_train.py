@@ -42,6 +42,15 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def texts(run: Path, tag: str) -> list[str]:
+    """All texts written under a tag."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return [e.tensor_proto.string_val[0].decode() for e in events.Tensors(f"{tag}/text_summary")]
+
+
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """`best` and `last` of two runs are the same, byte for byte."""
     for kind in ("best", "last"):
@@ -71,6 +80,8 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert "enc_name: resnet10t" in (run / "hparams.yaml").read_text()
     logged = scalars(run)
     assert [step for step, _ in logged["train_losses/loss"]] == [2, 4, 6, 8]
+    assert texts(run, "train_items")[-1].count("synthetic/train/scene") == 4
+    assert texts(run, "val_items")[-1].count("synthetic/val/scene") == 2
     assert [step for step, _ in logged["val_metrics/AbsRel"]] == [4, 8]
     assert {
         "train_losses/loss_img_recon",
