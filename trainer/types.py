@@ -5,7 +5,7 @@ Letters in shapes: b batch, n support frames, (h, w) network input size, (H, W) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypedDict
@@ -72,7 +72,6 @@ class Predictions(TypedDict, total=False):
     mask: dict[int, Tensor]  # (b n ...) one channel per support
     depth: dict[int, Tensor]  # (b 1 h w) depth at network resolution, in units of the 0.1 baseline
     Ts: Tensor  # (b n 4 4) target -> support, in the order of `supp_idxs`
+    R: Tensor  # (b m 3) axis-angle of the m supports with an offset other than 0, as predicted, before inversion
+    t: Tensor  # (b m 3) translation of the same
     depth_feats: list[Tensor]
-
-
-Metrics = Mapping[str, Tensor]

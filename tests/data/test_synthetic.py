@@ -172,6 +172,14 @@ class TestMotion:
             assert np.abs(yaw).max() <= 2.0
             assert np.ptp(yaw) > 0.5
 
+    @pytest.mark.parametrize("kind", ["road", "corridor"])
+    def test_clutter_is_how_much_stands_around(self, kind: Any) -> None:
+        def boxes(clutter: float) -> int:
+            dataset = Synthetic(scene=kind, clutter=clutter)
+            return sum(len(dataset._scene(i).velocity) for i in range(12))
+
+        assert boxes(0) < boxes(0.5) < boxes(1)
+
     def test_a_standing_camera_sees_the_same_picture_again(self) -> None:
         item = Synthetic(standing=True, supp_idxs=(-1, 1, 0)).load(4)
         np.testing.assert_array_equal(item.supports[0], item.target)
@@ -247,6 +255,7 @@ class TestDepthIsWorthLearning:
         ({"motion": -1.0}, "dataset.motion must be between 0 and 10, got -1"),
         ({"rotation": 30.0}, "dataset.rotation must be between 0 and 20"),
         ({"moving_objects": -1}, "dataset.moving_objects must be between 0 and 100"),
+        ({"clutter": 3}, "dataset.clutter must be between 0 and 2, got 3"),
         ({"standing": 1.5}, "dataset.standing must be between 0 and 1, got 1.5"),
         ({"focal": (0.1, 1.9)}, "dataset.focal must be between 0.3 and 20"),
         ({"supp_idxs": (-6, 1)}, r"dataset.supp_idxs: \[-6\] are too far away: .* -5 to 5"),
