@@ -39,7 +39,7 @@ def test_real_frames_train_and_evaluate(
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
     (result,) = (tmp_path / "MS" / "1" / "results").glob("*.yaml")
     protocol = yaml.safe_load(result.read_text())["protocol"]
-    assert (protocol["crop"], protocol["max_depth"], protocol["alignment"]) == ("garg", 80, "stereo")
+    assert (protocol["crop"], protocol["max_depth_m"], protocol["alignment"]) == ("garg", 80, "stereo")
 
 
 def test_a_split_that_names_missing_frames_is_told_in_full(shared_data: Path, tmp_path: Path) -> None:
