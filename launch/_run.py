@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
@@ -56,8 +57,22 @@ def _train(job: Run) -> int:
         print(said, file=sys.stderr)
     if code == 0:
         loop.recorder.progress.summary(_summary(job), title="finished")
+    several = loop.accelerator.num_processes > 1
     loop.accelerator.end_training()
+    if several:
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> None:
+    """End a process of several at once, when everything is saved and closed.
+
+    An ordinary return would free the DDP wrapper, and with it the last hold on the process group, whose destructor joins a
+    thread that may be waiting for the interpreter: now and then a rank hung there for ever, after its work was done.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _summary(job: Run) -> dict[str, str]:
