@@ -67,8 +67,8 @@ def _train(job: Run) -> int:
 def _leave(code: int) -> None:
     """End a process of several at once, when everything is saved and closed.
 
-    An ordinary return would free the DDP wrapper, and with it the last hold on the process group, whose destructor joins a
-    thread that may be waiting for the interpreter: now and then a rank hung there for ever, after its work was done.
+    An ordinary return would free the DDP wrapper, and with it the last hold on the process group, whose destructor
+    joins a thread that may be waiting for the interpreter: now and then a rank hung there for ever, its work done.
     """
     sys.stdout.flush()
     sys.stderr.flush()
