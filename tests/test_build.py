@@ -1,0 +1,55 @@
+"""What is decided while a run is built: networks nobody asks, batches that cannot be shared, impossible monitors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.world import ROOT
+from trainer.build import build_dataset, build_loader, build_networks
+from trainer.checks import check_monitors
+from trainer.config import Config, load_config
+from trainer.types import UserError
+
+SMALL = ("net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t", "dataset.size=[96,64]")
+
+
+def config(*overrides: str) -> Config:
+    return load_config(ROOT / "cfg/synthetic/default.yaml", overrides=[*SMALL, *overrides])
+
+
+def test_stereo_alone_builds_no_pose_network() -> None:
+    """Its parameters would never get a gradient, which several processes do not forgive."""
+    assert list(build_networks(config("dataset.supp_idxs=[0]"))) == ["depth"]
+    assert list(build_networks(config("dataset.supp_idxs=[-1,0]"))) == ["depth", "pose"]
+
+
+def test_weights_from_a_checkpoint_need_no_download() -> None:
+    cfg = config("net.depth.pretrained=true", "dataset.supp_idxs=[0]")
+    assert build_networks(cfg, pretrained=False)["depth"] is not None
+
+
+def loader(cfg: Config, mode: str, world: int) -> Any:
+    return build_loader(cfg, mode, build_dataset(cfg, mode), seed=1, rank=0, world=world)
+
+
+def test_a_last_batch_that_two_processes_cannot_share_is_refused() -> None:
+    cfg = config("dataset.train.num_items=10", "loader.train.drop_last=false")
+    assert len(loader(cfg, "train", world=1)) == 3
+    with pytest.raises(UserError, match=r"drop_last: false leaves a batch of 2 items, which 2 processes"):
+        loader(cfg, "train", world=2)
+
+
+def test_validation_sees_every_item_whatever_training_drops() -> None:
+    cfg = config("loader.drop_last=true", "dataset.val.num_items=6")
+    assert len(loader(cfg, "val", world=1)) == 2
+
+
+def test_a_loss_cannot_be_watched_where_nothing_is_compared() -> None:
+    val = build_dataset(config("dataset.val.supp_idxs=~", "dataset.supp_idxs=[0]"), "val")
+    check_monitors({"trainer.monitor": "AbsRel"}, ["img_recon"], {"val": val})
+    with pytest.raises(
+        UserError, match=r"trainer.monitor: loss needs supports, but dataset.val.supp_idxs is empty"
+    ):
+        check_monitors({"trainer.monitor": "loss"}, ["img_recon"], {"val": val})
