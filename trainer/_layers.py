@@ -3,7 +3,7 @@ mutated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,22 @@ def merge(layers: Iterable[Layer]) -> Layer:
     mutated."""
     merged = Layer()
     for layer in layers:
+        merged.outdated |= set(_of_replaced_types(merged, layer))
+        merged.outdated -= layer.places.keys()
         merged.data = _merged(merged.data, layer.data, (), merged.removed)
         merged.places.update(layer.places)
         merged.label = layer.label
     return merged
+
+
+def _of_replaced_types(base: Layer, over: Layer) -> Iterator[KeyPath]:
+    """Keys that `base` set in a section whose `type` becomes another one with `over`."""
+    for section, settings in over.data.items() if isinstance(over.data, Mapping) else ():
+        before = base.data.get(section)
+        if not isinstance(settings, Mapping) or not isinstance(before, Mapping):
+            continue
+        if settings.get("type") and before.get("type") not in (None, settings["type"]):
+            yield from (path for path in base.places if path[0] == section)
 
 
 def _merged(base: Any, over: Any, path: KeyPath, removed: set[KeyPath]) -> Any:

@@ -85,6 +85,7 @@ def resolve(report: Report, registries: Registries) -> Resolved:
     out.scheduler = check_scheduler(_section("scheduler", report), report)
     trainer = _section("trainer", report)
     out.trainer = check(fields_of_model(TrainerSection), trainer, ("trainer",), "a key of trainer", report)
+    out.warnings += report.dropped.values()
     return out
 
 

@@ -76,10 +76,17 @@ class Report:
     def __init__(self, layer: Layer, lines: Iterable[str] = ()):
         self.layer = layer
         self.lines = list(lines)
+        self.dropped: dict[KeyPath, str] = {}  # keys that only an earlier `type` had, each with a sentence
 
     def wrong(self, path: KeyPath, text: str) -> None:
         """Report the value of a key, or its absence."""
         self.add(path, f"{'.'.join(path)}: {text}")
+
+    def drop(self, path: KeyPath, what: str) -> None:
+        """Note that a key is left out because a later source chose another `type`."""
+        self.dropped[path] = (
+            f"{self.layer.place(path)}: {'.'.join(path)} is left out: it is not {what}, which replaces the earlier type"
+        )
 
     def unknown(self, path: KeyPath, what: str, known: Iterable[str]) -> None:
         """Report a key that does not exist, with the nearest one and all choices."""
@@ -147,10 +154,8 @@ def check(
         also: keys that exist beside `fields` but are handled elsewhere, for messages.
         partial: leave out what is not given, instead of filling in defaults and asking for required keys.
 
-    Returns the values that are right, in the order of `data`, then the defaults. Keys that an earlier source
-    had set, a
-    later one has set to null and this owner does not have are dropped: that is how an override changes a
-        `type`.
+    Returns the values that are right, in the order of `data`, then the defaults. Keys that this owner does not have are
+    dropped where an earlier source had set them and a later one set them to null, or chose another `type`.
     """
     if not isinstance(data, Mapping):
         report.wrong(path, f"expected a mapping of keys, got {show(data)}")
@@ -159,7 +164,9 @@ def check(
     for key, value in data.items():
         place = (paths or {}).get(key, (*path, key))
         if key not in fields:
-            if not (value is None and place in report.layer.removed):
+            if place in report.layer.outdated:
+                report.drop(place, owner)
+            elif not (value is None and place in report.layer.removed):
                 report.unknown(place, owner, (*fields, *also))
             continue
         try:

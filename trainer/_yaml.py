@@ -60,12 +60,14 @@ class Layer:
     """One source of settings, or several merged ones.
 
     `places` tells where a key was set last: "cfg/x.yaml:12", or "--set loss.x=3" for an override. `removed`
-    are the keys that had a value until a later source said null.
+    are the keys that had a value until a later source said null, `outdated` those beside a `type` that a later source
+    replaced by another.
     """
 
     data: Any = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     removed: set[KeyPath] = field(default_factory=set)
+    outdated: set[KeyPath] = field(default_factory=set)
     label: str = ""  # names the source as a whole
 
     def place(self, path: KeyPath) -> str:

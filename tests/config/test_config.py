@@ -54,6 +54,22 @@ def test_another_dataset_removes_the_arguments_of_the_first(load):
     )
 
 
+def test_keys_that_only_the_replaced_type_has_are_left_out_and_told(load):
+    cfg = load(
+        "{}", "dataset.type=rendered", "dataset.supp_idxs=[0]", "dataset.num_items=4", "trainer.monitor=loss"
+    )
+    assert cfg.dataset_kwargs("train") == ("rendered", {"supp_idxs": [0], "num_items": 4, "mode": "train"})
+    assert any(
+        "dataset.split is left out: it is not an argument of dataset 'rendered'" in w for w in cfg.warnings
+    )
+    assert load("scheduler: {type: cos, T_max: 30}").scheduler_kwargs() == {"type": "cos", "T_max": 30}
+
+
+def test_a_misspelt_key_beside_the_new_type_is_still_a_mistake(load):
+    with pytest.raises(ConfigError, match=r"dataset\.num_item is not an argument of dataset 'rendered'"):
+        load("dataset: {type: rendered, num_item: 4}")
+
+
 def test_null_is_a_value_elsewhere(load):
     cfg = load("trainer: {max_depth: ~, gradient_clip_val: 0, accumulate_grad_batches: ~, trackers: ~}")
     assert (cfg.trainer.max_depth, cfg.trainer.gradient_clip_val) == (None, None)
