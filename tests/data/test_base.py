@@ -33,7 +33,8 @@ class Ramp(DepthDataset):
         Ts[:, :3, 3] = [1.0, 2.0, 3.0]
         depth = np.array([[1.0, 2.0, 3.0, 0.0]]) if self.use_depth else None
         K = np.array([[5.0, 0, 1.0], [0, 6.0, 0.5], [0, 0, 1]])
-        return RawItem(image, [image] * len(self.supp_idxs), K, T_stereo, depth, Ts)
+        hints = np.array([[0.0, 1.0, 2.0, 3.0]] * 2) if self.use_hints else None
+        return RawItem(image, [image] * len(self.supp_idxs), K, T_stereo, depth, Ts, hints)
 
 
 def same(one, other):
@@ -75,6 +76,12 @@ def test_mirrored_item_by_hand():
     assert mirrored.K[1].tolist() == raw.K[1].tolist()
     assert mirrored.T_stereo[0, 3] == 0.1
     assert mirrored.Ts_true[0, :3, 3].tolist() == [-1.0, 2.0, 3.0]
+
+
+def test_hints_are_of_the_images_size_and_mirrored_with_them():
+    assert Ramp(use_hints=True)[0]["depth_hints"].shape == (1, 2, 4)
+    assert "depth_hints" not in Ramp()[0]
+    assert Ramp(use_hints=True).load(0).mirrored().hints[1].tolist() == [3.0, 2.0, 1.0, 0.0]
 
 
 def test_mirrored_motion_moves_mirrored_points():
@@ -193,7 +200,6 @@ def test_index_out_of_range_ends_iteration():
         ({"size": (4,)}, "two positive numbers"),
         ({"mode": "training"}, "'training' is not one of train, val, test"),
         ({"as_torch": False}, "as_torch: false is not supported"),
-        ({"use_hints": True}, "use_hints: true is not available"),
         ({"supp_idxs": [-1, -1]}, "names a frame twice"),
         ({"seed": -1}, "seed must be 0 or more"),
     ],

@@ -248,6 +248,51 @@ def test_missing_annotated_depth_lists_where_it_was_looked_for(raw):
 # Where the data lies
 
 
+def write_hints(root: Path, number: int, side: int, values) -> Path:
+    path = root / DRIVE / f"image_0{side}" / f"{number:010d}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values)
+    return path
+
+
+@pytest.mark.parametrize("place", ["in", "beside", "given"])
+def test_hints_are_taken_by_nearest_neighbour(raw, tmp_path, place):
+    root = {"in": raw, "beside": raw.parent, "given": tmp_path / "elsewhere"}[place] / "depth_hints"
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    write_hints(root, 1, 2, values)
+    write_hints(root, 2, 3, values)
+    options = {"hints_root": str(root.parent)} if place == "given" else {}
+    dataset = kitti(raw, use_hints=True, size=(8, 6), **options)
+    assert dataset.check() == []
+    assert dataset[0]["depth_hints"][0].tolist() == values.repeat(2, 0).repeat(2, 1).tolist()
+
+
+def test_missing_hints_are_counted_before_training(raw):
+    with pytest.raises(UserError, match=r"Depth hints .* not found[\s\S]*Set dataset.hints_root"):
+        kitti(raw, use_hints=True)
+    write_hints(raw / "depth_hints", 1, 2, np.ones((3, 4), np.float32))
+    (problem,) = kitti(raw, use_hints=True).check()
+    assert problem.startswith("1 of 2 items have no depth hints, the first: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.ones((3, 4, 1), np.float32), r"expected floating-point depth hints \(h, w\)"),
+        (np.full((3, 4), np.nan, np.float32), "must be finite and at least 0"),
+        (np.array([[object()]]), "is not a readable array"),
+        (b"\x93NUMPY cut", "is not a readable array"),
+    ],
+    ids=["three axes", "nan", "a pickle", "cut off"],
+)
+def test_broken_hints_are_named(raw, values, message):
+    path = write_hints(raw / "depth_hints", 1, 2, [0.0] if isinstance(values, bytes) else values)
+    if isinstance(values, bytes):
+        path.write_bytes(values)
+    with pytest.raises(DataError, match=message):
+        kitti(raw, use_hints=True)[0]
+
+
 def test_root_may_be_the_folder_or_the_one_around_it(raw):
     assert kitti(raw.parent).raw == kitti(raw).raw == raw
 

@@ -270,3 +270,17 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(TypeError, match="use_benchmark"):
         DATASETS.create("synthetic", use_benchmark=True)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["left", "right"])
+def test_hints_are_the_depth_of_what_the_partner_sees(index: int) -> None:
+    item = Synthetic(supp_idxs=[0], use_hints=True, size=SIZE).load(index)
+    assert item.hints is not None
+    assert item.depth is not None
+    assert item.T_stereo is not None
+    known = item.hints > 0
+    assert 0.5 < known.mean() < 1
+    np.testing.assert_allclose(METRES_PER_UNIT * item.hints[known], item.depth[known])
+    _, columns = np.nonzero((item.depth > 0) & ~known)  # in the image, but not in that of the partner
+    u = columns + FX * item.T_stereo[0, 3] * METRES_PER_UNIT / item.depth[(item.depth > 0) & ~known]
+    assert np.logical_or(u < 0, u > SIZE[0] - 1).all()

@@ -52,6 +52,7 @@ class RawItem:
     T_stereo: NDArray[Any] | None = None  # (4 4) target -> stereo support, baseline 0.1 units
     depth: NDArray[Any] | None = None  # (H W) metres, 0 = none
     Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
+    hints: NDArray[Any] | None = None  # (h w) proxy depth in units of the 0.1 baseline, 0 = none
 
     def mirrored(self) -> RawItem:
         """Exchange left and right. Arrays are copied; supports keep their places.
@@ -67,6 +68,7 @@ class RawItem:
             T_stereo=None if self.T_stereo is None else self.T_stereo * _MIRROR,
             depth=None if self.depth is None else self.depth[:, ::-1].copy(),
             Ts_true=None if self.Ts_true is None else self.Ts_true * _MIRROR,
+            hints=None if self.hints is None else self.hints[:, ::-1].copy(),
         )
 
 
@@ -81,7 +83,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         size: (width, height) of the images given to the networks, in pixels.
         supp_idxs: frame offsets of the supports, 0 = the other camera of the pair; null = no supports.
         use_depth: load ground-truth depth.
-        use_hints: load proxy depth; not available in this version.
+        use_hints: load proxy depth, the depth hints of arXiv:1909.09051.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
         as_torch: only true; kept so that earlier configurations load.
@@ -108,17 +110,12 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise UserError(f"dataset.mode {mode!r} is not one of {', '.join(get_args(Mode))}")
         if not as_torch:
             raise UserError("dataset.as_torch: false is not supported: items are tensors. Remove the key")
-        if use_hints:
-            raise UserError(
-                "dataset.use_hints: true is not available in this version: no depth hints can be read. "
-                "Set it to false and remove the losses that need hints (loss.depth_regr)"
-            )
         if seed < 0:
             raise UserError(f"dataset.seed must be 0 or more, got {seed}")
         self.mode = mode
         self.size = checked_size(size, "dataset.size")
         self.supp_idxs = _checked_offsets(supp_idxs)
-        self.use_depth = use_depth
+        self.use_depth, self.use_hints = use_depth, use_hints
         self.use_aug = use_aug
         self.use_strong_aug = use_strong_aug
         self.log_time = log_time
@@ -197,6 +194,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
                 item["T_stereo"] = _float_tensor(raw.T_stereo)
             if raw.depth is not None:
                 item["depth"] = _float_tensor(raw.depth)[None]
+            if raw.hints is not None:
+                item["depth_hints"] = _float_tensor(raw.hints)[None]
             if raw.Ts_true is not None:
                 item["Ts_true"] = _float_tensor(raw.Ts_true)
         if self.use_aug:  # always both keys, changed or not: items of one batch carry the same keys

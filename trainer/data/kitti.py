@@ -27,6 +27,7 @@ from trainer.data._kitti_files import (
     holds_drives,
     read_split,
 )
+from trainer.data._kitti_hints import HINTS_NAMES, hint_path, holds_hints, read_hints
 from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
 from trainer.data.base import DataError, DepthDataset, Mode, RawItem, checked_size, read_image
 from trainer.types import STEREO_BASELINE_UNITS, UserError
@@ -49,6 +50,7 @@ class KittiRaw(DepthDataset):
         depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
             different size can share a batch; null = size of the recording.
         intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
+        hints_root: folder of depth hints (`<date>/<drive>/image_0<camera>/*.npy`); null = in or beside the raw folder.
 
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
     """
@@ -62,6 +64,7 @@ class KittiRaw(DepthDataset):
         depth_root: str | None = None,
         depth_size: tuple[int, int] | None = (1242, 376),
         intrinsics: Intrinsics = "average",
+        hints_root: str | None = None,
         mode: Mode = "train",
         size: tuple[int, int] = (640, 192),
         supp_idxs: int | Sequence[int] | None = (-1, 1),
@@ -86,6 +89,7 @@ class KittiRaw(DepthDataset):
         self.split_file = Path(split_file) if split_file else find_split(self.raw, split, mode)
         self.lines = read_split(self.split_file)
         annotated = self._find_annotated(depth_root) if use_depth and use_benchmark else None
+        self.hints = self._find_hints(hints_root) if use_hints else None
         self.listing = Listing(self.raw, annotated)
         self._calibrations: dict[str, Calibration] = {}
 
@@ -98,8 +102,8 @@ class KittiRaw(DepthDataset):
         return line.place if line.frame is None else line.frame.stem
 
     def check(self) -> list[str]:
-        """List bad split lines, targets and supports that are not on disk, unreadable calibration files."""
-        problems = check_images(self.lines, self.supp_idxs, self.listing)
+        """List bad split lines, targets, supports and hints that are not on disk, unreadable calibration files."""
+        problems = check_images(self.lines, self.supp_idxs, self.listing) + self._hint_problems()
         calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
         return problems + [problem for problem in calibration if problem]
 
@@ -124,8 +128,9 @@ class KittiRaw(DepthDataset):
             supports = [self._image(frame.support(i), f"support {i:+d}") for i in self.supp_idxs]
         with self.stage("Depth"):
             depth = self._depth(frame) if self.use_depth else None
+            hints = read_hints(hint_path(self.hints, frame), self.size) if self.hints else None
         T_stereo = _stereo_motion(frame.camera) if 0 in self.supp_idxs else None
-        return RawItem(target, supports, self._intrinsics(frame), T_stereo, depth)
+        return RawItem(target, supports, self._intrinsics(frame), T_stereo, depth, hints=hints)
 
     def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
         path = self.listing.image(frame)
@@ -183,6 +188,24 @@ class KittiRaw(DepthDataset):
         scans = self.use_depth and not self.use_benchmark
         frames = (line.frame for line in self.lines if line.frame is not None)
         return {f.date for f in frames if always or (scans and self.listing.velodyne(f) is not None)}
+
+    def _hint_problems(self) -> list[str]:
+        if self.hints is None:
+            return []
+        frames = [line.frame for line in self.lines if line.frame is not None]
+        missing = [path for frame in frames if not (path := hint_path(self.hints, frame)).is_file()]
+        if not missing:
+            return []
+        return [
+            f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0]} is missing"
+        ]
+
+    def _find_hints(self, hints_root: str | None) -> Path:
+        option = "dataset.hints_root"
+        places = [(self.raw, "the raw folder"), (self.raw.parent, "beside it")]
+        if hints_root is not None:
+            places = data_roots(hints_root, option)
+        return find_folder(places, HINTS_NAMES, holds_hints, "Depth hints (dataset.use_hints)", option)
 
     def _find_annotated(self, depth_root: str | None) -> Path:
         option = "dataset.depth_root"

@@ -18,7 +18,7 @@ from trainer.data._drive import PAD
 from trainer.data._layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
 from trainer.data._scenes import Scene
 from trainer.data.base import DepthDataset, Mode, RawItem
-from trainer.types import STEREO_BASELINE_UNITS, UserError
+from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_UNITS, UserError
 
 _MODE_SEEDS: dict[str, int] = {"train": 0, "val": 1, "test": 2}
 _CACHED_SCENES = 512  # about 60 kB each
@@ -30,7 +30,8 @@ class Synthetic(DepthDataset):
 
     An item is a frame of a drive: `items_per_scene` successive items come from one scene. Scenes of different
     modes or `scene_seed` have nothing in common. Depth has the size of the images, and is 0 where sky or the
-    far background is seen. `Ts_true` holds the true motions, the stereo one included.
+    far background is seen. `Ts_true` holds the true motions, the stereo one included. The depth hints of `use_hints`
+    are the true depth where the point falls inside the image of the stereo partner, 0 elsewhere.
 
     Args:
         num_items: length of the data set.
@@ -136,6 +137,7 @@ class Synthetic(DepthDataset):
                 other = scene.view(frame + offset, right if offset else not right, self._K, self.size)
                 supports.append(scene.render(frame + offset, other)[0])
                 motions.append(np.linalg.inv(other.T_world) @ view.T_world)
+        hints = self._hints(depth, background, right) if self.use_hints else None
         if not self.sky_depth:
             depth[background] = 0
         return RawItem(
@@ -145,7 +147,17 @@ class Synthetic(DepthDataset):
             T_stereo=_stereo_motion(right) if 0 in self.supp_idxs else None,
             depth=depth if self.use_depth else None,
             Ts_true=np.array(motions).reshape(-1, 4, 4),
+            hints=hints,
         )
+
+    def _hints(self, depth: NDArray[Any], background: NDArray[Any], right: bool) -> NDArray[Any]:
+        """Depth (h w) in metres as stereo matching would know it: in units, 0 outside of the partner's image."""
+        hints = np.where(background, 0, depth / METRES_PER_UNIT)
+        shift = (
+            self._K[0, 0] * STEREO_BASELINE_UNITS / np.maximum(hints, 1e-6)
+        )  # pixels, to the left in the right image
+        matched = np.arange(depth.shape[1]) + (shift if right else -shift)
+        return np.where((matched >= 0) & (matched <= depth.shape[1] - 1), hints, 0)
 
     def _is_right(self, index: int) -> bool:
         return self.right_targets and index % 2 == 1
