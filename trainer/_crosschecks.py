@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ class Facts:
     networks: tuple[str, ...]
     supp_idxs: tuple[int, ...]
     use_hints: bool
+    losses: tuple[str, ...]
 
     @classmethod
     def of(cls, config: Resolved, report: Report) -> Facts | None:
@@ -39,6 +40,7 @@ class Facts:
             networks=tuple(config.net),
             supp_idxs=offsets(kwargs.get("supp_idxs")),
             use_hints=bool(kwargs.get("use_hints")),
+            losses=tuple(config.loss),
         )
 
 
@@ -50,12 +52,21 @@ CAPABILITIES: dict[str, tuple[Callable[[Facts], bool], str]] = {
         lambda f: bool(f.depth.get("mask_name")),
         "a predicted mask: set net.depth.mask_name and net.depth.num_ch_mask",
     ),
+    "explainability": (
+        lambda f: f.depth.get("mask_name") == "explainability",
+        "an explainability mask: set net.depth.mask_name: explainability and net.depth.num_ch_mask",
+    ),
     "virtual_stereo": (
         lambda f: bool(f.depth.get("use_virtual_stereo")) and 0 in f.supp_idxs,
         "a virtual stereo view: set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
     ),
     "hints": (lambda f: f.use_hints, "depth hints: set dataset.use_hints: true"),
     "autoencoder": (lambda f: "autoencoder" in f.networks, "the network net.autoencoder: add it to net"),
+    "features": (lambda f: bool(f.networks), "features of an encoder: add net.depth or net.autoencoder"),
+    "img_recon": (
+        lambda f: "img_recon" in f.losses,
+        "the loss img_recon, whose photometric error it uses: add loss.img_recon",
+    ),
 }
 
 
@@ -135,8 +146,8 @@ def _masks(facts: Facts, config: Resolved, report: Report) -> None:
 
 
 def _needs(facts: Facts, config: Resolved, losses: Registry, report: Report) -> None:
-    for name in config.loss:
-        for need in sorted(getattr(losses.get(name), "needs", ())):
+    for name, kwargs in config.loss.items():
+        for need in sorted(_needs_of(losses.get(name), kwargs)):
             if need not in CAPABILITIES:
                 known = did_you_mean(need, CAPABILITIES)
                 report.wrong(("loss", name), f"needs {need!r}, which no configuration offers. {known}")
@@ -144,6 +155,15 @@ def _needs(facts: Facts, config: Resolved, losses: Registry, report: Report) -> 
             offered, how = CAPABILITIES[need]
             if not offered(facts):
                 report.wrong(("loss", name), f"needs {how}; or remove the loss with `{name}: ~`")
+
+
+def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:
+    """What a loss needs with these arguments: its class method `needs_with` says, else its attribute `needs`."""
+    needs_with = getattr(loss, "needs_with", None)
+    if needs_with is not None:
+        wanted: Iterable[str] = needs_with({key: value for key, value in kwargs.items() if key != "weight"})
+        return wanted
+    return getattr(loss, "needs", ())
 
 
 def _depth_range(facts: Facts | None, config: Resolved, report: Report) -> None:

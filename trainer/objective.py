@@ -5,7 +5,8 @@ The networks run under whatever autocast is active; from disparity on everything
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,9 +25,12 @@ REMEDIES = {
     "supports": "name supports in dataset.supp_idxs, and add net.pose for offsets other than 0",
     "stereo": "add 0 to dataset.supp_idxs",
     "mask": "set net.depth.mask_name",
+    "explainability": "set net.depth.mask_name: explainability",
     "virtual_stereo": "set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
     "autoencoder": "add net.autoencoder",
     "hints": "set dataset.use_hints: true",
+    "features": "use a depth network with a method `encode`, or add net.autoencoder",
+    "img_recon": "add loss.img_recon, whose photometric error is used",
 }
 # Keys of a batch that a loss with a need reads, and the setting that brings them.
 KEYS = {
@@ -76,6 +80,9 @@ class Objective(nn.Module):
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]
             self._needed_by |= {need: key for need in needs if need not in self._needed_by}
         self._check()
+        for loss in losses.values():
+            if "img_recon" in loss.needs:  # type: ignore[operator]
+                loss.photometric = losses["img_recon"]
 
     def forward(self, batch: Batch) -> StepOutput:
         """Predict, compare, weigh. Raises ValueError naming the keys that the batch lacks."""
@@ -107,7 +114,7 @@ class Objective(nn.Module):
         `Ts` where the batch has supports, `disp_stereo` where it has `T_stereo`. Where the networks are there, also
         `R` and `t` (b m 3), axis-angle and translation of the m supports with an offset other than 0, as predicted,
         before inversion; `autoenc_imgs`, `autoenc_feats`, and the same of all supports (b n ...) as
-        `supp_autoenc_imgs`, `supp_autoenc_feats`.
+        `supp_autoenc_imgs`, `supp_autoenc_feats`; or, when a loss compares features, `supp_depth_feats`, constants.
         """
         target = self._network_input(batch.get("target_aug", batch["target"]))
         predictions = self._predict_depth_net(target, batch.get("T_stereo"))
@@ -120,6 +127,8 @@ class Objective(nn.Module):
             predictions |= self._predict_motion(target, supports, batch.get("T_stereo"))
         if "autoencoder" in self.networks:
             predictions |= self._predict_autoencoder(target, supports)
+        elif "features" in self._needed_by and supports is not None:
+            predictions["supp_depth_feats"] = self._encode_supports(supports)
         return predictions
 
     def predict_disp(self, images: Tensor) -> dict[int, Tensor]:
@@ -179,6 +188,13 @@ class Objective(nn.Module):
             out["supp_autoenc_imgs"] = {s: image.unflatten(0, b_n) for s, image in images.items()}
             out["supp_autoenc_feats"] = [feat.unflatten(0, b_n) for feat in feats]
         return out
+
+    def _encode_supports(self, supports: Tensor) -> list[Tensor]:
+        """Features (b n c h w) of the depth encoder for supports (b n 3 h w): constants that leave no trace."""
+        depth: Any = self.networks["depth"]
+        with torch.no_grad(), _without_running_statistics(depth):
+            feats = depth.encode(self._network_input(supports.flatten(0, 1)))
+        return [feat.unflatten(0, supports.shape[:2]) for feat in feats]
 
     def _scene(self, batch: Batch, predictions: Mapping[str, Any]) -> Scene:
         named = ("disp", "mask", "disp_stereo", "Ts", "R", "t")
@@ -246,9 +262,12 @@ class Objective(nn.Module):
             "supports": bool(self.supp_idxs) and has_pose,
             "stereo": stereo,
             "mask": getattr(depth, "mask_name", None) is not None,
+            "explainability": getattr(depth, "mask_name", None) == "explainability",
             "virtual_stereo": getattr(depth, "use_virtual_stereo", False) and stereo,
             "autoencoder": "autoencoder" in self.networks,
             "hints": True,  # a matter of the batch
+            "features": "autoencoder" in self.networks or hasattr(depth, "encode"),
+            "img_recon": "img_recon" in self.losses,
         }
         have = f"networks: {', '.join(self.networks)}; supp_idxs: {self.supp_idxs}"
         problems = [
@@ -262,6 +281,21 @@ class Objective(nn.Module):
             )
         if problems:
             raise ValueError("\n".join(problems))
+
+
+@contextmanager
+def _without_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Let no BatchNorm in training update its running statistics meanwhile; it still uses those of the batch."""
+    tracking: list[Any] = [
+        m for m in network.modules() if getattr(m, "track_running_stats", False) and m.training
+    ]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
 def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:

@@ -138,6 +138,22 @@ class Scene:
             self._targets[size] = resize(self.target, size)
         return self._targets[size]
 
+    @property
+    def feats(self) -> list[Tensor]:
+        """Features of the target, shallow to deep (b c_k h_k w_k): the autoencoder's if there is one, else depth's."""
+        return self._features("autoenc_feats", "depth_feats")
+
+    @property
+    def supp_feats(self) -> list[Tensor]:
+        """The same features of all supports, (b n c_k h_k w_k)."""
+        return self._features("supp_autoenc_feats", "supp_depth_feats")
+
+    @property
+    def views(self) -> tuple[Scene, ...]:
+        """This scene, and its stereo twin where that is predicted."""
+        twin = self.stereo_twin()
+        return (self,) if twin is None else (self, twin)
+
     def stereo_twin(self) -> Scene | None:
         """The scene as the virtual stereo camera sees it; None when its disparity was not predicted.
 
@@ -163,6 +179,14 @@ class Scene:
                 is_virtual=True,
             )
         return self._twin
+
+    def _features(self, *names: str) -> list[Tensor]:
+        for name in names:
+            if name in self.extras:
+                return [full_precision(feat) for feat in self.extras[name]]
+        raise ValueError(
+            f"this scene has none of {names}, which a loss asks for; it has {sorted(self.extras)}"
+        )
 
     def _need(self, value: Tensor | None, name: str) -> Tensor:
         if value is None:

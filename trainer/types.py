@@ -74,4 +74,11 @@ class Predictions(TypedDict, total=False):
     Ts: Tensor  # (b n 4 4) target -> support, in the order of `supp_idxs`
     R: Tensor  # (b m 3) axis-angle of the m supports with an offset other than 0, as predicted, before inversion
     t: Tensor  # (b m 3) translation of the same
-    depth_feats: list[Tensor]
+    depth_feats: list[Tensor]  # (b c_k h_k w_k) of the depth encoder, shallow to deep
+    supp_depth_feats: list[
+        Tensor
+    ]  # (b n c_k h_k w_k) of the supports, constants, when a loss compares features
+    autoenc_imgs: dict[int, Tensor]  # (b 3 h/2^s w/2^s) reconstruction of the target
+    autoenc_feats: list[Tensor]  # as depth_feats, of the autoencoder
+    supp_autoenc_imgs: dict[int, Tensor]  # (b n 3 ...) reconstruction of the supports
+    supp_autoenc_feats: list[Tensor]
