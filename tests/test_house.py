@@ -33,7 +33,7 @@ LEVELS = (
     ("trainer.safefile",),
     ("trainer.atomic",),
     ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.distributed"),
-    ("trainer._pictures",),
+    ("trainer._pictures", "trainer._needs"),
     ("trainer.scene", "trainer.seeding", "trainer.signals"),
     ("trainer.geometry",),
     ("trainer.types", "trainer._yaml"),

@@ -5,7 +5,7 @@ The networks run under whatever autocast is active; from disparity on everything
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,33 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
+from trainer import _needs
 from trainer._pictures import StepPictures
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose, pose_matrix
 from trainer.geometry.precision import full_precision
 from trainer.scene import Pictures, Scene
 from trainer.types import Batch, StepOutput
-
-# What a loss can need, and what to do when it is missing.
-REMEDIES = {
-    "supports": "name supports in dataset.supp_idxs, and add net.pose for offsets other than 0",
-    "stereo": "add 0 to dataset.supp_idxs",
-    "mask": "set net.depth.mask_name",
-    "explainability": "set net.depth.mask_name: explainability",
-    "virtual_stereo": "set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
-    "autoencoder": "add net.autoencoder",
-    "hints": "set dataset.use_hints: true",
-    "features": "use a depth network with a method `encode`, or add net.autoencoder",
-    "img_recon": "add loss.img_recon, whose photometric error is used",
-}
-# Keys of a batch that a loss with a need reads, and the setting that brings them.
-KEYS = {
-    "target": "every data set gives it",
-    "supports": "set dataset.supp_idxs",
-    "K": "every data set gives it",
-    "T_stereo": "dataset.supp_idxs has 0, so use a data set with stereo pairs",
-    "depth_hints": "set dataset.use_hints: true",
-}
 
 
 class Objective(nn.Module):
@@ -86,7 +66,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         """Predict, compare, weigh. Raises ValueError naming the keys that the batch lacks."""
-        require(batch, self._keys_needed())
+        _needs.require(batch, _needs.batch_keys(self._needed_by, self.supp_idxs))
         predictions = self.predict(batch)
         with torch.autocast(batch["target"].device.type, enabled=False):
             scene = self._scene(batch, predictions)
@@ -231,55 +211,13 @@ class Objective(nn.Module):
                 pictures |= {tag.replace("/", "/stereo_", 1): picture for tag, picture in drawn.items()}
         return total, values, pictures
 
-    def _keys_needed(self) -> list[str]:
-        needs = self._needed_by
-        keys = ["target"]
-        if "supports" in needs:
-            keys += ["supports", "K"]
-        if 0 in self.supp_idxs and {"supports", "stereo", "virtual_stereo"} & needs.keys():
-            keys.append("T_stereo")
-        return [*keys, "depth_hints"] if "hints" in needs else keys
-
     def _check(self) -> None:
-        if "depth" not in self.networks:
-            raise ValueError(f"networks must hold 'depth', got {sorted(self.networks)}")
-        for need, key in self._needed_by.items():
-            if need not in REMEDIES:
-                raise ValueError(
-                    f"loss {key!r} needs {need!r}, which nobody gives. {did_you_mean(need, REMEDIES)}"
-                )
         for key in self.weights:
             if key not in self.losses:
                 raise ValueError(
                     f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}"
                 )
-        if len(set(self.supp_idxs)) != len(self.supp_idxs):
-            raise ValueError(f"supp_idxs name a support twice: {self.supp_idxs}")
-        depth = self.networks["depth"]
-        stereo = 0 in self.supp_idxs
-        has_pose = "pose" in self.networks or not any(self.supp_idxs)
-        given = {
-            "supports": bool(self.supp_idxs) and has_pose,
-            "stereo": stereo,
-            "mask": getattr(depth, "mask_name", None) is not None,
-            "explainability": getattr(depth, "mask_name", None) == "explainability",
-            "virtual_stereo": getattr(depth, "use_virtual_stereo", False) and stereo,
-            "autoencoder": "autoencoder" in self.networks,
-            "hints": True,  # a matter of the batch
-            "features": "autoencoder" in self.networks or hasattr(depth, "encode"),
-            "img_recon": "img_recon" in self.losses,
-        }
-        have = f"networks: {', '.join(self.networks)}; supp_idxs: {self.supp_idxs}"
-        problems = [
-            f"loss {key!r} needs {need!r}: {REMEDIES[need]} ({have})"
-            for need, key in self._needed_by.items()
-            if not given[need]
-        ]
-        if self.losses and getattr(depth, "use_virtual_stereo", False) and not stereo:
-            problems.append(
-                f"net.depth.use_virtual_stereo: add 0 to dataset.supp_idxs, which are {self.supp_idxs}"
-            )
-        if problems:
+        if problems := _needs.unmet(self.networks, self.losses.keys(), self._needed_by, self.supp_idxs):
             raise ValueError("\n".join(problems))
 
 
@@ -296,13 +234,6 @@ def _without_running_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for module in tracking:
             module.track_running_stats = True
-
-
-def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Raise ValueError naming the keys that the batch lacks, what brings them, and the keys that it has."""
-    missing = [f"the batch has no {key!r}: {KEYS[key]}" for key in keys if key not in batch]
-    if missing:
-        raise ValueError("\n".join([*missing, f"keys of the batch: {', '.join(sorted(batch))}"]))
 
 
 def _widened(maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
