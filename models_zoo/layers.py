@@ -1,4 +1,4 @@
-"""Building blocks of the decoders: reflect-padded convolutions, nearest upsampling, output activations.
+"""Building blocks of the decoders: reflect-padded convolutions, nearest upsampling, gates, output activations.
 
 Everything here keeps the memory format of its input, so a channels-last network stays channels-last.
 """
@@ -32,6 +32,24 @@ class ConvELU(nn.Module):
 def up2(x: Tensor) -> Tensor:
     """Double height and width by repeating pixels: (b c h w) -> (b c 2h 2w)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class SqueezeExcite(nn.Sequential):
+    """Scale every channel by a gate in (0, 1), computed from the means of all channels: (b c h w) -> (b c h w).
+
+    Keys: 0.weight (c/16 c) and 2.weight (c c/16), no biases. Squeeze-and-Excitation, arXiv:1709.01507.
+    """
+
+    def __init__(self, channels: int):
+        hidden = max(channels // 16, 1)
+        super().__init__(
+            nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated map; see the class."""
+        gate = torch.sigmoid(super().forward(x.mean(dim=(2, 3))))
+        return x * gate[:, :, None, None]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
