@@ -61,6 +61,7 @@ class Depth(nn.Module):
         )
         if problems:
             raise ValueError("depth network: " + "; ".join(problems))
+        self.mask_name = mask_name
         self.use_virtual_stereo = use_virtual_stereo
         self.use_stereo_blend = use_stereo_blend
         self.standardise = Standardise(mean, std)
@@ -159,13 +160,11 @@ def depth_problems(
     std: Sequence[float],
 ) -> list[str]:
     """List what is wrong with the options of a depth network, without building it."""
-    problems = encoder_problems(enc_name) + statistics_problems(mean, std) + scale_problems(out_scales)
-    if dec_name not in DECODERS:
-        known = did_you_mean(dec_name, DECODERS.names())
-        problems.append(f"dec_name {dec_name!r} is not a decoder. {known}")
+    problems = encoder_problems(enc_name) + statistics_problems(mean, std)
+    problems += scale_problems(out_scales) + decoder_problems(dec_name)
     if init_disp is not None and not 0 < init_disp < 1:
         problems.append(f"init_disp is {init_disp}; it must lie between 0 and 1, or be null")
-    if init_disp is not None and dec_name not in with_trait("supports_init"):
+    if init_disp is not None and dec_name in DECODERS and dec_name not in with_trait("supports_init"):
         problems.append(
             f"init_disp: dec_name {dec_name!r} cannot start from a given disparity; set it to null"
         )
@@ -184,6 +183,13 @@ def depth_problems(
         choices = f"set mask_name: null, or choose from {able}"
         problems.append(f"dec_name {dec_name!r} cannot predict masks; {choices}")
     return problems
+
+
+def decoder_problems(dec_name: str) -> list[str]:
+    """Say what is wrong with the name of a decoder: the nearest name and all choices, or nothing."""
+    if dec_name in DECODERS:
+        return []
+    return [f"dec_name {dec_name!r} is not a decoder. {did_you_mean(dec_name, DECODERS.names())}"]
 
 
 def with_trait(trait: str) -> list[str]:
