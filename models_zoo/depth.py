@@ -207,5 +207,6 @@ def scale_problems(out_scales: int | Sequence[int]) -> list[str]:
     if len(set(scales)) < len(scales):
         problems.append(f"out_scales {list(scales)} names a scale twice")
     if 0 not in scales:
-        problems.append(f"out_scales {list(scales)} lacks 0, the full resolution, which evaluation needs")
+        needed = "evaluation needs it, and the last layers learn from it alone"
+        problems.append(f"out_scales {list(scales)} lacks 0, the full resolution: {needed}")
     return problems

@@ -1,8 +1,10 @@
-"""Encoders: any timm model that gives feature maps down to stride 32. Found, checked and run here."""
+"""Encoders: any timm model that gives feature maps down to stride 32, plain ViTs included. Found, checked, run."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 from typing import Any, NamedTuple
 
 import timm
@@ -10,6 +12,7 @@ from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
 from models_zoo._pretrained import find_pretrained, one_line, unavailable
+from models_zoo._vit import ViTPyramid, is_plain
 
 STRIDE = 32  # of the deepest feature: every decoder upsamples five times from there
 MIN_SIDE = 64  # pixels: reflect padding needs two of them at stride 32
@@ -47,12 +50,15 @@ def current_name(enc_name: str) -> str:
     return get_deprecated_models().get(enc_name) or enc_name
 
 
-def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3) -> nn.Module:
+def build_encoder(
+    enc_name: str, pretrained: bool, in_chans: int = 3, deepest_only: bool = False
+) -> nn.Module:
     """Build the timm model `enc_name` as an encoder that returns feature maps, see `feature_spec`.
 
-    Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Raises
-    ValueError for an unknown name, a model without feature maps, or a deepest stride other than 32;
-    PretrainedUnavailable when the weights cannot be had.
+    Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get
+    new layers that make a pyramid of their maps, see `models_zoo._vit`; `deepest_only` says that only its last
+    map will be used. Raises ValueError for an unknown name, a model without feature maps, a deepest stride other
+    than 32 or patches that fit none; PretrainedUnavailable when the weights cannot be had.
     """
     if problems := encoder_problems(enc_name):
         raise ValueError("; ".join(problems))
@@ -63,8 +69,10 @@ def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3) -> nn.Modu
     except Exception as error:  # timm raises half a dozen types for the same mistake
         raise ValueError(
             f"enc_name {enc_name!r}: timm cannot give feature maps of this model ({one_line(error)}). "
-            "Choose a convolutional or hierarchical model, e.g. resnet18, convnext_tiny"
+            "Choose another, e.g. resnet18, convnext_tiny, vit_tiny_patch16_224"
         ) from error
+    as_pyramid = functools.partial(_as_pyramid, enc_name=enc_name, deepest_only=deepest_only)
+    encoder = as_pyramid(encoder)
     strides = feature_spec(encoder).reductions
     if strides[-1] != STRIDE:
         raise ValueError(
@@ -75,20 +83,32 @@ def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3) -> nn.Modu
     if not pretrained:
         return encoder
     try:
-        return _create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay)
+        return as_pyramid(_create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay))
     except Exception as error:  # whatever the hub, the disk or the file had to say
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
 
 
+def _as_pyramid(encoder: nn.Module, enc_name: str, deepest_only: bool) -> nn.Module:
+    """Wrap a plain ViT in a `ViTPyramid`; return every other encoder as it is."""
+    if not is_plain(encoder):
+        return encoder
+    try:
+        return ViTPyramid(encoder, deepest_only)
+    except ValueError as error:
+        raise ValueError(f"enc_name {enc_name!r}: {error}") from error
+
+
 def _create(name: str, in_chans: int, **options: Any) -> nn.Module:
-    """Create a timm model, free of its input size where it can be: Swin's windows adapt to any image."""
+    """Create a timm model, free of its input size where it can be.
+
+    Swin's windows adapt to any image, and so do the position embeddings of ViTs by interpolation.
+    """
     options |= {"features_only": True, "in_chans": in_chans}
     source = timm.get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:
-        try:
-            return timm.create_model(name, strict_img_size=False, **options)
-        except TypeError:  # the family has no such argument
-            pass
+        for key, value in (("strict_img_size", False), ("dynamic_img_size", True)):
+            with contextlib.suppress(TypeError):  # the family has no such argument
+                return timm.create_model(name, **(options | {key: value}))
     return timm.create_model(name, **options)
 
 

@@ -39,7 +39,7 @@ class Pose(nn.Module):
         if problems := pose_problems(enc_name, mean, std):
             raise ValueError("pose network: " + "; ".join(problems))
         self.standardise = Standardise(mean, std, images=2)
-        self.encoder = build_encoder(enc_name, pretrained, in_chans=6)
+        self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True)
         deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
         self.decoder = nn.Sequential(_conv_relu(), _conv_relu(), nn.Conv2d(WIDTH, 6 * SLOTS, 1))

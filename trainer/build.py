@@ -139,7 +139,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             DistributedDataParallelKwargs(
                 broadcast_buffers=not cfg.trainer.sync_batchnorm,
                 gradient_as_bucket_view=True,
-                find_unused_parameters=bool(cfg.net["depth"].get("mask_name")),  # a mask need not have a loss
+                find_unused_parameters=_may_leave_out(cfg),
             )
         ],
     )
@@ -150,6 +150,17 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             " Use `--set trainer.precision=bf16` or 32."
         )
     return accelerator
+
+
+def _may_leave_out(cfg: Config) -> bool:
+    """True where a step need not use every parameter, which DistributedDataParallel wants to know.
+
+    A mask need not have a loss; where only the deepest feature is read (pose, autoencoder), an encoder like HRNet has
+    layers that serve the others alone. ResNets have none.
+    """
+    deepest_only = [net for name, net in cfg.net.items() if name != "depth"]
+    has_heads = any(not str(net.get("enc_name")).startswith("resn") for net in deepest_only)
+    return bool(cfg.net["depth"].get("mask_name")) or has_heads
 
 
 def _has_xpu() -> bool:

@@ -57,8 +57,8 @@ def test_a_replaced_name_still_works():
 
 
 def test_strides_that_do_not_end_at_32_are_refused():
-    with pytest.raises(ValueError, match=r"strides \[16, 16, 16\]; the deepest must be 32"):
-        build_encoder("vit_tiny_patch16_224", pretrained=False)
+    with pytest.raises(ValueError, match=r"strides \[4, 8, 16\]; the deepest must be 32"):
+        build_encoder("nest_tiny", pretrained=False)
 
 
 def test_a_model_without_feature_maps_is_refused(monkeypatch: pytest.MonkeyPatch):

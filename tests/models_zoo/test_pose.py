@@ -20,7 +20,9 @@ def test_size_and_keys_are_those_of_published_weights():
     ]
 
 
-@pytest.mark.parametrize("enc_name", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
+@pytest.mark.parametrize(
+    "enc_name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"]
+)
 def test_every_encoder_predicts_small_motions_and_learns(enc_name: str):
     net = models_zoo.create("pose", enc_name=enc_name)
     out = net(torch.rand(3, 6, 64, 96))

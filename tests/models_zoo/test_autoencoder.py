@@ -1,0 +1,110 @@
+"""The autoencoder: size, keys, reconstructions and features of every decoder, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import models_zoo
+from models_zoo.decoders import DECODERS
+
+SMALL = "mobilenetv3_small_050"
+ABLE = [name for name in DECODERS.names() if DECODERS.get(name).supports_no_skip]
+UNABLE = [name for name in DECODERS.names() if name not in ABLE]
+
+
+def autoencoder(**options: object) -> nn.Module:
+    return models_zoo.create("autoencoder", **{"pretrained": False, **options})
+
+
+def test_size_and_keys_are_those_of_published_weights():
+    net = autoencoder()
+    state = net.state_dict()
+    assert sum(p.numel() for p in net.parameters()) == 13_540_988
+    assert {key.split(".")[0] for key in state} == {"encoder", "decoder"}
+    assert state["encoder.conv1.weight"].shape == (64, 3, 7, 7)
+    assert state["decoder.decoder.1.conv.weight"].shape == (256, 256, 3, 3)  # no skip is fused
+    assert state["decoder.decoder.13.weight"].shape == (3, 128, 3, 3)
+
+
+@pytest.mark.parametrize("dec_name", ABLE)
+def test_images_and_features_of_every_decoder(dec_name: str):
+    net = autoencoder(enc_name=SMALL, dec_name=dec_name)
+    out = net(torch.rand(2, 3, 64, 96))
+    assert out.keys() == {"autoenc_imgs", "autoenc_feats"}
+    assert list(out["autoenc_imgs"]) == [0, 1, 2, 3]
+    assert out["autoenc_imgs"][0].shape == (2, 3, 64, 96)
+    assert all(image.min() >= 0 and image.max() <= 1 for image in out["autoenc_imgs"].values())
+    assert [tuple(feat.shape[2:]) for feat in out["autoenc_feats"]] == [
+        (64 >> i, 96 >> i) for i in range(1, 6)
+    ]
+    sum(image.square().sum() for image in out["autoenc_imgs"].values()).backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+
+
+def test_monodepth_halves_its_size_at_every_scale():
+    images = autoencoder(enc_name=SMALL, out_scales=[3, 0])(torch.rand(1, 3, 64, 96))["autoenc_imgs"]
+    assert {s: tuple(image.shape) for s, image in images.items()} == {0: (1, 3, 64, 96), 3: (1, 3, 8, 12)}
+
+
+@pytest.mark.parametrize("dec_name", ABLE)
+def test_the_image_comes_from_the_deepest_feature_alone(dec_name: str):
+    net = autoencoder(enc_name=SMALL, dec_name=dec_name).eval()
+    images = torch.rand(1, 3, 64, 96)
+    feats = net.encode(images)
+    blind = [torch.zeros_like(feat) for feat in feats[:-1]] + feats[-1:]
+    assert torch.equal(net(images)["autoenc_imgs"][0], net.decoder(blind)[0])
+
+
+def test_encode_gives_the_features_of_the_forward():
+    net = autoencoder(enc_name=SMALL).eval()
+    images = torch.rand(1, 3, 64, 96)
+    for a, b in zip(net.encode(images), net(images)["autoenc_feats"], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_images_are_standardised_on_the_way_in_only():
+    images = torch.rand(1, 3, 64, 96)
+    plain = autoencoder(enc_name=SMALL, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    other = autoencoder(enc_name=SMALL, mean=(0.45,) * 3, std=(0.225,) * 3).eval()
+    other.load_state_dict(plain.state_dict())
+    expected = plain((images - 0.45) / 0.225)["autoenc_imgs"][0]
+    assert torch.equal(other(images)["autoenc_imgs"][0], expected)
+
+
+def test_autocast_gives_float32_images():
+    with torch.autocast("cpu", torch.bfloat16):
+        out = autoencoder(enc_name=SMALL)(torch.rand(2, 3, 64, 96))
+    assert {image.dtype for image in out["autoenc_imgs"].values()} == {torch.float32}
+
+
+def test_a_wrong_size_names_the_nearest_valid_ones():
+    with pytest.raises(ValueError, match=r"not 100 x 640.*96 or 128"):
+        autoencoder(enc_name=SMALL)(torch.rand(1, 3, 100, 640))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enc_name": "resnet81"}, "'resnet81' is not a model of timm"),
+        ({"dec_name": "monodepht"}, "'monodepht' is not a decoder. Did you mean 'monodepth'"),
+        ({"out_scales": [0, 5]}, r"holds \[5\]"),
+        ({"out_scales": [1, 2]}, "lacks 0"),
+        ({"std": (1, 1, 0)}, "every value must be above 0"),
+        *(({"dec_name": name}, f"{name!r} needs the encoder features .*'monodepth'") for name in UNABLE),
+    ],
+    ids=str,
+)
+def test_the_validator_and_the_constructor_refuse_the_same(options: dict, message: str):
+    problems = models_zoo.NETWORKS.get("autoencoder").validate_config(options)
+    assert len(problems) == 1
+    with pytest.raises(ValueError, match=message) as refusal:
+        autoencoder(**options)
+    assert problems[0] in str(refusal.value)
+
+
+def test_good_options_have_no_problem():
+    assert (
+        models_zoo.NETWORKS.get("autoencoder").validate_config({"dec_name": "ddvnet", "out_scales": 0}) == []
+    )
