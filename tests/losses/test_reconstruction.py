@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.losses import reference
-from tests.losses.scenes import SIZE, intrinsics, random_scene
+from tests.losses.scenes import SIZE, plane_scene, random_scene
 from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS
 from trainer.losses.reconstruction import lower
@@ -13,24 +13,6 @@ from trainer.scene import Scene
 
 def img_recon(**kwargs):
     return LOSSES.create("img_recon", **{"automask_noise": 0.0, **kwargs})
-
-
-def plane_scene(support_shift=0.0, disp=0.5, target=None, **changes):
-    """A textured plane seen by a camera moved sideways, so that its picture is `support_shift` pixels on."""
-    h, w = SIZE
-    target = torch.rand(1, 3, h, w).double() if target is None else target
-    depth = 1 / (disp * (10 - 0.01) + 0.01)
-    T = torch.eye(4).double()[None, None].clone()
-    T[..., 0, 3] = support_shift * depth / (0.6 * w)
-    arguments = {
-        "target": target,
-        "supports": target.roll(round(support_shift), -1).unsqueeze(1),
-        "K": intrinsics(dtype=torch.float64),
-        "Ts": T,
-        "disp": {0: torch.full((1, 1, h, w), disp).double()},
-        "supp_idxs": (1,),
-    }
-    return Scene(**{**arguments, **changes})
 
 
 def test_the_true_depth_and_motion_explain_the_picture():

@@ -8,7 +8,8 @@ import torch
 from tests.losses import reference
 from tests.losses.scenes import random_scene
 from trainer.losses import LOSSES
-from trainer.losses.smoothness import absolute_differences, blur, relative_to_mean
+from trainer.losses._differences import absolute_differences, blur
+from trainer.losses.smoothness import relative_to_mean
 
 
 def smooth(**kwargs):

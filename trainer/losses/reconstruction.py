@@ -6,9 +6,9 @@ arXiv:1806.01260 (minimum over supports, automask).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,12 @@ class Reconstruction(nn.Module):
         self.loss_name, self.mask_name = loss_name, mask_name
         self.use_min, self.use_automask, self.automask_noise = use_min, use_automask, automask_noise
         self.error = ERRORS[loss_name]()
-        if mask_name is not None:
-            self.needs = self.needs | {"mask"}
+        self.needs = self.needs_with({"mask_name": mask_name})
+
+    @classmethod
+    def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """What the loss needs with these options."""
+        return cls.needs | ({"mask"} if kwargs.get("mask_name") is not None else set())
 
     def mask_of(self, scene: Scene, scale: int) -> Tensor | None:
         """The mask (b n h w) to apply at `scale`: none without `mask_name`, and none for a virtual view.

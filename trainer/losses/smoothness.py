@@ -6,21 +6,14 @@ division by the mean as in Monodepth2, arXiv:1806.01260.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.losses import LOSSES
+from trainer.losses._differences import Gradients, absolute_differences, magnitude
 from trainer.scene import Pictures, Scene
-
-# Along x and along y, none negative, each of the shape of what was differentiated.
-Gradients = tuple[Tensor, Tensor]
-
-_SIDE = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))  # Gaussian of sigma 1 over three pixels
-_CENTRE = 1 - 2 * _SIDE
 
 
 @LOSSES.register("disp_smooth")
@@ -80,24 +73,3 @@ class DisparitySmoothness(nn.Module):
 def relative_to_mean(disp: Tensor) -> Tensor:
     """Divide disparity (b c h w) by its mean over (h, w), so that a smaller map is not a smoother one."""
     return disp / disp.mean((-2, -1), keepdim=True).clamp_min(torch.finfo(disp.dtype).eps)
-
-
-def absolute_differences(x: Tensor, use_blur: bool = False) -> Gradients:
-    """Compare each pixel of x (b c h w) with its right and its lower neighbour; 0 where there is none."""
-    if use_blur:
-        x = blur(x)
-    dx = (x[..., :-1] - x[..., 1:]).abs()
-    dy = (x[..., :-1, :] - x[..., 1:, :]).abs()
-    return F.pad(dx, (0, 1)), F.pad(dy, (0, 0, 0, 1))
-
-
-def blur(x: Tensor) -> Tensor:
-    """Smooth x (b c h w) with a 3x3 Gaussian of sigma 1, the border mirrored without repeating it."""
-    x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-    x = _CENTRE * x[..., 1:-1] + _SIDE * (x[..., :-2] + x[..., 2:])
-    return _CENTRE * x[..., 1:-1, :] + _SIDE * (x[..., :-2, :] + x[..., 2:, :])
-
-
-def magnitude(gx: Tensor, gy: Tensor) -> Tensor:
-    """Length of a gradient, sqrt(max(gx**2 + gy**2, eps))."""
-    return (gx.square() + gy.square()).clamp_min(torch.finfo(gx.dtype).eps).sqrt()

@@ -1,0 +1,118 @@
+"""What holds for every loss of the registry: a new one is tested the moment it exists."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from tests.losses.scenes import SIZE, random_autoencoder, stereo_scene
+from trainer._crosschecks import CAPABILITIES
+from trainer._needs import REMEDIES
+from trainer.losses import LOSSES
+
+
+def created(name, **kwargs):
+    loss = LOSSES.create(name, **kwargs)
+    if "img_recon" in loss.needs:
+        loss.photometric = LOSSES.create("img_recon")
+    return loss
+
+
+def full_scene(dtype, b=2, seed=0, constant=None):
+    """A scene that offers whatever a loss may need, all of it learnable, and the tensors that learn."""
+    torch.manual_seed(seed)
+    disp = {s: torch.rand(b, 1, SIZE[0] >> s, SIZE[1] >> s, dtype=dtype) for s in (0, 1)}
+    disp_stereo = {s: torch.rand_like(d) for s, d in disp.items()}
+    mask = {s: torch.rand(b, 2, *d.shape[2:], dtype=dtype) for s, d in disp.items()}
+    extras = random_autoencoder(b, dtype=dtype)
+    changes = {"depth_hints": torch.rand(b, 1, *SIZE, dtype=dtype) + 0.1}
+    if constant is not None:
+        for tensor in (*disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)):
+            tensor.fill_(constant)
+        changes["target"] = torch.full((b, 3, *SIZE), constant, dtype=dtype)
+        changes["supports"] = torch.full((b, 2, 3, *SIZE), constant, dtype=dtype)
+    learnt = [*disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)]
+    for tensor in learnt:
+        tensor.requires_grad_()
+    scene = stereo_scene(
+        b, disp=disp, disp_stereo=disp_stereo, mask=mask, extras=extras, dtype=dtype, **changes
+    )
+    return scene, learnt
+
+
+def leaves(tree):
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    return [leaf for item in (tree.values() if isinstance(tree, Mapping) else tree) for leaf in leaves(item)]
+
+
+def variants(name):
+    """The defaults, and every switch turned on that the loss accepts."""
+    switches = [key for key, p in LOSSES.parameters(name).items() if p.annotation is bool]
+    accepts = getattr(LOSSES.get(name), "validate_config", lambda kwargs: [])
+    return [{}, *({key: True} for key in switches if not accepts({key: True}))]
+
+
+CASES = [(name, kwargs) for name in LOSSES.names() for kwargs in variants(name)]
+
+
+@pytest.mark.parametrize(("name", "kwargs"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("b", [1, 2])
+def test_gives_a_finite_number_and_finite_gradients(name, kwargs, dtype, b):
+    scene, learnt = full_scene(dtype, b)
+    value, pictures = created(name, **kwargs)(scene)
+    assert value.shape == ()
+    assert value.dtype == dtype
+    assert value.isfinite()
+    gradients = torch.autograd.grad(value, learnt, allow_unused=True)
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+    assert all(g is None or g.isfinite().all() for g in gradients)
+    for tag, picture in pictures.items():
+        drawn = picture() if callable(picture) else picture
+        assert drawn.ndim == 4, tag
+        assert len(drawn) == b, tag
+        assert not drawn.requires_grad, tag
+
+
+@pytest.mark.parametrize(("name", "kwargs"), CASES)
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_black_and_white_are_harmless(name, kwargs, constant):
+    scene, learnt = full_scene(torch.float32, constant=constant)
+    value, _ = created(name, **kwargs)(scene)
+    assert value.isfinite()
+    if value.requires_grad:
+        gradients = torch.autograd.grad(value, learnt, allow_unused=True)
+        assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), CASES)
+def test_the_twin_is_evaluated_where_the_loss_says_so(name, kwargs):
+    loss = created(name, **kwargs)
+    assert isinstance(loss.on_twin, bool)
+    if loss.on_twin:
+        scene, _ = full_scene(torch.float32)
+        assert loss(scene.stereo_twin())[0].isfinite()
+
+
+@pytest.mark.parametrize(("name", "kwargs"), CASES)
+def test_needs_are_known_and_the_class_foretells_those_of_the_instance(name, kwargs):
+    kind, needs = LOSSES.get(name), created(name, **kwargs).needs
+    foretold = kind.needs_with(kwargs) if hasattr(kind, "needs_with") else kind.needs
+    assert needs == foretold
+    assert needs <= REMEDIES.keys()
+    assert needs <= CAPABILITIES.keys()
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_has_no_state_and_documents_every_keyword(name):
+    from trainer._resolve import entry_fields
+
+    assert not created(name).state_dict()
+    assert all(field.doc for field in entry_fields(LOSSES, name).values())
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_misspelt_keyword_is_named(name):
+    with pytest.raises(TypeError, match="wieght"):
+        LOSSES.create(name, wieght=1.0)

@@ -1,0 +1,85 @@
+"""Depth regression: depth should be near a proxy, such as the result of stereo matching.
+
+Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051, which asks the images whether to believe the proxy;
+inverse depth as in arXiv:2307.10713.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.geometry.depth import inverse_depth
+from trainer.geometry.precision import full_precision
+from trainer.losses import LOSSES
+from trainer.losses._regression import RegressionName, criterion
+from trainer.losses.reconstruction import Reconstruction
+from trainer.scene import Pictures, Scene
+
+
+@LOSSES.register("depth_regr")
+class DepthRegression(nn.Module):
+    """Distance between the depth of every scale and the depth hints, where there are any.
+
+    Args:
+        loss_name: how two depths are compared; berhu: linear up to a fifth of the largest difference, then square.
+        use_automask: only where the supports, warped with the hint, look more like the target than warped with the
+            prediction. Compared as `img_recon` does, with its loss_name and use_min but without its mask.
+        invert: compare inverse depths.
+    """
+
+    needs: frozenset[str] = frozenset({"hints"})
+    on_twin = False
+
+    def __init__(self, loss_name: RegressionName = "berhu", use_automask: bool = False, invert: bool = False):
+        super().__init__()
+        self.distance = criterion(loss_name)
+        self.use_automask, self.invert = use_automask, invert
+        self.needs = self.needs_with({"use_automask": use_automask})
+        self.photometric: Reconstruction | None = None  # given by the objective, which knows all losses
+
+    @classmethod
+    def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
+        """What the loss needs with these options."""
+        return cls.needs | ({"supports", "img_recon"} if kwargs.get("use_automask") else set())
+
+    def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
+        """Return the mean over all pixels of all scales that count, and which these are at scale 0.
+
+        berHu's threshold comes from the same pixels. Without any the value is 0. Raises ValueError when the scene has
+        no hints, or `use_automask` has no photometric error to ask.
+        """
+        if scene.depth_hints is None:
+            raise ValueError("depth_regr: this scene has no depth hints, set dataset.use_hints: true")
+        hints = full_precision(scene.depth_hints).detach()
+        known = hints > 0
+        if self.use_automask:
+            valid = [known & better for better in self._hint_is_better(scene, torch.where(known, hints, 0.0))]
+        else:
+            valid = [known for _ in scene.scales]
+        depth = torch.cat([scene.depth(scale) for scale in scene.scales])
+        hints = torch.cat([hints for _ in scene.scales])
+        if self.invert:
+            depth, hints = inverse_depth(depth), inverse_depth(hints)
+        return self.distance(depth, hints, torch.cat(valid)), {"masks/hints": valid[0]}
+
+    def _hint_is_better(self, scene: Scene, hints: Tensor) -> list[Tensor]:
+        """Where the hint explains the target better than the depth of each scale does, (b 1 h w) bool.
+
+        Hints of 0 are harmless: view synthesis divides by no depth below 0.1.
+        """
+        photometric = self.photometric
+        if photometric is None:
+            raise ValueError("use_automask asks img_recon for its photometric error: add loss.img_recon")
+        i_supps = range(scene.n_supports)
+        synthesis, projections = scene.synthesis, [scene.projection(i) for i in i_supps]
+        # The scene keeps these images for the other losses, so they must not be made without gradient.
+        warped = [[scene.warp(scale, i) for i in i_supps] for scale in scene.scales]
+        with torch.no_grad():
+            compare = photometric.error.against(scene.target)
+            by_hint = [synthesis.warp(scene.support(i), hints, projections[i]) for i in i_supps]
+            error_hint = photometric.combine([compare(image) for image in by_hint], None)
+            return [photometric.combine([compare(w) for w in images], None) > error_hint for images in warped]

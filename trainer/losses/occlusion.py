@@ -1,0 +1,32 @@
+"""Occlusion: of two explanations of a hidden region prefer the farther one. DVSO, arXiv:1807.02570."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainer.losses import LOSSES
+from trainer.scene import Pictures, Scene
+
+
+@LOSSES.register("disp_occ")
+class OcclusionRegulariser(nn.Module):
+    """Mean sigmoid disparity, so that what no support shows goes to the background.
+
+    Args:
+        invert: prefer near to far.
+    """
+
+    needs: frozenset[str] = frozenset()
+    on_twin = False  # it looks at both views itself, which make one value
+
+    def __init__(self, invert: bool = False):
+        super().__init__()
+        self.sign = -1 if invert else 1
+
+    def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
+        """Return the mean over scales, each at its own resolution, added up over target and virtual stereo view."""
+        total = scene.target.new_zeros(())
+        for view in scene.views:
+            total = total + torch.stack([view.disp[scale].mean() for scale in view.scales]).mean()
+        return self.sign * total, {}
