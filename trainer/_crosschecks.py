@@ -152,6 +152,8 @@ def _needs(facts: Facts, config: Resolved, losses: Registry, report: Report) -> 
                 known = did_you_mean(need, CAPABILITIES)
                 report.wrong(("loss", name), f"needs {need!r}, which no configuration offers. {known}")
                 continue
+            if need == "mask" and kwargs.get("mask_name"):
+                continue  # told at that key
             offered, how = CAPABILITIES[need]
             if not offered(facts):
                 report.wrong(("loss", name), f"needs {how}; or remove the loss with `{name}: ~`")
