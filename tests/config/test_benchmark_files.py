@@ -78,8 +78,18 @@ trainer:
             "loss: {img_recon: {mask_name: 'explainability'}, disp_mask: {weight: 0.2}}",
             (-1, 1),
         ),
+        (
+            "net: {pose: ~}\nloss: {depth_regr: {weight: 1}}\ndataset: {supp_idxs: [0], use_hints: True}",
+            (0,),
+        ),
+        (
+            "net: {autoencoder: {pretrained: True}}\n"
+            "loss: {feat_recon: {weight: 0.01}, feat_peaky: {weight: 0.0001}}\n"
+            "loader: {batch_size: 6}",
+            (-1, 1),
+        ),
     ],
-    ids=["monodepth2_M", "monodepth2_MS", "monodepth", "sfm_learner"],
+    ids=["monodepth2_M", "monodepth2_MS", "monodepth", "sfm_learner", "kuznietsov", "feat_depth"],
 )
 def test_benchmark_files_load_unchanged(tmp_path, text, supports):
     (tmp_path / "default.yaml").write_text(BENCHMARK_DEFAULT)
