@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 
 from tests.world import ROOT
@@ -27,7 +28,14 @@ def test_stereo_alone_builds_no_pose_network() -> None:
 
 def test_weights_from_a_checkpoint_need_no_download() -> None:
     cfg = config("net.depth.pretrained=true", "dataset.supp_idxs=[0]")
-    assert build_networks(cfg, pretrained=False)["depth"] is not None
+    assert build_networks(cfg, given=cfg.net)["depth"] is not None
+
+
+def test_networks_that_a_checkpoint_lacks_still_get_their_pretrained_weights(monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cfg = config("net.depth.pretrained=true", "net.pose.pretrained=true")
+    with pytest.raises(UserError, match=r"net\.pose: The pretrained weights of the encoder resnet10t"):
+        build_networks(cfg, given=["depth"])
 
 
 def loader(cfg: Config, mode: str, world: int) -> Any:

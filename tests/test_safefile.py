@@ -165,6 +165,18 @@ def test_a_header_that_makes_no_sense_is_told(tmp_path: Path, header: object, re
         safefile.read(tmp_path / "x")
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0480], ids=hex)
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    """Lengths are written low byte first, and 80 02 and 80 04 are also how pickles begin."""
+    path = tmp_path / "x.safetensors"
+    for padding in range(length):
+        safefile.write(path, {"a": torch.zeros(1)}, {"note": "x" * padding})
+        if int.from_bytes(path.read_bytes()[:8], "little") == length:
+            break
+    assert path.read_bytes()[1] in (2, 4)
+    assert safefile.read(path)[1]["note"] == "x" * padding
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_is_named_as_such_and_never_opened(tmp_path: Path, zipped: bool) -> None:
     torch.save({"state_dict": {}}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=zipped)

@@ -6,7 +6,7 @@ Nothing below this room ever sees the configuration, and nothing here changes it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import models_zoo
 from trainer import distributed, optim, tracking
 from trainer.atomic import require_space
-from trainer.checkpoint import Checkpointer, load_pretrained
+from trainer.checkpoint import Checkpointer, Saved, read_pretrained
 from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
 from trainer.data import DATASETS
@@ -43,33 +43,33 @@ UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that stereo alone does not need
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
 
 
-def build_networks(cfg: Config, pretrained: bool = True) -> dict[str, nn.Module]:
+def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Module]:
     """Build the networks of `net:` by name. Raises UserError for one that cannot be built or has no weights.
 
-    A pose network that no support would ask is left out. `pretrained` False fetches no weights, whatever the YAML says:
-    for networks whose weights come from a checkpoint.
+    A pose network that no support would ask is left out. `given` names the networks whose weights come from a
+    checkpoint: nothing is fetched for them, whatever the YAML says.
     """
     networks = {}
     for name, kwargs in cfg.net.items():
         if name in UNUSED_WITHOUT_VIDEO and not any(cfg.supp_idxs):
             continue
         try:
-            networks[name] = models_zoo.create(
-                name, **(kwargs if pretrained else {**kwargs, "pretrained": False})
-            )
+            if name in given and "pretrained" in kwargs:
+                kwargs = {**kwargs, "pretrained": False}
+            networks[name] = models_zoo.create(name, **kwargs)
         except (ValueError, models_zoo.PretrainedUnavailable) as error:
             raise UserError(f"net.{name}: {error}") from error
     return networks
 
 
-def build_objective(cfg: Config, pretrained: bool = True) -> Objective:
-    """Build networks and losses into the one module that the loop trains; `pretrained` as in `build_networks`."""
+def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
+    """Build networks and losses into the one module that the loop trains; `given` as in `build_networks`."""
     weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
     losses = {
         name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
         for name, kwargs in cfg.loss.items()
     }
-    networks = build_networks(cfg, pretrained)
+    networks = build_networks(cfg, given)
     if cfg.trainer.channels_last:
         for network in networks.values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -200,8 +200,9 @@ def build_run(
     check_monitors(watched, cfg.loss, datasets)
     trackers = tracking.check_trackers(_names(cfg.trainer.trackers))
     seed_everything(seed, INITIALISATION)
-    has_weights = bool(cfg.trainer.load_ckpt) or folder.last_path.exists()
-    objective = build_objective(cfg, pretrained=not has_weights)
+    fresh = not folder.last_path.exists()
+    start = read_pretrained(cfg.trainer.load_ckpt) if fresh and cfg.trainer.load_ckpt else None
+    objective = build_objective(cfg, given=start.networks if start else () if fresh else cfg.net)
 
     accelerator = build_accelerator(cfg, folder.path)
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -221,7 +222,7 @@ def build_run(
         folder.ckpts, hparams=hparams, monitor=cfg.trainer.monitor, is_main=accelerator.is_main_process
     )
     model, prepared = accelerator.prepare(objective, optimizer)
-    state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), notes)
+    state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), start, notes)
     recorder = _start_records(
         cfg, accelerator, folder, trackers, state, (progress, _steps_per_epoch(cfg, train_loader))
     )
@@ -250,9 +251,10 @@ def _restore(
     hparams: Mapping[str, Any],
     accelerator: Accelerator,
     parts: tuple[Objective, Any, Any],
+    start: Saved | None,
     notes: list[str],
 ) -> TrainState:
-    """Continue from `last` where there is one, else start from `load_ckpt` or from scratch; add to `notes`.
+    """Continue from `last` where there is one, else start from the weights of `start` or from scratch; add to `notes`.
 
     parts: objective, raw optimizer, scheduler.
     """
@@ -264,8 +266,8 @@ def _restore(
         state = saved.state
         if saved.metadata["monitor"] != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another quantity
-    elif cfg.trainer.load_ckpt:
-        load_pretrained(parts[0], cfg.trainer.load_ckpt)
+    elif start is not None:
+        notes += start.start(parts[0])
     told = state.position, to_digest(hparams)
     distributed.check_equal(accelerator, told, "where the run stands and its settings")
     return state

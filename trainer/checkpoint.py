@@ -9,28 +9,29 @@ Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from models_zoo.weights import is_foreign, read_foreign
+from models_zoo.weights._base import UnreadableWeights
 from trainer import safefile
 from trainer.atomic import make_folder
-from trainer.rundir import BEST, LAST, PREVIOUS, diff_config, plain, read_hparams
+from trainer.plugins import naming_plugins
+from trainer.rundir import BEST, LAST, PREVIOUS, plain, read_hparams
 from trainer.safefile import DamagedFile
+from trainer.saved import PartialWeights, Saved, WrongArchitecture
 from trainer.train_state import (
     Position,
     TrainState,
-    WrongOptimizer,
-    from_json,
     metrics_json,
     pack_state,
     position_metadata,
-    read_state,
     to_json,
-    unpack_state,
     weights,
 )
 from trainer.types import UserError
@@ -38,83 +39,20 @@ from trainer.types import UserError
 if TYPE_CHECKING:
     from trainer.objective import Objective
 
-_SHOWN = 10  # wrong weights that a message lists
-
-
-class WrongArchitecture(UserError):
-    """Weights that do not fit the networks they are meant for; the message lists them and a likely cause."""
-
-
-@dataclass
-class Saved:
-    """A checkpoint in memory, not yet put to use."""
-
-    path: Path
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str]
-    notes: list[str] = field(default_factory=list)  # what a person should know about how it was read
-
-    @property
-    def hparams(self) -> dict[str, Any]:
-        """What the run was made of, as the Checkpointer was told. Raises UserError when there are none."""
-        hparams: dict[str, Any] = from_json(self.metadata.get("hparams", "{}"))
-        if "config" not in hparams:
-            raise UserError(
-                f"{self.path}: does not say what it was made of. Give hparams=<run folder>/hparams.yaml"
-            )
-        return hparams
-
-    @property
-    def state(self) -> TrainState:
-        """Position, best value, metrics."""
-        return read_state(self.metadata, self.tensors)
-
-    def load_weights(self, objective: nn.Module, built: Mapping[str, Any] | None = None) -> None:
-        """Load the weights, all of them and no others. `built` is the config of the objective, for messages.
-
-        Raises WrongArchitecture naming up to 10 weights that are missing, left over or of another shape.
-        """
-        saved = {name: tensor for name, tensor in self.tensors.items() if name.startswith("networks.")}
-        wrong = _compare(saved, weights(objective))
-        if wrong:
-            shown = [f"  {name}: {reason}" for name, reason in list(wrong.items())[:_SHOWN]]
-            if len(wrong) > _SHOWN:
-                shown.append(f"  ... and {len(wrong) - _SHOWN} more")
-            raise WrongArchitecture(
-                f"{self.path}: {len(wrong)} weights do not fit the networks:\n"
-                + "\n".join([*shown, self._likely_cause(wrong, built)])
-            )
-        objective.load_state_dict(saved)
-
-    def _likely_cause(self, wrong: Iterable[str], built: Mapping[str, Any] | None) -> str:
-        hparams = from_json(self.metadata.get("hparams", "{}"))
-        trained = hparams.get("config", {}).get("net", {})
-        if built is None:
-            nets = sorted({name.split(".")[1] for name in wrong} & set(trained))
-            told = [f"net.{n}: " + ", ".join(f"{k} {v}" for k, v in trained[n].items()) for n in nets]
-            held = sorted({name.split(".")[1] for name in self.tensors if name.startswith("networks.")})
-            known = (
-                f"was trained with {'; '.join(told)}" if told else f"holds {', '.join(held) or 'no network'}"
-            )
-            return f"The file {known}. Ask for the same, or for another file"
-        changes = diff_config({"net": trained}, {"net": plain(built).get("net", {})})
-        if changes:
-            return "The file was trained with another net (file -> asked for): " + "; ".join(changes)
-        version = hparams.get("trainer_version", "unknown")
-        return f"The settings are those of the file, so the code of the networks is newer (file: {version})"
-
-    def restore(
-        self, objective: nn.Module, optimizer: Any, scheduler: Any = None, scaler: Any = None
-    ) -> None:
-        """Put weights, optimizer, schedule and scaler back to where they were.
-
-        Raises WrongArchitecture or WrongOptimizer when what was built is not what was saved.
-        """
-        self.load_weights(objective)
-        try:
-            unpack_state(objective, optimizer, scheduler, scaler, self.tensors, self.metadata)
-        except WrongOptimizer as error:
-            raise WrongOptimizer(f"{self.path}: {error}") from error
+__all__ = [
+    "Capsule",
+    "Checkpointer",
+    "PartialWeights",
+    "Position",
+    "Saved",
+    "TrainState",
+    "WrongArchitecture",
+    "find_checkpoint",
+    "load_capsule",
+    "load_objective",
+    "load_pretrained",
+    "read_pretrained",
+]
 
 
 @dataclass(frozen=True)
@@ -232,20 +170,26 @@ def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objec
 
     saved = _read(path)
     settings = saved.hparams if hparams is None else read_hparams(hparams)
-    config = Config.from_dict(settings["config"], source=str(hparams or saved.path))
-    objective = build_objective(
-        config, pretrained=False
-    )  # the weights come from the file: nothing is downloaded
+    with naming_plugins(settings, hparams or saved.path):
+        config = Config.from_dict(settings["config"], source=str(hparams or saved.path))
+    objective = build_objective(config, given=config.net)  # all weights come from the file
     saved.load_weights(objective, built=settings["config"])
     return objective.eval()
 
 
-def load_pretrained(objective: nn.Module, path: Path | str) -> None:
-    """Start from the weights of another run: a checkpoint, or the folder of a run (`best` then, else `last`).
+def load_pretrained(objective: nn.Module, path: Path | str) -> list[str]:
+    """Start from the weights of another run, or of other code; return what starts from scratch, one line each.
 
+    path: a checkpoint or the folder of a run (`best` then, else `last`), or what `models_zoo.weights` can read.
     Raises DamagedFile, WrongArchitecture, or UserError when there is no such file.
     """
-    _read(path).load_weights(objective)
+    return read_pretrained(path).start(objective)
+
+
+def read_pretrained(path: Path | str) -> Saved:
+    """Read the file or folder that `load_pretrained` starts from. Raises as that does."""
+    path = Path(path).expanduser()
+    return _read_foreign(path) if is_foreign(path) else _read(path)
 
 
 def load_capsule(path: Path | str) -> Capsule:
@@ -271,6 +215,10 @@ def find_checkpoint(path: Path | str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if is_foreign(path):
+        raise UserError(
+            f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py"
+        )
     raise UserError(
         f"{path}: holds no checkpoint. Looked for " + ", ".join(str(c.relative_to(path)) for c in candidates)
     )
@@ -281,11 +229,12 @@ def _read(path: Path | str) -> Saved:
     return Saved(found, *safefile.read(found))
 
 
-def _compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[str, str]:
-    """Say of each weight that is missing, left over or of another shape what is wrong, in network order."""
-    wrong = {}
-    for name in {**built, **saved}:
-        old, new = (str(tuple(t[name].shape)) if name in t else "" for t in (saved, built))
-        if old != new:
-            wrong[name] = f"{old or 'nothing'} in the file, {new or 'nothing'} in the network"
-    return wrong
+def _read_foreign(path: Path) -> Saved:
+    """Read weights of other code as if they were ours. Their settings are not used, but for messages."""
+    try:
+        foreign = read_foreign(path)
+    except UnreadableWeights as error:
+        raise UserError(str(error)) from error
+    tensors = {f"networks.{name}": tensor for name, tensor in foreign.tensors.items()}
+    hparams = {"config": {"net": foreign.net}}
+    return Saved(path, tensors, {"hparams": to_json(hparams), "parts": json.dumps(foreign.parts)})

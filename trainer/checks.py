@@ -41,6 +41,9 @@ FREE_ON_RESUME = (
     "config.dataset.test",
     "config.net.depth.pretrained",
     "config.net.pose.pretrained",
+    "config.net.autoencoder.pretrained",
+    "config.dataset.hints_root",
+    "config.dataset.train.hints_root",
 )
 
 

@@ -206,7 +206,9 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if start.startswith(_PICKLES):
+    if (
+        start.startswith(_PICKLES) and file.peek(1)[:1] != b"{"
+    ):  # some lengths look like a pickle, but JSON follows
         raise DamagedFile(
             f"{path}: is a pickled PyTorch file (.ckpt, .pth), not safetensors. Nothing is unpickled here:"
             " turn it into a checkpoint with the importer, launch/convert.py"

@@ -123,7 +123,7 @@ def test_encoder_and_decoder_of_a_page_fit(path):
     cfg = load(path)
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        disp = build_networks(cfg, pretrained=False)["depth"].eval()(images)["disp"]
+        disp = build_networks(cfg, given=cfg.net)["depth"].eval()(images)["disp"]
     assert {s: tuple(map_.shape) for s, map_ in disp.items()} == {
         s: (1, 1, 64 >> s, 96 >> s) for s in range(4)
     }

@@ -1,0 +1,68 @@
+"""Importers of published weights, one format per file. What they give carries the names of this zoo.
+
+Nothing here writes, and nothing knows how a run is configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models_zoo.registry import Registry
+
+if TYPE_CHECKING:
+    from models_zoo.weights._base import ForeignWeights
+
+FORMATS = Registry("format of weights", package="models_zoo.weights")
+
+_PICKLES = (
+    b"PK\x03\x04",
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+)  # torch.save, now and before 1.6
+
+
+def is_foreign(path: Path) -> bool:
+    """Tell by the first bytes, or the files of a folder, whether `path` is anything but a file of our own."""
+    if path.is_dir():
+        return any(FORMATS.create(name).recognises(path, None) for name in FORMATS.names())
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return (
+        start.startswith(_PICKLES) and start[8:] != b"{"
+    )  # a safetensors file opens with a length, then JSON
+
+
+def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> ForeignWeights:
+    """Recognise the format of a file or folder and translate it.
+
+    Args:
+        path: a file of `torch.save`, or a folder of such files.
+        corrections: sections of settings ("net", "dataset", ...) that win over those of the source.
+
+    Raises UnreadableWeights: nothing there, nothing known, refused, damaged, entries left over or missing.
+    """
+    from models_zoo.weights._base import UnreadableWeights, listed, unpickle
+
+    if not path.exists():
+        raise UnreadableWeights(f"{path}: there is no such file or folder. Check the path")
+    content = None if path.is_dir() else unpickle(path)
+    formats = [FORMATS.create(name) for name in FORMATS.names()]
+    for known in formats:
+        if known.recognises(path, content):
+            found: ForeignWeights = known.read(path, content, corrections or {})
+            return found
+    if content is None:
+        inside = listed(sorted(entry.name for entry in path.iterdir()))
+    else:
+        inside = listed(map(str, content)) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    raise UnreadableWeights(
+        f"{path}: of no known format. Looked for:\n"
+        + "\n".join(f"  - {known.looked_for}" for known in formats)
+        + f"\nIt holds: {inside or 'nothing'}"
+    )

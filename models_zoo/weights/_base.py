@@ -1,0 +1,144 @@
+"""What importers of published weights share: how a file is opened, what is made of it, what is refused.
+
+Nothing is ever unpickled but plain containers and tensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+LISTED = 40  # names that a message lists
+
+
+class UnreadableWeights(ValueError):
+    """Weights that cannot be imported; the message names the file, the reason, and what to do where it is known."""
+
+
+class MissingSettings(UnreadableWeights):
+    """Weights that do not say of which networks they are; corrections with a section `net` would help."""
+
+
+@dataclass
+class ForeignWeights:
+    """Published weights under the names of this zoo, not yet compared with the networks they are meant for."""
+
+    source: Path
+    format: str  # in words, with the paper
+    tensors: dict[str, Tensor]  # `<network>.<parameter>`
+    net: dict[str, dict[str, Any]]  # constructor keywords by network, as the YAML section
+    parts: tuple[str, ...] = ()  # what of the networks there is ("depth.encoder"); empty = all
+    settings: dict[str, Any] = field(default_factory=dict)  # other sections, as the source wrote them
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # why -> names in the source
+    notes: list[str] = field(default_factory=list)  # what a person should know
+    epoch: int = 0  # finished epochs
+    step: int = 0  # optimizer steps
+
+
+class Format(ABC):
+    """One way in which others store weights."""
+
+    looked_for: ClassVar[str]  # what the format is recognised by, for messages
+
+    @abstractmethod
+    def recognises(self, path: Path, content: Any) -> bool:
+        """Tell whether `path` is of this format. content: the unpickled file, None for a folder."""
+
+    @abstractmethod
+    def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
+        """Translate names and settings. corrections: sections that win over those of the source.
+
+        Raises UnreadableWeights when tensors are left over or missing, or of a network that this zoo lacks.
+        """
+
+
+def unpickle(path: Path) -> Any:
+    """Read what `torch.save` wrote, on the CPU, if it holds plain containers, numbers, text and tensors alone.
+
+    Raises UnreadableWeights otherwise: nothing in the file is run.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # about the protocol of the pickle, whose content is judged anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UnreadableWeights(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a dozen types, by where the bytes are wrong
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and named:
+            raise UnreadableWeights(
+                f"{path}: refused, because it wants to create or call {named[1]}, and weights need nothing but"
+                " tensors. Nothing in it was run. If you trust the file, load it where it was written, and save the"
+                " state dict and the hyper-parameters again, as plain dicts of tensors, numbers and text"
+            ) from error
+        raise UnreadableWeights(
+            f"{path}: damaged, or not a PyTorch file ({_first_line(error)}). Copy or download it again"
+        ) from error
+
+
+def tensors_of(state: Mapping[Any, Any], path: Path, place: str = "") -> dict[str, Tensor]:
+    """Return a state dict, of whose entries all must be dense tensors with a name; else raises UnreadableWeights."""
+    odd = [
+        f"{place}{name} ({type(value).__name__})"
+        for name, value in state.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided)
+    ]
+    if odd:
+        raise UnreadableWeights(f"{path}: these entries are no weights: {listed(odd)}")
+    return dict(state)
+
+
+def complete_batchnorm(tensors: dict[str, Tensor]) -> list[str]:
+    """Add the batch counters that old files lack, beside running statistics, as zeros; return a note if any."""
+    names = [
+        name.replace(".running_mean", ".num_batches_tracked") for name in tensors if ".running_mean" in name
+    ]
+    missing = [name for name in names if name not in tensors]
+    tensors |= {name: torch.tensor(0) for name in missing}
+    return (
+        [f"{len(missing)} counters num_batches_tracked are not in the file and start at 0"] if missing else []
+    )
+
+
+def without_classifier(
+    tensors: dict[str, Tensor], prefix: str, dropped: dict[str, list[str]]
+) -> dict[str, Tensor]:
+    """Take the names below `prefix` off it, and drop the classification layer `fc`; other names are left out."""
+    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    head = [name for name in own if name.startswith("fc.")]
+    if head:
+        dropped.setdefault("the classifier of ImageNet", []).extend(prefix + name for name in head)
+    return {name: tensor for name, tensor in own.items() if name not in head}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, mapping by mapping; null and lists replace."""
+    both = dict(base)
+    for key, value in over.items():
+        old = both.get(key)
+        nested = isinstance(old, Mapping) and isinstance(value, Mapping)
+        both[key] = merged(old, value) if nested else value  # type: ignore[arg-type]
+    return both
+
+
+def listed(names: Iterable[str]) -> str:
+    """Write names in one line, at most 40 of them, and how many more there are."""
+    names = list(names)
+    more = f", ... and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,126 @@
+"""What of a file goes into networks that are already built, by names and shapes alone.
+
+Names are `<network>.<parameter>`; a part is a prefix of such names ("depth.encoder").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Fit:
+    """What to load, what does not fit (name -> why), and what starts from scratch."""
+
+    tensors: dict[str, Tensor]
+    wrong: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
+def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequence[str] = ()) -> Fit:
+    """Match the weights of a file with those of the networks they shall start.
+
+    Every network, or part of one, that the file holds must fit completely. Networks that it does not hold keep what
+    they have. An encoder that comes alone is handed to every network with an encoder of the same architecture.
+    """
+    held = {_network(name) for name in saved}
+    lacking = [net for net in dict.fromkeys(map(_network, built)) if net not in held]
+    tensors = dict(saved)
+    notes, spread = [], []
+    for part in parts:
+        net, _, rest = part.partition(".")
+        if net in held and rest:
+            notes.append(f"net.{net}: only {rest} is in the file; the rest starts from random numbers")
+        if rest == "encoder":
+            copies = {other: _encoder_for(other, part, saved, built) for other in lacking}
+            spread = [other for other, copy in copies.items() if copy]
+            for other in spread:
+                tensors |= copies[other]
+                notes.append(
+                    f"net.{other}: its encoder starts from the one in the file, the rest from random numbers"
+                )
+    rest_of = [net for net in lacking if net not in spread]
+    notes += [f"net.{net}: not in the file; it starts as a new network does" for net in rest_of]
+    expected = {name: tensor for name, tensor in built.items() if _expects(name, held, parts)}
+    return Fit(tensors, compare(saved, expected or built), notes)
+
+
+def compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[str, str]:
+    """Say of each weight that is missing, left over or of another shape what is wrong, in network order."""
+    wrong = {}
+    for name in {**built, **saved}:
+        old, new = (str(tuple(t[name].shape)) if name in t else "" for t in (saved, built))
+        if old != new:
+            wrong[name] = f"{old or 'nothing'} in the file, {new or 'nothing'} in the network"
+    return wrong
+
+
+def wrong_statistics(networks: Mapping[str, Any], net: Mapping[str, Any], parts: Sequence[str] = ()) -> str:
+    """Say which networks standardise images in another way than their weights were trained with; empty if none.
+
+    net: options of the networks of the file. Encoders that come alone are left out: what follows is trained anyway.
+    """
+    wanted = {}
+    for name, options in net.items():
+        own = getattr(networks[name], "standardise", None) if name in networks else None
+        if own is None or f"{name}.encoder" in parts:
+            continue
+        told = {key: list(options[key]) for key in ("mean", "std") if options.get(key)}
+        if any(
+            not torch.allclose(getattr(own, key).flatten()[:3].cpu(), torch.tensor(told[key])) for key in told
+        ):
+            wanted[name] = told
+    if not wanted:
+        return ""
+    lines = [
+        f"  {name}: {{{', '.join(f'{key}: {values}' for key, values in told.items())}}}"
+        for name, told in wanted.items()
+    ]
+    return (
+        f"net.{', net.'.join(wanted)}: the weights want images that are standardised in another way, which no shape"
+        " shows. Write in the YAML:\nnet:\n" + "\n".join(lines)
+    )
+
+
+def is_part(name: str, parts: Sequence[str]) -> bool:
+    """Tell whether a weight belongs to one of the parts."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _network(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _expects(name: str, held: set[str], parts: Sequence[str]) -> bool:
+    """A weight of a network of the file, unless the file says that it holds another part of that network."""
+    own = [part for part in parts if _network(part) == _network(name)]
+    return _network(name) in held and (not own or is_part(name, own))
+
+
+def _encoder_for(
+    net: str, part: str, saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The encoder `part` of a file under the names of the encoder of `net`; empty when the two differ.
+
+    A first layer that takes two images where the file has one gets its filters twice, halved, as timm does it.
+    """
+    prefix = f"{net}.encoder."
+    target = {name: tensor for name, tensor in built.items() if name.startswith(prefix)}
+    copy = {
+        prefix + name.removeprefix(f"{part}."): t for name, t in saved.items() if name.startswith(f"{part}.")
+    }
+    if copy.keys() != target.keys():
+        return {}
+    for name, tensor in copy.items():
+        wanted = target[name].shape
+        doubled = tensor.ndim == 4 and (wanted[0], *wanted[2:]) == (tensor.shape[0], *tensor.shape[2:])
+        if doubled and (tensor.shape[1], wanted[1]) == (3, 6):
+            copy[name] = tensor.repeat(1, 2, 1, 1) / 2
+        elif tensor.shape != wanted:
+            return {}
+    return copy

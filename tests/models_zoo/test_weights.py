@@ -1,0 +1,441 @@
+"""Published weights are recognised, renamed without a change of a bit, and refused when anything is unclear."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import models_zoo
+from models_zoo.weights import FORMATS, is_foreign, read_foreign
+from models_zoo.weights._aliases import ALIASES
+from models_zoo.weights._base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights, listed
+from models_zoo.weights._fit import compare, fit, wrong_statistics
+from models_zoo.weights._resnets import RESNETS, architecture
+from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
+
+DECODERS = ("monodepth", "hrdepth", "cadepth", "diffnet", "superdepth", "ddvnet")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two_scales": {"out_scales": [3, 0]},
+    "one_scale": {"out_scales": 0},
+    "mask": {"mask_name": "explainability", "num_ch_mask": 2},
+    "virtual_stereo": {"use_virtual_stereo": True, "use_stereo_blend": True},
+    "four_levels": {"enc_name": "convnext_atto"},
+}
+
+
+def save(content: Any, path: Path, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def assert_loads(foreign: ForeignWeights) -> dict[str, Any]:
+    """Every weight has its place in networks built from the options of the file, bit for bit."""
+    networks = {name: models_zoo.create(name, **options) for name, options in foreign.net.items()}
+    for name, network in networks.items():
+        own = {k.removeprefix(f"{name}."): t for k, t in foreign.tensors.items() if k.startswith(f"{name}.")}
+        network.load_state_dict(own)
+        assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in own.items())
+    return networks
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("dec_name", "variant"),
+    [(d, v) for d in DECODERS for v in VARIANTS if (d, v) != ("ddvnet", "mask")],  # ddvnet predicts none
+)
+def test_every_decoder_of_the_benchmark_is_renamed_without_loss(
+    dec_name: str, variant: str, tmp_path: Path
+) -> None:
+    options = {"dec_name": dec_name, **VARIANTS[variant]}
+    content = lightning_checkpoint({"depth": options})
+    foreign = read_foreign(save(content, tmp_path / "best.ckpt"))
+    assert_loads(foreign)
+    state = content["state_dict"]
+    for name, tensor in foreign.tensors.items():
+        assert same(tensor, state[f"nets.{name}"]), name
+    left = {name.removeprefix("nets.") for name in state if name.startswith("nets.")} - set(foreign.tensors)
+    dropped = {name.removeprefix("nets.") for names in foreign.dropped.values() for name in names}
+    assert left <= dropped, "nothing disappears without being told"
+
+
+@pytest.mark.parametrize("dec_name", sorted(ALIASES))
+@pytest.mark.parametrize("kept", ["convs", "decoder"])
+@pytest.mark.parametrize("out_scales", [[0, 1, 2, 3], [2, 0]])
+def test_weights_stored_under_one_of_two_names_are_enough(
+    dec_name: str, kept: str, out_scales: list[int], tmp_path: Path
+) -> None:
+    content = lightning_checkpoint({"depth": {"dec_name": dec_name, "out_scales": out_scales}})
+    both = read_foreign(save(content, tmp_path / "both.ckpt")).tensors
+    lost = {"convs": ".disp.decoder.", "decoder": ".disp.convs."}[kept]
+    content["state_dict"] = {k: t for k, t in content["state_dict"].items() if lost not in k}
+    one = read_foreign(save(content, tmp_path / "one.ckpt")).tensors
+    assert one.keys() == both.keys()
+    assert all(same(one[name], both[name]) for name in both)
+
+
+@pytest.mark.parametrize("dec_name", sorted(ALIASES))
+def test_two_names_with_different_weights_are_refused(dec_name: str, tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {"dec_name": dec_name}})
+    name = next(k for k in content["state_dict"] if ".disp.decoder.4." in k)
+    content["state_dict"][name] = content["state_dict"][name] + 1
+    with pytest.raises(UnreadableWeights, match=r"two different weights .*decoder\.4\..* and .*convs\."):
+        read_foreign(save(content, tmp_path / "x.ckpt"))
+
+
+def test_trained_bins_are_loaded_as_stored(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {"dec_name": "ddvnet"}})
+    bins = content["state_dict"]["nets.depth.decoders.disp.bins"]
+    assert not torch.equal(bins, torch.arange(128).view(1, 128, 1, 1) / 128)
+    depth = assert_loads(read_foreign(save(content, tmp_path / "x.ckpt")))["depth"]
+    assert torch.equal(depth.decoders["disp"].bins, bins)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("successor", [False, True])
+def test_all_three_networks_of_both_generations(successor: bool, compiled: bool, tmp_path: Path) -> None:
+    net = {
+        "depth": {},
+        "pose": {"learn_K": False} if successor else {},
+        "autoencoder": {"dec_name": "diffnet"},
+    }
+    content = lightning_checkpoint(net, successor=successor, compiled=compiled)
+    foreign = read_foreign(save(content, tmp_path / "x.ckpt"))
+    assert_loads(foreign)
+    assert list(foreign.net) == ["depth", "pose", "autoencoder"]
+    assert (foreign.epoch, foreign.step) == (29, 149_250)
+    assert foreign.settings["loss"]["disp_smooth"] == {"weight": 0.001, "use_edges": True}
+    assert foreign.settings["trainer"]["legacy_sampling"] is True
+    assert ("learn_K" in " ".join(foreign.notes)) == successor
+    head = "decoders.pose" if successor else "decoder"
+    pose = content["state_dict"][f"nets.pose.{head}.2.weight"]
+    assert same(foreign.tensors["pose.decoder.2.weight"], pose)
+
+
+def test_learned_intrinsics_are_refused_with_what_would_be_lost(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {}, "pose": {"learn_K": True}}, successor=True)
+    with pytest.raises(
+        UnreadableWeights, match=r"not supported. 12 weights would be lost: decoders\.focal\.0\.0"
+    ):
+        read_foreign(save(content, tmp_path / "x.ckpt"))
+
+
+def test_dead_and_foreign_entries_are_dropped_and_told(tmp_path: Path) -> None:
+    losses = {"img_recon": {"weight": 1}, "disp_occ": {"weight": 0.01}}
+    content = lightning_checkpoint({"depth": {"dec_name": "hrdepth"}}, losses=losses)
+    content["state_dict"]["metrics.abs_rel"] = torch.tensor(0.1)
+    dropped = read_foreign(save(content, tmp_path / "x.ckpt")).dropped
+    counts = {reason: len(names) for reason, names in dropped.items()}
+    assert counts == {
+        "weights of the losses, which become settings": 2,
+        "the insides of losses, rebuilt from the settings": 1,
+        "the pixel grid of the training size": 2,
+        "states of metrics": 1,
+        "second names of weights of hrdepth": 71,
+        "layers of hrdepth that no output depends on": 8,
+    }
+    content = lightning_checkpoint({"depth": {"dec_name": "diffnet", "out_scales": [0]}})
+    dropped = read_foreign(save(content, tmp_path / "x.ckpt")).dropped
+    assert len(dropped["layers of diffnet that no output depends on"]) == 6
+
+
+def test_entries_without_a_network_are_listed(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {}})
+    content["state_dict"] |= {f"ema.{i}": torch.ones(1) for i in range(50)}
+    with pytest.raises(UnreadableWeights) as caught:
+        read_foreign(save(content, tmp_path / "x.ckpt"))
+    assert "50 entries belong to no network: ema.0, ema.1" in str(caught.value)
+    assert str(caught.value).endswith("ema.39, ... and 10 more")
+
+
+def test_a_network_of_the_settings_without_weights_is_told(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {}})
+    content["hyper_parameters"]["cfg"]["net"] |= {"pose": {}, "autoencoder": None}
+    with pytest.raises(UnreadableWeights, match=r"name net\.pose, of which it has no weights"):
+        read_foreign(save(content, tmp_path / "x.ckpt"))
+
+
+def test_settings_may_be_missing_if_they_are_given(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {"dec_name": "cadepth"}, "pose": {}})
+    del content["hyper_parameters"]
+    path = save(content, tmp_path / "x.ckpt")
+    with pytest.raises(MissingSettings, match=r"hparams\.yaml of its run"):
+        read_foreign(path)
+    foreign = read_foreign(path, {"net": {"depth": {"dec_name": "cadepth"}}})
+    assert_loads(foreign)
+    assert any("say nothing of net.pose" in note for note in foreign.notes)
+
+
+def test_what_was_different_there_is_told(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {"use_stereo_blend": True}})
+    content["hyper_parameters"]["cfg"]["trainer"] |= {
+        "always_fwd_pose": False,
+        "min_depth": None,
+        "max_depth": None,
+    }
+    notes = " ".join(read_foreign(save(content, tmp_path / "x.ckpt")).notes)
+    for word in ("use_stereo_blend", "always_fwd_pose", "1 / disparity", "legacy_sampling"):
+        assert word in notes
+
+
+@pytest.mark.parametrize(
+    ("options", "supports", "networks"),
+    [
+        ({"stereo": False}, [-1, 1], ["depth", "pose"]),
+        ({"stereo": True}, [-1, 1, 0], ["depth", "pose"]),
+        ({"stereo": True, "pose": False}, [0], ["depth"]),
+        ({"enc_name": "resnet50", "legacy": False}, [-1, 1, 0], ["depth", "pose"]),
+        ({"mask_channels": 3}, [-1, 1, 0], ["depth", "pose"]),
+    ],
+    ids=["mono", "mono+stereo", "stereo", "resnet50", "mask"],
+)
+def test_monodepth2_folders(
+    options: dict[str, Any], supports: list[int], networks: list[str], tmp_path: Path
+) -> None:
+    monodepth2_folder(tmp_path / "m", **options)
+    foreign = read_foreign(tmp_path / "m")
+    assert list(assert_loads(foreign)) == networks
+    assert foreign.settings["dataset"]["supp_idxs"] == supports
+    assert foreign.settings["dataset"]["size"] == [640, 192]
+    for name in networks:
+        assert foreign.net[name]["enc_name"] == options.get("enc_name", "resnet18")
+        assert (foreign.net[name]["mean"], foreign.net[name]["std"]) == ([0.45] * 3, [0.225] * 3)
+    files = {
+        name: torch.load(tmp_path / "m" / f"{name}.pth", weights_only=True) for name in ("encoder", "depth")
+    }
+    tensors = foreign.tensors
+    assert same(tensors["depth.encoder.conv1.weight"], files["encoder"]["encoder.conv1.weight"])
+    for ours, theirs in (("0.conv.weight", "0.conv.conv.weight"), ("9.conv.bias", "9.conv.conv.bias")):
+        assert same(tensors[f"depth.decoders.disp.decoder.{ours}"], files["depth"][f"decoder.{theirs}"])
+    assert same(tensors["depth.decoders.disp.decoder.13.bias"], files["depth"]["decoder.13.conv.bias"])
+    assert foreign.dropped["the state of its optimizer"] == ["adam.pth"]
+    assert len(foreign.dropped["the classifier of ImageNet"]) == 2 * len(networks)
+    if "pose" in networks:
+        pose = torch.load(tmp_path / "m" / "pose.pth", weights_only=True)
+        layers = {"net.0": "squeeze.0", "net.1": "decoder.0.0", "net.2": "decoder.1.0", "net.3": "decoder.2"}
+        for theirs, ours in layers.items():
+            assert same(tensors[f"pose.{ours}.weight"], pose[f"{theirs}.weight"])
+
+
+def edit(path: Path, change: Any) -> None:
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("depth.pth", None, "without depth.pth; it has encoder.pth, pose_encoder.pth, pose.pth"),
+        ("pose.pth", None, "has pose_encoder.pth but no pose.pth"),
+        ("pose.pth", lambda c: c.update({"pose_conv.weight": torch.ones(6, 256, 1, 1)}), "posecnn .*not supported"),
+        ("pose.pth", lambda c: c.update({"net.1.weight": torch.ones(256, 512, 3, 3)}), "shared .*not supported"),
+        (
+            "pose_encoder.pth",
+            lambda c: c.update({"encoder.conv1.weight": torch.ones(64, 9, 7, 7)}),
+            "takes 3 images at once",
+        ),
+        ("depth.pth", lambda c: c.update({"odd.weight": torch.ones(1)}), r"1 entries are not of Monodepth2: odd\.w"),
+        ("pose.pth", lambda c: c.update({"net.9.weight": torch.ones(1)}), "1 entries are not of Monodepth2: net.9"),
+        ("encoder.pth", lambda c: c.update({"author": "me"}), r"no weights: author \(str\)"),
+        ("encoder.pth", lambda c: c.pop("encoder.layer1.0.conv2.weight"), "is none of the encoders resnet18"),
+        ("depth.pth", lambda c: c.update({"decoder.10.conv.weight": torch.ones(1, 17, 3, 3)}), "takes 17 channels"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_monodepth2_folder_is_said(
+    file: str, change: Any, said: str, tmp_path: Path
+) -> None:
+    monodepth2_folder(tmp_path / "m")
+    if change is None:
+        (tmp_path / "m" / file).unlink()
+    else:
+        edit(tmp_path / "m" / file, change)
+    with pytest.raises(UnreadableWeights, match=said):
+        read_foreign(tmp_path / "m")
+
+
+def test_one_file_of_a_folder_names_the_folder(tmp_path: Path) -> None:
+    monodepth2_folder(tmp_path / "m")
+    for name in ("encoder", "depth", "pose_encoder", "pose"):
+        with pytest.raises(
+            UnreadableWeights, match=r"one of the files of a Monodepth2 folder\. Name the folder"
+        ):
+            read_foreign(tmp_path / "m" / f"{name}.pth")
+
+
+def test_fewer_scales_and_sizes_that_cannot_be_used(tmp_path: Path) -> None:
+    monodepth2_folder(tmp_path / "m", pose=False)
+
+    def keep_one(content: dict) -> None:
+        for n in (11, 12, 13):
+            del content[f"decoder.{n}.conv.weight"], content[f"decoder.{n}.conv.bias"]
+
+    edit(tmp_path / "m" / "depth.pth", keep_one)
+    edit(tmp_path / "m" / "encoder.pth", lambda c: c.update(height=100))
+    foreign = read_foreign(tmp_path / "m")
+    assert_loads(foreign)
+    assert foreign.net["depth"]["out_scales"] == [0]
+    assert any("640 x 192 is assumed" in note for note in foreign.notes)
+
+
+@pytest.mark.parametrize("name", sorted(RESNETS))
+def test_every_resnet_is_told_from_the_others(name: str) -> None:
+    assert architecture(torchvision_resnet(name)) == name
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext101_32x8d"])
+def test_a_classifier_becomes_an_encoder(name: str, tmp_path: Path) -> None:
+    state = torchvision_resnet(name)
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    old = OrderedDict((key, tensor) for key, tensor in state.items() if key not in counters)
+    foreign = read_foreign(save(old, tmp_path / "x.pth"))  # torchvision's own files have no counters
+    assert foreign.parts == ("depth.encoder",)
+    assert foreign.net == {"depth": {"enc_name": name, "pretrained": False}}
+    assert foreign.dropped == {"the classifier of ImageNet": ["fc.weight", "fc.bias"]}
+    assert f"{len(counters)} counters" in foreign.notes[0]
+    encoder: Any = models_zoo.create("depth", **foreign.net["depth"]).encoder
+    own = {key.removeprefix("depth.encoder."): tensor for key, tensor in foreign.tensors.items()}
+    encoder.load_state_dict(own)
+    assert all(same(own[key], tensor) for key, tensor in old.items() if not key.startswith("fc."))
+
+
+def test_another_resnet_is_refused(tmp_path: Path) -> None:
+    state = {key: t for key, t in torchvision_resnet("resnet18").items() if not key.startswith("layer4.1")}
+    with pytest.raises(UnreadableWeights, match="none of the known ones: resnet18, resnet34"):
+        read_foreign(save(state, tmp_path / "x.pth"))
+
+
+class Evil:
+    """Runs a command when it is unpickled without care."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_file_is_refused_and_not_run(legacy: bool, tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {}})
+    content["callbacks"] = Evil(tmp_path / "ran")
+    path = save(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UnreadableWeights, match=r"refused, because it wants to create or call \w+\.mkdir"):
+        read_foreign(path)
+    path.write_bytes(pickle.dumps({"state_dict": Evil(tmp_path / "ran")}))
+    with pytest.raises(UnreadableWeights, match=r"refused|damaged"):
+        read_foreign(path)
+    monodepth2_folder(tmp_path / "m")
+    torch.save({"net.0.weight": Evil(tmp_path / "ran")}, tmp_path / "m" / "pose.pth")
+    with pytest.raises(UnreadableWeights, match="refused"):
+        read_foreign(tmp_path / "m")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_objects_of_classes_are_refused_with_a_way_on(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableWeights, match=r"Linear, and weights need.*save the state dict") as caught:
+        read_foreign(save({"model": torch.nn.Linear(1, 1)}, tmp_path / "x.pth"))
+    assert "weights_only" not in str(caught.value)
+
+
+def test_what_cannot_be_read_or_recognised_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with pytest.raises(UnreadableWeights, match="no such file or folder"):
+        read_foreign(path)
+    for content in (b"", b"hello", b"PK\x03\x04", pickle.dumps(3, protocol=0)):
+        path.write_bytes(content)
+        with pytest.raises(UnreadableWeights, match=r"damaged|no known format"):
+            read_foreign(path)
+    whole = save(lightning_checkpoint({"depth": {}}), path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableWeights, match="damaged, or not a PyTorch file"):
+        read_foreign(path)
+    with pytest.raises(UnreadableWeights) as caught:
+        read_foreign(save({"model": {}, "args": {}}, path))
+    told = str(caught.value)
+    assert told.count("\n  - ") == len(FORMATS.names()) == 3
+    for word in ("Monodepth2 folder: encoder.pth", "Lightning", "torchvision", "It holds: model, args"):
+        assert word in told
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnreadableWeights, match="It holds: nothing"):
+        read_foreign(tmp_path / "empty")
+
+
+def test_foreign_files_are_told_from_our_own(tmp_path: Path) -> None:
+    monodepth2_folder(tmp_path / "m")
+    for length in (10, 0x0280, 0x0480):  # the last two begin as pickles do
+        (tmp_path / "ours.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
+        assert not is_foreign(tmp_path / "ours.safetensors")
+    assert is_foreign(tmp_path / "m")
+    assert is_foreign(tmp_path / "m" / "depth.pth")
+    for name in ("nothing.ckpt", "."):
+        assert not is_foreign(tmp_path / name)
+
+
+def test_an_encoder_is_handed_to_networks_of_its_kind() -> None:
+    saved = {
+        "depth.encoder.conv1.weight": torch.arange(6.0).view(2, 3, 1, 1),
+        "depth.encoder.bn1.bias": torch.ones(2),
+    }
+    built = {
+        "depth.encoder.conv1.weight": torch.zeros(2, 3, 1, 1),
+        "depth.encoder.bn1.bias": torch.zeros(2),
+        "depth.decoder.bias": torch.zeros(1),
+        "pose.encoder.conv1.weight": torch.zeros(2, 6, 1, 1),
+        "pose.encoder.bn1.bias": torch.zeros(2),
+        "autoencoder.encoder.conv1.weight": torch.zeros(2, 3, 1, 1),
+        "autoencoder.encoder.bn1.bias": torch.zeros(3),
+    }
+    found = fit(saved, built, ("depth.encoder",))
+    assert found.wrong == {}
+    first = found.tensors["pose.encoder.conv1.weight"]
+    assert first[0].flatten().tolist() == [0, 0.5, 1, 0, 0.5, 1]
+    assert not any(name.startswith("autoencoder") for name in found.tensors)
+    assert [note.partition(";")[0] for note in found.notes] == [
+        "net.depth: only encoder is in the file",
+        "net.pose: its encoder starts from the one in the file, the rest from random numbers",
+        "net.autoencoder: not in the file",
+    ]
+    wide = {**built, "depth.encoder.bn1.bias": torch.zeros(5)}
+    assert fit(saved, wide, ("depth.encoder",)).wrong == {
+        "depth.encoder.bn1.bias": "(2,) in the file, (5,) in the network"
+    }
+
+
+def test_networks_that_the_file_lacks_keep_what_they_have() -> None:
+    built = {"depth.a": torch.zeros(1), "pose.a": torch.zeros(1)}
+    found = fit({"depth.a": torch.ones(1)}, built)
+    assert (found.wrong, list(found.tensors)) == ({}, ["depth.a"])
+    assert found.notes == ["net.pose: not in the file; it starts as a new network does"]
+    assert fit({"depth.b": torch.ones(1)}, built).wrong.keys() == {"depth.a", "depth.b"}
+    assert fit({}, built).wrong.keys() == built.keys()
+    assert fit({"other.a": torch.ones(1)}, {"depth.a": torch.zeros(1)}).wrong.keys() == {"depth.a", "other.a"}
+
+
+def test_other_statistics_of_images_are_told_with_the_lines_to_write() -> None:
+    networks = {"depth": models_zoo.create("depth", enc_name="resnet10t", pretrained=False)}
+    net = {name: {"mean": [0.45] * 3, "std": [0.225] * 3} for name in ("depth", "pose")}
+    assert wrong_statistics(networks, net).endswith(
+        "Write in the YAML:\nnet:\n  depth: {mean: [0.45, 0.45, 0.45], std: [0.225, 0.225, 0.225]}"
+    )
+    assert wrong_statistics(networks, {"depth": {"mean": [0.485, 0.456, 0.406]}}) == ""
+    assert wrong_statistics(networks, net, ("depth.encoder",)) == ""
+
+
+def test_names_are_listed_up_to_a_number() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(map(str, range(LISTED + 2))).endswith("39, ... and 2 more")
+    assert compare({"a": torch.ones(1)}, {"b": torch.ones(2)}) == {
+        "b": "nothing in the file, (2,) in the network",
+        "a": "(1,) in the file, nothing in the network",
+    }

@@ -1,0 +1,342 @@
+"""Published weights become checkpoints whose settings pass our checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from tests.models_zoo.foreign import TRAINED_WITH, lightning_checkpoint, monodepth2_folder, torchvision_resnet
+from trainer import safefile
+from trainer._adopted import choose_settings, choose_supports
+from trainer.checkpoint import (
+    PartialWeights,
+    WrongArchitecture,
+    load_objective,
+)
+from trainer.config import Config
+from trainer.foreign import Converted, convert
+from trainer.objective import Objective
+from trainer.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIR = {"depth": {"enc_name": "resnet18"}, "pose": {"enc_name": "resnet18"}}
+HINTS = {"img_recon": {"weight": 1}, "depth_regr": {"weight": 1, "loss_name": "log_l1", "use_automask": True}}
+
+
+def save(content: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def from_net(net: dict[str, Any], path: Path, **options: Any) -> Converted:
+    return convert(save(lightning_checkpoint(net, **options), path))
+
+
+def assert_equal(objective: Objective, tensors: dict[str, Tensor], *prefixes: str) -> None:
+    state = objective.state_dict()
+    names = [name for name in tensors if name.startswith(prefixes or "networks.")]
+    assert names
+    assert all(torch.equal(state[name], tensors[name]) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("net", "losses", "dataset", "supports"),
+    [
+        (PAIR, None, None, (-1, 1)),
+        (PAIR, None, {"supp_idxs": [-1, 1, 0]}, (-1, 1, 0)),
+        (
+            {"depth": {"mask_name": "explainability", "num_ch_mask": 2}, "pose": {}},
+            {"img_recon": {"weight": 1, "mask_name": "explainability"}, "disp_mask": {"weight": 0.2}},
+            None,
+            (-1, 1),
+        ),
+        ({"depth": {}}, None, {"supp_idxs": 0}, (0,)),
+        (
+            {"depth": {"use_virtual_stereo": True}},
+            {"img_recon": {"weight": 1}, "stereo_const": {"loss_name": "l1"}, "disp_occ": {"weight": 0.01}},
+            {"supp_idxs": 0},
+            (0,),
+        ),
+        (PAIR, HINTS, {"use_hints": True}, (-1, 1)),
+        (
+            {**PAIR, "autoencoder": {}},
+            {"img_recon": {"weight": 1}, "autoenc_recon": {"weight": 1}, "feat_peaky": {"weight": 1e-4}},
+            None,
+            (-1, 1),
+        ),
+    ],
+    ids=["M", "MS", "sfm_learner", "garg", "dvso", "hints", "feat_depth"],
+)  # fmt: skip
+def test_a_benchmark_model_keeps_its_settings(
+    net: dict, losses: dict | None, dataset: dict | None, supports: tuple[int, ...], tmp_path: Path
+) -> None:
+    converted = from_net(net, tmp_path / "x.ckpt", losses=losses, dataset=dataset)
+    converted.save(tmp_path / "out" / "x.safetensors")
+    objective = load_objective(tmp_path / "out" / "x.safetensors")
+    assert_equal(objective, converted.tensors)
+    assert objective.state_dict().keys() == converted.tensors.keys()
+    assert objective.supp_idxs == supports
+    assert objective.legacy_sampling
+    weights = {key: kwargs.get("weight", 1) for key, kwargs in (losses or TRAINED_WITH["loss"]).items()}
+    assert objective.weights == weights
+    assert not [note for note in converted.notes if "left out" in note or "replaced" in note]
+    assert converted.config.dataset["type"] == "kitti"
+    assert converted.config.optimizer["type"] == "adam"
+    assert converted.config.trainer.max_epochs == 30
+
+
+def test_the_file_is_as_best_is(tmp_path: Path) -> None:
+    path = tmp_path / "hrdepth_MS" / "042" / "models" / "best.ckpt"
+    converted = from_net(PAIR, path)
+    converted.save(tmp_path / "x.safetensors")
+    metadata = safefile.read_metadata(tmp_path / "x.safetensors")
+    assert (metadata["epoch"], metadata["batch"], metadata["step"]) == ("29", "0", "149250")
+    assert (metadata["monitor"], metadata["metrics"]) == ("AbsRel", "{}")
+    assert "parts" not in metadata
+    hparams = json.loads(metadata["hparams"])
+    assert (hparams["name"], hparams["version"]) == ("hrdepth_MS", "042")
+    assert Config.from_dict(hparams["config"]) == converted.config
+    assert hparams["imported"]["dropped"].keys() == converted.foreign.dropped.keys()
+    first = (tmp_path / "x.safetensors").read_bytes()
+    converted.save(tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == first
+
+
+def test_monodepth2_becomes_a_checkpoint(tmp_path: Path) -> None:
+    monodepth2_folder(tmp_path / "mono+stereo_640x192")
+    converted = convert(tmp_path / "mono+stereo_640x192")
+    converted.save(tmp_path / "x.safetensors")
+    objective = load_objective(tmp_path / "x.safetensors")
+    assert_equal(objective, converted.tensors)
+    assert objective.supp_idxs == (-1, 1, 0)
+    assert (objective.min_depth, objective.max_depth, objective.legacy_sampling) == (0.1, 100, False)
+    assert objective.weights == {"img_recon": 1, "disp_smooth": 0.001}
+    networks: Any = objective.networks
+    for network in networks.values():
+        assert set(network.standardise.mean.flatten().tolist()) == {torch.tensor(0.45).item()}
+    assert converted.config.dataset["size"] == (640, 192)
+    assert json.loads(converted.metadata()["hparams"])["name"] == "mono+stereo_640x192"
+    assert converted.notes == []
+
+
+@pytest.mark.parametrize(
+    ("mask", "stereo", "supports"), [(2, False, (-1, 1)), (3, True, (-1, 1, 0)), (2, True, (-1, 1))]
+)
+def test_monodepth2_with_a_mask(mask: int, stereo: bool, supports: tuple, tmp_path: Path) -> None:
+    monodepth2_folder(tmp_path / "m", mask_channels=mask, stereo=stereo)
+    converted = convert(tmp_path / "m")
+    assert converted.config.supp_idxs == supports
+    assert converted.config.net["depth"]["num_ch_mask"] == mask
+    assert any("predictive mask" in note for note in converted.notes)
+
+
+def test_an_encoder_alone_says_so_wherever_it_is_loaded(tmp_path: Path) -> None:
+    converted = convert(save(torchvision_resnet("resnet18"), tmp_path / "x.pth"))
+    converted.save(tmp_path / "x.safetensors")
+    assert converted.metadata()["parts"] == '["depth.encoder"]'
+    with pytest.warns(
+        PartialWeights, match=r"x\.safetensors: holds depth\.encoder alone; the rest .* random"
+    ):
+        objective = load_objective(tmp_path / "x.safetensors")
+    assert_equal(objective, converted.tensors)
+    assert len(objective.state_dict()) > len(converted.tensors)
+    tensors, metadata = safefile.read(tmp_path / "x.safetensors")
+    del metadata["parts"]
+    safefile.write(tmp_path / "x.safetensors", tensors, metadata)
+    with pytest.raises(
+        WrongArchitecture, match="28 weights do not fit"
+    ):  # without a word it is a damaged file
+        load_objective(tmp_path / "x.safetensors")
+
+
+def test_settings_that_are_not_ours_are_left_out_with_a_note(tmp_path: Path) -> None:
+    content = lightning_checkpoint(
+        PAIR, losses={"img_recon": {"weight": 1, "odd": 2}, "magic": {"weight": 3}}
+    )
+    cfg = content["hyper_parameters"]["cfg"]
+    cfg["dataset"] |= {"type": "mannequin", "lmdb": True, "train": {"odd": 1, "use_aug": True}}
+    cfg["trainer"] |= {
+        "early_stopping": {"patience": 3},
+        "load_ckpt": "/elsewhere",
+        "odd": 1,
+        "min_depth": "x",
+    }
+    cfg["optimizer"] |= {"opt": "adamw", "weight_decay": 0.01, "odd": 1}
+    cfg["scheduler"] = {"type": "magic", "step_size": 3}
+    cfg["loader"] |= {"odd": 1}
+    cfg["callbacks"] = {}
+    converted = convert(save(content, tmp_path / "x.ckpt"))
+    config = converted.config
+    assert config.loss == {"img_recon": {**config.loss["img_recon"], "weight": 1}}
+    assert config.dataset["type"] == "kitti"
+    assert config.dataset["train"] == {"use_aug": True}
+    assert (config.optimizer["type"], config.optimizer["weight_decay"]) == ("adamw", 0.01)
+    assert config.scheduler == {"type": "steplr", "step_size": 15, "gamma": 0.1, "monitor": None}
+    assert (config.trainer.load_ckpt, config.trainer.min_depth, config.trainer.max_epochs) == (None, 0.1, 30)
+    notes = "\n".join(converted.notes)
+    for word in (
+        "mannequin is not a data set of this trainer; kitti takes its place",
+        "left out: dataset.lmdb is not an argument",
+        "left out: dataset.train.odd is not an argument",
+        "left out: loss.img_recon.odd is not an argument",
+        "left out: loss.magic is not a loss",
+        "left out: loader.odd",
+        "left out: optimizer.odd",
+        "scheduler: replaced by a default, because scheduler.type: 'magic' is not a scheduler",
+        "left out: trainer.odd",
+        'left out: trainer.min_depth: expected a number, got "x"',
+        "left out: trainer.early_stopping",
+        "left out: trainer.load_ckpt",
+        "left out: callbacks, which is not a section",
+    ):
+        assert word.replace('"x"', "'x'") in notes, word
+
+
+def test_settings_of_networks_alone_are_enough(tmp_path: Path) -> None:
+    content = lightning_checkpoint(PAIR)
+    content["hyper_parameters"]["cfg"] = {"net": PAIR}
+    converted = convert(save(content, tmp_path / "x.ckpt"))
+    assert converted.config.supp_idxs == (-1, 1)
+    assert converted.config.loss.keys() == {"img_recon", "disp_smooth"}
+    assert any("dataset, loader, optimizer, scheduler were: defaults" in note for note in converted.notes)
+
+
+def test_no_schedule_stays_no_schedule(tmp_path: Path) -> None:
+    content = lightning_checkpoint(PAIR)
+    content["hyper_parameters"]["cfg"]["scheduler"] = None
+    assert convert(save(content, tmp_path / "x.ckpt")).config.scheduler is None
+
+
+def test_the_data_sets_of_the_successor_become_one(tmp_path: Path) -> None:
+    content = lightning_checkpoint(PAIR, successor=True)
+    content["hyper_parameters"]["cfg"]["dataset"] = {
+        "slow_tv": {"split": "all", "shape": [384, 640]},
+        "kitti_lmdb": {
+            "split": "eigen_benchmark",
+            "shape": [384, 640],
+            "supp_idxs": [-1, 1],
+            "datum": "image",
+        },
+        "train": {"use_aug": True},
+    }
+    converted = convert(save(content, tmp_path / "x.ckpt"))
+    assert converted.config.dataset["size"] == (640, 384)
+    assert converted.config.dataset["split"] == "eigen_benchmark"
+    notes = "\n".join(converted.notes)
+    assert "of slow_tv, kitti_lmdb only kitti_lmdb is kept" in notes
+    assert "left out: dataset.datum" in notes
+
+
+@pytest.mark.parametrize(
+    ("wanted", "channels", "has_pose", "needs_stereo", "chosen"),
+    [
+        ([-1, 1], None, True, False, [-1, 1]),
+        ([1, 0, -1], None, True, True, [1, 0, -1]),
+        ([0], None, True, False, [-1, 1, 0]),
+        ([-1, 1], None, True, True, [-1, 1, 0]),
+        (None, None, True, False, [-1, 1]),
+        ([-1, 1, 0], 2, True, False, [-1, 1]),
+        ([-1, 1], 3, True, False, [-1, 1, 0]),
+        (None, 4, True, False, [-2, -1, 1, 2]),
+        (None, 2, True, True, [-1, 0]),
+        (None, 1, True, False, [-1]),
+        ([0], None, False, False, [0]),
+        (None, None, False, True, [0]),
+        (None, 1, False, False, [0]),
+        ([-1, 1], None, False, False, []),
+        (None, None, False, False, []),
+    ],
+)
+def test_supports_go_with_the_networks(
+    wanted: list[int] | None, channels: int | None, has_pose: bool, needs_stereo: bool, chosen: list[int]
+) -> None:
+    assert choose_supports(wanted, channels, has_pose, needs_stereo) == chosen
+
+
+def test_a_depth_network_of_video_alone_is_not_taken_for_stereo() -> None:
+    """Else its depth would be multiplied by 5.4 and called metres."""
+    settings = {"dataset": {"supp_idxs": [-1, 1]}, "loss": {"img_recon": {}, "disp_smooth": {"weight": 0.1}}}
+    config, parts, notes = choose_settings({"depth": {"pretrained": False}}, settings)
+    assert (config.supp_idxs, parts) == ((), ())
+    assert config.loss.keys() == {"disp_smooth"}
+    assert config.loss["disp_smooth"]["weight"] == 0.1
+    assert any("Add net.pose" in note for note in notes)
+
+
+def test_a_mask_of_video_without_a_pose_network(tmp_path: Path) -> None:
+    converted = from_net({"depth": {"mask_name": "uncertainty", "num_ch_mask": 2}}, tmp_path / "x.ckpt")
+    assert (converted.config.supp_idxs, converted.parts) == ((-1, 1), ("depth",))
+    assert any("net.pose is added with random weights" in note for note in converted.notes)
+    converted.save(tmp_path / "x.safetensors")
+    with pytest.warns(PartialWeights, match="holds depth alone"):
+        load_objective(tmp_path / "x.safetensors")
+
+
+def test_corrections_win(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {"dec_name": "cadepth"}, "pose": {}})
+    cfg = content.pop("hyper_parameters")["cfg"]
+    path = save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"two folders up from the checkpoint: --cfg-file hparams\.yaml"):
+        convert(path)
+    hparams = tmp_path / "hparams.yaml"
+    hparams.write_text(yaml.safe_dump({"cfg": {**cfg, "trainer": {"max_epochs": 7}}}))
+    assert convert(path, hparams).config.trainer.max_epochs == 7
+    hparams.write_text("a: 1")
+    with pytest.raises(UserError, match="has none of the sections net, dataset"):
+        convert(path, hparams)
+    with pytest.raises(UserError, match=r"nothing\.yaml"):
+        convert(path, tmp_path / "nothing.yaml")
+    monodepth2_folder(tmp_path / "m")
+    hparams.write_text("dataset: {split: eigen}")
+    assert convert(tmp_path / "m", hparams).config.dataset["split"] == "eigen"
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    content = lightning_checkpoint(PAIR)
+    state = content["state_dict"]
+    state["nets.pose.extra.weight"] = state.pop("nets.pose.squeeze.0.weight")
+    with pytest.raises(UserError) as caught:
+        convert(save(content, tmp_path / "x.ckpt"))
+    assert str(caught.value).splitlines()[:3] == [
+        f"{tmp_path}/x.ckpt: 2 weights do not fit the networks that it names:",
+        "  pose.squeeze.0.weight: nothing in the file, (256, 512, 1, 1) in the network",
+        "  pose.extra.weight: (256, 512, 1, 1) in the file, nothing in the network",
+    ]
+    content = lightning_checkpoint(PAIR)
+    content["hyper_parameters"]["cfg"]["net"]["depth"]["enc_name"] = "resnet34"
+    with pytest.raises(
+        UserError, match=r"\.\.\. and \d+ more\nThe networks are net.depth: .*enc_name resnet34"
+    ):
+        convert(save(content, tmp_path / "x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dec_name": "monodepht"}, r"net\.depth: .*Did you mean 'monodepth'"),
+        ({"odd": 1}, r"net\.depth: network 'depth' has no argument 'odd'"),
+        ({"out_scales": [1, 2]}, "lacks 0"),
+        ({"mask_name": "explainability"}, "num_ch_mask is None"),
+    ],
+)
+def test_options_of_networks_are_never_guessed(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {}})
+    content["hyper_parameters"]["cfg"]["net"]["depth"] |= options
+    with pytest.raises(UserError, match=said):
+        convert(save(content, tmp_path / "x.ckpt"))
+
+
+def test_reading_weights_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
+    path = save(lightning_checkpoint(PAIR), tmp_path / "x.ckpt")
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    convert(path)
+    assert torch.equal(torch.rand(1), expected)
