@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEMO := models/synthetic/monodepth2_MS/42
 
-.PHONY: demo demo-mono test test-fast lint format bench schema clean
+.PHONY: demo demo-mono test test-fast lint format bench schema catalogue clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,10 +29,10 @@ test: $(STAMP)  ## everything that must hold: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMP)  ## the tests that start no training
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -45,6 +47,9 @@ bench: $(STAMP)  ## time of a training step and of its parts on this machine
 
 schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes
 	$(BIN)/python launch/schema.py --out cfg/schema.json
+
+catalogue: $(STAMP)  ## rewrite docs/catalogue.md from the registered classes
+	$(BIN)/python launch/list.py --out docs/catalogue.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --cfg-file, --cfg-default and --set."""
+    """Add --cfg-file, --cfg-default, --set and --plugins."""
     add = parser.add_argument
     add(
         "-c",
@@ -33,6 +33,20 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="override a key, e.g. trainer.max_epochs=1 loss.disp_smooth=~",
+    )
+    add_plugins_argument(parser)
+
+
+def add_plugins_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --plugins, for `trainer.plugins.load_plugins`."""
+    parser.add_argument(
+        "--plugins",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules of yours that register losses, decoders, datasets or networks: names as for import, looked"
+        " up from here and on PYTHONPATH, or .py files",
     )
 
 

@@ -38,13 +38,20 @@ from trainer.evaluation import (
 )
 from trainer.metrics.protocol import DepthProtocol
 from trainer.objective import Objective
+from trainer.plugins import load_plugins, naming_plugins
 from trainer.rundir import read_hparams
 from trainer.safefile import read_metadata
 from trainer.types import UserError
 
 DEFAULT_CROPS = {"kitti": "garg"}  # by data set; none elsewhere
 # Where a data set has these arguments: images as they are, every truth at its own size.
-PLAIN_DATA = {"use_aug": False, "use_strong_aug": False, "log_time": False, "depth_size": None}
+PLAIN_DATA = {
+    "use_hints": False,
+    "use_aug": False,
+    "use_strong_aug": False,
+    "log_time": False,
+    "depth_size": None,
+}
 
 LABEL_LENGTH = 40  # characters that fit across a picture
 
@@ -78,6 +85,7 @@ class Network:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, score, print, save. Raises UserError for whatever the user can mend."""
+    load_plugins(args.plugins)
     source = read_source(find_checkpoint(args.ckpt), args)
     type_name, kwargs = source.cfg.dataset_kwargs(args.mode)
     protocol = DepthProtocol(
@@ -137,7 +145,8 @@ def read_source(path: Path, args: argparse.Namespace) -> Source:
         "run": {key: hparams.get(key) for key in ("name", "version", "seed", "trainer_version")},
         "hparams": str(args.hparams) if args.hparams else "embedded",
     }
-    trained = Config.from_dict(hparams["config"], source=str(args.hparams or path))
+    with naming_plugins(hparams, args.hparams or path):
+        trained = Config.from_dict(hparams["config"], source=str(args.hparams or path))
     return Source(path, trained, changed_config(hparams["config"], args.cfg_file, args.set), about)
 
 

@@ -14,7 +14,8 @@ from trainer.atomic import CannotWrite
 from trainer.build import Run, build_run
 from trainer.config import Config, load_config
 from trainer.loop import NonFiniteLoss
-from trainer.rundir import RunDir
+from trainer.plugins import load_plugins, naming_plugins
+from trainer.rundir import RunDir, read_hparams
 from trainer.signals import Preempted
 from trainer.types import UserError
 
@@ -24,8 +25,10 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UserError for what is wrong before training starts.
     """
-    cfg = load_config(args.cfg_file, args.cfg_default, args.set)
+    load_plugins(args.plugins)
     folder = RunDir(args.ckpt_dir, args.name, args.version, is_main=is_first_process())
+    with naming_plugins(_earlier(folder), folder.hparams_path):
+        cfg = load_config(args.cfg_file, args.cfg_default, args.set)
     with closing(folder):
         job = build_run(
             cfg, folder, seed=args.seed, hparams=_hparams(args, cfg), command=sys.argv, progress=args.progress
@@ -92,6 +95,14 @@ def _summary(job: Run) -> dict[str, str]:
     }
 
 
+def _earlier(folder: RunDir) -> dict[str, Any]:
+    """What the run was made of when it was started before; nothing where that cannot be read."""
+    try:
+        return read_hparams(folder.hparams_path)
+    except UserError:
+        return {}
+
+
 def _hparams(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
     try:
         trainer_version = version("monodepth-trainer")
@@ -102,5 +113,6 @@ def _hparams(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
         "version": str(args.version),
         "seed": args.seed,
         "trainer_version": trainer_version,
+        **({"plugins": args.plugins} if args.plugins else {}),
         "config": cfg.to_dict(),
     }

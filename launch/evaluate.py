@@ -18,7 +18,7 @@ from pathlib import Path
 if not __package__:  # run as a file: make the project importable without installing it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch._cli import guarded
+from launch._cli import add_plugins_argument, guarded
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what to change in the embedded configuration, its dataset above all; later files win",
     )
     add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
+    add_plugins_argument(parser)
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models_zoo import NETWORKS
 from models_zoo._options import with_defaults
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders._base import SCALES
+from models_zoo.decoders.base import SCALES
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.registry import did_you_mean
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
@@ -25,7 +25,7 @@ Scaled = dict[int, Tensor]
 
 @NETWORKS.register("depth")
 class Depth(nn.Module):
-    """Predict disparity from one image: a timm encoder and a decoder of the zoo.
+    """Predict disparity from one image: a timm encoder and a decoder of the zoo. Monodepth2, arXiv:1806.01260.
 
     Args:
         enc_name: timm model with feature maps down to stride 32.

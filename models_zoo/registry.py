@@ -2,7 +2,7 @@
 
 A registry looks for its entries in one package, and only when it is first asked: every module of that package
 whose name does not start with `_` is imported then. So adding an entry is one new file, and importing the package
-stays free.
+stays free. Modules from elsewhere (plugins) register in the same way; the entries of the package come first.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class UnknownName(KeyError):
         return str(self.args[0])
 
 
+class NameTaken(ValueError):
+    """A name that another entry carries already."""
+
+
 class Registry:
     """Map names to classes or factories of one kind.
 
@@ -47,16 +51,21 @@ class Registry:
         self._discovered = False
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Decorate a class or factory with the names it goes by. Raises ValueError when a name is taken."""
+        """Decorate a class or factory with the names it goes by. Raises NameTaken for the name of another entry.
+
+        The same class again takes its own place: its module was reloaded.
+        """
 
         def decorate(entry: T) -> T:
+            if not entry.__module__.startswith(f"{self.package}."):
+                self._discover()  # so that the newcomer is refused, not the entry whose name it takes
             for name in names:
                 taken = self._entries.get(name)
-                if taken is not None and taken is not entry:
-                    raise ValueError(
+                if taken is not None and _place(taken) != _place(entry):
+                    raise NameTaken(
                         f"{self.kind} {name!r} is registered twice: {_place(taken)} and {_place(entry)}"
                     )
-                self._entries[name] = entry
+            self._entries |= dict.fromkeys(names, entry)
             return entry
 
         return decorate

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, so not in a fixture
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep a user's Accelerate configuration and the number of cores out of the results."""
+    """Keep a user's Accelerate configuration out of the results."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 # A room may import rooms of a lower level, never its own level or a higher one.
 LEVELS = (
     ("launch",),
+    ("trainer.foreign",),
     ("trainer.build",),
     ("trainer.loop", "trainer.config", "trainer.checks"),
     ("trainer.recording",),
@@ -29,12 +30,13 @@ LEVELS = (
         "trainer.evaluation",
         "trainer.validation",
     ),
+    ("trainer.saved",),
     ("trainer.viz", "trainer.train_state", "trainer.rundir", "trainer.optim"),
     ("trainer.safefile",),
     ("trainer.atomic",),
     ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.distributed"),
     ("trainer._pictures", "trainer._needs"),
-    ("trainer.scene", "trainer.seeding", "trainer.signals"),
+    ("trainer.scene", "trainer.seeding", "trainer.signals", "trainer.plugins"),
     ("trainer.geometry",),
     ("trainer.types", "trainer._yaml"),
 )

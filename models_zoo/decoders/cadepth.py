@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders._base import LEVELS, SCALES, WIDTHS, Decoder
+from models_zoo.decoders.base import LEVELS, SCALES, WIDTHS, Decoder
 from models_zoo.layers import ConvELU, activate, at_least_float32, conv3x3, up2
 
 PER_LEVEL = 3  # layers: convolution, convolution, detail emphasis

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders._base import LEVELS, SCALES, WIDTHS, Decoder
+from models_zoo.decoders.base import LEVELS, SCALES, WIDTHS, Decoder
 from models_zoo.layers import ConvELU, at_least_float32, conv3x3, up2
 
 BINS = 128  # disparities j / 128 that an output is an expectation over

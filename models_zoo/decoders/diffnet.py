@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders._base import LEVELS, SCALES, WIDTHS, Decoder
+from models_zoo.decoders.base import LEVELS, SCALES, WIDTHS, Decoder
 from models_zoo.layers import ConvELU, SqueezeExcite, activate, conv3x3, up2
 
 

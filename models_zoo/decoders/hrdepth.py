@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders._base import SCALES, Decoder
+from models_zoo.decoders.base import SCALES, Decoder
 from models_zoo.layers import ConvELU, SqueezeExcite, activate, conv3x3, up2
 
 DEEPEST = 4  # row of the feature of stride 32; the last node of row r stands in column DEEPEST - r

@@ -1,0 +1,399 @@
+"""Plugins: entries of a user's module work like those of the project, and are missed in plain words."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from launch import list as list_command
+from launch import schema as schema_command
+from launch.train import parse
+from models_zoo import NETWORKS
+from models_zoo.decoders import DECODERS
+from models_zoo.registry import Registry
+from tests.world import ROOT, command
+from trainer.checkpoint import load_objective
+from trainer.config import Config, ConfigError, load_config
+from trainer.data import DATASETS
+from trainer.data.loaders import EpochBatches, make_loader
+from trainer.losses import LOSSES
+from trainer.plugins import load_plugins, naming_plugins
+from trainer.safefile import read_metadata
+from trainer.types import UserError
+
+DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+REGISTRIES = (NETWORKS, DECODERS, LOSSES, DATASETS)
+TINY = (  # two steps of two images
+    "net.depth.enc_name=resnet10t",
+    "net.pose.enc_name=resnet10t",
+    "dataset.size=[96,64]",
+    "dataset.num_items=4",
+    "loader.batch_size=2",
+    "trainer.max_epochs=1",
+    "trainer.limit_val_batches=1",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def blocks(language: str) -> list[str]:
+    """The code of docs/plugins.md in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", DOC, re.M | re.S)
+
+
+def write_example(folder: Path) -> Path:
+    """Write the files of docs/plugins.md as they stand."""
+    (folder / "my_module.py").write_text(blocks("python")[0])
+    (folder / "my_run.yaml").write_text(blocks("yaml")[0])
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Stand in an empty folder; what is imported and registered in the test is forgotten after it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for registry in REGISTRIES:
+        registry.names()  # built-in entries are there for good
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def write(here: Path) -> Callable[..., Path]:
+    """Write a module that registers the loss `name`, by default that of the file."""
+
+    def write(path: str, name: str = "", body: str = "") -> Path:
+        file = here / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = f"from trainer.losses import LOSSES\n{body}\n"
+        text += f"@LOSSES.register({name or file.stem!r})\nclass Mine:\n    needs = frozenset()\n"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+# Where modules are found
+
+
+def test_a_module_of_the_working_directory(write) -> None:
+    write("in_cwd.py")
+    load_plugins(["in_cwd"])
+    assert LOSSES.get("in_cwd").__module__ == "in_cwd"
+
+
+def test_a_module_on_the_path_of_python(write, here, monkeypatch) -> None:
+    write("elsewhere/on_path.py")
+    monkeypatch.syspath_prepend(str(here / "elsewhere"))
+    load_plugins(["on_path"])
+    assert LOSSES.get("on_path").__module__ == "on_path"
+
+
+@pytest.mark.parametrize("given", ["lab/losses/deep.py", "lab.losses.deep"])
+def test_a_module_of_a_package_has_its_whole_name(write, given) -> None:
+    for folder in ("lab", "lab/losses"):
+        write(f"{folder}/__init__.py", name=folder.replace("/", "_"))
+    write("lab/losses/deep.py", body="from lab import Mine as Other")
+    load_plugins([given])
+    assert LOSSES.get("deep").__module__ == "lab.losses.deep"
+
+
+def test_a_file_outside_of_every_package(write, here) -> None:
+    file = write("far/away/single.py")
+    load_plugins([str(file), "far/away/single.py", "single"])  # thrice the same
+    assert LOSSES.get("single").__module__ == "single"
+    assert str(here / "far" / "away") in sys.path
+
+
+# What is refused
+
+
+def refusal(*plugins: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_plugins(plugins)
+    return str(caught.value)
+
+
+def test_a_missing_module_names_the_nearest(write, here) -> None:
+    write("my_losses.py")
+    assert refusal("my_loses") == (
+        f"--plugins my_loses: no module 'my_loses' in {here} or on PYTHONPATH. "
+        "Did you mean 'my_losses'? Known: my_losses"
+    )
+    assert refusal("./my_loses.py") == (
+        "--plugins ./my_loses.py: no such file. Did you mean 'my_losses.py'? Known: my_losses.py"
+    )
+    assert refusal("no/where.py") == f"--plugins no/where.py: no such folder {here / 'no'}"
+    assert refusal("my_losses.deep").startswith(
+        "--plugins my_losses.deep: no module 'deep' in package my_losses. "
+    )
+
+
+def test_a_missing_module_of_a_package_names_its_neighbours(write) -> None:
+    write("kit/__init__.py", name="kit")
+    write("kit/robust.py")
+    assert "no module 'robst' in package kit. Did you mean 'robust'?" in refusal("kit.robst")
+
+
+def test_a_file_whose_name_is_no_name(write) -> None:
+    write("my-loss.py")
+    assert "'my-loss' cannot name a module. Rename it" in refusal("my-loss.py")
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "said"),
+    [
+        ("size = 3\nsize.shape", "size.shape", "AttributeError: 'int' object has no attribute 'shape'"),
+        ("size = 3\nimport not_installed", "import not_installed", "No module named 'not_installed'"),
+        ("size = 3\nsize = = 3", "size = = 3", "SyntaxError: invalid syntax"),
+        ("size = 3\nraise SystemExit('bye')", "raise SystemExit('bye')", "SystemExit: bye"),
+    ],
+)
+def test_a_broken_module_tells_its_own_error(write, body, line, said) -> None:
+    file = write("broken.py", body=body)
+    told = refusal("broken").splitlines()
+    assert told[0] == "--plugins broken: cannot be imported"
+    assert told[1] == f"  {file}:3: {line}"
+    assert said in told[2]
+    assert len(told) == 3, "frames that are not the user's"
+
+
+def test_a_taken_name_says_who_has_it(write) -> None:
+    file = write("greedy.py", name="disp_smooth")
+    told = refusal("greedy")
+    assert "loss 'disp_smooth' is registered twice: trainer.losses.smoothness.DisparitySmoothness" in told
+    assert "greedy.Mine. Choose another name" in told
+    assert f"{file}:3: @LOSSES.register('disp_smooth')" in told
+
+
+def test_the_newcomer_is_refused_even_when_it_comes_first(write, here) -> None:
+    """Nothing was looked up yet: without its own entries first, the project would fail on the name of the plugin."""
+    write("early.py", name="disp_smooth")
+    code = "from trainer.plugins import load_plugins; load_plugins(['early'])"
+    done = command("-c", code, cwd=here)
+    assert "UserError: --plugins early: loss 'disp_smooth' is registered twice: trainer.losses" in done.stderr
+
+
+def test_a_module_hidden_by_an_installed_one(write) -> None:
+    write("yaml.py", name="hidden")
+    told = refusal("yaml")
+    assert "yaml.py is hidden by another module of this name" in told
+    assert yaml.__file__ in told
+
+
+def test_a_module_may_be_loaded_again(write) -> None:
+    write("again.py")
+    load_plugins(["again"])
+    first = LOSSES.get("again")
+    del sys.modules["again"]
+    load_plugins(["again"])
+    assert LOSSES.get("again") is not first
+
+
+def test_a_registry_takes_nothing_when_one_name_is_taken() -> None:
+    registry = Registry("shape", package="models_zoo.decoders")
+    registry._discovered = True
+    registry.register("box")(UserError)
+    with pytest.raises(ValueError, match="shape 'box' is registered twice"):
+        registry.register("cube", "box")(ConfigError)
+    assert registry.names() == ["box"]
+
+
+# Checkpoints that name plugins
+
+
+def test_only_plugins_that_are_missing_are_named(write) -> None:
+    write("present.py")
+    load_plugins(["present"])
+    with (
+        pytest.raises(UserError) as caught,
+        naming_plugins({"plugins": ["present", "lab/absent.py"]}, "x.safetensors"),
+    ):
+        raise UserError("loss.mine is not a loss")
+    assert str(caught.value) == (
+        "loss.mine is not a loss\nx.safetensors: was trained with --plugins lab/absent.py: give the same"
+        " (in Python, trainer.plugins.load_plugins)"
+    )
+    for hparams in ({}, {"plugins": None}, {"plugins": ["present"]}):
+        with pytest.raises(UserError, match=r"^wrong$"), naming_plugins(hparams, "x"):
+            raise UserError("wrong")
+
+
+def test_plugins_of_a_command_line_add_up() -> None:
+    given = parse(
+        ["-c", "x.yaml", "-o", "o", "-n", "n", "-v", "1", "--plugins", "a", "b", "--plugins", "c.py"]
+    )
+    assert given.plugins == ["a", "b", "c.py"]
+
+
+# The worked example
+
+
+def test_the_example_is_checked_like_everything_else(here) -> None:
+    write_example(here)
+    load_plugins(["my_module"])
+    assert load_config("my_run.yaml").loss["charbonnier"] == {"weight": 1, "eps": 0.01}
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            "my_run.yaml",
+            overrides=["loss.charbonier.eps=1", "loss.charbonnier.esp=1", "dataset.shift=[1, 2]"],
+        )
+    told = str(caught.value)
+    assert "loss.charbonier is not a loss. Did you mean 'charbonnier'?" in told
+    assert "loss.charbonnier.esp is not an argument of loss 'charbonnier'. Did you mean 'eps'?" in told
+    assert "dataset.shift is not an argument of dataset 'dots'. Did you mean 'shifts'?" in told
+    with pytest.raises(ConfigError, match=r"dec_name .bilinaer. is not a decoder. Did you mean .bilinear.\?"):
+        load_config("my_run.yaml", overrides=["net.depth.dec_name=bilinaer"])
+    config = load_config("my_run.yaml")
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def test_the_example_has_true_depth(here) -> None:
+    """Dots of the lower wall move by 4 pixels per frame: at f = 100 and 0.2 m per frame, they are 5 m away."""
+    write_example(here)
+    load_plugins(["my_module"])
+    item = DATASETS.create("dots", num_items=1, supp_idxs=[1])[0]
+    below = item["target"][:, -1]
+    assert (item["supports"][0, :, -1] == below.roll(-4, dims=-1)).all()
+    assert item["depth"][0, -1, 0] == 5
+    assert item["depth"][0, 0, 0] == 20
+
+
+def test_workers_that_start_afresh_find_the_module(here) -> None:
+    write_example(here)
+    load_plugins(["my_module"])
+    dataset = DATASETS.create("dots", num_items=2)
+    loader = make_loader(dataset, EpochBatches(2, 2), num_workers=1, multiprocessing_context="spawn")
+    (batch,) = loader
+    assert (batch["target"][1] == dataset[1]["target"]).all()
+
+
+def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
+    write_example(here)
+    assert list_command.main(["charbonnier", "bilinear", "dots", "--plugins", "my_module"]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "loss.charbonnier",
+        "LapSRN, arXiv:1704.03915",
+        "decoder.bilinear",
+        "dataset.dots",
+        "Julesz",
+    ):
+        assert words in shown
+    assert f"file:     {here / 'my_module.py'}" in shown
+    assert schema_command.main(["--plugins", "my_module", "--out", "schema.json"]) == 0
+    schema = json.loads(Path("schema.json").read_text())
+    assert "charbonnier" in schema["properties"]["loss"]["anyOf"][0]["properties"]
+    with pytest.raises(SystemExit, match="2"):
+        schema_command.main(["--plugins", "my_module"])
+    assert "--plugins needs --out" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, trained for two steps by the command of the page."""
+    folder = write_example(tmp_path_factory.mktemp("example"))
+    train = blocks("console")[0].splitlines()[0].split()
+    assert train[0] == "train"
+    done = command(ROOT / "launch/train.py", *train[1:], "--progress", "plain", "--set", *TINY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_example_trains(trained: Path) -> None:
+    from tests.launch.test_train import scalars
+
+    run = trained / "models" / "mine" / "dots" / "1"
+    logged = scalars(run)
+    assert [step for step, _ in logged["train_losses/loss_charbonnier"]] == [1, 2]
+    assert "val_metrics/AbsRel" in logged
+    hparams = json.loads(read_metadata(run / "ckpts" / "best.safetensors")["hparams"])
+    assert hparams["plugins"] == ["my_module"]
+    assert yaml.safe_load((run / "hparams.yaml").read_text())["plugins"] == ["my_module"]
+    assert any("decoders.disp.head" in name for name in load_file(run / "ckpts" / "best.safetensors"))
+
+
+@pytest.mark.slow
+def test_the_example_is_evaluated_with_its_plugin_only(trained: Path) -> None:
+    evaluate = blocks("console")[0].splitlines()[1].split()
+    assert evaluate[0] == "evaluate"
+    done = command(ROOT / "launch/evaluate.py", *evaluate[1:], "--limit", "2", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "ratio to best constant depth" in done.stdout
+    without = [word for word in evaluate[1:] if word not in ("--plugins", "my_module")]
+    done = command(ROOT / "launch/evaluate.py", *without, cwd=trained)
+    assert done.returncode == 2
+    assert "loss.charbonnier is not a loss" in done.stderr
+    assert "best.safetensors: was trained with --plugins my_module: give the same" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_is_loaded_with_its_plugin_only(trained: Path, here: Path) -> None:
+    run = trained / "models" / "mine" / "dots" / "1"
+    with pytest.raises(
+        UserError, match=r"best.safetensors: was trained with --plugins my_module: give the same"
+    ):
+        load_objective(run)
+    load_plugins([str(trained / "my_module.py")])
+    assert type(load_objective(run).losses["charbonnier"]).__module__ == "my_module"
+    del sys.modules["my_module"]
+
+
+@pytest.mark.slow
+def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
+    again = blocks("console")[0].splitlines()[0].split()[1:]
+    without = [word for word in again if word not in ("--plugins", "my_module")]
+    done = command(ROOT / "launch/train.py", *without, "--set", *TINY, cwd=trained)
+    assert done.returncode == 2
+    assert "hparams.yaml: was trained with --plugins my_module: give the same" in done.stderr
+    done = command(ROOT / "launch/train.py", *again, "--progress", "plain", "--set", *TINY, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "finished" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_with_workers(tmp_path: Path) -> None:
+    folder = write_example(tmp_path)
+    train = blocks("console")[0].splitlines()[0].split()[1:]
+    done = command(
+        *(
+            "-m",
+            "accelerate.commands.accelerate_cli",
+            "launch",
+            "--config_file",
+            ROOT / "launch/accelerate/cpu_x2.yaml",
+        ),
+        *(ROOT / "launch/train.py", *train, "--progress", "plain", "--set", *TINY, "loader.num_workers=1"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = json.loads((folder / "models/mine/dots/1/state.json").read_text())
+    assert (state["state"], state["step"]) == ("finished", 2)
+
+
+def test_a_plugin_that_fails_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import torch\ntorch.not_there\n")
+    for launcher in (
+        "train.py -c x.yaml -o o -n n -v 1",
+        "evaluate.py --ckpt x",
+        "list.py",
+        "schema.py --out s.json",
+    ):
+        done = command(*f"{ROOT}/launch/{launcher} --plugins bad".split(), cwd=tmp_path)
+        assert done.returncode == 2, launcher
+        assert done.stderr.startswith("error: --plugins bad: cannot be imported\n"), launcher
+        assert f"{tmp_path / 'bad.py'}:2: torch.not_there" in done.stderr
+        assert "Traceback" not in done.stderr

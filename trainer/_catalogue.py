@@ -1,0 +1,282 @@
+"""The catalogue: everything that a configuration chooses by name, with its source, arguments and needs.
+
+It is read off the registries, so that nothing has to be kept in step. How it looks on a page is `launch.list`'s matter.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from models_zoo.registry import Registry, did_you_mean
+from trainer._crosschecks import CAPABILITIES
+from trainer._forwarded import OFTEN_USED, scheduler_fields
+from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer._schema import REQUIRED, Field
+from trainer._sources import source_of, summary_of
+from trainer.types import UserError
+
+# What decoders say about themselves in class attributes: the attribute, and what is true of a decoder that has it.
+TRAITS = {
+    "supports_mask": "predicts masks",
+    "supports_init": "starts from net.depth.init_disp",
+    "supports_no_skip": "works without skips (autoencoder)",
+}
+# torch's schedules, and the arguments of them all; torch's own words are made for another page.
+SCHEDULES = {
+    "steplr": ("Multiply the rate by `gamma` every `step_size` epochs.", ""),
+    "exp": ("Multiply the rate by `gamma` every epoch.", ""),
+    "cos": ("Lower the rate along half a cosine, once.", "SGDR, arXiv:1608.03983"),
+    "cos_warm": ("Lower the rate along half a cosine, again and again.", "SGDR, arXiv:1608.03983"),
+    "plateau": ("Multiply the rate by `factor` when the number `monitor` has stopped improving.", ""),
+    "linear": ("Change the rate in equal steps, as a warm-up.", ""),
+}
+SCHEDULE_ARGUMENTS = {
+    "step_size": "epochs between drops",
+    "gamma": "factor of a drop",
+    "T_max": "epochs to the minimum",
+    "T_0": "epochs to the first restart",
+    "T_mult": "how many times longer each period is than the one before",
+    "eta_min": "lowest rate",
+    "mode": "min: smaller is better; max: larger is better",
+    "factor": "factor of a drop",
+    "patience": "epochs without improvement before a drop",
+    "threshold": "least change that counts as an improvement",
+    "threshold_mode": "rel: the threshold is a share of the best value; abs: it is a difference",
+    "cooldown": "epochs after a drop before stalls count again",
+    "min_lr": "lowest rate, of all parameters or of each group",
+    "eps": "smaller changes of the rate are left out",
+    "start_factor": "factor of the rate in the first epoch",
+    "end_factor": "factor of the rate at the end",
+    "total_iters": "epochs from the first to the last factor",
+}
+VALIDATION = {
+    "MAE": "Mean absolute error of depth, metres.",
+    "RMSE": "Root of the mean squared error of depth, metres.",
+    "LogSI": "Scale-invariant error: deviation of the difference of log depths, 100 ln m.",
+    "AbsRel": "Mean absolute error relative to the truth, per cent.",
+    "Acc": "Share of pixels less than 1.25 times off, per cent; larger is better.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that a configuration can name."""
+
+    key: str  # "loss.img_recon"
+    summary: str
+    source: str
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)  # "needs", "also called", ...: what it is
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it goes by: the name, then its aliases."""
+        return (self.key.partition(".")[2], *self.aliases)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """All entries of one kind."""
+
+    titles: tuple[str, ...]  # "networks", and what else it may be called
+    intro: str  # where their names go
+    entries: tuple[Entry, ...] = ()
+
+
+def catalogue(registries: Registries | None = None) -> list[Chapter]:
+    """Read everything off the registries: those of this package by default, with what plugins have added."""
+    from models_zoo.decoders import DECODERS
+    from models_zoo.weights import FORMATS
+    from trainer.metrics import METRICS
+
+    networks, losses, datasets = registries or Registries.installed()
+    return [
+        _chapter("networks", "net", "YAML: `net.<name>: {...}`", networks),
+        _chapter(
+            "decoders",
+            "decoder",
+            "YAML: `net.depth.dec_name: <name>`; the network gives the arguments",
+            DECODERS,
+        ),
+        _chapter(
+            "losses",
+            "loss",
+            "YAML: `loss.<name>: {...}`; `~` removes one that an earlier file has",
+            losses,
+            LOSS_EXTRA,
+        ),
+        _chapter("datasets", "dataset", "YAML: `dataset.type: <name>`, arguments beside it", datasets),
+        _schedulers(),
+        _optimizers(),
+        _validation_metrics(),
+        _chapter("metric sets", "metrics", "`evaluate --metrics <name>`", METRICS),
+        _chapter("weight formats", "weights", "`convert SRC DST` recognises them by itself", FORMATS),
+    ]
+
+
+def select(chapters: Sequence[Chapter], queries: Iterable[str]) -> list[Chapter]:
+    """Keep what is asked for: titles ("losses"), kinds ("loss"), keys ("loss.img_recon") or names ("img_recon").
+
+    Without a query everything stays. Raises UserError naming the nearest match of what there is not.
+    """
+    asked = list(queries)
+    if not asked:
+        return list(chapters)
+    for query in asked:
+        if not any(
+            _matches(query, chapter, entry) for chapter in chapters for entry in (*chapter.entries, None)
+        ):
+            raise UserError(_unknown(query, chapters))
+    kept = []
+    for chapter in chapters:
+        whole = any(_matches(query, chapter, None) for query in asked)
+        entries = [e for e in chapter.entries if whole or any(_matches(query, chapter, e) for query in asked)]
+        if whole or entries:
+            kept.append(replace(chapter, entries=tuple(entries)))
+    return kept
+
+
+def default_of(field: Field) -> str:
+    """The default of an argument as it would be written into YAML; "required" when it must be given."""
+    if field.default is REQUIRED:
+        return "required"
+    return field.default if isinstance(field.default, str) else json.dumps(field.default, default=str)
+
+
+def common_fields(entries: Sequence[Entry]) -> dict[str, Field]:
+    """Arguments that all of several entries have, with the same meaning: to be shown once."""
+    if len(entries) < 2:
+        return {}
+    first, *others = entries
+    return {n: f for n, f in first.fields.items() if all(entry.fields.get(n) == f for entry in others)}
+
+
+def _chapter(
+    title: str, kind: str, intro: str, registry: Registry, extra: Mapping[str, Field] | None = None
+) -> Chapter:
+    """Describe the entries of a registry; names of one class are one entry."""
+    names: dict[int, list[str]] = {}
+    for name in registry.names():
+        names.setdefault(id(registry.get(name)), []).append(name)
+    entries = [_entry(kind, registry, same, extra or {}) for same in names.values()]
+    return Chapter((title, registry.kind, kind), intro, tuple(entries))
+
+
+def _entry(kind: str, registry: Registry, names: Sequence[str], extra: Mapping[str, Field]) -> Entry:
+    entry = registry.get(names[0])
+    fields = {**extra, **entry_fields(registry, names[0], without=SET_BY_RUN)}
+    facts = {
+        "also called": ", ".join(names[1:]),
+        "needs": needs_of(entry, fields),
+        "traits": "; ".join(text for trait, text in TRAITS.items() if getattr(entry, trait, False)),
+        "numbers": ", ".join(metric.key for metric in getattr(entry, "metrics", ())),
+        "file": _file(entry),
+    }
+    told = {name: text for name, text in facts.items() if text}
+    return Entry(f"{kind}.{names[0]}", summary_of(entry), source_of(entry), fields, told, tuple(names[1:]))
+
+
+def needs_of(entry: Any, fields: Mapping[str, Field]) -> str:
+    """What a loss cannot do without: always, and with which values of its arguments more."""
+    if not hasattr(entry, "needs"):
+        return ""
+    needs_with = getattr(entry, "needs_with", lambda _: entry.needs)
+    problems: Callable[[Any], list[str]] = getattr(entry, "validate_config", lambda _: [])
+    defaults = {name: f.default for name, f in fields.items() if name not in LOSS_EXTRA}
+    always = needs_with(defaults)
+    when: dict[str, list[str]] = {}  # a need -> arguments that bring it
+    for name in defaults:
+        for choice in _choices(fields[name].annotation):
+            kwargs = {**defaults, name: choice}
+            for need in () if problems(kwargs) else sorted(needs_with(kwargs) - always):
+                when.setdefault(need, []).append(f"{name}={default_of(Field(Any, choice))}")
+    together: dict[str, list[str]] = {}
+    for need, arguments in when.items():
+        together.setdefault(" or ".join(arguments), []).append(_capability(need))
+    told = [*map(_capability, sorted(always)), *(f"with {a} {', '.join(n)}" for a, n in together.items())]
+    return "; ".join(told) or "nothing"
+
+
+def _capability(need: str) -> str:
+    _, how = CAPABILITIES.get(need, (None, need))
+    what, colon, remedy = how.partition(": ")
+    return f"{what} ({remedy})" if colon else what
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """All values of a type that has few: true and false, and those of a Literal."""
+    if annotation is bool:
+        return [True, False]
+    args = get_args(annotation)
+    flat = [choice for arg in args for choice in ([arg] if _is_value(arg) else _choices(arg))]
+    return flat
+
+
+def _is_value(arg: Any) -> bool:
+    return isinstance(arg, (str, int, bool)) and not isinstance(arg, type)
+
+
+def _file(entry: Any) -> str:
+    """Where an entry is written: within the project, or the whole path of a plugin."""
+    path = Path(sys.modules[entry.__module__].__file__ or "")
+    root = Path(__file__).parents[1]
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _schedulers() -> Chapter:
+    from trainer.optim import SCHEDULERS
+
+    entries = []
+    for name, cls in SCHEDULERS.items():
+        summary, paper = SCHEDULES.get(name, ("", ""))
+        fields = {
+            key: Field(f.annotation, f.default, SCHEDULE_ARGUMENTS.get(key, ""))
+            for key, f in scheduler_fields(cls).items()
+        }
+        source = "; ".join(filter(None, [paper, f"torch.optim.lr_scheduler.{cls.__name__}"]))
+        entries.append(Entry(f"scheduler.{name}", summary, source, fields))
+    intro = "YAML: `scheduler.type: <name>`, arguments beside it; `scheduler: ~` for none"
+    return Chapter(("schedulers", "scheduler"), intro, tuple(entries))
+
+
+def _optimizers() -> Chapter:
+    often = ", ".join(OFTEN_USED)
+    intro = (
+        "YAML: `optimizer.type: <name>`, arguments beside it: any optimizer of timm. Often used: "
+        f"{often}. All: `timm.optim.list_optimizers()`"
+    )
+    return Chapter(("optimizers", "optimizer"), intro)
+
+
+def _validation_metrics() -> Chapter:
+    from trainer.metrics.validation import VALIDATION_METRICS
+
+    source = "Eigen et al., arXiv:1406.2283"
+    entries = tuple(Entry(f"monitor.{name}", VALIDATION[name], source) for name in VALIDATION_METRICS)
+    intro = (
+        "YAML: `trainer.monitor: <name>`; also `loss` and `loss_<name>`. After scaling each image by medians"
+    )
+    return Chapter(("validation metrics", "monitor"), intro, entries)
+
+
+def _matches(query: str, chapter: Chapter, entry: Entry | None) -> bool:
+    """True when a query means a whole chapter (`entry` None) or one entry of it."""
+    if entry is None:
+        return query in chapter.titles
+    kind, dot, name = query.rpartition(".")
+    return name in entry.names and (not dot or kind in chapter.titles)
+
+
+def _unknown(query: str, chapters: Sequence[Chapter]) -> str:
+    titles = [chapter.titles[0] for chapter in chapters]
+    names = [name for chapter in chapters for entry in chapter.entries for name in entry.names]
+    keys = [entry.key for chapter in chapters for entry in chapter.entries]
+    near = did_you_mean(query, keys if "." in query else [*titles, *names]).partition("Known:")[0]
+    known = f"Chapters: {', '.join(titles)}; launch/list.py alone shows everything"
+    return f"{query!r} is not in the catalogue. {near}{known}"
