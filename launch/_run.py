@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from launch._cli import is_first_process
+from trainer.assemble import Run, build_run
 from trainer.atomic import CannotWrite
-from trainer.build import Run, build_run
 from trainer.config import Config, load_config
 from trainer.loop import NonFiniteLoss
 from trainer.plugins import load_plugins, naming_plugins

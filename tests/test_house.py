@@ -19,7 +19,7 @@ SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 # A room may import rooms of a lower level, never its own level or a higher one.
 LEVELS = (
     ("launch",),
-    ("trainer.foreign",),
+    ("trainer.assemble", "trainer.foreign"),
     ("trainer.build",),
     ("trainer.loop", "trainer.config", "trainer.checks"),
     ("trainer.recording",),
