@@ -155,19 +155,17 @@ def make_objective(args: argparse.Namespace) -> Objective:
     from trainer.losses import LOSSES
     from trainer.objective import Objective
 
-    layout = torch.contiguous_format if args.no_channels_last else torch.channels_last
     networks = {
         name: models_zoo.create(name, enc_name=args.encoder, pretrained=False) for name in ("depth", "pose")
     }
-    for network in networks.values():
-        network.to(torch.device(args.device), memory_format=layout)  # type: ignore[call-overload]
     losses = {
         "img_recon": LOSSES.create("img_recon", use_min=True, use_automask=True),
         "disp_smooth": LOSSES.create("disp_smooth", use_edges=True),
     }
-    return Objective(
-        networks, losses, {"disp_smooth": 1e-3}, supp_idxs=(-1, 1), channels_last=not args.no_channels_last
-    )
+    objective = Objective(networks, losses, {"disp_smooth": 1e-3}, supp_idxs=(-1, 1))
+    if not args.no_channels_last:
+        objective.use_channels_last()
+    return objective.to(torch.device(args.device))
 
 
 def make_batch(b: int, width: int, height: int, device: str) -> Batch:

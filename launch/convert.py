@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from trainer.foreign import Converted
 
 SUFFIX = ".safetensors"
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # what new networks begin with
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,14 +78,14 @@ def report(converted: Converted, target: Path) -> list[str]:
         sizes = [t.numel() for key, t in foreign.tensors.items() if key.startswith(f"{name}.")]
         told = ", ".join(f"{key} {value}" for key, value in options.items() if value not in (None, False))
         lines.append(f"  {name}: {told}; {len(sizes)} tensors, {sum(sizes):,} values")
-    if converted.parts:
-        lines.append(f"holds only: {', '.join(converted.parts)}")
+    if converted.foreign.parts:
+        lines.append(f"holds only: {', '.join(converted.foreign.parts)}")
     lines += [
         f"dropped: {reason}: {len(names)} ({_some(names)})" for reason, names in foreign.dropped.items()
     ]
     lines += [f"note: {note}" for note in converted.notes]
     lines += [f"saved: {target}", "next:"]
-    if not any(part.startswith("depth.") for part in converted.parts):
+    if not any(part.startswith("depth.") for part in converted.foreign.parts):
         lines.append(f"  evaluate --ckpt {target} -c cfg/eval/kitti_eigen.yaml")
     lines.append(
         "  train -c <MODEL>.yaml -d <default>.yaml -o models/tuned -n tuned -v 42 -s 42"
@@ -99,10 +98,13 @@ def report(converted: Converted, target: Path) -> list[str]:
 
 def _other_statistics(converted: Converted) -> str:
     """What to add to the command when the networks do not standardise images as new ones do."""
+    from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
+
+    new = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     told = [
         f"net.{name}.{key}={list(options[key])}".replace(" ", "")
         for name, options in converted.foreign.net.items()
-        for key, usual in IMAGENET.items()
+        for key, usual in new.items()
         if list(options.get(key, usual)) != usual
     ]
     return " ".join(told)

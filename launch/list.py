@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainer._schema import Field
 
 NARROWEST, WIDEST = 80, 120  # columns
-COMMITTED = Path("docs") / "catalogue.md"
+COMMITTED = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"
 HEADING = """\
 # Catalogue
 
@@ -54,9 +54,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--check",
         action="store_true",
-        help=f"write nothing; fail when --out (default {COMMITTED}) is out of step",
+        help="write nothing; fail when --out (default docs/catalogue.md) is out of step",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    out = args.out or (COMMITTED if args.check else None)
+    if out is not None and out.resolve() == COMMITTED and (args.what or args.plugins):
+        parser.error(
+            "docs/catalogue.md holds everything, and nothing of plugins: write to another file with --out"
+        )
+    return args
 
 
 @guarded

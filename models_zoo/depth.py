@@ -141,7 +141,7 @@ def swap_cameras(disp: Tensor) -> Tensor:
 
     In a mirrored image the virtual camera on the left stands on the right.
     """
-    return disp if disp.shape[1] == 1 else disp[:, [0, 2, 1]]
+    return disp if disp.shape[1] == 1 else torch.cat([disp[:, :1], disp[:, 2:], disp[:, 1:2]], 1)
 
 
 def as_scales(out_scales: int | Sequence[int]) -> tuple[int, ...]:

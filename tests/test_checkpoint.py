@@ -196,6 +196,17 @@ def test_restoring_something_else_names_the_file(checkpointer: Checkpointer) -> 
         saved.restore(Tiny(nets=("depth", "pose", "extra")[::2]), None)
 
 
+def test_networks_that_a_run_does_not_have_are_left_out(checkpointer: Checkpointer) -> None:
+    """Stereo alone may start from a network that was trained on video and stereo."""
+    checkpointer.save_best(Tiny(1.0), TrainState())
+    depth = Tiny(nets=("depth",))
+    path = checkpointer.folder / "best.safetensors"
+    assert load_pretrained(depth, path) == [f"{path}: net.pose: in the file, but this run has none"]
+    assert depth.value == 1
+    with pytest.raises(WrongArchitecture, match="6 weights do not fit"):
+        load_pretrained(Tiny(nets=("extra",)), path)
+
+
 def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: Checkpointer) -> None:
     checkpointer.save_best(Tiny(1.0), TrainState())
     path = checkpointer.folder / "best.safetensors"
@@ -204,12 +215,9 @@ def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: 
         load_pretrained(wide, path)
     assert wide.value == 0  # nothing was loaded
     assert str(caught.value).splitlines() == [
-        f"{path}: 3 weights do not fit the networks:",
+        f"{path}: 1 weights do not fit the networks:",
         "  networks.depth.weight: (2, 3) in the file, (2, 5) in the network",
-        "  networks.pose.bias: (2,) in the file, nothing in the network",
-        "  networks.pose.weight: (2, 3) in the file, nothing in the network",
-        "The file was trained with net.depth: enc_name tiny, width 3; net.pose: enc_name tiny."
-        " Ask for the same, or for another file",
+        "The file was trained with net.depth: enc_name tiny, width 3. Ask for the same, or for another file",
     ]
     saved = Saved(path, *safefile.read(path))
     with pytest.raises(WrongArchitecture, match=r"\(file -> asked for\): net\.depth\.width: 3 -> 5"):

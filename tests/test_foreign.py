@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
+import models_zoo
 from tests.models_zoo.foreign import TRAINED_WITH, lightning_checkpoint, monodepth2_folder, torchvision_resnet
 from trainer import safefile
 from trainer._adopted import choose_settings, choose_supports
@@ -263,8 +265,8 @@ def test_supports_go_with_the_networks(
 def test_a_depth_network_of_video_alone_is_not_taken_for_stereo() -> None:
     """Else its depth would be multiplied by 5.4 and called metres."""
     settings = {"dataset": {"supp_idxs": [-1, 1]}, "loss": {"img_recon": {}, "disp_smooth": {"weight": 0.1}}}
-    config, parts, notes = choose_settings({"depth": {"pretrained": False}}, settings)
-    assert (config.supp_idxs, parts) == ((), ())
+    config, notes = choose_settings({"depth": {"pretrained": False}}, settings)
+    assert config.supp_idxs == ()
     assert config.loss.keys() == {"disp_smooth"}
     assert config.loss["disp_smooth"]["weight"] == 0.1
     assert any("Add net.pose" in note for note in notes)
@@ -272,11 +274,10 @@ def test_a_depth_network_of_video_alone_is_not_taken_for_stereo() -> None:
 
 def test_a_mask_of_video_without_a_pose_network(tmp_path: Path) -> None:
     converted = from_net({"depth": {"mask_name": "uncertainty", "num_ch_mask": 2}}, tmp_path / "x.ckpt")
-    assert (converted.config.supp_idxs, converted.parts) == ((-1, 1), ("depth",))
-    assert any("net.pose is added with random weights" in note for note in converted.notes)
     converted.save(tmp_path / "x.safetensors")
-    with pytest.warns(PartialWeights, match="holds depth alone"):
-        load_objective(tmp_path / "x.safetensors")
+    objective = load_objective(tmp_path / "x.safetensors")
+    assert (list(objective.networks), objective.supp_idxs) == (["depth"], ())
+    assert objective.networks["depth"](torch.rand(1, 3, 64, 96))["mask"][0].shape == (1, 2, 64, 96)
 
 
 def test_corrections_win(tmp_path: Path) -> None:
@@ -340,3 +341,46 @@ def test_reading_weights_leaves_the_random_numbers_alone(tmp_path: Path) -> None
     torch.manual_seed(1)
     convert(path)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("enc_name", ["resnet18", "hrnet_w18_small"])
+def test_a_loaded_network_computes_what_its_weights_compute_elsewhere(tmp_path: Path, enc_name: str) -> None:
+    """To the last bit: features of random weights are so large that another order of sums would show."""
+    net = {"enc_name": enc_name, "dec_name": "monodepth"}
+    converted = from_net({"depth": net}, tmp_path / "x.ckpt")
+    converted.save(tmp_path / "x.safetensors")
+    plain = models_zoo.create("depth", pretrained=False, **net).eval()
+    state = {k.removeprefix("networks.depth."): t for k, t in load_file(tmp_path / "x.safetensors").items()}
+    plain.load_state_dict(state)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        loaded = load_objective(tmp_path / "x.safetensors").networks["depth"](images)
+        assert torch.equal(loaded["disp"][0], plain(images)["disp"][0])
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(loaded["depth_feats"], plain(images)["depth_feats"], strict=True)
+        )
+
+
+def test_weights_of_other_formats_become_float32_and_broken_ones_are_refused(tmp_path: Path) -> None:
+    content = lightning_checkpoint({"depth": {}})
+    state = content["state_dict"]
+    key = "nets.depth.decoders.disp.decoder.0.conv.bias"
+    state[key] = state[key].half()
+    converted = convert(save(content, tmp_path / "half.ckpt"))
+    assert {t.dtype for t in converted.tensors.values() if t.is_floating_point()} == {torch.float32}
+    assert "1 weights were stored in other formats and are float32 now" in converted.notes
+    state[key] = state[key] * torch.nan
+    with pytest.raises(
+        UserError, match=r"1 weights are NaN or infinite: depth\.decoders\.disp\.decoder\.0\.conv\.bias"
+    ):
+        convert(save(content, tmp_path / "nan.ckpt"))
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = save(lightning_checkpoint({"depth": {}}), tmp_path / "x.ckpt")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.ckpt: damaged: .* is not what was written"):
+        convert(path)

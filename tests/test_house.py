@@ -31,6 +31,7 @@ LEVELS = (
         "trainer.validation",
     ),
     ("trainer.saved",),
+    ("trainer._fit",),
     ("trainer.viz", "trainer.train_state", "trainer.rundir", "trainer.optim"),
     ("trainer.safefile",),
     ("trainer.atomic",),

@@ -35,11 +35,11 @@ def test_hints_are_asked_of_the_batch():
 @pytest.mark.parametrize(
     ("arguments", "fix"),
     [
-        ({"supp_idxs": ()}, r"'img_recon' needs 'supports': name supports in dataset\.supp_idxs"),
-        ({"pose": False}, r"'img_recon' needs 'supports': .*add net\.pose"),
+        ({"supp_idxs": ()}, r"'img_recon' needs support frames: set dataset\.supp_idxs"),
+        ({"pose": False}, r"'img_recon' needs support frames: .*add net\.pose"),
         (
             {"losses": make_losses(mask_name="uncertainty")},
-            r"'img_recon' needs 'mask': set net\.depth\.mask_name",
+            r"'img_recon' needs a predicted mask: set net\.depth\.mask_name",
         ),
     ],
 )
@@ -48,12 +48,14 @@ def test_what_a_loss_needs_is_checked_before_the_first_batch(arguments, fix):
         make_objective(**arguments)
 
 
-@pytest.mark.parametrize("need", ["mask", "virtual_stereo", "stereo", "autoencoder"])
+@pytest.mark.parametrize(
+    "need", ["a predicted mask", "a virtual stereo view", "the stereo partner", "the network net.autoencoder"]
+)
 def test_all_missing_needs_are_listed_at_once(need):
     class Greedy(nn.Module):
         needs, on_twin = frozenset({"mask", "virtual_stereo", "stereo", "autoencoder"}), False
 
-    with pytest.raises(ValueError, match=f"'disp_smooth' needs '{need}'"):
+    with pytest.raises(ValueError, match=f"'disp_smooth' needs {need}"):
         make_objective(losses={"disp_smooth": Greedy()})
 
 

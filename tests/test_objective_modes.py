@@ -92,7 +92,8 @@ def test_autocast_changes_nothing_but_the_networks():
 
 def test_channels_last_reorders_the_images_of_the_networks_and_nothing_else():
     batch = make_batch()
-    ordinary, swapped = make_objective(), make_objective(channels_last=True)
+    ordinary, swapped = make_objective(), make_objective()
+    swapped.use_channels_last()
     out = swapped(batch)
     assert swapped.networks["depth"].seen.is_contiguous(memory_format=torch.channels_last)
     assert swapped.networks["pose"].calls[0].is_contiguous(memory_format=torch.channels_last)

@@ -33,30 +33,22 @@ PLACES = ("load_ckpt",)  # keys of `trainer` that mean a file on another machine
 
 
 def choose_settings(
-    net: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], parts: tuple[str, ...] = ()
-) -> tuple[Config, tuple[str, ...], list[str]]:
+    net: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> tuple[Config, list[str]]:
     """Make a configuration around networks that are given.
 
     Args:
         net: their options, as the YAML section.
         settings: the other sections, in the words of the code that wrote them.
-        parts: what of the networks has weights; empty = all.
 
-    Returns the configuration, the parts (fewer than all if a network had to be added), and a note for each thing that
-    was changed, assumed or left out. Raises ConfigError when the options of the networks are wrong.
+    Returns the configuration, and a note for each thing that was changed, assumed or left out. Raises ConfigError when
+    the options of the networks are wrong.
     """
     notes: list[str] = []
     net = dict(net)
     given = _in_our_words(settings, notes)
     depth = net.get("depth", {})
     channels = depth.get("num_ch_mask") if depth.get("mask_name") else None
-    if channels and channels > 1 and "pose" not in net:
-        parts = parts or tuple(net)
-        net["pose"] = {"pretrained": False}
-        notes.append(
-            f"net.pose is added with random weights: a mask of {channels} channels is one for frames in time, whose"
-            " motion only a pose network could give"
-        )
     wanted = _wanted_supports(given["dataset"])
     supports = choose_supports(wanted, channels, "pose" in net, bool(depth.get("use_virtual_stereo")))
     if wanted is not None and supports != wanted:
@@ -76,7 +68,7 @@ def choose_settings(
     for section in SECTIONS:
         if section in given:
             config = _adopt(config, section, given[section], notes)
-    return Config.from_dict(config), parts, notes
+    return Config.from_dict(config), notes
 
 
 def choose_supports(
@@ -90,7 +82,10 @@ def choose_supports(
         needs_stereo: the partner (0) must be among them.
     """
     counts = [channels] if channels else [2, 3, 1]
-    options = [_offsets(n, stereo=bool(n % 2) != flip) for flip in (False, True) for n in counts]
+    # An odd number is taken as frames in time and the partner, an even one as frames in time; else the other way.
+    options = [_offsets(n, stereo=n % 2 == 1) for n in counts] + [
+        _offsets(n, stereo=n % 2 == 0) for n in counts
+    ]
     if wanted and 0 in wanted and not channels:
         options.sort(key=lambda option: 0 not in option)
     for option in [wanted or [], *options]:

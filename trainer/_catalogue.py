@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer._crosschecks import CAPABILITIES
 from trainer._forwarded import OFTEN_USED, scheduler_fields
+from trainer._needs import NEEDS
 from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
 from trainer._schema import REQUIRED, Field
 from trainer._sources import source_of, summary_of
@@ -204,7 +204,7 @@ def needs_of(entry: Any, fields: Mapping[str, Field]) -> str:
 
 
 def _capability(need: str) -> str:
-    _, how = CAPABILITIES.get(need, (None, need))
+    _, how = NEEDS.get(need, (None, need))
     what, colon, remedy = how.partition(": ")
     return f"{what} ({remedy})" if colon else what
 
@@ -258,7 +258,7 @@ def _validation_metrics() -> Chapter:
     from trainer.metrics.validation import VALIDATION_METRICS
 
     source = "Eigen et al., arXiv:1406.2283"
-    entries = tuple(Entry(f"monitor.{name}", VALIDATION[name], source) for name in VALIDATION_METRICS)
+    entries = tuple(Entry(f"monitor.{name}", VALIDATION.get(name, ""), source) for name in VALIDATION_METRICS)
     intro = (
         "YAML: `trainer.monitor: <name>`; also `loss` and `loss_<name>`. After scaling each image by medians"
     )

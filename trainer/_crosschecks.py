@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
+from trainer._needs import NEEDS, Facts
 from trainer._resolve import Resolved
 from trainer._schema import Report, show
 from trainer._sections import MODES
@@ -16,58 +17,21 @@ _STRIDE = 32  # deepest encoder stride: what image sides must be a multiple of
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a configuration offers to losses."""
-
-    depth: dict[str, Any]  # arguments of the depth network
-    networks: tuple[str, ...]
-    supp_idxs: tuple[int, ...]
-    use_hints: bool
-    losses: tuple[str, ...]
-
-    @classmethod
-    def of(cls, config: Resolved, report: Report) -> Facts | None:
-        """None when the dataset is wrong itself: what follows from it would only add noise to the report."""
-        kwargs = config.datasets.get("train", ("", {}))[1]
-        refused = "supp_idxs" not in kwargs and _has(
-            report, *_mode_path(report, "dataset", "train", "supp_idxs")
-        )
-        if "train" not in config.datasets or refused:
-            return None
-        return cls(
-            depth=config.net.get("depth", {}),
-            networks=tuple(config.net),
-            supp_idxs=offsets(kwargs.get("supp_idxs")),
-            use_hints=bool(kwargs.get("use_hints")),
-            losses=tuple(config.loss),
-        )
-
-
-# Capability that a loss may list in its attribute `needs`: (is it offered?, what to write to offer it).
-CAPABILITIES: dict[str, tuple[Callable[[Facts], bool], str]] = {
-    "supports": (lambda f: bool(f.supp_idxs), "support frames: set dataset.supp_idxs, e.g. [-1, 1]"),
-    "stereo": (lambda f: 0 in f.supp_idxs, "the stereo partner: add 0 to dataset.supp_idxs"),
-    "mask": (
-        lambda f: bool(f.depth.get("mask_name")),
-        "a predicted mask: set net.depth.mask_name and net.depth.num_ch_mask",
-    ),
-    "explainability": (
-        lambda f: f.depth.get("mask_name") == "explainability",
-        "an explainability mask: set net.depth.mask_name: explainability and net.depth.num_ch_mask",
-    ),
-    "virtual_stereo": (
-        lambda f: bool(f.depth.get("use_virtual_stereo")) and 0 in f.supp_idxs,
-        "a virtual stereo view: set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
-    ),
-    "hints": (lambda f: f.use_hints, "depth hints: set dataset.use_hints: true"),
-    "autoencoder": (lambda f: "autoencoder" in f.networks, "the network net.autoencoder: add it to net"),
-    "features": (lambda f: bool(f.networks), "features of an encoder: add net.depth or net.autoencoder"),
-    "img_recon": (
-        lambda f: "img_recon" in f.losses,
-        "the loss img_recon, whose photometric error it uses: add loss.img_recon",
-    ),
-}
+def facts_of(config: Resolved, report: Report) -> Facts | None:
+    """What a configuration offers; None when the dataset is wrong: what follows from it would only add noise."""
+    kwargs = config.datasets.get("train", ("", {}))[1]
+    refused = "supp_idxs" not in kwargs and _has(report, *_mode_path(report, "dataset", "train", "supp_idxs"))
+    if "train" not in config.datasets or refused:
+        return None
+    depth = config.net.get("depth", {})
+    return Facts(
+        networks=tuple(config.net),
+        losses=tuple(config.loss),
+        supp_idxs=offsets(kwargs.get("supp_idxs")),
+        mask_name=depth.get("mask_name"),
+        virtual_stereo=bool(depth.get("use_virtual_stereo")),
+        use_hints=bool(kwargs.get("use_hints")),
+    )
 
 
 def offsets(supp_idxs: Any) -> tuple[int, ...]:
@@ -78,10 +42,11 @@ def offsets(supp_idxs: Any) -> tuple[int, ...]:
 def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
     """Report what does not fit together; add what is merely odd to `config.warnings`."""
     _presence(config, report)
-    if facts := Facts.of(config, report):
+    if facts := facts_of(config, report):
         _motion(facts, config, report)
         _masks(facts, config, report)
-        _needs(facts, config, losses, report)
+        _unmet(facts, config, losses, report)
+        _untrained(facts, config, losses)
     _sizes(config, report)
     _depth_range(facts, config, report)
     _workers(config, report)
@@ -129,8 +94,8 @@ def _sizes(config: Resolved, report: Report) -> None:
 
 
 def _masks(facts: Facts, config: Resolved, report: Report) -> None:
-    mask, channels = facts.depth.get("mask_name"), facts.depth.get("num_ch_mask")
-    if mask and channels and channels != len(facts.supp_idxs):
+    mask, channels = facts.mask_name, config.net.get("depth", {}).get("num_ch_mask")
+    if mask and channels and facts.supp_idxs and channels != len(facts.supp_idxs):
         report.wrong(
             ("net", "depth", "num_ch_mask"),
             f"a mask has one channel per support frame: expected {len(facts.supp_idxs)} for dataset.supp_idxs"
@@ -145,16 +110,17 @@ def _masks(facts: Facts, config: Resolved, report: Report) -> None:
             )
 
 
-def _needs(facts: Facts, config: Resolved, losses: Registry, report: Report) -> None:
+def _unmet(facts: Facts, config: Resolved, losses: Registry, report: Report) -> None:
+    facts = replace(facts, networks=(*facts.networks, "pose"))  # `_motion` tells when it is missing
     for name, kwargs in config.loss.items():
         for need in sorted(_needs_of(losses.get(name), kwargs)):
-            if need not in CAPABILITIES:
-                known = did_you_mean(need, CAPABILITIES)
+            if need not in NEEDS:
+                known = did_you_mean(need, NEEDS)
                 report.wrong(("loss", name), f"needs {need!r}, which no configuration offers. {known}")
                 continue
             if need == "mask" and kwargs.get("mask_name"):
                 continue  # told at that key
-            offered, how = CAPABILITIES[need]
+            offered, how = NEEDS[need]
             if not offered(facts):
                 report.wrong(("loss", name), f"needs {how}; or remove the loss with `{name}: ~`")
 
@@ -166,6 +132,19 @@ def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:
         wanted: Iterable[str] = needs_with({key: value for key, value in kwargs.items() if key != "weight"})
         return wanted
     return getattr(loss, "needs", ())
+
+
+def _untrained(facts: Facts, config: Resolved, losses: Registry) -> None:
+    """Networks and masks that no loss asks for would keep the weights they start with."""
+    needed = {need for name, kwargs in config.loss.items() for need in _needs_of(losses.get(name), kwargs)}
+    if facts.mask_name and not needed & {"mask", "explainability"}:
+        config.warnings.append("net.depth.mask_name: no loss uses the mask, so it is never trained")
+    if "autoencoder" in facts.networks and "autoencoder" not in needed:
+        config.warnings.append(
+            "net.autoencoder: no loss trains it (autoenc_recon, feat_peaky, feat_smooth do)"
+        )
+    if "pose" in facts.networks and any(facts.supp_idxs) and "supports" not in needed:
+        config.warnings.append("net.pose: no loss compares with the supports, so it is never trained")
 
 
 def _depth_range(facts: Facts | None, config: Resolved, report: Report) -> None:

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from models_zoo.registry import did_you_mean
 
-# What a loss can need, and what to do when it is missing.
-REMEDIES = {
-    "supports": "name supports in dataset.supp_idxs, and add net.pose for offsets other than 0",
-    "stereo": "add 0 to dataset.supp_idxs",
-    "mask": "set net.depth.mask_name",
-    "explainability": "set net.depth.mask_name: explainability",
-    "virtual_stereo": "set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
-    "autoencoder": "add net.autoencoder",
-    "hints": "set dataset.use_hints: true",
-    "features": "use a depth network with a method `encode`, or add net.autoencoder",
-    "img_recon": "add loss.img_recon, whose photometric error is used",
+
+@dataclass(frozen=True)
+class Facts:
+    """What losses are offered, by networks and data that are built, or by a configuration that asks for them."""
+
+    networks: Collection[str]
+    losses: Collection[str]
+    supp_idxs: Sequence[int]
+    mask_name: str | None = None
+    virtual_stereo: bool = False
+    use_hints: bool = True
+    encodes: bool = True  # the depth network gives its features
+
+
+# What a loss may list in `needs`: (is it offered?, what it is and how to offer it).
+NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
+    "supports": (
+        lambda f: bool(f.supp_idxs) and ("pose" in f.networks or not any(f.supp_idxs)),
+        "support frames: set dataset.supp_idxs, e.g. [-1, 1], and add net.pose for offsets other than 0",
+    ),
+    "stereo": (lambda f: 0 in f.supp_idxs, "the stereo partner: add 0 to dataset.supp_idxs"),
+    "mask": (
+        lambda f: f.mask_name is not None,
+        "a predicted mask: set net.depth.mask_name and net.depth.num_ch_mask",
+    ),
+    "explainability": (
+        lambda f: f.mask_name == "explainability",
+        "an explainability mask: set net.depth.mask_name: explainability and net.depth.num_ch_mask",
+    ),
+    "virtual_stereo": (
+        lambda f: f.virtual_stereo and 0 in f.supp_idxs,
+        "a virtual stereo view: set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
+    ),
+    "hints": (lambda f: f.use_hints, "depth hints: set dataset.use_hints: true"),
+    "autoencoder": (lambda f: "autoencoder" in f.networks, "the network net.autoencoder: add it to net"),
+    "features": (
+        lambda f: f.encodes or "autoencoder" in f.networks,
+        "features: use a depth network with a method `encode`, or add net.autoencoder",
+    ),
+    "img_recon": (
+        lambda f: "img_recon" in f.losses,
+        "the loss img_recon, whose photometric error it uses: add loss.img_recon",
+    ),
 }
 # Keys of a batch that a loss with a need reads, and the setting that brings them.
 KEYS = {
@@ -40,29 +73,25 @@ def unmet(
     if len(set(supp_idxs)) != len(supp_idxs):
         return [f"supp_idxs name a support twice: {supp_idxs}"]
     depth: Any = networks["depth"]
-    stereo = 0 in supp_idxs
-    mask_name = getattr(depth, "mask_name", None)
     virtual_stereo = getattr(depth, "use_virtual_stereo", False)
-    given = {
-        "supports": bool(supp_idxs) and ("pose" in networks or not any(supp_idxs)),
-        "stereo": stereo,
-        "mask": mask_name is not None,
-        "explainability": mask_name == "explainability",
-        "virtual_stereo": virtual_stereo and stereo,
-        "autoencoder": "autoencoder" in networks,
-        "hints": True,  # a matter of the batch
-        "features": "autoencoder" in networks or hasattr(depth, "encode"),
-        "img_recon": "img_recon" in losses,
-    }
+    facts = Facts(
+        networks=tuple(networks),
+        losses=losses,
+        supp_idxs=supp_idxs,
+        mask_name=getattr(depth, "mask_name", None),
+        virtual_stereo=virtual_stereo,
+        encodes=hasattr(depth, "encode"),
+    )  # hints are a matter of the batch
     have = f"networks: {', '.join(networks)}; supp_idxs: {tuple(supp_idxs)}"
     problems = []
     for need, key in needed_by.items():
-        if need not in REMEDIES:
-            known = did_you_mean(need, REMEDIES)
-            problems.append(f"loss {key!r} needs {need!r}, which nobody gives. {known}")
-        elif not given[need]:
-            problems.append(f"loss {key!r} needs {need!r}: {REMEDIES[need]} ({have})")
-    if losses and virtual_stereo and not stereo:
+        if need not in NEEDS:
+            problems.append(f"loss {key!r} needs {need!r}, which nobody gives. {did_you_mean(need, NEEDS)}")
+            continue
+        offered, how = NEEDS[need]
+        if not offered(facts):
+            problems.append(f"loss {key!r} needs {how} ({have})")
+    if losses and virtual_stereo and 0 not in supp_idxs:
         problems.append(
             f"net.depth.use_virtual_stereo: add 0 to dataset.supp_idxs, which are {tuple(supp_idxs)}"
         )
@@ -84,3 +113,5 @@ def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:
     missing = [f"the batch has no {key!r}: {KEYS[key]}" for key in keys if key not in batch]
     if missing:
         raise ValueError("\n".join([*missing, f"keys of the batch: {', '.join(sorted(batch))}"]))
+    if "K" in keys and batch["K"].shape[-2:] != (3, 3):
+        raise ValueError(f"the intrinsics K of the batch must be (b, 3, 3), not {tuple(batch['K'].shape)}")

@@ -27,7 +27,7 @@ class StepPictures:
         self, batch: Batch, predictions: Mapping[str, Any], of_losses: Pictures, supp_idxs: Sequence[int]
     ):
         self.batch = cast(dict[str, Tensor], dict(batch))
-        self.shown = {key: _detached(predictions[key]) for key in _SHOWN if key in predictions}
+        self.shown = {key: detached(predictions[key]) for key in _SHOWN if key in predictions}
         self.of_losses = of_losses
         self.supp_idxs = supp_idxs
 
@@ -66,10 +66,10 @@ class StepPictures:
         return images
 
 
-def _detached(value: Any) -> Any:
-    """The tensors of a prediction without their graph."""
+def detached(value: Any) -> Any:
+    """The tensors of a prediction, in dicts and lists or alone, without their graph."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, dict):
-        return {key: _detached(item) for key, item in value.items()}
-    return [_detached(item) for item in value]
+        return {key: detached(item) for key, item in value.items()}
+    return [detached(item) for item in value]

@@ -21,7 +21,7 @@ from trainer.build import (
     build_optimizer,
     build_scheduler,
 )
-from trainer.checkpoint import Checkpointer, Saved, read_pretrained
+from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
 from trainer.loop import Loop, Settings
@@ -72,6 +72,7 @@ def build_run(
     fresh = not folder.last_path.exists()
     start = read_pretrained(cfg.trainer.load_ckpt) if fresh and cfg.trainer.load_ckpt else None
     objective = build_objective(cfg, given=start.networks if start else () if fresh else cfg.net)
+    notes += start.start(objective) if start else []
 
     accelerator = build_accelerator(cfg, folder.path)
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -82,16 +83,14 @@ def build_run(
     if accelerator.is_main_process:
         require_space(folder.ckpts, COPIES * _num_bytes(objective), "checkpoints")
 
-    if world > 1 and cfg.trainer.sync_batchnorm:
-        distributed.synchronise_batchnorm(objective, accelerator.device)
-    objective.to(accelerator.device)
+    _place(cfg, objective, accelerator)
     optimizer = build_optimizer(cfg, objective)
     scheduler = build_scheduler(cfg, optimizer)
     checkpointer = Checkpointer(
         folder.ckpts, hparams=hparams, monitor=cfg.trainer.monitor, is_main=accelerator.is_main_process
     )
     model, prepared = accelerator.prepare(objective, optimizer)
-    state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), start, notes)
+    state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), notes)
     recorder = _start_records(
         cfg, accelerator, folder, trackers, state, (progress, _steps_per_epoch(cfg, train_loader))
     )
@@ -114,16 +113,24 @@ def build_run(
     return Run(loop, folder, notes)
 
 
+def _place(cfg: Config, objective: Objective, accelerator: Accelerator) -> None:
+    """Bring the networks to the device, in the layout and with the batch statistics of the training."""
+    if accelerator.num_processes > 1 and cfg.trainer.sync_batchnorm:
+        distributed.synchronise_batchnorm(objective, accelerator.device)
+    if cfg.trainer.channels_last:
+        objective.use_channels_last()
+    objective.to(accelerator.device)
+
+
 def _restore(
     cfg: Config,
     checkpointer: Checkpointer,
     hparams: Mapping[str, Any],
     accelerator: Accelerator,
     parts: tuple[Objective, Any, Any],
-    start: Saved | None,
     notes: list[str],
 ) -> TrainState:
-    """Continue from `last` where there is one, else start from the weights of `start` or from scratch; add to `notes`.
+    """Continue from `last` where there is one; add to `notes`.
 
     parts: objective, raw optimizer, scheduler.
     """
@@ -135,8 +142,6 @@ def _restore(
         state = saved.state
         if saved.metadata["monitor"] != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another quantity
-    elif start is not None:
-        notes += start.start(parts[0])
     told = state.position, to_digest(hparams)
     distributed.check_equal(accelerator, told, "where the run stands and its settings")
     return state

@@ -6,6 +6,7 @@ together.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
 
+DDP_OPTIONS = {
+    "gradient_as_bucket_view": True,
+    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error.
+    "find_unused_parameters": True,
+}
 UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that stereo alone does not need
 
 
@@ -57,19 +63,14 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
         name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
         for name, kwargs in cfg.loss.items()
     }
-    networks = build_networks(cfg, given)
-    if cfg.trainer.channels_last:
-        for network in networks.values():
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Objective(
-        networks=networks,
+        networks=build_networks(cfg, given),
         losses=losses,
         weights=weights,
         supp_idxs=cfg.supp_idxs,
         min_depth=cfg.trainer.min_depth,
         max_depth=cfg.trainer.max_depth,
         legacy_sampling=cfg.trainer.legacy_sampling,
-        channels_last=cfg.trainer.channels_last,
     )
 
 
@@ -126,11 +127,12 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
         kwargs_handlers=[
             DistributedDataParallelKwargs(
                 broadcast_buffers=not cfg.trainer.sync_batchnorm,
-                gradient_as_bucket_view=True,
-                find_unused_parameters=_may_leave_out(cfg),
+                **DDP_OPTIONS,
             )
         ],
     )
+    # What torch says once where all are used after all.
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     distributed.check_world(accelerator)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(
@@ -138,17 +140,6 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             " Use `--set trainer.precision=bf16` or 32."
         )
     return accelerator
-
-
-def _may_leave_out(cfg: Config) -> bool:
-    """True where a step need not use every parameter, which DistributedDataParallel wants to know.
-
-    A mask need not have a loss; where only the deepest feature is read (pose, autoencoder), an encoder like HRNet has
-    layers that serve the others alone. ResNets have none.
-    """
-    deepest_only = [net for name, net in cfg.net.items() if name != "depth"]
-    has_heads = any(not str(net.get("enc_name")).startswith("resn") for net in deepest_only)
-    return bool(cfg.net["depth"].get("mask_name")) or has_heads
 
 
 def _has_xpu() -> bool:

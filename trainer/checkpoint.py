@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from models_zoo.weights import is_foreign, read_foreign
-from models_zoo.weights._base import UnreadableWeights
+from models_zoo.weights.base import MissingSettings, UnreadableWeights
 from trainer import safefile
 from trainer.atomic import make_folder
 from trainer.plugins import naming_plugins
@@ -233,6 +233,10 @@ def _read_foreign(path: Path) -> Saved:
     """Read weights of other code as if they were ours. Their settings are not used, but for messages."""
     try:
         foreign = read_foreign(path)
+    except MissingSettings as error:
+        raise UserError(
+            f"{error}: turn it into a checkpoint with launch/convert.py {path} DST.safetensors -c hparams.yaml"
+        ) from error
     except UnreadableWeights as error:
         raise UserError(str(error)) from error
     tensors = {f"networks.{name}": tensor for name, tensor in foreign.tensors.items()}

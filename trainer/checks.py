@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,19 +32,8 @@ FIXED_ON_RESUME = (
     "config.trainer.limit_train_batches",
 )
 # ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
-FREE_ON_RESUME = (
-    "config.dataset.root",
-    "config.dataset.depth_root",
-    "config.dataset.train.root",
-    "config.dataset.train.depth_root",
-    "config.dataset.log_time",
-    "config.dataset.val",
-    "config.dataset.test",
-    "config.net.depth.pretrained",
-    "config.net.pose.pretrained",
-    "config.net.autoencoder.pretrained",
-    "config.dataset.hints_root",
-    "config.dataset.train.hints_root",
+FREE_ON_RESUME = re.compile(
+    r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?\w*root|dataset\.(log_time|val|test))\b"
 )
 
 
@@ -88,7 +78,7 @@ def check_resume(saved: Saved, hparams: Mapping[str, Any], allowed: bool) -> lis
             " Set trainer.resume_training: true to continue it, or use another --version"
         )
     changes = diff_config(saved.hparams, hparams)
-    fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not c.startswith(FREE_ON_RESUME)]
+    fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not FREE_ON_RESUME.match(c)]
     if fixed:
         raise UserError(
             f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "

@@ -21,10 +21,10 @@ from torch import Tensor
 
 import models_zoo
 from models_zoo.weights import read_foreign
-from models_zoo.weights._base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights
-from models_zoo.weights._fit import compare, is_part
+from models_zoo.weights.base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights
 from trainer import _yaml, safefile
 from trainer._adopted import SECTIONS, choose_settings
+from trainer._fit import compare, is_part
 from trainer.atomic import make_folder
 from trainer.config import Config, ConfigError
 from trainer.train_state import Position, position_metadata, to_json
@@ -38,7 +38,6 @@ class Converted:
     foreign: ForeignWeights
     tensors: dict[str, Tensor]  # `networks.<network>.<parameter>`
     config: Config
-    parts: tuple[str, ...]
     notes: list[str] = field(default_factory=list)  # what was changed, assumed or left out
 
     def save(self, path: Path) -> None:
@@ -62,7 +61,7 @@ class Converted:
         }
         position = Position(epoch=self.foreign.epoch, step=self.foreign.step)
         about = {"hparams": to_json(hparams), "monitor": self.config.trainer.monitor, "metrics": "{}"}
-        parts = {"parts": json.dumps(self.parts)} if self.parts else {}
+        parts = {"parts": json.dumps(self.foreign.parts)} if self.foreign.parts else {}
         return about | position_metadata(position) | parts
 
 
@@ -83,11 +82,11 @@ def convert(source: Path, corrections: Path | None = None) -> Converted:
         raise UserError(str(error)) from error
     check_fit(foreign)
     try:
-        config, parts, notes = choose_settings(foreign.net, foreign.settings, foreign.parts)
+        config, notes = choose_settings(foreign.net, foreign.settings)
     except ConfigError as error:
         raise UserError("\n".join(f"{source}: {line}" for line in error.problems)) from error
     tensors = {f"networks.{name}": tensor for name, tensor in foreign.tensors.items()}
-    return Converted(foreign, tensors, config, parts, [*foreign.notes, *notes])
+    return Converted(foreign, tensors, config, [*foreign.notes, *notes])
 
 
 def check_fit(foreign: ForeignWeights) -> None:

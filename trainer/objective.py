@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
 from trainer import _needs
-from trainer._pictures import StepPictures
+from trainer._pictures import StepPictures, detached
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose, pose_matrix
 from trainer.geometry.precision import full_precision
@@ -32,7 +32,6 @@ class Objective(nn.Module):
         supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
         min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no bound.
         legacy_sampling: see `trainer.geometry.ViewSynthesis`.
-        channels_last: hand images to the networks in that layout; say so when their weights are.
 
     Raises ValueError when a loss needs what networks and supports cannot give, or an argument names nothing known.
     """
@@ -46,7 +45,6 @@ class Objective(nn.Module):
         min_depth: float = 0.1,
         max_depth: float | None = 100.0,
         legacy_sampling: bool = False,
-        channels_last: bool = False,
     ):
         super().__init__()
         self.networks = nn.ModuleDict(dict(networks.items()))
@@ -54,7 +52,7 @@ class Objective(nn.Module):
         self.weights: dict[str, float] = {**dict.fromkeys(losses, 1.0), **(weights or {})}
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
-        self.channels_last = channels_last
+        self.channels_last = False
         self._needed_by: dict[str, str] = {}  # what the losses need, and the first loss that says so
         for key, loss in losses.items():
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]
@@ -64,14 +62,25 @@ class Objective(nn.Module):
             if "img_recon" in loss.needs:  # type: ignore[operator]
                 loss.photometric = losses["img_recon"]
 
+    def use_channels_last(self) -> None:
+        """Lay out weights and images of the networks channels last: faster, rounded in another order."""
+        self.channels_last = True
+        for network in self.networks.values():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, batch: Batch) -> StepOutput:
-        """Predict, compare, weigh. Raises ValueError naming the keys that the batch lacks."""
+        """Predict, compare, weigh. Raises ValueError naming the keys that the batch lacks.
+
+        Gradients flow from `loss` and `losses` alone: a prediction that led to parameters which no loss uses would make
+        DistributedDataParallel wait for them. `predict` keeps the graph.
+        """
         _needs.require(batch, _needs.batch_keys(self._needed_by, self.supp_idxs))
         predictions = self.predict(batch)
         with torch.autocast(batch["target"].device.type, enabled=False):
             scene = self._scene(batch, predictions)
             loss, losses, pictures = self._compare(scene)
             predictions["depth"] = {0: scene.depth(0)}
+        predictions = {key: detached(value) for key, value in predictions.items()}
         return StepOutput(
             loss, losses, predictions, StepPictures(batch, predictions, pictures, self.supp_idxs)
         )
@@ -100,10 +109,10 @@ class Objective(nn.Module):
         predictions = self._predict_depth_net(target, batch.get("T_stereo"))
         supports = batch.get("supports_aug", batch.get("supports"))
         if supports is not None:
-            if supports.shape[1] != len(self.supp_idxs):
-                raise ValueError(
-                    f"the batch has {supports.shape[1]} supports, but supp_idxs are {self.supp_idxs}"
-                )
+            for key in ("supports", "supports_aug"):
+                count = batch[key].shape[1] if key in batch else len(self.supp_idxs)
+                if count != len(self.supp_idxs):
+                    raise ValueError(f"the batch has {count} {key}, but supp_idxs are {self.supp_idxs}")
             predictions |= self._predict_motion(target, supports, batch.get("T_stereo"))
         if "autoencoder" in self.networks:
             predictions |= self._predict_autoencoder(target, supports)
@@ -171,6 +180,7 @@ class Objective(nn.Module):
 
     def _encode_supports(self, supports: Tensor) -> list[Tensor]:
         """Features (b n c h w) of the depth encoder for supports (b n 3 h w): constants that leave no trace."""
+        # After the forward pass with gradients: autocast would cache 16-bit weights without them.
         depth: Any = self.networks["depth"]
         with torch.no_grad(), _without_running_statistics(depth):
             feats = depth.encode(self._network_input(supports.flatten(0, 1)))

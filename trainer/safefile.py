@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models_zoo.weights import looks_pickled
 from trainer.atomic import replacing
 from trainer.types import UserError
 
@@ -53,7 +54,6 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # what torch.save begins with, now and before 1.6
 _ADVICE = "Use a copy, an older checkpoint, or train again"
 # JSON spells these \u001f or \u001F, so that a flipped bit could go unnoticed.
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
@@ -206,9 +206,7 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if (
-        start.startswith(_PICKLES) and file.peek(1)[:1] != b"{"
-    ):  # some lengths look like a pickle, but JSON follows
+    if looks_pickled(start + file.peek(1)[:1]):
         raise DamagedFile(
             f"{path}: is a pickled PyTorch file (.ckpt, .pth), not safetensors. Nothing is unpickled here:"
             " turn it into a checkpoint with the importer, launch/convert.py"

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models_zoo.weights._fit import compare, fit, is_part, wrong_statistics
+from trainer._fit import compare, fit, is_part, wrong_statistics
 from trainer.rundir import diff_config, plain
 from trainer.train_state import TrainState, WrongOptimizer, from_json, read_state, unpack_state, weights
 from trainer.types import UserError

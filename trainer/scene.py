@@ -82,6 +82,7 @@ class Scene:
         self._warps: dict[tuple[int, int], Tensor] = {}
         self._projections: dict[int, Tensor] = {}
         self._targets: dict[tuple[int, int], Tensor] = {}
+        self._feats: dict[str, list[Tensor]] = {}
         self._synthesis: ViewSynthesis | None = None
         self._twin: Scene | None = None
 
@@ -183,7 +184,9 @@ class Scene:
     def _features(self, *names: str) -> list[Tensor]:
         for name in names:
             if name in self.extras:
-                return [full_precision(feat) for feat in self.extras[name]]
+                if name not in self._feats:
+                    self._feats[name] = [full_precision(feat) for feat in self.extras[name]]
+                return self._feats[name]
         raise ValueError(
             f"this scene has none of {names}, which a loss asks for; it has {sorted(self.extras)}"
         )

@@ -14,9 +14,8 @@ from torch import Tensor
 
 STEREO_BASELINE_M = 0.54  # metres between the cameras of a KITTI stereo pair
 STEREO_BASELINE_UNITS = 0.1  # what `T_stereo` calls that distance (Monodepth2, arXiv:1806.01260)
-METRES_PER_UNIT = (
-    STEREO_BASELINE_M / STEREO_BASELINE_UNITS
-)  # 5.4: depth of a stereo-trained network to metres
+# 5.4: takes the depth of a network trained on stereo pairs to metres.
+METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS
 
 DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
 
@@ -36,9 +35,7 @@ class Batch(TypedDict, total=False):
     T_stereo: Tensor  # (b 4 4) target -> stereo support, when 0 is in `supp_idxs`; baseline 0.1 units
     depth: Tensor  # (b 1 H W) ground truth in metres, 0 = none; (H, W) is its own resolution
     depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = none
-    Ts_true: (
-        Tensor  # (b n 4 4) true target -> support motion, translation in metres; where a dataset knows it
-    )
+    Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, where a dataset knows it
     index: Tensor  # (b,) dataset index, int64
     load_ms: Tensor  # (b, len(DATA_STAGES)) milliseconds spent on the item, when `dataset.log_time`
 
@@ -55,7 +52,7 @@ class StepOutput:
 
     loss: Tensor  # scalar: sum of weight_k * (loss_k + stereo_loss_k)
     losses: dict[str, Tensor]  # unweighted scalars: {"img_recon": ..., "stereo_img_recon": ...}
-    predictions: dict[str, Any]  # disp, depth, Ts, mask, ... as in `Predictions`
+    predictions: dict[str, Any]  # disp, depth, Ts, mask, ... as in `Predictions`, without graph
     make_images: Callable[[], Images] = field(default=dict, repr=False)
 
     @cached_property
@@ -77,7 +74,7 @@ class Predictions(TypedDict, total=False):
     depth_feats: list[Tensor]  # (b c_k h_k w_k) of the depth encoder, shallow to deep
     supp_depth_feats: list[
         Tensor
-    ]  # (b n c_k h_k w_k) of the supports, constants, when a loss compares features
+    ]  # (b n c_k h_k w_k) of the supports, constants, if a loss compares features
     autoenc_imgs: dict[int, Tensor]  # (b 3 h/2^s w/2^s) reconstruction of the target
     autoenc_feats: list[Tensor]  # as depth_feats, of the autoencoder
     supp_autoenc_imgs: dict[int, Tensor]  # (b n 3 ...) reconstruction of the supports

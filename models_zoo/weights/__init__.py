@@ -1,6 +1,7 @@
 """Importers of published weights, one format per file. What they give carries the names of this zoo.
 
-Nothing here writes, and nothing knows how a run is configured.
+Nothing here writes. Settings that come along are plain mappings in the words of their source; what a run makes of
+them is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -12,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 from models_zoo.registry import Registry
 
 if TYPE_CHECKING:
-    from models_zoo.weights._base import ForeignWeights
+    from models_zoo.weights.base import ForeignWeights
 
 FORMATS = Registry("format of weights", package="models_zoo.weights")
 
-_PICKLES = (
-    b"PK\x03\x04",
-    b"\x80\x02",
-    b"\x80\x03",
-    b"\x80\x04",
-    b"\x80\x05",
-)  # torch.save, now and before 1.6
+# What torch.save begins with: a zip archive now, a pickle of any protocol before 1.6.
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+SUFFIXES = (".ckpt", ".pth", ".pt", ".tar")  # names that others give to such files
 
 
 def is_foreign(path: Path) -> bool:
@@ -33,9 +32,12 @@ def is_foreign(path: Path) -> bool:
         return False
     with open(path, "rb") as file:
         start = file.read(9)
-    return (
-        start.startswith(_PICKLES) and start[8:] != b"{"
-    )  # a safetensors file opens with a length, then JSON
+    return looks_pickled(start) or (path.suffix in SUFFIXES and start[8:9] != b"{")
+
+
+def looks_pickled(start: bytes) -> bool:
+    """Tell by its first 9 bytes whether a file is a pickle. Those of safetensors are a length, then JSON."""
+    return start.startswith(PICKLES) and start[8:9] != b"{"
 
 
 def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> ForeignWeights:
@@ -47,7 +49,7 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
 
     Raises UnreadableWeights: nothing there, nothing known, refused, damaged, entries left over or missing.
     """
-    from models_zoo.weights._base import UnreadableWeights, listed, unpickle
+    from models_zoo.weights.base import UnreadableWeights, in_float32, listed, unpickle
 
     if not path.exists():
         raise UnreadableWeights(f"{path}: there is no such file or folder. Check the path")
@@ -56,6 +58,7 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
     for known in formats:
         if known.recognises(path, content):
             found: ForeignWeights = known.read(path, content, corrections or {})
+            found.notes += in_float32(found.tensors, path)
             return found
     if content is None:
         inside = listed(sorted(entry.name for entry in path.iterdir()))

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 from models_zoo.weights import FORMATS
 from models_zoo.weights._aliases import ALIASES, DEAD
-from models_zoo.weights._base import (
+from models_zoo.weights.base import (
     ForeignWeights,
     Format,
     MissingSettings,
@@ -37,7 +38,7 @@ DECODERS = {  # where a network has decoders, and how ours call them
 POSE_HEADS = {"decoders.pose.": "decoder."}  # the successor's name -> ours
 LEARNED_INTRINSICS = ("decoders.focal.", "decoders.offset.")
 OFF = {"learn_K": False}  # options of networks that this zoo lacks, and the value with which nothing is lost
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 LEGACY_SAMPLING = (
     "trainer.legacy_sampling: true, because that code sampled up to half a pixel off in training, and its weights"
     " expect it; depth itself does not depend on it"

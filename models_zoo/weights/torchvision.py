@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from models_zoo.weights import FORMATS
-from models_zoo.weights._base import (
+from models_zoo.weights._resnets import RESNETS, architecture
+from models_zoo.weights.base import (
     ForeignWeights,
     Format,
     UnreadableWeights,
@@ -21,7 +22,6 @@ from models_zoo.weights._base import (
     tensors_of,
     without_classifier,
 )
-from models_zoo.weights._resnets import RESNETS, architecture
 
 
 @FORMATS.register("torchvision")

@@ -41,7 +41,7 @@ def build(name: str, changes: Mapping[str, Any] | None = None, **trainer: Any) -
         "net": {net: {"pretrained": False} for net, kwargs in sections["net"].items() if kwargs is not None},
         "loss": {loss: {"automask_noise": 0} for loss in WITH_NOISE if sections["loss"].get(loss)},
         "dataset": {"type": "synthetic", "size": [WIDTH, HEIGHT]},
-        "trainer": {"channels_last": False, **DEPTHS, **trainer},
+        "trainer": {**DEPTHS, **trainer},
     }
     settings = merge(settings, {"net": {"depth": {"enc_name": "resnet18"}}})
     cfg = load_config(FOLDER / f"{name}.yaml", DEFAULT, overrides=[settings, changes or {}])

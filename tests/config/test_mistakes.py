@@ -124,7 +124,7 @@ MISTAKES = [
      "must predict; add net.pose or use [0]"),
     ("net: {pose: ~}\ndataset: {supp_idxs: ~}",
      "default.yaml:5: loss.img_recon: needs support frames: set dataset.supp_idxs, e.g. [-1, "
-     "1]; or remove the loss with `img_recon: ~`"),
+     "1], and add net.pose for offsets other than 0; or remove the loss with `img_recon: ~`"),
     ("loss: {stereo_const: {}}",
      "x.yaml:1: loss.stereo_const: needs a virtual stereo view: set net.depth.use_*"),
     ("loss: {stereo_const: {}}\nnet: {depth: {use_virtual_stereo: true}}",

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests.losses.scenes import SIZE, random_autoencoder, stereo_scene
-from trainer._crosschecks import CAPABILITIES
-from trainer._needs import REMEDIES
+from trainer._needs import NEEDS
 from trainer.losses import LOSSES
 
 
@@ -100,8 +99,7 @@ def test_needs_are_known_and_the_class_foretells_those_of_the_instance(name, kwa
     kind, needs = LOSSES.get(name), created(name, **kwargs).needs
     foretold = kind.needs_with(kwargs) if hasattr(kind, "needs_with") else kind.needs
     assert needs == foretold
-    assert needs <= REMEDIES.keys()
-    assert needs <= CAPABILITIES.keys()
+    assert needs <= NEEDS.keys()
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

@@ -15,10 +15,10 @@ from torch import Tensor
 import models_zoo
 from models_zoo.weights import FORMATS, is_foreign, read_foreign
 from models_zoo.weights._aliases import ALIASES
-from models_zoo.weights._base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights, listed
-from models_zoo.weights._fit import compare, fit, wrong_statistics
 from models_zoo.weights._resnets import RESNETS, architecture
+from models_zoo.weights.base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights, listed
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
+from trainer._fit import compare, fit, wrong_statistics
 
 DECODERS = ("monodepth", "hrdepth", "cadepth", "diffnet", "superdepth", "ddvnet")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -358,7 +358,7 @@ def test_what_cannot_be_read_or_recognised_is_said(tmp_path: Path) -> None:
             read_foreign(path)
     whole = save(lightning_checkpoint({"depth": {}}), path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UnreadableWeights, match="damaged, or not a PyTorch file"):
+    with pytest.raises(UnreadableWeights, match="damaged, no PyTorch file, or refused"):
         read_foreign(path)
     with pytest.raises(UnreadableWeights) as caught:
         read_foreign(save({"model": {}, "args": {}}, path))

@@ -155,9 +155,8 @@ class Synthetic(DepthDataset):
     def _hints(self, depth: NDArray[Any], background: NDArray[Any], right: bool) -> NDArray[Any]:
         """Depth (h w) in metres as stereo matching would know it: in units, 0 outside of the partner's image."""
         hints = np.where(background, 0, depth / METRES_PER_UNIT)
-        shift = (
-            self._K[0, 0] * STEREO_BASELINE_UNITS / np.maximum(hints, 1e-6)
-        )  # pixels, to the left in the right image
+        # In pixels; what the left camera sees stands further left in the right image.
+        shift = self._K[0, 0] * STEREO_BASELINE_UNITS / np.maximum(hints, 1e-6)
         matched = np.arange(depth.shape[1]) + (shift if right else -shift)
         return np.where((matched >= 0) & (matched <= depth.shape[1] - 1), hints, 0)
 

@@ -25,13 +25,19 @@ class Fit:
 def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequence[str] = ()) -> Fit:
     """Match the weights of a file with those of the networks they shall start.
 
-    Every network, or part of one, that the file holds must fit completely. Networks that it does not hold keep what
-    they have. An encoder that comes alone is handed to every network with an encoder of the same architecture.
+    Every network, or part of one, that both have must fit completely. Networks that the file does not hold keep what
+    they have, those that nobody built are left out. An encoder that comes alone is handed to every network with an
+    encoder of the same architecture.
     """
+    networks = list(dict.fromkeys(map(_network, built)))
+    unused = sorted({_network(name) for name in saved} - set(networks))
+    notes = [f"net.{net}: in the file, but this run has none" for net in unused]
+    if any(_network(name) in networks for name in saved):
+        saved = {name: tensor for name, tensor in saved.items() if _network(name) in networks}
     held = {_network(name) for name in saved}
-    lacking = [net for net in dict.fromkeys(map(_network, built)) if net not in held]
+    lacking = [net for net in networks if net not in held]
     tensors = dict(saved)
-    notes, spread = [], []
+    spread = []
     for part in parts:
         net, _, rest = part.partition(".")
         if net in held and rest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -66,11 +67,14 @@ def unpickle(path: Path) -> Any:
 
     Raises UnreadableWeights otherwise: nothing in the file is run.
     """
+    if (broken := _broken_record(path)) is not None:
+        raise UnreadableWeights(
+            f"{path}: damaged: {broken} is not what was written. Copy or download it again"
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about the protocol of the pickle, whose content is judged anyway
+            # About the protocol of the pickle, whose content is judged anyway.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UnreadableWeights(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -83,8 +87,31 @@ def unpickle(path: Path) -> Any:
                 " state dict and the hyper-parameters again, as plain dicts of tensors, numbers and text"
             ) from error
         raise UnreadableWeights(
-            f"{path}: damaged, or not a PyTorch file ({_first_line(error)}). Copy or download it again"
+            f"{path}: damaged, no PyTorch file, or refused for holding more than tensors ({_first_line(error)})."
+            " Nothing in it was run. Copy or download it again"
         ) from error
+
+
+def _broken_record(path: Path) -> str | None:
+    """Name of the first record of a zip archive whose checksum is wrong, which torch does not look at; else None."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile):
+        return None  # no archive, or one that torch will complain about
+
+
+def in_float32(tensors: dict[str, Tensor], path: Path) -> list[str]:
+    """Widen or narrow floating-point weights to float32; return a note if any were others.
+
+    Raises UnreadableWeights when one is NaN or infinite.
+    """
+    others = [name for name, t in tensors.items() if t.is_floating_point() and t.dtype != torch.float32]
+    tensors |= {name: tensors[name].float() for name in others}
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise UnreadableWeights(f"{path}: {len(broken)} weights are NaN or infinite: {listed(broken)}")
+    return [f"{len(others)} weights were stored in other formats and are float32 now"] if others else []
 
 
 def tensors_of(state: Mapping[Any, Any], path: Path, place: str = "") -> dict[str, Tensor]:
