@@ -80,11 +80,9 @@ def _leave(code: int) -> None:
 
 def _summary(job: Run) -> dict[str, str]:
     state, folder, monitor = job.loop.state, job.folder, job.loop.settings.monitor
-    best = (
-        "none: nothing was validated"
-        if state.best is None
-        else f"{state.best:.4g} (epoch {state.best_epoch})"
-    )
+    best = "none: nothing was validated"
+    if state.best is not None and state.best_epoch is not None:
+        best = f"{state.best:.4g} (epoch {state.best_epoch + 1})"
     return {
         f"best {monitor}": best,
         "steps": str(state.position.step),

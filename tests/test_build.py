@@ -6,11 +6,13 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+from torch import nn
 
 from tests.world import ROOT
-from trainer.build import build_dataset, build_loader, build_networks
+from trainer.build import build_dataset, build_loader, build_networks, build_objective
 from trainer.checks import check_monitors
 from trainer.config import Config, load_config
+from trainer.losses import LOSSES
 from trainer.types import UserError
 
 SMALL = ("net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t", "dataset.size=[96,64]")
@@ -36,6 +38,26 @@ def test_networks_that_a_checkpoint_lacks_still_get_their_pretrained_weights(mon
     cfg = config("net.depth.pretrained=true", "net.pose.pretrained=true")
     with pytest.raises(UserError, match=r"net\.pose: The pretrained weights of the encoder resnet10t"):
         build_networks(cfg, given=["depth"])
+
+
+def test_all_weights_that_cannot_be_had_are_told_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cfg = config("net.depth.pretrained=true", "net.pose.pretrained=true")
+    with pytest.raises(
+        UserError, match=r"set net\.depth\.pretrained: false[\s\S]*set net\.pose\.pretrained: false"
+    ):
+        build_networks(cfg)
+
+
+def test_an_argument_that_a_loss_refuses_is_the_users_mistake(monkeypatch) -> None:
+    class Picky(nn.Module):
+        def __init__(self, eps: float = 1.0):
+            raise ValueError(f"eps must be above 0, got {eps}")
+
+    monkeypatch.setitem(LOSSES._entries, "disp_smooth", Picky)
+    cfg = config("loss.disp_smooth.eps=-1", "loss.disp_smooth.use_edges=~")
+    with pytest.raises(UserError, match=r"loss: eps must be above 0, got -1"):
+        build_objective(cfg)
 
 
 def loader(cfg: Config, mode: str, world: int) -> Any:

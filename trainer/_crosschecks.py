@@ -72,6 +72,12 @@ def _motion(facts: Facts, config: Resolved, report: Report) -> None:
     if frames and not _has(report, "net", "pose"):
         lack = "has frames in time, whose motion net.pose must predict; add net.pose or use [0]"
         report.wrong(path, f"{list(facts.supp_idxs)} {lack}")
+    if facts.virtual_stereo and facts.supp_idxs and 0 not in facts.supp_idxs:
+        report.wrong(
+            ("net", "depth", "use_virtual_stereo"),
+            "predicts the view of the stereo partner, which is not among dataset.supp_idxs"
+            f" {list(facts.supp_idxs)}; add 0 to them, or set it to false",
+        )
     if "pose" in facts.networks and not frames:
         unused = f"dataset.supp_idxs {list(facts.supp_idxs)} has no frame in time"
         config.warnings.append(f"net.pose is never used: {unused}")
@@ -103,7 +109,8 @@ def _masks(facts: Facts, config: Resolved, report: Report) -> None:
         )
     for name, kwargs in config.loss.items():
         wanted = kwargs.get("mask_name")
-        if wanted and "depth" in config.net and wanted != mask:
+        refused = mask is None and _has(report, "net", "depth", "mask_name")  # told there
+        if wanted and "depth" in config.net and wanted != mask and not refused:
             have = show(mask)
             report.wrong(
                 ("loss", name, "mask_name"), f"{wanted!r} must equal net.depth.mask_name, which is {have}"

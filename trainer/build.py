@@ -43,35 +43,51 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
     A pose network that no support would ask is left out. `given` names the networks whose weights come from a
     checkpoint: nothing is fetched for them, whatever the YAML says.
     """
-    networks = {}
+    networks: dict[str, nn.Module] = {}
+    problems = []
     for name, kwargs in cfg.net.items():
         if name in UNUSED_WITHOUT_VIDEO and not any(cfg.supp_idxs):
             continue
+        if name in given and "pretrained" in kwargs:
+            kwargs = {**kwargs, "pretrained": False}
         try:
-            if name in given and "pretrained" in kwargs:
-                kwargs = {**kwargs, "pretrained": False}
             networks[name] = models_zoo.create(name, **kwargs)
         except (ValueError, models_zoo.PretrainedUnavailable) as error:
-            raise UserError(f"net.{name}: {error}") from error
+            problems.append(f"net.{name}: {error}".replace("net.<network>", f"net.{name}"))
+    if problems:
+        raise UserError("\n".join(problems))
     return networks
 
 
+def build_losses(cfg: Config) -> dict[str, nn.Module]:
+    """Build the losses of `loss:` by name, in their order. Raises UserError for arguments that a loss refuses."""
+    try:
+        return {
+            name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
+            for name, kwargs in cfg.loss.items()
+        }
+    except ValueError as error:
+        raise UserError(f"loss: {error}") from error
+
+
 def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
-    """Build networks and losses into the one module that the loop trains; `given` as in `build_networks`."""
-    weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
-    losses = {
-        name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
-        for name, kwargs in cfg.loss.items()
-    }
-    return Objective(
-        networks=build_networks(cfg, given),
-        losses=losses,
-        weights=weights,
-        supp_idxs=cfg.supp_idxs,
-        min_depth=cfg.trainer.min_depth,
-        max_depth=cfg.trainer.max_depth,
-        legacy_sampling=cfg.trainer.legacy_sampling,
-    )
+    """Build networks and losses into the one module that the loop trains; `given` as in `build_networks`.
+
+    Raises UserError for what cannot be built, and for losses that need what networks and data do not give.
+    """
+    losses, networks = build_losses(cfg), build_networks(cfg, given)
+    try:
+        return Objective(
+            networks=networks,
+            losses=losses,
+            weights={name: kwargs["weight"] for name, kwargs in cfg.loss.items()},
+            supp_idxs=cfg.supp_idxs,
+            min_depth=cfg.trainer.min_depth,
+            max_depth=cfg.trainer.max_depth,
+            legacy_sampling=cfg.trainer.legacy_sampling,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:
@@ -131,8 +147,9 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             )
         ],
     )
-    # What torch says once where all are used after all.
+    # What torch says once where all are used after all, and of an argument that Accelerate passes on.
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
     distributed.check_world(accelerator)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(

@@ -125,6 +125,9 @@ MISTAKES = [
     ("net: {pose: ~}\ndataset: {supp_idxs: ~}",
      "default.yaml:5: loss.img_recon: needs support frames: set dataset.supp_idxs, e.g. [-1, "
      "1], and add net.pose for offsets other than 0; or remove the loss with `img_recon: ~`"),
+    ("net: {depth: {use_virtual_stereo: true}}",
+     "x.yaml:1: net.depth.use_virtual_stereo: predicts the view of the stereo partner, which is not "
+     "among dataset.supp_idxs [-1, 1]; add 0 to them, or set it to false"),
     ("loss: {stereo_const: {}}",
      "x.yaml:1: loss.stereo_const: needs a virtual stereo view: set net.depth.use_*"),
     ("loss: {stereo_const: {}}\nnet: {depth: {use_virtual_stereo: true}}",

@@ -197,7 +197,7 @@ def test_a_wrong_channel_count_is_named():
         ({"enc_name": "resnet18.nonesuch"}, "no weights tagged 'nonesuch' for resnet18.*tv_in1k"),
         ({"dec_name": "monodepht"}, "'monodepht' is not a decoder. Did you mean 'monodepth'"),
         ({"mask_name": "uncertainity", "num_ch_mask": 2}, "Did you mean 'uncertainty'"),
-        ({"mask_name": "explainability"}, "num_ch_mask is None.*number of support frames"),
+        ({"mask_name": "explainability"}, "num_ch_mask is null.*number of support frames"),
         ({"mask_name": "explainability", "num_ch_mask": 0}, "num_ch_mask is 0"),
         ({"out_scales": [0, 4]}, r"holds \[4\]; choose from \[0, 1, 2, 3\]"),
         ({"out_scales": [0, 0]}, "names a scale twice"),
