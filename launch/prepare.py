@@ -1,8 +1,11 @@
-"""Make data sets: for now synthetic drives, stored as KITTI raw recordings.
+"""Prepare data: look over KITTI, convert it, make depth hints, evaluation targets, synthetic drives, frames of videos.
 
-    prepare synthetic --out DIR --drives N --frames M --size 1242x375 --seed S --format png --annotated
+    prepare kitti check        what is there, what is missing, per split
+    prepare lmdb | jpeg        KITTI as LMDB databases; its PNG pictures as JPEG
+    prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
+    prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
 
-The same command continues a recording that was stopped.
+The same command continues what was stopped. Exit code 1: done, but some inputs were missing or broken; they are named.
 """
 
 from __future__ import annotations
@@ -15,85 +18,38 @@ from pathlib import Path
 if not __package__:  # run as a file: make the project importable without installing it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from launch import (
+    _prepare_hints,
+    _prepare_jpeg,
+    _prepare_kitti,
+    _prepare_lmdb,
+    _prepare_synthetic,
+    _prepare_targets,
+    _prepare_video,
+)
 from launch._cli import guarded
+
+JOBS = (
+    _prepare_kitti, _prepare_lmdb, _prepare_jpeg, _prepare_hints, _prepare_targets, _prepare_synthetic, _prepare_video
+)  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="prepare", description="Make data sets.")
+    """Parse the command line; the result has the function to call as `run` and its arguments."""
+    parser = argparse.ArgumentParser(prog="prepare", description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    synthetic = jobs.add_parser(
-        "synthetic",
-        help="store synthetic drives as KITTI raw recordings",
-        description="Store synthetic drives as KITTI raw recordings. The same command continues them.",
-        epilog="Example: prepare synthetic --out data/kitti_raw_sync --drives 4 --frames 100 --annotated",
-    )
-    add = synthetic.add_argument
-    flag = argparse.BooleanOptionalAction
-    add("--out", type=Path, required=True, metavar="DIR", help="new folder, or one that this command began")
-    add(
-        "--drives",
-        type=int,
-        default=4,
-        metavar="N",
-        help="number of drives, each a scene of its own (default 4)",
-    )
-    add("--frames", type=int, default=100, metavar="N", help="frames per drive (default 100)")
-    add("--size", type=_size, default=(1242, 375), metavar="WxH", help="of the pictures (default 1242x375)")
-    add("--seed", type=int, default=0, help="of all scenes (default 0)")
-    add("--format", choices=("png", "jpg"), default="png", help="of the pictures (default png)")
-    add("--lidar", action=flag, default=True, help="write LiDAR scans (default)")
-    add("--annotated", action=flag, default=False, help="write exact depth as 16-bit PNG")
-    add(
-        "--scene", choices=("road", "corridor", "mixed"), default="road", help="kind of scenes (default road)"
-    )
-    add("--motion", type=float, default=0.8, metavar="M", help="mean metres per frame (default 0.8)")
-    add("--rotation", type=float, default=1.0, metavar="DEG", help="largest angle of the camera (default 1)")
-    add(
-        "--moving-objects",
-        type=int,
-        default=0,
-        metavar="N",
-        help="cars and people on the move per drive (default 0)",
-    )
-    add(
-        "--standing",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="share of drives that stand still (default 0)",
-    )
-    add("--split", default="synthetic", metavar="NAME", help="splits/<NAME>/*_files.txt (default synthetic)")
+    for job in JOBS:
+        job.add_parser(jobs)
     return parser.parse_args(argv)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, write what is missing, say where it is; return the exit code."""
+    """Parse, do the job; return the exit code."""
     args = vars(parse(argv))
-    from tqdm import tqdm
-
-    from trainer.data._kitti_writer import KittiWriter, Recording
-
-    out = args.pop("out")
     args.pop("job")
-    writer = KittiWriter(out, Recording(**args))
-    writer.prepare()
-    missing = writer.missing()
-    total = writer.recording.drives * writer.recording.frames
-    for moment in tqdm(missing, initial=total - len(missing), total=total, unit="frame", disable=None):
-        writer.write(moment)
-    splits = out / "splits" / writer.recording.split
-    print(f"{out}: {total} frames, {len(missing)} of them new; splits in {splits}")
-    print(f"train on them with dataset.type=kitti dataset.root={out} dataset.split={writer.recording.split}")
-    return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, e.g. 1242x375")
-    return int(width), int(height)
+    code: int = args.pop("run")(**args)
+    return code
 
 
 if __name__ == "__main__":

@@ -175,8 +175,8 @@ def depth_problems(
         problems.append(f"mask_name {mask_name!r} is not a mask. {known}; null for none")
     if num_ch_mask is None or num_ch_mask < 1:
         problems.append(
-            f"num_ch_mask is {'null' if num_ch_mask is None else num_ch_mask}; with mask_name {mask_name!r} set it to the number of support "
-            "frames (len(dataset.supp_idxs)), at least 1"
+            f"num_ch_mask is {'null' if num_ch_mask is None else num_ch_mask}; with mask_name {mask_name!r} set it to"
+            " the number of support frames (len(dataset.supp_idxs)), at least 1"
         )
     able = with_trait("supports_mask")
     if dec_name in DECODERS and dec_name not in able:

@@ -84,7 +84,10 @@ def test_toys() -> None:
     assert recon.summary == "Compare images."
     assert recon.source == ""
     assert recon.facts["also called"] == "img_recon"
-    assert recon.facts["needs"] == "support frames (set dataset.supp_idxs, e.g. [-1, 1])"
+    assert (
+        recon.facts["needs"]
+        == "support frames (set dataset.supp_idxs, e.g. [-1, 1], and add net.pose for offsets other than 0)"
+    )
     assert list(recon.fields) == ["weight", "loss_name", "use_min", "mask_name"]
     assert recon.fields["loss_name"].doc == "how images are compared."
     assert "seed" not in chapters["datasets"].entries[0].fields
@@ -151,8 +154,9 @@ def test_needs_that_come_with_arguments() -> None:
         "broken": Field(bool, False),
     }
     assert needs_of(Loss, fields) == (
-        "support frames (set dataset.supp_idxs, e.g. [-1, 1]); with use_hint=true depth hints (set dataset.use_hints:"
-        " true), the loss img_recon, whose photometric error it uses (add loss.img_recon); with mask=a or mask=b"
+        "support frames (set dataset.supp_idxs, e.g. [-1, 1], and add net.pose for offsets other than 0);"
+        " with use_hint=true depth hints (set dataset.use_hints: true), the loss img_recon, whose photometric error it"
+        " uses (add loss.img_recon); with mask=a or mask=b"
         " a predicted mask (set net.depth.mask_name and net.depth.num_ch_mask)"
     )
     assert needs_of(object, {}) == ""

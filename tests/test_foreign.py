@@ -89,7 +89,7 @@ def test_a_benchmark_model_keeps_its_settings(
     weights = {key: kwargs.get("weight", 1) for key, kwargs in (losses or TRAINED_WITH["loss"]).items()}
     assert objective.weights == weights
     assert not [note for note in converted.notes if "left out" in note or "replaced" in note]
-    assert converted.config.dataset["type"] == "kitti"
+    assert converted.config.dataset["type"] == "kitti_lmdb"
     assert converted.config.optimizer["type"] == "adam"
     assert converted.config.trainer.max_epochs == 30
 
@@ -324,7 +324,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
         ({"dec_name": "monodepht"}, r"net\.depth: .*Did you mean 'monodepth'"),
         ({"odd": 1}, r"net\.depth: network 'depth' has no argument 'odd'"),
         ({"out_scales": [1, 2]}, "lacks 0"),
-        ({"mask_name": "explainability"}, "num_ch_mask is None"),
+        ({"mask_name": "explainability"}, "num_ch_mask is null"),
     ],
 )
 def test_options_of_networks_are_never_guessed(options: dict[str, Any], said: str, tmp_path: Path) -> None:

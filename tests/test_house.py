@@ -28,6 +28,7 @@ LEVELS = (
         "trainer.tracking",
         "trainer.progress",
         "trainer.evaluation",
+        "trainer.tables",
         "trainer.validation",
     ),
     ("trainer.saved",),

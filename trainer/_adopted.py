@@ -28,7 +28,6 @@ DEFAULTS: dict[str, Any] = {  # where a source says nothing, or nothing that can
 }
 # Sections of independent keys: those of a source are laid over the defaults.
 INDEPENDENT = ("loader", "trainer")
-DATASETS_ELSEWHERE = {"kitti_lmdb": "kitti"}  # the same data in another container
 PLACES = ("load_ckpt",)  # keys of `trainer` that mean a file on another machine
 
 
@@ -138,7 +137,7 @@ def _one_dataset(section: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     several = {key: value for key, value in section.items() if isinstance(value, Mapping)}
     named = [key for key in several if key not in ("train", "val", "test")]
     if named and "type" not in section:  # SlowTV: a mapping of data sets by type
-        chosen = next((key for key in named if DATASETS_ELSEWHERE.get(key, key) == "kitti"), named[0])
+        chosen = next((key for key in named if key.startswith("kitti")), named[0])
         if len(named) > 1:
             notes.append(f"dataset: of {', '.join(named)} only {chosen} is kept")
         section = {"type": chosen, **several[chosen]}
@@ -147,10 +146,7 @@ def _one_dataset(section: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         section["size"] = [shape[1], shape[0]]
         notes.append(f"dataset.size: {section['size']} [width, height], there called shape: {list(shape)}")
     told = str(section.get("type", DEFAULTS["dataset"]["type"]))
-    if told in DATASETS_ELSEWHERE:
-        section["type"] = DATASETS_ELSEWHERE[told]
-        notes.append(f"dataset.type: {told} is read as {section['type']}, the same data in ordinary files")
-    elif told not in Registries.installed().datasets:
+    if told not in Registries.installed().datasets:
         section["type"] = DEFAULTS["dataset"]["type"]
         notes.append(
             f"dataset.type: {told} is not a data set of this trainer; {section['type']} takes its place"

@@ -33,7 +33,8 @@ FIXED_ON_RESUME = (
 )
 # ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
-    r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?\w*root|dataset\.(log_time|val|test))\b"
+    r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache)"
+    r"|dataset\.(log_time|val|test))\b"
 )
 
 

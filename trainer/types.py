@@ -36,6 +36,8 @@ class Batch(TypedDict, total=False):
     depth: Tensor  # (b 1 H W) ground truth in metres, 0 = none; (H, W) is its own resolution
     depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = none
     Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, where a dataset knows it
+    K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, where a dataset knows them
+    edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, where a dataset knows them
     index: Tensor  # (b,) dataset index, int64
     load_ms: Tensor  # (b, len(DATA_STAGES)) milliseconds spent on the item, when `dataset.log_time`
 

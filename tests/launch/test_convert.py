@@ -48,7 +48,6 @@ def test_a_lightning_checkpoint_is_told_about(tmp_path: Path, capsys: pytest.Cap
         r"  pose: .*enc_name resnet10t",
         r"dropped: second names of weights of hrdepth: 71 \(nets\.depth\.decoders\.disp\.decoder\.0.*, \.\.\.\)",
         r"note: trainer\.legacy_sampling: true, because",
-        r"note: dataset\.type: kitti_lmdb is read as kitti",
         rf"saved: {re.escape(str(target))}",
         rf"  evaluate --ckpt {re.escape(str(target))} -c cfg/eval/kitti_eigen\.yaml",
         rf"  train .* --set trainer\.load_ckpt={re.escape(str(target))}",

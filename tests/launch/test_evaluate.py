@@ -29,6 +29,9 @@ SMALL = {
 }
 
 
+CPU_X2 = ("-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu_x2.yaml")
+
+
 def write_run(folder: Path, supp_idxs: list[int], **changes) -> Path:
     """Write a run folder with an untrained network and return it."""
     cfg_files = [ROOT / "cfg/synthetic/default.yaml", ROOT / "cfg/synthetic/monodepth2_M.yaml"]
@@ -242,11 +245,11 @@ def test_help_names_every_choice(capsys):
         assert name in out
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "cfg" / "eval").glob("*.yaml")))
-def test_shipped_overrides_are_valid_changes(run, name):
+@pytest.mark.parametrize("path", sorted((ROOT / "cfg").glob("e[vx]*/*.yaml")), ids=str)
+def test_shipped_overrides_are_valid_changes(run, path):
     from launch._evaluate import changed_config
 
-    cfg = changed_config(json.loads(_metadata(run)["hparams"])["config"], [ROOT / "cfg" / "eval" / name], [])
+    cfg = changed_config(json.loads(_metadata(run)["hparams"])["config"], [path], [])
     _, kwargs = cfg.dataset_kwargs("test")
     assert list(kwargs["size"]) == [96, 64]
 

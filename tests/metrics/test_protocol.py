@@ -64,6 +64,73 @@ def test_description_holds_all_that_a_reader_needs():
     assert told["metrics"]["eigen"]["higher_is_better"] == ["d1", "d2", "d3"]
 
 
+def test_crop_of_nyu():
+    box = CROPS["nyu"].box(480, 640)
+    assert (box[0].start, box[0].stop, box[1].start, box[1].stop) == (45, 471, 41, 601)
+
+
+def test_sets_stand_beside_each_other_and_share_what_they_agree_on():
+    protocol = DepthProtocol(["eigen", "benchmark"], "none", "none")
+    assert protocol.keys.count("rmse") == 1
+    row = protocol.score_image(np.array([[3.0, 4.0]]), np.array([[2.0, 4.0]]))
+    assert row == pytest.approx(
+        {**row, "pixels": 2, "factor": 1, "abs_rel": 0.25, "abs_rel_pct": 25, "mae": 0.5}
+    )
+    assert list(row) == ["pixels", "factor", *protocol.keys]
+
+
+def test_the_benchmark_alone_has_a_headline():
+    protocol = DepthProtocol(["benchmark"], "none", "none")
+    assert protocol.abs_rel({"abs_rel_pct": 12.5}) == pytest.approx(0.125)
+
+
+def test_a_key_with_two_units_is_refused(monkeypatch):
+    from trainer.metrics import METRICS, Metric, MetricSet
+
+    class Feet(MetricSet):
+        version = 1
+        metrics = (Metric("rmse", "ft"),)
+
+        def compute(self, pred, truth):
+            return {"rmse": 0.0}
+
+    monkeypatch.setitem(METRICS._entries, "feet", Feet)
+    with pytest.raises(UserError, match=r"'feet' means another 'rmse' \(ft\)"):
+        DepthProtocol(["eigen", "feet"], "none", "none")
+
+
+def test_a_key_with_two_values_is_no_number(monkeypatch):
+    from trainer.metrics import METRICS, Metric, MetricSet
+
+    class Other(MetricSet):
+        version = 1
+        metrics = (Metric("rmse", "m"),)
+
+        def compute(self, pred, truth):
+            return {"rmse": -1.0}
+
+    monkeypatch.setitem(METRICS._entries, "other", Other)
+    with pytest.raises(ValueError, match="two metric sets give 'rmse'"):
+        DepthProtocol(["eigen", "other"], "none", "none").score(np.ones(2), np.ones(2))
+
+
+def test_edges_are_aligned_and_scored_for_themselves():
+    truth = np.array([[2.0, 2.0, 2.0, 10.0]])
+    pred = np.array([[1.0, 1.0, 1.0, 10.0]])
+    edges = np.array([[False, False, False, True]])
+    row = DepthProtocol(["eigen"], "median", "none").score_image(pred, truth, edges=edges)
+    assert (row["factor"], row["abs_rel"]) == (2, pytest.approx(0.25))
+    assert (row["factor_edges"], row["abs_rel_edges"], row["pixels_edges"]) == (1, 0, 1)
+    assert not set(DepthProtocol(["eigen"], "median", "none").score_image(pred, truth)) & {"abs_rel_edges"}
+
+
+def test_zero_in_a_prediction_counts_as_the_least_depth():
+    row = DepthProtocol(["eigen"], "lsqr_disp", "none", 0.5).score_image(
+        np.array([[0.0, 4.0, 2.0]]), np.array([[1.0, 4, 2]])
+    )
+    assert np.isfinite(list(row.values())).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -43,8 +43,8 @@ class Calibration:
 def read_calibration(folder: Path) -> Calibration:
     """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt of a date folder. Raises DataError."""
     cameras, lidar = folder / "calib_cam_to_cam.txt", folder / "calib_velo_to_cam.txt"
-    values = _read_values(cameras)
-    velo = _read_values(lidar)
+    values = read_numbers(cameras)
+    velo = read_numbers(lidar)
     widths = {c: _take(values, f"S_rect_0{c}", (2,), cameras) for c in (2, 3)}
     return Calibration(
         sizes={c: (int(w), int(h)) for c, (w, h) in widths.items()},
@@ -70,13 +70,16 @@ def read_points(path: str) -> Array:
     return np.frombuffer(content, dtype="<f4").reshape(-1, 4)
 
 
-def project_points(points: Array, projection: Array, size: tuple[int, int]) -> NDArray[np.float32]:
+def project_points(
+    points: Array, projection: Array, size: tuple[int, int], forward: bool = False
+) -> NDArray[np.float32]:
     """Draw LiDAR points into a depth map: metres along the optical axis, 0 = none, the nearest point wins.
 
     Args:
         points: (n 3+) x, y, z in metres, x forward; points behind the LiDAR or the camera are dropped.
         projection: (3 4) of `Calibration.velodyne_to_pixels`.
         size: (width, height) of the map.
+        forward: give metres ahead of the LiDAR instead, as the targets of Eigen et al. (arXiv:1406.2283) have them.
 
     Returns (height width). Pixels are round(u) - 1, round(v) - 1 as in KITTI's development kit, which
     counts them from 1.
@@ -84,18 +87,22 @@ def project_points(points: Array, projection: Array, size: tuple[int, int]) -> N
     width, height = size
     ahead = points[points[:, 0] >= 0, :3].astype(np.float64)
     q = ahead @ projection[:, :3].T + projection[:, 3]
-    q = q[q[:, 2] > 0]
+    before = q[:, 2] > 0
+    ahead, q = ahead[before], q[before]
     z = q[:, 2]
+    values = ahead[:, 0] if forward else z
     u = np.round(q[:, 0] / z) - 1
     v = np.round(q[:, 1] / z) - 1
     seen = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     nearest = np.full((height, width), np.inf, dtype=np.float32)
-    np.minimum.at(nearest, (v[seen].astype(np.intp), u[seen].astype(np.intp)), z[seen].astype(np.float32))
+    np.minimum.at(
+        nearest, (v[seen].astype(np.intp), u[seen].astype(np.intp)), values[seen].astype(np.float32)
+    )
     nearest[np.isinf(nearest)] = 0
     return nearest
 
 
-def _read_values(path: Path) -> dict[str, list[float]]:
+def read_numbers(path: Path) -> dict[str, list[float]]:
     """Read lines `key: number number ...`; lines with anything else behind the colon (dates) are left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

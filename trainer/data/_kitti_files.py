@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
-from models_zoo.registry import did_you_mean
+from numpy.typing import NDArray
+
+from trainer.data._kitti_calib import Calibration, read_calibration, read_points
+from trainer.data._kitti_hints import read_hints
+from trainer.data.base import DataError
 from trainer.types import UserError
 
-RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
-DEPTH_NAMES = ("kitti_depth_benchmark", "depth_benchmark", "kitti_depth")
-_SPLIT_FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the raw folder
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
 _SIDES = {"l": 2, "r": 3}
 _LISTED = 20  # bad lines that a report names one by one
@@ -72,46 +73,47 @@ def _parse(row: str, place: str) -> Line:
     return Line(place, None, f'{place}: {row.strip()!r} : expected "<date>/<drive> <frame> <l|r>"')
 
 
-def find_split(raw: Path, split: str, mode: str) -> Path:
-    """Find `<split>/<mode>_files.txt` in the splits folder in or beside the raw folder.
+class Recordings(Protocol):
+    """Where KITTI's pictures, scans and depth maps lie, and how they are read; files are one way, databases another.
 
-    Raises UserError naming the places looked at, and the splits that are there.
+    A place is a string for messages that `open` takes; None = there is no such frame. What cannot be read raises
+    DataError naming it.
     """
-    folders = [Path(os.path.normpath(raw / folder)) for folder in _SPLIT_FOLDERS]
-    for folder in folders:
-        path = folder / split / f"{mode}_files.txt"
-        if path.is_file():
-            return path
-    known = {
-        f"{found.parent.name} ({found.name})" for folder in folders for found in folder.glob("*/*_files.txt")
-    }
-    raise UserError(
-        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
-        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
-    )
 
-
-def holds_drives(folder: Path) -> bool:
-    """Tell whether `folder` is a KITTI raw folder: date folders with drives or calibration files in them."""
-    return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")) or any(folder.glob("*/calib_cam_to_cam.txt"))
-
-
-def holds_annotated_depth(folder: Path) -> bool:
-    """Tell whether `folder` holds annotated depth, by date or as the official archive (train, val)."""
-    return any(folder.glob("*/*_drive_*/proj_depth"))
+    def frames(self) -> Iterator[Frame]: ...
+    def image_folder(self, frame: Frame) -> str: ...
+    def image(self, frame: Frame) -> str | None: ...
+    def velodyne(self, frame: Frame) -> str | None: ...
+    def annotated_depth(self, frame: Frame) -> str | None: ...
+    def hint(self, frame: Frame) -> str | None: ...
+    def is_empty(self, folder: str) -> bool: ...
+    def open(self, place: str) -> str | IO[bytes]: ...
+    def read_points(self, place: str) -> NDArray[Any]: ...
+    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]: ...
+    def read_calibration(self, date: str) -> Calibration: ...
 
 
 class Listing:
-    """The files of a KITTI raw folder and its annotated depth; each folder is read once, when first needed.
+    """The files of a KITTI raw folder, its annotated depth and hints; each folder is read once, when first needed.
 
     Paths are strings: a start-up check asks for some 160,000 of them, and `pathlib` would take most of its
     time.
     """
 
-    def __init__(self, raw: Path, annotated: Path | None = None):
+    def __init__(self, raw: Path, annotated: Path | None = None, hints: Path | None = None):
         self.raw = raw
         self.annotated = annotated
+        self.hints = hints
         self._suffixes: dict[str, dict[int, str]] = {}
+
+    def frames(self) -> Iterator[Frame]:
+        """All pictures of both cameras, drive by drive."""
+        for drive in sorted(self.raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")):
+            for camera in _SIDES.values():
+                some = Frame(f"{drive.parent.name}/{drive.name}", 0, camera)
+                self.image(some)
+                numbers = self._suffixes[self.image_folder(some)]
+                yield from (some._replace(number=number) for number in sorted(numbers))
 
     def image_folder(self, frame: Frame) -> str:
         """Folder of the pictures of that drive and camera."""
@@ -136,6 +138,28 @@ class Listing:
             if path is not None:
                 return path
         return None
+
+    def hint(self, frame: Frame) -> str | None:
+        """Path of the depth hints (Watson et al., arXiv:1909.09051), or None."""
+        if self.hints is None:
+            return None
+        return self._find(f"{self.hints}/{frame.drive}/image_0{frame.camera}", frame.number, (".npy",))
+
+    def open(self, place: str) -> str:
+        """Give what PIL can open: the path itself."""
+        return place
+
+    def read_points(self, place: str) -> NDArray[Any]:
+        """Read a LiDAR scan (n 4). Raises DataError."""
+        return read_points(place)
+
+    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
+        """Read depth hints (h w) of `size` (w, h). Raises DataError."""
+        return read_hints(place, size)
+
+    def read_calibration(self, date: str) -> Calibration:
+        """Read the calibration files of a date. Raises DataError."""
+        return read_calibration(self.raw / date)
 
     def is_empty(self, folder: str) -> bool:
         """Tell whether a folder that was searched before holds no frame at all."""
@@ -163,24 +187,29 @@ def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Listing) -> list[str]:
-    """List bad lines, and targets and supports that are not on disk; an absent folder counts as one."""
+def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordings) -> list[str]:
+    """List bad lines, and targets and supports that are not there; an absent or broken folder counts as one."""
     problems = [line.problem for line in lines if line.frame is None]
     absent: dict[str, int] = {}
+    broken: dict[str, None] = {}
     missing: list[str] = []
     for line in lines:
         if line.frame is None:
             continue
         supports = [(f"support {offset:+d}", line.frame.support(offset)) for offset in offsets]
         for role, frame in [("target", line.frame), *supports]:
-            if listing.image(frame) is not None:
+            try:
+                if listing.image(frame) is not None:
+                    continue
+            except DataError as error:
+                broken[str(error)] = None
                 continue
             folder = listing.image_folder(frame)
             if listing.is_empty(folder):
                 absent[folder] = absent.get(folder, 0) + 1
             else:
                 missing.append(f"{line.place}: {role} {frame.stem} is missing: no .png or .jpg in {folder}")
-    problems = _capped(problems, "bad lines")
+    problems = _capped(problems, "bad lines") + list(broken)
     problems += [
         f"{folder} does not exist or is empty: {n} frames are missing" for folder, n in absent.items()
     ]

@@ -53,6 +53,8 @@ class RawItem:
     depth: NDArray[Any] | None = None  # (H W) metres, 0 = none
     Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
     hints: NDArray[Any] | None = None  # (h w) proxy depth in units of the 0.1 baseline, 0 = none
+    K_depth: NDArray[Any] | None = None  # (3 3) intrinsics in pixels of `depth`, where they are known
+    edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
 
     def mirrored(self) -> RawItem:
         """Exchange left and right. Arrays are copied; supports keep their places.
@@ -60,7 +62,9 @@ class RawItem:
         x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
         and the principal point moves to w - 1 - cx, pixel centres being integers.
         """
-        K = flip_intrinsics(torch.tensor(self.K), self.target.shape[1]).numpy()
+        K, K_depth = flip_intrinsics(torch.tensor(self.K), self.target.shape[1]).numpy(), None
+        if self.K_depth is not None and self.depth is not None:
+            K_depth = flip_intrinsics(torch.tensor(self.K_depth), self.depth.shape[1]).numpy()
         return RawItem(
             target=self.target[:, ::-1].copy(),
             supports=[support[:, ::-1].copy() for support in self.supports],
@@ -69,6 +73,8 @@ class RawItem:
             depth=None if self.depth is None else self.depth[:, ::-1].copy(),
             Ts_true=None if self.Ts_true is None else self.Ts_true * _MIRROR,
             hints=None if self.hints is None else self.hints[:, ::-1].copy(),
+            K_depth=K_depth,
+            edges=None if self.edges is None else self.edges[:, ::-1].copy(),
         )
 
 
@@ -198,6 +204,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
                 item["depth_hints"] = _float_tensor(raw.hints)[None]
             if raw.Ts_true is not None:
                 item["Ts_true"] = _float_tensor(raw.Ts_true)
+            if raw.K_depth is not None:
+                item["K_depth"] = _float_tensor(raw.K_depth)
+            if raw.edges is not None:
+                item["edges"] = _float_tensor(raw.edges)[None]
         if self.use_aug:  # always both keys, changed or not: items of one batch carry the same keys
             with self.stage("Augment"):
                 inputs = torch.from_numpy(clean if recolour is None else recolour(images))

@@ -6,29 +6,18 @@ Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as M
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data import DATASETS
-from trainer.data._kitti_calib import Calibration, project_points, read_calibration, read_points
-from trainer.data._kitti_files import (
-    DEPTH_NAMES,
-    RAW_NAMES,
-    Frame,
-    Listing,
-    check_images,
-    find_split,
-    holds_annotated_depth,
-    holds_drives,
-    read_split,
-)
-from trainer.data._kitti_hints import HINTS_NAMES, hint_path, holds_hints, read_hints
-from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data._kitti_calib import Calibration, project_points
+from trainer.data._kitti_files import Frame, Line, Listing, Recordings, check_images, read_split
+from trainer.data._kitti_places import find_annotated, find_hints, find_raw, find_split
 from trainer.data.base import DataError, DepthDataset, Mode, RawItem, checked_size, read_image
 from trainer.types import STEREO_BASELINE_UNITS, UserError
 
@@ -37,8 +26,180 @@ Intrinsics = Literal["average", "calibrated"]
 _AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
 
 
+class KittiItems(DepthDataset):
+    """Items of KITTI recordings, wherever they lie; a data set finds `listing` and `lines` and says so to `_attach`.
+
+    Args:
+        use_benchmark: annotated depth instead of projected LiDAR scans.
+        depth_size: (width, height) of the depth maps; null = size of the recording.
+        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
+
+    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    """
+
+    raw: Path
+    split_file: Path
+    lines: list[Line]
+    listing: Recordings
+
+    def __init__(
+        self,
+        use_benchmark: bool,
+        depth_size: tuple[int, int] | None,
+        intrinsics: Intrinsics,
+        *options: Any,
+    ):
+        super().__init__(*options)
+        if intrinsics not in get_args(Intrinsics):
+            known = ", ".join(get_args(Intrinsics))
+            raise UserError(f"dataset.intrinsics {intrinsics!r} is not one of {known}")
+        self.intrinsics = intrinsics
+        self.use_benchmark = use_benchmark
+        self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
+        self._calibrations: dict[str, Calibration] = {}
+        self._broken: set[str] = set()  # what could not even be looked up
+
+    def _attach(self, raw: Path, split: str, split_file: str | None) -> None:
+        """Read the split file that belongs to the recordings in `raw`."""
+        self.raw = raw
+        self.split_file = Path(split_file) if split_file else find_split(raw, split, self.mode)
+        self.lines = read_split(self.split_file)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def describe(self, index: int) -> str:
+        """`<date>/<drive>/image_0<camera>/<10 digits>`, or the place of a bad line."""
+        line = self.lines[index]
+        return line.place if line.frame is None else line.frame.stem
+
+    def check(self) -> list[str]:
+        """List bad split lines, targets, supports and hints that are not on disk, unreadable calibration files."""
+        problems = check_images(self.lines, self.supp_idxs, self.listing) + self._hint_problems()
+        calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
+        problems += [problem for problem in calibration if problem]
+        if self.use_depth:
+            self._depth_frames()
+        return problems + sorted(self._broken.difference(problems))
+
+    def notes(self) -> list[str]:
+        """Say how many frames have no ground truth."""
+        frames = [line.frame for line in self.lines if line.frame is not None]
+        without = len(frames) - len(self._depth_frames()) if self.use_depth else 0
+        if not without:
+            return []
+        kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
+        return [f"{without} of {len(frames)} items have no {kind}: their depth maps are empty"]
+
+    def load(self, index: int) -> RawItem:
+        """Read pictures, intrinsics and depth of an item. Raises DataError for a missing or broken file."""
+        line = self.lines[index]
+        if line.frame is None:
+            raise DataError(line.problem)
+        frame = line.frame
+        with self.stage("Image"):
+            target = self._image(frame, "target")
+        with self.stage("Support"):
+            supports = [self._image(frame.support(i), f"support {i:+d}") for i in self.supp_idxs]
+        with self.stage("Depth"):
+            depth = self._depth(frame) if self.use_depth else None
+            hints = self._hints(frame) if self.use_hints else None
+        T_stereo = _stereo_motion(frame.camera) if 0 in self.supp_idxs else None
+        return RawItem(target, supports, self._intrinsics(frame), T_stereo, depth, hints=hints)
+
+    def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
+        path = self.listing.image(frame)
+        if path is None:
+            folder = self.listing.image_folder(frame)
+            raise DataError(
+                f"{role} {frame.stem} is missing: no .png or .jpg in {folder}. "
+                "Complete the drive or remove the item from the split"
+            )
+        return read_image(cast("str", self.listing.open(path)), self.size)  # PIL opens files, too
+
+    def _intrinsics(self, frame: Frame) -> NDArray[Any]:
+        if self.intrinsics == "calibrated":
+            return self._calibration(frame.date).intrinsics(frame.camera, self.size)
+        return _AVERAGE_K * np.array([[self.size[0]], [self.size[1]], [1]])
+
+    def _depth_path(self, frame: Frame) -> str | None:
+        return self.listing.annotated_depth(frame) if self.use_benchmark else self.listing.velodyne(frame)
+
+    def _depth(self, frame: Frame) -> NDArray[np.float32]:
+        """Ground truth (H W) in metres; zeros where the frame has none."""
+        path = self._depth_path(frame)
+        if path is None:
+            width, height = self.depth_size or self._recorded_size(frame)
+            return np.zeros((height, width), np.float32)
+        if self.use_benchmark:
+            depth = read_depth_png(self.listing.open(path))
+        else:
+            calibration = self._calibration(frame.date)
+            projection = calibration.velodyne_to_pixels(frame.camera)
+            depth = project_points(
+                self.listing.read_points(path), projection, calibration.sizes[frame.camera]
+            )
+        return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
+
+    def _recorded_size(self, frame: Frame) -> tuple[int, int]:
+        path = self.listing.image(frame)
+        assert path is not None  # the target has just been read
+        with Image.open(self.listing.open(path)) as picture:
+            return picture.size
+
+    def _hints(self, frame: Frame) -> NDArray[np.float32]:
+        place = self.listing.hint(frame)
+        if place is None:
+            raise DataError(
+                f"{frame.stem} has no depth hints. Make those of this drive (prepare hints), or set use_hints: false"
+            )
+        return self.listing.read_hints(place, self.size)
+
+    def _calibration(self, date: str) -> Calibration:
+        if date not in self._calibrations:
+            self._calibrations[date] = self.listing.read_calibration(date)
+        return self._calibrations[date]
+
+    def _calibration_problem(self, date: str) -> str:
+        try:
+            self._calibration(date)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def _calibrated_dates(self) -> set[str]:
+        """Dates whose calibration some item needs."""
+        always = self.intrinsics == "calibrated"
+        scans = self.use_depth and not self.use_benchmark
+        if always:
+            return {line.frame.date for line in self.lines if line.frame is not None}
+        return {frame.date for frame in self._depth_frames()} if scans else set()
+
+    def _depth_frames(self) -> list[Frame]:
+        """Targets that have ground truth, readable or not."""
+        frames = (line.frame for line in self.lines if line.frame is not None)
+        return [frame for frame in frames if self._is_there(self._depth_path, frame)]
+
+    def _is_there(self, find: Callable[[Frame], str | None], frame: Frame) -> bool:
+        """Look for something; what is broken is there, and remembered for `check`."""
+        try:
+            return find(frame) is not None
+        except DataError as error:
+            self._broken.add(str(error))
+            return True
+
+    def _hint_problems(self) -> list[str]:
+        if not self.use_hints:
+            return []
+        frames = [line.frame for line in self.lines if line.frame is not None]
+        missing = [frame for frame in frames if not self._is_there(self.listing.hint, frame)]
+        if not missing:
+            return []
+        return [f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0].stem}"]
+
+
 @DATASETS.register("kitti")
-class KittiRaw(DepthDataset):
+class KittiRaw(KittiItems):
     """KITTI raw drives: stereo and temporal supports, LiDAR or annotated depth.
 
     Args:
@@ -77,145 +238,16 @@ class KittiRaw(DepthDataset):
         seed: int = 0,
     ):
         super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        if intrinsics not in get_args(Intrinsics):
-            known = ", ".join(get_args(Intrinsics))
-            raise UserError(f"dataset.intrinsics {intrinsics!r} is not one of {known}")
-        self.intrinsics = intrinsics
-        self.use_benchmark = use_benchmark
-        self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
-        self.raw = find_folder(data_roots(root), RAW_NAMES, holds_drives, "KITTI raw data", SET_A_ROOT)
-        self.split_file = Path(split_file) if split_file else find_split(self.raw, split, mode)
-        self.lines = read_split(self.split_file)
-        annotated = self._find_annotated(depth_root) if use_depth and use_benchmark else None
-        self.hints = self._find_hints(hints_root) if use_hints else None
-        self.listing = Listing(self.raw, annotated)
-        self._calibrations: dict[str, Calibration] = {}
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def describe(self, index: int) -> str:
-        """`<date>/<drive>/image_0<camera>/<10 digits>`, or the place of a bad line."""
-        line = self.lines[index]
-        return line.place if line.frame is None else line.frame.stem
-
-    def check(self) -> list[str]:
-        """List bad split lines, targets, supports and hints that are not on disk, unreadable calibration files."""
-        problems = check_images(self.lines, self.supp_idxs, self.listing) + self._hint_problems()
-        calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
-        return problems + [problem for problem in calibration if problem]
-
-    def notes(self) -> list[str]:
-        """Say how many frames have no ground truth."""
-        frames = [line.frame for line in self.lines if line.frame is not None]
-        without = sum(self._depth_path(frame) is None for frame in frames) if self.use_depth else 0
-        if not without:
-            return []
-        kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
-        return [f"{without} of {len(frames)} items have no {kind}: their depth maps are empty"]
-
-    def load(self, index: int) -> RawItem:
-        """Read pictures, intrinsics and depth of an item. Raises DataError for a missing or broken file."""
-        line = self.lines[index]
-        if line.frame is None:
-            raise DataError(line.problem)
-        frame = line.frame
-        with self.stage("Image"):
-            target = self._image(frame, "target")
-        with self.stage("Support"):
-            supports = [self._image(frame.support(i), f"support {i:+d}") for i in self.supp_idxs]
-        with self.stage("Depth"):
-            depth = self._depth(frame) if self.use_depth else None
-            hints = read_hints(hint_path(self.hints, frame), self.size) if self.hints else None
-        T_stereo = _stereo_motion(frame.camera) if 0 in self.supp_idxs else None
-        return RawItem(target, supports, self._intrinsics(frame), T_stereo, depth, hints=hints)
-
-    def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
-        path = self.listing.image(frame)
-        if path is None:
-            folder = self.listing.image_folder(frame)
-            raise DataError(
-                f"{role} {frame.stem} is missing: no .png or .jpg in {folder}. "
-                "Complete the drive or remove the item from the split"
-            )
-        return read_image(path, self.size)
-
-    def _intrinsics(self, frame: Frame) -> NDArray[Any]:
-        if self.intrinsics == "calibrated":
-            return self._calibration(frame.date).intrinsics(frame.camera, self.size)
-        return _AVERAGE_K * np.array([[self.size[0]], [self.size[1]], [1]])
-
-    def _depth_path(self, frame: Frame) -> str | None:
-        return self.listing.annotated_depth(frame) if self.use_benchmark else self.listing.velodyne(frame)
-
-    def _depth(self, frame: Frame) -> NDArray[np.float32]:
-        """Ground truth (H W) in metres; zeros where the frame has none."""
-        path = self._depth_path(frame)
-        if path is None:
-            width, height = self.depth_size or self._recorded_size(frame)
-            return np.zeros((height, width), np.float32)
-        if self.use_benchmark:
-            depth = read_depth_png(path)
-        else:
-            calibration = self._calibration(frame.date)
-            projection = calibration.velodyne_to_pixels(frame.camera)
-            depth = project_points(read_points(path), projection, calibration.sizes[frame.camera])
-        return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
-
-    def _recorded_size(self, frame: Frame) -> tuple[int, int]:
-        path = self.listing.image(frame)
-        assert path is not None  # the target has just been read
-        with Image.open(path) as picture:
-            return picture.size
-
-    def _calibration(self, date: str) -> Calibration:
-        if date not in self._calibrations:
-            self._calibrations[date] = read_calibration(self.raw / date)
-        return self._calibrations[date]
-
-    def _calibration_problem(self, date: str) -> str:
-        try:
-            self._calibration(date)
-        except DataError as error:
-            return str(error)
-        return ""
-
-    def _calibrated_dates(self) -> set[str]:
-        """Dates whose calibration some item needs."""
-        always = self.intrinsics == "calibrated"
-        scans = self.use_depth and not self.use_benchmark
-        frames = (line.frame for line in self.lines if line.frame is not None)
-        return {f.date for f in frames if always or (scans and self.listing.velodyne(f) is not None)}
-
-    def _hint_problems(self) -> list[str]:
-        if self.hints is None:
-            return []
-        frames = [line.frame for line in self.lines if line.frame is not None]
-        missing = [path for frame in frames if not (path := hint_path(self.hints, frame)).is_file()]
-        if not missing:
-            return []
-        return [
-            f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0]} is missing"
-        ]
-
-    def _find_hints(self, hints_root: str | None) -> Path:
-        option = "dataset.hints_root"
-        places = [(self.raw, "the raw folder"), (self.raw.parent, "beside it")]
-        if hints_root is not None:
-            places = data_roots(hints_root, option)
-        return find_folder(places, HINTS_NAMES, holds_hints, "Depth hints (dataset.use_hints)", option)
-
-    def _find_annotated(self, depth_root: str | None) -> Path:
-        option = "dataset.depth_root"
-        places = [(self.raw, "the raw folder"), (self.raw.parent, "beside it")]
-        if depth_root is not None:
-            places = data_roots(depth_root, option)
-        return find_folder(places, DEPTH_NAMES, holds_annotated_depth, "KITTI annotated depth", option)
+            use_benchmark, depth_size, intrinsics,
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed,
+        )  # fmt: skip
+        raw = find_raw(root)
+        self._attach(raw, split, split_file)
+        annotated = find_annotated(raw, depth_root) if use_depth and use_benchmark else None
+        self.listing = Listing(raw, annotated, find_hints(raw, hints_root) if use_hints else None)
 
 
-def read_depth_png(path: str) -> NDArray[np.float32]:
+def read_depth_png(path: str | IO[bytes]) -> NDArray[np.float32]:
     """Read a 16-bit PNG of KITTI depth: (H W) metres = value / 256, 0 = none. Raises DataError."""
     try:
         with Image.open(path) as picture:

@@ -2,6 +2,9 @@
 
 A metric set is one published evaluation protocol and one file of this package; it registers under the name
 that `evaluate --metrics` takes. The metrics watched during training are in `validation.py`.
+
+Two sets may share a key only where they mean the same number in the same unit: a key says its unit where
+another set has the same quantity in another one (`abs_rel` is a fraction, `abs_rel_pct` per cent).
 """
 
 from __future__ import annotations
@@ -20,15 +23,24 @@ METRICS = Registry("metric set", package="trainer.metrics")
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a metric set: its key in result files, its unit, and which direction is better."""
+    """One number of a metric set.
+
+    Args:
+        key: its name in result files.
+        unit: of the number.
+        higher_is_better: which direction is better.
+        legacy: its name in the result files of the KITTI benchmark (arXiv:2208.01489), with their unit and
+            formula; "" where they have no such number.
+    """
 
     key: str
     unit: str
     higher_is_better: bool = False
+    legacy: str = ""
 
 
-class MetricSet(ABC):
-    """A published set of metrics on the valid pixels of one image.
+class _Declared:
+    """What every metric set says of its numbers.
 
     `version` belongs to the keys: it rises when the meaning of a key changes; stored with the numbers.
     """
@@ -36,11 +48,40 @@ class MetricSet(ABC):
     version: ClassVar[int]
     metrics: ClassVar[tuple[Metric, ...]]
 
-    @abstractmethod
-    def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """Score predicted against true depth, both (n,) in metres, positive, n >= 1; keys as in `metrics`."""
-
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys of the numbers, in order."""
         return tuple(metric.key for metric in self.metrics)
+
+
+class MetricSet(_Declared, ABC):
+    """A published set of metrics on the valid pixels of one image, wherever they lie."""
+
+    @abstractmethod
+    def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Score predicted against true depth, both (n,) in metres, positive, n >= 1; keys as in `metrics`."""
+
+
+@dataclass(frozen=True)
+class DepthMaps:
+    """One image to score as a whole: maps of the size of its truth, metres, and what is known beside them."""
+
+    pred: np.ndarray  # (H W) aligned and clipped, positive
+    truth: np.ndarray  # (H W) 0 = none
+    scored: np.ndarray  # (H W) bool, the pixels that count: valid ones, on depth edges in a pass over edges
+    valid: np.ndarray  # (H W) bool, all pixels that have a truth within range and crop
+    K: np.ndarray | None = None  # (3 3) intrinsics in pixels of (H, W), pixel centres at integers
+
+
+class MapMetricSet(_Declared, ABC):
+    """A published set of metrics that needs to know where a pixel lies.
+
+    `needs` says what of an image it reads beside depth: "K", or "edges": then it is computed on the true depth
+    edges alone, for data sets that have them.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def compute(self, maps: DepthMaps) -> dict[str, float]:
+        """Score an image with at least one scored pixel; keys as in `metrics`."""

@@ -1,8 +1,9 @@
-"""The factor that turns the depth of a network into metres, one per image.
+"""What turns the depth of a network into metres, one fit per image.
 
 Monocular training leaves the scale of the world open, so the truth has to lend it (`median`, Zhou et al.,
 arXiv:1704.07813). Training with a stereo pair knows it up to the unit in which the baseline was given
-(`stereo`).
+(`stereo`). Networks trained on many data sets know inverse depth up to scale and shift (`lsqr_disp`, MiDaS,
+arXiv:1907.01341).
 """
 
 from __future__ import annotations
@@ -14,43 +15,113 @@ import numpy as np
 
 from trainer.types import METRES_PER_UNIT
 
-Factor = Callable[[np.ndarray, np.ndarray], float]  # predicted, true depth of the valid pixels (n,) -> factor
+
+@dataclass(frozen=True)
+class Fit:
+    """How one prediction becomes metres: scale and shift of its depth, or of its inverse depth."""
+
+    scale: float
+    shift: float = 0.0
+    of_inverse: bool = False
+
+    def apply(self, depth: np.ndarray) -> np.ndarray:
+        """Turn depth, any shape and unit, into metres. A depth of 0, which is none, is 1/0 = 0 where inverted."""
+        if self.of_inverse:
+            return invert(self.scale * invert(depth) + self.shift)
+        return self.scale * depth + self.shift if self.shift else self.scale * depth
 
 
-def none(pred: np.ndarray, truth: np.ndarray) -> float:
+FitTo = Callable[[np.ndarray, np.ndarray], Fit]  # predicted, true depth of the valid pixels (n,) -> fit
+
+
+def none(pred: np.ndarray, truth: np.ndarray) -> Fit:
     """Take the prediction as metres."""
-    return 1.0
+    return Fit(1.0)
 
 
-def stereo(pred: np.ndarray, truth: np.ndarray) -> float:
+def stereo(pred: np.ndarray, truth: np.ndarray) -> Fit:
     """Scale by the true baseline over the one used in training: 0.54 m / 0.1 = 5.4 (arXiv:1806.01260)."""
-    return METRES_PER_UNIT
+    return Fit(METRES_PER_UNIT)
 
 
-def median(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Scale so that the medians over the valid pixels agree; an even count averages its two middle values."""
-    return float(np.median(truth) / np.median(pred))
+def median(pred: np.ndarray, truth: np.ndarray) -> Fit:
+    """Scale so that the medians over the valid pixels agree; an even count averages its two middle values.
+
+    A prediction whose median is 0 has nothing to scale: it stays as it is.
+    """
+    centre = float(np.median(pred))
+    return Fit(float(np.median(truth)) / centre if centre else 1.0)
+
+
+def lsqr_disp(pred: np.ndarray, truth: np.ndarray) -> Fit:
+    """Minimise the squared error of a * disp + b against inverse true depth (arXiv:1907.01341, arXiv:2307.10713)."""
+    return Fit(*least_squares(invert(pred), 1 / truth), of_inverse=True)
+
+
+def lsqr_depth(pred: np.ndarray, truth: np.ndarray) -> Fit:
+    """Minimise the squared error of a * depth + b against true depth."""
+    return Fit(*least_squares(pred, truth))
+
+
+def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Find a, b that minimise sum (a x + b - y)^2, x and y (n,); 0, 0 when x is constant, which no line fits best.
+
+    Centred normal equations: x and y may be large beside their spread.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = x.mean(), y.mean()
+    spread = np.sum((x - mean_x) ** 2)
+    if spread <= len(x) * (np.finfo(np.float64).eps * np.abs(x).max()) ** 2:
+        return 0.0, 0.0
+    a = float(np.sum((x - mean_x) * (y - mean_y)) / spread)
+    return a, float(mean_y - a * mean_x)
+
+
+def invert(depth: np.ndarray) -> np.ndarray:
+    """Invert depth or inverse depth; 0 stays 0."""
+    return np.divide(1.0, depth, out=np.zeros(np.shape(depth)), where=np.asarray(depth) != 0)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A way to find the factor, and what a result file says about it.
+    """A way to find the fit, and what a result file says about it.
 
     `uses_truth` decides how a baseline, which is in metres already, is treated: it may borrow the scale of
-    each image where the network does, and is taken as it is otherwise.
+    each image where the network does, and is taken as it is otherwise. `has_shift`: scale and shift, not scale alone.
     """
 
-    factor: Factor
+    fit: FitTo
     rule: str | float
     uses_truth: bool = False
+    has_shift: bool = False
 
-    def baseline_factor(self, pred: np.ndarray, truth: np.ndarray) -> float:
-        """The factor for a depth in metres that was made without the image."""
-        return self.factor(pred, truth) if self.uses_truth else 1.0
+    def factor(self, pred: np.ndarray, truth: np.ndarray) -> float:
+        """The scale alone."""
+        return self.fit(pred, truth).scale
+
+    def align_baseline(self, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Bring a depth in metres that was made without the image to where a network would be brought.
+
+        A constant, which no line fits best, is scaled by the median where the network is fitted by least squares.
+        """
+        if not self.uses_truth:
+            return guess
+        if self.has_shift and np.ptp(guess) == 0:
+            return median(guess, truth).apply(guess)
+        return self.fit(guess, truth).apply(guess)
 
 
 ALIGNMENTS: dict[str, Alignment] = {
     "median": Alignment(median, "median(truth) / median(prediction), per image", uses_truth=True),
     "stereo": Alignment(stereo, METRES_PER_UNIT),
     "none": Alignment(none, 1.0),
+    "lsqr_disp": Alignment(
+        lsqr_disp,
+        "scale and shift of inverse depth, least squares, per image",
+        uses_truth=True,
+        has_shift=True,
+    ),
+    "lsqr_depth": Alignment(
+        lsqr_depth, "scale and shift of depth, least squares, per image", uses_truth=True, has_shift=True
+    ),
 }

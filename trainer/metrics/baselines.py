@@ -31,7 +31,8 @@ class MaskedTruth:
 def score_baselines(truths: Sequence[MaskedTruth], protocol: DepthProtocol) -> dict[str, dict[str, Any]]:
     """Score the best constant depth and the mean depth of each row; say how each was made.
 
-    Where the protocol lends a prediction the scale of each image, it lends it to the baselines too.
+    They have the metrics that need no maps. Where the protocol lends a prediction the scale of each image, it
+    lends it to the baselines too.
     """
     constant = best_constant_depth([t.depth for t in truths])
     row_mean = RowMeanDepth(truths)
@@ -40,9 +41,8 @@ def score_baselines(truths: Sequence[MaskedTruth], protocol: DepthProtocol) -> d
         scores = []
         for truth in truths:
             guess, target = guess_of(truth), truth.depth.astype(np.float64)
-            factor = protocol.alignment.baseline_factor(guess, target)
-            scores.append(protocol.score(factor * guess, target))
-        return protocol.mean(scores)
+            scores.append(protocol.score(protocol.alignment.align_baseline(guess, target), target))
+        return protocol.mean(scores, protocol.pixel_keys)
 
     aligned = protocol.alignment.uses_truth
     return {

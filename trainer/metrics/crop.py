@@ -35,4 +35,7 @@ CROPS: dict[str, Crop] = {
     "garg": Crop(top=0.40810811, bottom=0.99189189, left=0.03594771, right=0.96405229),
     # The crop of Eigen et al. itself, arXiv:1406.2283: reaches further up, so its numbers are not comparable.
     "eigen": Crop(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229),
+    # NYU Depth v2 as in Eigen et al., arXiv:1406.2283: rows 45-471, columns 41-601 of 480 x 640; projection leaves
+    # the border without truth. Half a pixel on top, so that rounding cannot lose a whole one.
+    "nyu": Crop(top=45.5 / 480, bottom=471.5 / 480, left=41.5 / 640, right=601.5 / 640),
 }

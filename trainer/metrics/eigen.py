@@ -13,13 +13,13 @@ class EigenMetrics(MetricSet):
 
     version = 1
     metrics = (
-        Metric("abs_rel", "fraction"),
-        Metric("sq_rel", "m"),
-        Metric("rmse", "m"),
-        Metric("log_rmse", "ln m"),
-        Metric("d1", "fraction", higher_is_better=True),
-        Metric("d2", "fraction", higher_is_better=True),
-        Metric("d3", "fraction", higher_is_better=True),
+        Metric("abs_rel", "fraction", legacy="AbsRel"),
+        Metric("sq_rel", "m", legacy="SqRel"),
+        Metric("rmse", "m", legacy="RMSE"),
+        Metric("log_rmse", "ln m", legacy="LogRMSE"),
+        Metric("d1", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25$"),
+        Metric("d2", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25^2$"),
+        Metric("d3", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25^3$"),
     )
 
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:

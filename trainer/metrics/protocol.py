@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from models_zoo.registry import did_you_mean
-from trainer.metrics import METRICS, MetricSet
+from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
 from trainer.types import UserError
 
 T = TypeVar("T")
 
-HEADLINE = "abs_rel"  # every protocol measures it: predictions and baselines are compared by it
+HEADLINES = {
+    "abs_rel": 1.0,
+    "abs_rel_pct": 0.01,
+}  # what predictions and baselines are compared by, as a fraction
+EDGES = "_edges"  # ending of the keys of numbers on true depth edges alone
 
 
 class DepthProtocol:
     """Which pixels count, how depth becomes metres, and what is measured.
 
     Args:
-        metrics: names of metric sets; one of them must have `abs_rel`.
-        alignment: `median`, `stereo` or `none`, see `trainer.metrics.align`.
-        crop: `garg`, `eigen` or `none`, see `trainer.metrics.crop`.
+        metrics: names of metric sets; one of them must have AbsRel (`eigen` or `benchmark`).
+        alignment: a name of `trainer.metrics.align`.
+        crop: a name of `trainer.metrics.crop`.
         min_depth: pixels with min_depth < truth < max_depth count; predictions are clipped to that range, in
-            metres.
+            metres. The truth is not.
         max_depth: see `min_depth`.
+        flip: whether predictions are blends of those for the image and its mirror image; only stored.
 
-    Raises UserError naming the choices when a name is unknown, and when the depth range is empty.
+    Raises UserError naming the choices when a name is unknown, when two sets give a key different units, and
+    when the depth range is empty.
     """
 
     def __init__(
@@ -39,20 +45,46 @@ class DepthProtocol:
         crop: str,
         min_depth: float = 1e-3,
         max_depth: float = 80.0,
+        flip: bool = False,
     ):
         self.names = {"alignment": alignment, "crop": crop}
         self.alignment = _choose("alignment", alignment, ALIGNMENTS)
         self.crop = _choose("crop", crop, CROPS)
         if not 0 < min_depth < max_depth:
             raise UserError(f"evaluation needs 0 < min_depth < max_depth, got {min_depth} and {max_depth} m")
-        self.min_depth, self.max_depth = float(min_depth), float(max_depth)
+        self.min_depth, self.max_depth, self.flip = float(min_depth), float(max_depth), flip
         entries = {name: METRICS.get(name) for name in METRICS.names()}
-        self.sets: dict[str, MetricSet] = {name: _choose("metric set", name, entries)() for name in metrics}
-        self.keys = [key for metric_set in self.sets.values() for key in metric_set.keys]
-        if HEADLINE not in self.keys:
-            raise UserError(f"none of the metric sets {list(metrics)} has {HEADLINE!r}: add 'eigen'")
-        if len(set(self.keys)) < len(self.keys):
-            raise UserError(f"the metric sets {list(metrics)} share a key: use one at a time")
+        self.sets: dict[str, MetricSet | MapMetricSet] = {
+            name: _choose("metric set", name, entries)() for name in metrics
+        }
+        self.units = self._units()
+        known = [key for key in HEADLINES if key in self.units]
+        if not known:
+            raise UserError(f"none of the metric sets {list(metrics)} has AbsRel: add 'eigen' or 'benchmark'")
+        self.headline = known[0]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the metric sets read beside depth: "K", "edges"."""
+        return frozenset().union(*(s.needs for s in self._map_sets))
+
+    @property
+    def pixel_keys(self) -> list[str]:
+        """Keys of the sets that need no maps: what baselines have too."""
+        return list(dict.fromkeys(key for s in self._pixel_sets for key in s.keys))
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys that an item has when its data set has no edges, in order."""
+        return list(dict.fromkeys(key for s in self.sets.values() if not _on_edges(s) for key in s.keys))
+
+    @property
+    def edge_keys(self) -> list[str]:
+        """Keys of the numbers on depth edges, in order."""
+        return [
+            *(key + EDGES for key in self.keys),
+            *(k for s in self._map_sets if _on_edges(s) for k in s.keys),
+        ]
 
     def valid_pixels(self, truth: np.ndarray) -> np.ndarray:
         """Mark the pixels that count, (H W) bool. truth (H W) metres."""
@@ -67,13 +99,51 @@ class DepthProtocol:
         return np.clip(depth, self.min_depth, self.max_depth)
 
     def score(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """All metrics of the valid pixels (n,), in metres. The prediction is clipped, the truth is not."""
+        """Metrics of the valid pixels (n,), in metres, of the sets that need no maps. The prediction is clipped."""
         pred = self.clip(pred)
-        return {key: value for s in self.sets.values() for key, value in s.compute(pred, truth).items()}
+        return _merged(s.compute(pred, truth) for s in self._pixel_sets)
 
-    def mean(self, scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Mean over images of each metric."""
-        return {key: float(np.mean([score[key] for score in scores])) for key in self.keys}
+    def score_image(
+        self,
+        pred: np.ndarray,
+        truth: np.ndarray,
+        K: np.ndarray | None = None,
+        edges: np.ndarray | None = None,
+    ) -> dict[str, Any] | None:
+        """Align and score one image.
+
+        Args:
+            pred: depth (H W) in the unit of the network.
+            truth: (H W) metres, 0 = none.
+            K: (3 3) intrinsics in pixels of (H, W).
+            edges: (H W) bool, depth edges of the truth. A second pass then scores valid edge pixels alone, aligned
+                on them alone (arXiv:2208.01489); its keys end in `_edges`.
+
+        Returns `pixels`, `factor` (and `shift` where the alignment has one), then the metrics; None without a valid
+        pixel.
+        """
+        valid = self.valid_pixels(truth)
+        if not valid.any():
+            return None
+        row = self._pass(pred, truth, valid, valid, K, on_edges=False)
+        scored = valid & edges if edges is not None else np.zeros_like(valid)
+        if scored.any():
+            told = self._pass(pred, truth, scored, valid, K, on_edges=True)
+            own = {key for s in self._map_sets if _on_edges(s) for key in s.keys}
+            row |= {key if key in own else key + EDGES: value for key, value in told.items()}
+        return row
+
+    def mean(
+        self, scores: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Mean over images of each metric; images that lack a key do not count for it."""
+        wanted = [*self.keys, *self.edge_keys] if keys is None else keys
+        columns = {key: [score[key] for score in scores if key in score] for key in wanted}
+        return {key: float(np.mean(column)) for key, column in columns.items() if column}
+
+    def abs_rel(self, scores: Mapping[str, Any]) -> float:
+        """AbsRel among the numbers of a network or a baseline, as a fraction."""
+        return HEADLINES[self.headline] * float(scores[self.headline])
 
     def describe(self) -> dict[str, Any]:
         """The protocol as it is stored beside the numbers."""
@@ -84,7 +154,7 @@ class DepthProtocol:
             "min_depth_m": self.min_depth,
             "max_depth_m": self.max_depth,
             "resize": "inverse depth, bilinear, to the size of the truth",
-            "flip_post_processing": False,
+            "flip_post_processing": self.flip,
             "mean_over": "images",
             "metrics": {
                 name: {
@@ -95,6 +165,67 @@ class DepthProtocol:
                 for name, s in self.sets.items()
             },
         }
+
+    def _pass(
+        self,
+        pred: np.ndarray,
+        truth: np.ndarray,
+        scored: np.ndarray,
+        valid: np.ndarray,
+        K: np.ndarray | None,
+        on_edges: bool,
+    ) -> dict[str, Any]:
+        target = truth[scored].astype(np.float64)
+        fit = self.alignment.fit(pred[scored], target)
+        row: dict[str, Any] = {"pixels": int(scored.sum()), "factor": fit.scale}
+        if self.alignment.has_shift:
+            row["shift"] = fit.shift
+        aligned = self.clip(fit.apply(pred[scored]))
+        sets = [s for s in self.sets.values() if on_edges or not _on_edges(s)]
+        maps: DepthMaps | None = None
+        told = []
+        for metric_set in sets:
+            if isinstance(metric_set, MetricSet):
+                told.append(metric_set.compute(aligned, target))
+                continue
+            maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
+            told.append(metric_set.compute(maps))
+        return row | _merged(told)
+
+    @property
+    def _pixel_sets(self) -> list[MetricSet]:
+        return [s for s in self.sets.values() if isinstance(s, MetricSet)]
+
+    @property
+    def _map_sets(self) -> list[MapMetricSet]:
+        return [s for s in self.sets.values() if isinstance(s, MapMetricSet)]
+
+    def _units(self) -> dict[str, str]:
+        units: dict[str, Metric] = {}
+        for name, metric_set in self.sets.items():
+            for metric in metric_set.metrics:
+                before = units.setdefault(metric.key, metric)
+                if (before.unit, before.higher_is_better) != (metric.unit, metric.higher_is_better):
+                    raise UserError(
+                        f"the metric set {name!r} means another {metric.key!r} ({metric.unit}) than one before it"
+                        f" ({before.unit}): ask for one at a time"
+                    )
+        return {key: metric.unit for key, metric in units.items()}
+
+
+def _on_edges(metric_set: MetricSet | MapMetricSet) -> bool:
+    return isinstance(metric_set, MapMetricSet) and "edges" in metric_set.needs
+
+
+def _merged(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Join what sets measured. Raises ValueError where two mean different numbers by one key."""
+    joined: dict[str, float] = {}
+    for of_set in scores:
+        for key, value in of_set.items():
+            before = joined.setdefault(key, value)
+            if not np.isclose(before, value, rtol=1e-9, atol=1e-12, equal_nan=True):
+                raise ValueError(f"two metric sets give {key!r}: {before} and {value}. Rename one of them")
+    return joined
 
 
 def _choose(kind: str, name: str, known: Mapping[str, T]) -> T:

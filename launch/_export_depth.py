@@ -1,0 +1,65 @@
+"""One export from parsed arguments to the saved file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from launch._evaluation_settings import plain_data, read_checkpoint, split_name
+from launch._predicting import Network, progress, start
+from trainer.build import build_dataset
+from trainer.checkpoint import load_objective
+from trainer.evaluation import flip_blended, predict_all, write_predictions
+from trainer.plugins import load_plugins
+from trainer.types import UserError
+
+SUFFIX = ".npz"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, then load, predict, write. Raises UserError for whatever the user can mend."""
+    load_plugins(args.plugins)
+    source = read_checkpoint(args)
+    type_name, kwargs = source.cfg.dataset_kwargs(args.mode)
+    changes: dict[str, Any] = {**plain_data(type_name), "supp_idxs": None, "use_depth": False}
+    dataset = build_dataset(source.cfg, args.mode, **changes)
+    save = args.save or _default_path(source.path, {"type": type_name, **kwargs}, args)
+    if save.suffix != SUFFIX:
+        raise UserError(f"{save}: must end in {SUFFIX}, the only kind of file that is written")
+    with start() as machine:
+        if save.exists() and not args.force:
+            raise UserError(
+                f"{save}: is there already. Use --force to replace it, or another name with --save"
+            )
+        if problems := dataset.check():
+            raise UserError("\n".join(f"dataset ({args.mode}): {line}" for line in problems))
+        network = Network(load_objective(source.path, args.hparams).to(machine.device), machine.device)
+        predict = flip_blended(network.predict_depth) if args.flip else network.predict_depth
+        with progress("export", len(dataset), machine) as on_item:
+            disps = predict_all(
+                predict,
+                dataset,
+                batch_size=args.batch_size,
+                num_workers=args.num_workers,
+                on_item=on_item,
+                processes=machine.processes,
+            )
+        if disps is not None:
+            told = source.about["checkpoint"]
+            about = {
+                "kind": "disp",
+                "unit": "baseline" if source.is_stereo else "any",
+                "checkpoint": told["sha256"],
+            }
+            write_predictions(save, disps, {**about, "flip": str(args.flip).lower()})
+            print(f"saved: {save}, {' x '.join(map(str, disps.shape))}")
+    return 0
+
+
+def _default_path(source: Path, data: dict[str, Any], args: argparse.Namespace) -> Path:
+    """`<run>/preds/<dataset>_<checkpoint>.npz`."""
+    folder = source.parent.parent if source.parent.name == "ckpts" else source.parent
+    mode = None if args.mode == "test" else args.mode
+    parts = [data["type"], split_name(data), mode, source.stem, "flip" if args.flip else None]
+    return folder / "preds" / f"{'_'.join(filter(None, parts))}{SUFFIX}"

@@ -1,0 +1,138 @@
+"""`prepare hints`: depth hints of KITTI's stereo pairs (arXiv:1909.09051), one NumPy file per picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from launch._prepare_jobs import (
+    add_jobs_argument,
+    add_split_arguments,
+    clean_stale_under,
+    print_problems,
+    spread,
+    store,
+)
+
+if TYPE_CHECKING:
+    from trainer.data._kitti_files import Frame, Recordings
+
+
+def add_parser(jobs: Any) -> None:
+    """Describe the command line."""
+    parser = jobs.add_parser(
+        "hints",
+        help="depth hints by stereo matching",
+        description="Match the stereo pairs of KITTI with twelve settings of semi-global matching and keep, per"
+        " pixel, what rebuilds the picture best (arXiv:1909.09051). 1.3 MB per picture. The same command continues.",
+        epilog="Example: prepare hints --root data/kitti_raw_sync --splits eigen_zhou",
+    )
+    add = parser.add_argument
+    add(
+        "--root", metavar="DIR", help="folder that is, or contains, kitti_raw_sync; default: the usual places"
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: depth_hints in the raw folder, where they are looked for",
+    )
+    add_split_arguments(parser)
+    add_jobs_argument(parser)
+    parser.set_defaults(run=run)
+
+
+class Outcome(NamedTuple):
+    """What became of a picture."""
+
+    problem: str = ""
+    covered: float = 0.0  # share of the pixels that have a hint
+
+
+def run(
+    root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int
+) -> int:
+    """Make the hints that are missing; return 1 when some pictures could not be read or have no partner."""
+    from trainer.atomic import make_folder, require_space
+    from trainer.data._hints import PURPOSE, SIZE
+    from trainer.data._kitti_open import open_recordings
+    from trainer.data._optional import require
+
+    require("cv2", "hints", PURPOSE)
+    raw, recordings = open_recordings(root)
+    out = out or raw / "depth_hints"
+    frames = _choose(raw, recordings, splits, splits_dir)
+    clean_stale_under(out / _path(frame).parent for frame in frames)
+    missing = [frame for frame in frames if not (out / _path(frame)).is_file()]
+    make_folder(out)
+    require_space(out, len(missing) * (4 * SIZE[0] * SIZE[1] + 128), "depth hints")
+    outcomes = list(
+        spread(_match, missing, jobs, _open, (root, out), unit="picture", done=len(frames) - len(missing))
+    )
+    made = [outcome for outcome in outcomes if not outcome.problem]
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    print(
+        f"{out}: {len(frames) - len(problems)} of {len(frames)} pictures have depth hints, {len(made)} of them new"
+    )
+    if made:
+        print(
+            f"the new ones cover {sum(outcome.covered for outcome in made) / len(made):.0%} of their pixels"
+        )
+    print_problems(problems, "pictures have none")
+    print(f"train on them with dataset.use_hints=true dataset.hints_root={out}")
+    return int(bool(problems))
+
+
+def _choose(
+    raw: Path, recordings: Recordings, splits: list[str] | None, splits_dir: Path | None
+) -> list[Frame]:
+    """The targets of the splits; without names, every picture that is there."""
+    from trainer.data._kitti_files import read_split
+    from trainer.data._kitti_places import choose_splits
+
+    if splits is None and splits_dir is None:
+        return list(recordings.frames())
+    lines = (line for _, _, path in choose_splits(raw, splits, splits_dir) for line in read_split(path))
+    return sorted({line.frame for line in lines if line.frame is not None})
+
+
+def _path(frame: Frame) -> Path:
+    return Path(f"{frame.stem}.npy")
+
+
+_recordings: Recordings  # of a process of `spread`
+_out: Path
+
+
+def _open(root: str | None, out: Path) -> None:
+    global _recordings, _out
+    import cv2
+
+    from trainer.data._kitti_open import open_recordings
+
+    cv2.setNumThreads(1)  # there is a process per core
+    _recordings, _out = open_recordings(root)[1], out
+
+
+def _match(frame: Frame) -> Outcome:
+    import numpy as np
+
+    from trainer.data._hints import SIZE, depth_hints
+    from trainer.data.base import DataError, read_image
+
+    try:
+        places = [_recordings.image(frame), _recordings.image(frame.support(0))]
+        for place, picture in zip(places, (frame, frame.support(0)), strict=True):
+            if place is None:
+                return Outcome(f"{frame.stem}: {picture.stem} is missing")
+        target, partner = (
+            read_image(cast("str", _recordings.open(place)), SIZE) for place in places if place is not None
+        )
+    except DataError as error:
+        return Outcome(f"{frame.stem}: {error}")
+    hints = depth_hints(target, partner, right=frame.camera == 3)
+    buffer = io.BytesIO()
+    np.save(buffer, hints)
+    store(_out / _path(frame), buffer.getbuffer())
+    return Outcome(covered=float((hints > 0).mean()))

@@ -1,0 +1,54 @@
+"""A sweep as an array script for SLURM."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import string
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer import atomic
+
+TEMPLATE = Path(__file__).parent / "slurm" / "sweep_array.sbatch.in"
+
+
+def write_script(args: argparse.Namespace, labels: Sequence[str]) -> None:
+    """Write the script to `args.slurm`, one task for each label, and make the folder of its logs."""
+    logs = args.ckpt_dir / "slurm"
+    atomic.make_folder(logs)
+    atomic.make_folder(args.slurm.absolute().parent)
+    tables = [sys.executable, str(TEMPLATE.parents[1] / "generate_tables.py"), str(args.ckpt_dir)]
+    tables += ["--seeds", *map(str, args.seeds), "--out", str(args.ckpt_dir / "tables")]
+    text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        file=args.slurm,
+        name=shlex.quote(args.slurm.stem),
+        last=len(labels) - 1,
+        logs=logs.absolute(),
+        cwd=shlex.quote(str(Path.cwd())),
+        sweep=shlex.join(command_line(args)),
+        table=shlex.join(tables),
+        tasks="\n".join(f"#   {i_task}: {label}" for i_task, label in enumerate(labels)),
+    )
+    atomic.write_text(args.slurm, text)
+    print(f"wrote {args.slurm}: {len(labels)} tasks. Start them: sbatch {args.slurm}")
+
+
+def command_line(args: argparse.Namespace) -> list[str]:
+    """The command of this sweep, from its parsed arguments."""
+    lists = {
+        "-c": args.cfg_file,
+        "-d": args.cfg_default,
+        "--set": args.set,
+        "--plugins": args.plugins,
+        "-o": [args.ckpt_dir],
+        "--seeds": args.seeds,
+        "--evaluate": args.evaluate,
+    }
+    command = [sys.executable, str(TEMPLATE.parents[1] / "sweep.py")]
+    for option, values in lists.items():
+        command += [option, *map(str, values)] if values else []
+    for option, text in {"--evaluate-args": args.evaluate_args, "--launch": args.launch}.items():
+        command += [f"{option}={text}"] if text else []
+    return command + (["--no-evaluate"] if args.no_evaluate else [])

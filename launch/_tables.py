@@ -1,0 +1,141 @@
+"""From result files to tables on the terminal and in files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Frame
+from rich.text import Text
+
+from models_zoo.registry import did_you_mean
+from trainer.plugins import load_plugins
+from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, unevaluated
+from trainer.tables.columns import Column
+from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, units
+from trainer.tables.pictures import draw_bars, draw_curves
+from trainer.tables.reference import add_references
+from trainer.tables.results import Result, read_results
+from trainer.tables.significance import Comparison, flips, warn_of_noise
+from trainer.tables.writing import file_names, write_table
+from trainer.types import UserError
+
+FILE_WIDTH = 1000  # columns where there is no terminal: nothing is cut
+CURVE = "val_metrics/AbsRel"  # drawn where it was tracked
+STYLES = {PLAIN: ("", ""), BEST: (" ¹", "bold green"), SECOND: (" ²", "cyan")}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, group, compare, print, write. Raises UserError for whatever the user can mend."""
+    load_plugins(args.plugins)
+    if not args.root.is_dir():
+        raise UserError(f"{args.root}: no such folder")
+    results = read_results(args.root, args.file)
+    tables = make_tables(
+        results, args.root, seeds=args.seeds, mix=args.mix, models=args.models, metrics=args.metrics
+    )
+    if args.sort and not any(headline(table, args.sort) for table in tables):
+        known = {c.key for table in tables for c in table.columns}
+        raise UserError(f"--sort {args.sort}: no table has this metric. {did_you_mean(args.sort, known)}")
+    if args.reference:
+        add_references(tables, args.reference)
+    compared = [warn_of_noise(table) for table in tables]
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    for number, (table, comparisons) in enumerate(zip(tables, compared, strict=True), start=1):
+        show(table, comparisons, console, number, args)
+    lost = [] if args.models else unevaluated(args.root, results)
+    for line in [*name_differences(tables), *lost]:
+        _say(console, f"note: {line}")
+    if args.out:
+        for path in write(tables, compared, results, args):
+            print(f"saved: {path}")
+    return 0
+
+
+def show(
+    table: Table, comparisons: Sequence[Comparison], console: Console, number: int, args: argparse.Namespace
+) -> None:
+    """Print a table, its headline metric seed by seed, and what to make of the order."""
+    column = headline(table, args.sort) or headline(table)
+    _say(console, f"table {number}: {table.title}")
+    frame = Frame()
+    for i_column, title in enumerate(head(table)):
+        frame.add_column(title, justify="right" if i_column else "left")
+    lines, ranked = grid(table, args.decimals)
+    for i_line, line in enumerate(lines):
+        frame.add_row(
+            *(Text(cell.text + STYLES[cell.mark][0], style=STYLES[cell.mark][1]) for cell in line),
+            end_section=i_line == ranked - 1,
+        )
+    console.print(frame)
+    _say(
+        console,
+        f"mean ± sample standard deviation over n seeds; ¹ best, ² second best; {units(table)}".rstrip("; "),
+    )
+    if column is not None and table.rows:
+        _show_seeds(table, column, console, args.decimals)
+    _show_order(table, comparisons, column, console)
+    for note in table.notes:
+        _say(console, f"note: {note}")
+    console.print()
+
+
+def _show_seeds(table: Table, column: Column, console: Console, decimals: int | None) -> None:
+    titles, rows = by_seed(table, column, decimals)
+    _say(console, f"{column.key}, seed by seed")
+    frame = Frame()
+    for i_column, title in enumerate(titles):
+        frame.add_column(title, justify="right" if i_column else "left")
+    for row in rows:
+        frame.add_row(*map(Text, row))
+    console.print(frame)
+
+
+def _show_order(
+    table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console
+) -> None:
+    """Say of every metric how many orders are sure; of the headline, which neighbours are not."""
+    for other in table.columns:
+        pairs = [c for c in comparisons if c.column == other]
+        if pairs:
+            sure = sum(not c.is_noise for c in pairs)
+            turned, total = flips(table, other)
+            _say(
+                console,
+                f"order by {other.key}: {sure} of {len(pairs)} pairs are told apart by their seeds (Welch, Holm,"
+                f" p < 0.05); {turned} of {total} turn round with some choice of one seed each",
+            )
+    others = tuple(f"{c.key}: " for c in table.columns if c != column)
+    general = [warning for warning in table.warnings if not warning.startswith(others)]
+    rest = len(table.warnings) - len(general)
+    for warning in general:
+        _say(console, f"warning: {warning}")
+    if rest:
+        _say(console, f"warning: {rest} more of other metrics; --out writes all, --sort chooses the metric")
+
+
+def write(
+    tables: Sequence[Table],
+    compared: Sequence[Sequence[Comparison]],
+    results: Sequence[Result],
+    args: argparse.Namespace,
+) -> list[Path]:
+    """Write the files of all tables and the learning curves."""
+    paths: list[Path] = []
+    for table, comparisons, name in zip(tables, compared, file_names(tables), strict=True):
+        column = headline(table, args.sort) or headline(table)
+        paths += write_table(table, args.out, name, comparisons, column, args.decimals)
+        paths += filter(None, [draw_bars(table, args.out / f"{name}_bars.png")])
+    named = model_names({r.folder for r in results}, args.root)
+    folders = {name: folder for folder, name in named.items() if not args.models or name in args.models}
+    for tag in args.curves or [CURVE]:
+        path = args.out / f"curves_{tag.replace('/', '_')}.png"
+        paths += filter(None, [draw_curves(folders, tag, path, args.seeds, required=bool(args.curves))])
+    return paths
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

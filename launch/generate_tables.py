@@ -1,0 +1,87 @@
+"""Tables over seeds: all results below a folder, mean and standard deviation, and how sure the order is.
+
+    generate_tables models/benchmark
+    generate_tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
+
+Results of different protocols never share a table unless `--mix` names the difference, which becomes a column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: make the project importable without installing it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from launch._cli import add_plugins_argument, guarded
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="generate_tables",
+        description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
+        epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
+    )
+    add = parser.add_argument
+    add("root", type=Path, help="folder with the models")
+    add(
+        "--file",
+        nargs="+",
+        default=["*.yaml"],
+        metavar="PATTERN",
+        help="names of result files (default *.yaml)",
+    )
+    add("--models", nargs="+", metavar="MODEL", help="only these")
+    add(
+        "--seeds",
+        nargs="+",
+        metavar="SEED",
+        help="versions that every model should have (default: those that any has)",
+    )
+    add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
+    add("--sort", metavar="KEY", help="metric to rank by and to show seed by seed (default the first)")
+    add(
+        "--mix",
+        nargs="+",
+        default=[],
+        metavar="FIELD",
+        help="protocol fields in which rows may differ, e.g. alignment, size, checkpoint: shown as columns",
+    )
+    add(
+        "--reference",
+        metavar="NAME",
+        help="published rows below each table of the same protocol: benchmark, or a YAML file",
+    )
+    add_plugins_argument(parser)
+
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
+    add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
+    add(
+        "--curves",
+        nargs="+",
+        metavar="TAG",
+        help="scalars of TensorBoard to draw with --out (default val_metrics/AbsRel, where it is)",
+    )
+    args = parser.parse_args(argv)
+    if args.decimals is not None and not 0 <= args.decimals <= 15:
+        parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
+    return args
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, read, tabulate, warn, write; return the exit code."""
+    args = parse(argv)
+    from launch._tables import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""Frames and videos of one's own: order, neighbours, division, intrinsics; damage is named and costs one item."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.clips import HEIGHT, WIDTH, cut, frames, grey_frame, level, noise_frame, scar
+from trainer.data import DATASETS
+from trainer.data._clips import Clip, choose_frames, gaps, list_clip
+from trainer.data._endings import find_cut_short
+from trainer.data._intrinsics import read_intrinsics
+from trainer.data.base import DataError
+from trainer.data.loaders import EpochBatches, make_loader
+from trainer.types import UserError
+
+
+def folder(path: Path, **options):
+    return DATASETS.create("folder", path=str(path), **{"size": (20, 10), "val_every": 0, **options})
+
+
+def test_neighbours_are_those_of_the_natural_order(tmp_path):
+    for number in (9, 10, 11, 8):
+        grey_frame(tmp_path / f"frame{number}.png", 10 * number)
+    dataset = folder(tmp_path)
+    assert dataset.check() == []
+    assert [dataset.describe(i) for i in range(len(dataset))] == [f"{tmp_path.name}/9", f"{tmp_path.name}/10"]
+    item = dataset[0]
+    assert level(item["target"]) == 90
+    assert [level(support) for support in item["supports"]] == [80, 100]
+    assert item["target"].shape == (3, 10, 20)
+    assert "depth" not in item
+
+
+def test_frames_that_were_thinned_out_keep_their_step_and_gaps_are_not_crossed(tmp_path):
+    clip = list_clip(frames(tmp_path, [0, 5, 10, 15, 30, 35, 40]), "a")
+    assert clip.step == 5
+    assert gaps(clip) == 1
+    assert choose_frames(clip, (-1, 1), "train", 0) == [5, 10, 35]
+    assert folder(tmp_path).notes()[0] == f"{tmp_path.name}: 1 gaps in the numbers of its frames"
+
+
+def test_names_without_numbers_are_taken_in_order(tmp_path):
+    for i, stamp in enumerate(("1305.175", "1305.240", "1306.003", "1309.771")):
+        grey_frame(tmp_path / f"{stamp}.png", 10 * i)
+    clip = list_clip(tmp_path, "a")
+    assert list(clip.frames) == [0, 1, 2, 3]
+    assert choose_frames(clip, (-1, 1), "train", 0) == [1, 2]
+
+
+def test_frame_gap_reaches_further(tmp_path):
+    dataset = folder(frames(tmp_path, range(8)), frame_gap=3)
+    assert [dataset.describe(i).rpartition("/")[2] for i in range(len(dataset))] == ["3", "4"]
+    assert [level(support) for support in dataset[0]["supports"]] == [0, 60]
+
+
+@pytest.mark.parametrize("num_frames", [24, 51, 400, 2000])
+@pytest.mark.parametrize("offsets", [(-1, 1), (-3, 3), (1,)])
+def test_training_and_validation_never_read_the_same_picture(num_frames, offsets):
+    clip = Clip("a", dict.fromkeys(range(num_frames), ""))
+
+    def read(mode):
+        return {n + o for n in choose_frames(clip, offsets, mode, 10) for o in (0, *offsets)}
+
+    targets = {mode: choose_frames(clip, offsets, mode, 10) for mode in ("train", "val", "test")}
+    assert not read("train") & read("val")
+    assert targets["val"] == targets["test"]
+    assert 0.05 * num_frames < len(targets["val"]) <= 0.1 * num_frames
+    if num_frames >= 400:
+        assert len(targets["train"]) > 0.7 * num_frames
+
+
+def test_blocks_by_hand():
+    clip = Clip("a", dict.fromkeys(range(24), ""))  # blocks of two: the tenth is 18 and 19
+    assert choose_frames(clip, (-1, 1), "val", 10) == [18, 19]
+    assert choose_frames(clip, (-1, 1), "train", 10) == [*range(1, 16), 22]
+
+
+def test_clips_of_a_folder_are_its_folders_and_do_not_touch(tmp_path):
+    frames(tmp_path / "a", range(3))
+    frames(tmp_path / "b", range(3))
+    dataset = folder(tmp_path)
+    assert [dataset.describe(i) for i in range(len(dataset))] == ["a/1", "b/1"]
+
+
+# Intrinsics
+
+
+@pytest.mark.parametrize(
+    "text", ["30 32 19.5 9.5", "30 0 19.5\n0 32 9.5\n0 0 1\n", "30,0,19.5,0,32,9.5,0,0,1"]
+)
+def test_intrinsics_of_the_file_follow_the_size(tmp_path, text):
+    frames(tmp_path, range(3))
+    (tmp_path / "K.txt").write_text(text)
+    assert folder(tmp_path)[0]["K"].tolist() == [[15, 0, 9.75], [0, 16, 4.75], [0, 0, 1]]
+    assert folder(tmp_path).notes() == []
+
+
+def test_a_clip_may_have_its_own_intrinsics_and_the_others_those_of_all(tmp_path):
+    for name in "ab":
+        frames(tmp_path / name, range(3))
+    (tmp_path / "K.txt").write_text("30 32 19.5 9.5")
+    (tmp_path / "b" / "K.txt").write_text("60 32 19.5 9.5")
+    assert [float(item["K"][0, 0]) for item in folder(tmp_path)] == [15, 30]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("1 2 3", "got 3 numbers"),
+        ("a b", "cannot be read"),
+        ("0 1 2 3", "no camera"),
+        ("nan 1 2 3", "no camera"),
+    ],
+)
+def test_intrinsics_that_are_none_are_named(tmp_path, text, told):
+    (tmp_path / "K.txt").write_text(text)
+    with pytest.raises(UserError, match=rf"K\.txt.*{told}"):
+        read_intrinsics(tmp_path / "K.txt")
+
+
+def test_a_field_of_view_of_90_degrees_is_a_focal_length_of_half_the_width(tmp_path):
+    frames(tmp_path, range(3))
+    (tmp_path / "K.txt").write_text("1 1 1 1")
+    dataset = folder(tmp_path, fov=90, size=(WIDTH, HEIGHT))
+    assert dataset[0]["K"].tolist() == [pytest.approx([20, 0, 19.5]), pytest.approx([0, 20, 9.5]), [0, 0, 1]]
+    assert dataset.notes() == []
+
+
+def test_an_unknown_camera_is_guessed_and_told(tmp_path):
+    dataset = folder(frames(tmp_path, range(3)), size=(WIDTH, HEIGHT))
+    assert float(dataset[0]["K"][0, 0]) == pytest.approx(20 / math.tan(math.radians(30)))
+    assert "60 degrees" in dataset.notes()[0]
+    assert "wrong shape" in dataset.notes()[0]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"supp_idxs": [-1, 0]}, "stereo partner"),
+        ({"use_hints": True}, "no depth hints"),
+        ({"fov": 200}, "1 to 170 degrees"),
+        ({"frame_gap": 0}, "frame_gap must be 1"),
+        ({"val_every": 1}, "val_every must be 2"),
+        ({"supp_idxs": [-9]}, "none of 5 frames is left for train"),
+        ({"val_every": 10, "mode": "val"}, "none of 5 frames is left for val"),
+    ],
+)
+def test_options_without_meaning_are_refused(tmp_path, options, told):
+    frames(tmp_path, range(5))
+    with pytest.raises(UserError, match=told):
+        folder(tmp_path, **options)
+
+
+def test_no_such_folder_lists_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONODEPTH_DATA", f"{tmp_path / 'x'}:{tmp_path / 'y'}")
+    with pytest.raises(UserError) as caught:
+        folder(Path("walk"))
+    assert str(tmp_path / "x" / "walk") in str(caught.value)
+    frames(tmp_path / "y" / "walk", range(3))
+    assert len(folder(Path("walk"))) == 1  # the first that exists wins
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures"):
+        folder(tmp_path / "empty")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"notes\.txt is no video"):
+        folder(tmp_path / "notes.txt")
+
+
+def test_a_split_with_a_missing_neighbour_names_line_role_and_frame(tmp_path):
+    frames(tmp_path / "a", range(4))
+    split = tmp_path / "split.txt"
+    split.write_text("a 1\na 3\nnonsense\nb 2\n")
+    problems = folder(tmp_path, split_file=str(split)).check()
+    assert problems == [
+        f"{split}:3: 'nonsense': expected \"<clip> <frame>\"",
+        "there are no pictures of b: 1 frames are missing. Known: a",
+        f"{split}:2: support +1 a/4 is missing: no such picture. The clip has 4 frames, 0 to 3",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_pictures_that_are_cut_short_or_empty_are_named_before_training(tmp_path, suffix):
+    for number in range(4):
+        noise_frame(tmp_path / f"{number}{suffix}", number)
+    assert folder(tmp_path).check() == []
+    cut(tmp_path / f"2{suffix}")
+    (tmp_path / f"3{suffix}").write_bytes(b"")
+    problems = folder(tmp_path).check()
+    assert len(problems) == 2
+    assert f"2{suffix} is cut short" in problems[0]
+    assert f"3{suffix} is empty" in problems[1]
+
+
+def test_a_picture_with_something_behind_its_end_is_whole(tmp_path):
+    noise_frame(tmp_path / "a.jpg")
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(bytes(5000))
+    assert find_cut_short([str(tmp_path / "a.jpg")]) == []
+
+
+# Damage that only decoding tells
+
+
+@pytest.fixture
+def scarred(tmp_path):
+    """Nine frames, of which 4 is broken inside: items 3, 4, 5 need it."""
+    for number in range(9):
+        noise_frame(tmp_path / f"{number}.png", number)
+    scar(tmp_path / "4.png")
+    return tmp_path
+
+
+def loaded(dataset, **options):
+    sampler = EpochBatches(len(dataset), 1, seed=1, shuffle=dataset.mode == "train")
+    sampler.set_position(options.pop("epoch", 0))
+    return list(make_loader(dataset, sampler, **options))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_item_that_cannot_be_read_is_replaced_named_and_counted(scarred, num_workers, capfd, caplog):
+    dataset = folder(scarred)
+    assert dataset.check() == []
+    batches = loaded(dataset, num_workers=num_workers)
+    assert len(batches) == 7
+    read = [int(batch["index"]) for batch in batches]
+    assert not {2, 3, 4} & set(read)
+    assert {0, 1, 5, 6} <= set(read)
+    assert dataset.unreadable.nonzero().flatten().tolist() == [2, 3, 4]  # counted for all processes
+    if not num_workers:
+        told = [r.message for r in caplog.records]
+        assert len(told) == 3
+        assert all("4.png is not a readable picture" in line for line in told)
+        assert told[2].endswith("Another item takes its place (3 of 7 items so far)")
+        loaded(dataset, epoch=1)
+        assert len(caplog.records) == 3  # told once
+
+
+def test_the_stand_in_depends_on_seed_epoch_and_item_only(scarred):
+    def order(epoch=0, **options):
+        return [int(batch["index"]) for batch in loaded(folder(scarred), epoch=epoch, **options)]
+
+    assert order() == order() == order(num_workers=1)
+    assert order(epoch=0) != order(epoch=1)
+
+
+def test_bare_access_and_tests_are_strict(scarred):
+    with pytest.raises(DataError, match=r"4\.png.*item 3 of train"):
+        folder(scarred)[3]
+    with pytest.raises(DataError, match=r"4\.png"):
+        loaded(folder(scarred, mode="test"))
+
+
+def test_validation_goes_on_and_keeps_its_rows(scarred):
+    read = [int(batch["index"]) for batch in loaded(folder(scarred, mode="val"))]
+    assert read == list(range(7))
+
+
+def test_a_disk_that_is_gone_ends_the_run(scarred):
+    dataset = folder(scarred)
+    for path in scarred.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"10 items in a row cannot be read.*Is the disk still there"):
+        loaded(dataset)
+
+
+# Videos
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Twelve noisy frames of 64 x 48; frame k has the mean level 20 k + 9.5."""
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "walk.avi"
+    film = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        film.write((20 * number + rng.integers(0, 20, (48, 64, 3))).astype(np.uint8))
+    film.release()
+    return path
+
+
+def test_a_video_is_its_frames_and_is_decoded_once(video, tmp_path):
+    dataset = folder(video, cache=str(tmp_path / "cache"))
+    assert len(dataset) == 10
+    assert dataset.check() == []
+    item = dataset[4]
+    assert level(item["target"]) == pytest.approx(109, abs=4)
+    assert [level(s) for s in item["supports"]] == pytest.approx([89, 129], abs=4)
+    (kept,) = (tmp_path / "cache").glob("walk-*")
+    before = {p.name: p.stat().st_mtime_ns for p in kept.iterdir()}
+    again = folder(video, cache=str(tmp_path / "cache"))
+    assert {p.name: p.stat().st_mtime_ns for p in kept.iterdir()} == before
+    assert torch.equal(again[4]["target"], item["target"])
+
+
+def test_decoding_that_was_interrupted_goes_on(video, tmp_path):
+    cache = tmp_path / "cache"
+    folder(video, cache=str(cache))
+    (kept,) = cache.glob("walk-*")
+    whole = {p.name: p.read_bytes() for p in kept.iterdir()}
+    for path in sorted(kept.glob("*.jpg"))[5:]:
+        path.unlink()
+    cut(kept / "0000004.jpg")
+    (kept / "frames.txt").unlink()
+    kept.rename(cache / f".{kept.name}.part")
+    folder(video, cache=str(cache))
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
+
+
+def test_a_video_that_is_none_or_cut_is_named(video, tmp_path):
+    (tmp_path / "no.mp4").write_text("not a film")
+    with pytest.raises(UserError, match=r"no\.mp4: not one frame can be decoded"):
+        folder(tmp_path / "no.mp4", cache=str(tmp_path / "cache"))
+    cut(video, 0.6)
+    dataset = folder(video, cache=str(tmp_path / "cache"))
+    assert 0 < len(dataset) < 10
+    assert dataset.check() == []
+
+
+def test_videos_beside_folders_are_clips_too(video, tmp_path):
+    frames(tmp_path / "run", range(3))
+    dataset = folder(tmp_path, cache=str(tmp_path / "cache" / "deep"))
+    assert {dataset.describe(i).partition("/")[0] for i in range(len(dataset))} == {"run", "walk"}
+
+
+def test_real_frames(shared_data, caplog):
+    caplog.set_level(logging.WARNING)
+    path = shared_data / "kitti_odom" / "sequences" / "06" / "image_0"
+    parts = {mode: folder(path, mode=mode, val_every=10) for mode in ("train", "val")}
+    assert {mode: len(part) for mode, part in parts.items()} == {"train": 42, "val": 5}
+    assert all(part.check() == [] for part in parts.values())
+    assert not caplog.records

@@ -1,0 +1,341 @@
+"""A mixture: shares are exact, every item comes once before any comes twice, and all items fit into one batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.clips import cut, frames, noise_frame, scar
+from tests.data.test_kitti_odom import sequence
+from tests.data.test_rgbd import scene
+from trainer.config import ConfigError, load_config
+from trainer.data import DATASETS
+from trainer.data._mixture import Pattern, item_counts
+from trainer.data.loaders import EpochBatches, make_loader
+from trainer.types import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three clips: a has 12 items, b has 4, c has 6."""
+    for name, num_frames in (("a", 14), ("b", 6), ("c", 8)):
+        frames(tmp_path / name, range(num_frames))
+    return tmp_path
+
+
+def clip(root, name, **options):
+    return {"type": "folder", "path": str(root / name), "val_every": 0, **options}
+
+
+def mixed(datasets, **options):
+    return DATASETS.create("mixed", datasets=datasets, **{"size": (20, 10), **options})
+
+
+def three(root, **options):
+    datasets = {
+        "a": clip(root, "a", weight=3),
+        "b": clip(root, "b", weight=2),
+        "c": clip(root, "c", weight=1),
+    }
+    return mixed(datasets, **options)
+
+
+def epoch_of(dataset, epoch):
+    """What each place of an epoch holds."""
+    return [dataset.describe(int(dataset[epoch, i]["index"])) for i in range(len(dataset))]
+
+
+# Arithmetic
+
+
+@pytest.mark.parametrize(
+    ("weights", "length", "counts"),
+    [
+        ([1, 1], 10, [5, 5]),
+        ([3, 1], 10, [8, 2]),
+        ([1, 1, 1], 10, [4, 3, 3]),
+        ([0.5, 0.25, 0.25], 8, [4, 2, 2]),
+    ],
+)
+def test_items_are_divided_by_weight(weights, length, counts):
+    assert item_counts(weights, length) == counts
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(UserError, match="length 3 leaves"):
+        item_counts([100, 1], 3)
+
+
+def test_data_sets_are_spread_evenly_over_an_epoch():
+    pattern = Pattern([6, 3])
+    owners = [pattern.place(i)[0] for i in range(9)]
+    assert owners == [0, 1, 0, 0, 1, 0, 0, 1, 0]
+    assert [pattern.place(i)[1] for i in range(9) if owners[i] == 0] == list(range(6))
+    assert all(pattern.at(*pattern.place(i)) == i for i in range(9))
+
+
+# Epochs
+
+
+def test_shares_of_an_epoch_are_the_weights_whatever_the_sizes(root):
+    dataset = three(root, length=30)
+    assert len(dataset) == 30
+    for epoch in range(3):
+        assert Counter(name[0] for name in epoch_of(dataset, epoch)) == {"a": 15, "b": 10, "c": 5}
+
+
+def test_every_item_comes_once_before_any_comes_twice(root):
+    dataset = three(root, length=12)  # a 6 of 12, b 4 of 4, c 2 of 6
+    seen = [name for epoch in range(6) for name in epoch_of(dataset, epoch)]
+    for name, size in (("a", 12), ("b", 4), ("c", 6)):
+        own = [item for item in seen if item[0] == name]
+        for start in range(0, len(own) - size + 1, size):
+            assert len(set(own[start : start + size])) == size
+    assert Counter(item[0] for item in seen) == {"a": 36, "b": 24, "c": 12}
+
+
+def test_orders_differ_between_epochs_and_seeds(root):
+    assert epoch_of(three(root, length=24), 0) != epoch_of(three(root, length=24), 1)
+    assert epoch_of(three(root, length=24), 0) != epoch_of(three(root, length=24, seed=1), 0)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_an_item_depends_on_seed_epoch_and_place_only(root):
+    options = {"length": 20, "use_aug": True, "seed": 5}
+    forwards, backwards = three(root, **options), three(root, **options)
+    keys = [(epoch, i) for epoch in (0, 1, 7) for i in range(20)]
+    first = {key: forwards[key] for key in keys}
+    assert all(same(first[key], backwards[key]) for key in reversed(keys))
+
+
+def test_an_item_that_comes_twice_in_an_epoch_is_augmented_anew(root):
+    for number in range(3):
+        noise_frame(root / "one" / f"{number}.png", number)
+    dataset = mixed({"one": clip(root, "one")}, length=16, use_aug=True)
+    assert len({tuple(dataset[0, i]["target_aug"].flatten().tolist()) for i in range(16)}) > 8
+
+
+def batches(dataset, rank=0, world=1, num_workers=0):
+    sampler = EpochBatches(len(dataset), 4, rank=rank, world=world, seed=3, shuffle=True, drop_last=True)
+    sampler.set_position(2)
+    return list(make_loader(dataset, sampler, num_workers=num_workers))
+
+
+def test_batches_are_the_same_on_any_number_of_processes_and_workers(root):
+    alone = batches(three(root))
+    two = [batches(three(root), rank, 2) for rank in range(2)]
+    for whole, *halves in zip(alone, *two, strict=True):
+        together = {key: torch.cat([half[key] for half in halves]) for key in whole}
+        assert same(whole, together)
+    assert all(same(x, y) for x, y in zip(alone, batches(three(root), num_workers=2), strict=True))
+
+
+def test_validation_sees_every_item_once_and_a_limit_cuts_all(root):
+    dataset = three(root, mode="val", length=7)
+    assert len(dataset) == 22
+    assert sorted(epoch_of(dataset, 0)) == sorted(
+        f"{name}: {name}/{n}" for name, size in (("a", 12), ("b", 4), ("c", 6)) for n in range(1, size + 1)
+    )
+    assert epoch_of(dataset, 0) == epoch_of(dataset, 5) == [dataset.describe(i) for i in range(22)]
+    assert {name[0] for name in epoch_of(dataset, 0)[:6]} == {"a", "b", "c"}
+
+
+# One batch
+
+
+@pytest.fixture
+def streets_and_rooms(tmp_path):
+    """KITTI odometry with stereo and motion, a room with depth, and a folder that knows nothing."""
+    sequence(tmp_path / "odom", "00")
+    scene(tmp_path / "rooms" / "000")
+    frames(tmp_path / "walk", range(6))
+    return {
+        "streets": {"type": "kitti_odom", "root": str(tmp_path / "odom"), "val_every": 0},
+        "rooms": {"type": "rgbd", "root": str(tmp_path / "rooms"), "val_every": 0},
+        "walk": clip(tmp_path, "walk"),
+    }
+
+
+def test_keys_that_not_all_have_are_left_out_and_told(streets_and_rooms):
+    dataset = mixed(streets_and_rooms)
+    assert dataset.check() == []
+    assert dataset.use_depth is False
+    (batch, *_) = batches(dataset)
+    assert batch.keys() == {"target", "supports", "K", "index"}
+    assert dataset.notes()[-1] == "left out, as not all data sets have it: K_depth, Ts_true, depth"
+    assert "rooms: 4 of 12 items of an epoch (33.3%), 1 times its 4" in dataset.notes()
+
+
+def test_cameras_stay_their_own(streets_and_rooms):
+    dataset = mixed(streets_and_rooms)
+    focal = {dataset.describe(i).partition(":")[0]: float(dataset[i]["K"][0, 0]) for i in range(len(dataset))}
+    assert focal == {"streets": 10, "rooms": 15, "walk": pytest.approx(17.32, abs=0.01)}
+
+
+def test_keys_that_all_have_stay(streets_and_rooms):
+    dataset = mixed({name: streets_and_rooms[name] for name in ("streets", "rooms")})
+    assert dataset[0]["Ts_true"].shape == (2, 4, 4)
+
+
+def test_depth_of_different_size_asks_for_one_size(tmp_path, streets_and_rooms):
+    scan = tmp_path / "odom" / "sequences" / "00" / "velodyne" / "000001.bin"
+    scan.parent.mkdir()
+    np.array([[10, 0, 0, 0.5]], np.float32).tofile(scan)
+    both = {name: streets_and_rooms[name] for name in ("streets", "rooms")}
+    problems = mixed(both).check()
+    assert (
+        "'depth' has different shapes: streets (1, 376, 1242), rooms (1, 10, 20). Set dataset.depth_size"
+        in problems[0]
+    )
+    dataset = mixed(both, depth_size=(30, 10))
+    assert dataset.check() == []
+    assert {tuple(dataset[i]["depth"].shape) for i in range(len(dataset))} == {(1, 10, 30)}
+    focal = {round(float(dataset[i]["K_depth"][0, 0]), 3) for i in range(len(dataset))}
+    assert focal == {15.0, 22.5}  # 20 of 40 pixels, 30 of 40 pixels, as 30 pixels
+
+
+def test_stereo_is_refused_where_one_has_no_partner(streets_and_rooms):
+    with pytest.raises(UserError, match=r"datasets\.rooms: dataset\.supp_idxs has 0"):
+        mixed(streets_and_rooms, supp_idxs=[-1, 1, 0])
+    only = {"streets": streets_and_rooms["streets"]}
+    assert mixed(only, supp_idxs=[0])[0]["T_stereo"].shape == (4, 4)
+
+
+def test_supports_may_reach_differently_but_not_be_more(root):
+    both = {"a": clip(root, "a"), "b": clip(root, "b", supp_idxs=[-2, 2])}
+    assert mixed(both).check() == []
+    both["b"]["supp_idxs"] = [-1]
+    with pytest.raises(UserError, match=r"b\.supp_idxs \[-1\] do not match"):
+        mixed(both)
+    assert mixed(both, supp_idxs=None, mode="val")[0]["supports"].shape[0] == 0  # single images need none
+
+
+def test_modes_may_override_keys_of_one_data_set(root):
+    datasets = {
+        "a": clip(root, "a", val={"path": str(root / "c")}),
+        "b": clip(root, "b", val={"frame_gap": 2}),
+    }
+    assert len(mixed(datasets, mode="val")) == 6 + 2
+    assert len(mixed(datasets)) == 12 + 4
+
+
+# Damage
+
+
+def test_problems_of_all_data_sets_are_told_with_their_names(root):
+    cut(root / "a" / "000003.png", 0.5)
+    cut(root / "c" / "000004.png", 0.5)
+    problems = three(root).check()
+    assert [line[:3] for line in problems] == ["a: ", "c: "]
+
+
+def test_a_stand_in_comes_from_the_same_data_set_and_is_counted_once(root, caplog):
+    noise_frame(root / "c" / "000004.png")
+    scar(root / "c" / "000004.png")
+    dataset = three(root, length=24)
+    for epoch in range(3):
+        sampler = EpochBatches(24, 4)
+        sampler.set_position(epoch)
+        names = [dataset.describe(int(i)) for batch in make_loader(dataset, sampler) for i in batch["index"]]
+        assert Counter(name[0] for name in names) == {"a": 12, "b": 8, "c": 4}
+        assert not {"c: c/3", "c: c/4", "c: c/5"} & set(names)
+    assert int(dataset.unreadable.sum()) == len(caplog.records) <= 3
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"a": {"type": "foldr"}},
+            "a.type: 'foldr' is not a dataset that can be mixed. Did you mean 'folder'?",
+        ),
+        ({"a": {"type": "mixed"}}, "a.type: 'mixed' is not a dataset that can be mixed"),
+        (
+            {"a": {"type": "folder", "pth": "x", "path": "y"}},
+            "a.pth is not an argument of dataset 'folder'. Did you mean 'path'?",
+        ),
+        ({"a": {"type": "folder"}}, "a.path: missing"),
+        ({"a": {"type": "folder", "path": "x", "frame_gap": "2"}}, "a.frame_gap: '2' does not fit"),
+        (
+            {"a": {"type": "folder", "path": "x", "size": [64, 32]}},
+            "a.size is set for all data sets together: use dataset.size",
+        ),
+        ({"a": {"type": "folder", "path": "x", "weight": 0}}, "a.weight must be a positive number, got 0"),
+        (
+            {"a": {"type": "folder", "path": "x", "weight": "much"}},
+            "a.weight must be a positive number, got 'much'",
+        ),
+        (
+            {"a": {"type": "folder", "path": "x", "val": {"wait": 2}}},
+            "a.wait is not an argument of dataset 'folder'",
+        ),
+        ({"a": {"type": "folder", "path": "x", "val": 3}}, "a: train, val and test must be mappings"),
+        ({"a": None}, "datasets: none is named"),
+        ({}, "datasets: none is named"),
+    ],
+)
+def test_mistakes_are_told_with_the_nearest_name(change, told):
+    with pytest.raises(UserError) as caught:
+        mixed(change)
+    assert told in str(caught.value)
+    assert any(told in line for line in DATASETS.get("mixed").validate_config({"datasets": change}))
+
+
+def test_the_name_is_the_type_where_none_is_given(root):
+    assert len(mixed({"synthetic": {"num_items": 5}, "b": clip(root, "b")}, size=(64, 32))) == 9
+
+
+def test_a_length_of_nothing_is_refused(root):
+    with pytest.raises(UserError, match="length must be 1"):
+        three(root, length=0)
+
+
+def test_a_page_tells_mistakes_at_their_place(tmp_path):
+    page = ROOT / "cfg" / "real" / "mixed.yaml"
+    default = ROOT / "cfg" / "real" / "default.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_config(page, default, ["dataset.datasets.rooms.rot=x"])
+    (problem,) = caught.value.problems
+    assert "dataset.datasets: rooms.rot is not an argument of dataset 'rgbd'. Did you mean 'root'?" in problem
+    cfg = load_config(page, default, ["dataset.datasets.rooms=~", "dataset.datasets.streets.weight=2"])
+    assert cfg.dataset_kwargs("train")[1]["datasets"]["rooms"] is None
+
+
+@pytest.mark.parametrize(
+    "page", sorted(p.name for p in (ROOT / "cfg" / "real").glob("*.yaml") if p.stem != "default")
+)
+def test_pages_are_usable(page):
+    cfg = load_config(ROOT / "cfg" / "real" / page, ROOT / "cfg" / "real" / "default.yaml")
+    assert cfg.warnings == ()
+    assert cfg.supp_idxs == (-1, 1)
+
+
+def test_real_streets_and_rooms(shared_data):
+    datasets = {
+        "streets": {"type": "kitti_odom", "root": str(shared_data), "weight": 3},
+        "rooms": {"type": "rgbd", "root": str(shared_data / "indoor_hololens")},
+        "drive": {
+            "type": "kitti",
+            "root": str(shared_data / "kitti_raw"),
+            "split_file": str(shared_data / "splits" / "kitti_raw" / "train_files.txt"),
+            "weight": 2,
+        },
+    }
+    dataset = mixed(datasets, size=(96, 64), length=24, use_depth=False)
+    assert dataset.check() == []
+    loaded = batches(dataset)
+    assert sum(len(batch["index"]) for batch in loaded) == 24
+    names = Counter(dataset.describe(int(i)).partition(":")[0] for batch in loaded for i in batch["index"])
+    assert names == {"streets": 12, "drive": 8, "rooms": 4}

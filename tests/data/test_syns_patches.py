@@ -1,0 +1,133 @@
+"""SYNS-Patches: dense depth and edges beside each image, both flags honoured, nothing to train on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.data.clips import cut, grey_frame
+from trainer.data import DATASETS
+from trainer.data.base import DataError
+from trainer.types import UserError
+
+NATIVE = (1242, 376)
+
+
+def patch(root: Path, scene: str, number: int) -> None:
+    grey_frame(root / scene / "images" / f"{number}.png", 50, NATIVE)
+    depth = np.full((376, 1242, 1), 7.5, np.float32)
+    depth[0, 0] = np.nan
+    edges = np.zeros((376, 1242), np.uint8)
+    edges[10, 20:25] = 255
+    for folder in ("depths", "edges"):
+        (root / scene / folder).mkdir(exist_ok=True)
+    np.save(root / scene / "depths" / f"{number}.npy", depth)
+    Image.fromarray(edges).save(root / scene / "edges" / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("syns") / "syns_patches"
+    patch(root, "01", 0)
+    (root / "01" / "info.txt").write_text(
+        "Scene 1\nScene Category: Natural: Caf\xe9 garden\n", encoding="latin-1"
+    )
+    (root / "splits").mkdir()
+    (root / "splits" / "val_files.txt").write_text("01 0.png")
+    (root / "splits" / "test_files.txt").write_text("01 0.png\n1 0\n")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    patch(tmp_path, "02", 3)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "test_files.txt").write_text("02 3.png\n")
+    return tmp_path
+
+
+def syns(root, **options):
+    return DATASETS.create("syns_patches", root=str(root), **{"size": (64, 32), **options})
+
+
+@pytest.mark.parametrize("mode", ["val", "test"])
+@pytest.mark.parametrize("use_depth", [True, False])
+@pytest.mark.parametrize("use_edges", [True, False])
+def test_both_flags_are_honoured_in_both_modes(whole, mode, use_depth, use_edges):
+    dataset = syns(whole, mode=mode, use_depth=use_depth, use_edges=use_edges)
+    assert dataset.check() == []
+    item = dataset[0]
+    assert {"depth", "edges"} & item.keys() == {
+        k for k, use in zip(("depth", "edges"), (use_depth, use_edges), strict=True) if use
+    }
+
+
+def test_an_item_by_hand(whole, caplog):
+    dataset = syns(whole)
+    item = dataset[0]
+    assert item["target"].shape == (3, 32, 64)
+    assert item["supports"].shape == (0, 3, 32, 64)
+    assert item["depth"].shape == item["edges"].shape == (1, 376, 1242)
+    assert item["depth"][0, 0, :2].tolist() == [0, 7.5]
+    assert "1 of 466992 values are NaN" in caplog.text
+    assert item["edges"].sum() == 5
+    assert item["edges"][0, 10, 22] == 1
+    assert len(dataset) == 2
+    assert dataset.describe(1) == "01/images/0"
+    assert dataset.category(0) == ("Natural", "Caf\xe9 garden")
+
+
+def test_the_camera_follows_from_the_field_of_view(whole):
+    K = syns(whole)[0]["K_depth"]
+    assert K.tolist() == [
+        pytest.approx([688.5, 0, 621], abs=0.1),
+        pytest.approx([0, 832.2, 188], abs=0.1),
+        [0, 0, 1],
+    ]
+    assert math.degrees(2 * math.atan(621 / float(K[0, 0]))) == pytest.approx(84.1)
+    scale = torch.tensor([[64 / 1242], [32 / 376], [1]])
+    assert torch.allclose(syns(whole)[0]["K"], K * scale)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"use_aug": True}, "for evaluation only"),
+        ({"mode": "train"}, "for evaluation only"),
+        ({"supp_idxs": [-1, 1]}, "single images"),
+        ({"use_hints": True}, "no depth hints"),
+    ],
+)
+def test_what_needs_video_or_training_is_refused(whole, options, told):
+    with pytest.raises(UserError, match=told):
+        syns(whole, **options)
+
+
+def test_damage_and_bad_lines_are_named(root):
+    (root / "splits" / "test_files.txt").write_text("02 3.png\n02 4.png\nx\n")
+    cut(root / "02" / "images" / "3.png")
+    problems = syns(root).check()
+    assert "test_files.txt:3: 'x': expected" in problems[0]
+    assert len([line for line in problems if "/4." in line and "missing" in line]) == 3
+    assert "images/3.png is cut short" in problems[-1]
+
+
+def test_files_that_are_no_depth_are_named(root):
+    np.save(root / "02" / "depths" / "3.npy", np.zeros((4, 4), np.int32))
+    with pytest.raises(DataError, match=r"3\.npy: expected floating-point depth.*02/images/3"):
+        syns(root)[0]
+    (root / "02" / "depths" / "3.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"3\.npy is not a readable array"):
+        syns(root)[0]
+
+
+def test_no_split_of_that_name_lists_what_there_is(root):
+    with pytest.raises(UserError, match=r"no val_files\.txt"):
+        syns(root, mode="val")
+    (root / "02" / "info.txt").write_text("nothing\n")
+    assert syns(root).category(0) == ("", "")

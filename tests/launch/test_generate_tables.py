@@ -1,0 +1,108 @@
+"""The command `generate_tables`: what it prints, what it writes, how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.generate_tables import main
+from tests.test_tables import KEB, write_result, write_seeds
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two stereo systems whose order nobody knows, and one of video with a seed missing."""
+    root = tmp_path / "models"
+    write_seeds(root, "garg", {42: 0.100, 195: 0.110, 335: 0.120}, alignment="stereo", **KEB)
+    write_seeds(root, "monodepth", {42: 0.101, 195: 0.111, 335: 0.121}, alignment="stereo", **KEB)
+    write_seeds(root, "klodt", {42: 0.2, 335: 0.21}, alignment="median", **KEB)
+    return root
+
+
+def test_one_table_per_protocol_with_noise_and_missing_seeds(root: Path, capsys) -> None:
+    assert main([str(root)]) == 0
+    out = capsys.readouterr().out
+    assert "table 1: kitti eigen_benchmark test, best, alignment median" in out
+    assert "table 2: kitti eigen_benchmark test, best, alignment stereo" in out
+    assert "table 2 is apart from table 1: alignment stereo (not median)" in out
+    assert "0.1100 ± 0.0100 ¹" in out
+    assert "0.1110 ± 0.0100 ²" in out
+    assert "warning: abs_rel: garg before monodepth is inside the seed noise (p = 0.91, Holm)" in out
+    assert "order by abs_rel: 0 of 1 pairs are told apart by their seeds" in out
+    assert "klodt: no result of seed 195 (no run)" in out
+    assert "garg: no result" not in out
+
+
+def test_seeds_that_should_be_there(root: Path, capsys) -> None:
+    assert main([str(root), "--seeds", "42", "195", "7"]) == 0
+    out = capsys.readouterr().out
+    assert "garg: no result of seed 7 (no run)" in out
+    assert "klodt: no result of seeds 195 (no run), 7 (no run)" in out
+    assert "seed 335" not in out
+
+
+def test_mixed_alignments_and_published_rows_side_by_side(root: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main([str(root), "--mix", "alignment", "--reference", "benchmark", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "table 2" not in printed
+    assert "hrdepth_MS (published)" in printed
+    name = "kitti_eigen_benchmark_test_best"
+    endings = (".md", ".tex", ".csv", "_seeds.csv", "_pairs.csv", "_bars.png")
+    assert {p.name for p in out.iterdir()} == {name + ending for ending in endings}  # no events, so no curves
+    for path in out.iterdir():
+        assert f"saved: {path}" in printed
+    assert (out / f"{name}_bars.png").read_bytes().startswith(b"\x89PNG")
+    text = (out / f"{name}.md").read_text()
+    assert "| garg | stereo | 3 | **0.1100 ± 0.0100** |" in text
+    assert "d1: garg (stereo) before monodepth (stereo) is inside the seed noise" in text
+
+
+def test_chosen_metrics_and_digits(root: Path, capsys) -> None:
+    assert main([str(root), "--models", "klodt", "--metrics", "d1", "--decimals", "2", "--sort", "d1"]) == 0
+    out = capsys.readouterr().out
+    assert "0.80 ± 0.01" in out or "0.79 ± 0.01" in out
+    assert "abs_rel" not in out
+
+
+def test_same_results_same_files(root: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert main([str(root), "--out", str(tmp_path / name)]) == 0
+    for path in (tmp_path / "a").iterdir():
+        if path.suffix != ".png":
+            assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mix", "crp"], "Did you mean 'crop'"),
+        (["--models", "grag"], "Did you mean 'garg'"),
+        (["--metrics", "abs_rle"], "Did you mean 'abs_rel'"),
+        (["--sort", "abs_rle"], "Did you mean 'abs_rel'"),
+        (["--file", "none*.yaml"], "holds no result file"),
+        (["--reference", "bench"], "Did you mean 'benchmark'"),
+        (["--curves", "val_metrics/AbsRel", "--out", "tables"], "no run has this scalar"),
+    ],
+)
+def test_errors_are_sentences(root: Path, tmp_path, monkeypatch, capsys, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(root), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys) -> None:
+    assert main([str(tmp_path / "absent")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_model_of_one_metric_more_leaves_blanks(tmp_path: Path, capsys) -> None:
+    write_result(tmp_path, "a", 1, {"abs_rel": 0.1, "chamfer": 2.0})
+    write_result(tmp_path, "b", 1, {"abs_rel": 0.2})
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "chamfer ↓" in out
+    assert "warning: abs_rel: no spread is known of a, b: one seed" in out

@@ -1,0 +1,55 @@
+"""Alignments: against numpy's least squares, and at their limits."""
+
+import numpy as np
+import pytest
+
+from trainer.metrics.align import ALIGNMENTS, Fit, invert, least_squares
+
+
+def sample(seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(1, 80, 400)
+    return truth, 1 / (0.3 / truth + 0.02 + rng.normal(0, 1e-3, 400))
+
+
+def solve(x, y):
+    return np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)[0]
+
+
+def test_least_squares_against_numpy():
+    truth, pred = sample()
+    for name, x, y in (("lsqr_disp", 1 / pred, 1 / truth), ("lsqr_depth", pred, truth)):
+        fit = ALIGNMENTS[name].fit(pred, truth)
+        assert [fit.scale, fit.shift] == pytest.approx(solve(x, y), rel=1e-10)
+
+
+def test_an_affine_disparity_is_made_perfect():
+    truth = np.array([2.0, 5.0, 40.0])
+    pred = 1 / (0.25 / truth + 0.1)
+    fit = ALIGNMENTS["lsqr_disp"].fit(pred, truth)
+    assert (fit.scale, fit.shift) == (pytest.approx(4), pytest.approx(-0.4))
+    assert fit.apply(pred) == pytest.approx(truth)
+    fit = ALIGNMENTS["lsqr_depth"].fit(3 * truth + 7, truth)
+    assert fit.apply(3 * truth + 7) == pytest.approx(truth)
+
+
+def test_a_large_offset_loses_nothing():
+    x = 1e6 + np.linspace(0, 1, 50)
+    assert least_squares(x, 2 * x + 3) == (pytest.approx(2, rel=1e-8), pytest.approx(3, abs=0.1))
+
+
+@pytest.mark.parametrize("name", ["lsqr_disp", "lsqr_depth"])
+def test_a_constant_cannot_be_fitted(name):
+    fit = ALIGNMENTS[name].fit(np.full(5, 0.1), np.arange(1.0, 6))
+    assert (fit.scale, fit.shift) == (0, 0)
+    assert fit.apply(np.full(5, 0.1)).tolist() == [0] * 5
+
+
+def test_zero_is_no_depth_and_stays_so():
+    assert invert(np.array([0.0, 2.0])).tolist() == [0, 0.5]
+    assert Fit(2.0).apply(np.array([0.0, 3.0])).tolist() == [0, 6]
+    assert Fit(2.0, 0.0, of_inverse=True).apply(np.array([0.0, 3.0])).tolist() == [0, 1.5]
+
+
+def test_a_median_of_zero_scales_nothing():
+    assert ALIGNMENTS["median"].fit(np.zeros(3), np.ones(3)) == Fit(1.0)

@@ -1,0 +1,139 @@
+"""Several protocols in one pass, predictions from files, mirrored images, depth edges, several processes."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.test_evaluation import AHEAD, RIGHT, Truths, flat, index_as_depth, metres, moving, says
+from tests.world import run_world
+from trainer.evaluation import (
+    Processes,
+    StoredDepth,
+    evaluate_depth,
+    evaluate_pose,
+    evaluate_side_by_side,
+    flip_blended,
+    predict_all,
+    save_legacy,
+    save_result,
+    write_predictions,
+)
+from trainer.metrics.protocol import DepthProtocol
+from trainer.types import UserError
+
+
+def test_side_by_side_equals_one_after_the_other():
+    protocols = [metres("none"), metres("median"), metres("stereo")]
+    together = evaluate_side_by_side(index_as_depth, flat(1, 4, 9), protocols)
+    assert together == [evaluate_depth(index_as_depth, flat(1, 4, 9), p) for p in protocols]
+    assert [r.protocol["alignment"] for r in together] == ["none", "median", "stereo"]
+
+
+def test_stored_predictions_equal_those_of_a_network():
+    rng = np.random.default_rng(0)
+    depths = rng.uniform(1, 30, (3, 2, 4)).astype(np.float32)
+    data = Truths(rng.uniform(1, 30, (3, 6, 9)))
+
+    def network(images):
+        return torch.from_numpy(depths[images[:, 0, 0, 0].long().numpy() - 1])[:, None]
+
+    expected = evaluate_depth(network, data, metres("median"))
+    for kind, values in (("depth", depths), ("disp", 1 / depths)):
+        found = evaluate_depth(StoredDepth(values, kind), data, metres("median"))
+        assert found.mean == pytest.approx(expected.mean, rel=1e-6)
+
+
+def test_zero_is_no_prediction_and_becomes_the_least_depth():
+    for kind in ("disp", "depth"):
+        result = evaluate_depth(StoredDepth(np.zeros((1, 2, 4)), kind), flat(2), metres(min_depth=0.5))
+        assert result.mean["abs_rel"] == pytest.approx(0.75)
+
+
+def test_flip_blends_both_sides():
+    def left_is_near(images):
+        """Depth 1 at the left border, 3 at the right, whatever is shown: what mirroring averages."""
+        return torch.linspace(1, 3, 41).expand(len(images), 1, 2, 41)
+
+    blended = flip_blended(left_is_near)(torch.zeros(1, 3, 2, 41))
+    middle = blended[0, 0, 0, 10]
+    assert middle == pytest.approx(2 / (1 / 1.5 + 1 / 2.5))  # inverse depths are averaged
+    assert blended[0, 0, 0, 0] == pytest.approx(3)  # at the left border the mirrored pass alone
+    assert blended[0, 0, 0, 40] == pytest.approx(3)  # at the right border the plain one
+
+
+class WithEdges(Truths):
+    """Items with intrinsics, depth edges and a category, as SYNS-Patches has them."""
+
+    def __getitem__(self, index):
+        edges = torch.zeros(1, *self.maps[index].shape)
+        edges[..., 3] = 1
+        K = torch.tensor([[50.0, 0, 4], [0, 50, 2], [0, 0, 1]])
+        return {**super().__getitem__(index), "edges": edges, "K_depth": K}
+
+    def category(self, index):
+        return "Indoor", f"room {index}"
+
+
+def test_edges_and_categories(tmp_path):
+    protocol = DepthProtocol(["benchmark", "pointcloud", "ibims"], "median", "none", max_depth=100)
+    truth = np.full((16, 24), 5.0)
+    truth[:, 4:] = 20
+    result = evaluate_depth(index_as_depth, WithEdges([truth, truth]), protocol)
+    assert {"mae", "mae_edges", "chamfer", "chamfer_edges", "dir_acc", "edge_accuracy"} <= set(result.mean)
+    assert [item["subcat"] for item in result.items] == ["room 0", "room 1"]
+    assert [item["pixels_edges"] for item in result.items] == [16, 16]
+    assert result.mean["abs_rel_pct_edges"] == pytest.approx(0)  # aligned on the edge alone, which is at 5 m
+    save_legacy(result, tmp_path / "old.yaml")
+    rows = yaml.safe_load((tmp_path / "old.yaml").read_text())
+    assert [row["SubCat"] for row in rows] == ["room 0", "room 1"]
+    assert {"Ratio", "MAE", "MAE-Edges", "EdgeAcc-Edges"} <= set(rows[0])
+
+
+def test_ibims_needs_edges():
+    with pytest.raises(UserError, match="needs true depth edges"):
+        evaluate_depth(
+            index_as_depth, flat(2, size=(16, 24)), DepthProtocol(["eigen", "ibims"], "none", "none")
+        )
+
+
+# Several processes
+
+
+def _share(rank, world, folder):
+    processes = Processes(rank, world)
+    data = Truths(np.random.default_rng(0).uniform(1, 60, (7, 4, 8)))
+    protocols = [metres("median"), metres("lsqr_disp")]
+    results = evaluate_side_by_side(index_as_depth, data, protocols, batch_size=2, processes=processes)
+    for i, result in enumerate(results):
+        save_result(result, folder / f"{world}_{rank}_{i}.yaml")
+    disps = predict_all(index_as_depth, data, batch_size=2, processes=processes)
+    assert (disps is None) == (rank > 0)
+    if disps is not None:
+        write_predictions(folder / f"{world}.npz", disps, {"kind": "disp"})
+    told = evaluate_pose(
+        says(AHEAD), moving((RIGHT,), (AHEAD,), (RIGHT,), supp_idxs=(1,)), batch_size=1, processes=processes
+    )
+    assert told["mean"] == 60
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_several_processes_find_what_one_finds(tmp_path, world):
+    _share(0, 1, tmp_path)
+    run_world(_share, world, tmp_path, tmp_path)
+    for i in (0, 1):
+        expected = (tmp_path / f"1_0_{i}.yaml").read_bytes()
+        for rank in range(world):
+            assert (tmp_path / f"{world}_{rank}_{i}.yaml").read_bytes() == expected
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / f"{world}.npz").read_bytes()
+
+
+def test_predictions_are_kept_in_order(tmp_path):
+    disps = predict_all(index_as_depth, flat(1, 1, 1), batch_size=2)
+    assert disps.shape == (3, 2, 4)
+    assert disps[:, 0, 0].tolist() == pytest.approx([1, 1 / 2, 1 / 3])
+    write_predictions(tmp_path / "deep" / "x.npz", disps, {"kind": "disp", "unit": "baseline"})
+    stored = StoredDepth.read(tmp_path / "deep" / "x.npz")
+    assert stored.kind == "disp"
+    assert stored.values.dtype == np.float32
+    assert (stored.values == disps).all()

@@ -1,0 +1,603 @@
+"""Tables over seeds: what is averaged, what is best, what must not share a table, and how sure an order is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.world import ROOT
+from trainer.metrics import METRICS
+from trainer.tables import reference, significance
+from trainer.tables.aggregate import (
+    Cell,
+    Table,
+    best_two,
+    headline,
+    make_tables,
+    name_differences,
+    unevaluated,
+)
+from trainer.tables.columns import Column, direction_of
+from trainer.tables.latex import escape, latex
+from trainer.tables.layout import head, markdown
+from trainer.tables.pictures import draw_bars, draw_curves, mean_curve, read_curves
+from trainer.tables.results import read_result, read_results
+from trainer.tables.significance import compare, flips, holm, warn_of_noise, welch
+from trainer.tables.writing import csv_text, file_names, wide_rows, write_table
+from trainer.types import UserError
+
+EIGEN = {"version": 1, "units": {"abs_rel": "fraction", "d1": "fraction"}, "higher_is_better": ["d1"]}
+PNG = b"\x89PNG"
+
+
+def write_result(root: Path, model: str, seed: int | str, mean: dict[str, float], /, **protocol: Any) -> Path:
+    """Write a result file as `evaluate` does, with changes to its protocol."""
+    told: dict[str, Any] = {
+        "alignment": "median",
+        "factor": "median(truth) / median(prediction), per image",
+        "crop": "garg",
+        "min_depth_m": 0.001,
+        "max_depth_m": 80.0,
+        "metrics": {"eigen": EIGEN},
+        "items": 697,
+        "limit": None,
+        "dataset": {
+            "type": "kitti",
+            "split": "eigen",
+            "mode": "test",
+            "size": [640, 192],
+            "root": f"/{seed}",
+        },
+        "checkpoint": {"file": f"{model}/{seed}/ckpts/best.safetensors", "step": 1},
+        "trainer_version": str(seed),
+    }
+    told |= protocol
+    path = root / model / str(seed) / "results" / f"kitti_eigen_best_{told['alignment']}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"mean": mean, "protocol": told, "items": []}, sort_keys=False))
+    return path
+
+
+def write_seeds(root: Path, model: str, values: dict[int, float], **protocol: Any) -> None:
+    """One result per seed: AbsRel as given, d1 = 1 - AbsRel."""
+    for seed, value in values.items():
+        write_result(root, model, seed, {"abs_rel": value, "d1": 1 - value}, **protocol)
+
+
+def tables_of(root: Path, **options: Any) -> list[Table]:
+    return make_tables(read_results(root), root, **options)
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def column(table: Table, key: str) -> Column:
+    return next(c for c in table.columns if c.key == key)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """`far` is clearly worse; `a` and `b` overlap."""
+    write_seeds(tmp_path, "a", {42: 0.10, 195: 0.11, 335: 0.12})
+    write_seeds(tmp_path, "b", {42: 0.105, 195: 0.115, 335: 0.125})
+    write_seeds(tmp_path, "far", {42: 0.30, 195: 0.301, 335: 0.302})
+    return tmp_path
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(three: Path) -> None:
+    (table,) = tables_of(three)
+    assert [row.model for row in table.rows] == ["a", "b", "far"]
+    cell = table.rows[0].cells[column(table, "abs_rel")]
+    assert (cell.mean, cell.n) == (pytest.approx(0.11), 3)
+    assert cell.sd == pytest.approx(0.01)  # ddof 1; the population would have 0.0082
+    assert cell.by_seed == {"42": 0.10, "195": 0.11, "335": 0.12}
+    assert table.notes == []
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "alone", {42: 0.1})
+    write_seeds(tmp_path, "other", {42: 0.2})
+    (table,) = tables_of(tmp_path)
+    assert math.isnan(table.rows[0].cells[column(table, "abs_rel")].sd)
+    assert "| alone | 1 | **0.1000** |" in markdown(table, None)
+    assert compare(table, column(table, "abs_rel")) == []
+    warn_of_noise(table)
+    assert "abs_rel: no spread is known of alone, other: one seed" in table.warnings
+
+
+def test_direction_comes_with_the_metric(three: Path) -> None:
+    (table,) = tables_of(three)
+    assert best_two(table, column(table, "abs_rel")) == ({"a"}, {"b"})
+    assert best_two(table, column(table, "d1")) == ({"a"}, {"b"})
+    assert head(table)[2:] == ["abs_rel ↓", "d1 ↑"]
+
+
+def test_every_registered_metric_has_its_direction() -> None:
+    metrics = [m for name in METRICS.names() for m in METRICS.get(name).metrics]  # type: ignore[attr-defined]
+    assert metrics
+    for metric in metrics:
+        assert direction_of(metric.key) == (1 if metric.higher_is_better else -1)
+        if metric.legacy:
+            assert direction_of(metric.legacy) == direction_of(metric.key), metric.legacy
+
+
+@pytest.mark.parametrize(
+    ("key", "direction"),
+    [
+        *(
+            (k, -1)
+            for k in (
+                "AbsRel",
+                "SqRel",
+                "RMSE",
+                "LogRMSE",
+                "MAE",
+                "InvMAE",
+                "InvRMSE",
+                "LogMAE",
+                "LogSI",
+                "Chamfer",
+            )
+        ),
+        *((k, -1) for k in ("ChamferDist", "EdgeAcc", "EdgeComp", "Dir (-)", "Dir (+)")),
+        *(
+            (k, 1)
+            for k in (r"$\delta < 1.25^2$", r"$\delta_{.25}$", "F-Score-20", "F-Score (5)", "IoU", "DirAcc")
+        ),
+        *((k, 0) for k in ("Ratio", "Scale", "Shift", "anything")),
+    ],
+)
+def test_direction_of_earlier_names(key: str, direction: int) -> None:
+    assert direction_of(key) == direction
+
+
+def places(values: dict[str, float]) -> tuple[set[str], set[str]]:
+    key = Column("abs_rel", direction=-1)
+    rows = [row_of(model, key, value) for model, value in values.items()]
+    return best_two(Table({}, [key], rows), key)
+
+
+def row_of(model: str, key: Column, *values: float):
+    from trainer.tables.aggregate import Row
+
+    return Row(model, {key: Cell.of({str(i): v for i, v in enumerate(values)})})
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "second"),
+    [
+        ({"a": 1.0, "b": 2.0, "c": 3.0}, {"a"}, {"b"}),
+        ({"a": 1.0, "b": 1.0, "c": 3.0}, {"a", "b"}, {"c"}),
+        ({"a": 1.0, "b": 1.0}, {"a", "b"}, set()),  # all tied: nobody is second, too
+        ({"a": 1.0, "b": 2.0, "c": 2.0}, {"a"}, {"b", "c"}),
+        ({"a": math.nan, "b": 2.0, "c": 3.0}, {"b"}, {"c"}),
+        ({"a": math.nan}, set(), set()),
+        ({"a": 1.0}, {"a"}, set()),
+    ],
+)
+def test_best_and_second_best(values, best, second) -> None:
+    assert places(values) == (best, second)
+
+
+def test_a_metric_without_direction_marks_nobody(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", 1, {"Ratio": 5.4, "AbsRel": 0.1})
+    write_result(tmp_path, "b", 1, {"Ratio": 5.0, "AbsRel": 0.2})
+    (table,) = tables_of(tmp_path)
+    assert best_two(table, column(table, "Ratio")) == (set(), set())
+    assert headline(table) == column(table, "AbsRel")
+
+
+def test_a_seed_that_is_not_finite_is_named_and_left_out(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "a", {1: 0.1, 2: 0.2, 3: math.nan})
+    (table,) = tables_of(tmp_path)
+    cell = table.rows[0].cells[column(table, "abs_rel")]
+    assert (cell.mean, cell.n) == (pytest.approx(0.15), 2)
+    assert any("abs_rel is not finite with seed 3" in note for note in table.notes)
+
+
+def test_missing_seeds_are_named_with_the_state_of_their_run(three: Path) -> None:
+    (three / "far" / "195" / "results" / "kitti_eigen_best_median.yaml").unlink()
+    state = {"state": "failed", "epoch": 7, "step": 9, "time": "now", "pid": 1, "host": "h"}
+    (three / "far" / "195" / "state.json").write_text(json.dumps(state))
+    (three / "never" / "42").mkdir(parents=True)
+    (three / "never" / "42" / "state.json").write_text(json.dumps(state))
+    (table,) = tables_of(three, seeds=["42", "195", "335", "7"])
+    assert "far: no result of seeds 195 (run failed, epoch 7), 7 (no run)" in table.notes
+    assert "a: no result of seed 7 (no run)" in table.notes
+    assert "n | 2 |" not in markdown(table, None)
+    (lost,) = unevaluated(three, read_results(three))
+    assert lost.endswith("never: no result at all, of seeds 42 (run failed, epoch 7)")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"crop": "none"}, "crop"),
+        ({"max_depth_m": 100.0}, "depth"),
+        ({"alignment": "stereo"}, "alignment"),
+        ({"items": 652}, "items"),
+        ({"limit": "20 of 697, evenly spaced"}, "items"),
+        ({"flip_post_processing": True}, "flip_post_processing"),
+        (
+            {"dataset": {"type": "kitti", "split": "eigen_zhou", "mode": "test", "size": [640, 192]}},
+            "dataset",
+        ),
+        ({"dataset": {"type": "kitti", "split": "eigen", "mode": "test", "size": [1024, 320]}}, "size"),
+        (
+            {
+                "dataset": {
+                    "type": "kitti",
+                    "split": "eigen",
+                    "mode": "test",
+                    "size": [640, 192],
+                    "use_benchmark": True,
+                }
+            },
+            "data",
+        ),
+        ({"checkpoint": {"file": "last.safetensors"}}, "checkpoint"),
+    ],
+)
+def test_other_protocols_have_tables_of_their_own(tmp_path: Path, change: dict, told: str) -> None:
+    write_seeds(tmp_path, "a", {1: 0.1, 2: 0.2})
+    write_seeds(tmp_path, "b", {1: 0.1, 2: 0.2}, **change)
+    tables = tables_of(tmp_path)
+    assert sorted(row.model for table in tables for row in table.rows) == ["a", "b"]
+    assert len(tables) == 2
+    (difference,) = name_differences(tables)
+    assert f"table 2 is apart from table 1: {told} " in difference
+    assert len(set(file_names(tables))) == 2
+    (mixed,) = tables_of(tmp_path, mix=[told])
+    assert [row.model for row in mixed.rows] == ["a", "b"]
+    assert told in head(mixed)
+
+
+def test_a_metric_that_changed_its_meaning_is_another_column(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "a", {1: 0.1})
+    write_seeds(tmp_path, "b", {1: 0.1}, metrics={"eigen": {**EIGEN, "version": 2}})
+    (table,) = tables_of(tmp_path)
+    assert head(table)[2:] == ["abs_rel v1 ↓", "d1 v1 ↑", "abs_rel v2 ↓", "d1 v2 ↑"]
+
+
+def test_a_run_folder_is_a_root_too(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(three / "a" / "42")
+    (result,) = read_results(Path("."))
+    assert (result.folder, result.seed) == (three / "a", "42")
+    (table,) = tables_of(Path("."))
+    assert [row.model for row in table.rows] == ["a"]
+
+
+def test_two_files_of_one_seed_must_agree(tmp_path: Path) -> None:
+    first = write_result(tmp_path, "a", 1, {"abs_rel": 0.1})
+    copy = first.with_name("copy.yaml")
+    copy.write_text(first.read_text())
+    assert len(tables_of(tmp_path)[0].rows) == 1
+    copy.write_text(first.read_text().replace("0.1", "0.2"))
+    with pytest.raises(
+        UserError, match=r"copy\.yaml and .*best_median\.yaml have one protocol but different"
+    ):
+        tables_of(tmp_path)
+    assert make_tables(read_results(tmp_path, ["kitti*.yaml"]), tmp_path)
+
+
+def test_models_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
+    write_seeds(tmp_path / "x", "m.v1", {1: 0.1})
+    write_seeds(tmp_path / "y", "m.v1", {1: 0.2})
+    write_seeds(tmp_path / "y", "other", {1: 0.3})
+    (table,) = tables_of(tmp_path)
+    assert [row.model for row in table.rows] == ["other", "x/m.v1", "y/m.v1"]
+
+
+def test_edges_have_a_table_of_their_own(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", 1, {"abs_rel": 0.1, "abs_rel_edges": 0.3})
+    plain, edges = tables_of(tmp_path)
+    assert [c.key for c in edges.columns] == ["abs_rel"]
+    assert edges.columns[0].direction == -1
+    assert edges.protocol["pixels"] == "true depth edges"
+    assert edges.rows[0].cells[edges.columns[0]].mean == 0.3
+    assert "pixels" not in plain.protocol
+
+
+def test_nothing_published_beside_edges(tmp_path: Path) -> None:
+    write_result(tmp_path, "garg", 1, {"abs_rel_edges": 0.3}, alignment="stereo", **KEB)
+    (table,) = tables_of(tmp_path)
+    reference.add_references([table], "benchmark")
+    assert table.references == []
+
+
+def test_camera_motion_has_tables_without_a_depth_range(tmp_path: Path) -> None:
+    told = {"version": 1, "units": {"ate_m": "m"}, "higher_is_better": []}
+    absent = dict.fromkeys(("crop", "min_depth_m", "max_depth_m", "items"))
+    write_result(tmp_path, "a", 1, {"ate_m": 0.02}, alignment="scale", metrics={"odometry": told}, **absent)
+    (table,) = tables_of(tmp_path)
+    assert table.title == "kitti eigen test, best, alignment scale, input 640x192"
+    assert table.columns[0].direction == -1
+
+
+def test_files_of_earlier_code(tmp_path: Path) -> None:
+    """A mapping of means, and a list of images with categories, whose names tell all there is of the protocol."""
+    folder = tmp_path / "hrdepth_MS" / "042" / "results"
+    folder.mkdir(parents=True)
+    (folder / "kitti_eigen_best_stereo.yaml").write_text(
+        yaml.safe_dump({"Ratio": 5.4, "AbsRel": 0.1, r"$\delta < 1.25$": 0.9}, sort_keys=False)
+    )
+    rows = [{"Cat": "Nature", "AbsRel": 10.0, "AbsRel-Edges": 30.0}, {"Cat": "Indoor", "AbsRel": 20.0}]
+    (folder / "syns_test_last_mono.yaml").write_text(yaml.safe_dump(rows))
+    eigen, syns, edges = sorted(
+        read_results(tmp_path), key=lambda r: (r.protocol["dataset"], "pixels" in r.protocol)
+    )
+    assert eigen.protocol["dataset"] == "kitti_eigen"
+    assert (eigen.protocol["checkpoint"], eigen.protocol["alignment"]) == ("best", "stereo")
+    assert [c.direction for c in eigen.values] == [0, -1, 1]
+    assert syns.protocol["alignment"] == "median"
+    assert (syns.protocol["items"], syns.seed) == ("2", "042")
+    assert syns.values == {Column("AbsRel"): 15.0}
+    assert edges.values == {Column("AbsRel"): 30.0}
+
+
+@pytest.mark.parametrize("text", ["a: [", "just text", "mean: {a: b}\nprotocol: {}", "[]", "{}", "mean: 3"])
+def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "m" / "1" / "results" / "x.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    if text == "mean: 3":  # a name and a number is all that files of earlier code have
+        assert read_result(path)
+        return
+    with pytest.raises(UserError, match=r"x\.yaml"):
+        read_result(path)
+
+
+def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Evaluate a run first"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ["aa"]}, "'aa' is not a model"),
+        ({"metrics": ["abs_rle"]}, "Did you mean 'abs_rel'"),
+        ({"mix": ["alignmnt"]}, "Did you mean 'alignment'"),
+        ({"seeds": ["7"]}, "no result of the seeds 7"),
+    ],
+)
+def test_wrong_names(three: Path, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tables_of(three, **options)
+
+
+def test_chosen_metrics_in_the_chosen_order(three: Path) -> None:
+    (table,) = tables_of(three, metrics=["d1", "abs_rel"], models=["far", "a"])
+    assert head(table) == ["model", "n", "d1 ↑", "abs_rel ↓"]
+    assert [row.model for row in table.rows] == ["a", "far"]
+
+
+def test_welch_agrees_with_scipy_on_the_values() -> None:
+    from scipy.stats import ttest_ind
+
+    a, b = [0.10, 0.11, 0.12], [0.15, 0.11, 0.19]
+    expected = ttest_ind(a, b, equal_var=False).pvalue
+    cells = [Cell.of(dict(zip("xyz", values, strict=True))) for values in (a, b)]
+    assert welch(*cells) == pytest.approx(expected)
+    same, other = Cell(1.0, 0.0, 3), Cell(2.0, 0.0, 3)
+    assert (welch(same, same), welch(same, other)) == (1.0, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    """0.01 x 3, 0.02 x 2, then 0.03 x 1, which may not fall below its predecessor."""
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_an_order_inside_the_seed_noise_is_warned_of(three: Path) -> None:
+    (table,) = tables_of(three)
+    comparisons = warn_of_noise(table)
+    assert len(comparisons) == 6  # three pairs, two metrics
+    assert [w for w in table.warnings if w.startswith("abs_rel")] == [
+        "abs_rel: a before b is inside the seed noise (p = 0.57, Holm)"
+    ]
+    sure = {(c.better, c.worse) for c in comparisons if not c.is_noise}
+    assert sure == {("a", "far"), ("b", "far")}
+    assert flips(table, column(table, "abs_rel")) == (1, 3)
+
+
+def test_without_scipy_the_table_stays(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*cells: Cell) -> float:
+        raise ImportError("scipy")
+
+    monkeypatch.setattr(significance, "welch", missing)
+    (table,) = tables_of(three)
+    assert warn_of_noise(table) == []
+    assert table.warnings == [significance.NO_SCIPY]
+
+
+def test_markdown_names_everything(three: Path) -> None:
+    (three / "b" / "42" / "results" / "kitti_eigen_best_median.yaml").unlink()
+    (table,) = tables_of(three)
+    warn_of_noise(table)
+    text = markdown(table, column(table, "abs_rel"))
+    assert (
+        "## kitti eigen test, best, alignment median, crop garg, 0.001-80 m, items 697, input 640x192" in text
+    )
+    assert "| a | 3 | **0.1100 ± 0.0100** | **0.8900 ± 0.0100** |" in text
+    assert "| b | 2 | <u>0.1200 ± 0.0071</u> |" in text
+    assert "| b | - | 0.1150 | 0.1250 | 0.0100 |" in text.replace("| seed 42", "")
+    assert "- b: no result of seed 42 (no run)" in text
+    assert "a before b is inside the seed noise" in text
+
+
+def test_latex_is_booktabs_with_marks_of_any_length(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "long_name&co", {1: 123456.123456, 2: 123457.123456})
+    write_seeds(tmp_path, "second", {1: 200000.0, 2: 200001.0})
+    (table,) = tables_of(tmp_path)
+    text = latex(table, decimals=6)
+    assert r"\begin{tabular}{@{}llrr@{}}" in text
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert r"\best{123456.623456 \ensuremath{\pm} 0.707107}" in text
+    assert r"\nbest{200000.500000 \ensuremath{\pm} 0.707107}" in text
+    assert r"long\_name\&co" in text
+    assert r"abs rel $\downarrow$" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_latex_keeps_formulas() -> None:
+    assert escape(r"$\delta_{.25}$ at 5 %") == r"$\delta_{.25}$ at 5 \%"
+
+
+def test_csv_has_all_digits_every_seed_and_every_pair(three: Path, tmp_path: Path) -> None:
+    (table,) = tables_of(three)
+    comparisons = warn_of_noise(table)
+    out = tmp_path / "out"
+    paths = write_table(table, out, "t", comparisons, column(table, "abs_rel"))
+    assert {p.name for p in paths} == {"t.md", "t.tex", "t.csv", "t_seeds.csv", "t_pairs.csv"}
+    rows = csv_rows(out / "t.csv")
+    assert [row["model"] for row in rows] == ["a", "b", "far"]
+    assert float(rows[2]["abs_rel_mean"]) == statistics.fmean([0.30, 0.301, 0.302])
+    assert len(csv_rows(out / "t_seeds.csv")) == 3 * 3 * 2
+    assert {row["inside_seed_noise"] for row in csv_rows(out / "t_pairs.csv")} == {
+        "True",
+        "False",
+    }
+    write_table(table, out, "t")
+    assert not (out / "t_pairs.csv").exists()  # nothing was compared: no stale answer stays
+
+
+def test_published_benchmark_is_complete() -> None:
+    data = yaml.safe_load(reference.references()["benchmark"].read_text())
+    systems = {p.stem for p in (ROOT / "cfg" / "benchmark").glob("*.yaml")} - {"default"}
+    assert set(data["methods"]) == systems
+    assert "arXiv:2307.10713" in data["source"]
+    assert data["methods"]["garg"]["eigen_benchmark"]["abs_rel_pct"] == [7.65, 0.09]
+    assert data["methods"]["sfm_learner"]["syns_lsqr"]["f_score_10"] == [13.5, 0.3]
+
+
+KEB = {
+    "crop": "none",
+    "max_depth_m": 100.0,
+    "items": 652,
+    "dataset": {
+        "type": "kitti",
+        "split": "eigen_benchmark",
+        "mode": "test",
+        "size": [640, 192],
+        "use_benchmark": True,
+    },
+}
+
+
+def test_published_rows_stand_below_and_are_not_ranked(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "garg", {1: 0.5, 2: 0.51}, alignment="stereo", **KEB)
+    (table,) = tables_of(tmp_path)
+    reference.add_references([table], "benchmark")
+    assert len(table.references) == 13  # stereo scale; the five of video are at median scale
+    garg = next(row for row in table.references if row.model == "garg (published)")
+    assert garg.cells[column(table, "abs_rel")].mean == pytest.approx(
+        0.0765
+    )  # per cent there, a fraction here
+    assert best_two(table, column(table, "abs_rel")) == ({"garg"}, set())
+    assert wide_rows(table)[-1]["n"] == 3
+    text = latex(table)
+    assert text.count(r"\midrule") == 2
+    assert "published rows: arXiv:2307.10713" in table.notes[-1]
+    assert draw_bars(table, tmp_path / "bars.png")
+
+
+def test_ours_beside_published_numbers(tmp_path: Path) -> None:
+    """garg is published as 7.65 ± 0.09 % of three seeds."""
+    write_seeds(tmp_path, "garg", {1: 0.0765, 2: 0.0766, 3: 0.0764}, alignment="stereo", **KEB)
+    write_seeds(tmp_path, "monodepth", {1: 0.0901, 2: 0.0902, 3: 0.0903}, alignment="stereo", **KEB)
+    (table,) = tables_of(tmp_path)
+    reference.add_references([table], "benchmark")
+    warn_of_noise(table)
+    told = [note for note in table.notes if "abs_rel" in note]
+    assert told[0] == "garg: abs_rel 0.0765 agrees with the published 0.0765 (p = 1, Welch, uncorrected)"
+    assert told[1].startswith("monodepth: abs_rel 0.0902 differs from the published 0.0773 (p = 0.00")
+
+
+def test_published_rows_of_both_scales_when_alignments_are_mixed(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "garg", {1: 0.5}, alignment="stereo", **KEB)
+    write_seeds(tmp_path, "klodt", {1: 0.5}, alignment="median", **KEB)
+    (table,) = tables_of(tmp_path, mix=["alignment"])
+    reference.add_references([table], "benchmark")
+    assert len(table.references) == 18
+    assert {row.shown["alignment"] for row in table.references} == {"stereo", "median"}
+
+
+@pytest.mark.parametrize("key", ["crop", "max_depth_m", "items"])
+def test_published_rows_of_another_protocol_are_refused_by_name(tmp_path: Path, key: str) -> None:
+    write_seeds(tmp_path, "garg", {1: 0.5}, alignment="stereo", **{**KEB, key: {"crop": "garg"}.get(key, 80)})
+    (table,) = tables_of(tmp_path)
+    reference.add_references([table], "benchmark")
+    assert table.references == []
+    assert "no published rows: eigen_benchmark has " in table.notes[-1]
+    assert {"crop": "crop none, not garg", "max_depth_m": "depth 0.001-100 m", "items": "items 652, not 80"}[
+        key
+    ] in table.notes[-1]
+
+
+def test_published_rows_beside_files_of_earlier_code(tmp_path: Path) -> None:
+    folder = tmp_path / "garg" / "042" / "results"
+    folder.mkdir(parents=True)
+    (folder / "kitti_eigen_benchmark_best_stereo.yaml").write_text("{AbsRel: 7.7, RMSE: 3.7, F-Score: 53.0}")
+    (table,) = tables_of(tmp_path)
+    reference.add_references([table], "benchmark")
+    assert table.references == []  # that file does not say that it is the test part
+    assert table.notes
+
+
+@pytest.mark.parametrize("text", ["a: 1", "protocols: {x: {}}\nmethods: {m: 3}", "["])
+def test_a_file_that_holds_no_published_numbers(three: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is no file of published numbers"):
+        reference.add_references(tables_of(three), str(path))
+    with pytest.raises(UserError, match="Did you mean 'benchmark'"):
+        reference.add_references(tables_of(three), "benchmrk")
+
+
+def test_the_mean_curve_outlives_a_seed_that_stopped() -> None:
+    full = np.array([1, 2, 3])
+    curves = [
+        (full, np.array([1.0, 2.0, 3.0])),
+        (full, np.array([3.0, 4.0, 5.0])),
+        (full[:1], np.array([5.0])),
+    ]
+    steps, mean = mean_curve(curves)
+    assert steps.tolist() == [1, 2, 3]
+    assert mean.tolist() == [3.0, 3.0, 4.0]
+
+
+def test_curves_and_bars_are_pictures(three: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    for seed in ("42", "195"):
+        with SummaryWriter(str(three / "a" / seed)) as writer:
+            for step in (10, 20):
+                writer.add_scalar("val_metrics/AbsRel", 50 - step, step)
+    steps, values = read_curves(three / "a" / "42")["val_metrics/AbsRel"]
+    assert (steps.tolist(), values.tolist()) == ([10, 20], [40.0, 30.0])
+    folders = {name: three / name for name in ("a", "b")}
+    path = draw_curves(folders, "val_metrics/AbsRel", three / "curves.png")
+    assert path is not None
+    assert path.read_bytes().startswith(PNG)
+    assert draw_curves(folders, "absent", three / "none.png", required=False) is None
+    with pytest.raises(UserError, match="Did you mean 'val_metrics/AbsRel'"):
+        draw_curves(folders, "val_metrics/AbsRle", three / "none.png")
+    (table,) = tables_of(three)
+    bars = draw_bars(table, three / "bars.png")
+    assert bars is not None
+    assert bars.read_bytes().startswith(PNG)
+
+
+def test_csv_of_nothing_is_nothing() -> None:
+    assert csv_text([]) == ""

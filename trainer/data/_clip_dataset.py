@@ -1,0 +1,135 @@
+"""Data sets made of clips: a target and the frames around it, found, checked and read in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.data._clips import Clip, Line, capped, check_lines, choose_frames, gaps
+from trainer.data._endings import find_cut_short
+from trainer.data._recorded import RecordedDataset
+from trainer.data.base import DataError, read_image
+from trainer.types import UserError
+
+
+class ClipDataset(RecordedDataset):
+    """Items are frames of clips. A subclass finds `clips` and hands over its items with `_set_items`."""
+
+    clips: Mapping[str, Clip]
+    lines: Sequence[Line]
+    frame_gap: int = 1
+
+    def _set_items(self, clips: Mapping[str, Clip], lines: Sequence[Line]) -> None:
+        self.clips, self.lines = clips, lines
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._watch(len(lines))
+
+    def _by_rule(self, clips: Mapping[str, Clip], val_every: int, where: str) -> list[Line]:
+        """Choose items without a split file. Raises UserError when none are left."""
+        if val_every < 0 or val_every == 1:
+            raise UserError(f"dataset.val_every must be 2 or more, or 0 for no division, got {val_every}")
+        if self.frame_gap < 1:
+            raise UserError(f"dataset.frame_gap must be 1 or more, got {self.frame_gap}")
+        offsets = [offset * self.frame_gap for offset in self.supp_idxs]
+        lines = [
+            Line("", name, number)
+            for name, clip in clips.items()
+            for number in choose_frames(clip, offsets, self.mode, val_every)
+        ]
+        if not lines:
+            frames = sum(len(clip.frames) for clip in clips.values())
+            raise UserError(
+                f"{where}: none of {frames} frames is left for {self.mode} with the neighbours {offsets} and "
+                f"dataset.val_every: {val_every}. Choose closer neighbours, another val_every, or 0 to use all frames "
+                "in all modes"
+            )
+        return lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def describe(self, index: int) -> str:
+        """`<clip>/<number>`, or the place of a bad line."""
+        line = self.lines[index]
+        return line.place if line.problem else f"{line.clip}/{line.number}"
+
+    def check(self) -> list[str]:
+        """List bad lines, pictures that are not on disk, and pictures that are cut short."""
+        problems = check_lines(self.lines, self.clips, self._roles)
+        used = dict.fromkeys(
+            path
+            for line in self.lines
+            for place in self._roles(line).values()
+            if (path := self._find(*place))
+        )
+        return problems + capped(find_cut_short(used), "damaged pictures")
+
+    def notes(self) -> list[str]:
+        """Say where clips have gaps, which no item reaches across."""
+        found = {name: gaps(clip) for name, clip in self.clips.items() if clip.frames}
+        return [f"{name}: {n} gaps in the numbers of its frames" for name, n in found.items() if n]
+
+    def _support(self, line: Line, offset: int) -> tuple[str, int]:
+        """Clip and number of a support."""
+        return line.clip, line.number + offset * self.frame_gap * self.clips[line.clip].step
+
+    def _roles(self, line: Line) -> dict[str, tuple[str, int]]:
+        target = {"target": (line.clip, line.number)}
+        if line.problem or line.clip not in self.clips:
+            return target
+        return target | {f"support {offset:+d}": self._support(line, offset) for offset in self.supp_idxs}
+
+    def _find(self, name: str, number: int) -> str | None:
+        clip = self.clips.get(name)
+        return None if clip is None else clip.frames.get(number)
+
+    def _read(self, index: int) -> tuple[Line, NDArray[np.uint8], list[NDArray[np.uint8]]]:
+        """Read target and supports of an item. Raises DataError naming a picture that is missing or broken."""
+        line = self.lines[index]
+        if line.problem:
+            raise DataError(line.problem)
+        paths = {}
+        for role, (name, number) in self._roles(line).items():
+            path = self._find(name, number)
+            if path is None:
+                raise DataError(
+                    f"{role} {name}/{number} is missing: no such picture. Remove the item from the split"
+                )
+            paths[role] = path
+        with self.stage("Image"):
+            target = read_image(paths.pop("target"), self.size)
+        with self.stage("Support"):
+            supports = [read_image(path, self.size) for path in paths.values()]
+        return line, target, supports
+
+    def _native_size(self, name: str) -> tuple[int, int]:
+        """(width, height) of the pictures of a clip, from the header of the first. Raises DataError."""
+        if name not in self._sizes:
+            self._sizes[name] = picture_size(next(iter(self.clips[name].frames.values())))
+        return self._sizes[name]
+
+
+def picture_size(path: str) -> tuple[int, int]:
+    """Read (width, height) of a picture without decoding it. Raises DataError."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} is not a readable picture ({error}). Copy it again") from error
+
+
+def refuse_stereo(supp_idxs: Sequence[int], what: str) -> None:
+    """Raise UserError when the stereo partner is asked of a single camera."""
+    if 0 in supp_idxs:
+        raise UserError(
+            f"dataset.supp_idxs has 0, the stereo partner, but {what} is one camera. Remove the 0"
+        )
+
+
+def refuse_hints(use_hints: bool, what: str) -> None:
+    """Raise UserError when depth hints are asked of a data set that has none."""
+    if use_hints:
+        raise UserError(f"dataset.use_hints: {what} has no depth hints. Set it to false")

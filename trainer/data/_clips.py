@@ -1,0 +1,173 @@
+"""Clips: the numbered pictures of one moving camera. Which files there are, which of them are items, what is missing.
+
+Nothing here decodes a picture.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from models_zoo.registry import did_you_mean
+from trainer.types import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MAX_BLOCK = 50  # frames of a block of the validation rule
+_SPLIT_FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the folder with the data
+_LISTED = 20  # problems of one kind that a report names one by one
+
+
+class Clip(NamedTuple):
+    """Pictures of one camera in order: number -> path. The next frame is `step` numbers later."""
+
+    name: str
+    frames: Mapping[int, str]
+    step: int = 1
+
+
+class Line(NamedTuple):
+    """One item: a frame of a clip, and where it is asked for; or what is wrong there."""
+
+    place: str  # "<split file>:<line>", or "" where nobody wrote it down
+    clip: str
+    number: int
+    problem: str = ""
+
+
+def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequence[str] = PICTURES) -> Clip:
+    """List the pictures of a folder, in natural order (frame2 before frame10).
+
+    Numbers are those at the end of the file names, and `step` the commonest difference of two successive ones, unless
+    it is given. Where names have no such numbers, or these follow no rule, frames are counted from 0.
+    """
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if os.path.splitext(e.name)[1].lower() in suffixes]
+    names = sorted((n for n in names if not n.startswith(".")), key=_natural)
+    numbers = _numbers([os.path.splitext(n)[0] for n in names])
+    if numbers is not None and step is None:
+        step = _usual_step(numbers)
+    if numbers is None or step is None:
+        return Clip(name, {i: f"{folder}/{n}" for i, n in enumerate(names)})
+    return Clip(name, {number: f"{folder}/{n}" for number, n in zip(numbers, names, strict=True)}, step)
+
+
+def gaps(clip: Clip) -> int:
+    """Count the places where frames are missing between two that are there."""
+    numbers = sorted(clip.frames)
+    return sum(later - earlier != clip.step for earlier, later in pairwise(numbers))
+
+
+def choose_frames(clip: Clip, offsets: Sequence[int], mode: str, val_every: int) -> list[int]:
+    """Choose the targets of a mode: frames that have all their neighbours, `offsets` frames away.
+
+    Frames are cut into blocks of equal length, at most 50; every `val_every`-th block is for val and test. Training
+    leaves out what lies next to such a block, so that no picture is read by both when validation's supports reach no
+    further than those of training. `val_every` 0: all frames in all modes.
+    """
+    numbers = sorted(clip.frames)
+    whole = [all(n + offset * clip.step in clip.frames for offset in offsets) for n in numbers]
+    if not val_every:
+        return [n for n, is_whole in zip(numbers, whole, strict=True) if is_whole]
+    block = max(1, min(MAX_BLOCK, len(numbers) // val_every))
+    held_out = [i // block % val_every == val_every - 1 for i in range(len(numbers))]
+    if mode != "train":
+        return [
+            n for n, is_whole, is_out in zip(numbers, whole, held_out, strict=True) if is_whole and is_out
+        ]
+    reach = 2 * max(map(abs, offsets), default=0)
+    near = [any(held_out[max(0, i - reach) : i + reach + 1]) for i in range(len(numbers))]
+    return [n for n, is_whole, is_near in zip(numbers, whole, near, strict=True) if is_whole and not is_near]
+
+
+def find_split(data: Path, split: str, mode: str) -> Path:
+    """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data. Raises UserError listing both."""
+    folders = [Path(os.path.normpath(data / folder)) for folder in _SPLIT_FOLDERS]
+    for folder in folders:
+        if (path := folder / split / f"{mode}_files.txt").is_file():
+            return path
+    known = {f"{p.parent.name} ({p.name})" for folder in folders for p in folder.glob("*/*_files.txt")}
+    raise UserError(
+        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
+        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
+    )
+
+
+def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expected: str) -> list[Line]:
+    """Read a split file, one item per line; `parse` gives clip and number, or None. UserError for no such file."""
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
+        ) from error
+    lines = []
+    for i, row in enumerate(rows, 1):
+        if row.strip():
+            found = parse(row)
+            problem = f"{path}:{i}: {row.strip()!r}: expected {expected}" if found is None else ""
+            lines.append(Line(f"{path}:{i}", *(found or ("", 0)), problem))
+    if not lines:
+        raise UserError(f"{path}: the split file has no lines. Expected one per item: {expected}")
+    return lines
+
+
+def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callable[[Line], Mapping[str, tuple[str, int]]]
+) -> list[str]:  # fmt: skip
+    """List bad lines and frames that are not on disk.
+
+    roles: line -> {"target": (clip, number), "support -1": ...}, all pictures of an item.
+    """
+    problems = capped([line.problem for line in lines if line.problem], "bad lines")
+    absent: Counter[str] = Counter()
+    missing = []
+    for line in lines:
+        for role, (name, number) in roles(line).items() if not line.problem else ():
+            clip = clips.get(name)
+            if clip is None or not clip.frames:
+                absent[name] += 1
+            elif number not in clip.frames:
+                place = f"{line.place}: " if line.place else ""
+                missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {_extent(clip)}")
+    known = did_you_mean("", [name for name, clip in clips.items() if clip.frames])
+    problems += [
+        f"there are no pictures of {name}: {n} frames are missing. {known}" for name, n in absent.items()
+    ]
+    return problems + capped(missing, "missing frames")
+
+
+def capped(messages: list[str], what: str) -> list[str]:
+    """Keep the first 20 messages and count the others."""
+    more = len(messages) - _LISTED
+    return messages[:_LISTED] + ([f"... and {more} more {what}"] if more > 0 else [])
+
+
+def _extent(clip: Clip) -> str:
+    return f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _numbers(stems: Sequence[str]) -> list[int] | None:
+    """The numbers at the end of names that are alike before them; None when there are none, or one occurs twice."""
+    found = [re.fullmatch(r"(.*?)(\d+)", stem) for stem in stems]
+    if not all(found) or len({match[1] for match in found if match}) != 1:
+        return None
+    numbers = [int(match[2]) for match in found if match]
+    return numbers if len(set(numbers)) == len(numbers) else None
+
+
+def _usual_step(numbers: Iterable[int]) -> int | None:
+    """The difference that at least half of the neighbours have; None without one, as for time stamps."""
+    ordered = sorted(numbers)
+    steps = Counter(b - a for a, b in pairwise(ordered))
+    if not steps:
+        return 1
+    (step, count), *_ = steps.most_common(1)
+    return step if 2 * count >= len(ordered) - 1 else None

@@ -1,0 +1,53 @@
+"""Intrinsics K of a camera in pixels, pixel centres at integers: from a text file, or from a field of view."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.geometry.camera import scale_intrinsics
+from trainer.types import UserError
+
+Array = NDArray[Any]
+
+
+def read_intrinsics(path: Path) -> Array:
+    """Read K (3 3): nine numbers row by row, four (`fx fy cx cy`), or the sixteen of a 4x4 matrix.
+
+    Raises UserError naming the file when it is something else, or no camera.
+    """
+    try:
+        numbers = [float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as numbers ({error})") from error
+    if len(numbers) == 4:
+        fx, fy, cx, cy = numbers
+        K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    elif len(numbers) in (9, 16):
+        side = math.isqrt(len(numbers))
+        K = np.array(numbers).reshape(side, side)[:3, :3].copy()
+    else:
+        raise UserError(
+            f"{path}: expected fx fy cx cy, or a matrix of 3x3 numbers, got {len(numbers)} numbers"
+        )
+    upper = not K[1, 0] and K[2].tolist() == [0, 0, 1]
+    if not (np.isfinite(K).all() and upper and K[0, 0] > 0 and K[1, 1] > 0):
+        raise UserError(f"{path}: {K.tolist()} is no camera: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")
+    return K
+
+
+def from_field_of_view(size: tuple[int, int], degrees: float) -> Array:
+    """Make K (3 3) of a horizontal field of view: square pixels, the axis through the centre of (w, h)."""
+    width, height = size
+    focal = width / 2 / math.tan(math.radians(degrees) / 2)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+def resized(K: Array, size_from: tuple[int, int], size_to: tuple[int, int]) -> Array:
+    """Adapt K (3 3) to images resized from one (width, height) to another, as `scale_intrinsics`."""
+    return scale_intrinsics(torch.from_numpy(np.asarray(K, np.float64)), size_from, size_to).numpy()

@@ -1,0 +1,85 @@
+"""Calibration and pose files of KITTI odometry, and what follows from them.
+
+A. Geiger et al., CVPR 2012, and the development kit of the odometry benchmark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.base import DataError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The cameras of a sequence: 0 and 1 grey, 2 and 3 colour, left and right of each."""
+
+    path: Path
+    P: dict[int, Array]  # (3 4) rectified camera 0, metres -> homogeneous pixels
+    T_velo: Array | None  # (3 4) LiDAR -> rectified camera 0, metres
+
+    def camera(self, number: int) -> Array:
+        """Return the projection (3 4) of a camera. Raises DataError when the file lacks it."""
+        if number not in self.P:
+            known = ", ".join(f"P{n}" for n in self.P) or "no camera"
+            raise DataError(f"{self.path}: has no P{number}, only {known}. Choose other dataset.pictures")
+        return self.P[number]
+
+    def K(self, number: int) -> Array:
+        """Return the intrinsics (3 3) in pixels of the recording."""
+        return self.camera(number)[:, :3]
+
+    def from_camera_0(self, number: int) -> Array:
+        """Return the motion camera 0 -> this camera (4 4), metres: rectified cameras differ by a shift."""
+        T = np.eye(4)
+        T[:3, 3] = np.linalg.inv(self.K(number)) @ self.camera(number)[:, 3]
+        return T
+
+    def lidar_to_pixels(self, number: int) -> Array:
+        """Return the (3 4) projection of LiDAR points, metres, to homogeneous pixels. Raises DataError without Tr."""
+        if self.T_velo is None:
+            raise DataError(f"{self.path}: has no Tr (LiDAR -> camera). Set dataset.use_depth: false")
+        return self.camera(number) @ np.vstack([self.T_velo, [0, 0, 0, 1]])
+
+
+def read_rig(path: Path) -> Rig:
+    """Read calib.txt: lines `P0: ...` to `P3: ...` and `Tr: ...` of 12 numbers, as many as there are. DataError."""
+    try:
+        rows = dict(row.split(":", 1) for row in path.read_text(encoding="utf-8").splitlines() if ":" in row)
+        values = {key.strip(): np.array([float(n) for n in row.split()]) for key, row in rows.items()}
+        matrices = {key: row.reshape(3, 4) for key, row in values.items()}
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Unpack the calibration archive of the benchmark"
+        ) from error
+    P = {int(key[1]): matrix for key, matrix in matrices.items() if key in ("P0", "P1", "P2", "P3")}
+    return Rig(path, P, matrices.get("Tr"))
+
+
+def read_poses(path: Path) -> Array:
+    """Read poses, one frame per line as 12 (3x4) or 16 numbers (4x4) by rows: (n 4 4) camera -> world, metres.
+
+    Raises DataError naming the line that is something else.
+    """
+    poses = []
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Copy it again") from error
+    for i, row in enumerate(rows, 1):
+        try:
+            numbers = [float(word) for word in row.split()]
+        except ValueError:
+            numbers = []
+        if row.strip() and len(numbers) not in (12, 16):
+            raise DataError(f"{path}:{i}: expected 12 or 16 numbers of a pose, got {row[:40]!r}")
+        if numbers:
+            poses.append(np.vstack([np.reshape(numbers[:12], (3, 4)), [0, 0, 0, 1]]))
+    return np.array(poses).reshape(-1, 4, 4)

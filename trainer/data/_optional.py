@@ -1,0 +1,18 @@
+"""Packages that only some data need: imported when they are, or asked for by the name of their extra."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from trainer.types import UserError
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """Import a package. Raises UserError naming the extra that brings it, and the `purpose` it is needed for."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f'{purpose} needs the package {module}: pip install -e ".[{extra}]" ({error})'
+        ) from error

@@ -1,0 +1,171 @@
+"""Pictures or videos of one's own: a folder of frames, or a film, of a camera that moves through a still world.
+
+Nothing else needs to be known. With unknown intrinsics a field of view is guessed: depth then has a wrong shape, too,
+where a single camera leaves only its scale open (Gordon et al., arXiv:1904.04998, learn intrinsics instead).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from trainer.data import DATASETS
+from trainer.data._clip_dataset import ClipDataset, refuse_hints, refuse_stereo
+from trainer.data._clips import PICTURES, list_clip, read_lines
+from trainer.data._intrinsics import from_field_of_view, read_intrinsics, resized
+from trainer.data._paths import data_roots
+from trainer.data._video import VIDEOS, default_cache, extract_frames, lost_frames
+from trainer.data.base import Mode, RawItem
+from trainer.types import UserError
+
+GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)
+_EXPECTED = '"<clip> <frame>"'
+
+
+@DATASETS.register("folder")
+class FrameFolder(ClipDataset):
+    """Frames or a video file of one's own; no ground truth.
+
+    `path` is a folder of pictures, a video file, or a folder of such folders and videos, each of them a clip.
+    Intrinsics: `fov`, else `K.txt` in the folder of the clip or in `path` (3x3 numbers or `fx fy cx cy`, in pixels of
+    the pictures, pixel centres at integers), else a guess of 60 degrees, which the log tells. Videos are decoded once,
+    into JPEG files of quality 95 in `cache`: about 0.2 MB for each frame of 1280x720.
+
+    Source: made for this project.
+
+    Args:
+        path: folder or video file; a relative path is also looked for in the usual places.
+        split_file: lines `<clip> <frame>`; null = all frames that have their neighbours, divided by `val_every`.
+        val_every: every n-th block of frames is for val and test, with a gap around it; 0 = all frames in all modes.
+        frame_gap: frames from one neighbour to the next, for films that move little: offset -1 is so many back.
+        fov: horizontal field of view in degrees; null = see above.
+        cache: folder for the frames of videos; null = in the user's cache folder.
+        use_depth: without effect: there is none.
+
+    The other arguments are those of `DepthDataset`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split_file: str | None = None,
+        val_every: int = 10,
+        frame_gap: int = 1,
+        fov: float | None = None,
+        cache: str | None = None,
+        mode: Mode = "train",
+        size: tuple[int, int] = (640, 192),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = False,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            mode, size, supp_idxs, False, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
+        )
+        refuse_hints(use_hints, "a folder of frames")
+        refuse_stereo(self.supp_idxs, "a folder of frames")
+        if fov is not None and not 1 <= fov <= 170:
+            raise UserError(f"dataset.fov must be a horizontal angle of 1 to 170 degrees, got {fov}")
+        self.frame_gap, self.fov = frame_gap, fov
+        self.path = _find(path)
+        self._cache = Path(cache).expanduser() if cache else default_cache()
+        self._notes: list[str] = []
+        folders = self._clip_folders()
+        clips = {name: list_clip(folder, name) for name, folder in folders.items()}
+        self._K = {name: self._read_K(self._sources[name]) for name in clips}
+        if split_file:
+            lines = read_lines(Path(split_file), _parse, _EXPECTED)
+        else:
+            lines = self._by_rule(clips, val_every, str(self.path))
+        self._set_items(clips, lines)
+
+    def notes(self) -> list[str]:
+        """Say where clips have gaps, what a video lost, and where intrinsics are guessed."""
+        guessed = [name for name, K in self._K.items() if K is None] if self.fov is None else []
+        notes = super().notes() + self._notes
+        if guessed:
+            notes.append(
+                f"{', '.join(guessed)}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view "
+                "are assumed. Depth will have a wrong shape where that is wrong: set dataset.fov or write K.txt"
+            )
+        return notes
+
+    def load(self, index: int) -> RawItem:
+        """Read pictures and intrinsics of an item. Raises DataError for a missing or broken file."""
+        line, target, supports = self._read(index)
+        return RawItem(target, supports, self._intrinsics(line.clip))
+
+    def _intrinsics(self, name: str) -> NDArray[Any]:
+        native, K = self._native_size(name), self._K[name]
+        if K is None:
+            K = from_field_of_view(native, GUESSED_FOV if self.fov is None else self.fov)
+        return resized(K, native, self.size)
+
+    def _read_K(self, source: Path) -> NDArray[Any] | None:
+        if self.fov is not None:
+            return None
+        home = source if source.is_dir() else source.parent
+        places = dict.fromkeys([home / "K.txt", (self.path if self.path.is_dir() else home) / "K.txt"])
+        return next((read_intrinsics(place) for place in places if place.is_file()), None)
+
+    def _clip_folders(self) -> dict[str, Path]:
+        """Map the names of clips to folders of pictures; videos are decoded. Raises UserError when there are none."""
+        sources = [self.path]
+        if self.path.is_dir() and not _has_pictures(self.path):
+            sources = [
+                p for p in sorted(self.path.iterdir()) if _is_video(p) or (p.is_dir() and _has_pictures(p))
+            ]
+        if not sources:
+            raise UserError(
+                f"dataset.path {self.path}: no pictures ({' '.join(PICTURES)}) and no videos ({' '.join(VIDEOS)}) in "
+                "it or in the folders in it"
+            )
+        self._sources = {source.name if source.is_dir() else source.stem: source for source in sources}
+        if len(self._sources) < len(sources):
+            raise UserError(f"dataset.path {self.path}: two clips have the same name. Rename one")
+        return {name: self._pictures(source) for name, source in self._sources.items()}
+
+    def _pictures(self, source: Path) -> Path:
+        if source.is_dir():
+            return source
+        folder = extract_frames(source, self._cache)
+        if lost := lost_frames(folder):
+            self._notes.append(f"{source}: {lost} frames that it announces could not be decoded")
+        return folder
+
+
+def _parse(row: str) -> tuple[str, int] | None:
+    match row.split():
+        case [clip, number] if number.isdecimal():
+            return clip, int(number)
+    return None
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in VIDEOS
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(p.suffix.lower() in PICTURES and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def _find(path: str) -> Path:
+    """The folder or video: as given, or in one of the usual places. Raises UserError listing them."""
+    given = Path(path).expanduser()
+    places = [given] if given.is_absolute() else [given, *(root / given for root, _ in data_roots(None))]
+    for place in places:
+        if place.is_dir() or _is_video(place):
+            return Path(place)
+        if place.is_file():
+            raise UserError(f"dataset.path {place} is no video: known are {' '.join(VIDEOS)}")
+    raise UserError(
+        "\n".join(["dataset.path: there is no such folder or video:", *(f"  {p.absolute()}" for p in places)])
+    )

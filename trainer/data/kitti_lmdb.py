@@ -1,0 +1,64 @@
+"""KITTI raw recordings kept as LMDB databases: a few hundred files instead of a few hundred thousand.
+
+As `kitti` otherwise. Databases of `prepare lmdb` hold no pickles; those of earlier code do, which are read without
+running anything in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.data import DATASETS
+from trainer.data._kitti_databases import DatabaseListing
+from trainer.data._kitti_places import find_databases
+from trainer.data.base import Mode
+from trainer.data.kitti import Intrinsics, KittiItems
+
+
+@DATASETS.register("kitti_lmdb")
+class KittiDatabases(KittiItems):
+    """KITTI raw drives in LMDB databases: stereo and temporal supports, LiDAR or annotated depth.
+
+    Source: Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code.
+
+    Args:
+        root: folder that is, or contains, kitti_raw_sync_lmdb; null = look in the usual places.
+        split: folder of split files in or beside the databases (`splits/<split>/<mode>_files.txt`).
+        split_file: a split file; wins over `split` and `mode`.
+        use_benchmark: annotated depth instead of projected LiDAR scans.
+        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
+            different size can share a batch; null = size of the recording.
+        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
+        hints_root: folder of depth hints, databases or .npy files; null = depth_hints beside the dates.
+
+    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "eigen_zhou",
+        split_file: str | None = None,
+        use_benchmark: bool = False,
+        depth_size: tuple[int, int] | None = (1242, 376),
+        intrinsics: Intrinsics = "average",
+        hints_root: str | None = None,
+        mode: Mode = "train",
+        size: tuple[int, int] = (640, 192),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            use_benchmark, depth_size, intrinsics,
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed,
+        )  # fmt: skip
+        raw = find_databases(root)
+        self._attach(raw, split, split_file)
+        self.listing = DatabaseListing(raw, Path(hints_root or raw / "depth_hints") if use_hints else None)

@@ -1,0 +1,235 @@
+"""KITTI odometry: 22 sequences of a driving stereo rig, each with its own calibration, eleven with true poses.
+
+A. Geiger, P. Lenz, R. Urtasun, "Are we ready for Autonomous Driving? The KITTI Vision Benchmark Suite", CVPR 2012.
+Training on sequences 0-8 and testing on 9 and 10 is the split of Zhou et al., arXiv:1704.07813.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data import DATASETS
+from trainer.data._clip_dataset import ClipDataset, refuse_hints
+from trainer.data._clips import Clip, Line, find_split, list_clip, read_lines
+from trainer.data._intrinsics import resized
+from trainer.data._kitti_calib import project_points, read_points
+from trainer.data._odometry import Rig, read_poses, read_rig
+from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.kitti import resize_nearest
+from trainer.types import METRES_PER_UNIT, UserError
+
+Pictures = Literal["auto", "colour", "grey"]
+
+_NAMES = ("kitti_odom", "kitti_odometry")
+_CAMERAS = {"colour": {"l": 2, "r": 3}, "grey": {"l": 0, "r": 1}}
+_TEST_SEQUENCES = ("09", "10")
+_EXPECTED = '"<sequence> <frame> <l|r>"'
+
+
+@DATASETS.register("kitti_odom")
+class KittiOdometry(ClipDataset):
+    """KITTI odometry sequences, colour or grey, with the intrinsics of each sequence and its true poses.
+
+    Ground truth is projected LiDAR, where a sequence has the folder `velodyne`; without any there is no key `depth`.
+    `Ts_true` is given where all sequences have poses. The baseline of a stereo pair is that of the calibration.
+
+    Args:
+        root: folder that is, or contains, kitti_odom or kitti_odometry (`sequences/00/...`); null = look in the usual
+            places.
+        split: folder of split files in or beside the data (`splits/<split>/<mode>_files.txt`, lines
+            `<sequence> <frame> <l|r>`); null = by rule: the left frames of sequences 00-08 (with `val_every`) for
+            train and val, of 09 and 10 for test.
+        split_file: a split file; wins over `split` and `mode`.
+        pictures: `colour` (image_2, image_3), `grey` (image_0, image_1), or `auto` = colour where there is colour.
+        val_every: without split files, every n-th block of frames is for val, with a gap around it; 0 = all frames.
+        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that sequences of different size
+            can share a batch; null = size of the recording.
+
+    The other arguments are those of `DepthDataset`.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str | None = None,
+        split_file: str | None = None,
+        pictures: Pictures = "auto",
+        val_every: int = 10,
+        depth_size: tuple[int, int] | None = (1242, 376),
+        mode: Mode = "train",
+        size: tuple[int, int] = (640, 192),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
+        )
+        refuse_hints(use_hints, "KITTI odometry")
+        if pictures not in get_args(Pictures):
+            known = ", ".join(get_args(Pictures))
+            raise UserError(f"dataset.pictures {pictures!r} is not one of {known}")
+        self.pictures = pictures
+        self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
+        self.root = find_folder(data_roots(root), _NAMES, _holds_sequences, "KITTI odometry", SET_A_ROOT)
+        clips: dict[str, Clip] = {}
+        if split or split_file:
+            path = Path(split_file) if split_file else find_split(self.root, split or "", mode)
+            lines = read_lines(path, _parse, _EXPECTED)
+            for line in lines:
+                self._add(clips, line.clip)
+        else:
+            for folder in sorted((self.root / "sequences").glob("[0-9][0-9]")):
+                if (folder.name in _TEST_SEQUENCES) == (mode == "test") and int(folder.name) <= 10:
+                    self._add(clips, f"{folder.name}/l")
+            left = {name: clip for name, clip in clips.items() if name.endswith("/l")}
+            lines = self._by_rule(left, 0 if mode == "test" else val_every, str(self.root))
+        self._set_items(clips, lines)
+        self.sequences = sorted({line.clip[:2] for line in lines if not line.problem})
+        scans = {name: self.root / "sequences" / name / "velodyne" for name in self.sequences}
+        self.use_depth = use_depth and any(folder.is_dir() for folder in scans.values())
+        self._without_depth = use_depth and not self.use_depth
+        self._has_poses = bool(self.sequences) and all(self._pose_file(s).is_file() for s in self.sequences)
+        self._rigs: dict[str, Rig] = {}
+        self._poses: dict[str, NDArray[Any]] = {}
+
+    def check(self) -> list[str]:
+        """List bad lines, missing and cut pictures, unreadable calibration and pose files."""
+        return super().check() + [
+            told for sequence in self.sequences if (told := self._sequence_problem(sequence))
+        ]
+
+    def _sequence_problem(self, sequence: str) -> str:
+        try:
+            for name in self.clips:
+                if name[:2] == sequence:
+                    self._rig(sequence).camera(self._camera(name))
+            if self._has_poses:
+                self._camera_pose(f"{sequence}/l", self._last_frame(sequence))
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def _last_frame(self, sequence: str) -> int:
+        """Highest number of a frame, support or not, that an item of a sequence asks for."""
+        last = max(line.number for line in self.lines if line.clip[:2] == sequence)
+        return last + max(0, 0, *self.supp_idxs)
+
+    def notes(self) -> list[str]:
+        """Say what has gaps, no ground truth, no poses."""
+        notes = super().notes()
+        if self._without_depth:
+            notes.append(f"no sequence in {self.root} has a folder velodyne: there is no ground-truth depth")
+        if not self._has_poses:
+            notes.append("not all sequences have true poses: items have no Ts_true")
+        return notes
+
+    def load(self, index: int) -> RawItem:
+        """Read pictures, intrinsics, motions and depth of an item. Raises DataError for a missing or broken file."""
+        line, target, supports = self._read(index)
+        rig, camera = self._rig(line.clip[:2]), self._camera(line.clip)
+        K = resized(rig.K(camera), self._native_size(line.clip), self.size)
+        depth, K_depth = self._depth(line, camera) if self.use_depth else (None, None)
+        return RawItem(
+            target,
+            supports,
+            K,
+            T_stereo=self._stereo_motion(line) if 0 in self.supp_idxs else None,
+            depth=depth,
+            Ts_true=self._motions(line) if self._has_poses else None,
+            K_depth=K_depth,
+        )
+
+    def _add(self, clips: dict[str, Clip], name: str) -> None:
+        """List the frames of a sequence and side, and of its stereo partner when that is a support."""
+        for clip in (name, _partner(name))[: 1 + (0 in self.supp_idxs)] if name else ():
+            if clip not in clips:
+                folder = self.root / "sequences" / clip[:2] / f"image_{self._camera(clip)}"
+                clips[clip] = list_clip(folder, clip, step=1) if folder.is_dir() else Clip(clip, {})
+
+    def _camera(self, name: str) -> int:
+        """Number of the camera of `<sequence>/<side>`."""
+        sequence, _, side = name.partition("/")
+        has_colour = (self.root / "sequences" / sequence / "image_2").is_dir()
+        best = "colour" if has_colour else "grey"
+        return _CAMERAS.get(self.pictures, _CAMERAS[best])[side]
+
+    def _support(self, line: Line, offset: int) -> tuple[str, int]:
+        return (line.clip, line.number + offset) if offset else (_partner(line.clip), line.number)
+
+    def _rig(self, sequence: str) -> Rig:
+        if sequence not in self._rigs:
+            self._rigs[sequence] = read_rig(self.root / "sequences" / sequence / "calib.txt")
+        return self._rigs[sequence]
+
+    def _pose_file(self, sequence: str) -> Path:
+        return self.root / "poses" / f"{sequence}.txt"
+
+    def _pose(self, sequence: str) -> NDArray[Any]:
+        """Poses of camera 0 (number of frames, 4, 4), camera to world. Raises DataError."""
+        if sequence not in self._poses:
+            self._poses[sequence] = read_poses(self._pose_file(sequence))
+        return self._poses[sequence]
+
+    def _camera_pose(self, name: str, number: int) -> NDArray[Any]:
+        sequence = name[:2]
+        poses = self._pose(sequence)
+        if not 0 <= number < len(poses):
+            raise DataError(
+                f"{self._pose_file(sequence)} has {len(poses)} poses, none of frame {number} ({name})"
+            )
+        return poses[number] @ np.linalg.inv(self._rig(sequence).from_camera_0(self._camera(name)))
+
+    def _motions(self, line: Line) -> NDArray[Any]:
+        """True motions target -> support (n 4 4), metres."""
+        target = self._camera_pose(line.clip, line.number)
+        places = [self._support(line, offset) for offset in self.supp_idxs]
+        motions = [np.linalg.inv(self._camera_pose(*place)) @ target for place in places]
+        return np.array(motions).reshape(-1, 4, 4)
+
+    def _stereo_motion(self, line: Line) -> NDArray[Any]:
+        """Target -> other camera (4 4), in units of the 0.1 baseline."""
+        rig = self._rig(line.clip[:2])
+        other, own = (rig.from_camera_0(self._camera(name)) for name in (_partner(line.clip), line.clip))
+        T: NDArray[Any] = other @ np.linalg.inv(own)
+        T[:3, 3] /= METRES_PER_UNIT
+        return T
+
+    def _depth(self, line: Line, camera: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Projected LiDAR (H W) in metres, zeros without a scan, and its K."""
+        size, rig = self._native_size(line.clip), self._rig(line.clip[:2])
+        out = self.depth_size or size
+        K = resized(rig.K(camera), size, out)
+        path = self.root / "sequences" / line.clip[:2] / "velodyne" / f"{line.number:06d}.bin"
+        with self.stage("Depth"):
+            if not path.is_file():
+                return np.zeros((out[1], out[0]), np.float32), K
+            depth = project_points(read_points(str(path)), rig.lidar_to_pixels(camera), size)
+            return resize_nearest(depth, out), K
+
+
+def _parse(row: str) -> tuple[str, int] | None:
+    match row.split():
+        case [sequence, number, side] if sequence.isdecimal() and number.isdecimal() and side in ("l", "r"):
+            return f"{int(sequence):02d}/{side}", int(number)
+    return None
+
+
+def _partner(name: str) -> str:
+    sequence, _, side = name.partition("/")
+    return f"{sequence}/{'r' if side == 'l' else 'l'}"
+
+
+def _holds_sequences(folder: Path) -> bool:
+    return any(folder.glob("sequences/[0-9][0-9]/image_[0-3]"))

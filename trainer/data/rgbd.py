@@ -1,0 +1,186 @@
+"""RGB-D recordings: colour frames with a depth map and a camera pose each, as hand-held depth cameras give them.
+
+The layout is that of the prepared sequences of DeepVideoMVS (Duzceker et al., arXiv:2012.02177).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data import DATASETS
+from trainer.data._clip_dataset import ClipDataset, refuse_hints, refuse_stereo
+from trainer.data._clips import Clip, Line, capped, list_clip, read_lines
+from trainer.data._depth_files import read_depth
+from trainer.data._endings import find_cut_short
+from trainer.data._intrinsics import read_intrinsics, resized
+from trainer.data._odometry import read_poses
+from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.kitti import resize_nearest
+from trainer.types import UserError
+
+_NAMES = ("rgbd",)
+_COLOUR, _DEPTH = ("images", "rgb", "color"), ("depth", "depths")
+_EXPECTED = '"<scene> <frame>"'
+
+
+@DATASETS.register("rgbd")
+class RgbdScenes(ClipDataset):
+    """Scenes of an RGB-D camera: frames, depth, intrinsics, poses.
+
+    `<root>/<scene>/images/*.jpg`, `depth/*.png` (or `.npy`, metres) with the numbers of the images, `K.txt`, and
+    `poses.txt` with one camera-to-world pose per image, metres; `root` may be a scene itself. Folders may also be
+    called rgb or color, and depths. `Ts_true` is given where all scenes have finite poses.
+
+    Args:
+        root: folder that is, or contains, rgbd or a scene; null = look in the usual places.
+        split_file: lines `<scene> <frame>`; null = all frames that have their neighbours, divided by `val_every`.
+        val_every: every n-th block of frames is for val and test, with a gap around it; 0 = all frames in all modes.
+        frame_gap: frames from one neighbour to the next, for cameras that move little: offset -1 is so many back.
+        depth_scale: values of a depth PNG per metre: 1000 = millimetres.
+        depth_size: (width, height) of the depth maps, resized by nearest neighbour; null = as recorded.
+
+    The other arguments are those of `DepthDataset`. Frames without a depth map get one of zeros.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split_file: str | None = None,
+        val_every: int = 10,
+        frame_gap: int = 1,
+        depth_scale: float = 1000.0,
+        depth_size: tuple[int, int] | None = None,
+        mode: Mode = "train",
+        size: tuple[int, int] = (320, 224),
+        supp_idxs: int | Sequence[int] | None = (-1, 1),
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
+        )
+        refuse_hints(use_hints, "an RGB-D recording")
+        refuse_stereo(self.supp_idxs, "an RGB-D recording")
+        if not depth_scale > 0:
+            raise UserError(f"dataset.depth_scale must be positive, got {depth_scale}")
+        self.frame_gap, self.depth_scale = frame_gap, depth_scale
+        self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
+        self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "RGB-D data", SET_A_ROOT)
+        folders = [self.root] if _is_scene(self.root) else sorted(filter(_is_scene, self.root.iterdir()))
+        self._scenes = {folder.name: folder for folder in folders}
+        clips = {name: list_clip(_sub(folder, _COLOUR), name) for name, folder in self._scenes.items()}
+        if split_file:
+            lines = read_lines(Path(split_file), _parse, _EXPECTED)
+        else:
+            lines = self._by_rule(clips, val_every, str(self.root))
+        self._set_items(clips, lines)
+        self._depths = {name: self._list_depth(folder, clips[name]) for name, folder in self._scenes.items()}
+        self._K = {name: read_intrinsics(folder / "K.txt") for name, folder in self._scenes.items()}
+        self._poses = {name: self._read_poses(folder, clips[name]) for name, folder in self._scenes.items()}
+        self._has_poses = all(self._poses.values())
+
+    def check(self) -> list[str]:
+        """List bad lines, missing pictures, and pictures and depth maps that are cut short."""
+        paths = (self._depth_path(line) for line in self.lines) if self.use_depth else ()
+        used = [path for path in paths if path]
+        return super().check() + capped(find_cut_short(used), "damaged depth maps")
+
+    def notes(self) -> list[str]:
+        """Say where clips have gaps, and what has no depth or no poses."""
+        notes = super().notes()
+        without = sum(self._depth_path(line) is None for line in self.lines) if self.use_depth else 0
+        if without:
+            notes.append(f"{without} of {len(self.lines)} items have no depth map: theirs are empty")
+        if not self._has_poses:
+            notes.append("not all scenes have finite poses in poses.txt: items have no Ts_true")
+        return notes
+
+    def load(self, index: int) -> RawItem:
+        """Read pictures, intrinsics, motions and depth of an item. Raises DataError for a missing or broken file."""
+        line, target, supports = self._read(index)
+        native = self._native_size(line.clip)
+        K, depth, K_depth = self._K[line.clip], None, None
+        if self.use_depth:
+            with self.stage("Depth"):
+                depth = self._depth(line)
+                K_depth = resized(K, native, (depth.shape[1], depth.shape[0]))
+        Ts = self._motions(line) if self._has_poses else None
+        K = resized(K, native, self.size)
+        return RawItem(target, supports, K, depth=depth, Ts_true=Ts, K_depth=K_depth)
+
+    def _depth(self, line: Line) -> NDArray[np.float32]:
+        path = self._depth_path(line)
+        if path is None:
+            width, height = self.depth_size or self._native_size(line.clip)
+            return np.zeros((height, width), np.float32)
+        depth = self._known_depth(read_depth(Path(path), self.depth_scale), path)
+        return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
+
+    def _depth_path(self, line: Line) -> str | None:
+        return self._depths.get(line.clip, {}).get(line.number)
+
+    def _motions(self, line: Line) -> NDArray[Any]:
+        """True motions target -> support (n 4 4), metres."""
+        poses = self._poses[line.clip]
+        numbers = [self._support(line, offset)[1] for offset in self.supp_idxs]
+        motions = [np.linalg.inv(poses[number]) @ poses[line.number] for number in numbers]
+        return np.array(motions).reshape(-1, 4, 4)
+
+    def _list_depth(self, folder: Path, clip: Clip) -> dict[int, str]:
+        """Map the numbers of a clip to its depth maps."""
+        where = _sub(folder, _DEPTH)
+        if not (self.use_depth and where.is_dir()):
+            return {}
+        found = list_clip(where, clip.name, clip.step, suffixes=(".png", ".npy"))
+        by_stem = {Path(path).stem: path for path in found.frames.values()}
+        stems = {number: Path(path).stem for number, path in clip.frames.items()}
+        return {number: by_stem[stem] for number, stem in stems.items() if stem in by_stem}
+
+    def _read_poses(self, folder: Path, clip: Clip) -> dict[int, NDArray[Any]]:
+        """Map the numbers of a clip to poses; empty when there are none, or some are not finite.
+
+        Raises UserError when there are not as many as pictures.
+        """
+        path = folder / "poses.txt"
+        if not path.is_file():
+            return {}
+        try:
+            poses = read_poses(path)
+        except DataError as error:
+            raise UserError(str(error)) from error
+        if len(poses) != len(clip.frames):
+            raise UserError(
+                f"{path} has {len(poses)} poses for {len(clip.frames)} pictures: one per picture is needed"
+            )
+        return dict(zip(sorted(clip.frames), poses, strict=True)) if np.isfinite(poses).all() else {}
+
+
+def _parse(row: str) -> tuple[str, int] | None:
+    match row.split():
+        case [scene, number] if number.isdecimal():
+            return scene, int(number)
+    return None
+
+
+def _sub(folder: Path, names: Sequence[str]) -> Path:
+    """The first of `names` that is a folder in `folder`; the first name where there is none."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
+
+
+def _is_scene(folder: Path) -> bool:
+    return (folder / "K.txt").is_file() and _sub(folder, _COLOUR).is_dir()
+
+
+def _holds_scenes(folder: Path) -> bool:
+    return _is_scene(folder) or any(_is_scene(path.parent) for path in folder.glob("*/K.txt"))

@@ -1,0 +1,171 @@
+"""SYNS-Patches: single images of natural and indoor scenes with dense depth, for evaluation only.
+
+W. Adams et al., "The Southampton-York Natural Scenes (SYNS) dataset", Scientific Reports 2016; patches, depth edges
+and splits of arXiv:2208.01489.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.data import DATASETS
+from trainer.data._clip_dataset import picture_size, refuse_hints
+from trainer.data._clips import capped, find_split, read_lines
+from trainer.data._depth_files import read_depth_array
+from trainer.data._endings import find_cut_short
+from trainer.data._intrinsics import resized
+from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data._recorded import RecordedDataset
+from trainer.data.base import DataError, Mode, RawItem, read_image
+from trainer.types import UserError
+
+_NAMES = ("syns_patches",)
+_FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels
+_EXPECTED = '"<scene> <number>.png"'
+
+
+@DATASETS.register("syns_patches")
+class SynsPatches(RecordedDataset):
+    """SYNS-Patches, val and test: images with dense depth and depth edges. There is nothing to train on.
+
+    Source: Adams et al., Scientific Reports 2016; arXiv:2208.01489.
+
+    Args:
+        root: folder that is, or contains, syns_patches (`<scene>/images`, `depths`, `edges`); null = look in the usual
+            places.
+        split_file: a split file, lines `<scene> <number>.png`; null = `splits/<mode>_files.txt` in the folder.
+        use_edges: load depth edges, the key `edges`, for metrics on them.
+        supp_idxs: only null: there are no neighbours.
+        use_aug: only false.
+
+    The other arguments are those of `DepthDataset`.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split_file: str | None = None,
+        use_edges: bool = True,
+        mode: Mode = "test",
+        size: tuple[int, int] = (640, 192),
+        supp_idxs: int | Sequence[int] | None = None,
+        use_depth: bool = True,
+        use_hints: bool = False,
+        use_aug: bool = False,
+        use_strong_aug: bool = False,
+        as_torch: bool = True,
+        log_time: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(
+            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
+        )
+        refuse_hints(use_hints, "SYNS-Patches")
+        if self.supp_idxs:
+            raise UserError("dataset.supp_idxs: SYNS-Patches are single images. Set it to null")
+        if use_aug:
+            raise UserError("dataset.use_aug: SYNS-Patches are for evaluation only. Set it to false")
+        if mode == "train":
+            raise UserError(
+                "dataset.type: SYNS-Patches are for evaluation only: val and test. Train on other data"
+            )
+        self.use_edges = use_edges
+        self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "SYNS-Patches", SET_A_ROOT)
+        path = Path(split_file) if split_file else find_split(self.root, ".", mode)
+        self.lines = read_lines(path, _parse, _EXPECTED)
+        self._watch(len(self.lines))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def describe(self, index: int) -> str:
+        """`<scene>/images/<number>`, or the place of a bad line."""
+        line = self.lines[index]
+        return line.place if line.problem else f"{line.clip}/images/{line.number}"
+
+    def category(self, index: int) -> tuple[str, str]:
+        """Category and subcategory of the scene of an item, ("", "") where its text file does not say."""
+        for path in sorted((self.root / self.lines[index].clip).glob("*.txt")):
+            found = _CATEGORY.search(path.read_text(encoding="latin-1"))
+            if found:
+                return found[1].strip(), found[2].strip()
+        return "", ""
+
+    def check(self) -> list[str]:
+        """List bad lines, missing files, and pictures that are cut short."""
+        problems = capped([line.problem for line in self.lines if line.problem], "bad lines")
+        files = [
+            path for line in self.lines if not line.problem for path in self._files(line.clip, line.number)
+        ]
+        missing = [
+            f"{path} is missing. Restore it or remove its item" for path in files if not path.is_file()
+        ]
+        cut = find_cut_short(str(path) for path in files if path.is_file() and path.suffix == ".png")
+        return problems + capped(missing, "missing files") + capped(cut, "damaged pictures")
+
+    def load(self, index: int) -> RawItem:
+        """Read image, depth and edges of an item. Raises DataError for a missing or broken file."""
+        line = self.lines[index]
+        if line.problem:
+            raise DataError(line.problem)
+        picture, depth_file, edge_file = (self._file(line.clip, line.number, *of) for of in _FOLDERS)
+        with self.stage("Image"):
+            target = read_image(picture, self.size)
+            K = _intrinsics(native := picture_size(str(picture)))
+        depth = edges = K_depth = None
+        with self.stage("Depth"):
+            if self.use_depth:
+                depth = self._known_depth(read_depth_array(depth_file), str(depth_file))
+                K_depth = resized(K, native, (depth.shape[1], depth.shape[0]))
+            if self.use_edges:
+                edges = _read_edges(edge_file)
+        return RawItem(target, [], resized(K, native, self.size), depth=depth, K_depth=K_depth, edges=edges)
+
+    def _files(self, scene: str, number: int) -> list[Path]:
+        """The files that an item needs."""
+        wanted = (True, self.use_depth, self.use_edges)
+        return [self._file(scene, number, *of) for of, want in zip(_FOLDERS, wanted, strict=True) if want]
+
+    def _file(self, scene: str, number: int, folder: str, suffix: str) -> Path:
+        return self.root / scene / folder / f"{number}{suffix}"
+
+
+_FOLDERS = (("images", ".png"), ("depths", ".npy"), ("edges", ".png"))
+_CATEGORY = re.compile(r"Scene Category:\s*(.+?)\s*(?::|\s-\s)\s*(.+)")
+
+
+def _parse(row: str) -> tuple[str, int] | None:
+    match row.split():
+        case [scene, name] if scene.isdecimal() and name.removesuffix(".png").isdecimal():
+            return f"{int(scene):02d}", int(name.removesuffix(".png"))
+    return None
+
+
+def _holds_scenes(folder: Path) -> bool:
+    return any(folder.glob("[0-9][0-9]/images"))
+
+
+def _intrinsics(size: tuple[int, int]) -> NDArray[Any]:
+    """K (3 3) of the field of view in pixels of (w, h)."""
+    cx, cy = size[0] // 2, size[1] // 2
+    fx, fy = (c / math.tan(math.radians(a) / 2) for c, a in zip((cx, cy), _FIELD_OF_VIEW, strict=True))
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _read_edges(path: Path) -> NDArray[Any]:
+    """Read depth edges (H W) bool: what is not black. Raises DataError."""
+    try:
+        with Image.open(path) as picture:
+            values = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} is not a readable edge map ({error}). Copy it again") from error
+    edges: NDArray[Any] = values.reshape(*values.shape[:2], -1).max(2) > 0
+    return edges

@@ -1,0 +1,41 @@
+"""Score networks on a data set, item by item, with the protocol beside every number.
+
+The network sees batches; every truth keeps its own size. Predictions are resized as inverse depth,
+bilinearly with half-pixel centres (`align_corners=False`, the rule of OpenCV's bilinear resize), as the
+tables of this field do. The same data, network and protocol give the same numbers, on one process or several.
+"""
+
+from trainer.evaluation.depth import depth_pictures, evaluate_depth, evaluate_side_by_side
+from trainer.evaluation.export import predict_all, write_predictions
+from trainer.evaluation.odometry import evaluate_odometry, save_odometry
+from trainer.evaluation.pose import evaluate_pose
+from trainer.evaluation.predictions import (
+    PredictDepth,
+    StoredDepth,
+    evenly_spaced,
+    flip_blended,
+    resize_as_inverse,
+)
+from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
+
+__all__ = [
+    "ALONE",
+    "EvaluationResult",
+    "PredictDepth",
+    "Processes",
+    "StoredDepth",
+    "depth_pictures",
+    "evaluate_depth",
+    "evaluate_odometry",
+    "evaluate_pose",
+    "evaluate_side_by_side",
+    "evenly_spaced",
+    "flip_blended",
+    "predict_all",
+    "resize_as_inverse",
+    "save_legacy",
+    "save_odometry",
+    "save_result",
+    "write_predictions",
+]

@@ -1,0 +1,171 @@
+"""Depth against ground truth: align, crop, cap, measure; all protocols in one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.base import DepthDataset
+from trainer.evaluation.predictions import Source, evenly_spaced, predictions
+from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.results import EvaluationResult
+from trainer.geometry.camera import scale_intrinsics
+from trainer.metrics.baselines import MaskedTruth, score_baselines
+from trainer.metrics.protocol import DepthProtocol
+from trainer.types import UserError
+
+# An item as one process scored it: its name, a row of numbers per protocol (None = nothing valid), its valid truth.
+Scored = tuple[int, str, list[dict[str, Any] | None], MaskedTruth | None]
+
+
+def evaluate_depth(
+    predict: Source, dataset: DepthDataset, protocol: DepthProtocol, **options: Any
+) -> EvaluationResult:
+    """Predict, align and score every item under one protocol; arguments as in `evaluate_side_by_side`."""
+    return evaluate_side_by_side(predict, dataset, [protocol], **options)[0]
+
+
+def evaluate_side_by_side(
+    predict: Source,
+    dataset: DepthDataset,
+    protocols: Sequence[DepthProtocol],
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    limit: int | None = None,
+    about: Mapping[str, Any] | None = None,
+    on_item: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
+) -> list[EvaluationResult]:
+    """Predict every item once; align and score it under each protocol.
+
+    Args:
+        predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w) in the unit of the network; or predictions
+            from a file.
+        dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none; (H, W) may vary; with `edges`
+            (1 H W) where it knows depth edges.
+        protocols: which pixels count, how depth becomes metres, what is measured. They may differ in alignment alone.
+        batch_size: images per call of `predict`.
+        num_workers: processes that load items; 0 = this one.
+        limit: score only so many items, spread evenly over the data set.
+        about: where data and weights come from; stored with the protocol.
+        on_item: called after each item, for a progress bar.
+        processes: the ones that share the work; each returns the whole result.
+
+    Raises UserError when an item has no depth, a prediction is not a positive finite number, no item has a
+    valid pixel, or a metric set needs what the items do not have.
+    """
+    indices = evenly_spaced(limit, len(dataset))
+    mine: list[Scored] = []
+    for index, item, depth, truth in predictions(
+        predict, dataset, indices, batch_size, num_workers, processes
+    ):
+        K, edges = _intrinsics(item, truth.shape), _edges(item)
+        rows = [protocol.score_image(depth, truth, K, edges) for protocol in protocols]
+        valid = protocols[0].valid_pixels(truth)
+        kept = MaskedTruth.of(truth, valid) if valid.any() else None
+        told = [None if row is None else {**_category(dataset, index), **row} for row in rows]
+        mine.append((index, dataset.describe(index), told, kept))
+        on_item()
+    scored = sorted(processes.gather(mine), key=lambda one: one[0])
+    part = None if len(indices) == len(dataset) else f"{len(indices)} of {len(dataset)}, evenly spaced"
+    return [_summarise(scored, i, protocol, part, about or {}) for i, protocol in enumerate(protocols)]
+
+
+def depth_pictures(
+    predict: Source, dataset: DepthDataset, indices: Sequence[int], protocol: DepthProtocol
+) -> Iterator[dict[str, Any]]:
+    """Yield the given items to look at, as maps of the size of their truth.
+
+    Each maps `input` (h w 3) in [0, 1], `prediction` (H W) inverse depth in 1/metres, `truth` (H W) metres
+    with 0 where nothing is scored, `error` (H W) |prediction - truth| / truth with NaN there, `label` and
+    `abs_rel`. An item without valid pixel is not aligned.
+    """
+    for index, item, depth, truth in predictions(predict, dataset, indices, batch_size=1, num_workers=0):
+        valid = protocol.valid_pixels(truth)
+        fit = protocol.alignment.fit(depth[valid], truth[valid]) if valid.any() else None
+        pred = protocol.clip(depth if fit is None else fit.apply(depth))
+        error = np.full(truth.shape, np.nan)
+        error[valid] = np.abs(pred[valid] - truth[valid]) / truth[valid]
+        yield {
+            "input": item["target"].permute(1, 2, 0).numpy(),
+            "prediction": 1 / pred,
+            "truth": np.where(valid, truth, 0.0),
+            "error": error,
+            "label": dataset.describe(index),
+            "abs_rel": float(error[valid].mean()) if valid.any() else None,
+        }
+
+
+def _summarise(
+    scored: Sequence[Scored],
+    i_protocol: int,
+    protocol: DepthProtocol,
+    limit: str | None,
+    about: Mapping[str, Any],
+) -> EvaluationResult:
+    items: list[dict[str, Any]] = []
+    truths: list[MaskedTruth] = []
+    skipped: list[str] = []
+    for index, name, rows, truth in scored:
+        row = rows[i_protocol]
+        if row is None or truth is None:
+            skipped.append(name)
+            continue
+        items.append({"index": index, "name": name, **row})
+        truths.append(truth)
+    if not items:
+        raise UserError(
+            f"nothing was scored: none of {len(scored)} items has a true depth {protocol.where()}. "
+            "Check that the data set has ground truth, then the limits and the crop"
+        )
+    mean = protocol.mean(items)
+    if "edges" in protocol.needs and not set(protocol.edge_keys) <= set(mean):
+        raise UserError(
+            "the metric set 'ibims' needs true depth edges, and the items have none: leave it out"
+        )
+    counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped), "limit": limit}
+    return EvaluationResult(
+        setup=protocol,
+        mean=mean,
+        factor=_spread([item["factor"] for item in items])
+        | ({"median_shift": float(np.median([i["shift"] for i in items]))} if "shift" in items[0] else {}),
+        baselines=score_baselines(truths, protocol),
+        protocol={**protocol.describe(), **counts, **about},
+        items=items,
+        skipped=skipped,
+    )
+
+
+def _intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray | None:
+    """K (3 3) in pixels of the truth: its own where the data set gives it, else that of the image, scaled."""
+    if "K_depth" in item:
+        return item["K_depth"].double().numpy()
+    if "K" not in item:
+        return None
+    h, w = item["target"].shape[-2:]
+    return scale_intrinsics(item["K"].double(), (w, h), (size[1], size[0])).numpy()
+
+
+def _edges(item: Mapping[str, Tensor]) -> np.ndarray | None:
+    """Depth edges of the truth (H W) bool."""
+    if "edges" not in item:
+        return None
+    return item["edges"].to(torch.bool).squeeze(0).numpy()
+
+
+def _category(dataset: DepthDataset, index: int) -> dict[str, str]:
+    """`cat` and `subcat` of an item, for data sets that sort theirs."""
+    if not hasattr(dataset, "category"):
+        return {}
+    return dict(zip(("cat", "subcat"), dataset.category(index), strict=True))
+
+
+def _spread(factors: Sequence[float]) -> dict[str, float]:
+    centre = float(np.median(factors))
+    relative = float(np.std(np.asarray(factors) / centre)) if centre else float("nan")
+    return {"median": centre, "relative_std": relative}

@@ -1,0 +1,63 @@
+"""Predictions as a file, for other code and for `evaluate --pred-file`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trainer.atomic import make_folder, replacing
+from trainer.data.base import DepthDataset
+from trainer.evaluation.predictions import KEY, PredictDepth, batches_of, predicted_maps, read_items
+from trainer.evaluation.processes import ALONE, Processes
+
+
+def predict_all(
+    predict: PredictDepth,
+    dataset: DepthDataset,
+    *,
+    batch_size: int = 12,
+    num_workers: int = 0,
+    on_item: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
+) -> np.ndarray | None:
+    """Predict the disparity of every item: (N h w) float32 in the order of the data set, 1 / depth of the network.
+
+    Args:
+        predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w).
+        dataset: items with `target` (3 h w), all of one size.
+        batch_size: images per call of `predict`.
+        num_workers: processes that load items; 0 = this one.
+        on_item: called after each item of this process.
+        processes: the ones that share the work; the first returns the array, the others None.
+
+    Raises UserError when a prediction is not a positive finite number.
+    """
+    batches = batches_of(range(len(dataset)), batch_size)
+    reader = read_items(dataset, processes.share(batches), num_workers)
+    disps: np.ndarray | None = None
+    for _ in range(-(-len(batches) // processes.world)):  # in rounds, so that only the first holds everything
+        chosen, items = next(reader, ([], []))
+        rows = []
+        for index, depth in zip(chosen, predicted_maps(predict, items, chosen, dataset), strict=True):
+            rows.append((index, (1 / depth).numpy()))
+            on_item()
+        for index, disp in processes.gather(rows) if processes.world > 1 else rows:
+            if not processes.is_first:
+                continue
+            if disps is None:
+                disps = np.empty((len(dataset), *disp.shape), np.float32)
+            disps[index] = disp
+    return disps
+
+
+def write_predictions(path: Path, disps: np.ndarray, about: Mapping[str, str]) -> None:
+    """Write a compressed NPZ file: `pred` (N h w), and what is said about it as texts. Complete or not at all.
+
+    Raises CannotWrite, a UserError, when the disk refuses.
+    """
+    make_folder(path.parent)
+    texts = {key: np.array(value) for key, value in about.items()}
+    with replacing(path) as staged, open(staged, "wb") as file:
+        np.savez_compressed(file, **{KEY: disps}, **texts)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Predicted camera motion against true motion: the direction between neighbouring frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.base import DepthDataset
+from trainer.evaluation.predictions import batches_of, evenly_spaced, read_items
+from trainer.evaluation.processes import ALONE, Processes
+from trainer.metrics.direction import summarise_directions
+from trainer.types import UserError
+
+PredictPose = Callable[[dict[str, Tensor]], Tensor]  # batch on the CPU -> motions Ts (b n 4 4), any device
+
+
+def evaluate_pose(
+    predict: PredictPose,
+    dataset: DepthDataset,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    limit: int | None = None,
+    on_item: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """Measure the angle between predicted and true translation of every temporal support.
+
+    The stereo partner is left out: its pose is given, not predicted.
+
+    Args:
+        predict: batch of the keys of `trainer.types.Batch` on the CPU, without depth -> motions (b n 4 4).
+        dataset: items with `Ts_true` (n 4 4); its `supp_idxs` name the supports.
+        batch_size: items per call of `predict`.
+        num_workers: processes that load items; 0 = this one.
+        limit: use only so many items, spread evenly.
+        on_item: called after each item.
+        processes: the ones that share the work; each returns the whole result.
+
+    Returns:
+        Angles in degrees and counts as in `summarise_directions`, and the frame offsets they belong to.
+
+    Raises UserError when there is no temporal support, no true motion, or a prediction that is not finite.
+    """
+    temporal = [i for i, frame in enumerate(dataset.supp_idxs) if frame != 0]
+    if not temporal:
+        raise UserError(f"pose needs a frame other than 0 in dataset.supp_idxs: {list(dataset.supp_idxs)}")
+    batches = processes.share(batches_of(evenly_spaced(limit, len(dataset)), batch_size))
+    mine: list[tuple[int, np.ndarray, np.ndarray]] = []  # index, predicted and true translations (n 3)
+    for chosen, items in read_items(dataset, batches, num_workers):
+        if "Ts_true" not in items[0]:
+            raise UserError("this data set does not know how the camera moved: leave out the pose evaluation")
+        batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
+        with torch.inference_mode():
+            pred = predict(batch).float().cpu()[:, temporal, :3, 3].double().numpy()
+        true = batch["Ts_true"][:, temporal, :3, 3].double().numpy()
+        mine += zip(chosen, pred, true, strict=True)
+        for _ in items:
+            on_item()
+    rows = sorted(processes.gather(mine), key=lambda row: row[0])
+    pred_t, true_t = (np.stack([row[i] for row in rows]) for i in (1, 2))  # (b n 3)
+    broken = np.flatnonzero(~np.isfinite(pred_t).all(axis=(1, 2)))
+    if broken.size:
+        index = rows[broken[0]][0]
+        raise UserError(
+            f"item {index} ({dataset.describe(index)}): the predicted motion is not finite. "
+            "Evaluate an earlier checkpoint"
+        )
+    if not true_t.any():
+        raise UserError("the camera moves in none of the items, so no motion has a direction to compare")
+    frames = [int(dataset.supp_idxs[i]) for i in temporal]
+    return {"supp_idxs": frames, **summarise_directions(pred_t, true_t)}

@@ -1,0 +1,79 @@
+"""What an evaluation found, and the file it is kept in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.atomic import CannotWrite, why_not, write_text
+from trainer.metrics.legacy import legacy_rows
+from trainer.metrics.protocol import DepthProtocol
+
+RESULT_FORMAT = 1  # of the result file
+
+
+@dataclass
+class EvaluationResult:
+    """Means over the items, what blind guesses reach under the same protocol, and each item."""
+
+    setup: DepthProtocol = field(repr=False, compare=False)
+    mean: dict[str, float]  # over items
+    factor: dict[str, float]  # median of the alignment factors, and their std / median
+    baselines: dict[str, dict[str, Any]]  # "constant_depth", "row_mean_depth": how made, its means
+    protocol: dict[str, Any]
+    items: list[dict[str, Any]] = field(repr=False)
+    skipped: list[str] = field(default_factory=list)  # names of items without a valid pixel
+    pose: dict[str, Any] | None = None
+
+    @property
+    def abs_rel(self) -> float:
+        """Mean AbsRel, a fraction."""
+        return self.setup.abs_rel(self.mean)
+
+    @property
+    def ratio_to_constant(self) -> float:
+        """AbsRel over that of the best constant depth; below 1, the network makes use of the image."""
+        constant = self.setup.abs_rel(self.baselines["constant_depth"])
+        return self.abs_rel / constant if constant else math.inf
+
+
+def save_result(result: EvaluationResult, path: str | Path) -> None:
+    """Write numbers, protocol and every item as YAML. The file appears complete or not at all.
+
+    Raises CannotWrite, a UserError, when the disk refuses.
+    """
+    head = {
+        "format": RESULT_FORMAT,
+        "mean": result.mean,
+        "baselines": result.baselines,
+        "ratio_to_constant_depth": result.ratio_to_constant,
+        "factor": result.factor,
+        **({"pose": result.pose} if result.pose else {}),
+        "protocol": result.protocol,
+    }
+    rows = {"items": result.items, "skipped": result.skipped}
+    text = yaml.safe_dump(head, sort_keys=False, width=120)
+    text += yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=None)  # one line per item
+    write_yaml(Path(path), text)
+
+
+def save_legacy(result: EvaluationResult, path: str | Path) -> None:
+    """Write the means (the items of SYNS-Patches) alone, in the spelling of arXiv:2208.01489; see `legacy_rows`.
+
+    Raises CannotWrite, a UserError, when the disk refuses.
+    """
+    rows = legacy_rows(result.items, result.setup)
+    write_yaml(Path(path), yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=False))
+
+
+def write_yaml(path: Path, text: str) -> None:
+    """Write a text, and the folder for it if needed. Raises CannotWrite."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(why_not(path.parent, error, "made")) from error
+    write_text(path, text)

@@ -1,0 +1,49 @@
+"""The numbers of the KITTI depth benchmark (Uhrig et al., arXiv:1708.06500), in metres, 1/km and per cent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainer.metrics import METRICS, Metric, MetricSet
+
+
+@METRICS.register("benchmark")
+class BenchmarkMetrics(MetricSet):
+    """Errors of depth, inverse depth and log depth of the KITTI benchmark (arXiv:1708.06500).
+
+    Beside them its relative errors in per cent, `sq_rel_pct` with the truth squared. Reported so by
+    arXiv:2208.01489.
+    """
+
+    version = 1
+    metrics = (
+        Metric("mae", "m", legacy="MAE"),
+        Metric("rmse", "m", legacy="RMSE"),
+        Metric("inv_mae", "1/km", legacy="InvMAE"),
+        Metric("inv_rmse", "1/km", legacy="InvRMSE"),
+        Metric("log_mae_pct", "100 ln m", legacy="LogMAE"),
+        Metric("log_rmse_pct", "100 ln m", legacy="LogRMSE"),
+        Metric("log_si_pct", "100 ln m", legacy="LogSI"),
+        Metric("abs_rel_pct", "%", legacy="AbsRel"),
+        Metric("sq_rel_pct", "%", legacy="SqRel"),
+    )
+
+    def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Score predicted against true depth, both (n,) in metres, positive.
+
+        The variance in `log_si_pct` is that of the deviations from the mean, which cannot turn out negative.
+        """
+        error = pred - truth
+        inverse = 1000 * (1 / pred - 1 / truth)
+        log = 100 * (np.log(pred) - np.log(truth))
+        return {
+            "mae": float(np.mean(np.abs(error))),
+            "rmse": float(np.sqrt(np.mean(error**2))),
+            "inv_mae": float(np.mean(np.abs(inverse))),
+            "inv_rmse": float(np.sqrt(np.mean(inverse**2))),
+            "log_mae_pct": float(np.mean(np.abs(log))),
+            "log_rmse_pct": float(np.sqrt(np.mean(log**2))),
+            "log_si_pct": float(np.std(log)),
+            "abs_rel_pct": float(100 * np.mean(np.abs(error) / truth)),
+            "sq_rel_pct": float(100 * np.mean(error**2 / truth**2)),
+        }

@@ -1,0 +1,42 @@
+"""The spelling of the result files of the KITTI benchmark (arXiv:2208.01489), for notebooks that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.metrics.protocol import EDGES, DepthProtocol
+
+LEGACY_EDGES = "-Edges"
+
+
+def legacy_rows(
+    items: Sequence[Mapping[str, Any]], protocol: DepthProtocol
+) -> dict[str, float] | list[dict[str, Any]]:
+    """Rename the items of a result and average them.
+
+    Returns means by name in the order of the metric sets, after `Ratio` (or `Scale`, `Shift`); where an item has a
+    category (`cat`), the list of items instead, as those files hold for SYNS-Patches. Where two metric sets have one
+    name (AbsRel of `eigen` and of `benchmark`), the later set's number stands at the place of the earlier.
+    """
+    rows = [legacy_row(item, protocol) for item in items]
+    if any("Cat" in row for row in rows):
+        return rows
+    return {key: float(np.mean([row[key] for row in rows if key in row])) for key in rows[0]}
+
+
+def legacy_row(item: Mapping[str, Any], protocol: DepthProtocol) -> dict[str, Any]:
+    """Rename the numbers of one item."""
+    names = {"factor": "Scale", "shift": "Shift"} if protocol.alignment.has_shift else {"factor": "Ratio"}
+    row: dict[str, Any] = {new: item[key] for key, new in names.items()}
+    row |= {new: item[key] for key, new in (("cat", "Cat"), ("subcat", "SubCat")) if key in item}
+    metrics = [metric for s in protocol.sets.values() for metric in s.metrics]
+    row |= {m.legacy or m.key: item[m.key] for m in metrics if m.key in protocol.keys}
+    edges = {new + LEGACY_EDGES: item[key + EDGES] for key, new in names.items() if key + EDGES in item}
+    for metric in metrics:
+        key = metric.key + EDGES if metric.key in protocol.keys else metric.key
+        if key in item:
+            edges[(metric.legacy or metric.key) + LEGACY_EDGES] = item[key]
+    return row | edges

@@ -1,0 +1,252 @@
+"""Group results into tables: one per protocol, one row per model, mean and standard deviation over its seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models_zoo.registry import did_you_mean
+from trainer.rundir import RunDir
+from trainer.tables.columns import Column
+from trainer.tables.results import Result
+from trainer.types import UserError
+
+PUBLISHED = " (published)"  # ending of the name of a row that is not ours
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one model: what each seed reached. A seed whose value is not finite does not count."""
+
+    mean: float
+    sd: float  # sample standard deviation; NaN with fewer than two seeds
+    n: int
+    by_seed: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, by_seed: Mapping[str, float]) -> Cell:
+        """Average the finite values of the seeds; NaN where there is none."""
+        known = [v for v in by_seed.values() if math.isfinite(v)]
+        mean = statistics.fmean(known) if known else math.nan
+        sd = statistics.stdev(known) if len(known) > 1 else math.nan
+        return cls(mean, sd, len(known), by_seed)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model."""
+
+    model: str
+    cells: Mapping[Column, Cell]
+    seeds: tuple[str, ...] = ()
+    shown: Mapping[str, str] = field(default_factory=dict)  # protocol fields in which rows may differ
+
+    @property
+    def label(self) -> str:
+        """The model, with what tells apart two rows of one model."""
+        return f"{self.model} ({', '.join(self.shown.values())})" if self.shown else self.model
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return max((cell.n for cell in self.cells.values()), default=0)
+
+
+@dataclass
+class Table:
+    """Models that were measured by one protocol, in the order of their names."""
+
+    protocol: dict[str, str]  # what all rows have in common
+    columns: list[Column]
+    rows: list[Row]
+    references: list[Row] = field(default_factory=list)  # published, neither ranked nor compared
+    notes: list[str] = field(default_factory=list)  # what is missing or odd
+    warnings: list[str] = field(default_factory=list)  # orders inside the seed noise
+
+    @property
+    def title(self) -> str:
+        """The protocol in one line."""
+        brief = [self.protocol[key] for key in ("dataset", "pixels") if self.protocol.get(key)]
+        names = {"checkpoint": "", "alignment": "alignment ", "crop": "crop ", "depth": "", "items": "items "}
+        brief += [f"{name}{self.protocol[key]}" for key, name in names.items() if self.protocol.get(key)]
+        size = self.protocol.get("size")
+        return ", ".join([*brief, f"input {size}"] if size else brief)
+
+    @property
+    def name(self) -> str:
+        """A short name for files."""
+        parts = [self.protocol.get(k, "") for k in ("dataset", "checkpoint", "alignment", "pixels")]
+        return "_".join(filter(None, parts)).replace(" ", "_").replace("?", "x").replace("/", "_")
+
+
+def make_tables(
+    results: Sequence[Result],
+    root: Path,
+    *,
+    seeds: Sequence[str] | None = None,
+    mix: Iterable[str] = (),
+    models: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+) -> list[Table]:
+    """Make one table per protocol.
+
+    Args:
+        results: what `read_results` found.
+        root: folder they were found in; a model's runs there that have no result are named.
+        seeds: versions that every model should have; None = those that any model has.
+        mix: protocol fields in which the rows of one table may differ; they become columns.
+        models: names to keep. metrics: keys to keep, in this order.
+
+    Raises UserError for unknown names, and when one seed has two results under one protocol.
+    """
+    mix = list(mix)
+    labels = model_names({r.folder for r in results}, root)
+    _check("model", models or (), labels.values())
+    _check("field of the protocol", mix, {key for r in results for key in r.protocol})
+    kept = [r for r in results if (models is None or labels[r.folder] in models)]
+    kept = [r for r in kept if seeds is None or r.seed in seeds]
+    if not kept:
+        raise UserError(f"{root}: no result of the seeds {', '.join(seeds or ())}")
+    expected = list(seeds) if seeds is not None else sorted({r.seed for r in kept}, key=_by_number)
+    groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
+    for result in kept:
+        key = tuple((k, v) for k, v in result.protocol.items() if k not in mix)
+        groups.setdefault(tuple(sorted(key)), []).append(result)
+    tables = [_table(group, labels, expected, mix, metrics) for group in groups.values()]
+    if metrics:
+        _check("metric", metrics, {c.key for r in kept for c in r.values})
+        tables = [table for table in tables if table.columns]
+    return sorted(tables, key=lambda table: table.title)
+
+
+def name_differences(tables: Sequence[Table]) -> list[str]:
+    """Say for each table after the first by what its protocol differs from the first."""
+    lines = []
+    for number, table in enumerate(tables[1:], start=2):
+        first = tables[0].protocol
+        keys = [k for k in {**first, **table.protocol} if first.get(k) != table.protocol.get(k)]
+        told = ", ".join(f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys)
+        lines.append(f"table {number} is apart from table 1: {told}")
+    return lines
+
+
+def rank(table: Table, column: Column) -> list[Row]:
+    """Rows from best to worst; those without a finite mean are left out, and all where neither direction is better."""
+    known = [row for row in table.rows if column in row.cells and math.isfinite(row.cells[column].mean)]
+    if not column.direction:
+        return []
+    return sorted(known, key=lambda row: -column.direction * row.cells[column].mean)
+
+
+def best_two(table: Table, column: Column) -> tuple[set[str], set[str]]:
+    """Labels of the best and of the second best rows. Ties share a place; nobody holds both."""
+    ranked = rank(table, column)
+    values = list(dict.fromkeys(row.cells[column].mean for row in ranked))
+    places = [{r.label for r in ranked if r.cells[column].mean == value} for value in values[:2]]
+    first, second = (*places, set(), set())[:2]
+    return first, second
+
+
+def headline(table: Table, name: str | None = None) -> Column | None:
+    """The column by which rows are ranked: `name`, a key, or the first that has a direction."""
+    if name is not None:
+        return next((c for c in table.columns if name == c.key), None)
+    return next((c for c in table.columns if c.direction), None)
+
+
+def _table(
+    results: list[Result],
+    labels: Mapping[Path, str],
+    expected: Sequence[str],
+    mix: Sequence[str],
+    metrics: Sequence[str] | None,
+) -> Table:
+    columns = list(dict.fromkeys(column for r in results for column in r.values))
+    if metrics:
+        columns = [c for name in metrics for c in columns if name == c.key]
+    by_row: dict[tuple[str, tuple[str, ...]], dict[str, Result]] = {}
+    folders = {}
+    for result in results:
+        label = labels[result.folder]
+        folders[label] = result.folder
+        seeds = by_row.setdefault((label, tuple(result.protocol.get(k, "") for k in mix)), {})
+        _keep(seeds, result, label)
+    rows, notes = [], []
+    for (label, shown), seeds in sorted(by_row.items()):
+        told = sorted(seeds, key=_by_number)
+        cells = {
+            c: Cell.of({s: seeds[s].values[c] for s in told if c in seeds[s].values})
+            for c in columns
+            if any(c in r.values for r in seeds.values())
+        }
+        rows.append(Row(label, cells, tuple(told), dict(zip(mix, shown, strict=True))))
+        notes += _odd(label, cells)
+        missing = [seed for seed in expected if seed not in seeds]
+        if missing:
+            states = [f"{seed} ({_run_state(folders[label], seed)})" for seed in missing]
+            notes.append(f"{label}: no result of seed{'s'[: len(missing) > 1]} {', '.join(states)}")
+    protocol = {k: v for k, v in results[0].protocol.items() if k not in mix}
+    return Table(protocol, columns, rows, notes=notes)
+
+
+def unevaluated(root: Path, results: Sequence[Result]) -> list[str]:
+    """Name the models below `root` that have runs, but no result at all."""
+    known = {result.folder for result in results}
+    runs = sorted({path.parent for path in root.absolute().rglob("state.json")})
+    lost: dict[Path, list[str]] = {}
+    for run in runs:
+        if run.parent not in known:
+            lost.setdefault(run.parent, []).append(f"{run.name} ({_run_state(run.parent, run.name)})")
+    return [f"{folder}: no result at all, of seeds {', '.join(seeds)}" for folder, seeds in lost.items()]
+
+
+def _keep(seeds: dict[str, Result], result: Result, label: str) -> None:
+    """Add a result; two files of one seed under one protocol are alright when they say the same."""
+    other = seeds.setdefault(result.seed, result)
+    if other is not result and dict(other.values) != dict(result.values):
+        raise UserError(
+            f"{label}, seed {result.seed}: {other.path} and {result.path} have one protocol but different numbers."
+            " Delete the older, or choose with --file"
+        )
+
+
+def _odd(label: str, cells: Mapping[Column, Cell]) -> list[str]:
+    """Name the seeds whose value is not finite."""
+    notes = []
+    for column, cell in cells.items():
+        bad = [seed for seed, value in cell.by_seed.items() if not math.isfinite(value)]
+        if bad:
+            notes.append(f"{label}: {column.key} is not finite with seed {', '.join(bad)}, which is left out")
+    return notes
+
+
+def _run_state(folder: Path, seed: str) -> str:
+    try:
+        state = RunDir(folder.parent, folder.name, seed).read_state()
+    except UserError:  # a name that no run of ours can have
+        return "no run"
+    return f"run {state.state}, epoch {state.epoch}" if state else "no run"
+
+
+def model_names(folders: Iterable[Path], root: Path) -> dict[Path, str]:
+    """Call each model by its folder, or by its path below `root` where two have one name."""
+    folders = sorted(folders)
+    names = [folder.name for folder in folders]
+    return {
+        folder: name if names.count(name) == 1 else folder.relative_to(root.absolute()).as_posix()
+        for folder, name in zip(folders, names, strict=True)
+    }
+
+
+def _check(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+    known = set(known)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"{name!r} is not a {kind} of these results. {did_you_mean(name, known)}")
+
+
+def _by_number(seed: str) -> tuple[int, str]:
+    return (int(seed) if seed.isdigit() else 10**12, seed)

@@ -1,0 +1,79 @@
+"""A table as LaTeX with booktabs, ready to be input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from trainer.tables.aggregate import Table
+from trainer.tables.columns import Column, headings
+from trainer.tables.layout import BEST, BLANK, PLAIN, SECOND, grid, mixed_fields
+
+_ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
+_MATHS = re.compile(r"(\$[^$]+\$)")  # names of earlier code are formulas: $\delta < 1.25$
+_OPENING = r"""% Needs \usepackage{booktabs}. \best and \nbest may be defined before.
+\providecommand{\best}[1]{\textbf{#1}}
+\providecommand{\nbest}[1]{\underline{#1}}
+"""
+
+
+def latex(table: Table, decimals: int | None = None) -> str:
+    """Write the table as a `table` environment; numbers are mean ± standard deviation.
+
+    `\\best` and `\\nbest` mark the best and the second best; published rows stand below a rule.
+    """
+    style: dict[int, Callable[[str], str]] = {
+        PLAIN: lambda text: text,
+        BEST: lambda text: rf"\best{{{text}}}",
+        SECOND: lambda text: rf"\nbest{{{text}}}",
+    }
+    lines, ranked = grid(table, decimals, plus_minus=r" \ensuremath{\pm} ")
+    num_labels = 2 + len(mixed_fields(table))
+    body = []
+    for line in lines:
+        labels = [escape(cell.text) for cell in line[:num_labels]]
+        values = ["--" if c.text == BLANK else style[c.mark](c.text) for c in line[num_labels:]]
+        body.append([*labels, *values])
+    titles = [
+        "Model",
+        *map(escape, mixed_fields(table)),
+        "$n$",
+        *map(_title, headings(table.columns, False).items()),
+    ]
+    rows = _aligned([titles, *body])
+    rules = [r"\midrule"] if len(lines) > ranked else []
+    return "\n".join(
+        [
+            _OPENING + r"\begin{table}",
+            r"  \centering",
+            r"  \renewcommand{\arraystretch}{1.2}",
+            f"  \\caption{{{escape(table.title)}. Mean and standard deviation over $n$ seeds.}}",
+            f"  \\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
+            f"  \\begin{{tabular}}{{@{{}}{'l' * num_labels}{'r' * len(table.columns)}@{{}}}}",
+            *(f"    {text}" for text in (r"\toprule", rows[0], r"\midrule", *rows[1 : ranked + 1])),
+            *(f"    {text}" for text in (*rules, *rows[ranked + 1 :], r"\bottomrule")),
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """Make any text harmless outside of formulas; formulas between dollars stay."""
+    parts = _MATHS.split(text)
+    return "".join(p if _MATHS.fullmatch(p) else "".join(_SPECIAL.get(c, c) for c in p) for p in parts)
+
+
+def _title(heading: tuple[Column, str]) -> str:
+    column, text = heading
+    return escape(text if "$" in text else text.replace("_", " ")) + _ARROWS[column.direction]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        " & ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() + r" \\" for row in rows
+    ]

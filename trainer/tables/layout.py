@@ -1,0 +1,136 @@
+"""A table as cells of text: numbers with their spread, the marks of best and second best. And as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from trainer.tables.aggregate import Cell, Row, Table, best_two
+from trainer.tables.columns import Column, headings
+
+PLAIN, BEST, SECOND = 0, 1, 2
+BLANK = "-"  # no number
+
+
+@dataclass(frozen=True)
+class Text:
+    """One cell: its text and its mark, PLAIN, BEST or SECOND."""
+
+    text: str
+    mark: int = PLAIN
+
+
+def decimals_of(table: Table, column: Column, decimals: int | None = None) -> int:
+    """Digits after the point: as asked for, else four for numbers below 1, three below 10, two above."""
+    if decimals is not None:
+        return decimals
+    rows = (*table.rows, *table.references)
+    means = [
+        abs(r.cells[column].mean) for r in rows if column in r.cells and math.isfinite(r.cells[column].mean)
+    ]
+    largest = max(means, default=0.0)
+    return 4 if largest < 1 else 3 if largest < 10 else 2
+
+
+def number(cell: Cell | None, digits: int, plus_minus: str = " ± ") -> str:
+    """Mean and standard deviation, the mean alone with one seed, BLANK without a number."""
+    if cell is None or not math.isfinite(cell.mean):
+        return BLANK
+    spread = f"{plus_minus}{cell.sd:.{digits}f}" if math.isfinite(cell.sd) else ""
+    return f"{cell.mean:.{digits}f}{spread}"
+
+
+def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") -> tuple[list[list[Text]], int]:
+    """Lay out the rows: model, fields in which rows differ, number of seeds, then the metrics.
+
+    Returns the rows, references last, and how many of them are ranked.
+    """
+    marks = {column: best_two(table, column) for column in table.columns}
+    digits = {column: decimals_of(table, column, decimals) for column in table.columns}
+
+    def line(row: Row, ranked: bool) -> list[Text]:
+        cells = [
+            Text(row.model),
+            *(Text(row.shown.get(key, "")) for key in mixed_fields(table)),
+            Text(seeds(row)),
+        ]
+        for column in table.columns:
+            first, second = marks[column]
+            mark = BEST if row.label in first else SECOND if row.label in second else PLAIN
+            cells.append(
+                Text(number(row.cells.get(column), digits[column], plus_minus), mark if ranked else PLAIN)
+            )
+        return cells
+
+    lines = [line(row, True) for row in table.rows] + [line(row, False) for row in table.references]
+    return lines, len(table.rows)
+
+
+def head(table: Table, arrows: bool = True) -> list[str]:
+    """Headings for the columns of `grid`."""
+    return ["model", *mixed_fields(table), "n", *headings(table.columns, arrows).values()]
+
+
+def mixed_fields(table: Table) -> list[str]:
+    """Protocol fields in which the rows differ."""
+    return list(table.rows[0].shown) if table.rows else []
+
+
+def seeds(row: Row) -> str:
+    """Number of seeds; a range where some metrics miss some."""
+    counts = {cell.n for cell in row.cells.values()} or {0}
+    return str(row.n) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
+
+
+def by_seed(table: Table, column: Column, decimals: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """What each seed reached in one metric, lowest and highest: headings and rows."""
+    names = list(dict.fromkeys(seed for row in table.rows for seed in row.seeds))
+    digits = decimals_of(table, column, decimals)
+    lines = []
+    for row in table.rows:
+        values = row.cells[column].by_seed if column in row.cells else {}
+        known = [v for v in values.values() if math.isfinite(v)]
+        each = [f"{values[seed]:.{digits}f}" if seed in values else BLANK for seed in names]
+        spread = f"{max(known) - min(known):.{digits}f}" if known else BLANK
+        lines.append([row.label, *each, spread])
+    return ["model", *(f"seed {name}" for name in names), "max - min"], lines
+
+
+def units(table: Table) -> str:
+    """The units of the columns in one line; nothing where files do not tell them."""
+    told = [f"{c.key} {c.unit}" for c in table.columns if c.unit]
+    return f"units: {', '.join(told)}" if told else ""
+
+
+def markdown(table: Table, column: Column | None, decimals: int | None = None) -> str:
+    """Write the table, the seeds of the metric `column`, notes and warnings as a Markdown section."""
+    style: dict[int, Callable[[str], str]] = {
+        PLAIN: lambda text: text,
+        BEST: lambda text: f"**{text}**",
+        SECOND: lambda text: f"<u>{text}</u>",
+    }
+    lines, _ = grid(table, decimals)
+    body = [[style[cell.mark](_escaped(cell.text)) for cell in line] for line in lines]
+    parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table)], body), ""]
+    parts += ["Mean ± sample standard deviation over n seeds; **best**, <u>second best</u>.", units(table)]
+    if column is not None:
+        titles, rows = by_seed(table, column, decimals)
+        parts += ["", f"### {column.key}, seed by seed", ""]
+        parts += _pipes(titles, [[_escaped(t) for t in row] for row in rows])
+    for title, told in (("Inside the seed noise", table.warnings), ("Notes", table.notes)):
+        if told:
+            parts += ["", f"### {title}", "", *(f"- {_escaped(line)}" for line in told)]
+    protocol = [f"{k}: {v}" for k, v in table.protocol.items() if v]
+    return "\n".join([*parts, "", f"Protocol: {'; '.join(protocol)}", ""])
+
+
+def _pipes(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(titles)} |"
+    yield f"|---|{'---:|' * (len(titles) - 1)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|")

@@ -1,0 +1,143 @@
+"""Learning curves and bars over seeds, as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models_zoo.registry import did_you_mean
+from trainer import atomic
+from trainer.tables.aggregate import Table
+from trainer.tables.columns import ARROWS, Column
+from trainer.types import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
+
+
+def read_curves(run: Path, tags: Sequence[str] | None = None) -> dict[str, Curve]:
+    """Read scalars of a run folder as TensorBoard shows them: what a resumed run wrote twice is there once.
+
+    `tags` None = all. A run without events has no curves.
+    """
+    if not any(run.glob("events.out.tfevents.*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    quiet = {"images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, **quiet})
+    events.Reload()
+    chosen = [tag for tag in events.Tags()["scalars"] if tags is None or tag in tags]
+    points = {tag: events.Scalars(tag) for tag in chosen}
+    return {tag: (np.array([e.step for e in p]), np.array([e.value for e in p])) for tag, p in points.items()}
+
+
+def draw_curves(
+    folders: Mapping[str, Path],
+    tag: str,
+    path: Path,
+    seeds: Sequence[str] | None = None,
+    required: bool = True,
+) -> Path | None:
+    """Draw one scalar of all runs of some models: thin lines are seeds, the thick one is their mean.
+
+    Args:
+        folders: model -> its folder, with one folder per version.
+        tag: name of the scalar, e.g. val_metrics/AbsRel.
+        path: PNG file. seeds: versions to draw; None = all.
+        required: whether it is a mistake that no run has the scalar.
+
+    Returns the path; None when nothing was drawn. Raises UserError naming the scalars that runs have.
+    """
+    runs = {
+        model: [
+            read_curves(run)
+            for run in sorted(folder.iterdir())
+            if run.is_dir() and (not seeds or run.name in seeds)
+        ]
+        for model, folder in folders.items()
+    }
+    known = {name for curves in runs.values() for curve in curves for name in curve}
+    if tag not in known and not required:
+        return None
+    if tag not in known:
+        raise UserError(f"--curves {tag}: no run has this scalar. {did_you_mean(tag, known)}")
+    figure = _figure(9, 5)
+    axes = figure.subplots()
+    for i_model, (model, curves) in enumerate(runs.items()):
+        mine = [curve[tag] for curve in curves if tag in curve]
+        for steps, values in mine:
+            axes.plot(steps, values, color=f"C{i_model % 10}", alpha=0.35, linewidth=0.8, marker=".")
+        if mine:
+            steps, mean = mean_curve(mine)
+            axes.plot(steps, mean, color=f"C{i_model % 10}", linewidth=2, label=f"{model} (n = {len(mine)})")
+    axes.set(xlabel="optimizer steps", ylabel=tag)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return _save(figure, path)
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Average curves at the steps that most of them have: one that stopped early does not end the mean."""
+    found: dict[int, list[float]] = {}
+    for steps, values in curves:
+        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+            found.setdefault(step, []).append(value)
+    chosen = sorted(step for step, values in found.items() if 2 * len(values) > len(curves))
+    return np.array(chosen), np.array([np.mean(found[step]) for step in chosen])
+
+
+def draw_bars(table: Table, path: Path, columns: Sequence[Column] | None = None) -> Path | None:
+    """Draw means as bars with their standard deviation, and each seed as a dot; published rows are hatched.
+
+    Returns the path; None when there is no metric with a direction.
+    """
+    columns = [c for c in (columns or table.columns) if c.direction]
+    if not columns:
+        return None
+    rows = [*table.rows, *table.references]
+    across = min(4, len(columns))
+    down = math.ceil(len(columns) / across)
+    figure = _figure(4.2 * across, down * (1.2 + 0.32 * len(rows)) + 0.4)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(columns) :]:
+        axes.set_axis_off()
+    for axes, column in zip(grid.flat, columns, strict=False):
+        for i_row, row in enumerate(rows):
+            cell = row.cells.get(column)
+            if cell is None or not math.isfinite(cell.mean):
+                continue
+            published = i_row >= len(table.rows)
+            sd = cell.sd if math.isfinite(cell.sd) else 0.0
+            look = {"color": "0.85", "hatch": "//"} if published else {"color": "C0"}
+            axes.barh(i_row, cell.mean, xerr=sd, capsize=3, edgecolor="0.4", **look)
+            known = [v for v in cell.by_seed.values() if math.isfinite(v)]
+            axes.plot(known, [i_row] * len(known), "k.", markersize=4)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize="small", parse_math=False)
+        axes.invert_yaxis()
+        axes.set_title(
+            f"{column.key} {ARROWS[column.direction]} {f'[{column.unit}]' * bool(column.unit)}",
+            fontsize="small",
+        )
+    figure.suptitle(f"{table.title}: mean, sd, seeds", fontsize="small", parse_math=False)
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure that belongs to no window: nothing global is touched."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    atomic.make_folder(path.parent)
+    with atomic.replacing(path) as staged:
+        figure.savefig(staged, format="png")
+    return path

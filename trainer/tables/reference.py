@@ -1,0 +1,111 @@
+"""Published numbers as rows below a table: shown where the protocol is the same, never ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models_zoo.registry import did_you_mean
+from trainer.metrics import METRICS
+from trainer.tables.aggregate import PUBLISHED, Cell, Row, Table
+from trainer.tables.columns import Column
+from trainer.types import UserError
+
+_FOLDER = Path(__file__).parent
+_PREFIX = "published_"
+
+
+def references() -> dict[str, Path]:
+    """Files of published numbers that come with the project, by name."""
+    return {p.stem.removeprefix(_PREFIX): p for p in sorted(_FOLDER.glob(f"{_PREFIX}*.yaml"))}
+
+
+def add_references(tables: list[Table], name: str) -> None:
+    """Give each table the published rows that were measured by its protocol; tables without any get a note.
+
+    Args:
+        name: one of `references()`, or a YAML file of the same form.
+
+    Raises UserError for an unknown name and for a file of another form.
+    """
+    known = references()
+    path = known.get(name, Path(name))
+    if name not in known and not path.is_file():
+        raise UserError(f"--reference {name}: {did_you_mean(name, known)}; or a YAML file of the same form")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for table in tables:
+            _add(table, data)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{path}: is no file of published numbers ({reason}). See {known['benchmark']}"
+        ) from error
+
+
+def _add(table: Table, data: Mapping[str, Any]) -> None:
+    if "pixels" in table.protocol:  # depth edges alone: nothing published is
+        return
+    wrong: list[str] = []
+    for protocol, wanted in data["protocols"].items():
+        differences = _differences(table, wanted)
+        if differences:
+            if not any(d.startswith("dataset ") for d in differences):
+                wrong.append(f"{protocol} has {', '.join(differences)}")
+            continue
+        for method, told in data["methods"].items():
+            alignment = str(wanted.get("alignment", told["scale"]))
+            if table.protocol.get("alignment", alignment) != alignment:
+                continue
+            cells = _cells(table, told.get(protocol, {}), data)
+            if cells:
+                shown = {"alignment": alignment} if "alignment" not in table.protocol else {}
+                table.references.append(Row(f"{method}{PUBLISHED}", cells, shown=shown))
+        if table.references:
+            table.notes.append(f"published rows: {data['source']}, protocol {protocol}; not ranked")
+            return
+    reason = "; ".join(wrong) or "none of this data set, alignment and these metrics"
+    table.notes.append(f"no published rows: {reason}")
+
+
+def _differences(table: Table, wanted: Mapping[str, Any]) -> list[str]:
+    """What of a published protocol is not that of the table. What the table does not know cannot differ."""
+    return [
+        f"{key} {value}, not {table.protocol[key]}"
+        for key, value in wanted.items()
+        if key in table.protocol and not _agrees(str(value), table.protocol[key])
+    ]
+
+
+def _agrees(wanted: str, told: str) -> bool:
+    """True when all words are there; earlier code joined the words of a data set by underscores."""
+    words = f" {told} {told.replace('_', ' ')} ".replace(",", " ")
+    return all(f" {word} " in words or f" {word.replace('_', ' ')} " in words for word in wanted.split())
+
+
+def _cells(table: Table, numbers: Mapping[str, Any], data: Mapping[str, Any]) -> dict[Column, Cell]:
+    values = {key: (float(mean), float(sd)) for key, (mean, sd) in numbers.items()}
+    for key, rule in (data.get("derived") or {}).items():
+        if rule["of"] in values:
+            mean, sd = values[rule["of"]]
+            values[key] = mean * rule["times"], sd * rule["times"]
+    legacy = _legacy_names()
+    cells = {}
+    for column in table.columns:
+        key = (
+            column.key
+            if column.unit
+            else next((k for k in values if legacy.get(k) == column.key), column.key)
+        )
+        if key in values:
+            cells[column] = Cell(*values[key], n=int(data["seeds"]))
+    return cells
+
+
+def _legacy_names() -> dict[str, str]:
+    """Names in result files of earlier code, by ours."""
+    metrics = [m for name in METRICS.names() for m in getattr(METRICS.get(name), "metrics", ())]
+    return {m.key: getattr(m, "legacy", "") for m in metrics}

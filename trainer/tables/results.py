@@ -1,0 +1,160 @@
+"""Read result files: the numbers of one trained network, and the protocol they were measured by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.tables.columns import Column, column_of, is_on_edges
+from trainer.types import UserError
+
+# Parts of a protocol that differ between runs without making their numbers less comparable.
+_NOT_PROTOCOL = frozenset(
+    {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds", "device"}
+)
+_NOT_DATA = frozenset(
+    {
+        *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed"),
+        *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
+        *("hints_root", "depth_root", "storage", "max_retries"),
+    }
+)
+_LEGACY_CKPTS = ("best", "last")
+_LEGACY_MODES = ("stereo", "mono", "median", "lsqr", "metric")
+_LEGACY_ALIGNMENTS = {"mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of one seed of one model under one protocol."""
+
+    folder: Path  # of the model: <root>/<model>
+    seed: str  # name of the version folder
+    path: Path  # of the file
+    protocol: Mapping[str, str]  # field -> value; results are comparable when all of them agree
+    values: Mapping[Column, float]  # means over images
+
+
+def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",)) -> list[Result]:
+    """Read every `<root>/**/<model>/<version>/results/<pattern>`.
+
+    Raises UserError when there is none, and for a file that is no result file, naming it.
+    """
+    found = {p for pattern in patterns for p in root.rglob(f"results/{pattern}") if p.is_file()}
+    paths = sorted(p for p in found if p.suffix == ".yaml" and not p.name.startswith("."))
+    if not paths:
+        raise UserError(
+            f"{root}: holds no result file <model>/<version>/results/{' '.join(patterns)}. Evaluate a run first:"
+            " evaluate --ckpt <run folder>"
+        )
+    return [result for path in paths for result in read_result(path)]
+
+
+def read_result(path: Path) -> list[Result]:
+    """Read one file; a second result where depth edges were scored apart."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        head = (
+            text.partition("\nitems:")[0] if text.startswith("format:") else text
+        )  # the images are not needed
+        data = yaml.load(head, Loader=_LOADER)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it"
+        ) from error
+    if (
+        isinstance(data, Mapping)
+        and isinstance(data.get("protocol"), Mapping)
+        and _holds_numbers(data.get("mean"))
+    ):
+        protocol, means, told = _fields(data["protocol"]), data["mean"], data["protocol"].get("metrics") or {}
+    elif _holds_numbers(data):
+        protocol, means, told = _legacy_protocol(path.stem, data), _legacy_means(data), {}
+    else:
+        raise UserError(
+            f"{path}: is no result file: expected `mean` and `protocol`, or metrics and their values. Move it away"
+            " or narrow the choice with --file"
+        )
+    run = path.absolute().parent.parent
+    results = []
+    for on_edges in (False, True):
+        values = {column_of(k, told): float(v) for k, v in means.items() if is_on_edges(k) == on_edges}
+        if values:
+            edges = {"pixels": "true depth edges"} if on_edges else {}
+            results.append(Result(run.parent, run.name, path, {**protocol, **edges}, values))
+    return results
+
+
+def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """Spell out what must agree for two results to be comparable."""
+    data = protocol.get("dataset") or {}
+    split = Path(data["split_file"]).stem if data.get("split_file") else data.get("split")
+    size = data.get("size")
+    checkpoint = protocol.get("checkpoint") or {}
+    fields = {
+        "dataset": " ".join(map(str, filter(None, (data.get("type"), split, data.get("mode"))))),
+        "checkpoint": Path(str(checkpoint.get("file", "?"))).stem,
+        "alignment": str(protocol.get("alignment")),
+        "crop": str(protocol.get("crop")),
+        "depth": f"{_text(protocol.get('min_depth_m'))}-{_text(protocol.get('max_depth_m'))} m",
+        "items": str(protocol.get("limit") or protocol.get("items")),
+        "size": "x".join(map(str, size)) if isinstance(size, Sequence) else "?",
+        "data": ", ".join(
+            f"{k} {_text(v)}" for k, v in sorted(data.items()) if k not in _NOT_DATA and v is not None
+        ),
+    }
+    done = {"alignment", "crop", "min_depth_m", "max_depth_m", "items", "limit"} | _NOT_PROTOCOL
+    absent = ("None", "None-None m", "?", "")  # odometry knows no depth range, for example
+    fields = {k: v for k, v in fields.items() if v not in absent}
+    rest = {k: _text(v) for k, v in protocol.items() if k not in done and not isinstance(v, Mapping)}
+    return {**fields, **rest}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _holds_numbers(data: Any) -> bool:
+    if isinstance(data, Mapping):
+        return bool(data) and all(isinstance(v, (int, float)) for v in data.values())
+    return isinstance(data, list) and bool(data) and all(isinstance(row, Mapping) for row in data)
+
+
+def _legacy_means(data: Mapping[str, Any] | list[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over images of a file of earlier code; a list of images is averaged, texts (`Cat`) are left out."""
+    if isinstance(data, Mapping):
+        return {str(k): float(v) for k, v in data.items()}
+    columns: dict[str, list[float]] = {}
+    for row in data:
+        for key, value in row.items():
+            if isinstance(value, (int, float)):
+                columns.setdefault(str(key), []).append(float(value))
+    return {key: _mean(values) for key, values in columns.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [v for v in values if math.isfinite(v)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _legacy_protocol(stem: str, data: Any) -> dict[str, str]:
+    """All that a file of earlier code says of its protocol is its name: <dataset>_<checkpoint>_<mode>."""
+    parts = stem.split("_")
+    mode = parts.pop() if parts[-1] in _LEGACY_MODES else "?"
+    checkpoint = parts.pop() if len(parts) > 1 and parts[-1] in _LEGACY_CKPTS else "?"
+    return {
+        "dataset": "_".join(parts),
+        "checkpoint": checkpoint,
+        "alignment": _LEGACY_ALIGNMENTS.get(mode, mode),
+        "items": str(len(data)) if isinstance(data, list) else "not stored",
+        "format": "earlier code, protocol not stored",
+    }
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image
