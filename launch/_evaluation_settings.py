@@ -95,7 +95,13 @@ def read_checkpoint(args: argparse.Namespace) -> Source:
     """Read what a checkpoint says about itself, and lay the changes of the command line over it."""
     path = find_checkpoint(args.ckpt)
     metadata = read_metadata(path)
-    hparams = read_hparams(args.hparams) if args.hparams else Saved(path, {}, metadata).hparams
+    saved = Saved(path, {}, metadata)
+    if any(part.startswith("depth.") for part in saved.parts):
+        raise UserError(
+            f"{path}: holds only {', '.join(saved.parts)}, so its depth would come from random weights. Train with"
+            " trainer.load_ckpt set to it, and evaluate that run"
+        )
+    hparams = read_hparams(args.hparams) if args.hparams else saved.hparams
     about = {
         "file": str(path),
         "sha256": sha256(path),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from launch.convert import main
+from launch.evaluate import main as evaluate
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
 from tests.models_zoo.test_weights import Evil
 from tests.world import command, train_args
@@ -69,6 +70,8 @@ def test_what_to_do_with_monodepth2_and_with_an_encoder(
     assert "holds only: depth.encoder" in out
     assert "evaluate" not in out
     assert "mean=" not in out
+    assert evaluate(["--ckpt", str(tmp_path / "x.safetensors")]) == 2
+    assert "holds only depth.encoder, so its depth would come from random weights" in capsys.readouterr().err
 
 
 def test_a_file_is_replaced_only_by_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
