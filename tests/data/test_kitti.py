@@ -435,6 +435,16 @@ def test_a_truncated_picture_names_file_item_and_stem(raw):
         assert part in str(caught.value)
 
 
+def test_in_training_another_item_takes_the_place_of_a_damaged_one(raw, caplog):
+    path = frame(raw, DRIVE, 3, 3)
+    path.write_bytes(path.read_bytes()[:60])
+    dataset = kitti(raw)
+    (item,) = dataset.__getitems__([(0, 1)])
+    assert item["index"] == 0
+    assert f"{path} is not a readable picture" in caplog.text
+    assert "Another item takes its place (1 of 2 items so far)" in caplog.text
+
+
 def test_a_missing_support_names_role_and_folder(raw):
     frame(raw, DRIVE, 2, 2).unlink()
     with pytest.raises(DataError, match=r"support \+1 .*/image_02/0000000002 is missing.*Complete the drive"):

@@ -18,7 +18,8 @@ from trainer.data import DATASETS
 from trainer.data._kitti_calib import Calibration, project_points
 from trainer.data._kitti_files import Frame, Line, Listing, Recordings, check_images, read_split
 from trainer.data._kitti_places import find_annotated, find_hints, find_raw, find_split
-from trainer.data.base import DataError, DepthDataset, Mode, RawItem, checked_size, read_image
+from trainer.data._recorded import RecordedDataset
+from trainer.data.base import DataError, Mode, RawItem, checked_size, read_image
 from trainer.types import STEREO_BASELINE_UNITS, UserError
 
 Intrinsics = Literal["average", "calibrated"]
@@ -26,7 +27,7 @@ Intrinsics = Literal["average", "calibrated"]
 _AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
 
 
-class KittiItems(DepthDataset):
+class KittiItems(RecordedDataset):
     """Items of KITTI recordings, wherever they lie; a data set finds `listing` and `lines` and says so to `_attach`.
 
     Args:
@@ -64,6 +65,7 @@ class KittiItems(DepthDataset):
         self.raw = raw
         self.split_file = Path(split_file) if split_file else find_split(raw, split, self.mode)
         self.lines = read_split(self.split_file)
+        self._watch(len(self.lines))
 
     def __len__(self) -> int:
         return len(self.lines)
