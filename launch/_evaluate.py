@@ -20,7 +20,7 @@ from launch._evaluation_settings import (
     read_source,
     split_name,
 )
-from launch._predicting import Machine, Network, installed_version, progress, start
+from launch._predicting import Machine, Network, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.data.base import DepthDataset
@@ -37,6 +37,7 @@ from trainer.evaluation import (
 from trainer.evaluation.predictions import Source as Predicted
 from trainer.metrics.protocol import DepthProtocol
 from trainer.plugins import load_plugins
+from trainer.rundir import installed_version
 from trainer.types import UserError
 
 __all__ = ["Network", "changed_config", "default_result_path", "run"]

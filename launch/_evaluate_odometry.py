@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from launch._evaluation_settings import Source, plain_data, split_name
-from launch._predicting import Network, installed_version, progress, start
+from launch._predicting import Network, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.evaluation import evaluate_odometry, save_odometry
 from trainer.metrics.odometry import UNITS
+from trainer.rundir import installed_version
 from trainer.types import UserError
 
 NEXT_FRAME = (1,)  # the only support of an item

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -71,11 +70,3 @@ def progress(what: str, total: int, machine: Machine) -> Iterator[Any]:
     with Progress(console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task(what, total=-(-total // processes.world))
         yield lambda: bar.advance(task)
-
-
-def installed_version() -> str | None:
-    """Version of this project, None where it runs from a source tree."""
-    try:
-        return version("monodepth-trainer")
-    except PackageNotFoundError:
-        return None

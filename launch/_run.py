@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from contextlib import closing
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from launch._cli import is_first_process
@@ -15,7 +14,7 @@ from trainer.atomic import CannotWrite
 from trainer.config import Config, load_config
 from trainer.loop import NonFiniteLoss
 from trainer.plugins import load_plugins, naming_plugins
-from trainer.rundir import RunDir, read_hparams
+from trainer.rundir import RunDir, installed_version, read_hparams
 from trainer.signals import Preempted
 from trainer.types import UserError
 
@@ -102,15 +101,11 @@ def _earlier(folder: RunDir) -> dict[str, Any]:
 
 
 def _hparams(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
-    try:
-        trainer_version = version("monodepth-trainer")
-    except PackageNotFoundError:  # run from a clone that is not installed
-        trainer_version = "unknown"
     return {
         "name": args.name,
         "version": str(args.version),
         "seed": args.seed,
-        "trainer_version": trainer_version,
+        "trainer_version": installed_version(),
         **({"plugins": args.plugins} if args.plugins else {}),
         "config": cfg.to_dict(),
     }

@@ -69,10 +69,7 @@ def build_run(
     check_monitors(watched, cfg.loss, datasets)
     trackers = tracking.check_trackers(_names(cfg.trainer.trackers))
     seed_everything(seed, INITIALISATION)
-    fresh = not folder.last_path.exists()
-    start = read_pretrained(cfg.trainer.load_ckpt) if fresh and cfg.trainer.load_ckpt else None
-    objective = build_objective(cfg, given=start.networks if start else () if fresh else cfg.net)
-    notes += start.start(objective) if start else []
+    objective = _with_first_weights(cfg, folder, notes)
 
     accelerator = build_accelerator(cfg, folder.path)
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -111,6 +108,18 @@ def build_run(
         settings=_settings(cfg, seed),
     )
     return Run(loop, folder, notes)
+
+
+def _with_first_weights(cfg: Config, folder: RunDir, notes: list[str]) -> Objective:
+    """Build the objective; a new run with `load_ckpt` starts from those weights, and `notes` says from which not."""
+    if folder.last_path.exists():
+        return build_objective(cfg, given=cfg.net)  # all weights will come from `last`
+    if not cfg.trainer.load_ckpt:
+        return build_objective(cfg)
+    start = read_pretrained(cfg.trainer.load_ckpt)
+    objective = build_objective(cfg, given=start.networks)
+    notes += start.start(objective)
+    return objective
 
 
 def _place(cfg: Config, objective: Objective, accelerator: Accelerator) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from trainer._adopted import SECTIONS, choose_settings
 from trainer._fit import compare, is_part
 from trainer.atomic import make_folder
 from trainer.config import Config, ConfigError
+from trainer.rundir import installed_version
 from trainer.train_state import Position, position_metadata, to_json
 from trainer.types import UserError
 
@@ -50,7 +50,7 @@ class Converted:
         hparams = {
             **_run_names(self.foreign.source),
             "seed": None,
-            "trainer_version": _installed_version(),
+            "trainer_version": installed_version(),
             "config": self.config.to_dict(),
             "imported": {
                 "source": str(self.foreign.source),
@@ -135,10 +135,3 @@ def _run_names(source: Path) -> dict[str, str]:
     if source.suffix == ".ckpt" and folders[0].name == "models" and len(folders) > 3:
         return {"name": folders[2].name, "version": folders[1].name}
     return {"name": source.stem if source.is_file() else source.resolve().name, "version": "imported"}
-
-
-def _installed_version() -> str:
-    try:
-        return version("monodepth-trainer")
-    except PackageNotFoundError:  # run from a clone that is not installed
-        return "unknown"

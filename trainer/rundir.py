@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -267,3 +268,11 @@ def _forget_in_children(run: RunDir) -> None:
             held.close()
 
     os.register_at_fork(after_in_child=forget)
+
+
+def installed_version() -> str:
+    """Version of this project, "unknown" where it runs from a clone that is not installed."""
+    try:
+        return version("monodepth-trainer")
+    except PackageNotFoundError:
+        return "unknown"
