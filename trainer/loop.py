@@ -286,6 +286,9 @@ class Loop:
             self.recorder.progress.message(f"warning: {error}")
         items = [self.val_loader.dataset.describe(i) for i in result.shown_items]
         self.recorder.validation(result, items, settings.monitor, scheduled, state.position.step)
+        loaders = {"train": self.train_loader, "val": self.val_loader}
+        read = {mode: loader.dataset for mode, loader in loaders.items() if loader is not None}
+        self.recorder.unreadable(read, state.position.step)
 
     def improves(self, value: float) -> bool:
         """True when `value` beats the best so far in the direction of the monitored number."""

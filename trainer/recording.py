@@ -41,6 +41,7 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest step, where they are wanted
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
+        self._lost: dict[str, int] = {}  # items that could not be read, as last told
 
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
         """Pass `groups` on and note how long each was waited for and worked on."""
@@ -127,6 +128,24 @@ class Recorder:
             self.tracker.text("val_items", " - ".join(items), step)
         self.progress.end_epoch(result.shown)
         self._warn(result, monitor)
+
+    def unreadable(self, datasets: Mapping[str, Any], step: int) -> None:
+        """Write how many items of each data set could not be read since the start; say so when there are more.
+
+        All processes must call it: what any of them met is counted once.
+        """
+        for mode, dataset in datasets.items():
+            if dataset.unreadable is None:
+                continue
+            met = dataset.unreadable.to(self.accelerator.device, torch.float32)
+            count = int((total(self.accelerator, met) > 0).sum())
+            self.tracker.scalars({f"{mode}_data/unreadable": count}, step)
+            if count > self._lost.get(mode, 0):
+                self._lost[mode] = count
+                self.progress.message(
+                    f"warning: {count} of {len(met)} {mode} items could not be read so far; others took their place."
+                    " Their files are named above, where they were met"
+                )
 
     def _warn(self, result: ValidationResult, monitor: str) -> None:
         """Say what a person must know about a validation and would not see in its numbers."""

@@ -33,7 +33,7 @@ class RecordedDataset(DepthDataset):
     items. Nor does it in mode `test`.
     """
 
-    unreadable: Tensor  # (number of items,) bool: what could not be read so far, in all worker processes
+    unreadable: Tensor  # shared with worker processes
 
     def _watch(self, num_items: int) -> None:
         """Begin to count; before workers start, so that they share the count."""

@@ -99,6 +99,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     Raises UserError when an option has no meaning.
     """
 
+    unreadable: Tensor | None = (
+        None  # (number of items,) bool, what could not be read so far; None = not counted
+    )
+
     def __init__(
         self,
         mode: Mode = "train",
