@@ -12,20 +12,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
+from trainer import atomic
 from trainer.rundir import RunDir
+from trainer.signals import StopSignals
 
 LEFTOVERS_SECONDS = 60.0  # that what a launcher leaves behind may take to save
 
 
 class Children:
-    """Run commands one after the other. While it is entered, SIGTERM, SIGINT and SIGUSR1 stop the running one.
+    """Run commands one after the other. While it is entered, the signals that stop a training stop the running one.
 
     Each gets a session of its own, so that Ctrl-C in a terminal reaches it once, through here.
     """
 
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    handled = StopSignals.handled
 
     def __init__(self) -> None:
         self.received: int | None = None  # the first signal
@@ -48,9 +50,10 @@ class Children:
         Args:
             run: the folder that the command trains in; its `state.json` tells which process to ask to stop, for
                 launchers of a single process pass nothing on.
+
+        Raises CannotWrite when there can be no log.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
+        with _appending(log) as file:
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
             self._run, self._started = run, time.time()
@@ -94,6 +97,14 @@ class Children:
         ):
             return None
         return state.pid if self._run.state_path.stat().st_mtime >= self._started else None
+
+
+def _appending(log: Path) -> BinaryIO:
+    atomic.make_folder(log.parent)
+    try:
+        return open(log, "ab")
+    except OSError as error:
+        raise atomic.CannotWrite(atomic.why_not(log, error)) from error
 
 
 def _end_leftovers(group: int) -> None:

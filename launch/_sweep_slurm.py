@@ -19,20 +19,21 @@ def write_script(args: argparse.Namespace, labels: Sequence[str]) -> None:
     logs = args.ckpt_dir / "slurm"
     atomic.make_folder(logs)
     atomic.make_folder(args.slurm.absolute().parent)
-    tables = [sys.executable, str(TEMPLATE.parents[1] / "generate_tables.py"), str(args.ckpt_dir)]
-    tables += ["--seeds", *map(str, args.seeds), "--out", str(args.ckpt_dir / "tables")]
+    sweep = command_line(args)
+    tables = [*sweep, *([f"--tables-args={args.tables_args}"] if args.tables_args else []), "--tables-only"]
+    output = str(logs.absolute()).replace("%", "%%") + "/%A_%a.log"
     text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        file=args.slurm,
+        file=shlex.quote(str(args.slurm)),
         name=shlex.quote(args.slurm.stem),
         last=len(labels) - 1,
-        logs=logs.absolute(),
+        output=shlex.quote(output),
         cwd=shlex.quote(str(Path.cwd())),
-        sweep=shlex.join(command_line(args)),
+        sweep=shlex.join(sweep),
         table=shlex.join(tables),
         tasks="\n".join(f"#   {i_task}: {label}" for i_task, label in enumerate(labels)),
     )
     atomic.write_text(args.slurm, text)
-    print(f"wrote {args.slurm}: {len(labels)} tasks. Start them: sbatch {args.slurm}")
+    print(f"wrote {args.slurm}: {len(labels)} tasks. Start them: sbatch {shlex.quote(str(args.slurm))}")
 
 
 def command_line(args: argparse.Namespace) -> list[str]:

@@ -2,6 +2,7 @@
 
     generate_tables models/benchmark
     generate_tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
+    generate_tables models/benchmark --file "syns*" --by category --relative-to garg
 
 Results of different protocols never share a table unless `--mix` names the difference, which becomes a column.
 """
@@ -33,7 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=["*.yaml"],
         metavar="PATTERN",
-        help="names of result files (default *.yaml)",
+        help="names of result files (default *.yaml), or paths",
     )
     add("--models", nargs="+", metavar="MODEL", help="only these")
     add(
@@ -56,6 +57,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="published rows below each table of the same protocol: benchmark, or a YAML file",
     )
+    add(
+        "--by",
+        choices=("category", "subcategory"),
+        help="also a table per metric with a column for each category of scene (SYNS-Patches); of --metrics, else of"
+        " --sort, else of the first",
+    )
+    add(
+        "--summary",
+        action="store_true",
+        help="also the mean rank over all numbers of tables with the same rows",
+    )
+    add(
+        "--relative-to",
+        metavar="MODEL",
+        help='the summary, with the mean improvement over this row, e.g. garg or "garg (published)"',
+    )
     add_plugins_argument(parser)
 
     output = parser.add_argument_group("output")
@@ -76,7 +93,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, read, tabulate, warn, write; return the exit code."""
+    """Parse, read, tabulate, warn, write; return 0, or 1 when a result file could not be read."""
     args = parse(argv)
     from launch._tables import run
 

@@ -11,6 +11,7 @@ writes an array script instead, one task per run.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,23 +47,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-evaluate", action="store_true", help="only train")
     add(
         "--evaluate-args",
+        type=_quoted,
         default="",
         metavar="TEXT",
         help='more options of evaluate: "--crop garg --limit 100"',
     )
     add(
         "--tables-args",
+        type=_quoted,
         default="",
         metavar="TEXT",
         help='more options of generate_tables: "--reference benchmark"',
     )
     add(
         "--launch",
+        type=_quoted,
         default="",
         metavar="COMMAND",
         help='put before launch/train.py: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
     )
     add("--stop-on-failure", action="store_true", help="do not go on to the next run when one fails")
+    add("--tables-only", action="store_true", help="tabulate what is complete; train and evaluate nothing")
     add("--dry-run", action="store_true", help="print what is missing as commands; do nothing")
     add(
         "--slurm",
@@ -80,6 +85,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if len(set(args.seeds)) < len(args.seeds):
         parser.error(f"--seeds: a seed is there twice: {' '.join(map(str, args.seeds))}")
     return args
+
+
+def _quoted(text: str) -> str:
+    """A text that a shell could split into words."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+    return text
 
 
 @guarded

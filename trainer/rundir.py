@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +93,8 @@ class RunDir:
             for folder in (self.path, self.ckpts, self.results):
                 atomic.make_folder(folder)
             self._lock = _take_lock(self.path)
-            _forget_in_children(self)
+            _held.add(self)
+            _forget_in_children()
             for folder in (self.path, self.ckpts, self.results):
                 atomic.clean_stale(folder)
         return self
@@ -258,16 +260,18 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
         return unknown
 
 
-def _forget_in_children(run: RunDir) -> None:
-    """Let forked children close the lock: a loader's worker may outlive a killed trainer."""
-    reference = weakref.ref(run)
+_held: weakref.WeakSet[RunDir] = weakref.WeakSet()  # open run folders of this process
+
+
+@cache
+def _forget_in_children() -> None:
+    """Let forked children close the locks: a loader's worker may outlive a killed trainer."""
 
     def forget() -> None:
-        held = reference()
-        if held is not None:
-            held.close()
+        for run in list(_held):
+            run.close()
 
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=forget)  # cannot be taken back: once per process
 
 
 def installed_version() -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from launch.generate_tables import main
 from tests.test_tables import KEB, write_result, write_seeds
+from tests.test_tables_parts import item, write_items
 
 
 @pytest.fixture
@@ -83,6 +84,8 @@ def test_same_results_same_files(root: Path, tmp_path: Path) -> None:
         (["--sort", "abs_rle"], "Did you mean 'abs_rel'"),
         (["--file", "none*.yaml"], "holds no result file"),
         (["--reference", "bench"], "Did you mean 'benchmark'"),
+        (["--relative-to", "grag"], "Did you mean 'garg'"),
+        (["--by", "category"], "no result tells the category"),
         (["--curves", "val_metrics/AbsRel", "--out", "tables"], "no run has this scalar"),
     ],
 )
@@ -106,3 +109,51 @@ def test_a_model_of_one_metric_more_leaves_blanks(tmp_path: Path, capsys) -> Non
     out = capsys.readouterr().out
     assert "chamfer ↓" in out
     assert "warning: abs_rel: no spread is known of a, b: one seed" in out
+
+
+def test_a_broken_file_is_left_out_and_told_at_the_end(root: Path, capsys) -> None:
+    (root / "garg" / "42" / "results" / "kitti_eigen_best_stereo.yaml").write_text("mean: [")
+    assert main([str(root)]) == 1
+    told = capsys.readouterr()
+    assert "garg: no result of seed 42 (no run)" in told.out
+    assert "warning: left out: " in told.err
+    assert "kitti_eigen_best_stereo.yaml: cannot be read as a result file" in told.err
+
+
+def test_summary_and_improvement(root: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main([str(root), "--relative-to", "garg", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "table 3: summary of 2 numbers of table 2" in printed
+    assert "% better than garg ↑" in printed
+    assert "takes every order at its word" in printed
+    assert "| monodepth | 3 | <u>2.000</u> | <u>-0.5107 ± 5.1073</u> |" in (out / "summary.md").read_text()
+    assert main([str(root), "--summary", "--models", "klodt"]) == 0
+    assert "no summary: no table has two rows" in capsys.readouterr().out
+
+
+def test_by_category(tmp_path: Path, capsys) -> None:
+    for model, shift in (("a", 0.0), ("b", 0.1)):
+        rows = [item(name, value + shift) for name, value in (("Nature", 0.1), ("Indoor", 0.3))]
+        write_items(tmp_path, model, 1, rows)
+    assert main([str(tmp_path), "--by", "category", "--sort", "d1", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "table 2: d1 by category, syns_patches test" in printed
+    assert "images: Indoor 1, Nature 1" in printed
+    assert "by category, (not" not in printed  # it is no protocol of its own
+    name = "syns_patches_test_best_median_d1_category.md"
+    assert "| a | 1 | **0.7000** | **0.9000** |" in (tmp_path / "out" / name).read_text()
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_no_cell_is_cut_on_a_narrow_terminal(tmp_path: Path, capsys, monkeypatch, term: str) -> None:
+    metrics = {f"RMSE{i}": 123456.789 for i in range(15)}
+    for seed in (1, 2):
+        write_result(tmp_path, "a_model_with_a_long_name", seed, metrics)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", term)
+    assert main([str(tmp_path)]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.count("123456.79 ± 0.00") > 1]
+    assert line.count("123456.79 ± 0.00") == 15
+    assert "a_model_with_a_long_name" in line

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -15,18 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from launch import _sweep
+from launch import _sweep, _sweep_jobs
 from launch.sweep import main
 from tests.world import ROOT, SMALL, environment
 from trainer.config import load_config
 from trainer.rundir import RunDir
+from trainer.signals import StopSignals
+from trainer.types import UserError
 
 DEFAULT = ROOT / "cfg" / "synthetic" / "default.yaml"
 CONFIGS = [ROOT / "cfg" / "synthetic" / f"{name}.yaml" for name in ("monodepth2_M", "monodepth2_MS")]
 
 # Stand-ins for the commands, which take seconds: they leave what the sweep looks at. `control` holds wishes.
 TRAIN = """
-import json, os, signal, socket, sys, time
+import fcntl, json, os, signal, socket, sys, time
 from pathlib import Path
 told = dict(zip(sys.argv[1:], sys.argv[2:]))
 control = Path(__file__).parent
@@ -44,6 +48,15 @@ def stop(signum, frame):
     sys.exit(128 + signum)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGUSR1, stop)
+lock = open(run / ".lock", "a")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+if (control / f"raced_{label}").exists():
+    (control / f"raced_{label}").unlink()
+    print("error: another run is writing here: process ? on ?")
+    sys.exit(2)
+if (control / f"die_{label}").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
 if (control / f"fail_{label}").exists():
     print("error: the data is broken")
     sys.exit(2)
@@ -54,12 +67,13 @@ state("running", 1)
 while (control / f"slow_{label}").exists():
     (control / "waiting").touch()
     time.sleep(0.05)
-(run / "hparams.yaml").write_text(json.dumps({"config": json.loads((control / f"{told['-n']}.json").read_text())}))
+config = json.loads((control / f"{told['-n']}.json").read_text())
+(run / "hparams.yaml").write_text(json.dumps({"seed": int(told["-s"]), "config": config}))
 (run / "ckpts" / "best.safetensors").write_text(label)
 state("finished", 8)
 """
 EVALUATE = """
-import sys, yaml
+import sys, time, yaml
 from pathlib import Path
 told = dict(zip(sys.argv[1:], sys.argv[2:]))
 control = Path(__file__).parent
@@ -68,11 +82,25 @@ with open(control / "calls", "a") as calls:
     calls.write(f"evaluate {run.parent.name}_{run.name} {save.stem}\\n")
 if (control / f"fail_evaluate_{run.name}").exists():
     raise SystemExit("error: nothing was scored")
+while (control / f"slow_evaluate_{run.parent.name}_{run.name}").exists():
+    (control / "waiting").touch()
+    time.sleep(0.05)
 save.parent.mkdir(parents=True, exist_ok=True)
 protocol = {"alignment": "median", "crop": told.get("--crop", "none"), "items": 4, "dataset": {"type": save.stem}}
 protocol["checkpoint"] = {"file": str(run / "ckpts" / "best.safetensors")}
 mean = {"abs_rel": len(run.parent.name) / 100 + int(run.name) / 1e5}
 save.write_text(yaml.safe_dump({"mean": mean, "protocol": protocol}))
+"""
+
+
+SWEEP = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from launch import _sweep, _sweep_jobs
+from launch.sweep import main
+_sweep_jobs.LAUNCH, _sweep.BUSY_SECONDS = Path(__file__).parent, 0.1
+sys.exit(main())
 """
 
 
@@ -82,6 +110,7 @@ class World:
     def __init__(self, folder: Path):
         self.control, self.out = folder / "control", folder / "models"
         self.control.mkdir()
+        (self.control / "sweep.py").write_text(SWEEP)
         (self.control / "train.py").write_text(TRAIN)
         (self.control / "evaluate.py").write_text(EVALUATE)
         for path in CONFIGS:
@@ -91,8 +120,23 @@ class World:
     def sweep(self, *arguments: str | Path) -> int:
         """Run it and forget the calls of earlier ones."""
         (self.control / "calls").write_text("")
-        args = ["-c", *CONFIGS, "-d", DEFAULT, "-o", self.out, *arguments]
-        return main(list(map(str, args)))
+        return main(self.arguments(*arguments))
+
+    def arguments(self, *more: str | Path) -> list[str]:
+        return list(map(str, ["-c", *CONFIGS, "-d", DEFAULT, "-o", self.out, *more]))
+
+    def own_process(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Run it in a process of its own."""
+        command = [sys.executable, str(self.control / "sweep.py"), *self.arguments(*arguments)]
+        return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, text=True)
+
+    def result(self, name: str, seed: int) -> Path:
+        return self.out / name / str(seed) / "results" / "sweep_test.yaml"
+
+    @property
+    def table(self) -> str:
+        (path,) = (self.out / "tables").glob("*.md")
+        return path.read_text()
 
     @property
     def calls(self) -> list[str]:
@@ -106,7 +150,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(_sweep, "LAUNCH", tmp_path / "control")
+    monkeypatch.setattr(_sweep_jobs, "LAUNCH", tmp_path / "control")
     monkeypatch.setattr(_sweep, "BUSY_SECONDS", 0.1)
     return World(tmp_path)
 
@@ -219,6 +263,100 @@ def test_a_failure_is_told_and_does_not_stop_the_others(world: World, capsys) ->
     ]
 
 
+def test_a_run_that_was_killed_says_so(world: World, capsys) -> None:
+    world.wish("die_monodepth2_M_42")
+    assert world.sweep("--seeds", "42", "--no-evaluate") == 1
+    assert "monodepth2_M/42: failed: training, killed by signal 9 (Killed)" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_failed_leaves_no_numbers_of_an_earlier_one(world: World) -> None:
+    """Its log names the new command, and the old file is younger than the checkpoint."""
+    assert world.sweep() == 0
+    wish = world.wish("fail_evaluate_42")
+    options = ("--evaluate-args", "--crop garg")
+    assert world.sweep(*options) == 1
+    assert "| monodepth2_M | 2 |" in world.table
+    assert "monodepth2_M: no result of seed 42 (run finished, epoch 1)" in world.table
+    wish.unlink()
+    assert world.sweep(*options) == 0
+    assert world.calls == [f"evaluate {name}_42 sweep_test" for name in ("monodepth2_M", "monodepth2_MS")]
+    assert "| monodepth2_M | 3 |" in world.table
+
+
+def test_an_evaluation_that_was_cut_short_is_done_again(world: World) -> None:
+    """Of several alignments the first is written; what tells the end of the command is missing."""
+    assert world.sweep() == 0
+    (world.result("monodepth2_M", 42).parent / ".sweep_test.command").unlink()
+    other = world.result("monodepth2_M", 42).with_stem("sweep_test_stereo")
+    other.write_text("mean: {abs_rel: 9.0}\nprotocol: {}")
+    assert world.sweep() == 0
+    assert world.calls == ["evaluate monodepth2_M_42 sweep_test"]
+    assert not other.exists()
+
+
+def test_an_evaluation_that_writes_elsewhere_is_a_failure(world: World, tmp_path: Path, capsys) -> None:
+    options = ["--seeds", "42", "--evaluate-args", f"--save {tmp_path / 'other.yaml'}"]
+    assert world.sweep(*options) == 1
+    assert "failed: evaluation, exit code 0" in capsys.readouterr().out
+
+
+def test_numbers_of_other_settings_are_in_no_table(world: World, capsys) -> None:
+    """The YAML was changed when all was done, and the trainer refuses one folder: its old numbers do not count."""
+    assert world.sweep() == 0
+    world.wish("fail_monodepth2_M_195")
+    assert world.sweep("--set", "trainer.max_epochs=9") == 1
+    assert world.result("monodepth2_M", 195).exists()
+    assert "| monodepth2_M | 2 |" in world.table
+    assert "monodepth2_M: no result of seed 195" in world.table
+
+
+def test_other_results_beside_those_of_the_sweep_are_in_no_table(world: World) -> None:
+    assert world.sweep("--seeds", "42") == 0
+    path = world.result("monodepth2_M", 42)
+    path.with_name("by_hand.yaml").write_text(path.read_text().replace("abs_rel: 0", "abs_rel: 1"))
+    path.with_name("broken.yaml").write_text("a: [")
+    assert world.sweep("--seeds", "42") == 0
+
+
+def test_a_folder_of_another_seed_is_not_taken_for_finished(world: World) -> None:
+    assert world.sweep("--no-evaluate", "--seeds", "42") == 0
+    hparams = world.out / "monodepth2_M" / "42" / "hparams.yaml"
+    hparams.write_text(hparams.read_text().replace('"seed": 42', '"seed": 7'))
+    assert world.sweep("--no-evaluate", "--seeds", "42") == 0
+    assert world.calls == ["train monodepth2_M_42"]
+
+
+def test_only_tables(world: World, capsys) -> None:
+    assert world.sweep() == 0
+    (world.out / "monodepth2_MS" / "335" / "state.json").unlink()
+    assert world.sweep("--tables-only") == 1
+    assert world.calls == []
+    assert "| monodepth2_MS | 2 |" in world.table
+    assert "incomplete" in capsys.readouterr().out
+
+
+def test_names_with_dots_and_paths_with_spaces_and_quotes(world: World, tmp_path: Path) -> None:
+    world.out = tmp_path / "it's 5 % of $HOME"
+    config = tmp_path / "a.v1.yaml"
+    config.write_text(CONFIGS[0].read_text())
+    (world.control / "a.v1.json").write_text((world.control / "monodepth2_M.json").read_text())
+    options: list[str | Path] = ["--seeds", "42", "-c", config]
+    assert world.sweep(*options) == 0
+    assert world.calls == ["train a.v1_42", "evaluate a.v1_42 sweep_test"]
+    assert world.sweep(*options) == 0
+    assert world.calls == []
+    assert "| a.v1 | 1 |" in world.table
+    assert world.sweep("--slurm", tmp_path / "my jobs.sbatch", *options) == 0
+    (output,) = [d[9:] for d in directives(tmp_path / "my jobs.sbatch") if d.startswith("--output=")]
+    assert output == f"{tmp_path}/it's 5 %% of $HOME/slurm/%A_%a.log"
+
+
+def test_a_folder_that_cannot_be(world: World, capsys) -> None:
+    world.out.write_text("a file")
+    assert world.sweep() == 2
+    assert "is a file, but a folder is needed there" in capsys.readouterr().err
+
+
 def test_stop_on_failure(world: World, capsys) -> None:
     world.wish("fail_monodepth2_M_195")
     assert world.sweep("--stop-on-failure") == 1
@@ -226,7 +364,7 @@ def test_stop_on_failure(world: World, capsys) -> None:
     assert capsys.readouterr().out.count("not started") == 4
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", StopSignals.handled)
 def test_a_signal_stops_the_child_and_the_same_command_continues(world: World, capsys, signum) -> None:
     wish = world.wish("slow_monodepth2_M_195")
     state = RunDir(world.out, "monodepth2_M", "195")
@@ -241,8 +379,15 @@ def test_a_signal_stops_the_child_and_the_same_command_continues(world: World, c
     assert "monodepth2_M/195: stopped after step 5" in told.out
     assert "the same command continues" in told.err
     wish.unlink()
-    assert world.sweep() == 0
-    assert world.calls == EVERYTHING[2:]
+    refusal = world.wish("fail_monodepth2_M_195")
+    assert world.sweep("--seeds", "195", "--no-evaluate") == 1
+    assert (
+        "monodepth2_M/195: failed: training, exit code 2: error: the data is broken"
+        in capsys.readouterr().out
+    )
+    refusal.unlink()
+    assert world.sweep("--seeds", "42", "195", "335") == 0
+    assert "train monodepth2_M_195" in world.calls
     assert "continuing after step 5" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -272,7 +417,70 @@ def test_a_run_that_another_process_holds_is_looked_at_again(world: World, capsy
     watcher.join()
     assert world.calls[-1] == "train monodepth2_M_42"
     assert len(world.calls) == 6
-    assert capsys.readouterr().out.count("another process trains here") == 1
+    assert capsys.readouterr().out.count("another process is at work here") == 1
+
+
+def test_a_run_that_another_sweep_evaluates_is_looked_at_again(world: World, capsys) -> None:
+    assert world.sweep("--no-evaluate") == 0
+    held = RunDir(world.out, "monodepth2_M", "42").open()
+    watcher = when(world.result("monodepth2_MS", 335).exists, held.close)
+    assert world.sweep() == 0
+    watcher.join()
+    assert world.calls[-1] == "evaluate monodepth2_M_42 sweep_test"
+    assert len(world.calls) == 6
+    assert capsys.readouterr().out.count("another process is at work here") == 1
+
+
+def test_nobody_trains_on_while_a_run_is_evaluated(world: World) -> None:
+    wish = world.wish("slow_evaluate_monodepth2_M_42")
+    refused: list[str] = []
+
+    def intrude() -> None:
+        try:
+            RunDir(world.out, "monodepth2_M", "42").open()
+        except UserError as error:
+            refused.append(str(error))
+        wish.unlink()
+
+    watcher = when((world.control / "waiting").exists, intrude)
+    assert world.sweep("--seeds", "42") == 0
+    watcher.join()
+    assert _sweep.BUSY in refused[0]  # the words by which a sweep tells that another was quicker
+    RunDir(world.out, "monodepth2_M", "42").open().close()
+
+
+def test_a_start_that_met_another_process_is_tried_again(world: World, capsys) -> None:
+    """The other may only have looked whether the folder is free."""
+    world.wish("raced_monodepth2_M_42")
+    assert world.sweep("--seeds", "42", "--no-evaluate") == 0
+    assert world.calls == ["train monodepth2_M_42", "train monodepth2_MS_42", "train monodepth2_M_42"]
+    assert "failed" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_do_everything_once(world: World) -> None:
+    (world.control / "calls").write_text("")
+    both = [world.own_process(), world.own_process()]
+    assert [process.wait(120) for process in both] == [0, 0]
+    tried = [call for call in world.calls if call.startswith("evaluate")]
+    assert sorted(tried) == sorted(call for call in EVERYTHING if call.startswith("evaluate"))
+    assert "| monodepth2_MS | 3 |" in world.table
+    assert world.sweep() == 0
+    assert world.calls == []
+
+
+@pytest.mark.slow
+def test_the_run_of_a_sweep_that_was_killed_goes_on_and_is_waited_for(world: World, capsys) -> None:
+    wish = world.wish("slow_monodepth2_M_195")
+    with world.own_process() as first:
+        watcher = when((world.control / "waiting").exists, first.kill)
+        assert first.wait(60) == -signal.SIGKILL
+        watcher.join()
+    watcher = when(world.result("monodepth2_MS", 335).exists, wish.unlink)
+    assert world.sweep() == 0
+    watcher.join()
+    assert world.calls == [*EVERYTHING[4:], "evaluate monodepth2_M_195 sweep_test"]
+    assert capsys.readouterr().out.count("monodepth2_M/195: another process is at work here") == 1
 
 
 def test_dry_run_prints_the_commands_and_does_nothing(world: World, capsys) -> None:
@@ -307,14 +515,28 @@ def test_one_task_of_an_array(world: World, capsys) -> None:
     assert "the sweep has 6 runs" in capsys.readouterr().err
 
 
+def directives(script: Path) -> list[str]:
+    """The options that sbatch would find: those before the first command, split as a shell does."""
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/bin/bash"
+    found: list[str] = []
+    for line in itertools.takewhile(lambda line: not line or line.startswith("#"), lines):
+        if line.startswith("#SBATCH"):
+            found += shlex.split(line.removeprefix("#SBATCH"))
+    return found
+
+
 def test_array_script(world: World, tmp_path: Path, capsys) -> None:
     script = tmp_path / "jobs" / "sweep.sbatch"
-    assert (
-        world.sweep("--slurm", script, "--evaluate-args", "--crop garg", "--set", "trainer.max_epochs=9") == 0
-    )
+    options = ["--evaluate-args", "--crop garg", "--set", "trainer.max_epochs=9"]
+    assert world.sweep("--slurm", script, *options, "--tables-args", "--decimals 2") == 0
     assert world.calls == []
     text = script.read_text()
-    assert "#SBATCH --array=0-5" in text
+    told = dict(option.removeprefix("--").split("=") for option in directives(script) if "=" in option)
+    assert told["array"] == "0-5"
+    assert told["signal"] == "B:USR1@300"
+    assert told["output"] == f"{world.out}/slurm/%A_%a.log"
+    assert "--requeue" in directives(script)
     assert "#   5: monodepth2_MS/335" in text
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
     command = next(line for line in text.splitlines() if "--only" in line)
@@ -325,37 +547,56 @@ def test_array_script(world: World, tmp_path: Path, capsys) -> None:
     (again,) = [words[2:-2]]  # without the interpreter, the file and --only: the same sweep
     assert main([*again, "--dry-run"]) == 0
     assert "trainer.max_epochs=9" in capsys.readouterr().out
+    (tables,) = [shlex.split(line)[1:] for line in text.splitlines() if line.endswith("--tables-only")]
+    assert tables[2:] == [*again, "--tables-args=--decimals 2", "--tables-only"]
 
 
-def test_array_script_passes_the_signal_on_and_queues_again(world: World, tmp_path: Path) -> None:
-    """Run by bash with stand-ins for SLURM: the task saves, ends with 143 and asks to be queued again."""
-    script = tmp_path / "sweep.sbatch"
-    assert world.sweep("--slurm", script) == 0
-    fake = tmp_path / "fake_sweep.py"
-    fake.write_text(
-        "import signal, sys, time, pathlib\n"
-        "def stop(*a):\n    time.sleep(0.3); sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, stop)\n"
-        "pathlib.Path('ready').touch()\ntime.sleep(60)\n"
-    )
-    lines = script.read_text().splitlines()
-    lines = [
-        f'{sys.executable} {fake} --only "$SLURM_ARRAY_TASK_ID" &' if "--only" in li else li for li in lines
-    ]
-    lines = [f"cd {tmp_path}" if li.startswith("cd ") else li for li in lines]
-    script.write_text("\n".join(lines))
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')
-    scontrol.chmod(0o755)
-    env = environment(
-        SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="99", PATH=f"{scontrol.parent}:{os.environ['PATH']}"
-    )
-    with subprocess.Popen(["bash", str(script)], env=env) as process:
-        watcher = when((tmp_path / "ready").exists, lambda: process.send_signal(signal.SIGTERM))
-        assert process.wait(60) == 143
+class Cluster:
+    """Stand-ins for SLURM: `start` runs one task as a node does, with `scontrol` noting what it is asked."""
+
+    def __init__(self, world: World, folder: Path):
+        self.script, self.asked = folder / "sweep.sbatch", folder / "asked"
+        assert world.sweep("--slurm", self.script) == 0
+        text = self.script.read_text().replace(
+            str(ROOT / "launch" / "sweep.py"), str(world.control / "sweep.py")
+        )
+        self.script.write_text(text)
+        scontrol = folder / "bin" / "scontrol"
+        scontrol.parent.mkdir()
+        scontrol.write_text(f'#!/bin/bash\necho "$@" >> "{self.asked}"\n')
+        scontrol.chmod(0o755)
+        self.path = f"{scontrol.parent}:{os.environ['PATH']}"
+
+    def start(self, task: int) -> subprocess.Popen[bytes]:
+        env = environment(SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_JOB_ID="99", PATH=self.path)
+        return subprocess.Popen(["bash", str(self.script)], env=env)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "requeued"), [(signal.SIGUSR1, "requeue 99_3\n"), (signal.SIGTERM, "")], ids=["time", "cancel"]
+)
+def test_a_task_of_the_array_saves_and_is_queued_again(world, tmp_path, signum, requeued) -> None:
+    """Told before its time is up; one that is cancelled saves too, but is not queued again."""
+    cluster = Cluster(world, tmp_path)
+    wish = world.wish("slow_monodepth2_MS_42")
+    run = RunDir(world.out, "monodepth2_MS", "42")
+    with cluster.start(3) as task:
+        watcher = when((world.control / "waiting").exists, lambda: task.send_signal(signum))
+        assert task.wait(60) == 128 + signum
         watcher.join()
-    assert (tmp_path / "requeued").read_text() == "requeue 99_3\n"
+    now = run.read_state()
+    assert now is not None
+    assert now.state == "preempted"
+    assert (cluster.asked.read_text() if cluster.asked.exists() else "") == requeued
+    if not requeued:
+        return
+    wish.unlink()
+    with cluster.start(3) as task:
+        assert task.wait(60) == 0
+    assert run.is_finished
+    assert world.result("monodepth2_MS", 42).is_file()
+    assert world.calls == ["train monodepth2_MS_42"] * 2 + ["evaluate monodepth2_MS_42 sweep_test"]
 
 
 @pytest.mark.parametrize(
@@ -364,6 +605,7 @@ def test_array_script_passes_the_signal_on_and_queues_again(world: World, tmp_pa
         (["--set", "trainer.max_epoch=9"], "Did you mean 'max_epochs'"),
         (["--evaluate", "absent.yaml"], "--evaluate absent.yaml: no such file"),
         (["-c", str(CONFIGS[0]), str(CONFIGS[0])], "two files are called monodepth2_M"),
+        (["--evaluate", str(DEFAULT), "cfg/kitti/default.yaml"], "two files are called default"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(world: World, capsys, arguments, message) -> None:
@@ -373,18 +615,89 @@ def test_mistakes_are_told_before_anything_starts(world: World, capsys, argument
     assert not world.out.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--evaluate-args=--crp garg"], "unrecognized arguments: --crp"),
+        (["--tables-args=--decimals many"], "argument --decimals: invalid int value"),
+        (["--launch", "it's"], "argument --launch: it's: No closing quotation"),
+    ],
+)
+def test_options_of_the_last_commands_are_read_first(world: World, capsys, arguments, message) -> None:
+    with pytest.raises(SystemExit):
+        world.sweep(*arguments)
+    assert message in capsys.readouterr().err
+    assert not world.out.exists()
+
+
 def test_a_seed_given_twice(world: World, capsys) -> None:
     with pytest.raises(SystemExit):
         world.sweep("--seeds", "1", "1")
     assert "a seed is there twice" in capsys.readouterr().err
 
 
+# The sweep with its commands in processes forked from it: none of the twelve imports torch again, which takes longer
+# than all that they do here. Arguments, sessions, logs, signals and exit codes are those of the commands.
+WARM = f"""
+import os, runpy, signal, subprocess, sys, traceback, types
+sys.path.insert(0, {str(ROOT)!r})
+import launch._evaluate, launch._run, launch._sweep
+from launch import _child
+from launch.sweep import main
+
+class Forked:
+    def __init__(self, command, stdin, stdout, stderr, start_new_session):
+        self.returncode, self.pid = None, os.fork()
+        if self.pid:
+            return
+        os.setsid()
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stderr.fileno(), 2)
+        for signum in _child.Children.handled:
+            signal.signal(signum, signal.SIG_DFL)
+        sys.argv, code = command[1:], 1
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as leaving:
+            code = leaving.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def poll(self, options=os.WNOHANG):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self):
+        return self.poll(0)
+
+_child.subprocess = types.SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+sys.exit(main())
+"""
+TINY = (
+    *SMALL,
+    "dataset.size=[64,64]",
+    "dataset.train.num_items=4",
+    "dataset.val.num_items=2",
+    "dataset.test.num_items=2",
+    "loader.batch_size=2",
+    "trainer.max_epochs=1",
+)
+
+
 @pytest.mark.slow
 def test_killed_halfway_a_real_sweep_finishes_only_what_was_missing(tmp_path: Path) -> None:
-    """Two configurations with three seeds on embedded scenes; SIGKILL hits the sweep, whose run goes on without it."""
+    """Two configurations with three seeds on embedded scenes; SIGKILL hits the sweep and the run that trains."""
     out = tmp_path / "models"
+    warm = tmp_path / "warm_sweep.py"
+    warm.write_text(WARM)
     arguments = [
-        "launch/sweep.py",
+        warm,
         "-c",
         *CONFIGS,
         "-d",
@@ -394,26 +707,37 @@ def test_killed_halfway_a_real_sweep_finishes_only_what_was_missing(tmp_path: Pa
         "--evaluate-args",
         "--alignment median",
     ]
-    arguments += ["--set", *SMALL, "dataset.test.num_items=4"]
-    command = [sys.executable, *map(str, arguments)]
+    command = [sys.executable, *map(str, arguments), "--set", *TINY]
     options = {"cwd": ROOT, "env": environment(), "stdin": subprocess.DEVNULL, "text": True}
+    halfway = RunDir(out, "monodepth2_M", "195")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as first:  # type: ignore[call-overload]
-        state = out / "monodepth2_M" / "195" / "state.json"
-        when(lambda: state.exists() and "running" in state.read_text(), first.kill)
+
+        def kill() -> None:
+            first.kill()
+            state = halfway.read_state()
+            assert state is not None
+            os.kill(state.pid, signal.SIGKILL)
+
+        watcher = when(lambda: halfway.state_path.exists(), kill)
         assert first.wait(300) == -signal.SIGKILL
+        watcher.join()
     done = out / "monodepth2_M" / "42"
-    before = (done / "ckpts" / "last.safetensors").stat().st_mtime_ns
-    result = (done / "results" / "sweep_test.yaml").stat().st_mtime_ns
+    before = {
+        path: path.stat().st_mtime_ns for path in (done / "ckpts" / "last.safetensors", done / "state.json")
+    }
+    before |= {path: path.stat().st_mtime_ns for path in (done / "results").iterdir()}
+    assert not halfway.is_finished
     second = subprocess.run(command, capture_output=True, timeout=500, **options)  # type: ignore[call-overload]
     assert second.returncode == 0, second.stdout + second.stderr
     assert "[1/6] monodepth2_M/42: was finished" in second.stdout
-    assert (done / "ckpts" / "last.safetensors").stat().st_mtime_ns == before
-    assert (done / "results" / "sweep_test.yaml").stat().st_mtime_ns == result
+    assert second.stdout.count(": evaluating,") == 5
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     for name in ("monodepth2_M", "monodepth2_MS"):
         for seed in (42, 195, 335):
             assert RunDir(out, name, str(seed)).is_finished
     (table,) = (out / "tables").glob("*.md")
     for name in ("monodepth2_M", "monodepth2_MS"):
-        assert f"| {name} | 3 |" in table.read_text()
-    assert (out / "tables" / f"{table.stem}_pairs.csv").is_file()
+        assert re.search(rf"^\| {name} \| 3 \| \S*\d ± \d", table.read_text(), re.M)
+    pairs = (out / "tables" / f"{table.stem}_pairs.csv").read_text()
+    assert pairs.startswith("metric,better,worse,p_welch,p_holm,inside_seed_noise\nabs_rel,monodepth2_M")
     assert (out / "tables" / "curves_val_metrics_AbsRel.png").is_file()

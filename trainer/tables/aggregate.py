@@ -47,7 +47,8 @@ class Row:
     @property
     def label(self) -> str:
         """The model, with what tells apart two rows of one model."""
-        return f"{self.model} ({', '.join(self.shown.values())})" if self.shown else self.model
+        shown = ", ".join(filter(None, self.shown.values()))
+        return f"{self.model} ({shown})" if shown else self.model
 
     @property
     def n(self) -> int:
@@ -69,7 +70,10 @@ class Table:
     @property
     def title(self) -> str:
         """The protocol in one line."""
-        brief = [self.protocol[key] for key in ("dataset", "pixels") if self.protocol.get(key)]
+        if "summary" in self.protocol:
+            return f"summary of {self.protocol['summary']}"
+        by = [f"{self.protocol['metric']} by {self.protocol['by']}"] if "by" in self.protocol else []
+        brief = by + [self.protocol[key] for key in ("dataset", "pixels") if self.protocol.get(key)]
         names = {"checkpoint": "", "alignment": "alignment ", "crop": "crop ", "depth": "", "items": "items "}
         brief += [f"{name}{self.protocol[key]}" for key, name in names.items() if self.protocol.get(key)]
         size = self.protocol.get("size")
@@ -78,8 +82,11 @@ class Table:
     @property
     def name(self) -> str:
         """A short name for files."""
-        parts = [self.protocol.get(k, "") for k in ("dataset", "checkpoint", "alignment", "pixels")]
-        return "_".join(filter(None, parts)).replace(" ", "_").replace("?", "x").replace("/", "_")
+        if "summary" in self.protocol:
+            return "summary"
+        keys = ("dataset", "checkpoint", "alignment", "pixels", "metric", "by")
+        name = "_".join(filter(None, (self.protocol.get(key, "") for key in keys)))
+        return name.replace(" ", "_").replace("?", "x").replace("/", "_")
 
 
 def make_tables(
@@ -233,11 +240,12 @@ def _run_state(folder: Path, seed: str) -> str:
 
 def model_names(folders: Iterable[Path], root: Path) -> dict[Path, str]:
     """Call each model by its folder, or by its path below `root` where two have one name."""
-    folders = sorted(folders)
+    folders, top = sorted(folders), root.absolute()
     names = [folder.name for folder in folders]
+    paths = [f.relative_to(top) if f.is_relative_to(top) else f for f in folders]
     return {
-        folder: name if names.count(name) == 1 else folder.relative_to(root.absolute()).as_posix()
-        for folder, name in zip(folders, names, strict=True)
+        folder: name if names.count(name) == 1 else path.as_posix()
+        for folder, name, path in zip(folders, names, paths, strict=True)
     }
 
 
@@ -249,4 +257,4 @@ def _check(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _by_number(seed: str) -> tuple[int, str]:
-    return (int(seed) if seed.isdigit() else 10**12, seed)
+    return (int(seed) if seed.isdecimal() else 10**12, seed)

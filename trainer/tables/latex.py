@@ -11,7 +11,11 @@ from trainer.tables.layout import BEST, BLANK, PLAIN, SECOND, grid, mixed_fields
 
 _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in old fonts
 _SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
+_SPECIAL |= {
+    c: f"{{{c}}}" for c in "[*"
+}  # at the beginning of a row the end of the one before would take them
 _MATHS = re.compile(r"(\$[^$]+\$)")  # names of earlier code are formulas: $\delta < 1.25$
 _OPENING = r"""% Needs \usepackage{booktabs}. \best and \nbest may be defined before.
 \providecommand{\best}[1]{\textbf{#1}}
@@ -44,9 +48,12 @@ def latex(table: Table, decimals: int | None = None) -> str:
     ]
     rows = _aligned([titles, *body])
     rules = [r"\midrule"] if len(lines) > ranked else []
+    told = " ".join(f"{key} {value};" for key, value in table.protocol.items() if value)
+    comments = [" ".join(line.split()) for line in (f"Protocol: {told}", *table.warnings, *table.notes)]
     return "\n".join(
         [
-            _OPENING + r"\begin{table}",
+            _OPENING + "\n".join(f"% {line}" for line in comments),
+            r"\begin{table}",
             r"  \centering",
             r"  \renewcommand{\arraystretch}{1.2}",
             f"  \\caption{{{escape(table.title)}. Mean and standard deviation over $n$ seeds.}}",
@@ -62,14 +69,15 @@ def latex(table: Table, decimals: int | None = None) -> str:
 
 
 def escape(text: str) -> str:
-    """Make any text harmless outside of formulas; formulas between dollars stay."""
-    parts = _MATHS.split(text)
-    return "".join(p if _MATHS.fullmatch(p) else "".join(_SPECIAL.get(c, c) for c in p) for p in parts)
+    """Make any text harmless."""
+    return "".join(_SPECIAL.get(c, c) for c in text)
 
 
 def _title(heading: tuple[Column, str]) -> str:
+    """The name of a metric; formulas between dollars stay."""
     column, text = heading
-    return escape(text if "$" in text else text.replace("_", " ")) + _ARROWS[column.direction]
+    parts = [p if _MATHS.fullmatch(p) else escape(p.replace("_", " ")) for p in _MATHS.split(text)]
+    return "".join(parts) + _ARROWS[column.direction]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

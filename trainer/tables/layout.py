@@ -99,8 +99,10 @@ def by_seed(table: Table, column: Column, decimals: int | None = None) -> tuple[
 
 def units(table: Table) -> str:
     """The units of the columns in one line; nothing where files do not tell them."""
-    told = [f"{c.key} {c.unit}" for c in table.columns if c.unit]
-    return f"units: {', '.join(told)}" if told else ""
+    told = {c.unit for c in table.columns}
+    if len(told) == 1:
+        return f"unit: {', '.join(told)}" if any(told) else ""
+    return f"units: {', '.join(f'{c.key} {c.unit}' for c in table.columns if c.unit)}"
 
 
 def markdown(table: Table, column: Column | None, decimals: int | None = None) -> str:
@@ -114,10 +116,11 @@ def markdown(table: Table, column: Column | None, decimals: int | None = None) -
     body = [[style[cell.mark](_escaped(cell.text)) for cell in line] for line in lines]
     parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table)], body), ""]
     parts += ["Mean ± sample standard deviation over n seeds; **best**, <u>second best</u>.", units(table)]
+    parts += [f"Images: {table.protocol['images']}."] if "images" in table.protocol else []
     if column is not None:
         titles, rows = by_seed(table, column, decimals)
         parts += ["", f"### {column.key}, seed by seed", ""]
-        parts += _pipes(titles, [[_escaped(t) for t in row] for row in rows])
+        parts += _pipes([_escaped(t) for t in titles], [[_escaped(t) for t in row] for row in rows])
     for title, told in (("Inside the seed noise", table.warnings), ("Notes", table.notes)):
         if told:
             parts += ["", f"### {title}", "", *(f"- {_escaped(line)}" for line in told)]

@@ -16,6 +16,7 @@ from trainer.tables.columns import ARROWS, Column
 from trainer.types import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
@@ -45,7 +46,8 @@ def draw_curves(
     seeds: Sequence[str] | None = None,
     required: bool = True,
 ) -> Path | None:
-    """Draw one scalar of all runs of some models: thin lines are seeds, the thick one is their mean.
+    """Draw one scalar of all runs of some models: thin lines are seeds, the thick one is their mean, dotted where some
+    seed has ended.
 
     Args:
         folders: model -> its folder, with one folder per version.
@@ -68,19 +70,33 @@ def draw_curves(
         return None
     if tag not in known:
         raise UserError(f"--curves {tag}: no run has this scalar. {did_you_mean(tag, known)}")
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9, 5)
     axes = figure.subplots()
     for i_model, (model, curves) in enumerate(runs.items()):
         mine = [curve[tag] for curve in curves if tag in curve]
-        for steps, values in mine:
-            axes.plot(steps, values, color=f"C{i_model % 10}", alpha=0.35, linewidth=0.8, marker=".")
         if mine:
-            steps, mean = mean_curve(mine)
-            axes.plot(steps, mean, color=f"C{i_model % 10}", linewidth=2, label=f"{model} (n = {len(mine)})")
-    axes.set(xlabel="optimizer steps", ylabel=tag)
+            _draw_model(axes, mine, f"{model} (n = {len(mine)})", i_model)
+    axes.set_xlabel("optimizer steps; thick: mean over seeds, dotted where not all of them are in it")
+    axes.set_ylabel(tag, parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    for text in axes.legend(fontsize="small").get_texts():
+        text.set_parse_math(False)
     return _save(figure, path)
+
+
+def _draw_model(axes: Axes, curves: Sequence[Curve], label: str, i_model: int) -> None:
+    """Thin lines for seeds, a thick one for their mean, dotted where not all seeds are in it."""
+    color, dashes = f"C{i_model % 10}", ("-", "--", "-.")[i_model // 10 % 3]
+    for steps, values in curves:
+        axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8, marker=".")
+    steps, mean = mean_curve(curves)
+    axes.plot(steps, mean, color=color, linewidth=1.5, linestyle=":", marker="o", markersize=4)
+    whole = np.isin(steps, [s for s in steps if all(s in mine for mine, _ in curves)])
+    label = f" {label}" if label.startswith("_") else label  # a legend leaves out what begins with _
+    axes.plot(steps[whole], mean[whole], color=color, linewidth=2, linestyle=dashes, label=label)
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
@@ -109,18 +125,16 @@ def draw_bars(table: Table, path: Path, columns: Sequence[Column] | None = None)
     for axes in grid.flat[len(columns) :]:
         axes.set_axis_off()
     for axes, column in zip(grid.flat, columns, strict=False):
-        for i_row, row in enumerate(rows):
-            cell = row.cells.get(column)
-            if cell is None or not math.isfinite(cell.mean):
-                continue
-            published = i_row >= len(table.rows)
-            sd = cell.sd if math.isfinite(cell.sd) else 0.0
+        known = [row for row in rows if column in row.cells and math.isfinite(row.cells[column].mean)]
+        for i_row, row in enumerate(known):
+            cell, published = row.cells[column], row in table.references
             look = {"color": "0.85", "hatch": "//"} if published else {"color": "C0"}
-            axes.barh(i_row, cell.mean, xerr=sd, capsize=3, edgecolor="0.4", **look)
-            known = [v for v in cell.by_seed.values() if math.isfinite(v)]
-            axes.plot(known, [i_row] * len(known), "k.", markersize=4)
-        axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize="small", parse_math=False)
-        axes.invert_yaxis()
+            spread = {"xerr": cell.sd, "capsize": 3} if math.isfinite(cell.sd) else {}
+            axes.barh(i_row, cell.mean, edgecolor="0.4", **look, **spread)
+            seeds = [v for v in cell.by_seed.values() if math.isfinite(v)]
+            axes.plot(seeds, [i_row] * len(seeds), "k.", markersize=4)
+        axes.set_yticks(range(len(known)), [row.label for row in known], fontsize="small", parse_math=False)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(
             f"{column.key} {ARROWS[column.direction]} {f'[{column.unit}]' * bool(column.unit)}",
             fontsize="small",

@@ -40,47 +40,94 @@ class Result:
     values: Mapping[Column, float]  # means over images
 
 
-def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",)) -> list[Result]:
+def read_results(
+    root: Path, patterns: Sequence[str] = ("*.yaml",), problems: list[str] | None = None
+) -> list[Result]:
     """Read every `<root>/**/<model>/<version>/results/<pattern>`.
 
-    Raises UserError when there is none, and for a file that is no result file, naming it.
+    Args:
+        patterns: names of files; what has a slash is the path of one file.
+        problems: where to add the files that cannot be read; None = raise.
+
+    Raises UserError when there is no result, and naming all files that are no result files.
     """
-    found = {p for pattern in patterns for p in root.rglob(f"results/{pattern}") if p.is_file()}
+    found = {p for pattern in patterns for p in _matching(root, pattern) if p.is_file()}
     paths = sorted(p for p in found if p.suffix == ".yaml" and not p.name.startswith("."))
+    wrong: list[str] = []
+    results = [result for path in paths for result in _tried(path, wrong)]
+    if wrong and (problems is None or not results):
+        raise UserError("\n".join(wrong))
     if not paths:
         raise UserError(
             f"{root}: holds no result file <model>/<version>/results/{' '.join(patterns)}. Evaluate a run first:"
             " evaluate --ckpt <run folder>"
         )
-    return [result for path in paths for result in read_result(path)]
+    if problems is not None:
+        problems += wrong
+    return results
 
 
-def read_result(path: Path) -> list[Result]:
-    """Read one file; a second result where depth edges were scored apart."""
+def _matching(root: Path, pattern: str) -> Iterable[Path]:
+    return [Path(pattern)] if "/" in pattern else root.rglob(f"results/{pattern}")
+
+
+def _tried(path: Path, wrong: list[str]) -> list[Result]:
+    try:
+        return read_result(path)
+    except UserError as error:
+        wrong.append(str(error))
+        return []
+
+
+def read_file(path: Path, with_items: bool = True) -> Any:
+    """Read the YAML of a result file, without its images if they are not needed: there may be many.
+
+    Raises UserError when it cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-        head = (
-            text.partition("\nitems:")[0] if text.startswith("format:") else text
-        )  # the images are not needed
-        data = yaml.load(head, Loader=_LOADER)
+        if not with_items and text.startswith("format:"):
+            text = text.partition("\nitems:")[0]
+        return yaml.load(text, Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it"
         ) from error
-    if (
-        isinstance(data, Mapping)
-        and isinstance(data.get("protocol"), Mapping)
-        and _holds_numbers(data.get("mean"))
-    ):
-        protocol, means, told = _fields(data["protocol"]), data["mean"], data["protocol"].get("metrics") or {}
-    elif _holds_numbers(data):
-        protocol, means, told = _legacy_protocol(path.stem, data), _legacy_means(data), {}
-    else:
+
+
+def read_result(path: Path) -> list[Result]:
+    """Read one file; a second result where depth edges were scored apart.
+
+    Raises UserError when it is no result file.
+    """
+    data = read_file(path, with_items=False)
+    try:
+        results = _results(path, data)
+    except (AttributeError, TypeError, ValueError):  # something else under a name that a result has
+        results = []
+    if not results:
         raise UserError(
             f"{path}: is no result file: expected `mean` and `protocol`, or metrics and their values. Move it away"
             " or narrow the choice with --file"
         )
+    return results
+
+
+def _results(path: Path, data: Any) -> list[Result]:
+    """What a file says; nothing when it is no result."""
+    if isinstance(data, Mapping) and isinstance(data.get("protocol"), Mapping):
+        protocol, means, told = (
+            _fields(data["protocol"]),
+            data.get("mean"),
+            data["protocol"].get("metrics") or {},
+        )
+    elif _holds_numbers(data):
+        protocol, means, told = _legacy_protocol(path.stem, data), _legacy_means(data), {}
+    else:
+        return []
+    if not isinstance(means, Mapping) or not _holds_numbers(means):
+        return []
     run = path.absolute().parent.parent
     results = []
     for on_edges in (False, True):

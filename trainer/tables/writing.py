@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def wide_rows(table: Table) -> list[dict[str, Any]]:
         for column in table.columns:
             cell = row.cells.get(column)
             line[f"{column.key}_mean"] = cell.mean if cell else ""
-            line[f"{column.key}_sd"] = cell.sd if cell and cell.n > 1 else ""
+            line[f"{column.key}_sd"] = cell.sd if cell and math.isfinite(cell.sd) else ""
         rows.append(line)
     return rows
 
