@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch._evaluation_settings import Source, plain_data, split_name
-from launch._predicting import Network, progress, start
+from launch._evaluation_settings import Source, file_stem, plain_data, run_folder
+from launch._evaluation_truths import check_dataset
+from launch._predicting import Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.evaluation import evaluate_odometry, save_odometry
@@ -28,9 +29,9 @@ def run(args: argparse.Namespace, source: Source) -> int:
     type_name, kwargs = source.cfg.dataset_kwargs(args.mode)
     changes: dict[str, Any] = {**plain_data(type_name), "supp_idxs": list(NEXT_FRAME), "use_depth": False}
     dataset = build_dataset(source.cfg, args.mode, **changes)
+    check_dataset(dataset, args.mode)
+    check_place(args.save or run_folder(source.path) / "results" / "result.yaml", "--save")
     with start() as machine:
-        if problems := dataset.check():
-            raise UserError("\n".join(f"dataset ({args.mode}): {line}" for line in problems))
         objective = load_objective(source.path, args.hparams).to(machine.device)
         objective.supp_idxs = NEXT_FRAME
         about = {
@@ -49,13 +50,14 @@ def run(args: argparse.Namespace, source: Source) -> int:
                 processes=machine.processes,
             )
         if machine.processes.is_first:
-            save = args.save or _default_path(source.path, result, args.mode)
+            save = args.save or _default_path(source.path, result)
+            replaced = " (replaces an earlier one)" if save.exists() else ""
             save_odometry(result, save)
-            _report(result, save)
+            _report(result, f"{save}{replaced}")
     return 0
 
 
-def _report(result: dict[str, Any], save: Path) -> None:
+def _report(result: dict[str, Any], save: str) -> None:
     for told in result["sequences"]:
         numbers = [f"{key} {told[key]:.4f} {unit}" for key, unit in UNITS.items() if told[key] is not None]
         print(
@@ -65,9 +67,7 @@ def _report(result: dict[str, Any], save: Path) -> None:
     print(", ".join(f"{key} {value:.4f} {UNITS[key]}" for key, value in result["mean"].items()))
 
 
-def _default_path(source: Path, result: dict[str, Any], mode: str) -> Path:
+def _default_path(source: Path, result: dict[str, Any]) -> Path:
     """`<run>/results/<dataset>_<checkpoint>_odometry.yaml`."""
-    data = result["protocol"]["dataset"]
-    folder = source.parent.parent if source.parent.name == "ckpts" else source.parent
-    parts = [data["type"], split_name(data), None if mode == "test" else mode, source.stem, "odometry"]
-    return folder / "results" / f"{'_'.join(filter(None, parts))}.yaml"
+    stem = file_stem(result["protocol"]["dataset"], source.stem, "odometry")
+    return run_folder(source) / "results" / f"{stem}.yaml"

@@ -11,10 +11,9 @@ from rich.table import Table
 
 from launch._evaluation_settings import split_name
 from trainer import viz
-from trainer.atomic import CannotWrite, why_not
-from trainer.data.base import DepthDataset
+from trainer.atomic import make_folder, replacing
 from trainer.evaluation import EvaluationResult, depth_pictures, evenly_spaced
-from trainer.evaluation.predictions import Source
+from trainer.evaluation.predictions import Items, Source
 
 LABEL_LENGTH = 40  # characters that fit across a picture
 
@@ -25,7 +24,8 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
     Baselines are those of the first alignment.
     """
     first = results[0]
-    names = ["network"] if len(results) == 1 else [r.protocol["alignment"] for r in results]
+    subject = "prediction" if "predictions" in first.protocol else "network"
+    names = [subject] if len(results) == 1 else [r.protocol["alignment"] for r in results]
     table = Table(title="mean over images")
     for title in ("metric", "unit", "better", *names, "best constant", "mean of row"):
         table.add_column(
@@ -58,31 +58,35 @@ def protocol_line(result: EvaluationResult) -> str:
     """The protocol in one line, for tables and pictures."""
     told = result.protocol
     data = told["dataset"]
-    size = "x".join(map(str, data["size"]))
     split = " ".join(filter(None, [data["type"], split_name(data), data["mode"]]))
+    if "truth" in told:
+        split += f" from {told['truth']}"
+    size = (
+        f"maps {_by(told['predictions']['size'])}" if "predictions" in told else f"input {_by(data['size'])}"
+    )
     return (
-        f"protocol: {split}, {told['items']} items, {told['skipped_without_valid_pixel']} without truth, "
-        f"input {size}; alignment {told['alignment']} (factor {result.factor['median']:.3g} +- "
+        f"protocol: {split}, {told['items']} items, {told['skipped_without_valid_pixel']} without truth"
+        f", {size}; alignment {told['alignment']} (factor {result.factor['median']:.3g} +- "
         f"{100 * result.factor['relative_std']:.0f} %), crop {told['crop']}, "
         f"{told['min_depth_m']:g}-{told['max_depth_m']:g} m, "
         f"{'flip' if told['flip_post_processing'] else 'no flip'}; {_origin(result)}"
     )
 
 
-def draw_sheet(
-    source: Source, dataset: DepthDataset, result: EvaluationResult, args: argparse.Namespace
-) -> None:
+def draw_sheet(source: Source, items: Items, result: EvaluationResult, args: argparse.Namespace) -> None:
     """Draw items of the evaluation, evenly chosen among those that were scored."""
     chosen = [result.items[i]["index"] for i in evenly_spaced(args.num_sheet, len(result.items))]
-    rows = list(depth_pictures(source, dataset, chosen, result.setup))
+    rows = list(depth_pictures(source, items, chosen, result.setup))
     for row in rows:
         row["label"] = row["label"][-LABEL_LENGTH:]  # the end of a path tells more than its beginning
     title = f"{_name(result)}: AbsRel {100 * result.abs_rel:.1f} %"
-    try:
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        viz.picture_sheet(rows, args.sheet, title=title, footer=protocol_line(result))
-    except OSError as error:
-        raise CannotWrite(why_not(args.sheet, error)) from error
+    make_folder(args.sheet.parent)
+    with replacing(args.sheet) as staged:
+        viz.picture_sheet(rows, staged, title=title, footer=protocol_line(result))
+
+
+def _by(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _name(result: EvaluationResult) -> str:

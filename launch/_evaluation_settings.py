@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from launch._evaluation_section import Settings, listed, of_file, read_settings, without_settings
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint
 from trainer.config import Config, ConfigError, load_config
@@ -23,11 +21,10 @@ from trainer.data.base import DepthDataset
 from trainer.evaluation.predictions import UNITS, read_arrays
 from trainer.metrics.protocol import DepthProtocol
 from trainer.plugins import naming_plugins
-from trainer.rundir import read_hparams
+from trainer.rundir import BEST, LAST, read_hparams
 from trainer.safefile import read_metadata
 from trainer.types import UserError
 
-SECTION = "evaluation"  # of a configuration file: the protocol
 DEFAULT_CROPS = {"kitti": "garg", "kitti_lmdb": "garg"}  # by data set; none elsewhere
 # Where a data set has these arguments: images as they are, every truth at its own size.
 PLAIN_DATA = {
@@ -42,6 +39,8 @@ NEEDED_DATA: dict[str, dict[str, Any]] = {
     "edges": {"use_edges": True},
 }  # by what metric sets need
 
+LISTED = 8  # runs that a message names
+
 # What predictions from a file are laid over: a configuration that is complete but for its data set.
 NO_RUN: dict[str, Any] = {
     "net": {"depth": {"pretrained": False}},
@@ -50,19 +49,6 @@ NO_RUN: dict[str, Any] = {
     "optimizer": {"type": "adam"},
     "trainer": {"max_epochs": 1},
 }
-
-
-class Settings(BaseModel):
-    """The section `evaluation` of a configuration file; null = not said."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    metrics: list[str] | str | None = None  # metric sets
-    alignment: list[str] | str | None = None  # one or several, see `trainer.metrics.align`
-    crop: str | None = None  # see `trainer.metrics.crop`
-    min_depth: float | None = None  # metres
-    max_depth: float | None = None  # metres
-    flip: bool | None = None  # blend with the prediction for the mirrored image
 
 
 @dataclass(frozen=True)
@@ -75,6 +61,7 @@ class Source:
     alignment: str  # where nobody asks for another
     settings: Settings  # of the files
     trained: Config | None = None  # of the run, as it was; None for a file of predictions
+    is_flipped: bool = False  # a file says that its predictions are blends with those of mirrored images
 
     @property
     def is_stereo(self) -> bool:
@@ -88,12 +75,17 @@ def read_source(args: argparse.Namespace) -> Source:
         return _read_predictions(args)
     if args.pred_kind or args.pred_unit:
         raise UserError("--pred-kind and --pred-unit describe a --pred-file; leave them out with --ckpt")
+    if args.targets:
+        raise UserError(
+            f"{args.targets}: holds ground truth without images, and a network needs images. Leave out --targets, or"
+            " score what export_depth writes: --pred-file NPZ --targets NPZ"
+        )
     return read_checkpoint(args)
 
 
 def read_checkpoint(args: argparse.Namespace) -> Source:
     """Read what a checkpoint says about itself, and lay the changes of the command line over it."""
-    path = find_checkpoint(args.ckpt)
+    path = _checkpoint(args.ckpt)
     metadata = read_metadata(path)
     saved = Saved(path, {}, metadata)
     if any(part.startswith("depth.") for part in saved.parts):
@@ -122,26 +114,62 @@ def read_checkpoint(args: argparse.Namespace) -> Source:
     )
 
 
+def _checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means. Raises UserError, naming the runs that are there, when it means none."""
+    path = path.expanduser()
+    if not path.exists():
+        above = next((folder for folder in path.parents[:2] if folder.is_dir()), path)
+        if runs := _runs_below(above):
+            raise UserError(f"{path}: there is no such file or folder. In {above} are the runs {runs}")
+    try:
+        return find_checkpoint(path)
+    except UserError as error:
+        if runs := _runs_below(path):
+            raise UserError(f"{path}: is not the folder of a run. Name one of those in it: {runs}") from error
+        raise
+
+
+def _runs_below(folder: Path) -> str:
+    """Folders of runs one to three levels below, sorted; the first of them where they are many. "" without any."""
+    found = {
+        str(checkpoint.parent.parent.relative_to(folder))
+        for depth in range(1, 4)
+        for checkpoint in folder.glob("*/" * depth + "ckpts/*.safetensors")
+        if checkpoint.name in (BEST, LAST)
+    }
+    more = f", ... ({len(found)} in all)" if len(found) > LISTED else ""
+    return ", ".join(sorted(found)[:LISTED]) + more
+
+
 def _read_predictions(args: argparse.Namespace) -> Source:
     path = args.pred_file
     for option in ("hparams", "pose", "odometry", "flip"):
         if getattr(args, option):
             raise UserError(f"--{option} is about a network; leave it out with --pred-file")
-    if _new_dataset_type(args.cfg_file, args.set) is None:
-        raise UserError("--pred-file needs a data set: add --cfg-file, e.g. cfg/eval/kitti_eigen.yaml")
-    told = {key: str(value) for key, value in read_arrays(path).items() if value.ndim == 0}
+    if args.targets is None and new_dataset_type(args.cfg_file, args.set) is None:
+        raise UserError(
+            "--pred-file needs ground truth: add --cfg-file, e.g. cfg/eval/kitti_eigen.yaml, or --targets NPZ"
+        )
+    if args.targets is not None and args.sheet:
+        raise UserError(f"--sheet shows images, and {args.targets} has none. Leave out one of them")
+    told = {
+        key: str(value) for key, value in read_arrays(path, ("kind", "unit", "flip", "checkpoint")).items()
+    }
     kind, unit = args.pred_kind or told.get("kind"), args.pred_unit or told.get("unit") or "m"
     if unit not in UNITS:
         raise UserError(f"{path}: its unit {unit!r} is none. {did_you_mean(unit, UNITS)}. Add --pred-unit")
-    if unit == "m" and args.pred_unit and "stereo" in (args.alignment or []):
+    settings = read_settings(args.cfg_file)
+    if unit == "m" and args.pred_unit and "stereo" in (args.alignment or listed(settings.alignment or [])):
         raise UserError("--pred-unit m: depth in metres needs no factor of 5.4. Leave out --alignment stereo")
     about = {"file": str(path), "sha256": sha256(path), "kind": kind, "unit": unit}
+    about |= {"checkpoint_sha256": told["checkpoint"]} if "checkpoint" in told else {}
     return Source(
         path,
         changed_config(NO_RUN, args.cfg_file, args.set),
         {"predictions": about},
         alignment=UNITS[unit],
-        settings=read_settings(args.cfg_file),
+        settings=settings,
+        is_flipped=told.get("flip") == "true",
     )
 
 
@@ -153,15 +181,15 @@ def protocols_of(args: argparse.Namespace, source: Source, type_name: str) -> li
         given = (getattr(args, option), getattr(told, option), default)
         return next(value for value in given if value is not None)
 
-    alignments = list(dict.fromkeys(_listed(first("alignment", source.alignment))))
+    alignments = list(dict.fromkeys(listed(first("alignment", source.alignment))))
     return [
         DepthProtocol(
-            _listed(first("metrics", ["eigen"])),
+            listed(first("metrics", ["eigen"])),
             alignment,
             first("crop", DEFAULT_CROPS.get(type_name, "none")),
             first("min_depth", 1e-3),
             first("max_depth", 80.0),
-            flip=source.trained is not None and first("flip", False),
+            flip=source.is_flipped if source.trained is None else first("flip", False),
         )
         for alignment in alignments
     ]
@@ -175,38 +203,13 @@ def plain_data(type_name: str, needs: frozenset[str] = frozenset()) -> dict[str,
     return {key: value for key, value in wanted.items() if key in DATASETS.parameters(type_name)}
 
 
-def read_settings(files: Sequence[Path]) -> Settings:
-    """Merge the sections `evaluation` of files, later ones winning. Raises UserError naming file, key, choices."""
-    merged: dict[str, Any] = {}
-    for path in files:
-        section = _section(path, SECTION)
-        if section is None:
-            continue
-        if not isinstance(section, dict):
-            raise UserError(f"{path}: {SECTION} must be a mapping of keys to values")
-        for key in section:
-            if key not in Settings.model_fields:
-                raise UserError(
-                    f"{path}: {SECTION}.{key} is not an option. {did_you_mean(str(key), Settings.model_fields)}"
-                )
-        try:
-            Settings(**section)
-        except ValidationError as error:
-            lines = [
-                f"{path}: {SECTION}.{e['loc'][0]}: {e['msg']}, got {e['input']!r}" for e in error.errors()
-            ]
-            raise UserError("\n".join(lines)) from error
-        merged |= section
-    return Settings(**merged)
-
-
 def changed_config(embedded: Mapping[str, Any], files: Sequence[Path], overrides: list[str]) -> Config:
     """Lay files and overrides over the embedded configuration, `evaluation` left out.
 
     Another `dataset.type` starts afresh: of the embedded data set only what every data set knows (size,
     supports) stays.
     """
-    new_type = _new_dataset_type(files, overrides)
+    new_type = new_dataset_type(files, overrides)
     base = dict(embedded)
     if new_type not in (None, embedded["dataset"]["type"]):
         shared = inspect.signature(DepthDataset).parameters
@@ -215,7 +218,7 @@ def changed_config(embedded: Mapping[str, Any], files: Sequence[Path], overrides
     with tempfile.TemporaryDirectory() as folder:
         beneath = Path(folder) / "embedded_config.yaml"
         beneath.write_text(json.dumps(base, indent=1, ensure_ascii=False), encoding="utf-8")  # JSON is YAML
-        staged = {_without_section(path, Path(folder) / f"{i}.yaml"): path for i, path in enumerate(files)}
+        staged = {without_settings(path, Path(folder) / f"{i}.yaml"): path for i, path in enumerate(files)}
         staged.pop(None, None)
         try:
             return load_config([beneath, *filter(None, staged)], overrides=overrides)
@@ -223,9 +226,20 @@ def changed_config(embedded: Mapping[str, Any], files: Sequence[Path], overrides
             raise ConfigError([_renamed(line, staged) for line in error.problems]) from error
 
 
+def run_folder(path: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to, or that a file lies in."""
+    return path.parent.parent if path.parent.name == "ckpts" else path.parent
+
+
 def split_name(data: Mapping[str, Any]) -> str | None:
     """The name of the list of items, for data sets that have one: a file of its own wins over a known split."""
     return Path(data["split_file"]).stem if data.get("split_file") else data.get("split")
+
+
+def file_stem(data: Mapping[str, Any], *rest: str | None) -> str:
+    """`<data set>_<split>_<part>_<rest>`: name of a file about items of a data set; "test" goes without saying."""
+    part = None if data["mode"] == "test" else data["mode"]
+    return "_".join(filter(None, (data["type"], split_name(data), part, *rest)))
 
 
 def sha256(path: Path) -> str:
@@ -237,54 +251,19 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _without_section(path: Path, staged: Path) -> Path | None:
-    """Write a copy of a file whose section `evaluation` is blank, lines numbered as before.
-
-    Returns the file itself where it has no such section, None where it has no other.
-    """
-    if _section(path, SECTION) is None:
-        return path
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    if len(root.value) == 1:
-        return None
-    starts = [key.start_mark.line for key, _ in root.value] + [len(lines)]
-    for (key, _), start, end in zip(root.value, starts, starts[1:], strict=False):
-        if key.value == SECTION:
-            lines[start:end] = [""] * (end - start)
-    if root.flow_style:  # sections share lines
-        lines = [yaml.safe_dump({k: v for k, v in yaml.safe_load(text).items() if k != SECTION})]
-    staged.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return staged
-
-
 def _renamed(line: str, staged: Mapping[Path | None, Path]) -> str:
     for copy, path in staged.items():
         line = line.replace(str(copy), str(path))
     return line
 
 
-def _section(path: Path, name: str) -> Any:
-    """A section of a YAML file; None where there is none. What is wrong with the file, `load_config` tells."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return data.get(name) if isinstance(data, dict) else None
-
-
-def _new_dataset_type(files: Sequence[Path], overrides: list[str]) -> str | None:
+def new_dataset_type(files: Sequence[Path], overrides: list[str]) -> str | None:
     """The `dataset.type` that files or overrides ask for."""
     found = None
     for path in files:
-        section = _section(path, "dataset")
+        section = of_file(path, "dataset")
         found = section.get("type", found) if isinstance(section, dict) else found
     for text in overrides:
         key, _, value = text.partition("=")
         found = value.strip() if key.strip() == "dataset.type" else found
     return found
-
-
-def _listed(value: list[str] | str) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch._evaluation_settings import plain_data, read_checkpoint, split_name
-from launch._predicting import Network, progress, start
+from launch._evaluation_settings import file_stem, plain_data, read_checkpoint, run_folder
+from launch._evaluation_truths import check_dataset
+from launch._predicting import Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.evaluation import flip_blended, predict_all, write_predictions
@@ -27,13 +28,11 @@ def run(args: argparse.Namespace) -> int:
     save = args.save or _default_path(source.path, {"type": type_name, **kwargs}, args)
     if save.suffix != SUFFIX:
         raise UserError(f"{save}: must end in {SUFFIX}, the only kind of file that is written")
+    if save.exists() and not args.force:
+        raise UserError(f"{save}: is there already. Use --force to replace it, or another name with --save")
+    check_place(save, "--save")
+    check_dataset(dataset, args.mode)
     with start() as machine:
-        if save.exists() and not args.force:
-            raise UserError(
-                f"{save}: is there already. Use --force to replace it, or another name with --save"
-            )
-        if problems := dataset.check():
-            raise UserError("\n".join(f"dataset ({args.mode}): {line}" for line in problems))
         network = Network(load_objective(source.path, args.hparams).to(machine.device), machine.device)
         predict = flip_blended(network.predict_depth) if args.flip else network.predict_depth
         with progress("export", len(dataset), machine) as on_item:
@@ -59,7 +58,5 @@ def run(args: argparse.Namespace) -> int:
 
 def _default_path(source: Path, data: dict[str, Any], args: argparse.Namespace) -> Path:
     """`<run>/preds/<dataset>_<checkpoint>.npz`."""
-    folder = source.parent.parent if source.parent.name == "ckpts" else source.parent
-    mode = None if args.mode == "test" else args.mode
-    parts = [data["type"], split_name(data), mode, source.stem, "flip" if args.flip else None]
-    return folder / "preds" / f"{'_'.join(filter(None, parts))}{SUFFIX}"
+    stem = file_stem(data, source.stem, "flip" if args.flip else None)
+    return run_folder(source) / "preds" / f"{stem}{SUFFIX}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trainer.distributed import check_world
-from trainer.evaluation import ALONE, Processes
+from trainer.evaluation import ALONE, FoundByAll, Processes
 from trainer.objective import Objective
+from trainer.types import UserError
+
+PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes
 
 
 @dataclass(frozen=True)
@@ -29,19 +35,49 @@ class Machine:
 def start() -> Iterator[Machine]:
     """Meet the other processes, if a launcher started several; part from them when the work is done.
 
-    Raises UserError when the launcher started more processes than Accelerate knows of.
+    Raises UserError when the launcher started more processes than Accelerate knows of. What all processes find is told
+    by the first; Ctrl-C ends with 130.
     """
-    has_gpu = torch.cuda.is_available()
+    machine = _meet()
+    try:
+        yield machine
+    except FoundByAll:
+        if not machine.processes.is_first:
+            raise SystemExit(2) from None
+        raise
+    except KeyboardInterrupt:
+        if machine.processes.is_first:
+            print("interrupted: nothing more is written", file=sys.stderr)
+        raise SystemExit(130) from None
+    if machine.processes.world > 1:
+        machine.processes.wait()  # the first one writes: nobody leaves before
+        torch.distributed.destroy_process_group()
+
+
+def _meet() -> Machine:
+    """The device of this process, and the others."""
+    told = os.environ.get("ACCELERATE_USE_CPU", "false").lower()  # `accelerate launch --cpu`
+    has_gpu = torch.cuda.is_available() and told not in ("true", "1", "yes", "y", "on", "t")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Machine(torch.device("cuda" if has_gpu else "cpu"))
-        return
+        return Machine(torch.device("cuda" if has_gpu else "cpu"))
     from accelerate import PartialState
 
-    state = PartialState(cpu=not has_gpu)
+    state = PartialState(cpu=not has_gpu, timeout=PATIENCE)
     check_world(state)
-    yield Machine(state.device, Processes(state.process_index, state.num_processes))
-    torch.distributed.barrier()  # the first one writes: nobody leaves before
-    torch.distributed.destroy_process_group()
+    return Machine(state.device, Processes(state.process_index, state.num_processes))
+
+
+def check_place(path: Path, option: str) -> None:
+    """Refuse, before the work, a file that could not be written after it. Raises UserError naming the option."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder. Name a file with {option}")
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: is a file, but a folder is needed there. Choose another place with {option}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: you may not write there. Choose another place with {option}")
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,12 @@ def run(
     require("cv2", "hints", PURPOSE)
     raw, recordings = open_recordings(root)
     out = out or raw / "depth_hints"
-    frames = _choose(raw, recordings, splits, splits_dir)
+    frames, bad_lines = _choose(raw, recordings, splits, splits_dir)
     clean_stale_under(out / _path(frame).parent for frame in frames)
-    missing = [frame for frame in frames if not (out / _path(frame)).is_file()]
+    num_bytes = 4 * SIZE[0] * SIZE[1] + 128
+    missing = [frame for frame in frames if not _is_whole(out / _path(frame), num_bytes)]
     make_folder(out)
-    require_space(out, len(missing) * (4 * SIZE[0] * SIZE[1] + 128), "depth hints")
+    require_space(out, len(missing) * num_bytes, "depth hints")
     outcomes = list(
         spread(_match, missing, jobs, _open, (root, out), unit="picture", done=len(frames) - len(missing))
     )
@@ -80,21 +81,28 @@ def run(
             f"the new ones cover {sum(outcome.covered for outcome in made) / len(made):.0%} of their pixels"
         )
     print_problems(problems, "pictures have none")
+    print_problems(bad_lines, "lines of the splits name no picture")
     print(f"train on them with dataset.use_hints=true dataset.hints_root={out}")
-    return int(bool(problems))
+    return int(bool(problems or bad_lines))
 
 
 def _choose(
     raw: Path, recordings: Recordings, splits: list[str] | None, splits_dir: Path | None
-) -> list[Frame]:
-    """The targets of the splits; without names, every picture that is there."""
+) -> tuple[list[Frame], list[str]]:
+    """The targets of the splits, and their bad lines; without names, every picture that is there."""
     from trainer.data._kitti_files import read_split
     from trainer.data._kitti_places import choose_splits
 
     if splits is None and splits_dir is None:
-        return list(recordings.frames())
-    lines = (line for _, _, path in choose_splits(raw, splits, splits_dir) for line in read_split(path))
-    return sorted({line.frame for line in lines if line.frame is not None})
+        return list(recordings.frames()), []
+    lines = [line for _, _, path in choose_splits(raw, splits, splits_dir) for line in read_split(path)]
+    frames = sorted({line.frame for line in lines if line.frame is not None})
+    return frames, [line.problem for line in lines if line.frame is None]
+
+
+def _is_whole(path: Path, num_bytes: int) -> bool:
+    """Tell whether hints are there, and not cut short as by an interrupted copy."""
+    return path.is_file() and path.stat().st_size >= num_bytes
 
 
 def _path(frame: Frame) -> Path:

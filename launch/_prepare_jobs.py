@@ -36,8 +36,14 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
     """Add --jobs."""
     parser.add_argument(
-        "--jobs", type=int, default=num_cores(), metavar="N", help="processes (default: one per core)"
+        "--jobs", type=_positive, default=num_cores(), metavar="N", help="processes (default: one per core)"
     )
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes: 1 or more")
+    return int(text)
 
 
 def store(path: Path, content: bytes | memoryview) -> None:
@@ -76,7 +82,7 @@ def spread(
     """Yield `work(task)` of every task in order, computed by `jobs` processes, under a progress bar.
 
     `setup(*setup_args)` runs once per process. `work` and `setup` are module-level functions; `done` tasks of an
-    earlier run count as finished. An error of a task ends it all.
+    earlier run count as finished. An error of a task ends it all. Raises UserError when a process is killed.
     """
     from tqdm import tqdm
 
@@ -88,6 +94,9 @@ def spread(
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    from trainer.types import UserError
 
     # Forked copies of a process with threads (torch, OpenCV) can hang.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -97,14 +106,24 @@ def spread(
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(setup, setup_args))
     try:
         yield from tqdm(pool.map(work, tasks, chunksize=chunk), **bar)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {jobs} processes was killed, most likely for want of memory. Give a lower --jobs; the same"
+            " command continues"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
-    """Set a process up; it ends with the one that started it, which may be killed without a word."""
+    """Set a process up; it ends with the one that started it, which may be killed without a word.
+
+    Ctrl-C reaches all of them, and only the first speaks: files are whole or absent, so the others may just leave.
+    """
+    import signal
     import threading
 
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     if setup:
         setup(*setup_args)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_SHARE = 0.3  # of the bytes of a PNG; KITTI has 0.19
 _LEAST_PSNR = 30.0  # dB of the grey values; KITTI has about 42, the next frame of a drive 12 to 17
 
 
@@ -46,12 +47,15 @@ class Outcome(NamedTuple):
 
 def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     """Convert and compare; return 1 when pictures were broken or came back different."""
+    from trainer.atomic import require_space
     from trainer.data._kitti_places import find_raw
 
     raw = find_raw(root, "--root")
     pictures = sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/*.png"))
     clean_stale_under(path.parent for path in pictures)
     missing = [path for path in pictures if check or remove_png or not path.with_suffix(".jpg").is_file()]
+    new = [path for path in missing if not path.with_suffix(".jpg").is_file()]
+    require_space(raw, int(_SHARE * sum(path.stat().st_size for path in new)), "JPEG pictures")
     tasks = [(path, remove_png) for path in missing]
     outcomes = list(spread(_convert, tasks, jobs, unit="picture", done=len(pictures) - len(missing)))
     good = [outcome for outcome in outcomes if not outcome.problem]

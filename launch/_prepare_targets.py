@@ -74,7 +74,7 @@ def run(
     source: Source | None, out: Path | None, padded: bool, overwrite: bool, jobs: int,
 ) -> int:  # fmt: skip
     """Make the target of each item, then one file of them; return 1 when items lack theirs."""
-    from trainer.data._targets import assemble, read_part, to_bytes, usual_source
+    from trainer.data._targets import assemble, name_of_part, read_part, to_bytes, usual_source
     from trainer.types import UserError
 
     split_file = _split_file(type, root, split, splits_dir, mode)
@@ -91,7 +91,8 @@ def run(
     _open(order)
     paths = [parts / f"{i}.npz" for i in range(_count())]
     clean_stale_under([parts])
-    missing = [i for i, path in enumerate(paths) if overwrite or not path.is_file()]
+    # The split may have been changed since a run that was stopped.
+    missing = [i for i, path in enumerate(paths) if overwrite or name_of_part(str(path)) != _name(i)]
     results = spread(_make, missing, jobs, _open, (order,), unit="item", done=len(paths) - len(missing))
     problems = [problem for problem in results if problem]
     if problems:
@@ -134,18 +135,19 @@ def _dataset(type: str, root: str | None, mode: str) -> Any:
 
 _order: Order  # of a process of `spread`
 _targets: Callable[[int], Target]
+_name: Callable[[int], str]
 _count: Callable[[], int]
 
 
 def _open(order: Order) -> None:
     """Open the data in this process."""
-    global _order, _targets, _count
+    global _order, _targets, _name, _count
     _order = order
     if order.type != "kitti":
         from trainer.data._targets import dataset_target
 
         dataset = _dataset(order.type, order.root, order.mode)
-        _targets, _count = (lambda i: dataset_target(dataset, i)), dataset.__len__
+        _targets, _name, _count = (lambda i: dataset_target(dataset, i)), dataset.describe, dataset.__len__
         return
     from trainer.data._kitti_files import read_split
     from trainer.data._kitti_open import open_recordings
@@ -161,7 +163,11 @@ def _open(order: Order) -> None:
             raise DataError(lines[index].problem)
         return kitti_target(frame, recordings, order.source)
 
-    _targets, _count = target, lines.__len__
+    def name(index: int) -> str:
+        frame = lines[index].frame
+        return "" if frame is None else frame.stem
+
+    _targets, _name, _count = target, name, lines.__len__
 
 
 def _make(index: int) -> str:

@@ -56,10 +56,9 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
         raise UserError(f"videos of the same name: {', '.join(sorted(twice))}. Give each its own --out")
     warned, gaps, problems = False, [], []
     for video in videos:
-        try:
-            survey = _done(out, video, every) or _decode(video, out, every, report_only)
-        except UserError as error:
-            problems.append(str(error))
+        survey = _look_through(video, out, every, report_only)
+        if isinstance(survey, str):
+            problems.append(survey)
             continue
         print(video)
         for line in survey.report():
@@ -67,12 +66,25 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
         for warning in survey.warnings():
             print(f"  warning: {warning}")
             warned = True
-        gaps.append(survey.frame_gap)
+        gaps += [survey.frame_gap] if survey.kept else []
     if problems:
         raise UserError("\n".join(problems))
-    if not report_only:
+    if gaps and not report_only:
         print(f"train on them with dataset.type=folder dataset.path={out} dataset.frame_gap={max(gaps)}")
+        print(
+            f"a film does not tell its camera: set dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)"
+        )
     return int(warned)
+
+
+def _look_through(video: Path, out: Path, every: int, report_only: bool) -> Survey | str:
+    """What is in a video, from now or an earlier run; or what is wrong with it."""
+    from trainer.types import UserError
+
+    try:
+        return _done(out, video, every) or _decode(video, out, every, report_only)
+    except UserError as error:
+        return str(error)
 
 
 def _manifest(out: Path, video: Path) -> Path:
@@ -90,7 +102,10 @@ def _facts(video: Path, every: int) -> dict[str, Any]:
 
 
 def _done(out: Path, video: Path, every: int) -> Survey | None:
-    """The survey of an earlier run, when the same video was decoded to its end. Raises UserError for another one."""
+    """The survey of an earlier run, when the same video was decoded to its end.
+
+    Raises UserError when frames of another video, or of another choice, are there, all of them or some.
+    """
     from trainer.data._video_survey import Survey
     from trainer.types import UserError
 
@@ -99,14 +114,16 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
         return None
     try:
         content = json.loads(manifest.read_text())
-        facts, survey = content["facts"], Survey(**content["survey"])
+        facts, seen = content["facts"], content["survey"]
+        survey = None if seen is None else Survey(**seen)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{manifest} cannot be read ({error}). Remove it to decode the video again"
         ) from error
     if facts != _facts(video, every):
         raise UserError(
-            f"{out} holds frames of another {video.name}, or with another --every. Choose another --out"
+            f"{out} holds frames of another {video.name}, or with another --every. Choose another --out, or remove"
+            f" {manifest} and {out / video.stem}-*"
         )
     return survey
 
@@ -118,15 +135,22 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
     from trainer.data._video_survey import Survey
     from trainer.types import UserError
 
-    film = cv2.VideoCapture(str(video)) if video.is_file() else None
-    if film is None or not film.isOpened():
-        what = "is not a video that OpenCV can decode" if video.is_file() else "does not exist"
-        raise UserError(f"{video} {what}. Convert it: ffmpeg -i {video.name} -c:v libx264 -crf 18 video.mp4")
+    if not video.is_file():
+        raise UserError(
+            f"{video} is a folder: name the videos in it" if video.is_dir() else f"{video} does not exist"
+        )
+    film = cv2.VideoCapture(str(video))
+    if not film.isOpened():
+        raise UserError(
+            f"{video} is not a video that OpenCV can decode. Convert it: ffmpeg -i {video.name} -c:v libx264 -crf 18"
+            " video.mp4"
+        )
     size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
     announced = max(int(film.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
     survey = Survey(fps=film.get(cv2.CAP_PROP_FPS), size=size, announced=announced)
     if not report_only:
         clean_stale_under(out.glob(f"{video.stem}-[0-9]*"))
+        _note(out, video, every, None)
     try:
         for clip, number, frame in _kept(_frames(film, survey, every, video.name), survey):
             path = out / f"{video.stem}-{clip:03d}" / f"{number:010d}.jpg"
@@ -137,30 +161,50 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
     if not survey.read:
         raise UserError(f"{video} has no frame that can be decoded. Copy it again")
     if not report_only:
-        content = {"facts": _facts(video, every), "survey": dataclasses.asdict(survey)}
-        store(_manifest(out, video), json.dumps(content).encode())
+        _note(out, video, every, survey)
     return survey
+
+
+def _note(out: Path, video: Path, every: int, survey: Survey | None) -> None:
+    """Say whose frames are in `out`, before the first is written, and what was seen, after the last."""
+    content = {"facts": _facts(video, every), "survey": survey and dataclasses.asdict(survey)}
+    store(_manifest(out, video), json.dumps(content).encode())
 
 
 def _frames(film: Any, survey: Survey, every: int, name: str) -> Iterator[NDArray[np.uint8]]:
     """Every n-th frame (h w 3), BGR, under a progress bar."""
+    import cv2
     from tqdm import tqdm
 
+    from trainer.data._video_survey import uneven_share
+
+    times = []
     with tqdm(total=survey.announced or None, unit="frame", desc=name, disable=None) as bar:
         while film.grab():
             bar.update()
             survey.read += 1
+            times.append(film.get(cv2.CAP_PROP_POS_MSEC))
             if (survey.read - 1) % every == 0:
                 ok, frame = film.retrieve()
                 if ok:
                     yield frame
+    survey.uneven = uneven_share(times)
 
 
 def _kept(
     frames: Iterator[NDArray[np.uint8]], survey: Survey
 ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
     """Give (clip, number, frame) of what is kept, clips being numbered from 0; fills in the survey."""
-    from trainer.data._video_survey import CUT, STANDING, Stillness, compare, is_blank, sharpness, small_grey
+    from trainer.data._video_survey import (
+        CUT,
+        STANDING,
+        Stillness,
+        combing,
+        compare,
+        is_blank,
+        sharpness,
+        small_grey,
+    )
 
     stillness = Stillness()
     last: NDArray[np.uint8] | None = None  # grey values of the frame that was kept last
@@ -186,6 +230,8 @@ def _kept(
                 survey.flicker.append(difference.brightness)
         last = grey
         survey.sharp.append(sharpness(grey))
+        if len(survey.sharp) % 4 == 1:  # as slow as all the rest together
+            survey.combed.append(combing(frame))
         stillness.add(grey)
         length += 1
         waiting.append(frame)
@@ -197,4 +243,4 @@ def _kept(
                 survey.clips[-1] += 1
             waiting = []
     survey.too_short += len(waiting)
-    survey.still_share = stillness.share()
+    survey.still_share, survey.changing = stillness.share(), stillness.changing()

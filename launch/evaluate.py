@@ -4,6 +4,7 @@
     evaluate --ckpt models/kitti/monodepth2_MS/42/ckpts/last.safetensors \
              --cfg-file cfg/eval/kitti_eigen.yaml --alignment stereo median --flip --sheet sheet.png
     evaluate --pred-file sgbm.npz --pred-kind disp --cfg-file cfg/eval/kitti_eigen.yaml
+    evaluate --pred-file preds.npz --targets targets_test.npz --cfg-file cfg/eval/kitti_eigen.yaml
     evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file cfg/eval/kitti_odometry.yaml
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
@@ -48,6 +49,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--pred-unit",
         choices=("m", "baseline", "any"),
         help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it), any; chooses the default alignment",
+    )
+    add(
+        "--targets",
+        type=Path,
+        metavar="NPZ",
+        help="with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
     )
     add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
     add(

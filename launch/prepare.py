@@ -6,6 +6,7 @@
     prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
 
 The same command continues what was stopped. Exit code 1: done, but some inputs were missing or broken; they are named.
+130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, do the job; return the exit code."""
     args = vars(parse(argv))
     args.pop("job")
-    code: int = args.pop("run")(**args)
+    try:
+        code: int = args.pop("run")(**args)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
     return code
 
 

@@ -128,6 +128,17 @@ def test_several_processes_find_what_one_finds(tmp_path, world):
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / f"{world}.npz").read_bytes()
 
 
+def _one_leaves(rank, world):
+    if rank == 0:
+        for meet in (lambda: Processes(rank, world).gather([1]), Processes(rank, world).wait):
+            with pytest.raises(UserError, match="another process has ended early; its own message says why"):
+                meet()
+
+
+def test_who_is_left_alone_says_so(tmp_path):
+    run_world(_one_leaves, 2, tmp_path)
+
+
 def test_predictions_are_kept_in_order(tmp_path):
     disps = predict_all(index_as_depth, flat(1, 1, 1), batch_size=2)
     assert disps.shape == (3, 2, 4)

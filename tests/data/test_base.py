@@ -254,6 +254,12 @@ def test_unreadable_pictures_name_the_file(tmp_path, damage):
         read_image(path, (60, 40))
 
 
+def test_pictures_of_16_bits_are_refused_not_bleached(tmp_path):
+    Image.fromarray(np.full((8, 16), 20000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits"):
+        read_image(tmp_path / "deep.png", (16, 8))
+
+
 def test_an_error_from_a_worker_keeps_only_its_message():
     printed = (
         "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"

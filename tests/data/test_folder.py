@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, frames, grey_frame, level, noise_frame, scar
-from trainer.data import DATASETS
+from trainer.data import DATASETS, _video
 from trainer.data._clips import Clip, choose_frames, gaps, list_clip
 from trainer.data._endings import find_cut_short
 from trainer.data._intrinsics import read_intrinsics
@@ -45,12 +51,27 @@ def test_frames_that_were_thinned_out_keep_their_step_and_gaps_are_not_crossed(t
     assert folder(tmp_path).notes()[0] == f"{tmp_path.name}: 1 gaps in the numbers of its frames"
 
 
+def test_a_picture_in_two_formats_is_one_frame_and_hidden_files_are_none(tmp_path):
+    for name in ("1.png", "1.jpg", "2.JPG", "3.Png", "._4.png", ".5.jpg"):
+        grey_frame(tmp_path / name, 10)
+    clip = list_clip(tmp_path, "a")
+    assert clip.frames == {1: f"{tmp_path}/1.png", 2: f"{tmp_path}/2.JPG", 3: f"{tmp_path}/3.Png"}
+
+
+def test_names_that_differ_in_case_are_one_row(tmp_path):
+    for name in ("IMG_1.png", "img_2.png", "Img_10.png"):
+        grey_frame(tmp_path / name, 10)
+    assert list(list_clip(tmp_path, "a", step=1).frames) == [1, 2, 10]
+
+
 def test_names_without_numbers_are_taken_in_order(tmp_path):
     for i, stamp in enumerate(("1305.175", "1305.240", "1306.003", "1309.771")):
         grey_frame(tmp_path / f"{stamp}.png", 10 * i)
     clip = list_clip(tmp_path, "a")
     assert list(clip.frames) == [0, 1, 2, 3]
     assert choose_frames(clip, (-1, 1), "train", 0) == [1, 2]
+    (note,) = folder(tmp_path, fov=60).notes()
+    assert "not numbered in one row: taken in natural order" in note
 
 
 def test_frame_gap_reaches_further(tmp_path):
@@ -88,15 +109,80 @@ def test_clips_of_a_folder_are_its_folders_and_do_not_touch(tmp_path):
     assert [dataset.describe(i) for i in range(len(dataset))] == ["a/1", "b/1"]
 
 
+def test_folders_beside_pictures_and_hidden_ones_are_not_clips(tmp_path):
+    frames(tmp_path / "a", range(3))
+    frames(tmp_path / ".thumbnails", range(3))
+    (tmp_path / "._film.mp4").write_bytes(b"what macOS leaves on foreign disks")
+    dataset = folder(tmp_path, fov=60)
+    assert [dataset.describe(i) for i in range(len(dataset))] == ["a/1"]
+    assert dataset.notes() == []
+    frames(tmp_path, range(3))
+    (note,) = folder(tmp_path, fov=60).notes()
+    assert "has pictures of its own, which are the only clip: 1 folders and videos in it are not read" in note
+
+
+def test_names_of_clips_may_have_spaces(tmp_path):
+    frames(tmp_path / "my film 2", range(3))
+    split = tmp_path / "split.txt"
+    split.write_text("my film 2 1\nmy film 2\t1\n", encoding="utf-8-sig")
+    dataset = folder(tmp_path, split_file=str(split))
+    assert [dataset.describe(i) for i in range(2)] == ["my film 2/1"] * 2
+    assert dataset.check() == []
+
+
+# Pictures that would be read wrongly
+
+
+def odd(tmp_path, change):
+    frames(tmp_path, range(5), suffix=".png")
+    change(tmp_path / "000002.png")
+    return folder(tmp_path).check()
+
+
+def test_another_size_is_told(tmp_path):
+    (problem,) = odd(tmp_path, lambda path: grey_frame(path, 1, (64, 20)))
+    assert (
+        f"1 of 5 pictures are not 40x20 as the first of the clip, the first: {tmp_path}/000002.png (64x20"
+        in (problem)
+    )
+
+
+def test_pictures_that_lie_on_their_side_are_told(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (WIDTH, HEIGHT))
+    (problem,) = odd(tmp_path, lambda path: picture.save(path, exif=exif))
+    assert "1 of 5 pictures lie on a side or head" in problem
+    exif[0x0112] = 1
+    assert odd(tmp_path, lambda path: picture.save(path, exif=exif)) == []
+
+
+def test_16_bit_grey_which_would_come_out_white_is_told(tmp_path):
+    deep = Image.fromarray(np.full((HEIGHT, WIDTH), 20_000, np.uint16))
+    (problem,) = odd(tmp_path, deep.save)
+    assert "1 of 5 pictures have more than 8 bits per pixel" in problem
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
+def test_other_kinds_of_pictures_come_out_as_they_look(tmp_path, mode):
+    suffix = ".jpg" if mode == "CMYK" else ".png"
+    for number in range(3):
+        Image.new("RGB", (WIDTH, HEIGHT), (255, 255, 255)).convert(mode).save(tmp_path / f"{number}{suffix}")
+    dataset = folder(tmp_path)
+    assert dataset.check() == []
+    assert level(dataset[0]["target"]) == 255
+
+
 # Intrinsics
 
 
 @pytest.mark.parametrize(
-    "text", ["30 32 19.5 9.5", "30 0 19.5\n0 32 9.5\n0 0 1\n", "30,0,19.5,0,32,9.5,0,0,1"]
+    "text",
+    ["30 32 19.5 9.5", "\ufeff30 32 19.5 9.5", "30 0 19.5\n0 32 9.5\n0 0 1\n", "30,0,19.5,0,32,9.5,0,0,1"],
 )
 def test_intrinsics_of_the_file_follow_the_size(tmp_path, text):
     frames(tmp_path, range(3))
-    (tmp_path / "K.txt").write_text(text)
+    (tmp_path / "K.txt").write_text(text, encoding="utf-8")
     assert folder(tmp_path)[0]["K"].tolist() == [[15, 0, 9.75], [0, 16, 4.75], [0, 0, 1]]
     assert folder(tmp_path).notes() == []
 
@@ -119,9 +205,16 @@ def test_a_clip_may_have_its_own_intrinsics_and_the_others_those_of_all(tmp_path
     ],
 )
 def test_intrinsics_that_are_none_are_named(tmp_path, text, told):
-    (tmp_path / "K.txt").write_text(text)
+    (tmp_path / "K.txt").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"K\.txt.*{told}"):
         read_intrinsics(tmp_path / "K.txt")
+
+
+def test_intrinsics_of_another_size_are_doubted(tmp_path):
+    frames(tmp_path, range(3))
+    (tmp_path / "K.txt").write_text("60 64 39.5 19.5")
+    (note,) = folder(tmp_path).notes()
+    assert "principal point at (40, 20), far from the middle of pictures of 40x20" in note
 
 
 def test_a_field_of_view_of_90_degrees_is_a_focal_length_of_half_the_width(tmp_path):
@@ -158,6 +251,14 @@ def test_options_without_meaning_are_refused(tmp_path, options, told):
     frames(tmp_path, range(5))
     with pytest.raises(UserError, match=told):
         folder(tmp_path, **options)
+
+
+def test_a_gap_of_nothing_is_refused_with_a_split_file_too(tmp_path):
+    frames(tmp_path, range(3))
+    split = tmp_path / "split.txt"
+    split.write_text(f"{tmp_path.name} 1\n")
+    with pytest.raises(UserError, match="frame_gap must be 1"):
+        folder(tmp_path, split_file=str(split), frame_gap=0)
 
 
 def test_no_such_folder_lists_where_it_was_looked_for(tmp_path, monkeypatch):
@@ -314,6 +415,105 @@ def test_decoding_that_was_interrupted_goes_on(video, tmp_path):
     kept.rename(cache / f".{kept.name}.part")
     folder(video, cache=str(cache))
     assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
+
+
+def test_frames_that_were_cleaned_away_are_decoded_again(video, tmp_path):
+    cache = tmp_path / "cache"
+    folder(video, cache=str(cache))
+    (kept,) = cache.glob("walk-*")
+    whole = {p.name: p.read_bytes() for p in kept.iterdir()}
+    for name in ("0000000.jpg", "0000003.jpg"):
+        (kept / name).unlink()
+    assert len(folder(video, cache=str(cache))) == 10
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
+    (kept / "frames.txt").write_text("")
+    assert len(folder(video, cache=str(cache))) == 10
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
+
+
+def test_processes_that_come_together_decode_once(video, tmp_path, monkeypatch):
+    decode, calls = _video._decode, []
+
+    def slowly(*arguments):
+        calls.append(arguments)
+        time.sleep(0.2)
+        decode(*arguments)
+
+    monkeypatch.setattr(_video, "_decode", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = set(pool.map(lambda _: _video.extract_frames(video, tmp_path / "cache"), range(3)))
+    assert len(found) == len(calls) == 1
+
+
+@pytest.mark.parametrize("reason", ["no module", "no locks on this disk"])
+def test_where_there_are_no_locks_videos_are_decoded_all_the_same(
+    video, tmp_path, monkeypatch, caplog, reason
+):
+    if reason == "no module":  # as on Windows
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        monkeypatch.setattr("fcntl.flock", refuse(errno.ENOLCK))
+    assert len(folder(video, cache=str(tmp_path / "cache"))) == 10
+    assert "no file locks here" in caplog.text
+
+
+def refuse(number):
+    def call(*_):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_full_disk_is_told_and_decoding_goes_on_later(video, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refuse(errno.ENOSPC))
+        with pytest.raises(UserError, match=r"No space left on device\)\. Choose another .* dataset\.cache"):
+            folder(video, cache=str(cache))
+    assert len(folder(video, cache=str(cache))) == 10
+
+
+class Film:
+    """A film of grey frames, of which some cannot be decoded (None)."""
+
+    def __init__(self, levels):
+        self._levels, self._place = levels, -1
+
+    def isOpened(self):
+        return True
+
+    def get(self, _):
+        return len(self._levels)
+
+    def grab(self):
+        self._place += 1
+        return self._place < len(self._levels)
+
+    def retrieve(self):
+        frame = self._levels[self._place]
+        return frame is not None, frame
+
+    def release(self):
+        pass
+
+
+def noise(number):
+    return np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def test_a_frame_that_cannot_be_decoded_is_a_gap(video, tmp_path, monkeypatch):
+    levels = [noise(i) if i != 5 else None for i in range(9)]
+    monkeypatch.setattr("cv2.VideoCapture", lambda _: Film(levels))
+    dataset = folder(video, cache=str(tmp_path / "cache"), fov=60)
+    assert [int(dataset.describe(i).rpartition("/")[2]) for i in range(len(dataset))] == [1, 2, 3, 7]
+    assert "walk: 1 gaps in the numbers of its frames" in dataset.notes()
+    assert f"{video}: 1 frames that it announces could not be decoded" in dataset.notes()
+
+
+def test_a_film_that_comes_out_empty_is_refused(video, tmp_path, monkeypatch):
+    monkeypatch.setattr("cv2.VideoCapture", lambda _: Film([np.zeros((48, 64, 3), np.uint8)] * 5))
+    with pytest.raises(UserError, match=r"walk\.avi: its frames come out empty.*yadif"):
+        folder(video, cache=str(tmp_path / "cache"))
 
 
 def test_a_video_that_is_none_or_cut_is_named(video, tmp_path):

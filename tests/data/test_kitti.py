@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.data import DATASETS
+from trainer.data import DATASETS, _damage
+from trainer.data._depth_files import read_annotated, resize_nearest
 from trainer.data._kitti_calib import project_points, read_calibration, read_points
 from trainer.data.base import DataError
-from trainer.data.kitti import read_depth_png, resize_nearest
 from trainer.types import UserError
 
 DATE = "2011_09_26"
@@ -128,6 +129,48 @@ def test_wrong_intrinsics_are_refused(raw):
         kitti(raw, intrinsics="real")
 
 
+RIGHT = CAM_TO_CAM.replace("P_rect_03: 20 0 20 -10 0 20 6 0", "P_rect_03: 30 0 18 -15 0 28 5 0")
+
+
+@pytest.mark.parametrize(("size", "x", "y"), [(None, 1, 1), ([80, 24], 2, 2), ([60, 12], 1.5, 1)])
+def test_the_depth_map_has_the_rectified_camera_of_its_side(raw, size, x, y):
+    (raw / DATE / "calib_cam_to_cam.txt").write_text(RIGHT)
+    left, right = (kitti(raw, depth_size=size)[i]["K_depth"] for i in (0, 1))
+    assert left.tolist() == [
+        [20 * x, 0, 20 * x],
+        [0, 20 * y, 6 * y],
+        [0, 0, 1],
+    ]  # frame 1 has no scan, but a camera
+    assert right.tolist() == [[30 * x, 0, 18 * x], [0, 28 * y, 5 * y], [0, 0, 1]]
+    assert "K_depth" not in kitti(raw, use_depth=False)[0]
+
+
+def test_mirroring_an_item_mirrors_the_camera_of_its_depth_map(raw):
+    (raw / DATE / "calib_cam_to_cam.txt").write_text(RIGHT)
+    dataset = kitti(raw, use_aug=True, depth_size=None, supp_idxs=0)
+    items = [dataset[epoch, 1] for epoch in range(16)]
+    mirrored = {bool(item["T_stereo"][0, 3] < 0): item for item in items}
+    assert {flip: float(item["K_depth"][0, 2]) for flip, item in mirrored.items()} == {False: 18, True: 21}
+    assert {flip: float(item["K"][0, 2]) for flip, item in mirrored.items()} == {False: 10, True: 9}
+    assert torch.equal(mirrored[True]["depth"].flip(-1), mirrored[False]["depth"])
+
+
+def test_annotated_depth_without_calibration_takes_the_average_camera_and_says_so(raw):
+    annotate(raw, np.full((HEIGHT, WIDTH), 256, np.uint16))
+    (raw / DATE / "calib_cam_to_cam.txt").unlink()
+    dataset = kitti(raw, use_benchmark=True, depth_size=None, supp_idxs=None)
+    assert dataset.check() == []
+    assert dataset[1]["K_depth"].tolist() == [
+        pytest.approx([0.58 * 40, 0, 20]),
+        pytest.approx([0, 1.92 * 12, 6]),
+        [0, 0, 1],
+    ]
+    assert dataset.notes()[-1] == (
+        "2 of 2 items have no calibration (2011_09_26): metrics on point clouds take the average camera for them"
+    )
+    assert kitti(raw, use_depth=False).notes() == []
+
+
 # LiDAR
 
 PROJECTION = np.array([[20.0, 0, 20, 0], [0, 20, 6, 0], [0, 0, 1, 0]]) @ np.array(
@@ -158,7 +201,11 @@ def test_last_column_and_first_column_of_the_next_row_are_different_pixels():
 
 
 @pytest.mark.parametrize(
-    "point", [[-10.0, 0, 0], [0.0, 0, 0], [10.0, 10.5, 0], [10.0, -10.5, 0], [10.0, 0, 4], [10.0, 0, -4]]
+    "point",
+    [
+        *([-10.0, 0, 0], [0.0, 0, 0], [10.0, 10.5, 0], [10.0, -10.5, 0], [10.0, 0, 4], [10.0, 0, -4]),
+        *([np.nan, 0, 0], [np.inf, 0, 0], [10.0, np.inf, 0], [10.0, 0, np.nan]),
+    ],
 )
 def test_points_behind_or_beside_the_image_are_left_out(point):
     assert not project_points(np.array([point]), PROJECTION, (40, 12)).any()
@@ -205,6 +252,40 @@ def test_lidar_depth_of_an_item_and_zeros_without_a_scan(raw):
     assert kitti(raw, use_depth=False).notes() == []
 
 
+def test_depth_may_be_metres_ahead_of_the_lidar(raw):
+    (raw / DATE / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM.replace("T: 0 0 0", "T: 0 0 -1"))
+    axis, ahead = (kitti(raw, depth_size=None, depth_along=along) for along in ("optical_axis", "lidar_x"))
+    assert torch.equal(axis[1]["depth"].unique(), torch.tensor([0.0, 4, 9]))
+    assert torch.equal(ahead[1]["depth"].unique(), torch.tensor([0.0, 5, 10]))
+    assert torch.equal(axis[1]["depth"] > 0, ahead[1]["depth"] > 0)
+    assert (axis.truth, ahead.truth) == (
+        "LiDAR, metres along the optical axis",
+        "LiDAR, metres ahead of the scanner",
+    )
+
+
+def test_annotated_depth_is_along_the_optical_axis_only(raw):
+    with pytest.raises(UserError, match=r"depth_along: lidar_x is about LiDAR scans.*use_benchmark: true"):
+        kitti(raw, use_benchmark=True, depth_along="lidar_x")
+    with pytest.raises(UserError, match=r"dataset\.depth_along 'x' is not one of optical_axis, lidar_x"):
+        kitti(raw, depth_along="x")
+    annotate(raw, np.zeros((HEIGHT, WIDTH), np.uint16))
+    assert kitti(raw, use_benchmark=True).truth == "annotated depth (arXiv:1708.06500)"
+
+
+def test_points_that_are_not_finite_are_left_out_and_told_once(raw, caplog):
+    path = raw / DRIVE / "velodyne_points" / "data" / f"{2:010d}.bin"
+    whole = kitti(raw, depth_size=None)[1]["depth"]
+    nonsense = [[np.nan, 0, 0, 0], [5, np.inf, 0, 0], [np.inf, 0, 0, 0], [-np.inf, np.nan, 1, 0]]
+    np.concatenate([np.fromfile(path, np.float32).reshape(-1, 4), np.array(nonsense, np.float32)]).tofile(
+        path
+    )
+    dataset = kitti(raw, depth_size=None)
+    assert torch.equal(dataset[1]["depth"], whole)
+    assert torch.equal(dataset[1]["depth"], whole)
+    assert caplog.text.count(f"{path}: 4 of 6 points are NaN or infinite: left out") == 1
+
+
 def test_depth_size_makes_all_maps_alike(raw):
     dataset = kitti(raw, depth_size=[80, 24])
     assert dataset[0]["depth"].shape == dataset[1]["depth"].shape == (1, 24, 80)
@@ -221,14 +302,20 @@ def test_nearest_resize_takes_values_and_invents_none():
     ]  # centres 1 and 3 belong to the pixel that begins there
 
 
+def annotate(raw: Path, values: np.ndarray, base: str = f"depth_benchmark/{DATE}") -> Path:
+    """Annotated depth of frame 2, right."""
+    path = raw / base / DRIVE.split("/")[1] / "proj_depth/groundtruth/image_03" / f"{2:010d}.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
 @pytest.mark.parametrize("layout", [f"depth_benchmark/{DATE}", "kitti_depth/train", "kitti_depth/val"])
 def test_annotated_depth_in_every_layout(raw, layout):
     base = raw if layout.startswith("depth_benchmark") else raw.parent
-    path = base / layout / DRIVE.split("/")[1] / "proj_depth/groundtruth/image_03" / f"{2:010d}.png"
-    path.parent.mkdir(parents=True)
     values = np.zeros((HEIGHT, WIDTH), np.uint16)
     values[3, 4] = 2560 + 128
-    Image.fromarray(values).save(path)
+    annotate(base, values, layout)
     for depth_root in (None, str(base / layout.split("/")[0]), str(base)):
         dataset = kitti(raw, use_benchmark=True, depth_size=None, depth_root=depth_root)
         assert dataset[1]["depth"][0, 3, 4] == 10.5
@@ -315,6 +402,15 @@ def test_root_search_order(raw, tmp_path, monkeypatch):
     assert kitti(None).raw == tmp_path / "data" / "kitti_raw_sync"
 
 
+def test_a_home_folder_may_be_meant_and_need_not_exist(raw, monkeypatch):
+    monkeypatch.setenv("HOME", str(raw.parent))
+    split = write_lines(raw / "s.txt", f"{DRIVE} 3 l")
+    dataset = DATASETS.create("kitti", root="~/kitti_raw", split_file="~/kitti_raw/s.txt", size=(20, 6))
+    assert (str(dataset.split_file), len(dataset)) == (split, 1)
+    with pytest.raises(UserError, match=r"~nobody_here/data  \(dataset.root; does not exist\)"):
+        kitti(Path("~nobody_here/data"))
+
+
 def test_a_given_root_is_the_only_place_looked_at(raw, monkeypatch):
     monkeypatch.setenv("MONODEPTH_DATA", str(raw))
     with pytest.raises(UserError, match=r"typo  \(dataset.root; does not exist\)"):
@@ -349,6 +445,14 @@ def test_splits_may_lie_beside_the_raw_folder(raw):
 def test_a_last_line_counts_without_a_newline_and_blank_lines_do_not(raw):
     path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", "", f"{DRIVE} 2 l\r")
     assert len(kitti(raw, split_file=path)) == 2
+
+
+def test_a_mark_of_byte_order_and_leading_zeros_do_not_matter(raw):
+    path = raw / "s.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{DRIVE} 0000000001 l\r\n{DRIVE} 1 l\r\n".encode())
+    dataset = kitti(raw, split_file=str(path))
+    assert dataset.check() == []
+    assert dataset.describe(0) == dataset.describe(1) == f"{DRIVE}/image_02/0000000001"
 
 
 def test_bad_lines_are_all_reported_with_place_and_expectation(raw):
@@ -417,6 +521,26 @@ def test_check_reads_the_calibration_that_items_need(raw):
     assert kitti(raw, use_depth=False).check() == []  # nobody needs it
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("S_rect_02: 40 12", "S_rect_02: nan 12", "not all numbers are finite"),
+        ("S_rect_02: 40 12", "S_rect_02: 0 12", "S_rect must be"),
+        ("S_rect_03: 40 12", "S_rect_03: 1e9 12", "S_rect must be"),
+        ("P_rect_02: 20", "P_rect_02: inf", "not all numbers are finite"),
+        ("P_rect_03: 20", "P_rect_03: -20", "positive focal lengths"),
+        ("R_rect_00: 1 0 0", "R_rect_00: 1 1 0", "must be rotations"),
+    ],
+)
+def test_a_calibration_that_is_none_is_told_before_training(raw, name, wrong, told):
+    text = CAM_TO_CAM.replace(name, wrong)
+    assert text != CAM_TO_CAM
+    (raw / DATE / "calib_cam_to_cam.txt").write_text(text)
+    (problem,) = kitti(raw).check()
+    assert f"{raw}/{DATE}/calib_cam_to_cam.txt or calib_velo_to_cam.txt is damaged: " in problem
+    assert told in problem
+
+
 def test_a_missing_calibration_key_is_named(raw):
     (raw / DATE / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\n")
     (problem,) = kitti(raw).check()
@@ -424,6 +548,53 @@ def test_a_missing_calibration_key_is_named(raw):
 
 
 # Broken items
+
+
+def cut(path: Path, keep: int) -> Path:
+    path.write_bytes(path.read_bytes()[:keep])
+    return path
+
+
+@pytest.mark.parametrize("keep", [0, 60])
+def test_check_finds_pictures_that_are_cut_short(raw, keep):
+    target, support = cut(frame(raw, DRIVE, 2, 1), keep), cut(frame(raw, DRIVE, 2, 0), keep)
+    cut(frame(raw, DRIVE, 2, 4), keep)  # no item needs it
+    problems = kitti(raw).check()
+    assert [problem.partition(" is ")[0] for problem in problems] == [str(target), str(support)]
+
+
+@pytest.mark.parametrize("keep", [0, 8, 31])
+def test_check_finds_scans_that_are_cut_short(raw, keep):
+    path = cut(raw / DRIVE / "velodyne_points" / "data" / f"{2:010d}.bin", keep)
+    (problem,) = kitti(raw).check()
+    assert f"{path} is not a LiDAR scan: {keep} bytes" in problem
+    assert kitti(raw, use_depth=False).check() == []
+
+
+def test_check_finds_hints_and_annotated_depth_that_are_cut_short(raw):
+    write_hints(raw / "depth_hints", 1, 2, np.ones((3, 4), np.float32))
+    hints = cut(write_hints(raw / "depth_hints", 2, 3, np.ones((3, 4), np.float32)), 150)
+    depth = cut(annotate(raw, np.full((HEIGHT, WIDTH), 256, np.uint16)), 50)
+    problems = kitti(raw, use_hints=True, use_benchmark=True).check()
+    assert [problem.partition(" is ")[0] for problem in problems] == [str(depth), str(hints)]
+
+
+def test_files_that_there_was_no_time_for_are_counted(raw, monkeypatch):
+    monkeypatch.setattr(_damage, "_SECONDS", -1)
+    cut(frame(raw, DRIVE, 2, 1), 60)
+    dataset = kitti(raw, use_depth=False)
+    assert dataset.check() == []
+    assert dataset.notes()[0].startswith("no time to see whether 6 files are whole")
+
+
+def test_a_folder_that_cannot_be_listed_is_told_once(raw):
+    folder = raw / DRIVE / "image_02" / "data"
+    shutil.rmtree(folder)
+    folder.symlink_to("data")  # to itself
+    (problem,) = kitti(raw).check()
+    assert f"{folder} cannot be listed" in problem
+    with pytest.raises(DataError, match="cannot be listed"):
+        kitti(raw)[0]
 
 
 def test_a_truncated_picture_names_file_item_and_stem(raw):
@@ -462,11 +633,11 @@ def test_a_cut_scan_is_named(raw):
 
 def test_a_depth_map_that_is_none_is_named(tmp_path):
     picture(tmp_path / "d.png", 3)
-    with pytest.raises(DataError, match=r"d\.png is no KITTI depth map: expected 16-bit grey, got uint8"):
-        read_depth_png(str(tmp_path / "d.png"))
+    with pytest.raises(DataError, match=r"d\.png is no depth map: expected 16-bit grey, got uint8"):
+        read_annotated(str(tmp_path / "d.png"))
     (tmp_path / "d.png").write_text("x")
     with pytest.raises(DataError, match=r"d\.png is not a readable depth map"):
-        read_depth_png(str(tmp_path / "d.png"))
+        read_annotated(str(tmp_path / "d.png"))
 
 
 # The real recordings

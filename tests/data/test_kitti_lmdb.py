@@ -18,6 +18,7 @@ import torch
 from launch.prepare import main
 from trainer.data import DATASETS, _lmdb
 from trainer.data._kitti_calib import read_points
+from trainer.data._kitti_databases import DatabaseListing
 from trainer.data._lmdb import Database, array_bytes, write_database
 from trainer.data._pickles import read_pickle
 from trainer.data.base import DataError, DepthDataset
@@ -127,7 +128,9 @@ def dataset(kind: str, root: Path, **options: Any) -> DepthDataset:
     return made
 
 
-@pytest.mark.parametrize("options", [{}, {"use_benchmark": True}, {"intrinsics": "calibrated"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_benchmark": True}, {"intrinsics": "calibrated"}, {"depth_along": "lidar_x"}]
+)
 def test_items_equal_those_of_files(raw: Path, earlier: Path, options: dict[str, Any]) -> None:
     files, entries = dataset("kitti", raw, **options), dataset("kitti_lmdb", earlier, **options)
     assert entries.check() == entries.notes() == []
@@ -169,6 +172,14 @@ def test_configurations_of_earlier_code_name_these_keys(
 def test_missing_databases_list_where_they_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"KITTI as LMDB databases was not found[\s\S]*kitti_raw_sync_lmdb"):
         dataset("kitti_lmdb", tmp_path)
+
+
+def test_entries_that_are_no_frames_are_passed_over(databases: Path) -> None:
+    folder = databases / DRIVE / "image_02/data"
+    shutil.rmtree(folder)
+    write_earlier(folder, {f"{i:010d}": b"" for i in range(3)} | {"shape": b"", "dtype": b""})
+    frames = [frame.number for frame in DatabaseListing(databases).frames() if frame.camera == 2]
+    assert frames == [0, 1, 2]
 
 
 def test_the_same_database_serves_two_data_sets_and_forked_workers(earlier: Path) -> None:
@@ -260,6 +271,16 @@ def test_a_truncated_picture_in_a_database_is_named(databases: Path, raw: Path) 
     write_earlier(folder, {f"{i:010d}": picture[: -100 if i == 1 else None] for i in range(6)})
     with pytest.raises(DataError, match=f"{folder}/0000000001 is not a readable picture"):
         dataset("kitti_lmdb", databases)[0]
+    (problem,) = check(databases)
+    assert problem.startswith(f"{folder}/0000000001 is cut short or damaged (")
+
+
+def test_an_entry_that_is_no_picture_is_named_by_its_place(databases: Path) -> None:
+    folder = databases / DRIVE / "image_03/data"
+    shutil.rmtree(folder)
+    write_earlier(folder, {f"{i:010d}": b"no picture" for i in range(6)})
+    problems = check(databases)
+    assert f"cannot identify image file {folder}/0000000001)" in problems[0]
 
 
 def test_scans_and_calibrations_of_a_wrong_shape_are_named(databases: Path) -> None:
@@ -321,6 +342,13 @@ class Harmless:
     pass
 
 
+def nested_objects(entry: bytes) -> bytes:
+    """An array of objects, the first of which is something else, protocol 0."""
+    array = np.empty(2, object)
+    array[:] = [[1, "entry"], None]
+    return pickle.dumps(array, 0).replace(b"Ventry", entry + b"\nVentry", 1)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -330,17 +358,56 @@ class Harmless:
         (b"cnumpy\nndarray\n((I2\ntS'f4'\ntR.", "calls numpy.ndarray"),
         (b"cnumpy\ndtype\n(S'V8'\ntR.", "holds an array of 'V8'"),
         (pickle.dumps(np.zeros(2, [("a", "f4")])), "holds an array of"),
-        (pickle.dumps({1, 2}), "holds a set"),
+        (pickle.dumps({1, 2}), "uses EMPTY_SET"),
         (b"c_codecs\nencode\n(S'a'\nS'zip'\ntR.", "asks for text in 'zip'"),
-        (b"Pabc\n.", "refers to 'abc' outside of itself"),
-        (pickle.dumps(np.arange(6))[:-20], "is not a readable pickle"),
-        (b"", "is not a readable pickle"),
-        (b"\x80\x04]\x94h\x00a.", "is not a readable pickle"),  # a list that holds itself
+        (b"Pabc\n.", "uses PERSID"),
+        (b"(ios\nsystem\n.", "uses INST"),
+        (b"(cos\nsystem\nS'true'\no.", "asks for os.system"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.", "asks for os.system"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93)\x81.", "uses NEWOBJ"),
+        (b"cnumpy\ndtype\n(S'f4'\ntR}S'__setstate__'\ncos\nsystem\nsb.", "asks for os.system"),
+        (b"\x80\x04]}b.", "gives a state to what has none"),
+        (b"\x80\x04\x8c\x01a)R.", "calls what is no function"),
+        (b"\x82\x01.", "uses EXT1"),
+        (nested_objects(b"cos\nsystem\n(S'true'\ntR"), "asks for os.system"),
     ],
 )
 def test_everything_else_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"^here.*{message}"):
         read_pickle(content, "here")
+
+
+def doubled(times: int) -> bytes:
+    """A tuple of two references to the same tuple, and so on: `hash` and `repr` of it take for ever."""
+    return b"\x80\x04)" + b"".join(b"\x94h%ch%c\x86" % (i, i) for i in range(times)) + b"\x94"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Nr\xff\xff\xff\x7f0.", "uses POP"),  # read by `pickle`, 64 GB for one place
+        (
+            b"\x80\x04\x96" + b"\xff" * 5 + b"\x00\x00\x00a.",
+            "is not a readable pickle",
+        ),  # a terabyte of bytes
+        (b"\x80\x04" + b"]" * 5000 + b"a" * 4999 + b".", "is not a readable pickle"),
+        (doubled(60) + b"}h\x3cNs.", "holds a dict whose keys are no plain values"),
+        (doubled(60) + b"cnumpy\ndtype\nh\x3c\x85R.", "holds an array of a tuple"),
+        (doubled(60) + b"h\x3c\x93.", "asks for what has no name"),
+    ],
+    ids=["place", "length", "depth", "hash", "repr", "str"],
+)
+def test_a_few_bytes_cannot_take_all_memory_or_time(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=rf"^here.*{message}"):
+        read_pickle(content, "here")
+
+
+def test_values_that_only_look_endless_are_not_spelt_out(databases: Path) -> None:
+    folder = databases / DATE / "calibration"
+    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(pickle.dumps("velo2cam/R", 4), doubled(60) + b".")
+    (problem,) = check(databases)
+    assert "velo2cam/R: expected an array, got tuple" in problem
 
 
 def test_a_pickle_cannot_alter_how_the_next_one_is_read() -> None:

@@ -232,3 +232,44 @@ def test_real_sequence(shared_data):
     assert torch.equal(item["target"][0], item["target"][1])  # grey
     ahead = item["Ts_true"][:, 2, 3]
     assert ahead.tolist() == pytest.approx([1.2, -1.2], abs=0.03)  # 43 km/h at 10 Hz
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("P2: nan 0 20", "P2 is not finite"),
+        ("P2: 0 0 20", "P2 is no camera"),
+        ("P2: -20 0 20", "P2 is no camera"),
+    ],
+)
+def test_a_camera_that_is_none_is_told_before_training(root, wrong, told):
+    path = root / "sequences" / "00" / "calib.txt"
+    path.write_text(CALIB.replace("P2: 20 0 20", wrong))
+    (problem,) = odometry(root).check()
+    assert f"{path}: {told}" in problem
+
+
+@pytest.mark.parametrize(
+    "pose", ["1 0 0 0 0 1 0 0 0 0 1 nan", "0 0 0 0 0 0 0 0 0 0 0 2", "nan 0 0 0 0 1 0 0 0 0 1 2"]
+)
+def test_a_pose_that_is_no_motion_is_told_before_training(root, pose):
+    path = root / "poses" / "00.txt"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:2], pose, *rows[3:]]))
+    (problem,) = odometry(root).check()
+    assert f"{path}: the pose of frame 2 (and 0 more) is no motion" in problem
+
+
+def test_scans_that_are_cut_short_or_not_finite(root, caplog):
+    folder = root / "sequences" / "00" / "velodyne"
+    folder.mkdir()
+    path = folder / "000001.bin"
+    np.array([[10, 0, 0, 1], [np.nan, 0, 0, 1]], np.float32).tofile(path)
+    dataset = odometry(root, depth_size=None)
+    assert dataset.check() == []
+    assert dataset[0]["depth"].unique().tolist() == [0, 10]
+    assert f"{path}: 1 of 2 points are NaN or infinite" in caplog.text
+    path.write_bytes(path.read_bytes()[:20])
+    (problem,) = odometry(root).check()
+    assert f"{path} is not a LiDAR scan: 20 bytes" in problem
+    assert odometry(root, use_depth=False).check() == []

@@ -293,6 +293,23 @@ def test_mistakes_are_told_with_the_nearest_name(change, told):
     assert any(told in line for line in DATASETS.get("mixed").validate_config({"datasets": change}))
 
 
+def test_keys_of_a_data_set_are_named_where_they_stand(root):
+    datasets = {"a": clip(root, "a", fov=400), "b": clip(root, "b")}
+    with pytest.raises(UserError, match=r"^dataset\.datasets\.a: dataset\.datasets\.a\.fov must be"):
+        mixed(datasets)
+    with pytest.raises(UserError, match=r"datasets\.a: dataset\.datasets\.a\.supp_idxs has 0"):
+        mixed({"a": clip(root, "a", supp_idxs=[0, 1])})
+    with pytest.raises(UserError, match=r"datasets\.a: dataset\.use_hints"):  # a key of all
+        mixed({"a": clip(root, "a")}, use_hints=True)
+
+
+@pytest.mark.parametrize("value", ["[]", "x"])
+def test_data_sets_that_are_no_mapping_are_told_without_a_traceback(value):
+    page, default = (ROOT / "cfg" / "real" / name for name in ("mixed.yaml", "default.yaml"))
+    with pytest.raises(ConfigError, match=r"dataset\.datasets: expected a mapping"):
+        load_config(page, default, [f"dataset.datasets={value}"])
+
+
 def test_the_name_is_the_type_where_none_is_given(root):
     assert len(mixed({"synthetic": {"num_items": 5}, "b": clip(root, "b")}, size=(64, 32))) == 9
 

@@ -157,6 +157,15 @@ def test_options_without_meaning_are_refused(root, options, told):
         rgbd(root, **options)
 
 
+def test_an_empty_depth_map_has_the_size_of_the_others(root):
+    (root / "000" / "depth" / "000004.png").unlink()
+    dataset = rgbd(root)
+    (batch,) = make_loader(dataset, EpochBatches(4, 4))
+    assert batch["depth"].shape == (4, 1, HEIGHT // 2, WIDTH // 2)
+    assert float(batch["depth"][0].max()) == 0
+    assert "1 of 4 items have no depth map: theirs are empty" in dataset.notes()
+
+
 def test_as_many_poses_as_pictures_are_needed(root):
     (root / "000" / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n")
     with pytest.raises(UserError, match=r"poses\.txt has 1 poses for 6 pictures"):

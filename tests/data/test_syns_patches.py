@@ -117,6 +117,21 @@ def test_damage_and_bad_lines_are_named(root):
     assert "images/3.png is cut short" in problems[-1]
 
 
+def test_depth_that_is_cut_short_is_named_before_the_evaluation(root):
+    path = root / "02" / "depths" / "3.npy"
+    cut(path)
+    (problem,) = syns(root).check()
+    assert f"{path} is not a readable array" in problem
+    assert syns(root, use_depth=False).check() == []
+
+
+def test_edges_and_depth_of_different_size_are_told(root):
+    Image.fromarray(np.zeros((375, 1242), np.uint8)).save(root / "02" / "edges" / "3.png")
+    with pytest.raises(DataError, match=r"edges/3\.png: edges of shape \(375, 1242\) do not belong to depth"):
+        syns(root)[0]
+    assert syns(root, use_depth=False)[0]["edges"].shape == (1, 375, 1242)
+
+
 def test_files_that_are_no_depth_are_named(root):
     np.save(root / "02" / "depths" / "3.npy", np.zeros((4, 4), np.int32))
     with pytest.raises(DataError, match=r"3\.npy: expected floating-point depth.*02/images/3"):

@@ -151,6 +151,28 @@ def test_depth_and_disparity_give_the_same(kitti, stereo, tmp_path):
     assert (about["kind"], about["unit"], len(about["sha256"])) == ("depth", "m", 64)
 
 
+def test_what_a_file_says_of_itself_is_kept(kitti, tmp_path):
+    pred = tmp_path / "told.npz"
+    values = np.random.default_rng(0).uniform(0.1, 1, (3, 6, 8)).astype(np.float32)
+    np.savez(pred, pred=values, kind="disp", unit="baseline", flip="true", checkpoint="abc")
+    protocol = score(kitti, pred, tmp_path)["protocol"]
+    assert protocol["flip_post_processing"] is True
+    assert protocol["predictions"]["checkpoint_sha256"] == "abc"
+    assert protocol["predictions"]["size"] == [8, 6]
+    assert "size" not in protocol["dataset"]
+    np.savez(pred, pred=values, kind="disp", unit="baseline", flip="false")
+    assert score(kitti, pred, tmp_path)["protocol"]["flip_post_processing"] is False
+
+
+def test_metres_need_no_factor_wherever_it_is_asked_for(kitti, tmp_path, capsys):
+    pred, extra = tmp_path / "x.npz", tmp_path / "stereo.yaml"
+    np.savez(pred, pred=np.ones((3, 4, 6)))
+    extra.write_text("evaluation: {alignment: [stereo]}\n")
+    arguments = ["--pred-file", str(pred), "--pred-kind", "depth", "--pred-unit", "m"]
+    assert main([*arguments, "-c", str(kitti[0]), str(extra)]) == 2
+    assert "depth in metres needs no factor" in capsys.readouterr().err
+
+
 def test_alignments_side_by_side(kitti, stereo, tmp_path, capsys):
     names = ["none", "median", "lsqr_disp", "lsqr_depth"]
     arguments = ["--pred-file", str(stereo[0]), "--pred-kind", "disp", "-c", str(kitti[0]), "--legacy"]
@@ -220,5 +242,11 @@ def test_what_is_no_npz_file(kitti, tmp_path, capsys):
             path.write_bytes(content)
         assert main(["--pred-file", str(path), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
         assert message in capsys.readouterr().err
+    np.savez_compressed(path, pred=np.random.default_rng(0).uniform(1, 2, (3, 40, 60)))
+    damaged = bytearray(path.read_bytes())
+    damaged[100:160] = bytes(60)
+    path.write_bytes(damaged)
+    assert main(["--pred-file", str(path), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
+    assert "no NPZ file" in capsys.readouterr().err
     assert main(["--pred-file", str(path), "--pred-kind", "disp"]) == 2
-    assert "needs a data set" in capsys.readouterr().err
+    assert "needs ground truth" in capsys.readouterr().err

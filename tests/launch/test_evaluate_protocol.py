@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from launch.evaluate import main, parse
 from tests.launch.test_evaluate import CPU_X2, told, write_run
@@ -45,7 +46,18 @@ def test_a_file_can_hold_the_protocol(run, tmp_path):
         ("evaluation: {max_dept: 80}", "evaluation.max_dept is not an option. Did you mean 'max_depth'"),
         ("evaluation: {max_depth: far}", "evaluation.max_depth: "),
         ("evaluation: [eigen]", "evaluation must be a mapping"),
-        ("evaluation: {crop: grag}", "Did you mean 'garg'"),
+        ("evaluation: {crop: grag}", "protocol.yaml:1: evaluation.crop: 'grag' is not a known crop. Did you"),
+        (
+            "\nevaluation:\n  crop: garg\n  metrics: [eigen, egien]",
+            "yaml:4: evaluation.metrics: 'egien' is not",
+        ),
+        ("evaluation:\n  alignment: mean\n", "yaml:2: evaluation.alignment: 'mean' is not a known alignment"),
+        ("evaluation: {alignment: []}", "yaml:1: evaluation.alignment: List should have at least 1 item"),
+        ("evaluation:\n  max_depth: -1\n", "yaml:2: evaluation.max_depth: Input should be greater than 0"),
+        (
+            "evaluation:\n  min_depth: 9\n  max_depth: 5",
+            "yaml:3: evaluation.max_depth 5 must be above min_depth 9",
+        ),
         ("{dataset: {scnee: road}, evaluation: {crop: garg}}", "protocol.yaml"),
         ("evaluation:\n  crop: garg\ndataset: {scnee: road}", "protocol.yaml:3: dataset.scnee"),
     ],
@@ -62,6 +74,7 @@ PROTOCOLS = {  # file: metric sets, crop, farthest truth, split or mode
     "kitti_eigen_benchmark": (["benchmark", "pointcloud"], "none", 100, "eigen_benchmark"),
     "kitti_eigen_zhou": (["benchmark", "pointcloud"], "none", 100, "eigen_zhou"),
     "syns_val": (["benchmark", "pointcloud", "ibims"], "none", 100, "val"),
+    "syns_test": (["benchmark", "pointcloud", "ibims"], "none", 100, "test"),
 }
 
 
@@ -80,12 +93,49 @@ def test_published_protocols(run, name):
     assert kwargs.get("use_benchmark", False) == (crop == "none" and type_name == "kitti")
 
 
+@pytest.mark.parametrize("name", ["syns_val", "syns_test"])
+def test_parts_of_a_data_set_do_not_share_a_file(run, name):
+    from launch._evaluation_settings import file_stem, read_source
+
+    args = parse(["--ckpt", str(run), "-c", str(ROOT / "cfg" / "eval" / f"{name}.yaml")])
+    type_name, kwargs = read_source(args).cfg.dataset_kwargs("test")
+    expected = {"syns_val": "syns_patches_val_best", "syns_test": "syns_patches_best"}
+    assert file_stem({"type": type_name, **kwargs}, "best", None) == expected[name]
+
+
 def test_prediction_options_are_not_for_checkpoints(run, capsys):
     assert main(["--ckpt", str(run), "--pred-kind", "disp"]) == 2
     assert "describe a --pred-file" in capsys.readouterr().err
 
 
+def test_a_later_file_names_its_own_line(run, tmp_path, capsys):
+    paths = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    paths[0].write_text("evaluation: {crop: garg, min_depth: 50}\n")
+    paths[1].write_text("dataset: {test: {num_items: 2}}\nevaluation:\n  max_depth: 40\n")
+    assert main(["--ckpt", str(run), "-c", *map(str, paths)]) == 2
+    err = capsys.readouterr().err
+    assert f"{paths[1]}:3: evaluation.max_depth 40 must be above min_depth 50 ({paths[0]}:1)" in err
+
+
 # Several processes
+
+
+def test_what_all_find_is_told_by_the_first(monkeypatch, capsys):
+    from launch import _predicting
+    from trainer.evaluation import FoundByAll, Processes
+
+    for rank, kind in ((0, FoundByAll), (1, SystemExit)):
+        machine = _predicting.Machine(torch.device("cpu"), Processes(rank, 2))
+        monkeypatch.setattr(_predicting, "_meet", lambda machine=machine: machine)
+        with pytest.raises(kind), _predicting.start():
+            raise FoundByAll("nothing was scored")
+
+
+@pytest.mark.slow
+def test_two_processes_say_once_what_is_wrong(run):
+    done = command(*CPU_X2, "launch/evaluate.py", "--ckpt", str(run), "--max-depth", "0.002")
+    assert done.returncode != 0
+    assert done.stderr.count("nothing was scored") == 1, done.stderr
 
 
 @pytest.mark.slow

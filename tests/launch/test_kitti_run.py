@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -40,6 +44,15 @@ def test_real_frames_train_and_evaluate(
     (result,) = (tmp_path / "MS" / "1" / "results").glob("*.yaml")
     protocol = yaml.safe_load(result.read_text())["protocol"]
     assert (protocol["crop"], protocol["max_depth_m"], protocol["alignment"]) == ("garg", 80, "stereo")
+    assert protocol["truth"] == "LiDAR, metres along the optical axis"
+    done = command(
+        *("launch/evaluate.py", "--ckpt", tmp_path / "MS" / "1", "-c", "cfg/eval/kitti_eigen_legacy.yaml"),
+        *("--metrics", "eigen", "--save", tmp_path / "legacy.yaml"),
+        *("--set", f"dataset.root={root}", f"dataset.split_file={splits}/test_files.txt"),
+    )
+    assert done.returncode == 0, done.stderr
+    protocol = yaml.safe_load((tmp_path / "legacy.yaml").read_text())["protocol"]
+    assert protocol["truth"] == "LiDAR, metres ahead of the scanner"
 
 
 def test_a_split_that_names_missing_frames_is_told_in_full(shared_data: Path, tmp_path: Path) -> None:
@@ -57,4 +70,61 @@ def test_a_split_that_names_missing_frames_is_told_in_full(shared_data: Path, tm
     assert f"{split}:5" in done.stderr
     assert "0000000006" in done.stderr
     assert "0000000044" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+DATE = "2011_09_26"
+DRIVE = f"{DATE}/{DATE}_drive_0001_sync"
+
+
+@pytest.fixture
+def recording(shared_data: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(shared_data / "kitti_raw", tmp_path / "kitti_raw"))
+
+
+def train(recording: Path, splits: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    return command(
+        "launch/train.py",
+        *("-c", "cfg/kitti/monodepth2_MS.yaml", "cfg/kitti/few_frames.yaml", "-d", "cfg/kitti/default.yaml"),
+        *("-o", out, "-n", "MS", "-v", "1", "--progress", "plain", "--set", *SMALL, "trainer.max_epochs=1"),
+        *(f"dataset.root={recording}", f"dataset.split_file={splits}/train_files.txt"),
+        f"dataset.val.split_file={splits}/test_files.txt",
+    )
+
+
+def test_what_only_reading_shows_costs_items_and_is_named(
+    shared_data: Path, recording: Path, tmp_path: Path
+) -> None:
+    picture = recording / DRIVE / "image_02/data/0000000001.png"
+    content = bytearray(picture.read_bytes())
+    content[300_000:300_008] = bytes(8)
+    picture.write_bytes(content)
+    scan = recording / DRIVE / "velodyne_points/data/0000000005.bin"
+    points = np.fromfile(scan, np.float32).reshape(-1, 4)
+    points[:10, 1], points[10:20, 0] = np.nan, np.inf
+    points.tofile(scan)
+    done = train(recording, shared_data / "splits/kitti_raw", tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout + done.stderr
+    assert f"{picture} is not a readable picture" in told
+    assert "Another item takes its place" in told
+    assert f"{scan}: 20 of {len(points)} points are NaN or infinite: left out" in told
+    assert "Traceback" not in told
+
+
+def test_what_can_be_seen_before_training_is_told_at_once(
+    shared_data: Path, recording: Path, tmp_path: Path
+) -> None:
+    picture = recording / DRIVE / "image_02/data/0000000002.png"
+    scan = recording / DRIVE / "velodyne_points/data/0000000005.bin"
+    for path, size in ((picture, 5000), (scan, 0)):
+        os.truncate(path, size)
+    calibration = recording / DATE / "calib_velo_to_cam.txt"
+    calibration.write_text(calibration.read_text().replace("R: 7", "R: 9", 1))
+    done = train(recording, shared_data / "splits/kitti_raw", tmp_path)
+    assert done.returncode == 2
+    assert f"{picture} is cut short or damaged" in done.stderr
+    assert f"{scan} is not a LiDAR scan: 0 bytes" in done.stderr
+    assert "calib_velo_to_cam.txt is damaged: R_rect_00 and R must be rotations" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launch._prepare_jobs import _begin, spread
 from launch.prepare import main
 from trainer.data._kitti_calib import read_calibration
 from trainer.data._kitti_writer import KittiWriter, Moment, Recording, split_lines
@@ -231,3 +234,41 @@ def test_a_size_needs_two_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         main(["synthetic", "--out", str(tmp_path), "--size", "1242"])
     assert "'1242' is not WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(KittiWriter, "write", stop)
+    assert _run(tmp_path / "out") == 130
+    assert capsys.readouterr().err.endswith("stopped; the same command continues\n")
+
+
+def _die(_: int) -> None:
+    os._exit(9)
+
+
+def test_a_process_that_is_killed_is_told() -> None:
+    with pytest.raises(UserError, match=r"one of 2 processes was killed.*lower --jobs"):
+        list(spread(_die, [0, 1], 2))
+
+
+def test_other_processes_leave_at_ctrl_c_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, left = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(os, "_exit", left.append)
+    try:
+        _begin(None, ())
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert left == [130]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-2", "many"])
+def test_jobs_is_a_number_of_processes(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["jpeg", "--jobs", jobs])
+    assert f"'{jobs}' is not a number of processes: 1 or more" in capsys.readouterr().err

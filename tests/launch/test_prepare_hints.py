@@ -74,6 +74,28 @@ def test_only_what_is_missing_is_made(raw: Path, quick: None, capsys: pytest.Cap
     assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[3]]
 
 
+def test_hints_that_were_cut_short_are_made_again(
+    raw: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hints(raw) == 0
+    path = min((raw / "depth_hints").rglob("*.npy"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    capsys.readouterr()
+    assert hints(raw) == 0
+    assert "10 of 10 pictures have depth hints, 1 of them new" in capsys.readouterr().out
+    assert path.read_bytes() == whole
+
+
+def test_lines_that_name_no_picture_are_told(
+    raw: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = raw / "splits" / "synthetic" / "test_files.txt"
+    split.write_text("image 7\n")
+    assert hints(raw, "--splits", "synthetic") == 1
+    assert f"1 lines of the splits name no picture:\n  {split}:1: 'image 7'" in capsys.readouterr().out
+
+
 def test_splits_and_another_folder(raw: Path, quick: None, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere"
     assert hints(raw, "--splits", "synthetic", "--out", str(out)) == 0

@@ -72,6 +72,16 @@ def test_broken_pictures_are_named_and_kept(raw: Path, capsys: pytest.CaptureFix
     assert files(raw, ".png") == [png, other, small]
 
 
+def test_a_full_disk_is_seen_before_work_begins(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(raw)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert jpeg(raw) == 2
+    assert "JPEG pictures need" in capsys.readouterr().err
+    assert files(raw, ".jpg") == []
+
+
 def test_a_cut_off_jpeg_of_an_earlier_run_is_found(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert jpeg(raw) == 0
     jpg = files(raw, ".jpg")[0]

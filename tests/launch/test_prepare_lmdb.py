@@ -14,6 +14,7 @@ import torch
 
 from launch.prepare import main
 from trainer.data import DATASETS
+from trainer.data._kitti_pack import list_packages
 from trainer.data._lmdb import Database
 
 DATE = "2011_09_26"
@@ -170,3 +171,11 @@ def test_the_check_names_and_counts_malicious_entries(
     assert "4 broken files or databases:" in text  # frames 1 to 4 are in the splits
     assert f"{scans}/0000000001: refused. The pickle asks for posix.mkdir" in text
     assert not (tmp_path / "owned").exists()
+
+
+def test_annotated_depth_that_is_there_twice_becomes_one_database(raw: Path) -> None:
+    truth = raw / "depth_benchmark"
+    shutil.copytree(truth / DATE, truth / "train")
+    packages = list_packages(raw, truth, None)
+    assert len({package.database for package in packages}) == len(packages) == NUM_DATABASES - 2
+    assert sum(package.folder.startswith(f"{truth}/{DATE}") for package in packages) == 2

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from launch.prepare import main
+from tests.world import ROOT
+from trainer.data import DATASETS
+from trainer.data._depth_files import read_annotated
 from trainer.data._kitti_calib import project_points, read_calibration, read_points
-from trainer.data.kitti import KittiRaw, read_depth_png
+from trainer.data.kitti import KittiRaw
 
 DATE = "2011_09_26"
 DRIVE = f"{DATE}/{DATE}_drive_0001_sync"
@@ -130,6 +134,32 @@ def test_items_without_truth_are_named_and_nothing_is_written(
     assert "is there already; --overwrite" in capsys.readouterr().out
 
 
+def test_a_run_that_goes_on_with_another_split_takes_nothing_of_the_old_one(raw: Path) -> None:
+    split = raw / "splits/mini/test_files.txt"
+    lines = split.read_text().splitlines()
+    (raw / "depth_benchmark" / DRIVE / "proj_depth/groundtruth/image_03/0000000004.png").unlink()
+    assert targets(raw) == 1  # the left one is done
+    split.write_text(f"{lines[0].replace(' 4 ', ' 2 ')}\n")
+    assert targets(raw) == 0
+    made = load(raw / "splits/mini/targets_test.npz")
+    assert made["items"].tolist() == [f"{DRIVE}/image_02/0000000002"]
+    truth = raw / "depth_benchmark" / DRIVE / "proj_depth/groundtruth/image_02/0000000002.png"
+    np.testing.assert_array_equal(made["depth"][0], read_annotated(str(truth)))
+
+
+def test_the_page_of_published_tables_has_the_same_truth(raw: Path) -> None:
+    shutil.copytree(raw / "splits/mini", raw / "splits/eigen")
+    assert targets(raw, split="eigen") == 0
+    made = load(raw / "splits/eigen/targets_test.npz")
+    for name, same in (("kitti_eigen_legacy", True), ("kitti_eigen", False)):
+        page = yaml.safe_load((ROOT / "cfg/eval" / f"{name}.yaml").read_text())["dataset"]
+        kwargs = {"root": str(raw), "mode": "test", "size": SIZE, "supp_idxs": None, "depth_size": None}
+        dataset = DATASETS.create(page.pop("type"), **page, **kwargs)
+        item = dataset[0]
+        assert np.array_equal(item["depth"][0].numpy(), made["depth"][0]) == same
+        np.testing.assert_allclose(item["K_depth"].numpy(), made["K"][0], rtol=1e-6)
+
+
 def test_wrong_options_are_named(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["targets", "--root", str(raw)]) == 2
     assert "--split is required for KITTI" in capsys.readouterr().err
@@ -159,7 +189,7 @@ def test_real_recordings(shared_data: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(made["K"][0, 0], [721.5377, 0, 609.5593], atol=1e-3)
     name = made["items"][0].split("/")
     path = shared_data / "kitti_depth/train" / name[1] / "proj_depth/groundtruth" / name[2] / f"{name[3]}.png"
-    np.testing.assert_array_equal(made["depth"][0], read_depth_png(str(path)))
+    np.testing.assert_array_equal(made["depth"][0], read_annotated(str(path)))
 
 
 def test_syns_patches_have_edges_and_categories(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from launch import _prepare_video
 from launch.prepare import main
 from trainer.data import DATASETS
-from trainer.data._video_survey import WIDTH, Survey, compare, small_grey
+from trainer.data._video_survey import WIDTH, Survey, compare, small_grey, uneven_share
 from trainer.data.synthetic import Synthetic
 
 SIZE = (320, 96)
@@ -97,6 +99,87 @@ def test_the_same_command_continues(
     assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
 
 
+def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(
+    drives: list[list[np.ndarray]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, out = film(tmp_path / "a.avi", drives[0]), tmp_path / "frames"
+    write, calls = _prepare_video.store, iter(range(5))
+
+    def stop(path: Path, content: bytes) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_prepare_video, "store", stop)
+        assert video(path, "--out", out) == 130
+    assert 0 < len(list(out.rglob("*.jpg"))) < 10
+    assert video(path, "--out", out, "--every", 2) == 2
+    assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
+    video(path, "--out", out)
+    assert len(list(out.rglob("*.jpg"))) == 10
+
+
+def test_a_film_that_stands_leaves_nothing_to_train_on(
+    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = film(tmp_path / "a.avi", [drives[0][0]] * 12)
+    assert video(path, "--out", tmp_path / "out") == 1
+    text = capsys.readouterr().out
+    assert "warning: nothing is left to train on: the camera stands" in text
+    assert "train on them" not in text
+    video(film(tmp_path / "b.avi", [np.zeros_like(drives[0][0])] * 5), "--out", tmp_path / "out")
+    assert "most frames are blank" in capsys.readouterr().out
+
+
+def test_interlaced_films_are_told_apart(
+    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video(film(tmp_path / "whole.avi", drives[0]), "--out", tmp_path / "out")
+    assert "warning: interlaced" not in capsys.readouterr().out
+    woven = [frame.copy() for frame in drives[0][:-1]]
+    for frame, later in zip(woven, drives[0][1:], strict=True):
+        frame[1::2] = later[1::2]
+    video(film(tmp_path / "woven.avi", woven), "--out", tmp_path / "out")
+    assert "warning: interlaced: every second line is of another moment" in capsys.readouterr().out
+
+
+def test_black_bars_are_cut_off_by_the_command_that_is_told(
+    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars = [cv2.copyMakeBorder(frame, 32, 16, 48, 16, cv2.BORDER_CONSTANT) for frame in drives[0]]
+    video(film(tmp_path / "a.avi", bars), "--out", tmp_path / "out")
+    found = re.search(r"crop=(\d+):(\d+):(\d+):(\d+)", capsys.readouterr().out)
+    assert found
+    width, height, left, top = map(int, found.groups())
+    assert 48 <= left <= 52
+    assert 32 <= top <= 36
+    assert 360 <= left + width <= 368  # 48 + 320
+    assert 122 <= top + height <= 128  # 32 + 96
+
+
+def test_a_burnt_out_sky_is_no_bonnet(
+    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sky = [frame.copy() for frame in drives[0]]
+    for frame in sky:
+        frame[:30] = 255
+    video(film(tmp_path / "a.avi", sky), "--out", tmp_path / "out")
+    assert "never changes" not in capsys.readouterr().out
+
+
+def test_time_steps_that_differ_are_counted() -> None:
+    assert uneven_share([0, 40, 80, 120, 160]) == 0
+    assert uneven_share([0, 33, 67, 100, 133]) == 0
+    assert uneven_share([0, 100, 200, 600, 700, 800, 900, 1300, 1400]) == 0.25
+    assert uneven_share([0, 0, 0]) == uneven_share([]) == 0
+    survey = Survey(fps=6, size=(640, 192), clips=[900], read=900, uneven=0.25)
+    assert any("25% of the frames come off the beat" in line for line in survey.warnings())
+
+
 def test_broken_videos_are_named_and_the_others_are_done(
     drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +193,8 @@ def test_broken_videos_are_named_and_the_others_are_done(
     assert "10 kept in 1 clips" in told.out
     assert video(good, good, "--out", tmp_path / "out") == 2
     assert "videos of the same name: good" in capsys.readouterr().err
+    assert video(tmp_path, "--out", tmp_path / "out") == 2
+    assert f"{tmp_path} is a folder: name the videos in it" in capsys.readouterr().err
 
 
 def test_report_only_writes_nothing(drives: list[list[np.ndarray]], tmp_path: Path) -> None:

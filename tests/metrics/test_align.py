@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.metrics.align import ALIGNMENTS, Fit, invert, least_squares
+from trainer.metrics.protocol import DepthProtocol
 
 
 def sample(seed=0):
@@ -51,5 +52,17 @@ def test_zero_is_no_depth_and_stays_so():
     assert Fit(2.0, 0.0, of_inverse=True).apply(np.array([0.0, 3.0])).tolist() == [0, 1.5]
 
 
-def test_a_median_of_zero_scales_nothing():
-    assert ALIGNMENTS["median"].fit(np.zeros(3), np.ones(3)) == Fit(1.0)
+@pytest.mark.parametrize("value", [0.0, -2.0])
+def test_a_median_that_is_no_depth_scales_nothing(value):
+    assert ALIGNMENTS["median"].fit(np.full(3, value), np.ones(3)) == Fit(1.0)
+
+
+def test_what_least_squares_make_negative_counts_as_the_least_depth():
+    # disparities 1, 2, 3, 12 against inverse truths 1/50, 1/40, 1/30, 1/2: the line is below 0 at the first
+    disp, truth = np.array([[1.0, 2, 3, 12]]), np.array([[50.0, 40, 30, 2]])
+    a, b = solve(disp[0], 1 / truth[0])
+    assert a + b < 0 < 2 * a + b
+    row = DepthProtocol(["eigen"], "lsqr_disp", "none", min_depth=0.5).score_image(1 / disp, truth)
+    expected = np.array([0.5, *(1 / (a * disp[0, 1:] + b)).clip(0.5, 80)])
+    assert (row["factor"], row["shift"]) == pytest.approx((a, b))
+    assert row["abs_rel"] == pytest.approx(np.mean(np.abs(expected - truth[0]) / truth[0]))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.metrics.baselines import MaskedTruth, RowMeanDepth, best_constant_depth, score_baselines
+from trainer.metrics.baselines import MOST_PIXELS, Baselines, MaskedTruth, RowMeanDepth, best_constant_depth
 from trainer.metrics.protocol import DepthProtocol
 
 
@@ -49,19 +49,40 @@ def test_rows_of_different_heights_meet_at_the_same_fraction():
 
 def test_a_ground_plane_is_known_from_its_rows():
     plane = np.repeat([[40.0], [20.0], [10.0]], 5, axis=1)
-    told = score_baselines([masked(plane)], DepthProtocol(["eigen"], "none", "none"))
+    told = Baselines([masked(plane)]).score(DepthProtocol(["eigen"], "none", "none"))
     assert told["row_mean_depth"]["abs_rel"] == 0
     assert told["constant_depth"]["abs_rel"] > 0.3
 
 
 def test_constant_becomes_the_median_of_each_image_when_that_is_what_alignment_gives():
     truths = [masked([[1, 2, 9]]), masked([[10, 20, 90]])]
-    told = score_baselines(truths, DepthProtocol(["eigen"], "median", "none", max_depth=100))
+    told = Baselines(truths).score(DepthProtocol(["eigen"], "median", "none", max_depth=100))
     assert told["constant_depth"]["abs_rel"] == pytest.approx(np.mean([1, 0, 7 / 9]))
     assert "per image" in told["constant_depth"]["depth_m"]
 
 
 def test_baselines_are_metres_and_not_scaled_by_the_stereo_factor():
-    told = score_baselines([masked([[7, 7, 7]])], DepthProtocol(["eigen"], "stereo", "none"))
+    told = Baselines([masked([[7, 7, 7]])]).score(DepthProtocol(["eigen"], "stereo", "none"))
     assert told["constant_depth"]["depth_m"] == 7
     assert told["constant_depth"]["abs_rel"] == 0
+
+
+def test_of_a_dense_map_enough_pixels_are_kept():
+    rows, columns = np.mgrid[:300, :400]
+    truth = (80 - 70 * rows / 300 + 5 * np.sin(columns / 20)).astype(np.float32)
+    kept = MaskedTruth.of(truth, truth > 0)
+    assert len(kept.depth) == len(kept.row) == MOST_PIXELS < truth.size
+    assert (kept.row[0], kept.row[-1]) == (0, 299)
+    every = MaskedTruth(truth.reshape(-1), rows.reshape(-1).astype(np.int16), 300)
+    few, all_of_them = (Baselines([t]).score(DepthProtocol(["eigen"], "none", "none")) for t in (kept, every))
+    for name in few:
+        assert few[name]["abs_rel"] == pytest.approx(all_of_them[name]["abs_rel"], rel=2e-3)
+    assert "at most 32768 pixels of each" in few["row_mean_depth"]["fitted_to"]
+    assert all_of_them["row_mean_depth"]["fitted_to"] == "the truth of the evaluated items"
+
+
+def test_places_of_kept_pixels_by_hand():
+    truth = np.array([[0, 2, 3], [4, 0, 6]], np.float32)
+    kept = MaskedTruth.of(truth, truth > 0)
+    assert (kept.depth.tolist(), kept.row.tolist(), kept.height) == ([2, 3, 4, 6], [0, 0, 1, 1], 2)
+    assert not kept.is_part

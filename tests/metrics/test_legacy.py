@@ -50,3 +50,14 @@ def test_categories_keep_the_items_apart():
 
 def test_least_squares_have_scale_and_shift():
     assert list(legacy_rows(*items(["eigen"], alignment="lsqr_disp")))[:3] == ["Scale", "Shift", "AbsRel"]
+
+
+def test_means_hold_edges_that_the_first_item_lacks():
+    edges = np.zeros((24, 32), bool)
+    edges[:, 16] = True
+    without, protocol = items(["benchmark"])
+    rows = [*without, *items(["benchmark"], edges)[0]]
+    told = legacy_rows(rows, protocol)
+    assert told["MAE-Edges"] == rows[1]["mae_edges"]
+    assert told["MAE"] == pytest.approx((rows[0]["mae"] + rows[1]["mae"]) / 2)
+    assert list(told)[: 1 + len(BENCHMARK)] == ["Ratio", *BENCHMARK]

@@ -4,6 +4,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from scipy.spatial import cKDTree
 
 from trainer.metrics import METRICS, DepthMaps
 from trainer.metrics.pointcloud import back_project, overlap
@@ -69,3 +71,20 @@ def test_without_scipy_the_remedy_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.spatial", None)
     with pytest.raises(UserError, match=r'needs scipy.*pip install -e "\.\[eval\]"'):
         METRICS.create("pointcloud")
+
+
+def test_threads_are_those_of_torch_and_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    pred, truth = rng.uniform(2, 9, (2, 12, 16))
+    alone = score(pred, truth)
+    used = []
+
+    class Spy(cKDTree):
+        def query(self, points, workers):
+            used.append(workers)
+            return super().query(points, workers=workers)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr("scipy.spatial.cKDTree", Spy)
+    assert score(pred, truth) == alone
+    assert used == [3, 3]

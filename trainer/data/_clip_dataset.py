@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from PIL import Image
 
 from trainer.data._clips import Clip, Line, capped, check_lines, choose_frames, gaps
 from trainer.data._endings import find_cut_short
+from trainer.data._headers import find_odd_pictures
 from trainer.data._recorded import RecordedDataset
 from trainer.data.base import DataError, read_image
 from trainer.types import UserError
@@ -23,6 +25,8 @@ class ClipDataset(RecordedDataset):
     frame_gap: int = 1
 
     def _set_items(self, clips: Mapping[str, Clip], lines: Sequence[Line]) -> None:
+        if self.frame_gap < 1:
+            raise UserError(f"dataset.frame_gap must be 1 or more, got {self.frame_gap}")
         self.clips, self.lines = clips, lines
         self._sizes: dict[str, tuple[int, int]] = {}
         self._watch(len(lines))
@@ -31,8 +35,6 @@ class ClipDataset(RecordedDataset):
         """Choose items without a split file. Raises UserError when none are left."""
         if val_every < 0 or val_every == 1:
             raise UserError(f"dataset.val_every must be 2 or more, or 0 for no division, got {val_every}")
-        if self.frame_gap < 1:
-            raise UserError(f"dataset.frame_gap must be 1 or more, got {self.frame_gap}")
         offsets = [offset * self.frame_gap for offset in self.supp_idxs]
         lines = [
             Line("", name, number)
@@ -57,20 +59,27 @@ class ClipDataset(RecordedDataset):
         return line.place if line.problem else f"{line.clip}/{line.number}"
 
     def check(self) -> list[str]:
-        """List bad lines, pictures that are not on disk, and pictures that are cut short."""
+        """List bad lines, and pictures that are not on disk, cut short, or of another size or kind than the others."""
         problems = check_lines(self.lines, self.clips, self._roles)
-        used = dict.fromkeys(
-            path
-            for line in self.lines
-            for place in self._roles(line).values()
-            if (path := self._find(*place))
-        )
-        return problems + capped(find_cut_short(used), "damaged pictures")
+        used: dict[str, dict[str, None]] = {}
+        for line in self.lines:
+            for name, number in self._roles(line).values():
+                if path := self._find(name, number):
+                    used.setdefault(name, {})[path] = None
+        damaged = find_cut_short(path for paths in used.values() for path in paths)
+        if damaged:
+            return problems + capped(damaged, "damaged pictures")
+        return problems + find_odd_pictures(used, {name: self._native_size(name) for name in used})
 
     def notes(self) -> list[str]:
-        """Say where clips have gaps, which no item reaches across."""
+        """Say where clips have gaps, which no item reaches across, or names that show none."""
         found = {name: gaps(clip) for name, clip in self.clips.items() if clip.frames}
-        return [f"{name}: {n} gaps in the numbers of its frames" for name, n in found.items() if n]
+        return [f"{name}: {n} gaps in the numbers of its frames" for name, n in found.items() if n] + [
+            f"{name}: the names of its pictures are not numbered in one row: taken in natural order, as if none were"
+            " missing"
+            for name, clip in self.clips.items()
+            if clip.counted and len(clip.frames) > 1
+        ]
 
     def _support(self, line: Line, offset: int) -> tuple[str, int]:
         """Clip and number of a support."""
@@ -117,8 +126,20 @@ def picture_size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             return picture.size
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable picture ({error}). Copy it again") from error
+
+
+def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
+    """Say that K (3 3) seems to belong to pictures of another (width, height), for notes; "" where it may be right."""
+    width, height = size
+    cx, cy = K[0, 2], K[1, 2]
+    if abs(cx - width / 2) < width / 4 and abs(cy - height / 2) < height / 4:
+        return ""
+    return (
+        f"{place}: K has its principal point at ({cx:.0f}, {cy:.0f}), far from the middle of pictures of"
+        f" {width}x{height}. Does it belong to another size? Scale it to these pictures"
+    )
 
 
 def refuse_stereo(supp_idxs: Sequence[int], what: str) -> None:

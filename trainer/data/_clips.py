@@ -23,11 +23,15 @@ _LISTED = 20  # problems of one kind that a report names one by one
 
 
 class Clip(NamedTuple):
-    """Pictures of one camera in order: number -> path. The next frame is `step` numbers later."""
+    """Pictures of one camera in order: number -> path. The next frame is `step` numbers later.
+
+    `counted`: file names gave no numbers, so gaps cannot be seen.
+    """
 
     name: str
     frames: Mapping[int, str]
     step: int = 1
+    counted: bool = False
 
 
 class Line(NamedTuple):
@@ -43,16 +47,18 @@ def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequen
     """List the pictures of a folder, in natural order (frame2 before frame10).
 
     Numbers are those at the end of the file names, and `step` the commonest difference of two successive ones, unless
-    it is given. Where names have no such numbers, or these follow no rule, frames are counted from 0.
+    it is given. Where names have no such numbers, or these follow no rule, frames are counted from 0. Of files that
+    differ in their ending only, the first of `suffixes` is taken; hidden files are not.
     """
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if os.path.splitext(e.name)[1].lower() in suffixes]
-    names = sorted((n for n in names if not n.startswith(".")), key=_natural)
+        found = [e.name for e in entries if _suffix(e.name) in suffixes and not e.name.startswith(".")]
+    found.sort(key=lambda name: suffixes.index(_suffix(name)), reverse=True)
+    names = sorted({os.path.splitext(name)[0]: name for name in found}.values(), key=_natural)
     numbers = _numbers([os.path.splitext(n)[0] for n in names])
     if numbers is not None and step is None:
         step = _usual_step(numbers)
     if numbers is None or step is None:
-        return Clip(name, {i: f"{folder}/{n}" for i, n in enumerate(names)})
+        return Clip(name, {i: f"{folder}/{n}" for i, n in enumerate(names)}, counted=True)
     return Clip(name, {number: f"{folder}/{n}" for number, n in zip(numbers, names, strict=True)}, step)
 
 
@@ -100,7 +106,7 @@ def find_split(data: Path, split: str, mode: str) -> Path:
 def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expected: str) -> list[Line]:
     """Read a split file, one item per line; `parse` gives clip and number, or None. UserError for no such file."""
     try:
-        rows = path.read_text(encoding="utf-8").splitlines()
+        rows = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may write a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
@@ -150,13 +156,18 @@ def _extent(clip: Clip) -> str:
     return f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
 
 
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _numbers(stems: Sequence[str]) -> list[int] | None:
     """The numbers at the end of names that are alike before them; None when there are none, or one occurs twice."""
-    found = [re.fullmatch(r"(.*?)(\d+)", stem) for stem in stems]
+    found = [re.fullmatch(r"(.*?)(\d+)", stem.lower()) for stem in stems]
     if not all(found) or len({match[1] for match in found if match}) != 1:
         return None
     numbers = [int(match[2]) for match in found if match]

@@ -38,6 +38,6 @@ def _problem(path: str) -> str:
             picture.load()
     except FileNotFoundError:
         return ""  # told as missing
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"{path} is cut short or damaged ({error}). Copy it again or remove its items"
     return ""

@@ -22,7 +22,7 @@ def read_intrinsics(path: Path) -> Array:
     Raises UserError naming the file when it is something else, or no camera.
     """
     try:
-        numbers = [float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
+        numbers = [float(word) for word in path.read_text(encoding="utf-8-sig").replace(",", " ").split()]
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path} cannot be read as numbers ({error})") from error
     if len(numbers) == 4:

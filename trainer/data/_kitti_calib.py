@@ -18,6 +18,10 @@ from trainer.geometry.camera import scale_intrinsics
 
 Array = NDArray[Any]
 
+_POINT_BYTES = 16  # four float32
+_LARGEST = 10_000  # pixels of a side
+_ROUNDED = 1e-3  # entries of a rotation times its transpose; KITTI rounds to seven digits
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -45,13 +49,32 @@ def read_calibration(folder: Path) -> Calibration:
     cameras, lidar = folder / "calib_cam_to_cam.txt", folder / "calib_velo_to_cam.txt"
     values = read_numbers(cameras)
     velo = read_numbers(lidar)
-    widths = {c: _take(values, f"S_rect_0{c}", (2,), cameras) for c in (2, 3)}
-    return Calibration(
-        sizes={c: (int(w), int(h)) for c, (w, h) in widths.items()},
-        P_rect={c: _take(values, f"P_rect_0{c}", (3, 4), cameras) for c in (2, 3)},
-        R_rect=_take(values, "R_rect_00", (3, 3), cameras),
-        T_velo=np.hstack([_take(velo, "R", (3, 3), lidar), _take(velo, "T", (3, 1), lidar)]),
+    return make_calibration(
+        {c: _take(values, f"S_rect_0{c}", (2,), cameras) for c in (2, 3)},
+        {c: _take(values, f"P_rect_0{c}", (3, 4), cameras) for c in (2, 3)},
+        _take(values, "R_rect_00", (3, 3), cameras),
+        np.hstack([_take(velo, "R", (3, 3), lidar), _take(velo, "T", (3, 1), lidar)]),
+        f"{cameras} or {lidar.name}",
     )
+
+
+def make_calibration(
+    sizes: dict[int, Array], P_rect: dict[int, Array], R_rect: Array, T_velo: Array, place: str
+) -> Calibration:
+    """Put a calibration together. Raises DataError naming `place` for numbers that describe no cameras."""
+    numbers = [*sizes.values(), *P_rect.values(), R_rect, T_velo]
+    if not all(np.isfinite(array).all() for array in numbers):
+        wrong = "not all numbers are finite"
+    elif any(size.min() < 1 or size.max() > _LARGEST for size in sizes.values()):
+        wrong = f"S_rect must be (width, height) from 1 to {_LARGEST}"
+    elif any(min(P[0, 0], P[1, 1]) <= 0 or P[2, :3].tolist() != [0, 0, 1] for P in P_rect.values()):
+        wrong = "P_rect must be (fx s cx ., 0 fy cy ., 0 0 1 .) with positive focal lengths"
+    elif any(np.abs(R @ R.T - np.eye(3)).max() > _ROUNDED for R in (R_rect, T_velo[:, :3])):
+        wrong = "R_rect_00 and R must be rotations"
+    else:
+        whole = {c: (int(w), int(h)) for c, (w, h) in sizes.items()}
+        return Calibration(whole, P_rect, R_rect, T_velo)
+    raise DataError(f"{place} is damaged: {wrong}. Unpack the calibration archive again")
 
 
 def read_points(path: str) -> Array:
@@ -62,12 +85,19 @@ def read_points(path: str) -> Array:
         raise DataError(
             f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false"
         ) from error
-    if not content or len(content) % 16:
-        raise DataError(
-            f"{path} is not a LiDAR scan: {len(content)} bytes are no whole number of 16-byte points. "
-            "Copy or download it again"
-        )
+    if problem := scan_problem(path, len(content)):
+        raise DataError(problem)
     return np.frombuffer(content, dtype="<f4").reshape(-1, 4)
+
+
+def scan_problem(path: str, num_bytes: int) -> str:
+    """Say what is wrong with the size of a LiDAR scan, "" when nothing is."""
+    if num_bytes and num_bytes % _POINT_BYTES == 0:
+        return ""
+    return (
+        f"{path} is not a LiDAR scan: {num_bytes} bytes are no whole number of {_POINT_BYTES}-byte points. "
+        "Copy or download it again"
+    )
 
 
 def project_points(
@@ -76,7 +106,7 @@ def project_points(
     """Draw LiDAR points into a depth map: metres along the optical axis, 0 = none, the nearest point wins.
 
     Args:
-        points: (n 3+) x, y, z in metres, x forward; points behind the LiDAR or the camera are dropped.
+        points: (n 3+) x, y, z in metres, x forward; points behind the LiDAR or the camera, or not finite, are dropped.
         projection: (3 4) of `Calibration.velodyne_to_pixels`.
         size: (width, height) of the map.
         forward: give metres ahead of the LiDAR instead, as the targets of Eigen et al. (arXiv:1406.2283) have them.
@@ -85,7 +115,8 @@ def project_points(
     counts them from 1.
     """
     width, height = size
-    ahead = points[points[:, 0] >= 0, :3].astype(np.float64)
+    kept = (points[:, 0] >= 0) & np.isfinite(points[:, :3]).all(axis=1)
+    ahead = points[kept, :3].astype(np.float64)
     q = ahead @ projection[:, :3].T + projection[:, 3]
     before = q[:, 2] > 0
     ahead, q = ahead[before], q[before]

@@ -9,9 +9,9 @@ from typing import NamedTuple, cast
 
 from PIL import Image
 
+from trainer.data._depth_files import read_annotated
 from trainer.data._kitti_files import Frame, Line, Recordings
 from trainer.data.base import DataError
-from trainer.data.kitti import read_depth_png
 
 PUBLISHED = {
     ("eigen", "train"): 45200, ("eigen", "val"): 1776, ("eigen", "test"): 697,
@@ -121,7 +121,7 @@ def _read_picture(place: str, recordings: Recordings) -> None:
     try:
         with Image.open(cast("str", recordings.open(place))) as picture:
             picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{place} is not a readable picture ({error}). Copy or download it again") from error
 
 
@@ -130,7 +130,7 @@ def _read_scan(place: str, recordings: Recordings) -> None:
 
 
 def _read_annotated(place: str, recordings: Recordings) -> None:
-    read_depth_png(recordings.open(place))
+    read_annotated(recordings.open(place))
 
 
 def _read_hints(place: str, recordings: Recordings) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from trainer.data._kitti_calib import Calibration
+from trainer.data._damage import find_damaged, is_whole
+from trainer.data._kitti_calib import Calibration, make_calibration
 from trainer.data._kitti_files import Frame
 from trainer.data._kitti_hints import read_hints, resized_hints
 from trainer.data._lmdb import FILE, Content, Database
@@ -40,7 +42,7 @@ class DatabaseListing:
                 some = Frame(f"{drive.parent.name}/{drive.name}", 0, camera)
                 database = self._database(self.image_folder(some))
                 keys = sorted(database.keys()) if database else []
-                yield from (some._replace(number=int(key)) for key in keys)
+                yield from (some._replace(number=int(key)) for key in keys if key.isdecimal())
 
     def image_folder(self, frame: Frame) -> str:
         """Database of the pictures of that drive and camera."""
@@ -97,7 +99,7 @@ class DatabaseListing:
         database = self._present(f"{self.raw}/{date}/calibration")
         values = {}
         for key, shape in CALIBRATION.items():
-            array = np.asarray(database.value(key))
+            array = _array(database, key)
             if key.startswith("cam2cam/P") and array.shape == (4, 4):
                 array = array[:3]
             if array.size != np.prod(shape) or array.dtype.kind not in "iuf":
@@ -105,13 +107,39 @@ class DatabaseListing:
                     f"{database.path}/{key}: {array.dtype} of shape {array.shape}, expected numbers {shape}"
                 )
             values[key] = array.astype(np.float64).reshape(shape)
-        sizes = {c: values[f"cam2cam/S_rect_0{c}"] for c in (2, 3)}
-        return Calibration(
-            sizes={c: (int(w), int(h)) for c, (w, h) in sizes.items()},
-            P_rect={c: values[f"cam2cam/P_rect_0{c}"] for c in (2, 3)},
-            R_rect=values["cam2cam/R_rect_00"],
-            T_velo=np.hstack([values["velo2cam/R"], values["velo2cam/T"].reshape(3, 1)]),
+        return make_calibration(
+            {c: values[f"cam2cam/S_rect_0{c}"] for c in (2, 3)},
+            {c: values[f"cam2cam/P_rect_0{c}"] for c in (2, 3)},
+            values["cam2cam/R_rect_00"],
+            np.hstack([values["velo2cam/R"], values["velo2cam/T"].reshape(3, 1)]),
+            database.path,
         )
+
+    def has_calibration(self, date: str) -> bool:
+        """Tell whether a date has a calibration, sound or not."""
+        return self._database(f"{self.raw}/{date}/calibration") is not None
+
+    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
+        """List pictures that are cut short, as earlier code may have stored them, and .npy files; see `_damage`."""
+        cut, left = find_damaged(pictures, self._cut_pictures)
+        files, files_left = find_damaged(place for place in arrays if place.endswith(".npy"))
+        return cut + files, left + files_left
+
+    def _cut_pictures(self, places: Sequence[str]) -> list[str]:
+        return [problem for place in places if (problem := self._cut_picture(place))]
+
+    def _cut_picture(self, place: str) -> str:
+        folder, key = place.rsplit("/", 1)
+        try:
+            if is_whole(self._present(folder).tail(key)):
+                return ""
+            with Image.open(self.open(place)) as picture:  # other bytes may follow the end
+                picture.load()
+        except DataError as error:
+            return str(error)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{place} is cut short or damaged ({error}). Write the database again or remove its items"
+        return ""
 
     def _find(self, folder: str, frame: Frame) -> str | None:
         database = self._database(folder)
@@ -120,12 +148,7 @@ class DatabaseListing:
 
     def _array(self, place: str) -> NDArray[Any]:
         folder, key = place.rsplit("/", 1)
-        value = self._present(folder).value(key)
-        if not isinstance(value, np.ndarray):
-            raise DataError(
-                f"{place}: expected an array, got {type(value).__name__}. Write the database again"
-            )
-        return value
+        return _array(self._present(folder), key)
 
     def _present(self, folder: str) -> Database:
         database = self._database(folder)
@@ -138,3 +161,12 @@ class DatabaseListing:
             there = os.path.isfile(f"{folder}/{FILE}")
             self._databases[folder] = Database(folder) if there else None
         return self._databases[folder]
+
+
+def _array(database: Database, key: str) -> NDArray[Any]:
+    value = database.value(key)
+    if not isinstance(value, np.ndarray):
+        raise DataError(
+            f"{database.path}/{key}: expected an array, got {type(value).__name__}. Write the database again"
+        )
+    return value

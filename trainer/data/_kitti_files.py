@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from trainer.data._damage import find_damaged
 from trainer.data._kitti_calib import Calibration, read_calibration, read_points
 from trainer.data._kitti_hints import read_hints
 from trainer.data.base import DataError
@@ -45,20 +47,27 @@ class Frame(NamedTuple):
 class Line(NamedTuple):
     """One line of a split file: a frame, or what is wrong with it."""
 
-    place: str  # "<file>:<line number>"
+    file: str
+    number: int  # of the line, from 1
     frame: Frame | None
     problem: str = ""
+
+    @property
+    def place(self) -> str:
+        """`<file>:<line number>`"""
+        return f"{self.file}:{self.number}"
 
 
 def read_split(path: Path) -> list[Line]:
     """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError for no such file."""
     try:
-        rows = path.read_text(encoding="utf-8").splitlines()
+        rows = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
         ) from error
-    lines = [_parse(row, f"{path}:{i}") for i, row in enumerate(rows, 1) if row.strip()]
+    file = str(path)
+    lines = [_parse(row, file, i) for i, row in enumerate(rows, 1) if row.strip()]
     if not lines:
         raise UserError(
             f"{path}: the split file has no lines. Expected one per item: <date>/<drive> <frame> <l|r>"
@@ -66,19 +75,23 @@ def read_split(path: Path) -> list[Line]:
     return lines
 
 
-def _parse(row: str, place: str) -> Line:
+def _parse(row: str, file: str, row_number: int) -> Line:
     match row.split():
         case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
-            return Line(place, Frame(drive, int(number), _SIDES[side]))
-    return Line(place, None, f'{place}: {row.strip()!r} : expected "<date>/<drive> <frame> <l|r>"')
+            # One string per drive: lists of 72,000 lines are handed to every worker process.
+            return Line(file, row_number, Frame(sys.intern(drive), int(number), _SIDES[side]))
+    problem = f'{file}:{row_number}: {row.strip()!r} : expected "<date>/<drive> <frame> <l|r>"'
+    return Line(file, row_number, None, problem)
 
 
 class Recordings(Protocol):
     """Where KITTI's pictures, scans and depth maps lie, and how they are read; files are one way, databases another.
 
     A place is a string for messages that `open` takes; None = there is no such frame. What cannot be read raises
-    DataError naming it.
+    DataError naming it. `find_damaged` lists those of some places that are cut short, with how many it did not look at.
     """
+
+    hints: Path | None  # folder of depth hints
 
     def frames(self) -> Iterator[Frame]: ...
     def image_folder(self, frame: Frame) -> str: ...
@@ -91,6 +104,8 @@ class Recordings(Protocol):
     def read_points(self, place: str) -> NDArray[Any]: ...
     def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]: ...
     def read_calibration(self, date: str) -> Calibration: ...
+    def has_calibration(self, date: str) -> bool: ...
+    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]: ...
 
 
 class Listing:
@@ -105,6 +120,7 @@ class Listing:
         self.annotated = annotated
         self.hints = hints
         self._suffixes: dict[str, dict[int, str]] = {}
+        self._calibrated: dict[str, bool] = {}
 
     def frames(self) -> Iterator[Frame]:
         """All pictures of both cameras, drive by drive."""
@@ -161,6 +177,16 @@ class Listing:
         """Read the calibration files of a date. Raises DataError."""
         return read_calibration(self.raw / date)
 
+    def has_calibration(self, date: str) -> bool:
+        """Tell whether a date has calibration files of its cameras, sound or not."""
+        if date not in self._calibrated:
+            self._calibrated[date] = os.path.isfile(f"{self.raw}/{date}/calib_cam_to_cam.txt")
+        return self._calibrated[date]
+
+    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
+        """List the files that are cut short, and count those that there was no time for; see `_damage`."""
+        return find_damaged([*pictures, *arrays])
+
     def is_empty(self, folder: str) -> bool:
         """Tell whether a folder that was searched before holds no frame at all."""
         return not self._suffixes.get(folder)
@@ -180,6 +206,8 @@ def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
             names = [os.path.splitext(entry.name) for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return found
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error}. Make it readable") from error
     for stem, suffix in names:
         if suffix in suffixes and len(stem) == 10 and stem.isdecimal():
             number = int(stem)

@@ -8,7 +8,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data._arrays import read_array
 from trainer.data.base import DataError
+
+HINTS_FIX = "Make the depth hints of its drive again (prepare hints), or set use_hints: false"
 
 
 def read_hints(path: str | Path | IO[bytes], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -16,15 +19,7 @@ def read_hints(path: str | Path | IO[bytes], size: tuple[int, int]) -> NDArray[n
 
     Resized by nearest neighbour as OpenCV does it: pixel i takes floor(i * source / target).
     """
-    try:
-        hints = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing. Make the depth hints of this drive, or set use_hints: false"
-        ) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a readable array ({error}). Make the depth hints again") from error
-    return resized_hints(hints, size, str(path))
+    return resized_hints(read_array(path, HINTS_FIX), size, str(path))
 
 
 def resized_hints(hints: NDArray[Any], size: tuple[int, int], place: str) -> NDArray[np.float32]:
@@ -33,11 +28,11 @@ def resized_hints(hints: NDArray[Any], size: tuple[int, int], place: str) -> NDA
         raise DataError(
             f"{place}: expected floating-point depth hints (h, w), got {hints.dtype} of shape {hints.shape}"
         )
+    if not np.isfinite(hints).all() or hints.min() < 0:
+        raise DataError(f"{place}: depth hints must be finite and at least 0. Make the depth hints again")
     rows, columns = (
         np.floor(np.arange(to) * (have / to)).astype(np.intp)
         for to, have in zip(size[::-1], hints.shape, strict=True)
     )
     resized: NDArray[np.float32] = hints[np.ix_(rows, columns)].astype(np.float32)
-    if not np.isfinite(resized).all() or resized.min() < 0:
-        raise DataError(f"{place}: depth hints must be finite and at least 0. Make the depth hints again")
     return resized

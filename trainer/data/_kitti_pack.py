@@ -46,7 +46,11 @@ def list_packages(raw: Path, annotated: Path | None, hints: Path | None) -> list
                 packages.append(Package(f"{hints}/{name}/{camera}", f"depth_hints/{name}/{camera}", "hints"))
     dates = sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*"))
     packages += [Package(str(date), f"{date.name}/calibration", "calibration") for date in dates]
-    return [package for package in packages if _files(package)]
+    there: dict[str, Package] = {}  # annotated depth may be there twice, by date and as the archive
+    for package in packages:
+        if package.database not in there and _files(package):
+            there[package.database] = package
+    return list(there.values())
 
 
 def is_packed(package: Package, out: Path) -> bool:
@@ -104,7 +108,7 @@ def _picture(file: str) -> Iterator[tuple[str, bytes]]:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} is not a readable picture ({error}). Copy or download it again") from error
     yield Path(file).stem, content
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.data._arrays import read_array
 from trainer.data._optional import require
 from trainer.data._pickles import read_pickle
 from trainer.data.base import DataError
@@ -25,6 +26,7 @@ from trainer.data.base import DataError
 FILE = "data.mdb"
 _FORMAT = {"format": "encoded pictures and NumPy files", "version": 1}
 _OPEN_AT_ONCE = 256  # environments of a process, each a file descriptor
+_TAIL = 1024
 _COMMIT_BYTES = 64 << 20
 
 _environments: OrderedDict[tuple[int, str], _Opened] = OrderedDict()  # LMDB allows one per process and file
@@ -37,8 +39,10 @@ class Content(io.BytesIO):
         super().__init__(content)
         self.place = place
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.place
+
+    __str__ = __repr__  # messages of PIL have the one, ours the other
 
 
 class Database:
@@ -63,24 +67,24 @@ class Database:
             raise DataError(f"{self.path} has no entry {key!r}. Write the database again")
         return value
 
+    def tail(self, key: str) -> bytes:
+        """The last bytes of an entry, without reading the others."""
+        self.keys()
+        return self._get(self._encoded(key), last=_TAIL) or b""
+
     def value(self, key: str) -> Any:
         """An entry that is an array, or plain values of earlier code. Raises DataError when it is neither."""
         content, place = self.read(key), f"{self.path}/{key}"
         if self._protocol is not None:
             return read_pickle(content, place)
-        try:
-            return np.load(io.BytesIO(content), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{place} is not a readable array ({error}). Write the database again") from error
+        return read_array(Content(content, place), "Write the database again")
 
     def _read_keys(self) -> frozenset[str]:
         protocol = self._get(b"protocol")
         if protocol is not None:
             self._protocol = read_pickle(protocol, f"{self.path}/protocol")
-            if self._protocol not in range(pickle.HIGHEST_PROTOCOL + 1):
-                raise DataError(
-                    f"{self.path}: no pickle protocol {self._protocol!r}. Copy the database again"
-                )
+            if type(self._protocol) is not int or self._protocol not in range(pickle.HIGHEST_PROTOCOL + 1):
+                raise DataError(f"{self.path}: its entry 'protocol' is no pickle protocol. Copy it again")
             keys = read_pickle(self._get(self._encoded("keys")) or b"", f"{self.path}/keys")
         else:
             keys = self._json("keys") if self._json("format") == _FORMAT else None
@@ -102,12 +106,13 @@ class Database:
     def _encoded(self, key: str) -> bytes:
         return key.encode() if self._protocol is None else pickle.dumps(key, protocol=self._protocol)
 
-    def _get(self, key: bytes) -> bytes | None:
+    def _get(self, key: bytes, last: int = 0) -> bytes | None:
+        """Bytes of an entry, or so many at its end."""
         lmdb = require("lmdb", "lmdb", "Reading LMDB databases")
         try:
-            with _environment(self.path).begin() as transaction:
-                value: bytes | None = transaction.get(key)
-                return value
+            with _environment(self.path).begin(buffers=True) as transaction:
+                value = transaction.get(key)
+                return None if value is None else bytes(value[-last:])
         except lmdb.Error as error:
             raise DataError(
                 f"{self.path} cannot be read ({error}). Copy or write the database again"

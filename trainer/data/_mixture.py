@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from models_zoo.registry import Registry, did_you_mean
+from trainer.data._depth_files import resize_nearest
 from trainer.data._intrinsics import resized
 from trainer.data.base import DataError, DepthDataset, Key
-from trainer.data.kitti import resize_nearest
 from trainer.types import UserError
 
 MODES = ("train", "val", "test")
@@ -141,7 +142,11 @@ def build_part(
     try:
         dataset = registry.create(kwargs["type"], **{"supp_idxs": list(supp_idxs), **shared, **own})
     except UserError as error:
-        raise UserError(f"dataset.datasets.{name}: {error}") from error
+        keys = [key for key in registry.parameters(kwargs["type"]) if key not in COMMON]
+        keys = [key for key in keys if key != "supp_idxs" or key in own]
+        own_key = re.compile(rf"\bdataset\.({'|'.join(map(re.escape, keys))})\b")
+        told = own_key.sub(lambda match: f"dataset.datasets.{name}.{match[1]}", str(error))
+        raise UserError(f"dataset.datasets.{name}: {told}") from error
     zeros = [[i for i, o in enumerate(offsets) if o == 0] for offsets in (supp_idxs, dataset.supp_idxs)]
     if len(dataset.supp_idxs) != len(supp_idxs) or zeros[0] != zeros[1]:
         raise UserError(

@@ -60,7 +60,18 @@ def read_rig(path: Path) -> Rig:
             f"{path} cannot be read ({error}). Unpack the calibration archive of the benchmark"
         ) from error
     P = {int(key[1]): matrix for key, matrix in matrices.items() if key in ("P0", "P1", "P2", "P3")}
+    for name, matrix in matrices.items():
+        _refuse_nonsense(name, matrix, is_camera=name in ("P0", "P1", "P2", "P3"), path=path)
     return Rig(path, P, matrices.get("Tr"))
+
+
+def _refuse_nonsense(name: str, matrix: Array, is_camera: bool, path: Path) -> None:
+    if not np.isfinite(matrix).all():
+        raise DataError(f"{path}: {name} is not finite. Unpack the calibration archive of the benchmark")
+    if is_camera and (min(matrix[0, 0], matrix[1, 1]) <= 0 or matrix[2, :3].tolist() != [0, 0, 1]):
+        raise DataError(
+            f"{path}: {name} is no camera: expected fx s cx ., 0 fy cy ., 0 0 1 . with positive focal lengths"
+        )
 
 
 def read_poses(path: Path) -> Array:

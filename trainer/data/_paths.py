@@ -24,11 +24,16 @@ def data_roots(root: str | None, option: str = "dataset.root") -> list[Place]:
     then ./data. Raises UserError when PATHS.yaml is there and cannot be used.
     """
     if root is not None:
-        return [(Path(root).expanduser(), option)]
+        return [(expanded(root), option)]
     listed = [path for path in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if path]
-    roots = [(Path(path).expanduser(), ENVIRONMENT) for path in listed]
+    roots = [(expanded(path), ENVIRONMENT) for path in listed]
     roots += [(path, "PATHS.yaml DATA_ROOTS") for path in _roots_of_file(Path("PATHS.yaml"))]
     return [*roots, (Path("data"), "working directory")]
+
+
+def expanded(path: str) -> Path:
+    """A path whose `~` or `~name` is a home folder; nothing changes where there is no such user."""
+    return Path(os.path.expanduser(path))
 
 
 def find_folder(
@@ -42,22 +47,23 @@ def find_folder(
     looked = []
     for base, origin in roots:
         for folder in (base, *(base / name for name in names)):
-            if folder.is_dir() and accept(folder):
+            is_there = os.path.isdir(folder)  # unlike Path.is_dir, no error where one may not look
+            if is_there and accept(folder):
                 return folder
-            state = "holds none" if folder.is_dir() else "does not exist"
+            state = "holds none" if is_there else "does not exist"
             looked.append(f"  {folder.absolute()}  ({origin}; {state})")
     advice = f"Set {fix} to a folder that is or contains {' or '.join(names)}"
     raise UserError("\n".join([f"{what} was not found. Looked at:", *looked, advice]))
 
 
 def _roots_of_file(path: Path) -> list[Path]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.absolute()} is not valid YAML: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.absolute()} cannot be read as YAML: {error}") from error
     roots = content.get("DATA_ROOTS", []) if isinstance(content, dict) else None
     if not isinstance(roots, list) or not all(isinstance(entry, str) for entry in roots):
         raise UserError(f"{path.absolute()}: expected DATA_ROOTS: [folder, folder, ...], got {content!r}")
-    return [Path(entry).expanduser() for entry in roots]
+    return [expanded(entry) for entry in roots]

@@ -1,17 +1,17 @@
 """Read pickled numbers and arrays without running anything: no name in a pickle is ever imported or called.
 
-Where a pickle asks for NumPy's constructors it is given recorders of ours, and arrays are built from what they
-recorded; every other name is refused. numpy.lib.format does the same for files; earlier databases hold pickles.
+Earlier databases hold pickles. Their few opcodes are carried out here, not by `pickle`, whose reader can be made to
+take all memory or to hash for hours. Where a pickle asks for NumPy's constructors it is given recorders of ours, and
+arrays are built from what they recorded; every other name and every other opcode is refused.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
+import pickletools
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ def read_pickle(content: bytes, place: str) -> Any:
     Arrays of objects are read when the objects are of these kinds.
     """
     try:
-        return _Builder().build(_Reader(io.BytesIO(content)).load())
+        return _Builder().build(_Machine().run(content))
     except _Refused as error:
         raise DataError(
             f"{place}: refused. The pickle {error}; arrays of numbers and plain values are read, nothing is run. "
@@ -44,16 +44,15 @@ class _Refused(Exception):
     """The pickle asks for something that is not read."""
 
 
-class _Maker:
-    """What a pickle calls instead of a function. Made anew for every pickle, so that none can alter the next."""
+class _Maker(NamedTuple):
+    """What a pickle calls instead of a function."""
 
-    __slots__ = ("_make",)
+    make: Callable[..., Any]
 
-    def __init__(self, make: Callable[..., Any]):
-        self._make = make
 
-    def __call__(self, *args: Any) -> Any:
-        return self._make(*args)
+def _shown(value: Any) -> str:
+    """A short text: what a file holds may be endless, or control the terminal."""
+    return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 class _Kind:
@@ -63,10 +62,10 @@ class _Kind:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True):
         if not isinstance(code, str) or not (_NUMBERS.fullmatch(code) or code in ("O", "O8", "|O")):
-            raise _Refused(f"holds an array of {code!r}")
+            raise _Refused(f"holds an array of {_shown(code)}")
         self.code = code.lstrip("<>=|")
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         order, parts = state[1], state[2:5]
         if order not in ("<", ">", "=", "|") or any(part is not None for part in parts):
             raise _Refused("holds an array of records")
@@ -78,19 +77,123 @@ class _Array:
 
     __slots__ = ("data", "fortran", "kind", "shape")
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         _, self.shape, self.kind, self.fortran, self.data = state
 
 
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        maker = _MAKERS.get((module.replace("numpy.core", "numpy._core"), name))
-        if maker is None:
-            raise _Refused(f"asks for {module}.{name}")
-        return _Maker(maker)
+class _Machine:
+    """The opcodes (`pickletools`) that numbers, arrays and plain values are pickled with, protocols 0 to 5."""
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"refers to {pid!r} outside of itself")
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, content: bytes) -> Any:
+        for opcode, arg, _ in pickletools.genops(content):
+            name = opcode.name
+            if name in _LITERALS:
+                self.stack.append(arg)
+            elif name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            elif name in _STEPS:
+                _STEPS[name](self, arg)
+            else:
+                raise _Refused(f"uses {name}")
+        return self.stack.pop()
+
+    def mark(self, arg: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def since_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    def last(self, number: int) -> list[Any]:
+        values = self.stack[-number:]
+        del self.stack[-number:]
+        return values
+
+    def remember(self, place: Any) -> None:
+        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+
+    def recall(self, place: Any) -> None:
+        self.stack.append(self.memo[place])
+
+    def extend(self, values: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise _Refused("appends to what is no list")
+        self.stack[-1].extend(values)
+
+    def update(self, flat: list[Any]) -> None:
+        keys = flat[::2]
+        if not isinstance(self.stack[-1], dict) or not all(type(key) in _PLAIN for key in keys):
+            raise _Refused("holds a dict whose keys are no plain values")
+        self.stack[-1].update(zip(keys, flat[1::2], strict=True))
+
+    def make_dict(self, arg: Any) -> None:
+        flat = self.since_mark()
+        self.stack.append({})
+        self.update(flat)
+
+    def find(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise _Refused("asks for what has no name")
+        make = _MAKERS.get((module.replace("numpy.core", "numpy._core"), name))
+        if make is None:
+            raise _Refused(f"asks for {_shown(f'{module}.{name}')[1:-1]}")
+        self.stack.append(_Maker(make))
+
+    def reduce(self, arg: Any) -> None:
+        maker, args = self.last(2)
+        if not isinstance(maker, _Maker) or not isinstance(args, tuple):
+            raise _Refused("calls what is no function")
+        self.stack.append(maker.make(*args))
+
+    def build(self, arg: Any) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], (_Kind, _Array)):
+            raise _Refused("gives a state to what has none")
+        self.stack[-1].set_state(state)
+
+
+_LITERALS = frozenset([
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+])  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
+    "PROTO": lambda machine, arg: None,
+    "FRAME": lambda machine, arg: None,
+    "STOP": lambda machine, arg: None,
+    "MARK": _Machine.mark,
+    "EMPTY_LIST": lambda machine, arg: machine.stack.append([]),
+    "LIST": lambda machine, arg: machine.stack.append(machine.since_mark()),
+    "APPEND": lambda machine, arg: machine.extend(machine.last(1)),
+    "APPENDS": lambda machine, arg: machine.extend(machine.since_mark()),
+    "TUPLE": lambda machine, arg: machine.stack.append(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine, arg: machine.stack.append(tuple(machine.last(1))),
+    "TUPLE2": lambda machine, arg: machine.stack.append(tuple(machine.last(2))),
+    "TUPLE3": lambda machine, arg: machine.stack.append(tuple(machine.last(3))),
+    "EMPTY_DICT": lambda machine, arg: machine.stack.append({}),
+    "DICT": _Machine.make_dict,
+    "SETITEM": lambda machine, arg: machine.update(machine.last(2)),
+    "SETITEMS": lambda machine, arg: machine.update(machine.since_mark()),
+    "PUT": _Machine.remember,
+    "BINPUT": _Machine.remember,
+    "LONG_BINPUT": _Machine.remember,
+    "MEMOIZE": _Machine.remember,
+    "GET": _Machine.recall,
+    "BINGET": _Machine.recall,
+    "LONG_BINGET": _Machine.recall,
+    "GLOBAL": lambda machine, arg: machine.find(*arg.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, arg: machine.find(*machine.last(2)),
+    "REDUCE": _Machine.reduce,
+    "BUILD": _Machine.build,
+}
 
 
 def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
@@ -99,19 +202,19 @@ def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
 
 def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
-    array.__setstate__((1, shape, kind, order == "F", data))
+    array.set_state((1, shape, kind, order == "F", data))
     return array
 
 
 def _scalar(kind: Any, data: Any) -> _Array:
     array = _Array()
-    array.__setstate__((1, None, kind, False, data))
+    array.set_state((1, None, kind, False, data))
     return array
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused(f"asks for text in {encoding!r}")
+        raise _Refused(f"asks for text in {_shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -163,7 +266,7 @@ class _Builder:
             raise _Refused("holds an array of no type")
         shape = () if array.shape is None else array.shape
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-            raise _Refused(f"holds an array of shape {shape!r}")
+            raise _Refused("holds an array without a shape")
         order: Literal["F", "C"] = "F" if array.fortran else "C"
         if array.kind.code.endswith(("O", "O8")):
             return self._objects(array.data, shape)
@@ -175,7 +278,7 @@ class _Builder:
 
     def _objects(self, entries: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         if not isinstance(entries, list) or len(entries) != math.prod(shape):
-            raise _Refused(f"holds an array of objects of shape {shape!r} without them")
+            raise _Refused("holds an array of objects without them")
         objects = np.empty(len(entries), object)
         for i, entry in enumerate(entries):
             objects[i] = self.build(entry)

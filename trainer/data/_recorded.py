@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,8 +85,20 @@ class RecordedDataset(DepthDataset):
         nonsense = ~(np.isfinite(depth) & (depth >= 0))
         if not nonsense.any():
             return depth
+        counted = f"{int(nonsense.sum())} of {depth.size} values"
+        self._tell(path, f"{counted} are NaN, infinite or negative: taken as no ground truth")
+        return np.where(nonsense, np.float32(0), depth)
+
+    def _known_points(self, points: NDArray[Any], path: str) -> NDArray[Any]:
+        """Leave out the points (n 4) of a LiDAR scan that are not finite, and say so once per file and process."""
+        known = np.isfinite(points[:, :3]).all(axis=1)
+        if known.all():
+            return points
+        counted = f"{int((~known).sum())} of {len(points)} points"
+        self._tell(path, f"{counted} are NaN or infinite: left out")
+        return points[known]
+
+    def _tell(self, path: str, what: str) -> None:
         if path not in self._told:
             self._told.add(path)
-            counted = f"{int(nonsense.sum())} of {depth.size} values"
-            _log.warning("%s: %s are NaN, infinite or negative: taken as no ground truth", path, counted)
-        return np.where(nonsense, np.float32(0), depth)
+            _log.warning("%s: %s", path, what)

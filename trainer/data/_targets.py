@@ -8,16 +8,17 @@ with zeros below and to the right of each map and its `size` (b 2) as height, wi
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data._depth_files import read_annotated
 from trainer.data._kitti_calib import Calibration, project_points
 from trainer.data._kitti_files import Frame, Recordings
 from trainer.data.base import DataError, DepthDataset
-from trainer.data.kitti import read_depth_png
 
 Source = Literal["annotated", "lidar", "lidar-forward"]
 
@@ -87,6 +88,14 @@ def read_part(path: str) -> Target:
         return Target(part["depth"], part["K"], str(part["name"]), part.get("edges"), category)  # type: ignore[arg-type]
 
 
+def name_of_part(path: str) -> str | None:
+    """Name of the item that a part holds, None without it."""
+    if not os.path.isfile(path):
+        return None
+    with np.load(path, allow_pickle=False) as part:
+        return str(part["name"])
+
+
 def assemble(targets: Sequence[Target], padded: bool) -> dict[str, NDArray[Any]]:
     """Put targets together: `depth`, `K`, `items`; where they have them `edge`, `cat`, `subcat`; padded `size`."""
     arrays: dict[str, NDArray[Any]] = {
@@ -125,7 +134,7 @@ def _kitti_depth(
     if place is None:
         raise DataError(f"{frame.stem} has no {'annotated depth' if annotated else 'LiDAR scan'}")
     if annotated:
-        return read_depth_png(recordings.open(place))
+        return read_annotated(recordings.open(place))
     return project_points(
         recordings.read_points(place), calibration.velodyne_to_pixels(frame.camera),
         calibration.sizes[frame.camera], forward=source == "lidar-forward",

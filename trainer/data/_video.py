@@ -6,38 +6,46 @@ reading shuffled items would decode the film again and again.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from PIL import Image, ImageStat
 from tqdm import tqdm
 
 from trainer.data._optional import require
 from trainer.types import UserError
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv")
 _QUALITY = 95  # of the JPEG files
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some network file systems
+_log = logging.getLogger(__name__)
 
 
 def extract_frames(video: Path, cache: Path) -> Path:
     """Decode a video into `<cache>/<name>-<digest>/<7 digits>.jpg` and return the folder; at once if it is there.
 
     The digest is that of path, size and time of the file. Several processes may call this together: one decodes, the
-    others wait. What was interrupted is continued. Raises UserError when the file is no video or cannot be cached.
+    others wait. What was interrupted, or has lost frames, is completed. Raises UserError when the file is no video or
+    cannot be cached.
     """
     try:
         facts = video.stat()
         digest = hashlib.sha256(f"{video.resolve()}|{facts.st_size}|{facts.st_mtime_ns}".encode()).hexdigest()
         folder = cache / f"{video.stem}-{digest[:12]}"
-        if folder.is_dir():
+        if _is_whole(folder):
             return folder
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache / f".{folder.name}.lock"):
-            if not folder.is_dir():
+            if not _is_whole(folder):
                 part = cache / f".{folder.name}.part"
+                if folder.is_dir():
+                    os.replace(folder, part)
                 part.mkdir(exist_ok=True)
                 _decode(video, part)
                 os.replace(part, folder)
@@ -53,23 +61,47 @@ def _decode(video: Path, folder: Path) -> None:
     cv2 = require("cv2", "hints", f"reading the video {video}")
     film = cv2.VideoCapture(str(video))
     try:
-        done = max(len(list(folder.glob("*.jpg"))) - 1, 0)  # the last one may be cut short
+        done = max((int(path.stem) for path in folder.glob("*.jpg")), default=0)  # the last may be cut short
         announced = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
         with tqdm(total=max(announced, 0) or None, desc=f"frames of {video.name}", disable=None) as bar:
             number = 0
             while film.grab():
-                if number >= done:
-                    okay, frame = film.retrieve()
-                    path = folder / f"{number:07d}.jpg"
-                    if not okay or not cv2.imwrite(str(path), frame, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]):
-                        raise OSError(f"frame {number} cannot be written to {path}")
+                path = folder / f"{number:07d}.jpg"
+                if number >= done or not path.is_file():
+                    _keep(film, path)
                 number += 1
                 bar.update()
     finally:
         film.release()
-    if not number:
+    written = sorted(folder.glob("*.jpg"))
+    if not written:
         raise UserError(f"{video}: not one frame can be decoded. Is it a video, and whole?")
-    (folder / "frames.txt").write_text(f"{number} {announced}\n")
+    if all(_is_flat(written[place]) for place in (0, len(written) // 2, -1)):
+        raise UserError(
+            f"{video}: its frames come out empty, as those of some interlaced films do. Convert it:"
+            f" ffmpeg -i {video.name} -vf yadif -c:v libx264 -crf 18 video.mp4"
+        )
+    (folder / "frames.txt").write_text(f"{len(written)} {max(announced, number)}\n")
+
+
+def _keep(film: Any, path: Path) -> None:
+    """Write the grabbed frame; one that cannot be decoded leaves a gap. Raises OSError, which says why."""
+    cv2 = require("cv2", "hints", "reading videos")
+    okay, frame = film.retrieve()
+    if okay:
+        path.write_bytes(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether all frames are there: disks for scratch files are cleaned of what is old."""
+    summary = folder / "frames.txt"
+    count = str(len(list(folder.glob("*.jpg"))))
+    return summary.is_file() and summary.read_text().split()[:1] == [count]
+
+
+def _is_flat(path: Path) -> bool:
+    with Image.open(path) as picture:
+        return all(low == high for low, high in ImageStat.Stat(picture).extrema)
 
 
 def lost_frames(folder: Path) -> int:
@@ -86,7 +118,14 @@ def default_cache() -> Path:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that dies with its process."""
+    """Hold a lock that dies with its process; a warning where there are none."""
     with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            import fcntl  # POSIX only
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            _log.warning("%s: no file locks here; let only one process decode this video", lock.parent)
         yield

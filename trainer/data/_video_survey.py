@@ -7,6 +7,7 @@ from a film without parallax no depth can be learnt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ CUT = 0.3  # share of corners found again below which two frames show different 
 _WANTED_SHIFT = 2.5  # between neighbours for training: that of KITTI, 0.8 % of the width
 _LONGEST_GAP = 10
 _CORNERS, _FEWEST_CORNERS = 400, 20
+_COMBED = 4.0  # of `combing`: progressive films have 0.8 to 2, interlaced ones 11
+_BLACK = "most frames are blank. OpenCV shows some interlaced films so: ffmpeg -i FILM -vf yadif -c:v libx264 OUT.mp4"
+_BURNT = 235  # mean grey level above which a pixel that never changes is taken for sky
 
 Picture = NDArray[np.uint8]
 
@@ -53,6 +57,23 @@ def sharpness(grey: Picture) -> float:
     """Variance of the Laplacian (h w): comparable between frames of one film only."""
     cv2 = _opencv()
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+def combing(frame: Picture) -> float:
+    """How many more pixels of a frame (h w 3) stick out of their rows than of their columns: the mark of interlacing.
+
+    A pixel sticks out when both its neighbours are darker, or both brighter, by more than 8 levels. Below 2 % there is
+    nothing to be seen: 0.
+    """
+    cv2 = _opencv()
+    grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(np.int16)
+    rows, columns = _sticking_out(grey), _sticking_out(grey.T)
+    return rows / max(columns, 1e-3) if rows > 0.02 else 0.0
+
+
+def _sticking_out(grey: NDArray[np.int16]) -> float:
+    above, below = grey[1:-1] - grey[:-2], grey[1:-1] - grey[2:]
+    return float(((np.minimum(above, below) > 8) | (np.maximum(above, below) < -8)).mean())
 
 
 def compare(before: Picture, now: Picture) -> Comparison:
@@ -96,7 +117,15 @@ class Survey:
     parallaxes: list[float] = field(default_factory=list)
     sharp: list[float] = field(default_factory=list)
     flicker: list[float] = field(default_factory=list)
+    combed: list[float] = field(default_factory=list)  # `combing` of every fourth frame
+    uneven: float = 0.0  # share of the frames that come much later or sooner than the frame rate says
     still_share: float = 0.0  # of the pixels, which never change: bonnet, time stamp, black bars
+    changing: tuple[float, float, float, float] = (
+        0,
+        0,
+        1,
+        1,
+    )  # left, top, right, bottom, shares of the picture
 
     @property
     def kept(self) -> int:
@@ -130,6 +159,11 @@ class Survey:
         shift, parallax = _median(self.shifts), _median(self.parallaxes)
         broken = self.announced - self.read
         flickering = float((np.array(self.flicker) > 0.1).mean()) if self.flicker else 0.0
+        if not self.kept:
+            return [
+                "nothing is left to train on: the camera stands, or all scenes are too short",
+                *([_BLACK] if self.blank > 0.5 * self.read else []),
+            ]
         cases = {
             f"{broken} of {self.announced} announced frames could not be decoded: the file is cut off or broken":
                 broken > max(2, 0.01 * self.announced),
@@ -143,13 +177,26 @@ class Survey:
                 shift > 0.12 * WIDTH,
             f"{self.blurred:.0%} of the frames are blurred: shorter exposure or more light": self.blurred > 0.15,
             f"the brightness jumps in {flickering:.0%} of the frames: fix the exposure of the camera": flickering > 0.1,
-            f"{self.still_share:.0%} of the picture never changes (bonnet, time stamp, black bars): crop it, it is"
-            " taken for infinitely far": self.still_share > 0.05,
+            f"{self.still_share:.0%} of the picture never changes (bonnet, time stamp, black bars), which is taken for"
+            f" infinitely far: {self._crop()}": self.still_share > 0.05,
+            "interlaced: every second line is of another moment. Film without, or ffmpeg -i FILM -vf yadif OUT":
+                _median(self.combed) > _COMBED,
+            f"{self.uneven:.0%} of the frames come off the beat, so motions differ: ffmpeg -i FILM -vf fps=30 OUT":
+                self.uneven > 0.05,
             "higher than wide: networks take landscape pictures. Turn or crop it": self.size[1] > self.size[0],
             f"a cut every {self.kept / max(len(self.clips), 1):.0f} frames: an edited film. Use the raw material":
                 len(self.clips) > 3 and self.kept / len(self.clips) < 30,
         }  # fmt: skip
         return [text for text, applies in cases.items() if applies]
+
+    def _crop(self) -> str:
+        """How to cut off the edges that never change, if that is where they are."""
+        left, top, right, bottom = (
+            2 * round(share * side / 2) for share, side in zip(self.changing, self.size * 2, strict=True)
+        )
+        if (right - left) * (bottom - top) > 0.97 * self.size[0] * self.size[1]:
+            return "cover it or film without"
+        return f"ffmpeg -i FILM -vf crop={right - left}:{bottom - top}:{left}:{top} OUT"
 
 
 class Stillness:
@@ -168,11 +215,47 @@ class Stillness:
 
     def share(self) -> float:
         """Share of the pixels that keep their value, to 3 grey levels, while others change."""
+        still = self._still()
+        return 0.0 if still is None else float(still.mean())
+
+    def changing(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of what is inside of rows and columns that mostly keep their value, 0..1."""
+        still = self._still()
+        if still is None:
+            return 0.0, 0.0, 1.0, 1.0
+        top, bottom = _extent((~still).mean(axis=1) > 0.5)
+        left, right = _extent(
+            (~still[round(top * len(still)) : round(bottom * len(still))]).mean(axis=0) > 0.5
+        )
+        return left, top, right, bottom
+
+    def _still(self) -> NDArray[np.bool_] | None:
+        """Which pixels (h w) keep their value, a burnt-out sky aside; None where that cannot be told."""
         if self._sum is None or self._squares is None or self._count < 10:
-            return 0.0
+            return None
         mean = self._sum / self._count
         deviation = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0))
-        return float((deviation < 3).mean()) if np.median(deviation) > 8 else 0.0
+        still: NDArray[np.bool_] = (deviation < 3) & (mean < _BURNT)
+        return still if np.percentile(deviation, 75) > 8 else None
+
+
+def uneven_share(times: Sequence[float]) -> float:
+    """Share of the steps between times that are off the median one by more than half of it."""
+    steps = np.diff(np.asarray(times, np.float64))
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    return float((np.abs(steps - usual) > 0.5 * usual).mean()) if usual > 0 else 0.0
+
+
+def _extent(wanted: NDArray[np.bool_]) -> tuple[float, float]:
+    """First and one past the last, as shares of the length; all of it where there is none.
+
+    What begins or ends inside does so one place further in: that place may be half of the border.
+    """
+    places, length = np.flatnonzero(wanted), len(wanted)
+    if len(places) < 3:
+        return 0.0, 1.0
+    first, last = int(places[0]), int(places[-1]) + 1
+    return (first + (first > 0)) / length, (last - (last < length)) / length
 
 
 def _corners(grey: Picture) -> NDArray[np.float32]:

@@ -29,6 +29,7 @@ Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
 _X_SIGNS = np.array([-1.0, 1.0, 1.0, 1.0])
+DEEP_MODES = ("I", "F")  # beginnings of Pillow's names of more than 8 bits
 _MIRROR = np.outer(_X_SIGNS, _X_SIGNS)  # times a (4 4) motion T: diag(_X_SIGNS) T diag(_X_SIGNS)
 
 
@@ -222,14 +223,23 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a picture as RGB, resized bilinearly with antialiasing. size is (w, h). Returns (h w 3).
 
-    Raises DataError naming the file when it is missing, truncated or no picture.
+    Raises DataError naming the file when it is missing, truncated, no picture, or one of more than 8 bits.
     """
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith(DEEP_MODES):  # `convert` would make nearly all of it white
+                raise DataError(
+                    f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as grey or colour of 8 bits"
+                )
             rgb = picture.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing. Restore it or remove its items from the split") from error
-    except (OSError, SyntaxError, ValueError) as error:  # PIL reports broken PNG chunks as SyntaxError
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # SyntaxError: broken PNG
         raise DataError(f"{path} is not a readable picture ({error}). Copy or download it again") from error
     return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
 

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from trainer.data import DATASETS
-from trainer.data._clip_dataset import ClipDataset, refuse_hints, refuse_stereo
+from trainer.data._clip_dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data._clips import PICTURES, list_clip, read_lines
 from trainer.data._intrinsics import from_field_of_view, read_intrinsics, resized
 from trainer.data._paths import data_roots
@@ -91,6 +91,11 @@ class FrameFolder(ClipDataset):
         """Say where clips have gaps, what a video lost, and where intrinsics are guessed."""
         guessed = [name for name, K in self._K.items() if K is None] if self.fov is None else []
         notes = super().notes() + self._notes
+        notes += [
+            note
+            for name, K in self._K.items()
+            if K is not None and (note := doubt(K, self._native_size(name), name))
+        ]
         if guessed:
             notes.append(
                 f"{', '.join(guessed)}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view "
@@ -119,10 +124,15 @@ class FrameFolder(ClipDataset):
     def _clip_folders(self) -> dict[str, Path]:
         """Map the names of clips to folders of pictures; videos are decoded. Raises UserError when there are none."""
         sources = [self.path]
-        if self.path.is_dir() and not _has_pictures(self.path):
-            sources = [
-                p for p in sorted(self.path.iterdir()) if _is_video(p) or (p.is_dir() and _has_pictures(p))
-            ]
+        if self.path.is_dir():
+            inner = sorted(p for p in self.path.iterdir() if _is_clip(p) and not p.name.startswith("."))
+            if not _has_pictures(self.path):
+                sources = inner
+            elif inner:
+                self._notes.append(
+                    f"{self.path} has pictures of its own, which are the only clip: {len(inner)} folders and videos in"
+                    f" it are not read ({inner[0].name}, ...). Move the pictures away to read those"
+                )
         if not sources:
             raise UserError(
                 f"dataset.path {self.path}: no pictures ({' '.join(PICTURES)}) and no videos ({' '.join(VIDEOS)}) in "
@@ -143,10 +153,14 @@ class FrameFolder(ClipDataset):
 
 
 def _parse(row: str) -> tuple[str, int] | None:
-    match row.split():
+    match row.rsplit(maxsplit=1):  # names of clips may have spaces
         case [clip, number] if number.isdecimal():
-            return clip, int(number)
+            return clip.strip(), int(number)
     return None
+
+
+def _is_clip(path: Path) -> bool:
+    return _is_video(path) or (path.is_dir() and _has_pictures(path))
 
 
 def _is_video(path: Path) -> bool:

@@ -7,13 +7,13 @@ running anything in them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from trainer.data import DATASETS
 from trainer.data._kitti_databases import DatabaseListing
+from trainer.data._kitti_items import DepthAlong, Intrinsics, KittiItems
 from trainer.data._kitti_places import find_databases
+from trainer.data._paths import expanded
 from trainer.data.base import Mode
-from trainer.data.kitti import Intrinsics, KittiItems
 
 
 @DATASETS.register("kitti_lmdb")
@@ -27,6 +27,8 @@ class KittiDatabases(KittiItems):
         split: folder of split files in or beside the databases (`splits/<split>/<mode>_files.txt`).
         split_file: a split file; wins over `split` and `mode`.
         use_benchmark: annotated depth instead of projected LiDAR scans.
+        depth_along: depth of LiDAR points: metres along the `optical_axis` of the camera, or ahead of the LiDAR,
+            `lidar_x`, as the truth of published tables of the Eigen split.
         depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
             different size can share a batch; null = size of the recording.
         intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
@@ -41,6 +43,7 @@ class KittiDatabases(KittiItems):
         split: str = "eigen_zhou",
         split_file: str | None = None,
         use_benchmark: bool = False,
+        depth_along: DepthAlong = "optical_axis",
         depth_size: tuple[int, int] | None = (1242, 376),
         intrinsics: Intrinsics = "average",
         hints_root: str | None = None,
@@ -56,9 +59,11 @@ class KittiDatabases(KittiItems):
         seed: int = 0,
     ):
         super().__init__(
-            use_benchmark, depth_size, intrinsics,
+            use_benchmark, depth_along, depth_size, intrinsics,
             mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed,
         )  # fmt: skip
         raw = find_databases(root)
         self._attach(raw, split, split_file)
-        self.listing = DatabaseListing(raw, Path(hints_root or raw / "depth_hints") if use_hints else None)
+        self.listing = DatabaseListing(
+            raw, expanded(hints_root or f"{raw}/depth_hints") if use_hints else None
+        )

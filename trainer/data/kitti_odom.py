@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 
 from trainer.data import DATASETS
 from trainer.data._clip_dataset import ClipDataset, refuse_hints
-from trainer.data._clips import Clip, Line, find_split, list_clip, read_lines
+from trainer.data._clips import Clip, Line, capped, find_split, list_clip, read_lines
+from trainer.data._damage import find_damaged
+from trainer.data._depth_files import resize_nearest
 from trainer.data._intrinsics import resized
 from trainer.data._kitti_calib import project_points, read_points
 from trainer.data._odometry import Rig, read_poses, read_rig
-from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data._paths import SET_A_ROOT, data_roots, expanded, find_folder
 from trainer.data.base import DataError, Mode, RawItem, checked_size
-from trainer.data.kitti import resize_nearest
 from trainer.types import METRES_PER_UNIT, UserError
 
 Pictures = Literal["auto", "colour", "grey"]
 
 _NAMES = ("kitti_odom", "kitti_odometry")
 _CAMERAS = {"colour": {"l": 2, "r": 3}, "grey": {"l": 0, "r": 1}}
+_ROUNDED = 1e-2  # entries of a rotation times its transpose
 _TEST_SEQUENCES = ("09", "10")
 _EXPECTED = '"<sequence> <frame> <l|r>"'
 
@@ -85,7 +87,7 @@ class KittiOdometry(ClipDataset):
         self.root = find_folder(data_roots(root), _NAMES, _holds_sequences, "KITTI odometry", SET_A_ROOT)
         clips: dict[str, Clip] = {}
         if split or split_file:
-            path = Path(split_file) if split_file else find_split(self.root, split or "", mode)
+            path = expanded(split_file) if split_file else find_split(self.root, split or "", mode)
             lines = read_lines(path, _parse, _EXPECTED)
             for line in lines:
                 self._add(clips, line.clip)
@@ -105,10 +107,11 @@ class KittiOdometry(ClipDataset):
         self._poses: dict[str, NDArray[Any]] = {}
 
     def check(self) -> list[str]:
-        """List bad lines, missing and cut pictures, unreadable calibration and pose files."""
-        return super().check() + [
-            told for sequence in self.sequences if (told := self._sequence_problem(sequence))
-        ]
+        """List bad lines, missing and cut pictures, cut scans, unreadable calibration and pose files."""
+        sequences = [told for sequence in self.sequences if (told := self._sequence_problem(sequence))]
+        lines = [line for line in self.lines if self.use_depth and not line.problem]
+        scans = dict.fromkeys(str(self._scan(line)) for line in lines)
+        return super().check() + sequences + capped(find_damaged(scans)[0], "damaged scans")
 
     def _sequence_problem(self, sequence: str) -> str:
         try:
@@ -179,7 +182,18 @@ class KittiOdometry(ClipDataset):
     def _pose(self, sequence: str) -> NDArray[Any]:
         """Poses of camera 0 (number of frames, 4, 4), camera to world. Raises DataError."""
         if sequence not in self._poses:
-            self._poses[sequence] = read_poses(self._pose_file(sequence))
+            path = self._pose_file(sequence)
+            poses = read_poses(path)
+            turned = poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1)
+            broken = np.flatnonzero(
+                ~(np.abs(turned - np.eye(3)).max(axis=(1, 2)) < _ROUNDED)
+            )  # NaN is not less
+            broken = np.union1d(broken, np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2))))
+            if broken.size:
+                raise DataError(
+                    f"{path}: the pose of frame {broken[0]} (and {broken.size - 1} more) is no motion. Copy it again"
+                )
+            self._poses[sequence] = poses
         return self._poses[sequence]
 
     def _camera_pose(self, name: str, number: int) -> NDArray[Any]:
@@ -211,12 +225,15 @@ class KittiOdometry(ClipDataset):
         size, rig = self._native_size(line.clip), self._rig(line.clip[:2])
         out = self.depth_size or size
         K = resized(rig.K(camera), size, out)
-        path = self.root / "sequences" / line.clip[:2] / "velodyne" / f"{line.number:06d}.bin"
+        path = self._scan(line)
         with self.stage("Depth"):
             if not path.is_file():
                 return np.zeros((out[1], out[0]), np.float32), K
-            depth = project_points(read_points(str(path)), rig.lidar_to_pixels(camera), size)
-            return resize_nearest(depth, out), K
+            points = self._known_points(read_points(str(path)), str(path))
+            return resize_nearest(project_points(points, rig.lidar_to_pixels(camera), size), out), K
+
+    def _scan(self, line: Line) -> Path:
+        return self.root / "sequences" / line.clip[:2] / "velodyne" / f"{line.number:06d}.bin"
 
 
 def _parse(row: str) -> tuple[str, int] | None:

@@ -100,7 +100,8 @@ class MixedDatasets(RecordedDataset):
     @classmethod
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
         """List unknown types, unknown or wrong arguments of the data sets, and weights that are no shares."""
-        return check_parts(DATASETS, kwargs["datasets"])
+        datasets = kwargs.get("datasets")  # absent when it is missing or no mapping, which is told already
+        return [] if datasets is None else check_parts(DATASETS, datasets)
 
     def __len__(self) -> int:
         return len(self.pattern)

@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import DATASETS
-from trainer.data._clip_dataset import ClipDataset, refuse_hints, refuse_stereo
+from trainer.data._clip_dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data._clips import Clip, Line, capped, list_clip, read_lines
-from trainer.data._depth_files import read_depth
+from trainer.data._depth_files import read_depth, resize_nearest
 from trainer.data._endings import find_cut_short
 from trainer.data._intrinsics import read_intrinsics, resized
 from trainer.data._odometry import read_poses
 from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
 from trainer.data.base import DataError, Mode, RawItem, checked_size
-from trainer.data.kitti import resize_nearest
 from trainer.types import UserError
 
 _NAMES = ("rgbd",)
@@ -86,6 +85,7 @@ class RgbdScenes(ClipDataset):
             lines = self._by_rule(clips, val_every, str(self.root))
         self._set_items(clips, lines)
         self._depths = {name: self._list_depth(folder, clips[name]) for name, folder in self._scenes.items()}
+        self._depth_sizes: dict[str, tuple[int, int]] = {}
         self._K = {name: read_intrinsics(folder / "K.txt") for name, folder in self._scenes.items()}
         self._poses = {name: self._read_poses(folder, clips[name]) for name, folder in self._scenes.items()}
         self._has_poses = all(self._poses.values())
@@ -99,6 +99,8 @@ class RgbdScenes(ClipDataset):
     def notes(self) -> list[str]:
         """Say where clips have gaps, and what has no depth or no poses."""
         notes = super().notes()
+        doubts = (doubt(K, self._native_size(name), name) for name, K in self._K.items())
+        notes += [note for note in doubts if note]
         without = sum(self._depth_path(line) is None for line in self.lines) if self.use_depth else 0
         if without:
             notes.append(f"{without} of {len(self.lines)} items have no depth map: theirs are empty")
@@ -122,10 +124,21 @@ class RgbdScenes(ClipDataset):
     def _depth(self, line: Line) -> NDArray[np.float32]:
         path = self._depth_path(line)
         if path is None:
-            width, height = self.depth_size or self._native_size(line.clip)
+            width, height = self.depth_size or self._depth_size_of(line.clip)
             return np.zeros((height, width), np.float32)
         depth = self._known_depth(read_depth(Path(path), self.depth_scale), path)
         return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
+
+    def _depth_size_of(self, scene: str) -> tuple[int, int]:
+        """(width, height) of the depth maps of a scene, or of its pictures where it has none."""
+        if scene not in self._depth_sizes:
+            some = next(iter(self._depths[scene].values()), None)
+            if some is None:
+                self._depth_sizes[scene] = self._native_size(scene)
+            else:
+                height, width = read_depth(Path(some), self.depth_scale).shape
+                self._depth_sizes[scene] = width, height
+        return self._depth_sizes[scene]
 
     def _depth_path(self, line: Line) -> str | None:
         return self._depths.get(line.clip, {}).get(line.number)
@@ -167,9 +180,9 @@ class RgbdScenes(ClipDataset):
 
 
 def _parse(row: str) -> tuple[str, int] | None:
-    match row.split():
+    match row.rsplit(maxsplit=1):  # names of scenes may have spaces
         case [scene, number] if number.isdecimal():
-            return scene, int(number)
+            return scene.strip(), int(number)
     return None
 
 

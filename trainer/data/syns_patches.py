@@ -19,10 +19,10 @@ from PIL import Image
 from trainer.data import DATASETS
 from trainer.data._clip_dataset import picture_size, refuse_hints
 from trainer.data._clips import capped, find_split, read_lines
+from trainer.data._damage import find_damaged
 from trainer.data._depth_files import read_depth_array
-from trainer.data._endings import find_cut_short
 from trainer.data._intrinsics import resized
-from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data._paths import SET_A_ROOT, data_roots, expanded, find_folder
 from trainer.data._recorded import RecordedDataset
 from trainer.data.base import DataError, Mode, RawItem, read_image
 from trainer.types import UserError
@@ -79,7 +79,7 @@ class SynsPatches(RecordedDataset):
             )
         self.use_edges = use_edges
         self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "SYNS-Patches", SET_A_ROOT)
-        path = Path(split_file) if split_file else find_split(self.root, ".", mode)
+        path = expanded(split_file) if split_file else find_split(self.root, ".", mode)
         self.lines = read_lines(path, _parse, _EXPECTED)
         self._watch(len(self.lines))
 
@@ -108,8 +108,8 @@ class SynsPatches(RecordedDataset):
         missing = [
             f"{path} is missing. Restore it or remove its item" for path in files if not path.is_file()
         ]
-        cut = find_cut_short(str(path) for path in files if path.is_file() and path.suffix == ".png")
-        return problems + capped(missing, "missing files") + capped(cut, "damaged pictures")
+        cut, _ = find_damaged(str(path) for path in files if path.is_file())
+        return problems + capped(missing, "missing files") + capped(cut, "damaged files")
 
     def load(self, index: int) -> RawItem:
         """Read image, depth and edges of an item. Raises DataError for a missing or broken file."""
@@ -127,6 +127,10 @@ class SynsPatches(RecordedDataset):
                 K_depth = resized(K, native, (depth.shape[1], depth.shape[0]))
             if self.use_edges:
                 edges = _read_edges(edge_file)
+            if depth is not None and edges is not None and edges.shape != depth.shape:
+                raise DataError(
+                    f"{edge_file}: edges of shape {edges.shape} do not belong to depth of {depth.shape}. Copy both"
+                )
         return RawItem(target, [], resized(K, native, self.size), depth=depth, K_depth=K_depth, edges=edges)
 
     def _files(self, scene: str, number: int) -> list[Path]:
@@ -165,7 +169,7 @@ def _read_edges(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable edge map ({error}). Copy it again") from error
     edges: NDArray[Any] = values.reshape(*values.shape[:2], -1).max(2) > 0
     return edges

@@ -16,15 +16,18 @@ from trainer.evaluation.predictions import (
     flip_blended,
     resize_as_inverse,
 )
-from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
+from trainer.evaluation.targets import TargetsFile
 
 __all__ = [
     "ALONE",
     "EvaluationResult",
+    "FoundByAll",
     "PredictDepth",
     "Processes",
     "StoredDepth",
+    "TargetsFile",
     "depth_pictures",
     "evaluate_depth",
     "evaluate_odometry",

@@ -9,21 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.base import DepthDataset
-from trainer.evaluation.predictions import Source, evenly_spaced, predictions
-from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.predictions import Items, Source, evenly_spaced, predictions
+from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import EvaluationResult
 from trainer.geometry.camera import scale_intrinsics
-from trainer.metrics.baselines import MaskedTruth, score_baselines
+from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
-from trainer.types import UserError
 
 # An item as one process scored it: its name, a row of numbers per protocol (None = nothing valid), its valid truth.
 Scored = tuple[int, str, list[dict[str, Any] | None], MaskedTruth | None]
 
 
 def evaluate_depth(
-    predict: Source, dataset: DepthDataset, protocol: DepthProtocol, **options: Any
+    predict: Source, dataset: Items, protocol: DepthProtocol, **options: Any
 ) -> EvaluationResult:
     """Predict, align and score every item under one protocol; arguments as in `evaluate_side_by_side`."""
     return evaluate_side_by_side(predict, dataset, [protocol], **options)[0]
@@ -31,7 +29,7 @@ def evaluate_depth(
 
 def evaluate_side_by_side(
     predict: Source,
-    dataset: DepthDataset,
+    dataset: Items,
     protocols: Sequence[DepthProtocol],
     *,
     batch_size: int = 8,
@@ -47,7 +45,7 @@ def evaluate_side_by_side(
         predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w) in the unit of the network; or predictions
             from a file.
         dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none; (H, W) may vary; with `edges`
-            (1 H W) where it knows depth edges.
+            (1 H W) where it knows depth edges. Predictions from a file need no `target`.
         protocols: which pixels count, how depth becomes metres, what is measured. They may differ in alignment alone.
         batch_size: images per call of `predict`.
         num_workers: processes that load items; 0 = this one.
@@ -73,11 +71,20 @@ def evaluate_side_by_side(
         on_item()
     scored = sorted(processes.gather(mine), key=lambda one: one[0])
     part = None if len(indices) == len(dataset) else f"{len(indices)} of {len(dataset)}, evenly spaced"
-    return [_summarise(scored, i, protocol, part, about or {}) for i, protocol in enumerate(protocols)]
+    truths = [truth for *_, truth in scored if truth is not None]
+    if not truths:
+        raise FoundByAll(
+            f"nothing was scored: none of {len(scored)} items has a true depth {protocols[0].where()}. "
+            "Check that the data set has ground truth, then the limits and the crop"
+        )
+    baselines = Baselines(truths)
+    return [
+        _summarise(scored, i, protocol, baselines, part, about or {}) for i, protocol in enumerate(protocols)
+    ]
 
 
 def depth_pictures(
-    predict: Source, dataset: DepthDataset, indices: Sequence[int], protocol: DepthProtocol
+    predict: Source, dataset: Items, indices: Sequence[int], protocol: DepthProtocol
 ) -> Iterator[dict[str, Any]]:
     """Yield the given items to look at, as maps of the size of their truth.
 
@@ -105,27 +112,16 @@ def _summarise(
     scored: Sequence[Scored],
     i_protocol: int,
     protocol: DepthProtocol,
+    baselines: Baselines,
     limit: str | None,
     about: Mapping[str, Any],
 ) -> EvaluationResult:
-    items: list[dict[str, Any]] = []
-    truths: list[MaskedTruth] = []
-    skipped: list[str] = []
-    for index, name, rows, truth in scored:
-        row = rows[i_protocol]
-        if row is None or truth is None:
-            skipped.append(name)
-            continue
-        items.append({"index": index, "name": name, **row})
-        truths.append(truth)
-    if not items:
-        raise UserError(
-            f"nothing was scored: none of {len(scored)} items has a true depth {protocol.where()}. "
-            "Check that the data set has ground truth, then the limits and the crop"
-        )
+    rows = [(index, name, told[i_protocol]) for index, name, told, _ in scored]
+    items = [{"index": index, "name": name, **row} for index, name, row in rows if row is not None]
+    skipped = [name for _, name, row in rows if row is None]
     mean = protocol.mean(items)
     if "edges" in protocol.needs and not set(protocol.edge_keys) <= set(mean):
-        raise UserError(
+        raise FoundByAll(
             "the metric set 'ibims' needs true depth edges, and the items have none: leave it out"
         )
     counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped), "limit": limit}
@@ -134,7 +130,7 @@ def _summarise(
         mean=mean,
         factor=_spread([item["factor"] for item in items])
         | ({"median_shift": float(np.median([i["shift"] for i in items]))} if "shift" in items[0] else {}),
-        baselines=score_baselines(truths, protocol),
+        baselines=baselines.score(protocol),
         protocol={**protocol.describe(), **counts, **about},
         items=items,
         skipped=skipped,
@@ -158,11 +154,10 @@ def _edges(item: Mapping[str, Tensor]) -> np.ndarray | None:
     return item["edges"].to(torch.bool).squeeze(0).numpy()
 
 
-def _category(dataset: DepthDataset, index: int) -> dict[str, str]:
+def _category(dataset: Items, index: int) -> dict[str, str]:
     """`cat` and `subcat` of an item, for data sets that sort theirs."""
-    if not hasattr(dataset, "category"):
-        return {}
-    return dict(zip(("cat", "subcat"), dataset.category(index), strict=True))
+    found = dataset.category(index) if hasattr(dataset, "category") else None
+    return {} if found is None else dict(zip(("cat", "subcat"), found, strict=True))
 
 
 def _spread(factors: Sequence[float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import yaml
 from trainer.data.base import DepthDataset
 from trainer.evaluation.pose import PredictPose
 from trainer.evaluation.predictions import batches_of, read_items
-from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import RESULT_FORMAT, write_yaml
 from trainer.metrics.odometry import LENGTHS_M, UNITS, score_sequence
 from trainer.types import UserError
@@ -74,7 +74,7 @@ def evaluate_odometry(
     sequences = [_scored(run) for run in _unbroken(rows)]
     mean = _mean(sequences)
     if not mean:
-        raise UserError(
+        raise FoundByAll(
             f"no sequence has {SNIPPET_FRAMES} frames in a row: odometry needs unbroken ones. Name another split"
         )
     return {"mean": mean, "sequences": sequences, "protocol": {**_protocol(), **(about or {})}}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.data.base import DepthDataset
 from trainer.evaluation.predictions import batches_of, evenly_spaced, read_items
-from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.metrics.direction import summarise_directions
 from trainer.types import UserError
 
@@ -66,11 +66,11 @@ def evaluate_pose(
     broken = np.flatnonzero(~np.isfinite(pred_t).all(axis=(1, 2)))
     if broken.size:
         index = rows[broken[0]][0]
-        raise UserError(
+        raise FoundByAll(
             f"item {index} ({dataset.describe(index)}): the predicted motion is not finite. "
             "Evaluate an earlier checkpoint"
         )
     if not true_t.any():
-        raise UserError("the camera moves in none of the items, so no motion has a direction to compare")
+        raise FoundByAll("the camera moves in none of the items, so no motion has a direction to compare")
     frames = [int(dataset.supp_idxs[i]) for i in temporal]
     return {"supp_idxs": frames, **summarise_directions(pred_t, true_t)}

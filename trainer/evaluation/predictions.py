@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from models_zoo.registry import did_you_mean
-from trainer.data.base import DepthDataset
 from trainer.evaluation.processes import ALONE, Processes
 from trainer.metrics.align import invert
 from trainer.types import UserError
@@ -48,9 +46,9 @@ class StoredDepth:
         `kind` may be None where the file itself says it, as those of `export_depth` do. Raises UserError for a file
         that is none, lacks the array or holds something else.
         """
-        arrays = read_arrays(path)
+        arrays = read_arrays(path, (KEY, "kind"))
         if KEY not in arrays:
-            raise UserError(f"{path}: has no array {KEY!r}. {did_you_mean(KEY, arrays)}")
+            raise UserError(f"{path}: has no array {KEY!r}. {did_you_mean(KEY, read_arrays(path))}")
         told = str(arrays["kind"]) if "kind" in arrays else None
         if kind is None and told is None:
             raise UserError(f"{path}: does not say what it holds. Add --pred-kind disp or --pred-kind depth")
@@ -69,11 +67,11 @@ class StoredDepth:
             )
         return cls(values, kind or told)  # type: ignore[arg-type]
 
-    def check_length(self, num_items: int, path: Path) -> None:
-        """Raise UserError unless there is one prediction per item of the data set."""
+    def check_length(self, num_items: int, truths: Path | str, path: Path) -> None:
+        """Raise UserError unless there is one prediction per item of what is named `truths`."""
         if len(self.values) != num_items:
             raise UserError(
-                f"{path}: holds {len(self.values)} predictions, the data set has {num_items} items. Both must be the"
+                f"{path}: holds {len(self.values)} predictions, {truths} has {num_items} items. Both must be the"
                 " same split in the same order"
             )
 
@@ -89,16 +87,28 @@ class StoredDepth:
 Source = PredictDepth | StoredDepth
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an NPZ file, without pickles. Raises UserError when it is none."""
+class Items(Protocol):
+    """What predictions are compared with: a `DepthDataset`, or a `TargetsFile`, whose items have no image."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Tensor]: ...
+
+    def describe(self, index: int) -> str: ...
+
+
+def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of an NPZ file, all or those of `keys` that are there, without pickles. Raises UserError."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise UserError(f"{path}: is a single array. Save it with np.savez(path, {KEY}=array)")
-            return {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files if keys is None or key in keys}
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive fails in any way
         raise UserError(f"{path}: is no NPZ file of plain arrays ({error})") from error
 
 
@@ -146,11 +156,11 @@ def batches_of(indices: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def read_items(
-    dataset: DepthDataset, batches: Sequence[list[int]], num_workers: int
+    dataset: Items, batches: Sequence[list[int]], num_workers: int
 ) -> Iterator[tuple[list[int], list[dict[str, Tensor]]]]:
     """Yield batches of indices with their items, in order. Lists, because truths may differ in size."""
     loader: Any = DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=list,
@@ -163,11 +173,15 @@ def predicted_maps(
     predict: PredictDepth,
     items: Sequence[Mapping[str, Tensor]],
     indices: Sequence[int],
-    dataset: DepthDataset,
+    dataset: Items,
 ) -> Iterator[Tensor]:
-    """Yield the depth (h w) of each item on the CPU. Raises UserError for a depth that is none."""
+    """Yield the depth (h w) of each item on the CPU. Raises UserError for a missing image, and a depth that is none."""
     if not items:
         return
+    if "target" not in items[0]:
+        raise UserError(
+            f"item {indices[0]} ({dataset.describe(indices[0])}) comes without image: a network needs the data set"
+        )
     with torch.inference_mode():
         depths = predict(torch.stack([item["target"] for item in items])).float().cpu()[:, 0]  # (b h w)
     for index, depth in zip(indices, depths, strict=True):
@@ -182,7 +196,7 @@ def predicted_maps(
 
 def predictions(
     source: Source,
-    dataset: DepthDataset,
+    dataset: Items,
     indices: Sequence[int],
     batch_size: int,
     num_workers: int,
@@ -200,7 +214,7 @@ def predictions(
         yield from zip(chosen, items, depths, truths, strict=True)
 
 
-def truth_map(item: Mapping[str, Tensor], dataset: DepthDataset, index: int) -> np.ndarray:
+def truth_map(item: Mapping[str, Tensor], dataset: Items, index: int) -> np.ndarray:
     """The true depth (H W) of an item, metres."""
     if "depth" not in item:
         raise UserError(

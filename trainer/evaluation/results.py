@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trainer.atomic import CannotWrite, why_not, write_text
+from trainer.atomic import make_folder, write_text
 from trainer.metrics.legacy import legacy_rows
 from trainer.metrics.protocol import DepthProtocol
 
@@ -72,8 +72,5 @@ def save_legacy(result: EvaluationResult, path: str | Path) -> None:
 
 def write_yaml(path: Path, text: str) -> None:
     """Write a text, and the folder for it if needed. Raises CannotWrite."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(why_not(path.parent, error, "made")) from error
+    make_folder(path.parent)
     write_text(path, text)

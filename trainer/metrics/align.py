@@ -25,7 +25,10 @@ class Fit:
     of_inverse: bool = False
 
     def apply(self, depth: np.ndarray) -> np.ndarray:
-        """Turn depth, any shape and unit, into metres. A depth of 0, which is none, is 1/0 = 0 where inverted."""
+        """Turn depth, any shape and unit, into metres. A depth of 0, which is none, is 1/0 = 0 where inverted.
+
+        What a shift makes negative is no depth either: a protocol clips it, as it does 0, to the least it knows.
+        """
         if self.of_inverse:
             return invert(self.scale * invert(depth) + self.shift)
         return self.scale * depth + self.shift if self.shift else self.scale * depth
@@ -47,10 +50,10 @@ def stereo(pred: np.ndarray, truth: np.ndarray) -> Fit:
 def median(pred: np.ndarray, truth: np.ndarray) -> Fit:
     """Scale so that the medians over the valid pixels agree; an even count averages its two middle values.
 
-    A prediction whose median is 0 has nothing to scale: it stays as it is.
+    A prediction whose median is 0 or less has nothing to scale: it stays as it is.
     """
     centre = float(np.median(pred))
-    return Fit(float(np.median(truth)) / centre if centre else 1.0)
+    return Fit(float(np.median(truth)) / centre if centre > 0 else 1.0)
 
 
 def lsqr_disp(pred: np.ndarray, truth: np.ndarray) -> Fit:

@@ -13,50 +13,70 @@ import numpy as np
 
 from trainer.metrics.protocol import DepthProtocol
 
+MOST_PIXELS = 2**15  # of an image that are kept: all of a LiDAR scan, every 14th of a dense map of 1242 x 376
+
 
 @dataclass(frozen=True)
 class MaskedTruth:
     """The valid pixels of one image, small enough to keep those of a whole data set."""
 
-    depth: np.ndarray  # (n,) float32 metres
+    depth: np.ndarray  # (n,) float32 metres, n <= MOST_PIXELS
     row: np.ndarray  # (n,) int16
     height: int  # of the image, pixels
+    is_part: bool = False  # there are more valid pixels
 
     @classmethod
     def of(cls, truth: np.ndarray, valid: np.ndarray) -> MaskedTruth:
-        """Take the pixels of truth (H W) metres where valid (H W) is true."""
-        return cls(truth[valid].astype(np.float32), np.nonzero(valid)[0].astype(np.int16), truth.shape[0])
+        """Take the pixels of truth (H W) metres where valid (H W) is true, evenly spaced where they are too many."""
+        height, width = truth.shape
+        places = np.flatnonzero(valid)
+        is_part = len(places) > MOST_PIXELS
+        if is_part:
+            places = places[np.linspace(0, len(places) - 1, MOST_PIXELS).round().astype(np.intp)]
+        depth = truth.reshape(-1)[places].astype(np.float32)
+        return cls(depth, (places // width).astype(np.int16), height, is_part)
 
 
-def score_baselines(truths: Sequence[MaskedTruth], protocol: DepthProtocol) -> dict[str, dict[str, Any]]:
-    """Score the best constant depth and the mean depth of each row; say how each was made.
+class Baselines:
+    """The best constant depth and the mean depth of each row, fitted once to the truth that scores them."""
 
-    They have the metrics that need no maps. Where the protocol lends a prediction the scale of each image, it
-    lends it to the baselines too.
-    """
-    constant = best_constant_depth([t.depth for t in truths])
-    row_mean = RowMeanDepth(truths)
+    def __init__(self, truths: Sequence[MaskedTruth]):
+        """Fit both."""
+        self._truths = truths
+        self._constant = best_constant_depth([t.depth for t in truths])
+        self._row_mean = RowMeanDepth(truths)
 
-    def mean_scores(guess_of: Callable[[MaskedTruth], np.ndarray]) -> dict[str, float]:
+    def score(self, protocol: DepthProtocol) -> dict[str, dict[str, Any]]:
+        """Score both; say how each was made.
+
+        They have the metrics that need no maps. Where the protocol lends a prediction the scale of each image, it
+        lends it to the baselines too.
+        """
+        aligned = protocol.alignment.uses_truth
+        part = f", at most {MOST_PIXELS} pixels of each" if any(t.is_part for t in self._truths) else ""
+        fitted_to = f"the truth of the evaluated items{part}"
+        constant, bins = self._constant, self._row_mean.bins
+        return {
+            "constant_depth": {
+                "depth_m": "median(truth), per image: what any constant becomes" if aligned else constant,
+                "fitted_to": f"{fitted_to}, smallest mean AbsRel",
+                **self._mean(protocol, lambda t: np.full(t.depth.shape, constant)),
+            },
+            "row_mean_depth": {
+                "depth_m": f"mean of each of {bins} rows{', then aligned per image' * aligned}",
+                "fitted_to": fitted_to,
+                **self._mean(protocol, self._row_mean.predict),
+            },
+        }
+
+    def _mean(
+        self, protocol: DepthProtocol, guess_of: Callable[[MaskedTruth], np.ndarray]
+    ) -> dict[str, float]:
         scores = []
-        for truth in truths:
+        for truth in self._truths:
             guess, target = guess_of(truth), truth.depth.astype(np.float64)
             scores.append(protocol.score(protocol.alignment.align_baseline(guess, target), target))
         return protocol.mean(scores, protocol.pixel_keys)
-
-    aligned = protocol.alignment.uses_truth
-    return {
-        "constant_depth": {
-            "depth_m": "median(truth), per image: what any constant becomes" if aligned else constant,
-            "fitted_to": "the truth of the evaluated items, smallest mean AbsRel",
-            **mean_scores(lambda t: np.full(t.depth.shape, constant)),
-        },
-        "row_mean_depth": {
-            "depth_m": f"mean of each of {row_mean.bins} rows{', then aligned per image' * aligned}",
-            "fitted_to": "the truth of the evaluated items",
-            **mean_scores(row_mean.predict),
-        },
-    }
 
 
 def best_constant_depth(truths: Sequence[np.ndarray]) -> float:
@@ -71,9 +91,10 @@ def best_constant_depth(truths: Sequence[np.ndarray]) -> float:
     Returns:
         The smallest of the minimisers; one of the given depths.
     """
-    depth = np.concatenate(truths).astype(np.float64)
-    weight = 1 / (depth * np.repeat([len(t) for t in truths], [len(t) for t in truths]))
-    order = np.argsort(depth, kind="stable")
+    depth = np.concatenate(truths)
+    counts = np.array([len(t) for t in truths])
+    weight = 1 / (depth.astype(np.float64) * np.repeat(counts, counts))
+    order = np.argsort(depth)
     below = np.cumsum(weight[order])
     return float(depth[order[np.searchsorted(below, below[-1] / 2)]])
 

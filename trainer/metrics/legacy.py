@@ -24,7 +24,8 @@ def legacy_rows(
     rows = [legacy_row(item, protocol) for item in items]
     if any("Cat" in row for row in rows):
         return rows
-    return {key: float(np.mean([row[key] for row in rows if key in row])) for key in rows[0]}
+    keys = dict.fromkeys(key for row in rows for key in row)  # an item may lack those of depth edges
+    return {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}
 
 
 def legacy_row(item: Mapping[str, Any], protocol: DepthProtocol) -> dict[str, Any]:

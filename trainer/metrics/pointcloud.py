@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric
 from trainer.metrics._optional import need
@@ -38,8 +39,11 @@ class PointcloudMetrics(MapMetricSet):
                 "the metric set 'pointcloud' needs intrinsics, and the items have none: leave it out"
             )
         pred, truth = (back_project(depth, maps.scored, maps.K) for depth in (maps.pred, maps.truth))
-        to_truth, _ = self._tree(truth).query(pred)
-        to_pred, _ = self._tree(pred).query(truth)
+        threads = (
+            torch.get_num_threads()
+        )  # a dense map takes seconds on one; launchers set what a process may use
+        to_truth, _ = self._tree(truth).query(pred, workers=threads)
+        to_pred, _ = self._tree(pred).query(truth, workers=threads)
         f_10, iou_10 = overlap(to_truth, to_pred, 0.1)
         f_20, iou_20 = overlap(to_truth, to_pred, 0.2)
         return {

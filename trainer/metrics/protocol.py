@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,18 @@ from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
 from trainer.types import UserError
 
-T = TypeVar("T")
-
 HEADLINES = {
     "abs_rel": 1.0,
     "abs_rel_pct": 0.01,
 }  # what predictions and baselines are compared by, as a fraction
 EDGES = "_edges"  # ending of the keys of numbers on true depth edges alone
+# What a protocol is told by name.
+CHOICES: dict[str, Callable[[], Mapping[str, Any]]] = {
+    "alignment": lambda: ALIGNMENTS,
+    "crop": lambda: CROPS,
+    "metric set": lambda: {name: METRICS.get(name) for name in METRICS.names()},
+}
+FROM_ELSEWHERE = {"metric set": ". One of your own needs its module: --plugins MODULE"}
 
 
 class DepthProtocol:
@@ -48,14 +53,13 @@ class DepthProtocol:
         flip: bool = False,
     ):
         self.names = {"alignment": alignment, "crop": crop}
-        self.alignment = _choose("alignment", alignment, ALIGNMENTS)
-        self.crop = _choose("crop", crop, CROPS)
+        self.alignment = choose("alignment", alignment)
+        self.crop = choose("crop", crop)
         if not 0 < min_depth < max_depth:
             raise UserError(f"evaluation needs 0 < min_depth < max_depth, got {min_depth} and {max_depth} m")
         self.min_depth, self.max_depth, self.flip = float(min_depth), float(max_depth), flip
-        entries = {name: METRICS.get(name) for name in METRICS.names()}
         self.sets: dict[str, MetricSet | MapMetricSet] = {
-            name: _choose("metric set", name, entries)() for name in metrics
+            name: choose("metric set", name)() for name in metrics
         }
         self.units = self._units()
         known = [key for key in HEADLINES if key in self.units]
@@ -175,12 +179,12 @@ class DepthProtocol:
         K: np.ndarray | None,
         on_edges: bool,
     ) -> dict[str, Any]:
-        target = truth[scored].astype(np.float64)
-        fit = self.alignment.fit(pred[scored], target)
+        ours, target = pred[scored], truth[scored].astype(np.float64)
+        fit = self.alignment.fit(ours, target)
         row: dict[str, Any] = {"pixels": int(scored.sum()), "factor": fit.scale}
         if self.alignment.has_shift:
             row["shift"] = fit.shift
-        aligned = self.clip(fit.apply(pred[scored]))
+        aligned = self.clip(fit.apply(ours))
         sets = [s for s in self.sets.values() if on_edges or not _on_edges(s)]
         maps: DepthMaps | None = None
         told = []
@@ -221,14 +225,20 @@ def _merged(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Join what sets measured. Raises ValueError where two mean different numbers by one key."""
     joined: dict[str, float] = {}
     for of_set in scores:
-        for key, value in of_set.items():
-            before = joined.setdefault(key, value)
-            if not np.isclose(before, value, rtol=1e-9, atol=1e-12, equal_nan=True):
-                raise ValueError(f"two metric sets give {key!r}: {before} and {value}. Rename one of them")
+        for key in joined.keys() & of_set.keys():
+            if not np.isclose(joined[key], of_set[key], rtol=1e-9, atol=1e-12, equal_nan=True):
+                raise ValueError(
+                    f"two metric sets give {key!r}: {joined[key]} and {of_set[key]}. Rename one of them"
+                )
+        joined = {**joined, **{key: value for key, value in of_set.items() if key not in joined}}
     return joined
 
 
-def _choose(kind: str, name: str, known: Mapping[str, T]) -> T:
+def choose(kind: str, name: str) -> Any:
+    """What a name of `CHOICES` stands for. Raises UserError naming the nearest and all choices."""
+    known = CHOICES[kind]()
     if name not in known:
-        raise UserError(f"{name!r} is not a known {kind}. {did_you_mean(name, known)}")
+        raise UserError(
+            f"{name!r} is not a known {kind}. {did_you_mean(name, known)}{FROM_ELSEWHERE.get(kind, '')}"
+        )
     return known[name]

@@ -1,0 +1,73 @@
+"""NumPy files, on disk or in memory, that may be damaged or made by anyone: no pickle, no surprise in their size."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.base import DataError
+
+_HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, which numbers have not
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
+    """Read an array of numbers from a `.npy` file. Raises DataError naming `source`, and `fix`, what to do about it."""
+    try:
+        with _opened(source) as file:
+            head = _read_head(file)
+            flat: NDArray[Any] = np.frombuffer(bytearray(file.read(head.num_bytes)), head.dtype)
+            return flat.reshape(head.shape, order="F" if head.fortran else "C")
+    except FileNotFoundError as error:
+        raise DataError(f"{source} is missing. {fix}") from error
+    except (
+        Exception
+    ) as error:  # a broken header fails in any way: np.load lets through what its parser raises
+        raise DataError(f"{source} is not a readable array ({error}). {fix}") from error
+
+
+def array_problem(path: str, fix: str) -> str:
+    """Say what is wrong with the header or the size of a `.npy` file, "" when nothing is. Nothing else is read."""
+    try:
+        with open(path, "rb") as file:
+            _read_head(file)
+    except Exception as error:
+        return f"{path} is not a readable array ({error}). {fix}"
+    return ""
+
+
+class _Head(NamedTuple):
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    num_bytes: int
+
+
+def _read_head(file: IO[bytes]) -> _Head:
+    """Read the header and hold it against the bytes that follow: a damaged one may claim terabytes."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of the format")
+    shape, fortran, dtype = _HEADERS[version](file)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"it holds {dtype}, not numbers")
+    num_bytes = math.prod(shape) * dtype.itemsize
+    start = file.tell()
+    there = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    if min(shape, default=0) < 0 or there != num_bytes:
+        raise ValueError(f"{there} bytes for {dtype} of shape {shape}")
+    return _Head(shape, fortran, dtype, num_bytes)
+
+
+def _opened(source: str | Path | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    return nullcontext(source) if isinstance(source, io.IOBase) else open(source, "rb")  # type: ignore[arg-type]

@@ -1,0 +1,151 @@
+"""Ground truth of a split in one file, scored without the data set: what `prepare targets` and earlier tools write.
+
+Maps of different size are stored as an array of arrays, which NumPy writes as a pickle. It is read without running
+anything that a pickle may ask for.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models_zoo.registry import did_you_mean
+from trainer.data._pickles import read_pickle
+from trainer.types import UserError
+
+KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size")  # of the file; only `depth` must be there
+
+
+@dataclass(frozen=True)
+class TargetsFile:
+    """True depth of the items of a split, in order, without their images: `trainer.types.Batch` without `target`.
+
+    Args:
+        depths: a map (H W) per item, metres, 0 = none; sizes may vary.
+        K: (b 3 3) intrinsics in pixels of the maps, where the file has them.
+        edges: a map (H W) of true depth edges per item, likewise.
+        names: of the items, likewise.
+        categories: category and subcategory of each item, likewise.
+    """
+
+    depths: Sequence[np.ndarray]
+    K: np.ndarray | None = None
+    edges: Sequence[np.ndarray] | None = None
+    names: Sequence[str] | None = None
+    categories: Sequence[tuple[str, str]] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> TargetsFile:
+        """Read an NPZ file: `depth` (b h w) or an array of b maps (h w); where it has them `K` (b 3 3) or (b 4 4),
+        `items`, `edge`, `cat`, `subcat`; padded maps with their `size` (b 2), height and width.
+
+        Raises UserError for a file that is none, lacks `depth`, or whose arrays do not belong together.
+        """
+        arrays = _read_arrays(path)
+        if "depth" not in arrays:
+            raise UserError(f"{path}: has no array 'depth'. {did_you_mean('depth', arrays)}")
+        count = len(arrays["depth"])
+        for key, array in arrays.items():
+            if len(array) != count:
+                raise UserError(
+                    f"{path}: {key} has {len(array)} entries, depth {count}. Write the file again"
+                )
+        sizes = arrays.get("size")
+        depths = _maps(arrays["depth"], "depth", sizes, np.float32, path)
+        edges = _maps(arrays["edge"], "edge", sizes, np.bool_, path) if "edge" in arrays else None
+        for i, (depth, edge) in enumerate(zip(depths, edges or depths, strict=True)):
+            if depth.shape != edge.shape:
+                raise UserError(
+                    f"{path}: item {i} has depth of shape {depth.shape} and edge of {edge.shape}. Write it again"
+                )
+        categories = None
+        if {"cat", "subcat"} <= set(arrays):
+            categories = [(str(a), str(b)) for a, b in zip(arrays["cat"], arrays["subcat"], strict=True)]
+        names = [str(name) for name in arrays["items"]] if "items" in arrays else None
+        return cls(depths, _intrinsics(arrays.get("K"), path), edges, names, categories)
+
+    def __len__(self) -> int:
+        return len(self.depths)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = {"depth": torch.from_numpy(self.depths[index])[None], "index": torch.tensor(index)}
+        if self.K is not None:
+            item["K_depth"] = torch.from_numpy(self.K[index])
+        if self.edges is not None:
+            item["edges"] = torch.from_numpy(self.edges[index])[None]
+        return item
+
+    def describe(self, index: int) -> str:
+        """Name of an item, its number where the file has no names."""
+        return f"item {index}" if self.names is None else self.names[index]
+
+    def category(self, index: int) -> tuple[str, str] | None:
+        """Category and subcategory of an item, where the file has them."""
+        return None if self.categories is None else self.categories[index]
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what we know of an NPZ file; arrays of arrays and of texts through a reader that runs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            known = [key for key in KEYS if f"{key}.npy" in archive.namelist()]
+            return {key: _read_array(archive, key, path) for key in known}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file. `prepare targets` makes it") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive fails in any way
+        raise UserError(
+            f"{path}: is no NPZ file of ground truth ({error}). Copy or write it again"
+        ) from error
+
+
+def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
+    with archive.open(f"{key}.npy") as stream:
+        if not _is_of_objects(stream):
+            stream.seek(0)
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+        else:
+            array = read_pickle(stream.read(), f"{path}: {key}")
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise UserError(f"{path}: {key} is no array with an entry per item. Write the file again")
+    return array
+
+
+def _is_of_objects(stream: IO[bytes]) -> bool:
+    """Whether an array is stored as a pickle. Reads its header, as numpy.lib.format describes it."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in headers:
+        raise ValueError(f"arrays of format {version} are not read")
+    return bool(headers[version](stream)[2].hasobject)
+
+
+def _maps(array: np.ndarray, key: str, sizes: np.ndarray | None, dtype: Any, path: Path) -> list[np.ndarray]:
+    """One map (H W) per item, padding cut off."""
+    try:
+        maps = [np.ascontiguousarray(entry, dtype) for entry in array]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {key} holds what is no map of numbers ({error})") from error
+    for i, entry in enumerate(maps):
+        if entry.ndim != 2 or not entry.size:
+            raise UserError(f"{path}: item {i} of {key} is no map (h, w), but of shape {entry.shape}")
+    if sizes is None:
+        return maps
+    return [entry[:h, :w] for entry, (h, w) in zip(maps, sizes.astype(int).tolist(), strict=True)]
+
+
+def _intrinsics(K: np.ndarray | None, path: Path) -> np.ndarray | None:
+    """K (b 3 3) float32."""
+    if K is None:
+        return None
+    if K.ndim != 3 or K.shape[1:] not in ((3, 3), (4, 4)):
+        raise UserError(f"{path}: K must be (b, 3, 3) or (b, 4, 4), got {K.shape}")
+    return np.ascontiguousarray(K[:, :3, :3], np.float32)
