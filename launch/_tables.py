@@ -13,7 +13,15 @@ from rich.text import Text
 
 from models_zoo.registry import did_you_mean
 from trainer.plugins import load_plugins
-from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, unevaluated
+from trainer.tables.aggregate import (
+    Table,
+    headline,
+    make_tables,
+    model_names,
+    name_differences,
+    sort_rows,
+    unevaluated,
+)
 from trainer.tables.categories import by_category
 from trainer.tables.columns import Column
 from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, units
@@ -58,8 +66,8 @@ def _tabulate(
     results: Sequence[Result], args: argparse.Namespace
 ) -> tuple[list[Table], list[list[Comparison]], list[str]]:
     """All tables, the comparisons of each, and what is to be said of them together."""
-    options = {"seeds": args.seeds, "mix": args.mix, "models": args.models}
-    tables = make_tables(results, args.root, metrics=args.metrics, **options)
+    seeds, mix = args.seeds, args.mix
+    tables = make_tables(results, args.root, seeds=seeds, mix=mix, models=args.models, metrics=args.metrics)
     if args.sort and not any(headline(table, args.sort) for table in tables):
         known = {c.key for table in tables for c in table.columns}
         raise UserError(f"--sort {args.sort}: no table has this metric. {did_you_mean(args.sort, known)}")
@@ -69,13 +77,23 @@ def _tabulate(
     parts = []
     if args.by:
         chosen = args.metrics or ([args.sort] if args.sort else None)
-        parts = make_tables(by_category(results, args.by, chosen), args.root, **options)
+        folders = set(_chosen(results, args).values())
+        told = by_category([r for r in results if r.folder in folders], args.by, chosen)
+        parts = make_tables(told, args.root, seeds=seeds, mix=mix)
     compared = [warn_of_noise(table) for table in (*tables, *parts)]
     wanted = args.summary or args.relative_to
     whole = summarise(tables, args.relative_to) if wanted else []
     if wanted and not whole:
         notes.append("no summary: no table has two rows")
+    for table in tables if args.sort else ():
+        sort_rows(table, args.sort)
     return [*tables, *parts, *whole], compared + [[] for _ in whole], notes
+
+
+def _chosen(results: Sequence[Result], args: argparse.Namespace) -> dict[str, Path]:
+    """The folders of the models to tabulate, by name."""
+    named = model_names({r.folder for r in results}, args.root)
+    return {name: folder for folder, name in named.items() if not args.models or name in args.models}
 
 
 def show(
@@ -135,23 +153,21 @@ def _show_order(
     table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console
 ) -> None:
     """Say of every metric how many orders are sure; of the headline, which neighbours are not."""
-    for other in table.columns:
-        pairs = [c for c in comparisons if c.column == other]
-        if pairs:
-            sure = sum(not c.is_noise for c in pairs)
-            turned, total = flips(table, other)
-            _say(
-                console,
-                f"order by {other.key}: {sure} of {len(pairs)} pairs are told apart by their seeds (Welch, Holm,"
-                f" p < 0.05); {turned} of {total} turn round with some choice of one seed each",
-            )
+    pairs: dict[Column, list[Comparison]] = {}
+    for comparison in comparisons:
+        pairs.setdefault(comparison.column, []).append(comparison)
+    if pairs:
+        sure = (f"{c.key} {sum(not p.is_noise for p in of)} of {len(of)}" for c, of in pairs.items())
+        turned = (f"{c.key} {' of '.join(map(str, flips(table, c)))}" for c in pairs)
+        _say(console, f"pairs that their seeds tell apart (Welch, Holm, p < 0.05): {', '.join(sure)}")
+        _say(console, f"orders that turn round with some choice of one seed each: {', '.join(turned)}")
     others = tuple(f"{c.key}: " for c in table.columns if c != column)
     general = [warning for warning in table.warnings if not warning.startswith(others)]
     rest = len(table.warnings) - len(general)
     for warning in general:
         _say(console, f"warning: {warning}")
     if rest:
-        _say(console, f"warning: {rest} more of other metrics; --out writes all, --sort chooses the metric")
+        _say(console, f"warning: {rest} more of other columns; --out writes all, --sort chooses the metric")
 
 
 def write(
@@ -166,8 +182,7 @@ def write(
         column = _headline(table, args)
         paths += write_table(table, args.out, name, comparisons, column, args.decimals)
         paths += filter(None, [draw_bars(table, args.out / f"{name}_bars.png")])
-    named = model_names({r.folder for r in results}, args.root)
-    folders = {name: folder for folder, name in named.items() if not args.models or name in args.models}
+    folders = _chosen(results, args)
     for tag in args.curves or [CURVE]:
         path = args.out / f"curves_{tag.replace('/', '_')}.png"
         paths += filter(None, [draw_curves(folders, tag, path, args.seeds, required=bool(args.curves))])

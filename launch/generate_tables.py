@@ -44,7 +44,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="versions that every model should have (default: those that any has)",
     )
     add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
-    add("--sort", metavar="KEY", help="metric to rank by and to show seed by seed (default the first)")
+    add(
+        "--sort",
+        metavar="KEY",
+        help="metric to sort rows by, best first, and to show seed by seed (default: names, first metric)",
+    )
     add(
         "--mix",
         nargs="+",

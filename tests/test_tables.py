@@ -19,6 +19,7 @@ from trainer.metrics import METRICS
 from trainer.tables import pictures, reference, significance
 from trainer.tables.aggregate import (
     Cell,
+    Row,
     Table,
     best_two,
     headline,
@@ -167,9 +168,7 @@ def places(values: dict[str, float]) -> tuple[set[str], set[str]]:
     return best_two(Table({}, [key], rows), key)
 
 
-def row_of(model: str, key: Column, *values: float):
-    from trainer.tables.aggregate import Row
-
+def row_of(model: str, key: Column, *values: float) -> Row:
     return Row(model, {key: Cell.of({str(i): v for i, v in enumerate(values)})})
 
 
@@ -214,7 +213,9 @@ def test_missing_seeds_are_named_with_the_state_of_their_run(three: Path) -> Non
     (table,) = tables_of(three, seeds=["42", "195", "335", "7"])
     assert "far: no result of seeds 195 (run failed, epoch 7), 7 (no run)" in table.notes
     assert "a: no result of seed 7 (no run)" in table.notes
-    assert "n | 2 |" not in markdown(table, None)
+    assert "| far | 2 |" in markdown(table, None)
+    (mixed,) = tables_of(three, seeds=["42", "7"], mix=["alignment"])
+    assert "a (median): no result of seed 7 (no run)" in mixed.notes
     (lost,) = unevaluated(three, read_results(three))
     assert lost.endswith("never: no result at all, of seeds 42 (run failed, epoch 7)")
 
@@ -707,7 +708,7 @@ def test_a_picture_of_curves_says_who_is_who_and_where_seeds_end(
     figures[0].canvas.draw()
 
 
-def test_bars_show_no_spread_where_none_is_known_and_no_blank_rows(
+def test_bars_name_the_rows_once_and_show_no_spread_where_none_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_result(tmp_path, "a", 1, {"abs_rel": 0.1, "d1": 0.9})
@@ -719,8 +720,14 @@ def test_bars_show_no_spread_where_none_is_known_and_no_blank_rows(
     draw_bars(table, tmp_path / "b.png")
     first, second = figures[0].axes
     assert [t.get_text() for t in first.get_yticklabels()] == ["a", "b", "c (published)"]
-    assert [t.get_text() for t in second.get_yticklabels()] == ["a", "b"]
+    assert not any(t.get_visible() for t in second.get_yticklabels())
     assert first.get_ylim() == second.get_ylim() == (2.5, -0.5)
+    assert [
+        [round(bar.get_y() + bar.get_height() / 2) for bar in axes.patches] for axes in (first, second)
+    ] == [
+        [0, 1, 2],
+        [0, 1],
+    ]
     assert len([c for c in first.containers if type(c).__name__ == "ErrorbarContainer"]) == 2
 
 

@@ -114,13 +114,23 @@ def test_categories_of_files_of_earlier_code(tmp_path: Path) -> None:
     assert plain.rows[0].cells[column(plain, "Indoor")].mean == 20.0
     assert edges.rows[0].cells[column(edges, "Indoor")].mean == 50.0
     assert plain.columns[0].direction == -1
+    assert plain.name == "syns_test_best_median_AbsRel_category"
+
+
+def test_a_formula_is_no_name_of_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "garg" / "042" / "results"
+    folder.mkdir(parents=True)
+    metric = r"$\delta < 1.25$"
+    (folder / "syns.yaml").write_text(yaml.safe_dump([{"Cat": "Nature", metric: 0.5}]))
+    (table,) = parts_of(tmp_path, metrics=[metric])
+    assert table.name == "syns_delta_1_25_category"
 
 
 def test_results_without_categories_are_refused(tmp_path: Path) -> None:
     write_seeds(tmp_path, "a", {1: 0.1})
     write_items(tmp_path, "b", 1, [item("Nature", 0.1)])
     path = next((tmp_path / "b").rglob("*.yaml"))
-    path.write_text(path.read_text().partition("items:\n")[0] + "items: [1, text]\n")
+    path.write_text(path.read_text().partition("items:\n")[0])
     with pytest.raises(UserError, match="no result tells the category of its images"):
         parts_of(tmp_path)
 
@@ -143,6 +153,7 @@ def test_mean_rank_and_improvement_by_hand(tmp_path: Path) -> None:
     write_result(tmp_path, "odd", 1, {"abs_rel": 0.3, "d1": 0.7})
     (summary,) = summarise(tables_of(tmp_path), "base")
     assert summary.title == "summary of 2 numbers of table 1"
+    assert f"table 1: {tables_of(tmp_path)[0].title}" in summary.notes
     rank, gain = summary.columns
     assert rank == RANK
     assert gain.key == "% better than base"
@@ -194,7 +205,7 @@ def test_what_not_every_row_has_does_not_count_and_is_named(tmp_path: Path) -> N
     told = "; ".join(summary.notes)
     assert "d1 of table 1 does not count: not every row has it" in told
     assert "RMSE of table 1 does not count" in told
-    assert "abs_rel of table 1 is not compared: a has no such number" in told
+    assert "abs_rel of table 1 is not compared: a has 0 or none" in told
     assert "Ratio" not in told
 
 

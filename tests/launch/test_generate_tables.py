@@ -30,7 +30,8 @@ def test_one_table_per_protocol_with_noise_and_missing_seeds(root: Path, capsys)
     assert "0.1100 ± 0.0100 ¹" in out
     assert "0.1110 ± 0.0100 ²" in out
     assert "warning: abs_rel: garg before monodepth is inside the seed noise (p = 0.91, Holm)" in out
-    assert "order by abs_rel: 0 of 1 pairs are told apart by their seeds" in out
+    assert "pairs that their seeds tell apart (Welch, Holm, p < 0.05): abs_rel 0 of 1, d1 0 of 1\n" in out
+    assert "orders that turn round with some choice of one seed each: abs_rel 1 of 1, d1 1 of 1\n" in out
     assert "klodt: no result of seed 195 (no run)" in out
     assert "garg: no result" not in out
 
@@ -61,9 +62,9 @@ def test_mixed_alignments_and_published_rows_side_by_side(root: Path, tmp_path: 
 
 
 def test_chosen_metrics_and_digits(root: Path, capsys) -> None:
-    assert main([str(root), "--models", "klodt", "--metrics", "d1", "--decimals", "2", "--sort", "d1"]) == 0
+    assert main([str(root), "--models", "klodt", "--metrics", "d1", "--decimals", "3", "--sort", "d1"]) == 0
     out = capsys.readouterr().out
-    assert "0.80 ± 0.01" in out or "0.79 ± 0.01" in out
+    assert "0.795 ± 0.007" in out
     assert "abs_rel" not in out
 
 
@@ -126,8 +127,8 @@ def test_summary_and_improvement(root: Path, tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "table 3: summary of 2 numbers of table 2" in printed
     assert "% better than garg ↑" in printed
-    assert "takes every order at its word" in printed
-    assert "| monodepth | 3 | <u>2.000</u> | <u>-0.5107 ± 5.1073</u> |" in (out / "summary.md").read_text()
+    assert "ranks count every order, those inside the seed noise too" in printed
+    assert "| monodepth | 3 | <u>2.000</u> | <u>-0.511 ± 5.107</u> |" in (out / "summary.md").read_text()
     assert main([str(root), "--summary", "--models", "klodt"]) == 0
     assert "no summary: no table has two rows" in capsys.readouterr().out
 
@@ -140,9 +141,29 @@ def test_by_category(tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "table 2: d1 by category, syns_patches test" in printed
     assert "images: Indoor 1, Nature 1" in printed
-    assert "by category, (not" not in printed  # it is no protocol of its own
+    assert "is apart from" not in printed  # it is no protocol of its own
     name = "syns_patches_test_best_median_d1_category.md"
     assert "| a | 1 | **0.7000** | **0.9000** |" in (tmp_path / "out" / name).read_text()
+
+
+def test_by_category_of_models_some_of_which_know_none(tmp_path: Path, capsys) -> None:
+    write_items(tmp_path, "a", 1, [item("Nature", 0.1)])
+    write_items(tmp_path, "b", 1, [item("Nature", 0.2)])
+    write_seeds(tmp_path, "kitti_only", {1: 0.3})
+    assert main([str(tmp_path), "--by", "category", "--models", "a", "kitti_only"]) == 0
+    assert "table 3: abs_rel by category, syns_patches test" in capsys.readouterr().out
+
+
+def test_rows_are_sorted_best_first(tmp_path: Path, capsys) -> None:
+    for model, abs_rel, d1 in (("a", 0.1, 0.5), ("b", 0.2, 0.7), ("c", 0.3, 0.6)):
+        write_result(tmp_path, model, 1, {"abs_rel": abs_rel, "d1": d1})
+    write_result(tmp_path, "abs_rel_alone", 1, {"abs_rel": 0.05})
+    write_result(tmp_path, "other", 1, {"abs_rel": 0.1}, alignment="stereo")  # a table without d1 stays
+    out = tmp_path / "out"
+    assert main([str(tmp_path), "--sort", "d1", "--relative-to", "a", "--out", str(out)]) == 0
+    rows = (out / "kitti_eigen_test_best_median.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["model", "b", "c", "a", "abs_rel_alone"]
+    assert "% better than a" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("term", ["dumb", "xterm"])

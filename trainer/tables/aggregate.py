@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Row:
 
 @dataclass
 class Table:
-    """Models that were measured by one protocol, in the order of their names."""
+    """Models that were measured by one protocol, in the order of their names unless sorted."""
 
     protocol: dict[str, str]  # what all rows have in common
     columns: list[Column]
@@ -86,7 +87,7 @@ class Table:
             return "summary"
         keys = ("dataset", "checkpoint", "alignment", "pixels", "metric", "by")
         name = "_".join(filter(None, (self.protocol.get(key, "") for key in keys)))
-        return name.replace(" ", "_").replace("?", "x").replace("/", "_")
+        return re.sub(r"[\W_]+", "_", name).strip("_")
 
 
 def make_tables(
@@ -148,6 +149,14 @@ def rank(table: Table, column: Column) -> list[Row]:
     return sorted(known, key=lambda row: -column.direction * row.cells[column].mean)
 
 
+def sort_rows(table: Table, key: str) -> None:
+    """Bring the best rows by a metric to the top; those without it come last, in the order they had."""
+    column = headline(table, key)
+    if column is not None:
+        places = {row.label: place for place, row in enumerate(rank(table, column))}
+        table.rows.sort(key=lambda row: places.get(row.label, len(places)))
+
+
 def best_two(table: Table, column: Column) -> tuple[set[str], set[str]]:
     """Labels of the best and of the second best rows. Ties share a place; nobody holds both."""
     ranked = rank(table, column)
@@ -189,12 +198,13 @@ def _table(
             for c in columns
             if any(c in r.values for r in seeds.values())
         }
-        rows.append(Row(label, cells, tuple(told), dict(zip(mix, shown, strict=True))))
-        notes += _odd(label, cells)
+        row = Row(label, cells, tuple(told), dict(zip(mix, shown, strict=True)))
+        rows.append(row)
+        notes += _odd(row)
         missing = [seed for seed in expected if seed not in seeds]
         if missing:
             states = [f"{seed} ({_run_state(folders[label], seed)})" for seed in missing]
-            notes.append(f"{label}: no result of seed{'s'[: len(missing) > 1]} {', '.join(states)}")
+            notes.append(f"{row.label}: no result of seed{'s'[: len(missing) > 1]} {', '.join(states)}")
     protocol = {k: v for k, v in results[0].protocol.items() if k not in mix}
     return Table(protocol, columns, rows, notes=notes)
 
@@ -220,13 +230,15 @@ def _keep(seeds: dict[str, Result], result: Result, label: str) -> None:
         )
 
 
-def _odd(label: str, cells: Mapping[Column, Cell]) -> list[str]:
+def _odd(row: Row) -> list[str]:
     """Name the seeds whose value is not finite."""
     notes = []
-    for column, cell in cells.items():
+    for column, cell in row.cells.items():
         bad = [seed for seed, value in cell.by_seed.items() if not math.isfinite(value)]
         if bad:
-            notes.append(f"{label}: {column.key} is not finite with seed {', '.join(bad)}, which is left out")
+            notes.append(
+                f"{row.label}: {column.key} is not finite with seed {', '.join(bad)}, which is left out"
+            )
     return notes
 
 

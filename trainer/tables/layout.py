@@ -22,14 +22,12 @@ class Text:
 
 
 def decimals_of(table: Table, column: Column, decimals: int | None = None) -> int:
-    """Digits after the point: as asked for, else four for numbers below 1, three below 10, two above."""
+    """Digits after the point: as asked for, else four where mean and spread are below 1, three below 10, two above."""
     if decimals is not None:
         return decimals
-    rows = (*table.rows, *table.references)
-    means = [
-        abs(r.cells[column].mean) for r in rows if column in r.cells and math.isfinite(r.cells[column].mean)
-    ]
-    largest = max(means, default=0.0)
+    cells = [row.cells[column] for row in (*table.rows, *table.references) if column in row.cells]
+    numbers = [abs(v) for cell in cells for v in (cell.mean, cell.sd) if math.isfinite(v)]
+    largest = max(numbers, default=0.0)
     return 4 if largest < 1 else 3 if largest < 10 else 2
 
 

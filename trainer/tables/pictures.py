@@ -12,7 +12,7 @@ import numpy as np
 from models_zoo.registry import did_you_mean
 from trainer import atomic
 from trainer.tables.aggregate import Table
-from trainer.tables.columns import ARROWS, Column
+from trainer.tables.columns import ARROWS
 from trainer.types import UserError
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
 
 
-def read_curves(run: Path, tags: Sequence[str] | None = None) -> dict[str, Curve]:
+def read_curves(run: Path) -> dict[str, Curve]:
     """Read scalars of a run folder as TensorBoard shows them: what a resumed run wrote twice is there once.
 
-    `tags` None = all. A run without events has no curves.
+    A run without events has no curves.
     """
     if not any(run.glob("events.out.tfevents.*")):
         return {}
@@ -34,8 +34,7 @@ def read_curves(run: Path, tags: Sequence[str] | None = None) -> dict[str, Curve
     quiet = {"images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, **quiet})
     events.Reload()
-    chosen = [tag for tag in events.Tags()["scalars"] if tags is None or tag in tags]
-    points = {tag: events.Scalars(tag) for tag in chosen}
+    points = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
     return {tag: (np.array([e.step for e in p]), np.array([e.value for e in p])) for tag, p in points.items()}
 
 
@@ -109,31 +108,34 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return np.array(chosen), np.array([np.mean(found[step]) for step in chosen])
 
 
-def draw_bars(table: Table, path: Path, columns: Sequence[Column] | None = None) -> Path | None:
+def draw_bars(table: Table, path: Path) -> Path | None:
     """Draw means as bars with their standard deviation, and each seed as a dot; published rows are hatched.
 
     Returns the path; None when there is no metric with a direction.
     """
-    columns = [c for c in (columns or table.columns) if c.direction]
+    columns = [c for c in table.columns if c.direction]
     if not columns:
         return None
     rows = [*table.rows, *table.references]
+    labels = [row.label for row in rows]
     across = min(4, len(columns))
     down = math.ceil(len(columns) / across)
-    figure = _figure(4.2 * across, down * (1.2 + 0.32 * len(rows)) + 0.4)
-    grid = figure.subplots(down, across, squeeze=False)
+    width = 3.2 * across + 0.08 * max(map(len, labels))  # names stand once, left
+    figure = _figure(width, down * (1.2 + 0.32 * len(rows)) + 0.4)
+    grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes in grid.flat[len(columns) :]:
         axes.set_axis_off()
     for axes, column in zip(grid.flat, columns, strict=False):
-        known = [row for row in rows if column in row.cells and math.isfinite(row.cells[column].mean)]
-        for i_row, row in enumerate(known):
-            cell, published = row.cells[column], row in table.references
+        for i_row, row in enumerate(rows):
+            cell, published = row.cells.get(column), i_row >= len(table.rows)
+            if cell is None or not math.isfinite(cell.mean):
+                continue
             look = {"color": "0.85", "hatch": "//"} if published else {"color": "C0"}
             spread = {"xerr": cell.sd, "capsize": 3} if math.isfinite(cell.sd) else {}
             axes.barh(i_row, cell.mean, edgecolor="0.4", **look, **spread)
             seeds = [v for v in cell.by_seed.values() if math.isfinite(v)]
             axes.plot(seeds, [i_row] * len(seeds), "k.", markersize=4)
-        axes.set_yticks(range(len(known)), [row.label for row in known], fontsize="small", parse_math=False)
+        axes.set_yticks(range(len(rows)), labels, fontsize="small", parse_math=False)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(
             f"{column.key} {ARROWS[column.direction]} {f'[{column.unit}]' * bool(column.unit)}",

@@ -24,6 +24,7 @@ _NOT_DATA = frozenset(
         *("hints_root", "depth_root", "storage", "max_retries"),
     }
 )
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image
 _LEGACY_CKPTS = ("best", "last")
 _LEGACY_MODES = ("stereo", "mono", "median", "lsqr", "metric")
 _LEGACY_ALIGNMENTS = {"mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
@@ -202,6 +203,3 @@ def _legacy_protocol(stem: str, data: Any) -> dict[str, str]:
         "items": str(len(data)) if isinstance(data, list) else "not stored",
         "format": "earlier code, protocol not stored",
     }
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image

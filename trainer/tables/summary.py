@@ -13,26 +13,21 @@ from trainer.tables.columns import Column
 from trainer.types import UserError
 
 RANK = Column("mean rank", direction=-1)
-WARNING = "a rank takes every order at its word, those inside the seed noise too"
+WARNING = "ranks count every order, those inside the seed noise too"
 
 
 @dataclass(frozen=True)
 class _Number:
-    """One metric of one table, of all its rows."""
+    """One metric of one table."""
 
     name: str
-    cells: Sequence[Cell | None]  # one per row
+    cells: Sequence[Cell]  # one per row
     direction: int
-    base: float | None = None  # what improvements are relative to
-
-    @property
-    def is_full(self) -> bool:
-        return all(cell is not None and math.isfinite(cell.mean) for cell in self.cells)
+    base: float  # what improvements are relative to; NaN without
 
     def gain(self, value: float) -> float:
         """Improvement over the base, in per cent."""
-        base = self.base or math.nan
-        return 100 * self.direction * (value - base) / abs(base)
+        return 100 * self.direction * (value - self.base) / abs(self.base)
 
 
 def summarise(tables: Sequence[Table], relative_to: str | None = None) -> list[Table]:
@@ -71,16 +66,17 @@ def ranks(values: Sequence[float], direction: int) -> list[float]:
 
 
 def _summary(tables: Sequence[Table], group: Sequence[int], relative_to: str | None) -> Table:
-    numbers = [number for i in group for number in _numbers(tables[i], i + 1, relative_to)]
-    full = [number for number in numbers if number.is_full]
-    notes = [WARNING, *(f"{n.name} does not count: not every row has it" for n in numbers if not n.is_full)]
-    columns = {RANK: _mean_ranks(full)} if full else {}
+    notes = [WARNING]
+    numbers = [number for i in group for number in _numbers(tables[i], i + 1, relative_to, notes)]
+    columns = {RANK: _mean_ranks(numbers)} if numbers else {}
     if relative_to is not None:
-        compared = [number for number in full if number.base]
-        notes += [f"{n.name} is not compared: {relative_to} has no such number" for n in full if not n.base]
+        compared = [number for number in numbers if abs(number.base) > 0]  # and not NaN
+        left = [number.name for number in numbers if number not in compared]
+        notes += [f"{name} is not compared: {relative_to} has 0 or none" for name in left]
         if compared:
             columns[Column(f"% better than {relative_to}", direction=1)] = _improvements(compared)
-    told = f"{len(full)} number{'s'[: len(full) != 1]} of table{'s'[: len(group) > 1]} "
+    notes += [f"table {i + 1}: {tables[i].title}" for i in group]  # a file of the summary stands alone
+    told = f"{len(numbers)} number{'s'[: len(numbers) != 1]} of table{'s'[: len(group) > 1]} "
     told += ", ".join(str(i + 1) for i in group)
     rows = [
         Row(row.model, {c: cells[i_row] for c, cells in columns.items()}, row.seeds, row.shown)
@@ -89,35 +85,39 @@ def _summary(tables: Sequence[Table], group: Sequence[int], relative_to: str | N
     return Table({"summary": told}, list(columns), rows, notes=notes)
 
 
-def _numbers(table: Table, number: int, relative_to: str | None) -> Iterable[_Number]:
+def _numbers(table: Table, number: int, relative_to: str | None, notes: list[str]) -> Iterable[_Number]:
+    """The metrics that every row has; the others are named in `notes`."""
     base = next((row for row in (*table.rows, *table.references) if row.label == relative_to), None)
     for column in table.columns:
-        if column.direction:
-            cell = base.cells.get(column) if base else None
-            known = cell.mean if cell and math.isfinite(cell.mean) else None
-            cells = [row.cells.get(column) for row in table.rows]
-            yield _Number(f"{column.key} of table {number}", cells, column.direction, known)
+        if not column.direction:
+            continue
+        name = f"{column.key} of table {number}"
+        cells = [cell for row in table.rows if (cell := row.cells.get(column)) and math.isfinite(cell.mean)]
+        if len(cells) < len(table.rows):
+            notes.append(f"{name} does not count: not every row has it")
+            continue
+        known = base.cells.get(column) if base else None
+        yield _Number(name, cells, column.direction, known.mean if known else math.nan)
 
 
 def _mean_ranks(numbers: Sequence[_Number]) -> list[Cell]:
     """One cell per row; the number of seeds is the least behind any of its ranks."""
-    cells = [[cell for cell in number.cells if cell] for number in numbers]
-    placed = [ranks([cell.mean for cell in row], n.direction) for row, n in zip(cells, numbers, strict=True)]
+    placed = [ranks([cell.mean for cell in n.cells], n.direction) for n in numbers]
     return [
-        Cell(statistics.fmean(places), math.nan, min(cell.n for cell in mine))
-        for places, mine in zip(zip(*placed, strict=True), zip(*cells, strict=True), strict=True)
+        Cell(statistics.fmean(places), math.nan, min(n.cells[i_row].n for n in numbers))
+        for i_row, places in enumerate(zip(*placed, strict=True))
     ]
 
 
 def _improvements(numbers: Sequence[_Number]) -> list[Cell]:
     """One cell per row: the mean over numbers, its spread over the seeds that have all of them."""
     gained = []
-    for mine in zip(*([cell for cell in n.cells if cell] for n in numbers), strict=True):
-        pairs = list(zip(numbers, mine, strict=True))
+    for i_row, first in enumerate(numbers[0].cells):
+        pairs = [(n, n.cells[i_row]) for n in numbers]
         mean = statistics.fmean(n.gain(cell.mean) for n, cell in pairs)
         by_seed = {
             seed: statistics.fmean(n.gain(cell.by_seed.get(seed, math.nan)) for n, cell in pairs)
-            for seed in mine[0].by_seed
+            for seed in first.by_seed
         }
-        gained.append(Cell(mean, Cell.of(by_seed).sd, min(cell.n for cell in mine), by_seed))
+        gained.append(Cell(mean, Cell.of(by_seed).sd, min(cell.n for _, cell in pairs), by_seed))
     return gained
