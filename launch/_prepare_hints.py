@@ -91,7 +91,7 @@ def _choose(
 ) -> tuple[list[Frame], list[str]]:
     """The targets of the splits, and their bad lines; without names, every picture that is there."""
     from trainer.data._kitti_files import read_split
-    from trainer.data._kitti_places import choose_splits
+    from trainer.data._splits import choose_splits
 
     if splits is None and splits_dir is None:
         return list(recordings.frames()), []

@@ -116,7 +116,7 @@ def _read(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable picture ({error}). Copy it again") from error
 
 

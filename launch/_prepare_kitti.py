@@ -56,23 +56,26 @@ def run(
     from trainer.data._kitti_check import check_split
     from trainer.data._kitti_files import read_split
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._kitti_places import choose_splits
+    from trainer.data._splits import choose_splits
 
     raw, recordings = open_recordings(root, depth_root, hints_root)
     chosen = choose_splits(raw, splits, splits_dir)
     print(f"KITTI recordings in {raw}")
     reports = {
-        (split, mode): check_split(read_split(path), supp_idxs, recordings) for split, mode, path in chosen
+        (split, mode): check_split(read_split(path), supp_idxs, recordings, mode)
+        for split, mode, path in chosen
     }
     parts = sorted(set().union(*(report.parts for report in reports.values())))
     print(_table(reports, supp_idxs))
-    lacking = _print_missing(reports, supp_idxs)
+    lacking = _print_missing(reports, supp_idxs, raw)
     broken = sorted(set().union(*(report.broken for report in reports.values())))
     broken += _calibration_problems(parts, recordings)
     if deep:
         origin = (root, depth_root, hints_root)
         broken += [problem for problem in spread(_read, parts, jobs, _open, origin) if problem]
     print_problems(broken, "broken files or databases")
+    complete = sum(report.num_complete for report in reports.values())
+    print(f"{complete} of {sum(report.num_items for report in reports.values())} items are complete")
     if not broken:
         print(
             f"{len(parts)} files read to their end, none broken" if deep else "files not read (--deep does)"
@@ -81,14 +84,14 @@ def run(
 
 
 def _table(reports: dict[tuple[str, str], SplitReport], offsets: list[int]) -> str:
-    """One row per split and mode: items, bad lines, and how many items have what."""
+    """One row per split and mode: bad lines, complete items, and how many items have what."""
     from trainer.data._kitti_check import PUBLISHED, columns
 
-    head = ["split", "mode", "lines", "published", "bad lines", *columns(offsets)]
+    head = ["split", "mode", "lines", "published", "bad lines", "complete", *columns(offsets)]
     rows = [head]
     for (split, mode), report in reports.items():
         lines = report.num_items + len(report.bad_lines)
-        counts = [report.there[column] for column in columns(offsets)]
+        counts = [report.num_complete, *(report.there[column] for column in columns(offsets))]
         published = PUBLISHED.get((split, mode), "-")
         rows.append([split, mode, *map(str, [lines, published, len(report.bad_lines), *counts])])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -101,19 +104,23 @@ def _table(reports: dict[tuple[str, str], SplitReport], offsets: list[int]) -> s
     )
 
 
-def _print_missing(reports: dict[tuple[str, str], SplitReport], offsets: list[int]) -> int:
-    """Name absent drives, bad lines and missing pictures; return how many keep items from being loaded."""
-    from trainer.data._kitti_check import is_server_test, needed
+def _print_missing(reports: dict[tuple[str, str], SplitReport], offsets: list[int], raw: Path) -> int:
+    """Name absent dates and drives, bad lines, missing pictures; return how many keep items from being loaded."""
+    from trainer.data._kitti_check import needed, other_data
 
     absent: Counter[str] = Counter()
     for report in reports.values():
         absent += report.absent_drives
-    drives = [f"{drive}: {count} items" for drive, count in sorted(absent.items())]
-    print_problems(drives, "drives are absent")
-    count = len(drives)
+    places: Counter[str] = Counter()  # a date of which there is nothing stands for its drives
+    for drive, num_items in absent.items():
+        date = drive.partition("/")[0]
+        places[drive if (raw / date).is_dir() else f"{date} (all of it)"] += num_items
+    largest_first = sorted(places.items(), key=lambda entry: (-entry[1], entry[0]))
+    print_problems([f"{place}: {n} items" for place, n in largest_first], "dates or drives are absent")
+    count = len(places)
     for (split, mode), report in reports.items():
-        if is_server_test(report):
-            print(f"{split} {mode} names pictures of KITTI's test server: they are no raw items")
+        if other := other_data(report):
+            print(f"{split} {mode} names {other}: they are no raw items")
             continue
         print_problems(report.bad_lines, f"bad lines in {split} {mode}", shown=_SHOWN)
         count += len(report.bad_lines)

@@ -36,8 +36,8 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
     from trainer.data._kitti_files import Listing
     from trainer.data._kitti_open import open_recordings
     from trainer.data._kitti_pack import capacity, is_packed, list_packages
-    from trainer.data._kitti_places import list_splits
     from trainer.data._optional import require
+    from trainer.data._splits import list_splits
     from trainer.types import UserError
 
     require("lmdb", "lmdb", "Writing LMDB databases")

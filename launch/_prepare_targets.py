@@ -69,6 +69,13 @@ class Order(NamedTuple):
     parts: Path
 
 
+class Outcome(NamedTuple):
+    """What became of an item."""
+
+    problem: str = ""  # why it has no target
+    note: str = ""
+
+
 def run(
     root: str | None, depth_root: str | None, type: str, split: str | None, splits_dir: Path | None, mode: str,
     source: Source | None, out: Path | None, padded: bool, overwrite: bool, jobs: int,
@@ -93,8 +100,11 @@ def run(
     clean_stale_under([parts])
     # The split may have been changed since a run that was stopped.
     missing = [i for i, path in enumerate(paths) if overwrite or name_of_part(str(path)) != _name(i)]
-    results = spread(_make, missing, jobs, _open, (order,), unit="item", done=len(paths) - len(missing))
-    problems = [problem for problem in results if problem]
+    done = len(paths) - len(missing)
+    outcomes = list(spread(_make, missing, jobs, _open, (order,), unit="item", done=done))
+    notes = dict.fromkeys(outcome.note for outcome in outcomes if outcome.note)  # both cameras share a scan
+    print_problems(list(notes), "LiDAR scans have points that are left out")
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         print_problems(problems, f"of {len(paths)} items have no target; {out} is not written")
         return 1
@@ -114,7 +124,7 @@ def _split_file(type: str, root: str | None, split: str | None, splits_dir: Path
     if type != "kitti":
         return Path(_dataset(type, root, mode).root) / "splits" / f"{mode}_files.txt"
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._kitti_places import choose_splits
+    from trainer.data._splits import choose_splits
 
     if split is None:
         raise UserError("--split is required for KITTI, e.g. --split eigen_benchmark")
@@ -170,14 +180,14 @@ def _open(order: Order) -> None:
     _targets, _name, _count = target, name, lines.__len__
 
 
-def _make(index: int) -> str:
-    """Store the target of an item. Returns why there is none, "" when there is."""
+def _make(index: int) -> Outcome:
+    """Store the target of an item."""
     from trainer.data._targets import part_bytes
     from trainer.data.base import DataError
 
     try:
         target = _targets(index)
     except (DataError, OSError) as error:
-        return str(error)
+        return Outcome(problem=str(error))
     store(_order.parts / f"{index}.npz", part_bytes(target))
-    return ""
+    return Outcome(note=target.note)

@@ -6,8 +6,10 @@ import errno
 import logging
 import math
 import os
+import struct
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +19,9 @@ import torch
 from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, frames, grey_frame, level, noise_frame, scar
-from trainer.data import DATASETS, _video
+from trainer.data import DATASETS, _damage, _video
 from trainer.data._clips import Clip, choose_frames, gaps, list_clip
-from trainer.data._endings import find_cut_short
+from trainer.data._damage import TAIL, find_damaged, is_whole
 from trainer.data._intrinsics import read_intrinsics
 from trainer.data.base import DataError
 from trainer.data.loaders import EpochBatches, make_loader
@@ -305,7 +307,50 @@ def test_a_picture_with_something_behind_its_end_is_whole(tmp_path):
     noise_frame(tmp_path / "a.jpg")
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(bytes(5000))
-    assert find_cut_short([str(tmp_path / "a.jpg")]) == []
+    assert find_damaged([str(tmp_path / "a.jpg")]) == ([], 0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+def test_ends_are_judged_by_what_they_are_not_by_the_name(tmp_path, suffix):
+    noise_frame(tmp_path / "a.jpg")
+    path = (tmp_path / "a.jpg").rename(tmp_path / f"a{suffix}")
+    with path.open("ab") as file:
+        file.write(bytes(900))  # some cameras fill a block
+    assert is_whole(path.read_bytes()[-TAIL:])
+    assert find_damaged([str(path)]) == ([], 0)
+    path.write_bytes(b"")
+    assert find_damaged([str(path)]) == ([f"{path} is empty. Copy it again"], 0)
+
+
+def test_what_there_was_no_time_for_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(_damage, "_SECONDS", -1)
+    dataset = folder(frames(tmp_path, range(4)), fov=60)
+    assert dataset.check() == []
+    assert dataset.notes() == [
+        "no time to see whether 4 files are whole: a broken one costs its items when it is read"
+    ]
+
+
+def test_the_first_process_of_a_machine_looks_for_all(tmp_path, monkeypatch):
+    frames(tmp_path, range(4))
+    cut(tmp_path / "000002.png")
+    for rank, num_problems in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert len(folder(tmp_path).check()) == num_problems
+
+
+def test_a_picture_that_claims_to_be_enormous_is_left_to_the_reading(tmp_path):
+    frames(tmp_path, range(4))
+    path = tmp_path / "000002.png"
+    header = b"IHDR" + struct.pack(">II", 1 << 20, 1 << 20)
+    content = bytearray(path.read_bytes())
+    content[12:24] = header
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    dataset = folder(tmp_path)
+    assert dataset.check() == []
+    with pytest.raises(DataError, match=r"000002\.png is not a readable picture .*decompression bomb"):
+        dataset[1]
 
 
 # Damage that only decoding tells
@@ -426,9 +471,10 @@ def test_frames_that_were_cleaned_away_are_decoded_again(video, tmp_path):
         (kept / name).unlink()
     assert len(folder(video, cache=str(cache))) == 10
     assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
-    (kept / "frames.txt").write_text("")
-    assert len(folder(video, cache=str(cache))) == 10
-    assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
+    for cut_short in ("", "12", "12 "):
+        (kept / "frames.txt").write_text(cut_short)
+        assert len(folder(video, cache=str(cache))) == 10
+        assert {p.name: p.read_bytes() for p in kept.iterdir()} == whole
 
 
 def test_processes_that_come_together_decode_once(video, tmp_path, monkeypatch):

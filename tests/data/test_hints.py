@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from trainer.data import _hints
+from trainer.data._depth_files import resize_nearest
 from trainer.data._hints import FOCAL, SETTINGS, SIZE, candidates, depth_hints, fuse, moved, to_depth
-from trainer.data.kitti import KittiRaw, resize_nearest
+from trainer.data.kitti import KittiRaw
 from trainer.data.synthetic import Synthetic
 from trainer.types import METRES_PER_UNIT, UserError
 

@@ -1,79 +1,40 @@
-"""KITTI raw: files are found, lines are checked, LiDAR points land in the right pixels."""
+"""KITTI raw: files are found; pictures, cameras, ground truth and hints are those that a line asks for."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from trainer.data import DATASETS, _damage
-from trainer.data._depth_files import read_annotated, resize_nearest
-from trainer.data._kitti_calib import project_points, read_calibration, read_points
+from tests.data.kitti_raw import (
+    CAM_TO_CAM,
+    DATE,
+    DRIVE,
+    HEIGHT,
+    JPG_DRIVE,
+    VELO_TO_CAM,
+    WIDTH,
+    annotate,
+    frame,
+    grey,
+    kitti,
+    picture,
+    write_hints,
+    write_lines,
+    write_raw,
+)
+from trainer.data import DATASETS
+from trainer.data._depth_files import resize_nearest
 from trainer.data.base import DataError
 from trainer.types import UserError
-
-DATE = "2011_09_26"
-DRIVE = f"{DATE}/{DATE}_drive_0001_sync"
-JPG_DRIVE = f"{DATE}/{DATE}_drive_0002_sync"
-WIDTH, HEIGHT = 40, 12
-
-CAM_TO_CAM = """calib_time: 09-Jan-2012 13:57:47
-S_rect_02: 40 12
-R_rect_00: 1 0 0 0 1 0 0 0 1
-P_rect_02: 20 0 20 0 0 20 6 0 0 0 1 0
-S_rect_03: 40 12
-P_rect_03: 20 0 20 -10 0 20 6 0 0 0 1 0
-"""
-VELO_TO_CAM = """calib_time: 15-Mar-2012 11:37:16
-R: 0 -1 0 0 0 -1 1 0 0
-T: 0 0 0
-"""
-
-
-def picture(path: Path, value: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((HEIGHT, WIDTH, 3), value, np.uint8)).save(path)
-
-
-def frame(raw: Path, drive: str, camera: int, number: int, suffix: str = ".png") -> Path:
-    return raw / drive / f"image_0{camera}" / "data" / f"{number:010d}{suffix}"
-
-
-def write_lines(path: Path, *lines: str) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines))
-    return str(path)
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A KITTI folder of two drives, frames 0-4: the grey level is 40 * frame + camera."""
-    folder = tmp_path / "kitti_raw"
-    for number in range(5):
-        for camera in (2, 3):
-            picture(frame(folder, DRIVE, camera, number), 40 * number + camera)
-            picture(frame(folder, JPG_DRIVE, camera, number, ".jpg"), 40 * number + camera)
-    (folder / DATE / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
-    (folder / DATE / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
-    scan = folder / DRIVE / "velodyne_points" / "data" / f"{2:010d}.bin"
-    scan.parent.mkdir(parents=True)
-    np.array([[10, 0, 0, 0.3], [5, 0, 0, 0.3]], np.float32).tofile(scan)  # both straight ahead
-    write_lines(folder / "splits" / "mini" / "train_files.txt", f"{DRIVE} 1 l", f"{DRIVE} 0000000002 r")
-    return folder
-
-
-def kitti(raw: Path | None, **options):
-    given = {"size": (20, 6), "split": "mini", **options}
-    return DATASETS.create("kitti", root=None if raw is None else str(raw), **given)
-
-
-def grey(image: torch.Tensor) -> int:
-    return round(255 * float(image.mean()))
+    return write_raw(tmp_path / "kitti_raw")
 
 
 def test_target_and_supports_are_the_frames_that_the_line_asks_for(raw):
@@ -171,76 +132,6 @@ def test_annotated_depth_without_calibration_takes_the_average_camera_and_says_s
     assert kitti(raw, use_depth=False).notes() == []
 
 
-# LiDAR
-
-PROJECTION = np.array([[20.0, 0, 20, 0], [0, 20, 6, 0], [0, 0, 1, 0]]) @ np.array(
-    [[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
-)
-
-
-def test_a_point_straight_ahead_lands_left_and_above_of_the_principal_point():
-    depth = project_points(np.array([[10.0, 0, 0, 1]]), PROJECTION, (40, 12))
-    assert depth.shape == (12, 40)
-    assert depth[5, 19] == 10  # principal point 20, 6 counted from 1
-    assert np.count_nonzero(depth) == 1
-
-
-def test_the_nearest_point_wins_whatever_the_order():
-    for points in ([[10.0, 0, 0], [5, 0, 0], [7, 0, 0]], [[5.0, 0, 0], [7, 0, 0], [10, 0, 0]]):
-        assert project_points(np.array(points), PROJECTION, (40, 12))[5, 19] == 5
-
-
-def test_last_column_and_first_column_of_the_next_row_are_different_pixels():
-    z = 20.0
-    last = [z, -20.0, 1.0]  # u = 40, v = 5: column 39, row 4
-    first = [2 * z, 2 * 19.0, 0.0]  # u = 1, v = 6: column 0, row 5
-    for order in ([last, last, first, first], [first, last, first, last]):
-        depth = project_points(np.array(order), PROJECTION, (40, 12))
-        assert depth[4, 39] == 20
-        assert depth[5, 0] == 40
-
-
-@pytest.mark.parametrize(
-    "point",
-    [
-        *([-10.0, 0, 0], [0.0, 0, 0], [10.0, 10.5, 0], [10.0, -10.5, 0], [10.0, 0, 4], [10.0, 0, -4]),
-        *([np.nan, 0, 0], [np.inf, 0, 0], [10.0, np.inf, 0], [10.0, 0, np.nan]),
-    ],
-)
-def test_points_behind_or_beside_the_image_are_left_out(point):
-    assert not project_points(np.array([point]), PROJECTION, (40, 12)).any()
-
-
-def test_a_point_before_the_lidar_but_behind_the_camera_is_left_out():
-    behind = PROJECTION.copy()
-    behind[:, 3] = behind @ [-0.5, 0, 0, 0]  # the camera stands half a metre further on
-    assert not project_points(np.array([[0.3, 0, 0]]), behind, (40, 12)).any()
-    assert project_points(np.array([[10.3, 0, 0]]), behind, (40, 12))[5, 19] == pytest.approx(9.8)
-
-
-def brute_force(points, projection, size):
-    """The same map, one point after the other."""
-    width, height = size
-    depth = np.zeros((height, width))
-    for x, y, z in points[:, :3].astype(np.float64):
-        if x < 0:
-            continue
-        q = [sum(a * b for a, b in zip(row, (x, y, z, 1.0), strict=True)) for row in projection]
-        if q[2] <= 0:
-            continue
-        u, v = round(q[0] / q[2]) - 1, round(q[1] / q[2]) - 1
-        if 0 <= u < width and 0 <= v < height and (depth[v, u] == 0 or q[2] < depth[v, u]):
-            depth[v, u] = q[2]
-    return depth
-
-
-def test_projection_equals_one_point_after_the_other():
-    points = np.random.default_rng(0).normal(0, 8, (5000, 4)).astype(np.float32)
-    expected = brute_force(points, PROJECTION, (40, 12))
-    assert np.count_nonzero(expected) > 200
-    assert np.array_equal(project_points(points, PROJECTION, (40, 12)), expected.astype(np.float32))
-
-
 def test_lidar_depth_of_an_item_and_zeros_without_a_scan(raw):
     dataset = kitti(raw, depth_size=None)
     assert dataset[0]["depth"].shape == (1, 12, 40)
@@ -302,14 +193,6 @@ def test_nearest_resize_takes_values_and_invents_none():
     ]  # centres 1 and 3 belong to the pixel that begins there
 
 
-def annotate(raw: Path, values: np.ndarray, base: str = f"depth_benchmark/{DATE}") -> Path:
-    """Annotated depth of frame 2, right."""
-    path = raw / base / DRIVE.split("/")[1] / "proj_depth/groundtruth/image_03" / f"{2:010d}.png"
-    path.parent.mkdir(parents=True)
-    Image.fromarray(values).save(path)
-    return path
-
-
 @pytest.mark.parametrize("layout", [f"depth_benchmark/{DATE}", "kitti_depth/train", "kitti_depth/val"])
 def test_annotated_depth_in_every_layout(raw, layout):
     base = raw if layout.startswith("depth_benchmark") else raw.parent
@@ -333,13 +216,6 @@ def test_missing_annotated_depth_lists_where_it_was_looked_for(raw):
 
 
 # Where the data lies
-
-
-def write_hints(root: Path, number: int, side: int, values) -> Path:
-    path = root / DRIVE / f"image_0{side}" / f"{number:010d}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, values)
-    return path
 
 
 @pytest.mark.parametrize("place", ["in", "beside", "given"])
@@ -425,221 +301,6 @@ def test_a_broken_paths_file_is_named(text, tmp_path, monkeypatch):
         kitti(None)
 
 
-# Splits
-
-
-def test_an_unknown_split_names_places_and_the_nearest(raw):
-    with pytest.raises(UserError, match=r"'minni' has no train_files\.txt") as caught:
-        kitti(raw, split="minni")
-    assert f"Looked in {raw}/splits, {raw.parent}/splits" in str(caught.value)
-    assert "Did you mean 'mini (train_files.txt)'?" in str(caught.value)
-    with pytest.raises(UserError, match=r"has no val_files\.txt"):
-        kitti(raw, mode="val")
-
-
-def test_splits_may_lie_beside_the_raw_folder(raw):
-    write_lines(raw.parent / "splits" / "near" / "val_files.txt", f"{DRIVE} 3 l")
-    assert kitti(raw, split="near", mode="val").describe(0) == f"{DRIVE}/image_02/0000000003"
-
-
-def test_a_last_line_counts_without_a_newline_and_blank_lines_do_not(raw):
-    path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", "", f"{DRIVE} 2 l\r")
-    assert len(kitti(raw, split_file=path)) == 2
-
-
-def test_a_mark_of_byte_order_and_leading_zeros_do_not_matter(raw):
-    path = raw / "s.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + f"{DRIVE} 0000000001 l\r\n{DRIVE} 1 l\r\n".encode())
-    dataset = kitti(raw, split_file=str(path))
-    assert dataset.check() == []
-    assert dataset.describe(0) == dataset.describe(1) == f"{DRIVE}/image_02/0000000001"
-
-
-def test_bad_lines_are_all_reported_with_place_and_expectation(raw):
-    bad = ["image 7", f"{DRIVE} x l", f"{DRIVE} 1 m", "6 1 l", f"{DRIVE} 1"]
-    path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", *bad)
-    dataset = kitti(raw, split_file=path)
-    assert dataset.check() == [
-        f'{path}:{number}: {line!r} : expected "<date>/<drive> <frame> <l|r>"'
-        for number, line in enumerate(bad, 2)
-    ]
-    with pytest.raises(DataError, match=r"s\.txt:2: 'image 7' : expected"):  # never left out in silence
-        dataset[1]
-
-
-def test_long_lists_of_bad_lines_are_cut(raw):
-    path = write_lines(raw / "s.txt", *[f"image {i}" for i in range(50)])
-    problems = kitti(raw, split_file=path).check()
-    assert len(problems) == 21
-    assert problems[-1] == "... and 30 more bad lines"
-
-
-@pytest.mark.parametrize("content", [None, "\n\n"])
-def test_an_absent_or_empty_split_file_is_an_error(raw, content):
-    path = raw / "s.txt"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=r"s\.txt: the split file (cannot be read|has no lines)"):
-        kitti(raw, split_file=str(path))
-
-
-def test_check_finds_missing_targets_and_supports(raw):
-    frame(raw, DRIVE, 2, 0).unlink()
-    path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", f"{DRIVE} 4 r", f"{DRIVE} 9 l")
-    problems = kitti(raw, split_file=path, supp_idxs=[-1, 1, 0]).check()
-    assert [problem.partition(" is missing")[0] for problem in problems] == [
-        f"{path}:1: support -1 {DRIVE}/image_02/0000000000",
-        f"{path}:2: support +1 {DRIVE}/image_03/0000000005",
-        f"{path}:3: target {DRIVE}/image_02/0000000009",
-        f"{path}:3: support -1 {DRIVE}/image_02/0000000008",
-        f"{path}:3: support +1 {DRIVE}/image_02/0000000010",
-        f"{path}:3: support +0 {DRIVE}/image_03/0000000009",
-    ]
-
-
-def test_a_frame_before_the_first_is_missing(raw):
-    path = write_lines(raw / "s.txt", f"{DRIVE} 0 l")
-    (problem,) = kitti(raw, split_file=path, supp_idxs=[-1]).check()
-    assert "support -1" in problem
-
-
-def test_an_absent_drive_is_one_problem(raw):
-    other = f"{DATE}/{DATE}_drive_0099_sync"
-    path = write_lines(raw / "s.txt", *[f"{other} {i} l" for i in range(1, 31)])
-    (problem,) = kitti(raw, split_file=path).check()
-    assert problem == f"{raw}/{other}/image_02/data does not exist or is empty: 90 frames are missing"
-
-
-def test_check_reads_the_calibration_that_items_need(raw):
-    path = raw / DATE / "calib_cam_to_cam.txt"
-    path.write_text(CAM_TO_CAM.replace("P_rect_02: 20 ", "P_rect_02: "))
-    (problem,) = kitti(raw).check()
-    assert "calib_cam_to_cam.txt: P_rect_02 has 11 numbers, expected 12" in problem
-    path.unlink()
-    (problem,) = kitti(raw, use_depth=False, intrinsics="calibrated").check()
-    assert "calib_cam_to_cam.txt cannot be read" in problem
-    assert kitti(raw, use_depth=False).check() == []  # nobody needs it
-
-
-@pytest.mark.parametrize(
-    ("name", "wrong", "told"),
-    [
-        ("S_rect_02: 40 12", "S_rect_02: nan 12", "not all numbers are finite"),
-        ("S_rect_02: 40 12", "S_rect_02: 0 12", "S_rect must be"),
-        ("S_rect_03: 40 12", "S_rect_03: 1e9 12", "S_rect must be"),
-        ("P_rect_02: 20", "P_rect_02: inf", "not all numbers are finite"),
-        ("P_rect_03: 20", "P_rect_03: -20", "positive focal lengths"),
-        ("R_rect_00: 1 0 0", "R_rect_00: 1 1 0", "must be rotations"),
-    ],
-)
-def test_a_calibration_that_is_none_is_told_before_training(raw, name, wrong, told):
-    text = CAM_TO_CAM.replace(name, wrong)
-    assert text != CAM_TO_CAM
-    (raw / DATE / "calib_cam_to_cam.txt").write_text(text)
-    (problem,) = kitti(raw).check()
-    assert f"{raw}/{DATE}/calib_cam_to_cam.txt or calib_velo_to_cam.txt is damaged: " in problem
-    assert told in problem
-
-
-def test_a_missing_calibration_key_is_named(raw):
-    (raw / DATE / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\n")
-    (problem,) = kitti(raw).check()
-    assert "calib_velo_to_cam.txt: T is missing, expected 3" in problem
-
-
-# Broken items
-
-
-def cut(path: Path, keep: int) -> Path:
-    path.write_bytes(path.read_bytes()[:keep])
-    return path
-
-
-@pytest.mark.parametrize("keep", [0, 60])
-def test_check_finds_pictures_that_are_cut_short(raw, keep):
-    target, support = cut(frame(raw, DRIVE, 2, 1), keep), cut(frame(raw, DRIVE, 2, 0), keep)
-    cut(frame(raw, DRIVE, 2, 4), keep)  # no item needs it
-    problems = kitti(raw).check()
-    assert [problem.partition(" is ")[0] for problem in problems] == [str(target), str(support)]
-
-
-@pytest.mark.parametrize("keep", [0, 8, 31])
-def test_check_finds_scans_that_are_cut_short(raw, keep):
-    path = cut(raw / DRIVE / "velodyne_points" / "data" / f"{2:010d}.bin", keep)
-    (problem,) = kitti(raw).check()
-    assert f"{path} is not a LiDAR scan: {keep} bytes" in problem
-    assert kitti(raw, use_depth=False).check() == []
-
-
-def test_check_finds_hints_and_annotated_depth_that_are_cut_short(raw):
-    write_hints(raw / "depth_hints", 1, 2, np.ones((3, 4), np.float32))
-    hints = cut(write_hints(raw / "depth_hints", 2, 3, np.ones((3, 4), np.float32)), 150)
-    depth = cut(annotate(raw, np.full((HEIGHT, WIDTH), 256, np.uint16)), 50)
-    problems = kitti(raw, use_hints=True, use_benchmark=True).check()
-    assert [problem.partition(" is ")[0] for problem in problems] == [str(depth), str(hints)]
-
-
-def test_files_that_there_was_no_time_for_are_counted(raw, monkeypatch):
-    monkeypatch.setattr(_damage, "_SECONDS", -1)
-    cut(frame(raw, DRIVE, 2, 1), 60)
-    dataset = kitti(raw, use_depth=False)
-    assert dataset.check() == []
-    assert dataset.notes()[0].startswith("no time to see whether 6 files are whole")
-
-
-def test_a_folder_that_cannot_be_listed_is_told_once(raw):
-    folder = raw / DRIVE / "image_02" / "data"
-    shutil.rmtree(folder)
-    folder.symlink_to("data")  # to itself
-    (problem,) = kitti(raw).check()
-    assert f"{folder} cannot be listed" in problem
-    with pytest.raises(DataError, match="cannot be listed"):
-        kitti(raw)[0]
-
-
-def test_a_truncated_picture_names_file_item_and_stem(raw):
-    path = frame(raw, DRIVE, 3, 3)
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match="is not a readable picture") as caught:
-        kitti(raw)[1]
-    for part in (str(path), "again", f"[item 1 of train: {DRIVE}/image_03/0000000002]"):
-        assert part in str(caught.value)
-
-
-def test_in_training_another_item_takes_the_place_of_a_damaged_one(raw, caplog):
-    path = frame(raw, DRIVE, 3, 3)
-    path.write_bytes(path.read_bytes()[:60])
-    dataset = kitti(raw)
-    (item,) = dataset.__getitems__([(0, 1)])
-    assert item["index"] == 0
-    assert f"{path} is not a readable picture" in caplog.text
-    assert "Another item takes its place (1 of 2 items so far)" in caplog.text
-
-
-def test_a_missing_support_names_role_and_folder(raw):
-    frame(raw, DRIVE, 2, 2).unlink()
-    with pytest.raises(DataError, match=r"support \+1 .*/image_02/0000000002 is missing.*Complete the drive"):
-        kitti(raw)[0]
-
-
-def test_a_cut_scan_is_named(raw):
-    path = raw / DRIVE / "velodyne_points" / "data" / f"{2:010d}.bin"
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match=r"0000000002\.bin is not a LiDAR scan: 29 bytes"):
-        kitti(raw)[1]
-    with pytest.raises(DataError, match="cannot be read"):
-        read_points(str(raw))
-
-
-def test_a_depth_map_that_is_none_is_named(tmp_path):
-    picture(tmp_path / "d.png", 3)
-    with pytest.raises(DataError, match=r"d\.png is no depth map: expected 16-bit grey, got uint8"):
-        read_annotated(str(tmp_path / "d.png"))
-    (tmp_path / "d.png").write_text("x")
-    with pytest.raises(DataError, match=r"d\.png is not a readable depth map"):
-        read_annotated(str(tmp_path / "d.png"))
-
-
 # The real recordings
 
 
@@ -651,16 +312,6 @@ def test_real_png_and_jpeg_drives_pass_their_check(shared_data):
         assert item["target"].shape == (3, 192, 640)
         assert 0.2 < item["target"].mean() < 0.7
         assert not torch.equal(item["supports"][0], item["supports"][2])
-
-
-def test_projection_equals_one_point_after_the_other_on_a_real_scan(shared_data):
-    raw = shared_data / "kitti_raw"
-    calibration = read_calibration(raw / DATE)
-    points = read_points(str(raw / DRIVE / "velodyne_points" / "data" / f"{5:010d}.bin"))[::7]
-    projection = calibration.velodyne_to_pixels(3)
-    expected = brute_force(points, projection, (1242, 375)).astype(np.float32)
-    assert np.count_nonzero(expected) > 1500
-    assert np.array_equal(project_points(points, projection, (1242, 375)), expected)
 
 
 def test_lidar_agrees_with_the_annotated_depth_of_the_same_frame(shared_data):

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from launch.prepare import main
+from tests.data.test_pickles import doubled
 from trainer.data import DATASETS, _lmdb
 from trainer.data._kitti_calib import read_points
 from trainer.data._kitti_databases import DatabaseListing
 from trainer.data._lmdb import Database, array_bytes, write_database
-from trainer.data._pickles import read_pickle
 from trainer.data.base import DataError, DepthDataset
 from trainer.types import UserError
 
@@ -303,119 +303,12 @@ def test_a_calibration_of_a_wrong_shape_is_named(databases: Path) -> None:
     assert "velo2cam/R: float64 of shape (2, 2), expected numbers (3, 3)" in problem
 
 
-# Pickles
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.arange(6, dtype=np.float32).reshape(2, 3),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.array([[1, 2]], dtype=">i2"),
-        np.zeros((0, 4), np.float32),
-        np.float64(2.5),
-        {"a": [1, 2.5, None, True, (b"x", "y")], "b": {"c": np.array([True])}},
-        ["0000000001", "0000000002"],
-    ],
-    ids=["array", "fortran", "big endian", "empty", "scalar", "nested", "keys"],
-)
-def test_arrays_and_plain_values_survive(value: Any, protocol: int) -> None:
-    if protocol < 2 and isinstance(value, dict):
-        pytest.skip("protocols 0 and 1 call copyreg for bool and bytes")
-    read = read_pickle(pickle.dumps(value, protocol), "here")
-    np.testing.assert_equal(read, value)
-    if isinstance(value, np.ndarray):
-        assert read.dtype == value.dtype
-        assert read.flags.writeable
-
-
-def test_arrays_of_arrays_of_different_size_survive() -> None:
-    maps = np.empty(2, object)
-    maps[:] = [np.ones((2, 3)), np.zeros((4, 1))]
-    read = read_pickle(pickle.dumps(maps, 4), "here")
-    assert read.dtype == object
-    assert [entry.shape for entry in read] == [(2, 3), (4, 1)]
-
-
-class Harmless:
-    pass
-
-
-def nested_objects(entry: bytes) -> bytes:
-    """An array of objects, the first of which is something else, protocol 0."""
-    array = np.empty(2, object)
-    array[:] = [[1, "entry"], None]
-    return pickle.dumps(array, 0).replace(b"Ventry", entry + b"\nVentry", 1)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (pickle.dumps(Harmless()), "asks for .*Harmless"),
-        (pickle.dumps(print), "asks for builtins.print"),
-        (b"cos\nsystem\n(S'true'\ntR.", "asks for os.system"),
-        (b"cnumpy\nndarray\n((I2\ntS'f4'\ntR.", "calls numpy.ndarray"),
-        (b"cnumpy\ndtype\n(S'V8'\ntR.", "holds an array of 'V8'"),
-        (pickle.dumps(np.zeros(2, [("a", "f4")])), "holds an array of"),
-        (pickle.dumps({1, 2}), "uses EMPTY_SET"),
-        (b"c_codecs\nencode\n(S'a'\nS'zip'\ntR.", "asks for text in 'zip'"),
-        (b"Pabc\n.", "uses PERSID"),
-        (b"(ios\nsystem\n.", "uses INST"),
-        (b"(cos\nsystem\nS'true'\no.", "asks for os.system"),
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.", "asks for os.system"),
-        (b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93)\x81.", "uses NEWOBJ"),
-        (b"cnumpy\ndtype\n(S'f4'\ntR}S'__setstate__'\ncos\nsystem\nsb.", "asks for os.system"),
-        (b"\x80\x04]}b.", "gives a state to what has none"),
-        (b"\x80\x04\x8c\x01a)R.", "calls what is no function"),
-        (b"\x82\x01.", "uses EXT1"),
-        (nested_objects(b"cos\nsystem\n(S'true'\ntR"), "asks for os.system"),
-    ],
-)
-def test_everything_else_is_refused(content: bytes, message: str) -> None:
-    with pytest.raises(DataError, match=rf"^here.*{message}"):
-        read_pickle(content, "here")
-
-
-def doubled(times: int) -> bytes:
-    """A tuple of two references to the same tuple, and so on: `hash` and `repr` of it take for ever."""
-    return b"\x80\x04)" + b"".join(b"\x94h%ch%c\x86" % (i, i) for i in range(times)) + b"\x94"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"Nr\xff\xff\xff\x7f0.", "uses POP"),  # read by `pickle`, 64 GB for one place
-        (
-            b"\x80\x04\x96" + b"\xff" * 5 + b"\x00\x00\x00a.",
-            "is not a readable pickle",
-        ),  # a terabyte of bytes
-        (b"\x80\x04" + b"]" * 5000 + b"a" * 4999 + b".", "is not a readable pickle"),
-        (doubled(60) + b"}h\x3cNs.", "holds a dict whose keys are no plain values"),
-        (doubled(60) + b"cnumpy\ndtype\nh\x3c\x85R.", "holds an array of a tuple"),
-        (doubled(60) + b"h\x3c\x93.", "asks for what has no name"),
-    ],
-    ids=["place", "length", "depth", "hash", "repr", "str"],
-)
-def test_a_few_bytes_cannot_take_all_memory_or_time(content: bytes, message: str) -> None:
-    with pytest.raises(DataError, match=rf"^here.*{message}"):
-        read_pickle(content, "here")
-
-
 def test_values_that_only_look_endless_are_not_spelt_out(databases: Path) -> None:
     folder = databases / DATE / "calibration"
     with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
         transaction.put(pickle.dumps("velo2cam/R", 4), doubled(60) + b".")
     (problem,) = check(databases)
     assert "velo2cam/R: expected an array, got tuple" in problem
-
-
-def test_a_pickle_cannot_alter_how_the_next_one_is_read() -> None:
-    """Setting attributes on what it was given instead of NumPy's functions stays without effect."""
-    tamper = b"\x80\x02cnumpy\ndtype\n(N}X\x05\x00\x00\x00_makeK\x01s\x86b."
-    with pytest.raises(DataError):
-        read_pickle(tamper, "here")
-    assert read_pickle(pickle.dumps(np.arange(3)), "here").tolist() == [0, 1, 2]
 
 
 # Our format

@@ -131,6 +131,16 @@ def test_damage_is_named_before_training(root):
     assert len(problems) == 3
 
 
+def test_depth_arrays_that_are_cut_short_are_named_before_training(root):
+    path = root / "000" / "depth" / "000005.npy"
+    np.save(path, np.ones((10, 20), np.float32))
+    path.with_suffix(".png").unlink()
+    assert rgbd(root).check() == []
+    cut(path)
+    (problem,) = rgbd(root).check()
+    assert f"{path} is not a readable array" in problem
+
+
 def test_depth_of_another_kind_is_named_and_costs_one_item(root, caplog):
     caplog.set_level(logging.WARNING)
     path = root / "000" / "depth" / "000005.png"

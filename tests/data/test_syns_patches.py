@@ -141,6 +141,27 @@ def test_files_that_are_no_depth_are_named(root):
         syns(root)[0]
 
 
+@pytest.mark.parametrize("name", ["edges_01", "edges_03_log", "edges_02_inv"])
+def test_other_depth_edges_may_be_chosen(root, name):
+    with pytest.raises(DataError, match=rf"{name}/3\.png is not a readable edge map"):
+        syns(root, edges_dir=name)[0]
+    (problem,) = syns(root, edges_dir=name).check()
+    assert f"{name}/3.png is missing" in problem
+    (root / "02" / name).mkdir()
+    Image.fromarray(np.full((376, 1242), 255, np.uint8)).save(root / "02" / name / "3.png")
+    assert syns(root, edges_dir=name).check() == []
+    assert syns(root, edges_dir=name)[0]["edges"].all()
+    assert syns(root)[0]["edges"].sum() == 5
+
+
+@pytest.mark.parametrize("name", ["edges_04", "../edges", "edges_log", ""])
+def test_edges_of_another_name_are_refused_with_the_choices(root, name):
+    with pytest.raises(
+        UserError, match=r"is no folder of depth edges: edges, or edges_01, edges_02, edges_03"
+    ):
+        syns(root, edges_dir=name)
+
+
 def test_no_split_of_that_name_lists_what_there_is(root):
     with pytest.raises(UserError, match=r"no val_files\.txt"):
         syns(root, mode="val")

@@ -37,9 +37,10 @@ def row(text: str, *start: str) -> list[str]:
 def test_a_complete_recording_passes(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(recording, "--deep") == 0
     text = capsys.readouterr().out
-    # split mode lines published bad target -1 +1 stereo LiDAR annotated hints
-    assert row(text, "synthetic", "train") == ["synthetic", "train", "4", "-", "0", *"4444440"]
-    assert row(text, "synthetic", "val") == ["synthetic", "val", "2", "-", "0", *"2222220"]
+    # split mode lines published bad complete target -1 +1 stereo LiDAR annotated hints
+    assert row(text, "synthetic", "train") == ["synthetic", "train", "4", "-", "0", *"44444440"]
+    assert row(text, "synthetic", "val") == ["synthetic", "val", "2", "-", "0", *"22222220"]
+    assert "\n8 of 8 items are complete\n" in text
     assert "files read to their end, none broken" in text
 
 
@@ -83,20 +84,45 @@ def test_missing_pictures_absent_drives_and_bad_lines(raw: Path, capsys: pytest.
     split.write_text("\n".join(lines))
     assert check(raw, "--splits", "mine") == 1
     text = capsys.readouterr().out
-    assert row(text, "mine", "train") == ["mine", "train", "5", "-", "1", *"2122220"]
-    assert f"1 drives are absent:\n  {other}: 2 items" in text
+    assert row(text, "mine", "train") == ["mine", "train", "5", "-", "1", *"12122220"]
+    assert f"1 dates or drives are absent:\n  {other}: 2 items" in text
+    assert "\n1 of 4 items are complete\n" in text
     assert f"{split}:5: 'nonsense'" in text
     assert f"1 items of mine train lack their support -1:\n  {DRIVE}/image_02/0000000000" in text
 
 
-def test_lines_of_the_test_server_are_no_mistake(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = raw.parent / "elsewhere" / "benchmark"
+def test_a_date_of_which_there_is_nothing_is_told_once(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = raw / "splits/mine/train_files.txt"
+    split.parent.mkdir()
+    date = "2011_09_28"
+    split.write_text("".join(f"{date}/{date}_drive_{i:04d}_sync 1 l\n" for i in (1, 2, 2)))
+    assert check(raw, "--splits", "mine") == 1
+    text = capsys.readouterr().out
+    assert f"1 dates or drives are absent:\n  {date} (all of it): 3 items" in text
+    assert "drive_0001" not in text
+
+
+@pytest.mark.parametrize(
+    ("split", "line", "told", "published"),
+    [
+        ("benchmark", "image {}", "pictures of KITTI's test server", "500"),
+        ("odom", "8 {} r", "frames of KITTI odometry (dataset.type=kitti_odom)", "-"),
+    ],
+)
+def test_splits_of_other_data_are_no_mistake(
+    raw: Path, capsys: pytest.CaptureFixture[str], split: str, line: str, told: str, published: str
+) -> None:
+    folder = raw.parent / "elsewhere" / split
     folder.mkdir(parents=True)
-    (folder / "test_files.txt").write_text("".join(f"image {i}\n" for i in range(500)))
+    (folder / "test_files.txt").write_text("".join(f"{line.format(i)}\n" for i in range(500)))
     assert check(raw, "--splits-dir", str(folder.parent)) == 0
     text = capsys.readouterr().out
-    assert row(text, "benchmark", "test")[:5] == ["benchmark", "test", "500", "500", "500"]
-    assert "benchmark test names pictures of KITTI's test server" in text
+    assert row(text, split, "test")[:5] == [split, "test", "500", published, "500"]
+    assert f"{split} test names {told}: they are no raw items" in text
+    with (folder / "test_files.txt").open("a") as file:
+        file.write("nonsense\n")
+    assert check(raw, "--splits-dir", str(folder.parent)) == 1
+    assert f"501 bad lines in {split} test" in capsys.readouterr().out
 
 
 def test_wrong_names_are_answered_with_the_choices(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,11 +131,11 @@ def test_wrong_names_are_answered_with_the_choices(raw: Path, capsys: pytest.Cap
     assert check(raw.parent / "nowhere") == 2
     assert "Set --root, the environment variable" in capsys.readouterr().err
     assert check(raw, "--splits-dir", str(raw / DATE)) == 2
-    assert "no <split>/<mode>_files.txt" in capsys.readouterr().err
+    assert f"no <split>/<mode>_files.txt in {raw / DATE}. Name the folder" in capsys.readouterr().err
 
 
 def test_real_recordings(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(shared_data / "kitti_raw", "--splits", "kitti_raw", "--deep") == 0
     text = capsys.readouterr().out
-    assert row(text, "kitti_raw", "train")[2:9] == ["8", "-", "0", "8", "8", "8", "8"]
+    assert row(text, "kitti_raw", "train")[2:10] == ["8", "-", "0", "8", "8", "8", "8", "8"]
     assert "none broken" in text

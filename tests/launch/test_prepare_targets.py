@@ -134,6 +134,20 @@ def test_items_without_truth_are_named_and_nothing_is_written(
     assert "is there already; --overwrite" in capsys.readouterr().out
 
 
+def test_points_that_are_left_out_are_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = raw / DRIVE / "velodyne_points/data/0000000004.bin"
+    points = np.fromfile(path, np.float32).reshape(-1, 4)
+    points[:3, 1] = np.nan, np.inf, -np.inf
+    points.tofile(path)
+    assert targets(raw, "--source", "lidar") == 0
+    text = capsys.readouterr().out
+    assert (
+        f"1 LiDAR scans have points that are left out:\n  {path}: 3 of {len(points)} points are NaN" in text
+    )
+    assert targets(raw, "--source", "annotated", "--overwrite") == 0
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_a_run_that_goes_on_with_another_split_takes_nothing_of_the_old_one(raw: Path) -> None:
     split = raw / "splits/mini/test_files.txt"
     lines = split.read_text().splitlines()

@@ -29,9 +29,7 @@ def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
             return flat.reshape(head.shape, order="F" if head.fortran else "C")
     except FileNotFoundError as error:
         raise DataError(f"{source} is missing. {fix}") from error
-    except (
-        Exception
-    ) as error:  # a broken header fails in any way: np.load lets through what its parser raises
+    except Exception as error:  # a broken header fails in any way, as its parser does
         raise DataError(f"{source} is not a readable array ({error}). {fix}") from error
 
 

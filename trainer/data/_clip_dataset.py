@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data._clips import Clip, Line, capped, check_lines, choose_frames, gaps
-from trainer.data._endings import find_cut_short
+from trainer.data._clips import Clip, Line, check_lines, choose_frames, gaps
 from trainer.data._headers import find_odd_pictures
 from trainer.data._recorded import RecordedDataset
-from trainer.data.base import DataError, read_image
+from trainer.data.base import UNREADABLE, DataError, read_image
 from trainer.types import UserError
 
 
@@ -66,19 +65,23 @@ class ClipDataset(RecordedDataset):
             for name, number in self._roles(line).values():
                 if path := self._find(name, number):
                     used.setdefault(name, {})[path] = None
-        damaged = find_cut_short(path for paths in used.values() for path in paths)
+        damaged = self._damaged((path for paths in used.values() for path in paths), "pictures")
         if damaged:
-            return problems + capped(damaged, "damaged pictures")
+            return problems + damaged
         return problems + find_odd_pictures(used, {name: self._native_size(name) for name in used})
 
     def notes(self) -> list[str]:
         """Say where clips have gaps, which no item reaches across, or names that show none."""
         found = {name: gaps(clip) for name, clip in self.clips.items() if clip.frames}
-        return [f"{name}: {n} gaps in the numbers of its frames" for name, n in found.items() if n] + [
-            f"{name}: the names of its pictures are not numbered in one row: taken in natural order, as if none were"
-            " missing"
-            for name, clip in self.clips.items()
-            if clip.counted and len(clip.frames) > 1
+        uncounted = [name for name, clip in self.clips.items() if clip.counted and len(clip.frames) > 1]
+        return [
+            *super().notes(),
+            *(f"{name}: {n} gaps in the numbers of its frames" for name, n in found.items() if n),
+            *(
+                f"{name}: the names of its pictures are not numbered in one row: taken in natural order, as if none"
+                " were missing"
+                for name in uncounted
+            ),
         ]
 
     def _support(self, line: Line, offset: int) -> tuple[str, int]:
@@ -126,7 +129,7 @@ def picture_size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             return picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is not a readable picture ({error}). Copy it again") from error
 
 

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models_zoo.registry import did_you_mean
-from trainer.types import UserError
+from trainer.data._splits import capped, read_rows
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BLOCK = 50  # frames of a block of the validation rule
-_SPLIT_FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the folder with the data
-_LISTED = 20  # problems of one kind that a report names one by one
 
 
 class Clip(NamedTuple):
@@ -90,35 +88,13 @@ def choose_frames(clip: Clip, offsets: Sequence[int], mode: str, val_every: int)
     return [n for n, is_whole, is_near in zip(numbers, whole, near, strict=True) if is_whole and not is_near]
 
 
-def find_split(data: Path, split: str, mode: str) -> Path:
-    """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data. Raises UserError listing both."""
-    folders = [Path(os.path.normpath(data / folder)) for folder in _SPLIT_FOLDERS]
-    for folder in folders:
-        if (path := folder / split / f"{mode}_files.txt").is_file():
-            return path
-    known = {f"{p.parent.name} ({p.name})" for folder in folders for p in folder.glob("*/*_files.txt")}
-    raise UserError(
-        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
-        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
-    )
-
-
 def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expected: str) -> list[Line]:
     """Read a split file, one item per line; `parse` gives clip and number, or None. UserError for no such file."""
-    try:
-        rows = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may write a mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
-        ) from error
     lines = []
-    for i, row in enumerate(rows, 1):
-        if row.strip():
-            found = parse(row)
-            problem = f"{path}:{i}: {row.strip()!r}: expected {expected}" if found is None else ""
-            lines.append(Line(f"{path}:{i}", *(found or ("", 0)), problem))
-    if not lines:
-        raise UserError(f"{path}: the split file has no lines. Expected one per item: {expected}")
+    for i, row in read_rows(path, expected):
+        found = parse(row)
+        problem = f"{path}:{i}: {row!r}: expected {expected}" if found is None else ""
+        lines.append(Line(f"{path}:{i}", *(found or ("", 0)), problem))
     return lines
 
 
@@ -144,12 +120,6 @@ def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callabl
         f"there are no pictures of {name}: {n} frames are missing. {known}" for name, n in absent.items()
     ]
     return problems + capped(missing, "missing frames")
-
-
-def capped(messages: list[str], what: str) -> list[str]:
-    """Keep the first 20 messages and count the others."""
-    more = len(messages) - _LISTED
-    return messages[:_LISTED] + ([f"... and {more} more {what}"] if more > 0 else [])
 
 
 def _extent(clip: Clip) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data._arrays import read_array
-from trainer.data.base import DataError
+from trainer.data.base import UNREADABLE, DataError
 
 
 def read_depth(path: Path, values_per_metre: float) -> NDArray[np.float32]:
@@ -40,7 +40,7 @@ def read_depth_png(path: str | Path | IO[bytes], values_per_metre: float) -> NDA
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is not a readable depth map ({error}). Copy or download it again") from error
     if values.ndim != 2 or values.dtype.kind not in "iu" or values.dtype.itemsize < 2:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from trainer.data.base import DEEP_MODES
+from trainer.data.base import DEEP_MODES, UNREADABLE
 
 _THREADS = 16
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # tag of Exif 2.3, table 4
@@ -71,5 +71,5 @@ def _header(path: str) -> Header | None:
         with Image.open(path) as picture:
             turned = "exif" in picture.info and picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
             return Header(path, picture.size, turned, picture.mode)
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None

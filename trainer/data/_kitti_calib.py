@@ -90,6 +90,14 @@ def read_points(path: str) -> Array:
     return np.frombuffer(content, dtype="<f4").reshape(-1, 4)
 
 
+def finite_points(points: Array) -> tuple[Array, str]:
+    """Leave out points (n 3+) that are not finite; say how many these are, "" for none."""
+    known = np.isfinite(points[:, :3]).all(axis=1)
+    if known.all():
+        return points, ""
+    return points[known], f"{int((~known).sum())} of {len(points)} points are NaN or infinite: left out"
+
+
 def scan_problem(path: str, num_bytes: int) -> str:
     """Say what is wrong with the size of a LiDAR scan, "" when nothing is."""
     if num_bytes and num_bytes % _POINT_BYTES == 0:

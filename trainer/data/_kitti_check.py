@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from PIL import Image
 
 from trainer.data._depth_files import read_annotated
 from trainer.data._kitti_files import Frame, Line, Recordings
-from trainer.data.base import DataError
+from trainer.data.base import UNREADABLE, DataError
 
 PUBLISHED = {
     ("eigen", "train"): 45200, ("eigen", "val"): 1776, ("eigen", "test"): 697,
@@ -19,6 +20,10 @@ PUBLISHED = {
     ("eigen_benchmark", "train"): 71633, ("eigen_benchmark", "val"): 5915, ("eigen_benchmark", "test"): 652,
     ("benchmark", "train"): 72084, ("benchmark", "val"): 6060, ("benchmark", "test"): 500,
 }  # fmt: skip
+_OTHER_DATA = {  # what lines name that are no raw items -> how these lines look
+    "pictures of KITTI's test server": re.compile(r"'image \d+'"),
+    "frames of KITTI odometry (dataset.type=kitti_odom)": re.compile(r"'\d+ \d+ [lr]'"),
+}
 TARGET, STEREO, SCAN, ANNOTATED, HINTS = "target", "stereo", "LiDAR", "annotated", "hints"
 
 
@@ -34,6 +39,7 @@ class SplitReport:
     """How many items of a split have what; `parts` is what is there, `broken` what could not even be looked up."""
 
     num_items: int = 0
+    num_complete: int = 0  # items that can be loaded, as far as listings tell
     bad_lines: list[str] = field(default_factory=list)
     there: Counter[str] = field(default_factory=Counter)  # column -> items that have it
     missing: dict[str, list[str]] = field(default_factory=dict)  # column -> stems
@@ -52,20 +58,26 @@ def needed(offsets: Sequence[int], mode: str) -> list[str]:
     return [TARGET] if mode.endswith("test") else columns(offsets)[: 1 + len(offsets)]
 
 
-def is_server_test(report: SplitReport) -> bool:
-    """Tell whether a split consists of lines `image <k>`: the depth benchmark's own test set."""
-    return not report.num_items and all(": 'image " in problem for problem in report.bad_lines)
+def other_data(report: SplitReport) -> str:
+    """Say what the lines of a split name when it belongs to other data; "" for KITTI raw."""
+    if report.num_items:
+        return ""
+    kinds = (what for what, looks in _OTHER_DATA.items() if all(map(looks.search, report.bad_lines)))
+    return next(kinds, "")
 
 
-def check_split(lines: Iterable[Line], offsets: Sequence[int], recordings: Recordings) -> SplitReport:
+def check_split(
+    lines: Iterable[Line], offsets: Sequence[int], recordings: Recordings, mode: str
+) -> SplitReport:
     """Look up everything that the items of a split can have. Nothing is opened but folders and databases."""
     report = SplitReport()
+    must_have = needed(offsets, mode)
     for line in lines:
         if line.frame is None:
             report.bad_lines.append(line.problem)
             continue
         report.num_items += 1
-        folder_there = False
+        folder_there, is_complete = False, True
         for column, kind, frame, find in _wanted(line.frame, offsets, recordings):
             try:
                 place = find(frame)
@@ -75,9 +87,11 @@ def check_split(lines: Iterable[Line], offsets: Sequence[int], recordings: Recor
                 folder_there = True
             if place is None:
                 report.missing.setdefault(column, []).append(frame.stem)
+                is_complete &= column not in must_have
                 continue
             report.there[column] += 1
             report.parts.add(Part(kind, place))
+        report.num_complete += is_complete
         if not folder_there and recordings.is_empty(recordings.image_folder(line.frame)):
             report.absent_drives[line.frame.drive] += 1
     return report
@@ -121,7 +135,7 @@ def _read_picture(place: str, recordings: Recordings) -> None:
     try:
         with Image.open(cast("str", recordings.open(place))) as picture:
             picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{place} is not a readable picture ({error}). Copy or download it again") from error
 
 

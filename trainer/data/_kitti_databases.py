@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data._damage import find_damaged, is_whole
+from trainer.data._damage import TAIL, find_damaged, is_whole
 from trainer.data._kitti_calib import Calibration, make_calibration
 from trainer.data._kitti_files import Frame
 from trainer.data._kitti_hints import read_hints, resized_hints
 from trainer.data._lmdb import FILE, Content, Database
-from trainer.data.base import DataError
+from trainer.data.base import UNREADABLE, DataError
 
 CALIBRATION = {  # entry -> shape; P_rect may have a fourth row
     "cam2cam/P_rect_02": (3, 4), "cam2cam/P_rect_03": (3, 4), "cam2cam/R_rect_00": (3, 3),
@@ -131,13 +131,13 @@ class DatabaseListing:
     def _cut_picture(self, place: str) -> str:
         folder, key = place.rsplit("/", 1)
         try:
-            if is_whole(self._present(folder).tail(key)):
+            if is_whole(self._present(folder).tail(key, TAIL)):
                 return ""
             with Image.open(self.open(place)) as picture:  # other bytes may follow the end
                 picture.load()
         except DataError as error:
             return str(error)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return f"{place} is cut short or damaged ({error}). Write the database again or remove its items"
         return ""
 

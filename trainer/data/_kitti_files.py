@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from trainer.data._damage import find_damaged
 from trainer.data._kitti_calib import Calibration, read_calibration, read_points
 from trainer.data._kitti_hints import read_hints
+from trainer.data._splits import capped, read_rows
 from trainer.data.base import DataError
-from trainer.types import UserError
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
 _SIDES = {"l": 2, "r": 3}
-_LISTED = 20  # bad lines that a report names one by one
+_EXPECTED = '"<date>/<drive> <frame> <l|r>"'
 
 
 class Frame(NamedTuple):
@@ -60,19 +60,8 @@ class Line(NamedTuple):
 
 def read_split(path: Path) -> list[Line]:
     """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError for no such file."""
-    try:
-        rows = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
-        ) from error
     file = str(path)
-    lines = [_parse(row, file, i) for i, row in enumerate(rows, 1) if row.strip()]
-    if not lines:
-        raise UserError(
-            f"{path}: the split file has no lines. Expected one per item: <date>/<drive> <frame> <l|r>"
-        )
-    return lines
+    return [_parse(row, file, i) for i, row in read_rows(path, _EXPECTED)]
 
 
 def _parse(row: str, file: str, row_number: int) -> Line:
@@ -80,7 +69,7 @@ def _parse(row: str, file: str, row_number: int) -> Line:
         case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
             # One string per drive: lists of 72,000 lines are handed to every worker process.
             return Line(file, row_number, Frame(sys.intern(drive), int(number), _SIDES[side]))
-    problem = f'{file}:{row_number}: {row.strip()!r} : expected "<date>/<drive> <frame> <l|r>"'
+    problem = f"{file}:{row_number}: {row!r}: expected {_EXPECTED}"
     return Line(file, row_number, None, problem)
 
 
@@ -237,13 +226,8 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordi
                 absent[folder] = absent.get(folder, 0) + 1
             else:
                 missing.append(f"{line.place}: {role} {frame.stem} is missing: no .png or .jpg in {folder}")
-    problems = _capped(problems, "bad lines") + list(broken)
+    problems = capped(problems, "bad lines") + list(broken)
     problems += [
         f"{folder} does not exist or is empty: {n} frames are missing" for folder, n in absent.items()
     ]
-    return problems + _capped(missing, "missing frames")
-
-
-def _capped(messages: list[str], what: str) -> list[str]:
-    more = len(messages) - _LISTED
-    return messages[:_LISTED] + ([f"... and {more} more {what}"] if more > 0 else [])
+    return problems + capped(missing, "missing frames")

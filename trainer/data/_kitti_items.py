@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data._clips import capped
 from trainer.data._depth_files import read_annotated, resize_nearest
 from trainer.data._kitti_calib import Calibration, project_points
 from trainer.data._kitti_files import Frame, Line, Recordings, check_images, read_split
-from trainer.data._kitti_places import find_split
 from trainer.data._paths import expanded
 from trainer.data._recorded import RecordedDataset
+from trainer.data._splits import capped, find_split
 from trainer.data.base import DataError, RawItem, checked_size, read_image
 from trainer.types import STEREO_BASELINE_UNITS, UserError
 
@@ -69,7 +68,6 @@ class KittiItems(RecordedDataset):
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self._calibrations: dict[str, Calibration] = {}
         self._broken: set[str] = set()  # what could not even be looked up
-        self._not_looked_at = 0
 
     def _attach(self, raw: Path, split: str, split_file: str | None) -> None:
         """Read the split file that belongs to the recordings in `raw`."""
@@ -100,18 +98,11 @@ class KittiItems(RecordedDataset):
         problems += capped(damaged, "damaged files")
         calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
         problems += [problem for problem in calibration if problem]
-        if self.use_depth:
-            self._depth_frames()
         return problems + sorted(self._broken.difference(problems))
 
     def notes(self) -> list[str]:
         """Say how many frames have no ground truth, or none of the cameras that it was taken with."""
-        frames = [line.frame for line in self.lines if line.frame is not None]
-        notes = []
-        if self._not_looked_at:
-            notes.append(
-                f"no time to see whether {self._not_looked_at} files are whole; `prepare kitti check --deep`"
-            )
+        frames, notes = self._frames(), super().notes()
         if self.use_depth and (without := len(frames) - len(self._depth_frames())):
             kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
             notes.append(f"{without} of {len(frames)} items have no {kind}: their depth maps are empty")
@@ -166,7 +157,7 @@ class KittiItems(RecordedDataset):
 
     def _places(self) -> tuple[list[str], list[str]]:
         """The pictures and the arrays that items need, each once."""
-        frames = [line.frame for line in self.lines if line.frame is not None]
+        frames = self._frames()
         images = [f if i is None else f.support(i) for f in frames for i in (None, *self.supp_idxs)]
         truths = self._found(self._depth_path, frames if self.use_depth else [])
         hints = self._found(self.listing.hint, frames if self.use_hints else [])
@@ -174,7 +165,8 @@ class KittiItems(RecordedDataset):
         return (pictures + truths, hints) if self.use_benchmark else (pictures, truths + hints)
 
     def _found(self, find: Callable[[Frame], str | None], frames: Iterable[Frame]) -> list[str]:
-        return [place for frame in dict.fromkeys(frames) if (place := self._place(find, frame))]
+        places = (self._place(find, frame) for frame in dict.fromkeys(frames))
+        return list(dict.fromkeys(place for place in places if place))  # both cameras share a scan
 
     def _depth_path(self, frame: Frame) -> str | None:
         return self.listing.annotated_depth(frame) if self.use_benchmark else self.listing.velodyne(frame)
@@ -223,7 +215,7 @@ class KittiItems(RecordedDataset):
 
     def _calibrated_dates(self) -> set[str]:
         """Dates whose calibration some item needs, or has."""
-        dates = {line.frame.date for line in self.lines if line.frame is not None}
+        dates = {frame.date for frame in self._frames()}
         if self.intrinsics == "calibrated":
             return dates
         if not self.use_depth:
@@ -231,10 +223,13 @@ class KittiItems(RecordedDataset):
         scanned = set() if self.use_benchmark else {frame.date for frame in self._depth_frames()}
         return scanned | set(filter(self.listing.has_calibration, dates))
 
+    def _frames(self) -> list[Frame]:
+        """The targets, those of bad lines left out."""
+        return [line.frame for line in self.lines if line.frame is not None]
+
     def _depth_frames(self) -> list[Frame]:
         """Targets that have ground truth, readable or not."""
-        frames = (line.frame for line in self.lines if line.frame is not None)
-        return [frame for frame in frames if self._is_there(self._depth_path, frame)]
+        return [frame for frame in self._frames() if self._is_there(self._depth_path, frame)]
 
     def _is_there(self, find: Callable[[Frame], str | None], frame: Frame) -> bool:
         """Look for something; what is broken is there."""
@@ -251,7 +246,7 @@ class KittiItems(RecordedDataset):
     def _hint_problems(self) -> list[str]:
         if not self.use_hints:
             return []
-        frames = [line.frame for line in self.lines if line.frame is not None]
+        frames = self._frames()
         missing = [frame for frame in frames if not self._is_there(self.listing.hint, frame)]
         if not missing:
             return []

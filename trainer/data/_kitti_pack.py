@@ -14,7 +14,7 @@ from PIL import Image
 from trainer.data._kitti_calib import read_numbers, read_points
 from trainer.data._kitti_hints import read_hints
 from trainer.data._lmdb import FILE, Database, array_bytes
-from trainer.data.base import DataError
+from trainer.data.base import UNREADABLE, DataError
 
 _CALIBRATIONS = {
     "cam2cam": "calib_cam_to_cam.txt", "velo2cam": "calib_velo_to_cam.txt", "imu2velo": "calib_imu_to_velo.txt",
@@ -108,7 +108,7 @@ def _picture(file: str) -> Iterator[tuple[str, bytes]]:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{file} is not a readable picture ({error}). Copy or download it again") from error
     yield Path(file).stem, content
 

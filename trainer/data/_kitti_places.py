@@ -1,20 +1,15 @@
-"""Where the parts of KITTI lie: raw recordings, annotated depth, depth hints, split files."""
+"""Where the parts of KITTI lie: raw recordings, annotated depth, depth hints."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from models_zoo.registry import did_you_mean
 from trainer.data._paths import SET_A_ROOT, Place, data_roots, find_folder
-from trainer.types import UserError
 
 RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
 DATABASE_NAMES = ("kitti_raw_sync_lmdb", "kitti_raw_lmdb")
 DEPTH_NAMES = ("kitti_depth_benchmark", "depth_benchmark", "kitti_depth")
 HINTS_NAMES = ("depth_hints", "kitti_depth_hints")
-_SPLIT_FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the raw folder
 
 
 def find_raw(root: str | None, option: str = "dataset.root") -> Path:
@@ -47,50 +42,6 @@ def _places(raw: Path, root: str | None, option: str) -> list[Place]:
     if root is not None:
         return data_roots(root, option)
     return [(raw, "the raw folder"), (raw.parent, "beside it")]
-
-
-def find_split(raw: Path, split: str, mode: str) -> Path:
-    """Find `<split>/<mode>_files.txt` in the splits folder in or beside the raw folder.
-
-    Raises UserError naming the places looked at, and the splits that are there.
-    """
-    folders = [Path(os.path.normpath(raw / folder)) for folder in _SPLIT_FOLDERS]
-    for folder in folders:
-        path = folder / split / f"{mode}_files.txt"
-        if path.is_file():
-            return path
-    known = {
-        f"{found.parent.name} ({found.name})" for folder in folders for found in folder.glob("*/*_files.txt")
-    }
-    raise UserError(
-        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
-        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
-    )
-
-
-def list_splits(raw: Path, folder: Path | None = None) -> list[tuple[str, str, Path]]:
-    """List (split, mode, file) of every `<split>/<mode>_files.txt` in `folder`, or else in or beside the raw folder."""
-    folders = [folder] if folder else [Path(os.path.normpath(raw / name)) for name in _SPLIT_FOLDERS]
-    found: dict[tuple[str, str], Path] = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("*/*_files.txt"))):
-        found.setdefault((path.parent.name, path.name.removesuffix("_files.txt")), path)
-    return [(split, mode, path) for (split, mode), path in found.items()]
-
-
-def choose_splits(raw: Path, names: Sequence[str] | None, folder: Path | None) -> list[tuple[str, str, Path]]:
-    """List the split files (`list_splits`) of the splits called `names`, all for None. Raises UserError for none."""
-    splits = list_splits(raw, folder)
-    known = {split for split, _, _ in splits}
-    for name in names or ():
-        if name not in known:
-            raise UserError(
-                f"--splits {name!r} is not there. {did_you_mean(name, known)}. Or give --splits-dir"
-            )
-    if not splits:
-        raise UserError(
-            f"no <split>/<mode>_files.txt in {folder or f'splits in or beside {raw}'}. Give --splits-dir"
-        )
-    return [entry for entry in splits if names is None or entry[0] in names]
 
 
 def holds_drives(folder: Path) -> bool:

@@ -26,7 +26,6 @@ from trainer.data.base import DataError
 FILE = "data.mdb"
 _FORMAT = {"format": "encoded pictures and NumPy files", "version": 1}
 _OPEN_AT_ONCE = 256  # environments of a process, each a file descriptor
-_TAIL = 1024
 _COMMIT_BYTES = 64 << 20
 
 _environments: OrderedDict[tuple[int, str], _Opened] = OrderedDict()  # LMDB allows one per process and file
@@ -67,10 +66,10 @@ class Database:
             raise DataError(f"{self.path} has no entry {key!r}. Write the database again")
         return value
 
-    def tail(self, key: str) -> bytes:
-        """The last bytes of an entry, without reading the others."""
+    def tail(self, key: str, num_bytes: int) -> bytes:
+        """The last bytes of an entry, without reading the others; none when it is missing."""
         self.keys()
-        return self._get(self._encoded(key), last=_TAIL) or b""
+        return self._get(self._encoded(key), last=num_bytes) or b""
 
     def value(self, key: str) -> Any:
         """An entry that is an array, or plain values of earlier code. Raises DataError when it is neither."""

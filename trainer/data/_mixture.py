@@ -146,7 +146,8 @@ def build_part(
         keys = [key for key in keys if key != "supp_idxs" or key in own]
         own_key = re.compile(rf"\bdataset\.({'|'.join(map(re.escape, keys))})\b")
         told = own_key.sub(lambda match: f"dataset.datasets.{name}.{match[1]}", str(error))
-        raise UserError(f"dataset.datasets.{name}: {told}") from error
+        place = f"dataset.datasets.{name}"
+        raise UserError(told if told.startswith(f"{place}.") else f"{place}: {told}") from error
     zeros = [[i for i, o in enumerate(offsets) if o == 0] for offsets in (supp_idxs, dataset.supp_idxs)]
     if len(dataset.supp_idxs) != len(supp_idxs) or zeros[0] != zeros[1]:
         raise UserError(

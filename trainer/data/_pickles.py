@@ -1,35 +1,33 @@
 """Read pickled numbers and arrays without running anything: no name in a pickle is ever imported or called.
 
-Earlier databases hold pickles. Their few opcodes are carried out here, not by `pickle`, whose reader can be made to
-take all memory or to hash for hours. Where a pickle asks for NumPy's constructors it is given recorders of ours, and
-arrays are built from what they recorded; every other name and every other opcode is refused.
+Earlier databases hold pickles. Their few opcodes are carried out by `_pickle_machine`, not by `pickle`, whose reader
+can be made to take all memory or to hash for hours. Arrays are built here from what was recorded.
 """
 
 from __future__ import annotations
 
+import io
 import math
-import pickletools
-import re
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data._pickle_machine import PLAIN, Kind, Machine, RecordedArray, Refused
 from trainer.data.base import DataError
 
-_NUMBERS = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_LARGE = 1 << 12  # bytes of an array that are not copied
 
 
-def read_pickle(content: bytes, place: str) -> Any:
+def read_pickle(source: bytes | IO[bytes], place: str) -> Any:
     """Read arrays of numbers, numbers, strings and lists, tuples, dicts of them. Raises DataError naming `place`.
 
-    Arrays of objects are read when the objects are of these kinds.
+    Arrays of objects are read when the objects are of these kinds. From a stream, nothing is in memory twice.
     """
     try:
-        return _Builder().build(_Machine().run(content))
-    except _Refused as error:
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        return _Builder().build(Machine().run(cast("IO[bytes]", _Writeable(stream))))
+    except Refused as error:
         raise DataError(
             f"{place}: refused. The pickle {error}; arrays of numbers and plain values are read, nothing is run. "
             "Do not use this file unless you know where it comes from"
@@ -40,201 +38,16 @@ def read_pickle(content: bytes, place: str) -> Any:
         ) from error
 
 
-class _Refused(Exception):
-    """The pickle asks for something that is not read."""
+class _Writeable:
+    """A stream for `pickletools` that gives what is large as a bytearray, the memory of a writeable array."""
 
+    def __init__(self, stream: IO[bytes]):
+        self.readline, self.tell = stream.readline, stream.tell
+        self._read = stream.read
 
-class _Maker(NamedTuple):
-    """What a pickle calls instead of a function."""
-
-    make: Callable[..., Any]
-
-
-def _shown(value: Any) -> str:
-    """A short text: what a file holds may be endless, or control the terminal."""
-    return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
-
-
-class _Kind:
-    """A dtype of numbers or objects as a pickle describes it."""
-
-    __slots__ = ("code",)
-
-    def __init__(self, code: Any, align: Any = False, copy: Any = True):
-        if not isinstance(code, str) or not (_NUMBERS.fullmatch(code) or code in ("O", "O8", "|O")):
-            raise _Refused(f"holds an array of {_shown(code)}")
-        self.code = code.lstrip("<>=|")
-
-    def set_state(self, state: Any) -> None:
-        order, parts = state[1], state[2:5]
-        if order not in ("<", ">", "=", "|") or any(part is not None for part in parts):
-            raise _Refused("holds an array of records")
-        self.code = order + self.code
-
-
-class _Array:
-    """An array as a pickle describes it."""
-
-    __slots__ = ("data", "fortran", "kind", "shape")
-
-    def set_state(self, state: Any) -> None:
-        _, self.shape, self.kind, self.fortran, self.data = state
-
-
-class _Machine:
-    """The opcodes (`pickletools`) that numbers, arrays and plain values are pickled with, protocols 0 to 5."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-
-    def run(self, content: bytes) -> Any:
-        for opcode, arg, _ in pickletools.genops(content):
-            name = opcode.name
-            if name in _LITERALS:
-                self.stack.append(arg)
-            elif name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            elif name in _STEPS:
-                _STEPS[name](self, arg)
-            else:
-                raise _Refused(f"uses {name}")
-        return self.stack.pop()
-
-    def mark(self, arg: Any) -> None:
-        self.marks.append(len(self.stack))
-
-    def since_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
-
-    def last(self, number: int) -> list[Any]:
-        values = self.stack[-number:]
-        del self.stack[-number:]
-        return values
-
-    def remember(self, place: Any) -> None:
-        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
-
-    def recall(self, place: Any) -> None:
-        self.stack.append(self.memo[place])
-
-    def extend(self, values: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
-            raise _Refused("appends to what is no list")
-        self.stack[-1].extend(values)
-
-    def update(self, flat: list[Any]) -> None:
-        keys = flat[::2]
-        if not isinstance(self.stack[-1], dict) or not all(type(key) in _PLAIN for key in keys):
-            raise _Refused("holds a dict whose keys are no plain values")
-        self.stack[-1].update(zip(keys, flat[1::2], strict=True))
-
-    def make_dict(self, arg: Any) -> None:
-        flat = self.since_mark()
-        self.stack.append({})
-        self.update(flat)
-
-    def find(self, module: Any, name: Any) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise _Refused("asks for what has no name")
-        make = _MAKERS.get((module.replace("numpy.core", "numpy._core"), name))
-        if make is None:
-            raise _Refused(f"asks for {_shown(f'{module}.{name}')[1:-1]}")
-        self.stack.append(_Maker(make))
-
-    def reduce(self, arg: Any) -> None:
-        maker, args = self.last(2)
-        if not isinstance(maker, _Maker) or not isinstance(args, tuple):
-            raise _Refused("calls what is no function")
-        self.stack.append(maker.make(*args))
-
-    def build(self, arg: Any) -> None:
-        state = self.stack.pop()
-        if not isinstance(self.stack[-1], (_Kind, _Array)):
-            raise _Refused("gives a state to what has none")
-        self.stack[-1].set_state(state)
-
-
-_LITERALS = frozenset([
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
-    "BINBYTES8", "BYTEARRAY8",
-])  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
-    "PROTO": lambda machine, arg: None,
-    "FRAME": lambda machine, arg: None,
-    "STOP": lambda machine, arg: None,
-    "MARK": _Machine.mark,
-    "EMPTY_LIST": lambda machine, arg: machine.stack.append([]),
-    "LIST": lambda machine, arg: machine.stack.append(machine.since_mark()),
-    "APPEND": lambda machine, arg: machine.extend(machine.last(1)),
-    "APPENDS": lambda machine, arg: machine.extend(machine.since_mark()),
-    "TUPLE": lambda machine, arg: machine.stack.append(tuple(machine.since_mark())),
-    "TUPLE1": lambda machine, arg: machine.stack.append(tuple(machine.last(1))),
-    "TUPLE2": lambda machine, arg: machine.stack.append(tuple(machine.last(2))),
-    "TUPLE3": lambda machine, arg: machine.stack.append(tuple(machine.last(3))),
-    "EMPTY_DICT": lambda machine, arg: machine.stack.append({}),
-    "DICT": _Machine.make_dict,
-    "SETITEM": lambda machine, arg: machine.update(machine.last(2)),
-    "SETITEMS": lambda machine, arg: machine.update(machine.since_mark()),
-    "PUT": _Machine.remember,
-    "BINPUT": _Machine.remember,
-    "LONG_BINPUT": _Machine.remember,
-    "MEMOIZE": _Machine.remember,
-    "GET": _Machine.recall,
-    "BINGET": _Machine.recall,
-    "LONG_BINGET": _Machine.recall,
-    "GLOBAL": lambda machine, arg: machine.find(*arg.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, arg: machine.find(*machine.last(2)),
-    "REDUCE": _Machine.reduce,
-    "BUILD": _Machine.build,
-}
-
-
-def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
-    return _Array()
-
-
-def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    array = _Array()
-    array.set_state((1, shape, kind, order == "F", data))
-    return array
-
-
-def _scalar(kind: Any, data: Any) -> _Array:
-    array = _Array()
-    array.set_state((1, None, kind, False, data))
-    return array
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused(f"asks for text in {_shown(encoding)}")
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
-def _no_array(*args: Any) -> Any:
-    raise _Refused("calls numpy.ndarray")
-
-
-_MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy", "ndarray"): _no_array,  # named as the type of an array, never called
-    ("numpy", "dtype"): _Kind,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,  # how protocols below 3 say b""
-}
+    def read(self, size: int) -> bytes | bytearray:
+        content = self._read(size)  # not `bytearray(size)`: a pickle may claim any size
+        return content if len(content) < _LARGE else bytearray(content)
 
 
 class _Builder:
@@ -244,7 +57,7 @@ class _Builder:
         self._built: dict[int, Any] = {}
 
     def build(self, value: Any) -> Any:
-        if type(value) in _PLAIN:
+        if type(value) in PLAIN:
             return value
         if id(value) not in self._built:
             self._built[id(value)] = self._make(value)
@@ -257,28 +70,29 @@ class _Builder:
             return {self.build(key): self.build(entry) for key, entry in value.items()}
         if isinstance(value, bytearray):
             return bytes(value)
-        if isinstance(value, _Array):
+        if isinstance(value, RecordedArray):
             return self._array(value)
-        raise _Refused(f"holds a {type(value).__name__}")
+        raise Refused(f"holds a {type(value).__name__}")
 
-    def _array(self, array: _Array) -> Any:
-        if not isinstance(array.kind, _Kind):
-            raise _Refused("holds an array of no type")
+    def _array(self, array: RecordedArray) -> Any:
+        if not isinstance(array.kind, Kind):
+            raise Refused("holds an array of no type")
         shape = () if array.shape is None else array.shape
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-            raise _Refused("holds an array without a shape")
+            raise Refused("holds an array without a shape")
         order: Literal["F", "C"] = "F" if array.fortran else "C"
         if array.kind.code.endswith(("O", "O8")):
             return self._objects(array.data, shape)
         if not isinstance(array.data, (bytes, bytearray)):
-            raise _Refused("holds an array without data")
-        flat: NDArray[Any] = np.frombuffer(array.data, np.dtype(array.kind.code))
+            raise Refused("holds an array without data")
+        data = array.data if isinstance(array.data, bytearray) else bytearray(array.data)
+        flat: NDArray[Any] = np.frombuffer(data, np.dtype(array.kind.code))
         made = flat.reshape(shape, order=order)
-        return made.item() if array.shape is None else made.copy(order="K")
+        return made.item() if array.shape is None else made
 
     def _objects(self, entries: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         if not isinstance(entries, list) or len(entries) != math.prod(shape):
-            raise _Refused("holds an array of objects without them")
+            raise Refused("holds an array of objects without them")
         objects = np.empty(len(entries), object)
         for i, entry in enumerate(entries):
             objects[i] = self.build(entry)

@@ -7,7 +7,7 @@ decoded, costs one item: another one takes its place, and a line of the log name
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.data._damage import find_damaged
+from trainer.data._kitti_calib import finite_points
+from trainer.data._splits import capped
 from trainer.data.base import DataError, DepthDataset, Key
 
-_STAND_IN = (
-    2  # fourth word of entropy: items draw from (seed, epoch, index), stand-ins must not draw the same
-)
+_STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index), stand-ins from something else
 _TRIES = 10  # items in a row that may fail; more means that the disk has gone
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,22 @@ class RecordedDataset(DepthDataset):
         """Begin to count; before workers start, so that they share the count."""
         self.unreadable = torch.zeros(num_items, dtype=torch.bool).share_memory_()
         self._told: set[str] = set()
+        self._not_looked_at = 0
+
+    def notes(self) -> list[str]:
+        """Say for how many files `check` had no time."""
+        if not self._not_looked_at:
+            return []
+        return [
+            f"no time to see whether {self._not_looked_at} files are whole: a broken one costs its items when it is"
+            " read"
+        ]
+
+    def _damaged(self, paths: Iterable[str], what: str) -> list[str]:
+        """List files that are empty or cut short, the first ones by name; count those that there was no time for."""
+        problems, left = find_damaged(paths)
+        self._not_looked_at += left
+        return capped(problems, f"damaged {what}")
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Tensor]]:
         """Read a batch of items. Raises DataError when 10 in a row cannot be read, or one of an evaluation."""
@@ -91,12 +108,10 @@ class RecordedDataset(DepthDataset):
 
     def _known_points(self, points: NDArray[Any], path: str) -> NDArray[Any]:
         """Leave out the points (n 4) of a LiDAR scan that are not finite, and say so once per file and process."""
-        known = np.isfinite(points[:, :3]).all(axis=1)
-        if known.all():
-            return points
-        counted = f"{int((~known).sum())} of {len(points)} points"
-        self._tell(path, f"{counted} are NaN or infinite: left out")
-        return points[known]
+        known, told = finite_points(points)
+        if told:
+            self._tell(path, told)
+        return known
 
     def _tell(self, path: str, what: str) -> None:
         if path not in self._told:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data._depth_files import read_annotated
-from trainer.data._kitti_calib import Calibration, project_points
+from trainer.data._kitti_calib import Calibration, finite_points, project_points
 from trainer.data._kitti_files import Frame, Recordings
 from trainer.data.base import DataError, DepthDataset
 
@@ -31,6 +31,7 @@ class Target(NamedTuple):
     name: str
     edges: NDArray[np.bool_] | None = None  # (h w)
     category: tuple[str, str] | None = None
+    note: str = ""  # what was left out of the truth; not stored
 
 
 def usual_source(split: str) -> Source:
@@ -41,11 +42,11 @@ def usual_source(split: str) -> Source:
 def kitti_target(frame: Frame, recordings: Recordings, source: Source) -> Target:
     """Ground truth of a frame at the size of the recording, K from the rectified projection. Raises DataError."""
     calibration = recordings.read_calibration(frame.date)
-    depth = _kitti_depth(frame, recordings, source, calibration)
+    depth, note = _kitti_depth(frame, recordings, source, calibration)
     if not depth.any():
         raise DataError(f"{frame.stem} has no ground truth at all: its depth map is empty")
     height, width = depth.shape
-    return Target(depth, calibration.intrinsics(frame.camera, (width, height)), frame.stem)
+    return Target(depth, calibration.intrinsics(frame.camera, (width, height)), frame.stem, note=note)
 
 
 def dataset_target(dataset: DepthDataset, index: int) -> Target:
@@ -128,14 +129,15 @@ def _stacked(maps: Sequence[NDArray[Any]], key: str, padded: bool) -> dict[str, 
 
 def _kitti_depth(
     frame: Frame, recordings: Recordings, source: Source, calibration: Calibration
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], str]:
+    """Depth map (h w), and what was left out of it."""
     annotated = source == "annotated"
     place = recordings.annotated_depth(frame) if annotated else recordings.velodyne(frame)
     if place is None:
         raise DataError(f"{frame.stem} has no {'annotated depth' if annotated else 'LiDAR scan'}")
     if annotated:
-        return read_annotated(recordings.open(place))
-    return project_points(
-        recordings.read_points(place), calibration.velodyne_to_pixels(frame.camera),
-        calibration.sizes[frame.camera], forward=source == "lidar-forward",
-    )  # fmt: skip
+        return read_annotated(recordings.open(place)), ""
+    points, told = finite_points(recordings.read_points(place))
+    projection, size = calibration.velodyne_to_pixels(frame.camera), calibration.sizes[frame.camera]
+    depth = project_points(points, projection, size, forward=source == "lidar-forward")
+    return depth, f"{place}: {told}" if told else ""

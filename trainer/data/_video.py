@@ -96,7 +96,10 @@ def _is_whole(folder: Path) -> bool:
     """Tell whether all frames are there: disks for scratch files are cleaned of what is old."""
     summary = folder / "frames.txt"
     count = str(len(list(folder.glob("*.jpg"))))
-    return summary.is_file() and summary.read_text().split()[:1] == [count]
+    match summary.read_text().split() if summary.is_file() else ():
+        case [written, announced] if written == count and announced.isdecimal():
+            return True
+    return False
 
 
 def _is_flat(path: Path) -> bool:

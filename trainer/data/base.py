@@ -1,5 +1,4 @@
-"""What every data set shares: checked options, one random generator per item, and the way from pictures to
-tensors.
+"""What every data set shares: checked options, a random generator per item, the way from pictures to tensors.
 
 A data set says where an item is and how it is read (`load`). Nothing here knows a file layout.
 """
@@ -30,6 +29,8 @@ Key = int | tuple[int, int]  # index, or (epoch, index)
 
 _X_SIGNS = np.array([-1.0, 1.0, 1.0, 1.0])
 DEEP_MODES = ("I", "F")  # beginnings of Pillow's names of more than 8 bits
+# What Pillow raises for broken files.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _MIRROR = np.outer(_X_SIGNS, _X_SIGNS)  # times a (4 4) motion T: diag(_X_SIGNS) T diag(_X_SIGNS)
 
 
@@ -100,9 +101,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     Raises UserError when an option has no meaning.
     """
 
-    unreadable: Tensor | None = (
-        None  # (number of items,) bool, what could not be read so far; None = not counted
-    )
+    unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
 
     def __init__(
         self,
@@ -234,12 +233,7 @@ def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
             rgb = picture.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing. Restore it or remove its items from the split") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # SyntaxError: broken PNG
+    except UNREADABLE as error:
         raise DataError(f"{path} is not a readable picture ({error}). Copy or download it again") from error
     return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from trainer.data import DATASETS
 from trainer.data._clip_dataset import ClipDataset, refuse_hints
-from trainer.data._clips import Clip, Line, capped, find_split, list_clip, read_lines
-from trainer.data._damage import find_damaged
+from trainer.data._clips import Clip, Line, list_clip, read_lines
 from trainer.data._depth_files import resize_nearest
 from trainer.data._intrinsics import resized
 from trainer.data._kitti_calib import project_points, read_points
 from trainer.data._odometry import Rig, read_poses, read_rig
 from trainer.data._paths import SET_A_ROOT, data_roots, expanded, find_folder
+from trainer.data._splits import find_split
 from trainer.data.base import DataError, Mode, RawItem, checked_size
 from trainer.types import METRES_PER_UNIT, UserError
 
@@ -111,7 +111,7 @@ class KittiOdometry(ClipDataset):
         sequences = [told for sequence in self.sequences if (told := self._sequence_problem(sequence))]
         lines = [line for line in self.lines if self.use_depth and not line.problem]
         scans = dict.fromkeys(str(self._scan(line)) for line in lines)
-        return super().check() + sequences + capped(find_damaged(scans)[0], "damaged scans")
+        return super().check() + sequences + self._damaged(scans, "scans")
 
     def _sequence_problem(self, sequence: str) -> str:
         try:
@@ -185,10 +185,9 @@ class KittiOdometry(ClipDataset):
             path = self._pose_file(sequence)
             poses = read_poses(path)
             turned = poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1)
-            broken = np.flatnonzero(
-                ~(np.abs(turned - np.eye(3)).max(axis=(1, 2)) < _ROUNDED)
-            )  # NaN is not less
-            broken = np.union1d(broken, np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2))))
+            is_motion = np.abs(turned - np.eye(3)).max(axis=(1, 2)) < _ROUNDED  # NaN is not less
+            is_motion &= np.isfinite(poses).all(axis=(1, 2))
+            broken = np.flatnonzero(~is_motion)
             if broken.size:
                 raise DataError(
                     f"{path}: the pose of frame {broken[0]} (and {broken.size - 1} more) is no motion. Copy it again"

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from trainer.data import DATASETS
 from trainer.data._clip_dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
-from trainer.data._clips import Clip, Line, capped, list_clip, read_lines
+from trainer.data._clips import Clip, Line, list_clip, read_lines
 from trainer.data._depth_files import read_depth, resize_nearest
-from trainer.data._endings import find_cut_short
 from trainer.data._intrinsics import read_intrinsics, resized
 from trainer.data._odometry import read_poses
 from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
@@ -93,8 +92,7 @@ class RgbdScenes(ClipDataset):
     def check(self) -> list[str]:
         """List bad lines, missing pictures, and pictures and depth maps that are cut short."""
         paths = (self._depth_path(line) for line in self.lines) if self.use_depth else ()
-        used = [path for path in paths if path]
-        return super().check() + capped(find_cut_short(used), "damaged depth maps")
+        return super().check() + self._damaged((path for path in paths if path), "depth maps")
 
     def notes(self) -> list[str]:
         """Say where clips have gaps, and what has no depth or no poses."""

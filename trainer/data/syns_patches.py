@@ -18,18 +18,19 @@ from PIL import Image
 
 from trainer.data import DATASETS
 from trainer.data._clip_dataset import picture_size, refuse_hints
-from trainer.data._clips import capped, find_split, read_lines
-from trainer.data._damage import find_damaged
+from trainer.data._clips import read_lines
 from trainer.data._depth_files import read_depth_array
 from trainer.data._intrinsics import resized
 from trainer.data._paths import SET_A_ROOT, data_roots, expanded, find_folder
 from trainer.data._recorded import RecordedDataset
-from trainer.data.base import DataError, Mode, RawItem, read_image
+from trainer.data._splits import capped, find_split
+from trainer.data.base import UNREADABLE, DataError, Mode, RawItem, read_image
 from trainer.types import UserError
 
 _NAMES = ("syns_patches",)
 _FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels
 _EXPECTED = '"<scene> <number>.png"'
+_EDGES = re.compile("edges(_0[123](_log|_inv)?)?")  # folders of depth edges
 
 
 @DATASETS.register("syns_patches")
@@ -43,6 +44,7 @@ class SynsPatches(RecordedDataset):
             places.
         split_file: a split file, lines `<scene> <number>.png`; null = `splits/<mode>_files.txt` in the folder.
         use_edges: load depth edges, the key `edges`, for metrics on them.
+        edges_dir: which depth edges: `edges`, or one of `edges_01` to `edges_03`, each also with `_log` or `_inv`.
         supp_idxs: only null: there are no neighbours.
         use_aug: only false.
 
@@ -54,6 +56,7 @@ class SynsPatches(RecordedDataset):
         root: str | None = None,
         split_file: str | None = None,
         use_edges: bool = True,
+        edges_dir: str = "edges",
         mode: Mode = "test",
         size: tuple[int, int] = (640, 192),
         supp_idxs: int | Sequence[int] | None = None,
@@ -77,7 +80,13 @@ class SynsPatches(RecordedDataset):
             raise UserError(
                 "dataset.type: SYNS-Patches are for evaluation only: val and test. Train on other data"
             )
+        if not _EDGES.fullmatch(edges_dir):
+            raise UserError(
+                f"dataset.edges_dir {edges_dir!r} is no folder of depth edges: edges, or edges_01, edges_02, edges_03,"
+                " each also with _log or _inv"
+            )
         self.use_edges = use_edges
+        self._folders = (("images", ".png"), ("depths", ".npy"), (edges_dir, ".png"))
         self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "SYNS-Patches", SET_A_ROOT)
         path = expanded(split_file) if split_file else find_split(self.root, ".", mode)
         self.lines = read_lines(path, _parse, _EXPECTED)
@@ -108,15 +117,14 @@ class SynsPatches(RecordedDataset):
         missing = [
             f"{path} is missing. Restore it or remove its item" for path in files if not path.is_file()
         ]
-        cut, _ = find_damaged(str(path) for path in files if path.is_file())
-        return problems + capped(missing, "missing files") + capped(cut, "damaged files")
+        return problems + capped(missing, "missing files") + self._damaged(map(str, files), "files")
 
     def load(self, index: int) -> RawItem:
         """Read image, depth and edges of an item. Raises DataError for a missing or broken file."""
         line = self.lines[index]
         if line.problem:
             raise DataError(line.problem)
-        picture, depth_file, edge_file = (self._file(line.clip, line.number, *of) for of in _FOLDERS)
+        picture, depth_file, edge_file = (self._file(line.clip, line.number, *of) for of in self._folders)
         with self.stage("Image"):
             target = read_image(picture, self.size)
             K = _intrinsics(native := picture_size(str(picture)))
@@ -136,13 +144,14 @@ class SynsPatches(RecordedDataset):
     def _files(self, scene: str, number: int) -> list[Path]:
         """The files that an item needs."""
         wanted = (True, self.use_depth, self.use_edges)
-        return [self._file(scene, number, *of) for of, want in zip(_FOLDERS, wanted, strict=True) if want]
+        return [
+            self._file(scene, number, *of) for of, want in zip(self._folders, wanted, strict=True) if want
+        ]
 
     def _file(self, scene: str, number: int, folder: str, suffix: str) -> Path:
         return self.root / scene / folder / f"{number}{suffix}"
 
 
-_FOLDERS = (("images", ".png"), ("depths", ".npy"), ("edges", ".png"))
 _CATEGORY = re.compile(r"Scene Category:\s*(.+?)\s*(?::|\s-\s)\s*(.+)")
 
 
@@ -169,7 +178,7 @@ def _read_edges(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is not a readable edge map ({error}). Copy it again") from error
     edges: NDArray[Any] = values.reshape(*values.shape[:2], -1).max(2) > 0
     return edges

@@ -1,0 +1,81 @@
+"""Split files: where they lie, what their lines say, and how a long list of what is wrong with them is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from models_zoo.registry import did_you_mean
+from trainer.types import UserError
+
+_FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the folder with the data
+_LISTED = 20  # problems of one kind that a report names one by one
+
+
+def find_split(data: Path, split: str, mode: str) -> Path:
+    """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data.
+
+    Raises UserError naming the places looked at, and the splits that are there.
+    """
+    folders = _folders(data)
+    for folder in folders:
+        if (path := folder / split / f"{mode}_files.txt").is_file():
+            return path
+    known = {f"{p.parent.name} ({p.name})" for folder in folders for p in folder.glob("*/*_files.txt")}
+    raise UserError(
+        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
+        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
+    )
+
+
+def list_splits(data: Path, folder: Path | None = None) -> list[tuple[str, str, Path]]:
+    """List (split, mode, file) of every `<split>/<mode>_files.txt` in `folder`, or else in or beside the data."""
+    found: dict[tuple[str, str], Path] = {}
+    for place in [folder] if folder else _folders(data):
+        for path in sorted(place.glob("*/*_files.txt")):
+            found.setdefault((path.parent.name, path.name.removesuffix("_files.txt")), path)
+    return [(split, mode, path) for (split, mode), path in found.items()]
+
+
+def choose_splits(
+    data: Path, names: Sequence[str] | None, folder: Path | None
+) -> list[tuple[str, str, Path]]:
+    """List the split files (`list_splits`) of the splits called `names`, all for None. Raises UserError for none."""
+    splits = list_splits(data, folder)
+    known = {split for split, _, _ in splits}
+    for name in names or ():
+        if name not in known:
+            raise UserError(
+                f"--splits {name!r} is not there. {did_you_mean(name, known)}. Or give --splits-dir"
+            )
+    if not splits:
+        raise UserError(
+            f"no <split>/<mode>_files.txt in {folder or f'splits in or beside {data}'}. Name the folder that holds the"
+            " folders of the splits with --splits-dir"
+        )
+    return [entry for entry in splits if names is None or entry[0] in names]
+
+
+def read_rows(path: Path, expected: str) -> list[tuple[int, str]]:
+    """Read the rows of a split file, blank ones left out, with their numbers from 1. UserError when there are none."""
+    try:
+        rows = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may write a mark first
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
+        ) from error
+    numbered = [(i, row.strip()) for i, row in enumerate(rows, 1) if row.strip()]
+    if not numbered:
+        raise UserError(f"{path}: the split file has no lines. Expected one per item: {expected}")
+    return numbered
+
+
+def capped(messages: list[str], what: str) -> list[str]:
+    """Keep the first 20 messages and count the others."""
+    more = len(messages) - _LISTED
+    return messages[:_LISTED] + ([f"... and {more} more {what}"] if more > 0 else [])
+
+
+def _folders(data: Path) -> list[Path]:
+    return [Path(os.path.normpath(data / folder)) for folder in _FOLDERS]
