@@ -12,17 +12,16 @@ from rich.console import Console
 
 from launch import _evaluate_odometry as odometry
 from launch import _evaluation_report as on_screen
-from launch._cli import is_first_process
 from launch._evaluation_settings import (
     Source,
-    changed_config,
     file_stem,
     plain_data,
     protocols_of,
     read_source,
     run_folder,
+    truth_name,
 )
-from launch._evaluation_truths import check_dataset, data_set_name, open_truths
+from launch._evaluation_truths import Truths, check_dataset, check_order, data_set_name, open_truths
 from launch._predicting import Machine, Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
@@ -37,14 +36,12 @@ from trainer.evaluation import (
     save_legacy,
     save_result,
 )
-from trainer.evaluation.predictions import Items
 from trainer.evaluation.predictions import Source as Predicted
+from trainer.evaluation.truths import Items
 from trainer.metrics.protocol import DepthProtocol
 from trainer.plugins import load_plugins
 from trainer.rundir import installed_version
 from trainer.types import UserError
-
-__all__ = ["changed_config", "default_result_path", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     truths = open_truths(args, source, protocols[0].needs)
     sequence = _sequence(source, args)
     _check_options(args, source, truths.items)
-    stored = None if source.trained else _read_stored(source, truths.items, args)
+    stored = None if source.trained else _read_stored(source, truths, args)
     with start() as machine:
         about = {**truths.about, **source.about, "trainer_version": installed_version()}
         network: Network | None = None
@@ -73,16 +70,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read_stored(source: Source, truths: Items, args: argparse.Namespace) -> StoredDepth:
+def _read_stored(source: Source, truths: Truths, args: argparse.Namespace) -> StoredDepth:
     stored = StoredDepth.read(source.path, args.pred_kind)
-    stored.check_length(len(truths), args.targets or "the data set", source.path)
+    check_order(stored, truths, args)
     source.about["predictions"]["size"] = list(stored.values.shape[:0:-1])  # width, height
-    empty = float((stored.values <= 0).mean())
-    if empty and is_first_process():
-        print(
-            f"{source.path}: {100 * empty:.2f} % of the pixels hold no depth and count as the least",
-            file=sys.stderr,
-        )
     return stored
 
 
@@ -121,6 +112,8 @@ def _show_and_save(
     args: argparse.Namespace,
 ) -> None:
     on_screen.report(results, Console())
+    for remark in (remark for result in results for remark in result.remarks):
+        print(f"warning: {remark}", file=sys.stderr)
     several = len(results) > 1
     for result in results:
         save = default_result_path(source.path, result)
@@ -136,6 +129,8 @@ def _show_and_save(
     if args.sheet:
         on_screen.draw_sheet(subject, truths, results[0], args)
         print(f"sheet: {args.sheet}")
+    for result in results if several else ():
+        print(f"ratio to best constant depth, {result.protocol['alignment']}: {result.ratio_to_constant:.2f}")
     print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")
 
 
@@ -167,10 +162,11 @@ def _check_options(args: argparse.Namespace, source: Source, truths: Items) -> N
 def default_result_path(source: Path, result: EvaluationResult) -> Path:
     """`<run>/results/<dataset>_<checkpoint>_<alignment>.yaml`; a part of the items gets a name of its own.
 
-    So do numbers against ground truth in a file. Results of a file of predictions lie in `results` beside it.
+    So do numbers against other truth: in a file, or of a kind that is not customary for the split. Results of a file
+    of predictions lie in `results` beside it.
     """
     told = result.protocol
-    truth = Path(told["targets"]["file"]).stem if "targets" in told else None
+    truth = Path(told["targets"]["file"]).stem if "targets" in told else truth_name(told["dataset"])
     count = told["items"] + told["skipped_without_valid_pixel"]
     part = f"{count}items" if told["limit"] else None
     stem = file_stem(told["dataset"], truth, source.stem, told["alignment"], part)

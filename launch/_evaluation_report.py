@@ -13,7 +13,8 @@ from launch._evaluation_settings import split_name
 from trainer import viz
 from trainer.atomic import make_folder, replacing
 from trainer.evaluation import EvaluationResult, depth_pictures, evenly_spaced
-from trainer.evaluation.predictions import Items, Source
+from trainer.evaluation.predictions import Source
+from trainer.evaluation.truths import Items
 
 LABEL_LENGTH = 40  # characters that fit across a picture
 
@@ -64,10 +65,13 @@ def protocol_line(result: EvaluationResult) -> str:
     size = (
         f"maps {_by(told['predictions']['size'])}" if "predictions" in told else f"input {_by(data['size'])}"
     )
+    factor = f"{result.factor['median']:.3g}"
+    if "relative_std" in result.factor:
+        factor += f" +- {100 * result.factor['relative_std']:.0f} %"
+    edges = ", edges aligned for themselves" if "edges" in told else ""
     return (
         f"protocol: {split}, {told['items']} items, {told['skipped_without_valid_pixel']} without truth"
-        f", {size}; alignment {told['alignment']} (factor {result.factor['median']:.3g} +- "
-        f"{100 * result.factor['relative_std']:.0f} %), crop {told['crop']}, "
+        f", {size}; alignment {told['alignment']} (factor {factor}{edges}), crop {told['crop']}, "
         f"{told['min_depth_m']:g}-{told['max_depth_m']:g} m, "
         f"{'flip' if told['flip_post_processing'] else 'no flip'}; {_origin(result)}"
     )

@@ -18,7 +18,7 @@ from trainer.checkpoint import Saved, find_checkpoint
 from trainer.config import Config, ConfigError, load_config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
-from trainer.evaluation.predictions import UNITS, read_arrays
+from trainer.evaluation.stored import UNITS, read_arrays
 from trainer.metrics.protocol import DepthProtocol
 from trainer.plugins import naming_plugins
 from trainer.rundir import BEST, LAST, read_hparams
@@ -34,10 +34,10 @@ PLAIN_DATA = {
     "log_time": False,
     "depth_size": None,
 }
-NEEDED_DATA: dict[str, dict[str, Any]] = {
-    "K": {"intrinsics": "calibrated"},
-    "edges": {"use_edges": True},
-}  # by what metric sets need
+NEEDED_DATA: dict[str, dict[str, Any]] = {"K": {}, "edges": {"use_edges": True}}  # by what metric sets need
+ANNOTATED_SPLITS = frozenset(
+    {"eigen_benchmark", "eigen_zhou"}
+)  # of KITTI, scored on annotated depth by custom
 
 LISTED = 8  # runs that a message names
 
@@ -240,6 +240,17 @@ def file_stem(data: Mapping[str, Any], *rest: str | None) -> str:
     """`<data set>_<split>_<part>_<rest>`: name of a file about items of a data set; "test" goes without saying."""
     part = None if data["mode"] == "test" else data["mode"]
     return "_".join(filter(None, (data["type"], split_name(data), part, *rest)))
+
+
+def truth_name(data: Mapping[str, Any]) -> str | None:
+    """A word for the truth of a data set that offers several, where it is not the one that goes without saying."""
+    if "use_benchmark" not in DATASETS.parameters(data["type"]):
+        return None
+    customary = split_name(data) in ANNOTATED_SPLITS
+    if data.get("use_benchmark"):
+        return None if customary else "annotated"
+    along = data.get("depth_along", "optical_axis")
+    return along if along != "optical_axis" else "lidar" if customary else None
 
 
 def sha256(path: Path) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from launch._cli import is_first_process
 from launch._evaluation_settings import Source, new_dataset_type, plain_data, sha256
 from trainer.build import build_dataset
+from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
-from trainer.evaluation import TargetsFile
+from trainer.evaluation import StoredDepth, TargetsFile
+from trainer.evaluation.truths import names_of
 from trainer.types import UserError
 
 TARGETS = "targets"  # the name of a data set that nobody told
+PLACES = frozenset(
+    {"root", "path", "datasets"}
+)  # arguments of data sets whose items are files, known by their names
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,43 @@ def open_truths(args: argparse.Namespace, source: Source, needs: frozenset[str])
     return Truths(
         dataset, {"dataset": {"type": type_name, **kwargs, **changes, "num_items": len(dataset)}, **truth}
     )
+
+
+def check_order(stored: StoredDepth, truths: Truths, args: argparse.Namespace) -> None:
+    """Raise UserError where predictions are not of these items in this order, as far as it is known; else say so."""
+    called = args.targets or "the data set"
+    stored.check_items(truths.items, called, args.pred_file)
+    names = {args.pred_file: stored.names, called: names_of(truths.items)}
+    for nameless in [place for place, known in names.items() if known is None and is_first_process()]:
+        print(
+            f"{nameless}: has no names of items, so nothing tells whether predictions and truths are in the same order",
+            file=sys.stderr,
+        )
+    if stored.dataset and args.targets is None:
+        _check_scenes(stored.dataset, truths.about["dataset"], args.pred_file, args.mode)
+
+
+def _check_scenes(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path, mode: str) -> None:
+    """Compare the arguments that items are made from, where they are no files: other items may have the same names."""
+    parameters = DATASETS.parameters(ours["type"])
+    if theirs.get("type") != ours["type"] or PLACES & set(parameters):
+        return
+    other = {}
+    for key in parameters.keys() - inspect.signature(DepthDataset).parameters.keys() - {"num_items"}:
+        told, wanted = (
+            json.dumps(data.get(key, parameters[key].default), default=str) for data in (theirs, ours)
+        )
+        if json.loads(told) != json.loads(wanted):
+            other[key] = told.replace(" ", ""), wanted
+    if other:
+        differences = ", ".join(
+            f"{key} {told} (here {wanted})" for key, (told, wanted) in sorted(other.items())
+        )
+        changes = " ".join(f"dataset.{mode}.{key}={told}" for key, (told, _) in sorted(other.items()))
+        raise UserError(
+            f"{path}: its predictions are of another data set, in spite of the same names: {differences}."
+            f" Evaluate on theirs with --set {changes}"
+        )
 
 
 def check_dataset(dataset: DepthDataset, mode: str) -> None:

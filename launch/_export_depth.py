@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from launch._predicting import Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.evaluation import flip_blended, predict_all, write_predictions
+from trainer.evaluation.truths import names_of
 from trainer.plugins import load_plugins
 from trainer.types import UserError
 
@@ -50,8 +52,13 @@ def run(args: argparse.Namespace) -> int:
                 "kind": "disp",
                 "unit": "baseline" if source.is_stereo else "any",
                 "checkpoint": told["sha256"],
+                "flip": str(args.flip).lower(),
+                "items": names_of(dataset) or "",
+                "dataset": json.dumps(
+                    {"type": type_name, **kwargs, **changes, "num_items": len(dataset)}, default=str
+                ),
             }
-            write_predictions(save, disps, {**about, "flip": str(args.flip).lower()})
+            write_predictions(save, disps, about)
             print(f"saved: {save}, {' x '.join(map(str, disps.shape))}")
     return 0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from trainer.objective import Objective
 from trainer.types import UserError
 
 PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes
+QUIET_S = 60  # seconds between lines about the progress, where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,22 @@ class Network:
 
 
 @contextmanager
-def progress(what: str, total: int, machine: Machine) -> Iterator[Any]:
-    """Show a bar on a terminal; gives the function to call after each item of this process."""
+def progress(what: str, total: int, machine: Machine) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal, elsewhere a line a minute; gives what to call after each item of this process."""
     console = Console(stderr=True)
     processes = machine.processes
-    hidden = not (console.is_terminal and processes.is_first)
-    with Progress(console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(what, total=-(-total // processes.world))
-        yield lambda: bar.advance(task)
+    if console.is_terminal and processes.is_first:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(what, total=-(-total // processes.world))
+            yield lambda: bar.advance(task)
+        return
+    done, told = 0, time.monotonic()
+
+    def count() -> None:
+        nonlocal done, told
+        done = min(done + processes.world, total)  # the others are about as far
+        if processes.is_first and time.monotonic() - told >= QUIET_S:
+            told = time.monotonic()
+            print(f"{what}: {done} of {total} items", file=sys.stderr)
+
+    yield count

@@ -41,14 +41,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--pred-file",
         type=Path,
         metavar="NPZ",
-        help="instead of a network: an array `pred` (N, h, w), one map per item of the data set, in its order",
+        help="instead of a network: an array `pred` (N, h, w), one map per item of the data set, in its order; 0 = no"
+        " prediction, which counts as nearest; names of the items as an array `items` are checked",
     )
     add = parser.add_argument
     add("--pred-kind", choices=("disp", "depth"), help="what the file holds: disparity (1 / depth) or depth")
     add(
         "--pred-unit",
         choices=("m", "baseline", "any"),
-        help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it), any; chooses the default alignment",
+        help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it) or any, which choose the alignment"
+        " none, stereo or median; default: what the file says, else m",
     )
     add(
         "--targets",
@@ -103,7 +105,8 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     add(
         "--odometry",
         action="store_true",
-        help="score camera paths instead of depth: ATE over 5 frames and KITTI's drift; needs true poses",
+        help="score camera paths instead of depth: KITTI's drift, and ATE over 5 frames as arXiv:1704.07813 has it, the"
+        " root of the summed squared distances over 5, not the root of their mean; needs true poses",
     )
 
 

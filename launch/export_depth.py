@@ -4,8 +4,9 @@
     evaluate --pred-file models/kitti/monodepth2_MS/42/preds/kitti_eigen_best.npz --cfg-file cfg/eval/kitti_eigen.yaml
 
 The file is NPZ: `pred` float32 (N, h, w), 1 / depth in the unit of the network (0.1 = 0.54 m for stereo training), in
-the order of the data set; `kind`, `unit` and `checkpoint` are texts. Several processes (`accelerate launch`) share the
-work and give the same array as one.
+the order of the data set; `items` are the names of its items and `dataset` its arguments (JSON), which `evaluate`
+compares with its own; `kind`, `unit`, `flip` and `checkpoint` are texts. Several processes (`accelerate launch`) share
+the work and give the same array as one.
 """
 
 from __future__ import annotations

@@ -627,6 +627,18 @@ def test_published_rows_of_all_syns_images_alone(tmp_path: Path) -> None:
     assert "syns_lsqr has items 775, not 12" in few.notes[-1]
 
 
+def test_published_syns_rows_of_both_alignments_when_they_are_mixed(tmp_path: Path) -> None:
+    syns = {"type": "syns_patches", "mode": "test", "size": [640, 192]}
+    about = {"crop": "none", "max_depth_m": 100.0, "dataset": syns, "items": 775}
+    for alignment in ("median", "lsqr_disp"):
+        write_seeds(tmp_path / alignment, "garg", {1: 0.5}, alignment=alignment, **about)
+    (table,) = tables_of(tmp_path, mix=["alignment"])
+    reference.add_references([table], "benchmark")
+    alignments = [row.shown["alignment"] for row in table.references]
+    assert (alignments.count("median"), alignments.count("lsqr_disp")) == (18, 18)
+    assert "protocol syns_median, syns_lsqr; not ranked" in table.notes[-1]
+
+
 def test_published_rows_beside_files_of_earlier_code(tmp_path: Path) -> None:
     folder = tmp_path / "garg" / "042" / "results"
     folder.mkdir(parents=True)

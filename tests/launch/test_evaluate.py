@@ -176,7 +176,7 @@ def test_kitti_with_the_checkpoint_of_other_data(run, tmp_path, shared_data, cap
     told_user = capsys.readouterr()
     assert code == 0, told_user.err
     assert "protocol: kitti test_files test" in told_user.out
-    protocol = told(run / "results" / "kitti_test_files_best_median.yaml")["protocol"]
+    protocol = told(run / "results" / "kitti_test_files_annotated_best_median.yaml")["protocol"]
     assert (protocol["crop"], protocol["dataset"]["size"]) == ("garg", [96, 64])
     assert protocol["dataset"]["depth_size"] is None
     assert protocol["items"] > 0
@@ -243,11 +243,12 @@ def test_help_names_every_choice(capsys):
     out = capsys.readouterr().out
     for name in (*ALIGNMENTS, *CROPS, *METRICS.names()):
         assert name in out
+    assert "default: what the file says, else m" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cfg").glob("e[vx]*/*.yaml")), ids=str)
 def test_shipped_overrides_are_valid_changes(run, path):
-    from launch._evaluate import changed_config
+    from launch._evaluation_settings import changed_config
 
     cfg = changed_config(json.loads(_metadata(run)["hparams"])["config"], [path], [])
     _, kwargs = cfg.dataset_kwargs("test")

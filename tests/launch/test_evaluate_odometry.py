@@ -94,6 +94,7 @@ def test_a_real_sequence(shared_data, tmp_path, capsys):
         None,
     )  # some 60 m: too short for KITTI's drift
     assert 0 < told["mean"]["ate_m"] < 2
+    assert "^2) / frames" in told["protocol"]["metrics"]["odometry"]["formulas"]["ate_m"]
     assert told_user.out.strip().splitlines()[-1].startswith("ate_m ")
 
 

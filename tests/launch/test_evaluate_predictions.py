@@ -179,9 +179,14 @@ def test_alignments_side_by_side(kitti, stereo, tmp_path, capsys):
     arguments += [str(tmp_path / "old.yaml"), "--save", str(tmp_path / "r.yaml"), "--alignment", *names]
     assert main(arguments) == 0
     out = capsys.readouterr().out
+    results = {name: told(tmp_path / f"r_{name}.yaml") for name in names}
+    ratios = {name: f"{results[name]['ratio_to_constant_depth']:.2f}" for name in names}
+    assert out.splitlines()[-5:] == [
+        *(f"ratio to best constant depth, {name}: {ratio}" for name, ratio in ratios.items()),
+        f"ratio to best constant depth: {ratios['none']}",
+    ]
     header = next(line for line in out.splitlines() if "metric" in line)
     assert [name in header for name in names] == [True] * 4
-    results = {name: told(tmp_path / f"r_{name}.yaml") for name in names}
     assert (
         results["lsqr_disp"]["mean"]["inv_rmse"] < results["median"]["mean"]["inv_rmse"]
     )  # what it minimises
@@ -193,7 +198,11 @@ def test_alignments_side_by_side(kitti, stereo, tmp_path, capsys):
 
 def test_point_clouds_take_the_intrinsics_of_the_date(kitti, stereo, tmp_path):
     result = score(kitti, stereo[0], tmp_path, "--pred-kind", "disp", "--metrics", "eigen", "pointcloud")
-    assert result["protocol"]["dataset"]["intrinsics"] == "calibrated"
+    assert (
+        result["protocol"]["dataset"].get("intrinsics", "average") == "average"
+    )  # of the pictures, not the truth
+    options = ["--metrics", "eigen", "pointcloud", "--set", "dataset.intrinsics=calibrated"]
+    assert score(kitti, stereo[0], tmp_path, "--pred-kind", "disp", *options)["mean"] == result["mean"]
     assert 0 < result["mean"]["f_score_10"] < result["mean"]["f_score_20"] < 100
     assert "chamfer" not in result["baselines"]["constant_depth"]
 
@@ -208,14 +217,33 @@ def test_point_clouds_take_the_intrinsics_of_the_date(kitti, stereo, tmp_path):
         ),
         ({"pred": np.ones((3, 4, 6))}, [], "Add --pred-kind"),
         ({"prd": np.ones((3, 4, 6))}, ["--pred-kind", "disp"], "Did you mean 'prd'"),
-        ({"pred": np.ones((3, 4, 6), int)}, ["--pred-kind", "disp"], "expected floats (N, h, w)"),
+        (
+            {"pred": np.ones((3, 4, 6), int)},
+            ["--pred-kind", "disp"],
+            "holds int64. Write the disp that the numbers stand for, as floats: pred.astype(np.float32)",
+        ),
         ({"pred": np.ones((3, 4))}, ["--pred-kind", "disp"], "expected floats (N, h, w)"),
-        ({"pred": np.full((3, 4, 6), np.nan)}, ["--pred-kind", "disp"], "Write 0 where"),
+        (
+            {"pred": np.full((3, 4, 6), np.nan)},
+            ["--pred-kind", "disp"],
+            "item 0 (and 2 more) is not finite everywhere. Write 0 where there is no prediction, which counts as",
+        ),
+        (
+            {"pred": np.where(np.arange(3)[:, None, None] == 1, np.inf, np.ones((3, 4, 6)))},
+            ["--pred-kind", "disp"],
+            "item 1 is not finite everywhere",
+        ),
+        (
+            {"pred": np.full((3, 4, 6), -np.inf)},
+            ["--pred-kind", "depth"],
+            "an infinite depth may stay",
+        ),
         (
             {"pred": np.ones((3, 4, 6)), "kind": np.array("depth")},
             ["--pred-kind", "disp"],
             "says that it holds depth",
         ),
+        ({"pred": np.ones((3, 4, 6)), "kind": np.array("disparity")}, [], "its kind 'disparity' is none"),
         ({"pred": np.ones((3, 4, 6)), "unit": np.array("ft")}, ["--pred-kind", "disp"], "unit 'ft'"),
         ({"pred": np.ones((3, 4, 6))}, ["--pred-kind", "disp", "--flip"], "--flip is about a network"),
         (
@@ -223,7 +251,11 @@ def test_point_clouds_take_the_intrinsics_of_the_date(kitti, stereo, tmp_path):
             ["--pred-kind", "depth", "--pred-unit", "m", "--alignment", "stereo"],
             "Leave out --alignment stereo",
         ),
-        ({"pred": np.array([None])}, ["--pred-kind", "disp"], "is no NPZ file of plain arrays"),
+        (
+            {"pred": np.array([None])},
+            ["--pred-kind", "disp"],
+            "is no NPZ file of plain arrays (one holds objects)",
+        ),
     ],
 )
 def test_wrong_files(kitti, tmp_path, capsys, arrays, options, message):
@@ -237,11 +269,15 @@ def test_wrong_files(kitti, tmp_path, capsys, arrays, options, message):
 
 def test_what_is_no_npz_file(kitti, tmp_path, capsys):
     path = tmp_path / "x.npz"
-    for content, message in ((None, "no such file"), (b"PK nothing", "no NPZ file")):
+    fix = "is no NPZ file. Write one with np.savez(file, pred=array)\n"
+    for content, message in ((None, "no such file"), (b"PK nothing", fix), (b"hello", fix)):
         if content:
             path.write_bytes(content)
         assert main(["--pred-file", str(path), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
         assert message in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", np.ones((3, 4, 6)))
+    assert main(["--pred-file", str(tmp_path / "x.npy"), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'x.npy'}: {fix}"
     np.savez_compressed(path, pred=np.random.default_rng(0).uniform(1, 2, (3, 40, 60)))
     damaged = bytearray(path.read_bytes())
     damaged[100:160] = bytes(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +72,7 @@ def test_mistakes_in_the_protocol_name_file_and_key(run, tmp_path, capsys, text,
 
 PROTOCOLS = {  # file: metric sets, crop, farthest truth, split or mode
     "kitti_eigen": (["eigen", "pointcloud"], "garg", 80, "eigen"),
+    "kitti_eigen_legacy": (["eigen", "pointcloud"], "garg", 80, "eigen"),
     "kitti_eigen_benchmark": (["benchmark", "pointcloud"], "none", 100, "eigen_benchmark"),
     "kitti_eigen_zhou": (["benchmark", "pointcloud"], "none", 100, "eigen_zhou"),
     "syns_val": (["benchmark", "pointcloud", "ibims"], "none", 100, "val"),
@@ -91,6 +93,31 @@ def test_published_protocols(run, name):
     assert (protocol.min_depth, protocol.max_depth) == (0.001, max_depth)
     assert (kwargs["split"] if "split" in kwargs else kwargs["mode"]) == split
     assert kwargs.get("use_benchmark", False) == (crop == "none" and type_name == "kitti")
+    assert (kwargs.get("depth_along") == "lidar_x") == name.endswith("legacy")
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "expected"),
+    [
+        ("kitti_eigen", [], "kitti_eigen_best_median"),
+        ("kitti_eigen_legacy", [], "kitti_eigen_lidar_x_best_median"),
+        ("kitti_eigen", ["dataset.use_benchmark=true"], "kitti_eigen_annotated_best_median"),
+        ("kitti_eigen_benchmark", [], "kitti_eigen_benchmark_best_median"),
+        ("kitti_eigen_benchmark", ["dataset.use_benchmark=false"], "kitti_eigen_benchmark_lidar_best_median"),
+        ("kitti_eigen_zhou", [], "kitti_eigen_zhou_best_median"),
+        ("syns_test", [], "syns_patches_best_median"),
+    ],
+)
+def test_results_on_other_truth_do_not_replace_each_other(run, name, override, expected):
+    from launch._evaluate import default_result_path
+    from launch._evaluation_settings import read_source
+
+    page = str(ROOT / "cfg" / "eval" / f"{name}.yaml")
+    source = read_source(parse(["--ckpt", str(run), "-c", page, *(["--set", *override] if override else [])]))
+    type_name, kwargs = source.cfg.dataset_kwargs("test")
+    counts = {"items": 1, "skipped_without_valid_pixel": 0, "limit": None, "alignment": "median"}
+    result = SimpleNamespace(protocol={"dataset": {"type": type_name, **kwargs}, **counts})
+    assert default_result_path(source.path, result) == run / "results" / f"{expected}.yaml"
 
 
 @pytest.mark.parametrize("name", ["syns_val", "syns_test"])

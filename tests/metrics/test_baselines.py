@@ -8,7 +8,8 @@ from trainer.metrics.protocol import DepthProtocol
 
 
 def abs_rel(constant, truths):
-    return np.mean([np.mean(np.abs(constant - t) / t) for t in truths])
+    whole = [t.astype(np.float64) for t in truths]
+    return np.mean([np.mean(np.abs(constant - t) / t) for t in whole])
 
 
 def test_best_constant_by_hand():
@@ -18,10 +19,27 @@ def test_best_constant_by_hand():
 
 def test_best_constant_against_brute_force():
     rng = np.random.default_rng(0)
-    truths = [rng.uniform(1, 80, n) for n in (3, 50, 400, 7)]
+    truths = [rng.uniform(1, 80, n).astype(np.float32) for n in (3, 50, 400, 7)]
     found = best_constant_depth(truths)
     grid = np.concatenate([np.linspace(1, 80, 2000), *truths])
     assert abs_rel(found, truths) <= min(abs_rel(c, truths) for c in grid) + 1e-12
+
+
+def test_best_constant_among_many_that_are_nearly_the_same():
+    """Depths whose upper bits agree are told apart by the others; against sorting all of them."""
+    truths = [np.linspace(10, 10 + width, 999, dtype=np.float32) for width in (1e-3, 0.5, 40)]
+    depth, weight = (
+        np.concatenate(truths),
+        np.concatenate([1 / (t.astype(np.float64) * len(t)) for t in truths]),
+    )
+    order = np.argsort(depth)
+    below = np.cumsum(weight[order])
+    assert best_constant_depth(truths) == depth[order[np.searchsorted(below, below[-1] / 2)]]
+
+
+def test_annotated_depth_is_kept_whole():
+    dense = np.full((375, 1242), 5, np.float32)
+    assert not MaskedTruth.of(dense, np.arange(dense.size).reshape(dense.shape) < 100_000).is_part
 
 
 def test_every_image_weighs_the_same():
@@ -68,21 +86,21 @@ def test_baselines_are_metres_and_not_scaled_by_the_stereo_factor():
 
 
 def test_of_a_dense_map_enough_pixels_are_kept():
-    rows, columns = np.mgrid[:300, :400]
+    rows, columns = np.mgrid[:300, :500]
     truth = (80 - 70 * rows / 300 + 5 * np.sin(columns / 20)).astype(np.float32)
     kept = MaskedTruth.of(truth, truth > 0)
     assert len(kept.depth) == len(kept.row) == MOST_PIXELS < truth.size
     assert (kept.row[0], kept.row[-1]) == (0, 299)
-    every = MaskedTruth(truth.reshape(-1), rows.reshape(-1).astype(np.int16), 300)
+    every = MaskedTruth(truth.reshape(-1), rows.reshape(-1).astype(np.int16), truth.shape)
     few, all_of_them = (Baselines([t]).score(DepthProtocol(["eigen"], "none", "none")) for t in (kept, every))
     for name in few:
         assert few[name]["abs_rel"] == pytest.approx(all_of_them[name]["abs_rel"], rel=2e-3)
-    assert "at most 32768 pixels of each" in few["row_mean_depth"]["fitted_to"]
+    assert "at most 131072 pixels of each" in few["row_mean_depth"]["fitted_to"]
     assert all_of_them["row_mean_depth"]["fitted_to"] == "the truth of the evaluated items"
 
 
 def test_places_of_kept_pixels_by_hand():
     truth = np.array([[0, 2, 3], [4, 0, 6]], np.float32)
     kept = MaskedTruth.of(truth, truth > 0)
-    assert (kept.depth.tolist(), kept.row.tolist(), kept.height) == ([2, 3, 4, 6], [0, 0, 1, 1], 2)
+    assert (kept.depth.tolist(), kept.row.tolist(), kept.size) == ([2, 3, 4, 6], [0, 0, 1, 1], (2, 3))
     assert not kept.is_part

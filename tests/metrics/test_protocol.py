@@ -29,7 +29,7 @@ def test_crops_of_a_kitti_image(crop, rows, columns):
 
 def test_alignment_factors():
     pred, truth = np.array([1.0, 2.0]), np.array([10.0, 20.0])
-    factor = {name: alignment.factor(pred, truth) for name, alignment in ALIGNMENTS.items()}
+    factor = {name: alignment.fit(pred, truth).scale for name, alignment in ALIGNMENTS.items()}
     assert factor["none"] == 1.0
     assert factor["stereo"] == pytest.approx(5.4)  # 0.54 m / 0.1
     assert factor["median"] == pytest.approx(15 / 1.5)  # averages the two middle values
@@ -39,7 +39,7 @@ def test_doubled_prediction_is_perfect_after_median_scaling():
     truth = np.array([4.0, 10.0, 30.0])
     for alignment, expected in (("none", 1.0), ("median", 0.0)):
         protocol = DepthProtocol(["eigen"], alignment, "none", max_depth=80)
-        scores = protocol.score(protocol.alignment.factor(2 * truth, truth) * 2 * truth, truth)
+        scores = protocol.score(protocol.alignment.fit(2 * truth, truth).apply(2 * truth), truth)
         assert scores["abs_rel"] == pytest.approx(expected)
 
 
@@ -76,7 +76,8 @@ def test_sets_stand_beside_each_other_and_share_what_they_agree_on():
     assert row == pytest.approx(
         {**row, "pixels": 2, "factor": 1, "abs_rel": 0.25, "abs_rel_pct": 25, "mae": 0.5}
     )
-    assert list(row) == ["pixels", "factor", *protocol.keys]
+    assert list(row) == ["pixels", "factor", "truth_over_prediction", *protocol.keys]
+    assert row["truth_over_prediction"] == pytest.approx(3 / 3.5)
 
 
 def test_the_benchmark_alone_has_a_headline():
@@ -129,6 +130,10 @@ def test_zero_in_a_prediction_counts_as_the_least_depth():
         np.array([[0.0, 4.0, 2.0]]), np.array([[1.0, 4, 2]])
     )
     assert np.isfinite(list(row.values())).all()
+    assert row["unpredicted"] == 1
+    assert "unpredicted" not in DepthProtocol(["eigen"], "median", "none").score_image(
+        np.array([[1.0, 4.0]]), np.array([[1.0, 4]])
+    )
 
 
 @pytest.mark.parametrize(

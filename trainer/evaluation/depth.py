@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.evaluation.predictions import Items, Source, evenly_spaced, predictions
+from trainer.evaluation.predictions import Source, evenly_spaced, predictions
 from trainer.evaluation.processes import ALONE, FoundByAll, Processes
+from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import EvaluationResult
+from trainer.evaluation.truths import Items
 from trainer.geometry.camera import scale_intrinsics
 from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
@@ -79,7 +81,8 @@ def evaluate_side_by_side(
         )
     baselines = Baselines(truths)
     return [
-        _summarise(scored, i, protocol, baselines, part, about or {}) for i, protocol in enumerate(protocols)
+        _summarise(scored, i, protocol, baselines, {"limit": part, **(about or {})})
+        for i, protocol in enumerate(protocols)
     ]
 
 
@@ -113,7 +116,6 @@ def _summarise(
     i_protocol: int,
     protocol: DepthProtocol,
     baselines: Baselines,
-    limit: str | None,
     about: Mapping[str, Any],
 ) -> EvaluationResult:
     rows = [(index, name, told[i_protocol]) for index, name, told, _ in scored]
@@ -124,16 +126,18 @@ def _summarise(
         raise FoundByAll(
             "the metric set 'ibims' needs true depth edges, and the items have none: leave it out"
         )
-    counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped), "limit": limit}
+    told = protocol.describe(with_edges=any(key in mean for key in protocol.edge_keys))
+    counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped)}
     return EvaluationResult(
         setup=protocol,
         mean=mean,
         factor=_spread([item["factor"] for item in items])
         | ({"median_shift": float(np.median([i["shift"] for i in items]))} if "shift" in items[0] else {}),
         baselines=baselines.score(protocol),
-        protocol={**protocol.describe(), **counts, **about},
+        protocol={**told, **counts, **about},
         items=items,
         skipped=skipped,
+        remarks=remarks(items, protocol, {truth.size for *_, truth in scored if truth is not None}),
     )
 
 
@@ -161,6 +165,9 @@ def _category(dataset: Items, index: int) -> dict[str, str]:
 
 
 def _spread(factors: Sequence[float]) -> dict[str, float]:
+    """Median, and standard deviation over median where that is not 0, as it is among constant predictions."""
     centre = float(np.median(factors))
-    relative = float(np.std(np.asarray(factors) / centre)) if centre else float("nan")
-    return {"median": centre, "relative_std": relative}
+    return {
+        "median": centre,
+        **({"relative_std": float(np.std(np.asarray(factors) / centre))} if centre else {}),
+    }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trainer.atomic import make_folder, replacing
 from trainer.data.base import DepthDataset
-from trainer.evaluation.predictions import KEY, PredictDepth, batches_of, predicted_maps, read_items
+from trainer.evaluation.predictions import PredictDepth, batches_of, predicted_maps, read_items
 from trainer.evaluation.processes import ALONE, Processes
+from trainer.evaluation.stored import KEY
 
 
 def predict_all(
@@ -52,10 +53,10 @@ def predict_all(
     return disps
 
 
-def write_predictions(path: Path, disps: np.ndarray, about: Mapping[str, str]) -> None:
-    """Write a compressed NPZ file: `pred` (N h w), and what is said about it as texts. Complete or not at all.
+def write_predictions(path: Path, disps: np.ndarray, about: Mapping[str, str | Sequence[str]]) -> None:
+    """Write a compressed NPZ file: `pred` (N h w), and what is said about it, texts or lists of them.
 
-    Raises CannotWrite, a UserError, when the disk refuses.
+    The file appears complete or not at all. Raises CannotWrite, a UserError, when the disk refuses.
     """
     make_folder(path.parent)
     texts = {key: np.array(value) for key, value in about.items()}

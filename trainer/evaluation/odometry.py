@@ -15,7 +15,7 @@ from trainer.evaluation.pose import PredictPose
 from trainer.evaluation.predictions import batches_of, read_items
 from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import RESULT_FORMAT, write_yaml
-from trainer.metrics.odometry import LENGTHS_M, UNITS, score_sequence
+from trainer.metrics.odometry import FORMULAS, LENGTHS_M, UNITS, score_sequence
 from trainer.types import UserError
 
 SNIPPET_FRAMES = 5  # SfM-Learner, arXiv:1704.07813
@@ -130,5 +130,12 @@ def _protocol() -> dict[str, Any]:
         "snippet_frames": SNIPPET_FRAMES,
         "segment_lengths_m": list(LENGTHS_M),
         "mean_over": "snippets, segments",
-        "metrics": {"odometry": {"version": 1, "units": dict(UNITS), "higher_is_better": []}},
+        "metrics": {
+            "odometry": {
+                "version": 1,
+                "units": dict(UNITS),
+                "higher_is_better": [],
+                "formulas": dict(FORMULAS),
+            }
+        },
     }

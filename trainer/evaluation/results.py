@@ -22,12 +22,13 @@ class EvaluationResult:
 
     setup: DepthProtocol = field(repr=False, compare=False)
     mean: dict[str, float]  # over items
-    factor: dict[str, float]  # median of the alignment factors, and their std / median
+    factor: dict[str, float]  # median of the alignment factors, and their std / median where it is not 0
     baselines: dict[str, dict[str, Any]]  # "constant_depth", "row_mean_depth": how made, its means
     protocol: dict[str, Any]
     items: list[dict[str, Any]] = field(repr=False)
     skipped: list[str] = field(default_factory=list)  # names of items without a valid pixel
     pose: dict[str, Any] | None = None
+    remarks: list[str] = field(default_factory=list)  # what is unusual about the predictions
 
     @property
     def abs_rel(self) -> float:
@@ -53,6 +54,7 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
         "ratio_to_constant_depth": result.ratio_to_constant,
         "factor": result.factor,
         **({"pose": result.pose} if result.pose else {}),
+        **({"remarks": result.remarks} if result.remarks else {}),
         "protocol": result.protocol,
     }
     rows = {"items": result.items, "skipped": result.skipped}

@@ -113,7 +113,7 @@ def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
             stream.seek(0)
             array = np.lib.format.read_array(stream, allow_pickle=False)
         else:
-            array = read_pickle(stream.read(), f"{path}: {key}")
+            array = read_pickle(stream, f"{path}: {key}")
     if not isinstance(array, np.ndarray) or array.ndim == 0:
         raise UserError(f"{path}: {key} is no array with an entry per item. Write the file again")
     return array

@@ -15,6 +15,9 @@ import numpy as np
 
 from trainer.types import METRES_PER_UNIT
 
+CONSTANT = 1e-6  # spread over magnitude below which numbers differ by the rounding of float32 (1e-7) alone
+INFINITE = 1e10  # depth that stands for an infinite one: farther than anything, and its inverse is not 0
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -27,7 +30,8 @@ class Fit:
     def apply(self, depth: np.ndarray) -> np.ndarray:
         """Turn depth, any shape and unit, into metres. A depth of 0, which is none, is 1/0 = 0 where inverted.
 
-        What a shift makes negative is no depth either: a protocol clips it, as it does 0, to the least it knows.
+        What a shift brings to 0 or below is no depth either: a protocol clips it to the least it knows, so what the fit
+        says is beyond infinity counts as nearest, as in the evaluators of arXiv:2208.01489 and arXiv:2307.10713.
         """
         if self.of_inverse:
             return invert(self.scale * invert(depth) + self.shift)
@@ -67,16 +71,16 @@ def lsqr_depth(pred: np.ndarray, truth: np.ndarray) -> Fit:
 
 
 def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Find a, b that minimise sum (a x + b - y)^2, x and y (n,); 0, 0 when x is constant, which no line fits best.
+    """Find a, b that minimise sum (a x + b - y)^2, x and y (n,).
 
-    Centred normal equations: x and y may be large beside their spread.
+    A constant x has many such lines, all with the value mean(y) there: it gets a = 0, b = mean(y). Centred normal
+    equations: x and y may be large beside their spread.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     mean_x, mean_y = x.mean(), y.mean()
-    spread = np.sum((x - mean_x) ** 2)
-    if spread <= len(x) * (np.finfo(np.float64).eps * np.abs(x).max()) ** 2:
-        return 0.0, 0.0
-    a = float(np.sum((x - mean_x) * (y - mean_y)) / spread)
+    if np.ptp(x) <= CONSTANT * np.abs(x).max():
+        return 0.0, float(mean_y)
+    a = float(np.sum((x - mean_x) * (y - mean_y)) / np.sum((x - mean_x) ** 2))
     return a, float(mean_y - a * mean_x)
 
 
@@ -89,42 +93,37 @@ def invert(depth: np.ndarray) -> np.ndarray:
 class Alignment:
     """A way to find the fit, and what a result file says about it.
 
-    `uses_truth` decides how a baseline, which is in metres already, is treated: it may borrow the scale of
-    each image where the network does, and is taken as it is otherwise. `has_shift`: scale and shift, not scale alone.
+    `constant` says what any constant becomes by borrowing from the truth of each image; "" = it stays, nothing is
+    borrowed. `of_shift`: what gets a shift beside its scale, "" = nothing.
     """
 
     fit: FitTo
-    rule: str | float
-    uses_truth: bool = False
-    has_shift: bool = False
+    rule: str | float  # text, or the factor of every image
+    constant: str = ""
+    of_shift: str = ""
 
-    def factor(self, pred: np.ndarray, truth: np.ndarray) -> float:
-        """The scale alone."""
-        return self.fit(pred, truth).scale
+    @property
+    def has_shift(self) -> bool:
+        """Whether it finds scale and shift, not scale alone."""
+        return bool(self.of_shift)
 
     def align_baseline(self, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Bring a depth in metres that was made without the image to where a network would be brought.
 
-        A constant, which no line fits best, is scaled by the median where the network is fitted by least squares.
+        It borrows from each truth what a network borrows, and is taken as it is otherwise.
         """
-        if not self.uses_truth:
-            return guess
-        if self.has_shift and np.ptp(guess) == 0:
-            return median(guess, truth).apply(guess)
-        return self.fit(guess, truth).apply(guess)
+        return self.fit(guess, truth).apply(guess) if self.constant else guess
+
+
+def _shifted(fit: FitTo, of: str, constant: str) -> Alignment:
+    rule = f"scale and shift of {of}, least squares, per image; an aligned {of} <= 0 counts as min_depth"
+    return Alignment(fit, rule, constant, of)
 
 
 ALIGNMENTS: dict[str, Alignment] = {
-    "median": Alignment(median, "median(truth) / median(prediction), per image", uses_truth=True),
+    "median": Alignment(median, "median(truth) / median(prediction), per image", "median(truth)"),
     "stereo": Alignment(stereo, METRES_PER_UNIT),
     "none": Alignment(none, 1.0),
-    "lsqr_disp": Alignment(
-        lsqr_disp,
-        "scale and shift of inverse depth, least squares, per image",
-        uses_truth=True,
-        has_shift=True,
-    ),
-    "lsqr_depth": Alignment(
-        lsqr_depth, "scale and shift of depth, least squares, per image", uses_truth=True, has_shift=True
-    ),
+    "lsqr_disp": _shifted(lsqr_disp, "inverse depth", "1 / mean(1 / truth)"),
+    "lsqr_depth": _shifted(lsqr_depth, "depth", "mean(truth)"),
 }

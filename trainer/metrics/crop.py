@@ -9,12 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Crop:
-    """Bounds as fractions of the image height (top, bottom) and width (left, right)."""
+    """Bounds as fractions of the image height (top, bottom) and width (left, right).
+
+    `made_for`: the only size (height, width) that its source has it for; None = any.
+    """
 
     top: float = 0.0
     bottom: float = 1.0
     left: float = 0.0
     right: float = 1.0
+    made_for: tuple[int, int] | None = None
 
     def box(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns of an image of that many pixels: fractions cut to whole pixels, half open."""
@@ -37,5 +41,5 @@ CROPS: dict[str, Crop] = {
     "eigen": Crop(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229),
     # NYU Depth v2 as in Eigen et al., arXiv:1406.2283: rows 45-471, columns 41-601 of 480 x 640; projection leaves
     # the border without truth. Half a pixel on top, so that rounding cannot lose a whole one.
-    "nyu": Crop(top=45.5 / 480, bottom=471.5 / 480, left=41.5 / 640, right=601.5 / 640),
+    "nyu": Crop(top=45.5 / 480, bottom=471.5 / 480, left=41.5 / 640, right=601.5 / 640, made_for=(480, 640)),
 }

@@ -15,6 +15,13 @@ LENGTHS_M = (100, 200, 300, 400, 500, 600, 700, 800)  # of the segments of KITTI
 STEP = 10  # frames between the starts of segments: one second
 UNITS = {"ate_m": "m", "ate_std_m": "m", "t_err_pct": "%", "r_err_deg_per_100m": "degrees / 100 m"}
 
+FORMULAS = {
+    "ate_m": "sqrt(sum over frames |scale * predicted - true position|^2) / frames, mean over snippets"
+    " (arXiv:1704.07813); not the root of a mean",
+    "t_err_pct": "100 |translation of the relative error| / length, mean over segments (KITTI odometry)",
+    "r_err_deg_per_100m": "100 angle of the relative error / length, mean over segments (KITTI odometry)",
+}
+
 
 def trajectory(motions: np.ndarray) -> np.ndarray:
     """Chain motions (n 4 4) to poses (n+1 4 4), the first one the identity."""

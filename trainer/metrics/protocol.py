@@ -9,7 +9,7 @@ import numpy as np
 
 from models_zoo.registry import did_you_mean
 from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric, MetricSet
-from trainer.metrics.align import ALIGNMENTS
+from trainer.metrics.align import ALIGNMENTS, INFINITE, Fit
 from trainer.metrics.crop import CROPS
 from trainer.types import UserError
 
@@ -123,8 +123,9 @@ class DepthProtocol:
             edges: (H W) bool, depth edges of the truth. A second pass then scores valid edge pixels alone, aligned
                 on them alone (arXiv:2208.01489); its keys end in `_edges`.
 
-        Returns `pixels`, `factor` (and `shift` where the alignment has one), then the metrics; None without a valid
-        pixel.
+        Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels it brings to 0 or below; with
+        a factor that no truth had a say in, `truth_over_prediction`, the ratio of medians; then `unpredicted` and
+        `infinite` pixels of the prediction where there are any; then the metrics. None without a valid pixel.
         """
         valid = self.valid_pixels(truth)
         if not valid.any():
@@ -149,8 +150,13 @@ class DepthProtocol:
         """AbsRel among the numbers of a network or a baseline, as a fraction."""
         return HEADLINES[self.headline] * float(scores[self.headline])
 
-    def describe(self) -> dict[str, Any]:
-        """The protocol as it is stored beside the numbers."""
+    def describe(self, with_edges: bool = False) -> dict[str, Any]:
+        """The protocol as it is stored beside the numbers; with the pass over depth edges, where there was one."""
+        edges = {
+            "pixels": "valid ones on true depth edges",
+            "alignment": "fitted to these pixels alone, for ibims too",
+            "ending_of_keys": EDGES,
+        }
         return {
             "alignment": self.names["alignment"],
             "factor": self.alignment.rule,
@@ -168,6 +174,7 @@ class DepthProtocol:
                 }
                 for name, s in self.sets.items()
             },
+            **({"edges": edges} if with_edges else {}),
         }
 
     def _pass(
@@ -181,10 +188,9 @@ class DepthProtocol:
     ) -> dict[str, Any]:
         ours, target = pred[scored], truth[scored].astype(np.float64)
         fit = self.alignment.fit(ours, target)
-        row: dict[str, Any] = {"pixels": int(scored.sum()), "factor": fit.scale}
-        if self.alignment.has_shift:
-            row["shift"] = fit.shift
-        aligned = self.clip(fit.apply(ours))
+        metres = fit.apply(ours)
+        row = {"pixels": int(scored.sum()), **self._about(fit, ours, target, metres)}
+        aligned = self.clip(metres)
         sets = [s for s in self.sets.values() if on_edges or not _on_edges(s)]
         maps: DepthMaps | None = None
         told = []
@@ -195,6 +201,17 @@ class DepthProtocol:
             maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
             told.append(metric_set.compute(maps))
         return row | _merged(told)
+
+    def _about(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
+        """What is worth knowing of an alignment (n,) beside the metrics."""
+        told: dict[str, Any] = {"factor": fit.scale}
+        if self.alignment.has_shift:
+            told |= {"shift": fit.shift, "nonpositive": int((metres <= 0).sum())}
+        elif not self.alignment.constant:
+            centre = float(np.median(pred))
+            told["truth_over_prediction"] = float(np.median(truth)) / centre if centre > 0 else None
+        odd = {"unpredicted": (pred <= 0).sum(), "infinite": (pred >= INFINITE / 2).sum()}
+        return told | {key: int(count) for key, count in odd.items() if count}
 
     @property
     def _pixel_sets(self) -> list[MetricSet]:

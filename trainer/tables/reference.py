@@ -50,6 +50,7 @@ def _add(table: Table, data: Mapping[str, Any]) -> None:
     if "pixels" in table.protocol:  # depth edges alone: nothing published is
         return
     wrong: list[str] = []
+    used: list[str] = []
     for protocol, wanted in data["protocols"].items():
         differences = _differences(table, wanted)
         if differences:
@@ -64,9 +65,11 @@ def _add(table: Table, data: Mapping[str, Any]) -> None:
             if cells:
                 shown = {"alignment": alignment} if "alignment" not in table.protocol else {}
                 table.references.append(Row(f"{method}{PUBLISHED}", cells, shown=shown))
-        if table.references:
-            table.notes.append(f"published rows: {data['source']}, protocol {protocol}; not ranked")
-            return
+                used.append(protocol)
+    if used:
+        names = ", ".join(dict.fromkeys(used))
+        table.notes.append(f"published rows: {data['source']}, protocol {names}; not ranked")
+        return
     reason = "; ".join(wrong) or "none of this data set, alignment and these metrics"
     table.notes.append(f"no published rows: {reason}")
 

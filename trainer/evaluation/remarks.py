@@ -1,0 +1,99 @@
+"""What is unusual about predictions and does not show in a mean, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.metrics.protocol import EDGES, DepthProtocol
+
+FAR_OFF = 2.0  # between the factor of a protocol and that of the truth
+NAMED = 3  # items that a remark names
+
+Row = dict[str, Any]
+
+
+def remarks(items: Sequence[Row], protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
+    """Say what a reader of the mean should know.
+
+    Args:
+        items: rows of `DepthProtocol.score_image`, each with its `name`.
+        protocol: by which they were scored.
+        sizes: height and width of the truths.
+    """
+    name, told = protocol.names["alignment"], _scale(items, protocol) + _crop(protocol, sizes)
+    for ending, where in (("", ""), (EDGES, " on depth edges")):
+        told += [line + where for line in _pixels(items, protocol, ending) + _fits(items, protocol, ending)]
+    return [f"{name}: {line}" for line in told]
+
+
+def _pixels(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[str]:
+    """Pixels that count as something else than was predicted."""
+    alignment, least = protocol.alignment, f"min_depth, {protocol.min_depth:g} m"
+    fitted = f"{alignment.of_shift} 0, which takes part in the fit" if alignment.has_shift else least
+    meanings = {
+        "unpredicted": f"hold no prediction (0 or less) and count as {fitted}",
+        "infinite": "hold an infinite depth and count as farthest"
+        + ", also in the fit" * alignment.has_shift,
+        "nonpositive": f"have an aligned {alignment.of_shift} <= 0 and count as {least}",
+    }
+    lines = []
+    for key, meaning in meanings.items():
+        hit = [item for item in items if item.get(key + ending)]
+        if hit:
+            count, scored = (sum(i.get(k + ending, 0) for i in items) for k in (key, "pixels"))
+            share = f"{count} of {scored} scored pixels ({100 * count / scored:.3g} %)"
+            lines.append(f"{share}, in {len(hit)} of {len(items)} items, {meaning}")
+    return lines
+
+
+def _fits(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[str]:
+    """Items whose least squares found no line, or one that runs the wrong way."""
+    if not protocol.alignment.has_shift:
+        return []
+    fitted = [item for item in items if "factor" + ending in item]
+    flat = [item for item in fitted if item["factor" + ending] == 0]
+    turned = [item for item in fitted if item["factor" + ending] < 0]
+    lines = []
+    if flat:
+        becomes = f"its best constant, {protocol.alignment.constant}"
+        lines.append(f"the prediction of {_named(flat, fitted)} is constant and counts as {becomes}")
+    if turned:
+        lines.append(
+            f"the factor of {_named(turned, fitted)} is negative: near and far are turned around before they are scored"
+        )
+    return lines
+
+
+def _scale(items: Sequence[Row], protocol: DepthProtocol) -> list[str]:
+    """A factor of all images that is far from that of the truth."""
+    rule = protocol.alignment.rule
+    ratios = [item["truth_over_prediction"] for item in items if item.get("truth_over_prediction")]
+    if not ratios or isinstance(rule, str):
+        return []
+    found = float(np.median(ratios))
+    if 1 / FAR_OFF <= found / rule <= FAR_OFF:
+        return []
+    return [
+        f"the truth is {found:.3g} times the prediction (ratio of medians, in the middle of {len(ratios)} items), where"
+        f" this alignment takes {rule:g}. Is the unit of the prediction another, or --alignment median meant?"
+    ]
+
+
+def _crop(protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
+    made_for = protocol.crop.made_for
+    others = sorted(sizes - {made_for})
+    if made_for is None or not others:
+        return []
+    h, w = made_for
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    found = ", ".join(f"{width}x{height}" for height, width in others[:NAMED])
+    return [f"the crop {protocol.names['crop']} is of {w}x{h}, and was scaled to {found}{more}"]
+
+
+def _named(some: Sequence[Row], everything: Sequence[Row]) -> str:
+    names = ", ".join(str(item["name"]) for item in some[:NAMED])
+    more = ", ..." if len(some) > NAMED else ""
+    return f"{len(some)} of {len(everything)} items ({names}{more})"

@@ -1,0 +1,54 @@
+"""What predictions are compared with, and how a map comes to the size of its truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.evaluation.targets import TargetsFile
+from trainer.types import UserError
+
+
+class Items(Protocol):
+    """What predictions are compared with: a `DepthDataset`, or a `TargetsFile`, whose items have no image."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Tensor]: ...
+
+    def describe(self, index: int) -> str: ...
+
+
+def names_of(items: Items) -> list[str] | None:
+    """What the items are called; None for those of a file without names."""
+    if isinstance(items, TargetsFile) and items.names is None:
+        return None
+    return [items.describe(index) for index in range(len(items))]
+
+
+def truth_map(item: Mapping[str, Tensor], dataset: Items, index: int) -> np.ndarray:
+    """The true depth (H W) of an item, metres."""
+    if "depth" not in item:
+        raise UserError(
+            f"item {index} ({dataset.describe(index)}) comes without ground truth: "
+            "set dataset.use_depth to true, or evaluate a split that has depth"
+        )
+    return item["depth"][0].numpy()
+
+
+def resize_as_inverse(depth: Tensor, size: tuple[int, ...]) -> np.ndarray:
+    """Resize positive depth (h w) to `size` (H, W), bilinearly in inverse depth. Returns (H W) float64."""
+    return 1 / resize((1 / depth.double()).numpy(), size)
+
+
+def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Resize (h w) to (H, W) bilinearly with half-pixel centres, in float64: OpenCV's rule, not its rounding."""
+    if values.shape == tuple(size):
+        return values
+    tensor = torch.from_numpy(values)[None, None]
+    return F.interpolate(tensor, size=tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()
