@@ -48,6 +48,7 @@ def open_truths(args: argparse.Namespace, source: Source, needs: frozenset[str])
     changes: dict[str, Any] = {**plain_data(type_name, needs), "supp_idxs": None, "use_depth": True}
     dataset = build_dataset(source.cfg, args.mode, **changes)
     check_dataset(dataset, args.mode)
+    _warn_of_training_items(source, type_name, kwargs)
     if source.trained is None:
         del kwargs["size"]  # of images, which nobody looks at
     truth = {"truth": dataset.truth} if hasattr(dataset, "truth") else {}
@@ -99,6 +100,20 @@ def check_dataset(dataset: DepthDataset, mode: str) -> None:
         raise UserError("\n".join(f"dataset ({mode}): {line}" for line in problems))
     for note in dataset.notes() if is_first_process() else ():
         print(f"dataset ({mode}): {note}", file=sys.stderr)
+
+
+def _warn_of_training_items(source: Source, type_name: str, kwargs: Mapping[str, Any]) -> None:
+    """Say so when a network is scored on the list of items that it was trained on."""
+    if source.trained is None or not is_first_process():
+        return
+    of_training, told = source.trained.dataset_kwargs("train")
+    split = kwargs.get("split_file")
+    if split and (type_name, split) == (of_training, told.get("split_file")):
+        print(
+            f"warning: {split} is what the network was trained on: the numbers flatter it. Name another file:"
+            " --set dataset.split_file=<file>",
+            file=sys.stderr,
+        )
 
 
 def _open_file(args: argparse.Namespace, source: Source) -> Truths:

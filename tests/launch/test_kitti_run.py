@@ -39,6 +39,7 @@ def test_real_frames_train_and_evaluate(
     assert logged["val_metrics/AbsRel"][0][0] == num_steps
     done = command("launch/evaluate.py", "--ckpt", tmp_path / "MS" / "1", "--sheet", tmp_path / "sheet.png")
     assert done.returncode == 0, done.stderr
+    assert "what the network was trained on" not in done.stderr
     assert done.stdout.splitlines()[-1].startswith("ratio to best constant depth: ")
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
     (result,) = (tmp_path / "MS" / "1" / "results").glob("*.yaml")
@@ -53,6 +54,11 @@ def test_real_frames_train_and_evaluate(
     assert done.returncode == 0, done.stderr
     protocol = yaml.safe_load((tmp_path / "legacy.yaml").read_text())["protocol"]
     assert protocol["truth"] == "LiDAR, metres ahead of the scanner"
+    done = command(
+        *("launch/evaluate.py", "--ckpt", tmp_path / "MS" / "1", "--save", tmp_path / "own.yaml"),
+        *("--set", f"dataset.test.split_file={splits}/train_files.txt"),
+    )
+    assert f"warning: {splits}/train_files.txt is what the network was trained on" in done.stderr
 
 
 def test_a_split_that_names_missing_frames_is_told_in_full(shared_data: Path, tmp_path: Path) -> None:
