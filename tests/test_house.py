@@ -29,6 +29,7 @@ LEVELS = (
         "trainer.progress",
         "trainer.evaluation",
         "trainer.tables",
+        "trainer.replay",
         "trainer.validation",
     ),
     ("trainer.saved",),

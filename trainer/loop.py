@@ -164,9 +164,9 @@ class Loop:
         position, rank = self.state.position, self.accelerator.process_index
         where = "on another process"
         if is_culprit:
-            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in output.losses.items())
+            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in output.losses.items())
             capsule = self.run.capsule_path(position.step, rank)
-            where = f"on process {rank} ({terms}); batch and weights are in {capsule}"
+            where = f"on process {rank} ({terms}); `replay {capsule}` names what broke first"
             try:
                 self.checkpointer.save_capsule(
                     capsule, self.objective, batch, position, number, self.settings.seed, rank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -284,6 +285,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_capsule_that_replays(tmp_path: P
     failed, objective = load_capsule(capsule), load_objective(capsule)
     seed_everything(failed.seed, TRAINING, failed.position.step, failed.micro_batch, failed.rank)
     assert not torch.isfinite(objective.train()(failed.batch).loss)
+    told = command("launch/replay.py", capsule)
+    assert told.returncode == 0, told.stderr
+    assert re.search(r"^first: the (output|weights)", told.stdout, re.MULTILINE)
 
 
 def test_bf16_accumulation_and_clipping_run(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""A step that went wrong is taken again, and the first thing that is not finite gets a name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.fakes import make_batch, make_objective
+from trainer.replay import Moment, name_operation, replay
+from trainer.seeding import TRAINING, seed_everything
+
+MOMENT = Moment(seed=3, step=7, micro_batch=0, rank=0)
+
+
+class Between(nn.Module):
+    """What stands between a network and its images."""
+
+    def __init__(self, network: nn.Module, change):
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, images):
+        out = dict(self.network(images))
+        out["disp"] = {scale: self.change(disp) for scale, disp in out["disp"].items()}
+        return out
+
+
+def changed(change):
+    objective = make_objective()
+    objective.networks["depth"] = Between(objective.networks["depth"], change)
+    return objective
+
+
+def test_a_healthy_step_has_the_loss_of_the_training() -> None:
+    batch = make_batch()
+    seed_everything(MOMENT.seed, TRAINING, MOMENT.step, MOMENT.micro_batch, MOMENT.rank)
+    loss = float(make_objective().train()(batch).loss.detach())
+    found = replay(make_objective(), batch, MOMENT)
+    assert found.findings == []
+    assert found.loss == loss
+    assert found.losses.keys() == {"img_recon", "disp_smooth"}
+    assert " to " in found.ranges["depth"]
+
+
+def test_a_broken_picture_is_the_cause_not_what_follows() -> None:
+    batch = make_batch()
+    batch["supports"][1, 0, 0, 2, 3] = torch.nan
+    found = replay(make_objective(), batch, MOMENT)
+    assert found.findings[0].startswith("the batch: supports (1 of ")
+    assert len(found.findings) > 1
+
+
+def test_broken_weights_are_named() -> None:
+    objective = make_objective()
+    name, parameter = next(iter(objective.named_parameters()))
+    with torch.no_grad():
+        parameter.flatten()[0] = torch.inf
+    found = replay(objective, make_batch(), MOMENT)
+    assert found.findings[0].startswith(f"the weights: {name} (1 of ")
+
+
+def test_the_innermost_module_that_overflows_is_named() -> None:
+    class Overflow(nn.Module):
+        def forward(self, disp):
+            return disp * 1e38 * 1e38
+
+    found = replay(changed(Overflow()), make_batch(), MOMENT)
+    assert found.findings[0].startswith("the output of networks.depth.change (Overflow): ")
+    assert "not finite; its input: 0." in found.findings[0]
+
+
+def test_a_gradient_that_breaks_is_named_with_its_operation() -> None:
+    def touch(disp):
+        return disp + torch.sqrt(disp * 0)  # its value is fine, its gradient 0 / 0
+
+    objective = changed(touch)
+    found = replay(objective, make_batch(), MOMENT)
+    assert torch.isfinite(torch.tensor(found.loss))
+    assert found.findings[0].startswith("the gradient that arrives at the output of networks.depth.network")
+    assert found.findings[1].startswith("the gradient of networks.depth.")
+    assert "SqrtBackward0" in name_operation(
+        objective, make_batch(), MOMENT
+    ) or "MulBackward0" in name_operation(objective, make_batch(), MOMENT)
+
+
+def test_a_step_without_a_nan_names_no_operation() -> None:
+    assert name_operation(make_objective(), make_batch(), MOMENT) == ""
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_no_hook_is_left(dtype: torch.dtype | None) -> None:
+    objective = make_objective()
+    replay(objective, make_batch(), MOMENT, dtype)
+    assert not any(module._forward_hooks for module in objective.modules())
