@@ -6,6 +6,7 @@ together.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -135,6 +136,13 @@ def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
 def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     """Build the Accelerator: precision from the YAML, whatever the launcher says; CPU where there is nothing better."""
     precision = PRECISIONS[str(cfg.trainer.precision)]
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # what `accelerate launch` read from its file
+    if told not in ("no", precision):
+        known = {name: value for value, name in PRECISIONS.items()}
+        raise UserError(
+            f"trainer.precision is {cfg.trainer.precision}, but the launcher was told mixed_precision: {told}. Say the"
+            f" same twice (`--set trainer.precision={known.get(told, 32)}`) or launch with mixed_precision: 'no'"
+        )
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu())
     accelerator = Accelerator(
         mixed_precision=precision,

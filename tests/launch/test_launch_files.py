@@ -1,0 +1,200 @@
+"""The files for `accelerate launch`: Accelerate itself reads each and starts what the file promises."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands import launch
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+
+from launch.train import parse
+from tests.world import ROOT, command, train_args
+from trainer.build import PRECISIONS
+from trainer.checkpoint import load_objective
+
+FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
+SEVERAL = "multi_gpu_launcher"
+ALONE = "simple_launcher"
+# file -> (the launcher in Accelerate, processes on each machine, machines) of the command in its head
+PROMISED = {
+    "cpu": (ALONE, 1, 1),
+    "cpu_x2": (SEVERAL, 2, 1),
+    "single_gpu": (ALONE, 1, 1),
+    "single_gpu_bf16": (ALONE, 1, 1),
+    "single_gpu_fp16": (ALONE, 1, 1),
+    "multi_gpu": (SEVERAL, 4, 1),
+    "multi_gpu_bf16": (SEVERAL, 4, 1),
+    "multi_gpu_fp16": (SEVERAL, 4, 1),
+    "multi_node": (SEVERAL, 4, 2),
+    "single_gpu_compile": (ALONE, 1, 1),
+}
+TRAIN = "-c a.yaml -o models -n run -v 1"  # what the three dots in the heads of the files stand for
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def head(path: Path) -> str:
+    """The comment above the first setting."""
+    lines = path.read_text().splitlines()
+    return "\n".join(line for line in lines[: lines.index("compute_environment: LOCAL_MACHINE")])
+
+
+def commanded(path: Path) -> list[str]:
+    """The words of the command in the head of a file, from the name of the program on."""
+    told = head(path).replace("\\\n#", " ").replace(" ...", f" {TRAIN}")
+    (command,) = re.findall(r"^#   (accelerate launch .*)", told, flags=re.MULTILINE)
+    return shlex.split(command.replace("$RANK_OF_THIS_MACHINE", "1").replace("$ADDRESS_OF_MACHINE_0", "ten"))
+
+
+def started(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, argparse.Namespace]:
+    """Which of Accelerate's launchers would run a command, and with what; nothing is started."""
+    calls: list[tuple[str, argparse.Namespace]] = []
+    for name in (ALONE, SEVERAL):
+        monkeypatch.setattr(launch, name, lambda args, name=name: calls.append((name, args)))
+    launch.launch_command(launch.launch_command_parser().parse_args(words))
+    (call,) = calls
+    return call
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_every_file_is_promised_something() -> None:
+    assert {path.stem for path in FILES} == set(PROMISED)
+
+
+@each_file
+def test_accelerate_reads_the_file(path: Path) -> None:
+    read = load_config_from_file(str(path))
+    assert isinstance(read, ClusterConfig)
+    assert read.num_processes % read.num_machines == 0, "Accelerate would drop the rest without a word"
+    assert "MULTI_CPU" not in str(read.distributed_type), "starts one process, whatever num_processes says"
+
+
+@each_file
+def test_the_command_in_the_head_starts_what_the_file_promises(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = commanded(path)
+    assert words[2:4] == ["--config_file", str(path.relative_to(ROOT))]
+    launcher, args = started(words[2:], monkeypatch)
+    expected, per_machine, machines = PROMISED[path.stem]
+    assert (launcher, args.num_machines) == (expected, machines)
+    assert args.num_processes == per_machine * machines
+    assert args.training_script == "launch/train.py"
+    assert parse(args.training_script_args).name == "run"
+    environment = variables(launcher, args)
+    assert environment["ACCELERATE_MIXED_PRECISION"] == args.mixed_precision
+    if launcher == SEVERAL:
+        assert int(args.nproc_per_node) == per_machine
+
+
+def variables(launcher: str, args: argparse.Namespace) -> dict[str, str]:
+    """The environment of the trainers."""
+    if launcher == SEVERAL:
+        return prepare_multi_gpu_env(args)
+    return prepare_simple_launcher_cmd_env(args)[1]
+
+
+@pytest.mark.parametrize("backend", ["static", "c10d"])
+def test_machines_meet_where_and_how_they_are_told(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = commanded(ROOT / "launch/accelerate/multi_node.yaml")[2:]
+    launcher, args = started(["--rdzv_backend", backend, *words], monkeypatch)
+    variables(launcher, args)
+    assert (args.rdzv_backend, args.rdzv_endpoint) == (backend, "ten:29500")
+    assert (args.nnodes, args.node_rank) == ("2", 1)
+
+
+@each_file
+def test_no_key_is_read_and_ignored(path: Path) -> None:
+    """A key whose option has a default of its own (rdzv_backend, same_network) never gets through to the launcher."""
+    defaults = vars(launch.launch_command_parser().parse_args(["train.py"]))
+    ignored = [key for key in yaml.safe_load(path.read_text()) if defaults.get(key) is not None]
+    assert ignored == []
+
+
+@each_file
+def test_the_file_and_its_command_agree_on_the_precision(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer's own setting decides; a file that says something else would be a trap."""
+    args = started(commanded(path)[2:], monkeypatch)[1]
+    settings = dict(item.split("=") for item in parse(args.training_script_args).set)
+    precision = settings.get("trainer.precision", "32")
+    assert (
+        PRECISIONS[precision] == yaml.safe_load(path.read_text())["mixed_precision"] == args.mixed_precision
+    )
+    name = re.search(r"_(fp16|bf16)$", path.stem)
+    assert args.mixed_precision == (name.group(1) if name else "no")
+
+
+@each_file
+def test_the_file_says_what_it_was_checked_with_and_the_manual_names_it(path: Path) -> None:
+    assert re.search(r"^# Checked: .*Accelerate 1\.\d+", head(path), flags=re.MULTILINE)
+    assert f"`{path.name}`" in (ROOT / "docs/launching.md").read_text()
+
+
+def test_the_manual_names_every_script_and_nothing_that_is_not_there() -> None:
+    text = (ROOT / "docs/launching.md").read_text()
+    for script in (ROOT / "launch/slurm").glob("*.sbatch"):
+        assert f"`{script.name}`" in text
+    for name in re.findall(r"launch/(?:accelerate|slurm)/[\w.]+", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_compiling_is_asked_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher, args = started(commanded(ROOT / "launch/accelerate/single_gpu_compile.yaml")[2:], monkeypatch)
+    assert variables(launcher, args)["ACCELERATE_DYNAMO_BACKEND"] == "INDUCTOR"
+
+
+ON_CPU = {
+    "bf16": (["single_gpu_bf16"], ["trainer.precision=bf16"]),
+    "bf16, two": (["multi_gpu_bf16", "--num_processes", "2"], ["trainer.precision=bf16"]),
+    # only what comes before the kernels: inductor takes minutes on a CPU
+    "compiled": (["single_gpu_compile", "--dynamo_backend", "eager"], []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ON_CPU)
+def test_files_for_gpus_train_without_one(case: str, tmp_path: Path) -> None:
+    (file, *options), overrides = ON_CPU[case]
+    done = run(tmp_path, file, *options, overrides=overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = tmp_path / "run" / "1" / "ckpts" / "last.safetensors"
+    assert all(name.startswith("networks.") for name in load_objective(last).state_dict())
+
+
+@pytest.mark.slow
+def test_float16_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    done = run(tmp_path, "single_gpu_fp16", overrides=["trainer.precision=16"])
+    assert done.returncode == 1
+    assert "trainer.precision: 16 needs a GPU" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "precision"), [("single_gpu_bf16", "32"), ("single_gpu_fp16", "bf16")])
+def test_a_file_that_contradicts_the_run_is_refused(file: str, precision: str, tmp_path: Path) -> None:
+    done = run(tmp_path, file, overrides=[f"trainer.precision={precision}"])
+    assert done.returncode == 1
+    told = f"trainer.precision is {precision}, but the launcher was told mixed_precision: {file[-4:]}"
+    assert told in done.stderr
+    assert not (tmp_path / "run/1/state.json").exists()
+
+
+def run(out: Path, file: str, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
+    """Launch a training of two steps."""
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+    accelerate = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
+    return command(
+        *(*accelerate, f"launch/accelerate/{file}.yaml", *options, *train_args(out, *short, *overrides)),
+        HF_HOME=str(out),
+    )
