@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(job: Run) -> int:
     loop, folder = job.loop, job.folder
     state, code, said = "failed", 1, ""
+    began = loop.state.position
     try:
         loop.fit()
         state, code = "finished", 0
@@ -58,7 +59,9 @@ def _train(job: Run) -> int:
     if said:
         print(said, file=sys.stderr)
     if code == 0:
-        loop.recorder.progress.summary(_summary(job), title="finished")
+        had_finished = loop.state.position == began
+        title = "had finished before: nothing was trained" if had_finished else "finished"
+        loop.recorder.progress.summary(_summary(job), title=title)
     several = loop.accelerator.num_processes > 1
     loop.accelerator.end_training()
     if several:
@@ -82,14 +85,16 @@ def _summary(job: Run) -> dict[str, str]:
     best = "none: nothing was validated"
     if state.best is not None and state.best_epoch is not None:
         best = f"{state.best:.4g} (epoch {state.best_epoch + 1})"
-    return {
+    rows = {
         f"best {monitor}": best,
         "steps": str(state.position.step),
         "best": str(folder.best_path) if state.best is not None else "-",
         "last": str(folder.last_path),
         "tensorboard": f"tensorboard --logdir {folder.path}",
-        "evaluate": f"evaluate --ckpt {folder.path}",
     }
+    if "AbsRel" in state.metrics:  # where there is no true depth, there is nothing to evaluate against
+        rows["evaluate"] = f"evaluate --ckpt {folder.path}"
+    return rows
 
 
 def _earlier(folder: RunDir) -> dict[str, Any]:

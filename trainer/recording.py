@@ -41,6 +41,7 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest step, where they are wanted
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
+        self._scheduled_at = -1  # step whose learning rates are written
         self._lost: dict[str, int] = {}  # items that could not be read, as last told
 
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
@@ -85,6 +86,7 @@ class Recorder:
         scalars |= {f"train_timer/{k}": v for k, v in {**self._parts, **_loading(batch)}.items()}
         scalars |= {f"train_grad_norm/{k}": float(v) for k, v in self.norms.items()}
         self.tracker.scalars({**scalars, **scheduled}, step)
+        self._scheduled_at = step
 
     def _terms(self, output: StepOutput) -> dict[str, float]:
         """Unweighted losses of the latest micro-batch, averaged over processes."""
@@ -122,7 +124,8 @@ class Recorder:
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
         scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
         if result.num_items:
-            self.tracker.scalars({**scalars, **scheduled}, step)
+            told = self._scheduled_at == step  # by the last step of the epoch
+            self.tracker.scalars({**scalars, **({} if told else scheduled)}, step)
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
             self.tracker.text("val_items", " - ".join(items), step)

@@ -84,6 +84,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert texts(run, "train_items")[-1].count("synthetic/train/scene") == 4
     assert texts(run, "val_items")[-1].count("synthetic/val/scene") == 2
     assert [step for step, _ in logged["val_metrics/AbsRel"]] == [4, 8]
+    assert [step for step, _ in logged["lr-Adam"]] == [2, 4, 6, 8]  # once, though a validation follows a step
     assert {
         "train_losses/loss_img_recon",
         "train_metrics/AbsRel",
@@ -97,7 +98,7 @@ def test_the_same_command_again_finds_it_finished(finished: Path) -> None:
     before = ckpt(finished, "last").read_bytes()
     done = command(*train_args(finished))
     assert done.returncode == 0, done.stderr
-    assert "finished" in done.stdout
+    assert "had finished before: nothing was trained" in done.stdout
     assert ckpt(finished, "last").read_bytes() == before
 
 
