@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEMO := models/synthetic/monodepth2_MS/42
 
-.PHONY: demo demo-mono test test-fast lint format bench schema catalogue clean
+.PHONY: demo demo-mono test test-long test-fast lint format bench schema catalogue clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,10 +29,13 @@ test: $(STAMP)  ## everything that must hold: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m "not long"
+
+test-long: $(STAMP)  ## variants that take too long for every change: other rendezvous, signals, schedulers
+	$(PYTEST) -m long
 
 test-fast: $(STAMP)  ## the tests that start no training
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -205,9 +205,9 @@ def test_two_machines_are_one_machine_with_two_processes(
     ("rendezvous", "rank", "said"),
     [
         ("static", 1, "failed"),
-        ("c10d", 1, "failed"),
-        ("static", 0, "running"),
-    ],  # process 0 alone can say more
+        pytest.param("c10d", 1, "failed", marks=pytest.mark.long),
+        pytest.param("static", 0, "running", marks=pytest.mark.long),  # process 0 alone can say more
+    ],
 )
 def test_a_machine_dies_the_other_ends_and_both_continue(
     stage: Stage, two_processes: Path, rendezvous: str, rank: int, said: str
@@ -237,8 +237,10 @@ PASSED_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
     ("launcher", "ranks", "signum", "env"),
     [
         (launch("cpu_x2"), (0, 1), signal.SIGTERM, {}),
-        (launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON),
-        (launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}),
+        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON, marks=pytest.mark.long),
+        pytest.param(
+            launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}, marks=pytest.mark.long
+        ),
     ],
     ids=["two", "two-usr1", "one-by-the-launcher-of-several"],
 )
@@ -265,6 +267,7 @@ def test_a_launcher_that_is_asked_to_stop_leaves_after_the_step_and_nobody_behin
     assert_same_run(stage.out, request.getfixturevalue("two_processes" if len(ranks) == 2 else "one_process"))
 
 
+@pytest.mark.long
 def test_a_launcher_of_one_process_passes_nothing_on_but_the_trainer_can_be_told(
     stage: Stage, one_process: Path
 ) -> None:
@@ -283,6 +286,7 @@ def test_a_launcher_of_one_process_passes_nothing_on_but_the_trainer_can_be_told
     assert_same_run(stage.out, one_process)
 
 
+@pytest.mark.long
 def test_of_all_processes_one_is_asked_and_every_one_leaves(stage: Stage, two_processes: Path) -> None:
     """A launcher without the signal on its list must not be sent it; its trainers may be, any of them."""
     process = stage.start(launch("cpu_x2"), "1")
