@@ -48,12 +48,13 @@ class Outcome(NamedTuple):
 
     problem: str = ""
     covered: float = 0.0  # share of the pixels that have a hint
+    is_new: bool = False
 
 
 def run(
     root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int
 ) -> int:
-    """Make the hints that are missing; return 1 when some pictures could not be read or have no partner."""
+    """Make the hints that are missing or that readers refuse; return 1 when pictures are broken or lack a partner."""
     from trainer.atomic import make_folder, require_space
     from trainer.data._hints import PURPOSE, SIZE
     from trainer.data._kitti_open import open_recordings
@@ -65,13 +66,12 @@ def run(
     frames, bad_lines = _choose(raw, recordings, splits, splits_dir)
     clean_stale_under(out / _path(frame).parent for frame in frames)
     num_bytes = 4 * SIZE[0] * SIZE[1] + 128
-    missing = [frame for frame in frames if not _is_whole(out / _path(frame), num_bytes)]
+    num_missing = sum(not _is_long_enough(out / _path(frame), num_bytes) for frame in frames)
     make_folder(out)
-    require_space(out, len(missing) * num_bytes, "depth hints")
-    outcomes = list(
-        spread(_match, missing, jobs, _open, (root, out), unit="picture", done=len(frames) - len(missing))
-    )
-    made = [outcome for outcome in outcomes if not outcome.problem]
+    require_space(out, num_missing * num_bytes, "depth hints")
+    tasks = [(frame, num_bytes) for frame in frames]
+    outcomes = list(spread(_match, tasks, jobs, _open, (root, out), unit="picture"))
+    made = [outcome for outcome in outcomes if outcome.is_new]
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     print(
         f"{out}: {len(frames) - len(problems)} of {len(frames)} pictures have depth hints, {len(made)} of them new"
@@ -80,8 +80,8 @@ def run(
         print(
             f"the new ones cover {sum(outcome.covered for outcome in made) / len(made):.0%} of their pixels"
         )
-    print_problems(problems, "pictures have none")
-    print_problems(bad_lines, "lines of the splits name no picture")
+    print_problems(problems, "pictures have none", "picture has none")
+    print_problems(bad_lines, "lines of the splits name no picture", "line of the splits names no picture")
     print(f"train on them with dataset.use_hints=true dataset.hints_root={out}")
     return int(bool(problems or bad_lines))
 
@@ -100,9 +100,22 @@ def _choose(
     return frames, [line.problem for line in lines if line.frame is None]
 
 
-def _is_whole(path: Path, num_bytes: int) -> bool:
+def _is_long_enough(path: Path, num_bytes: int) -> bool:
     """Tell whether hints are there, and not cut short as by an interrupted copy."""
     return path.is_file() and path.stat().st_size >= num_bytes
+
+
+def _is_sound(path: Path) -> bool:
+    """Tell whether readers take the hints; they refuse NaN."""
+    from trainer.data._hints import SIZE
+    from trainer.data._kitti_hints import read_hints
+    from trainer.data.base import DataError
+
+    try:
+        read_hints(path, SIZE)
+    except DataError:
+        return False
+    return True
 
 
 def _path(frame: Frame) -> Path:
@@ -123,12 +136,15 @@ def _open(root: str | None, out: Path) -> None:
     _recordings, _out = open_recordings(root)[1], out
 
 
-def _match(frame: Frame) -> Outcome:
+def _match(task: tuple[Frame, int]) -> Outcome:
     import numpy as np
 
     from trainer.data._hints import SIZE, depth_hints
     from trainer.data.base import DataError, read_image
 
+    frame, num_bytes = task
+    if _is_long_enough(path := _out / _path(frame), num_bytes) and _is_sound(path):
+        return Outcome()
     try:
         places = [_recordings.image(frame), _recordings.image(frame.support(0))]
         for place, picture in zip(places, (frame, frame.support(0)), strict=True):
@@ -142,5 +158,5 @@ def _match(frame: Frame) -> Outcome:
     hints = depth_hints(target, partner, right=frame.camera == 3)
     buffer = io.BytesIO()
     np.save(buffer, hints)
-    store(_out / _path(frame), buffer.getbuffer())
-    return Outcome(covered=float((hints > 0).mean()))
+    store(path, buffer.getbuffer())
+    return Outcome(covered=float((hints > 0).mean()), is_new=True)

@@ -138,11 +138,11 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def print_problems(problems: Sequence[str], what: str, shown: int = 20) -> None:
-    """Count problems, name the first ones; nothing for none."""
+def print_problems(problems: Sequence[str], what: str, one: str = "", shown: int = 20) -> None:
+    """Count problems, `what` or `one` of them, and name the first ones; nothing for none."""
     if not problems:
         return
-    print(f"{len(problems)} {what}:")
+    print(f"{len(problems)} {(one if len(problems) == 1 else '') or what}:")
     for problem in problems[:shown]:
         print(f"  {problem}")
     if len(problems) > shown:

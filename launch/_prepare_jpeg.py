@@ -53,8 +53,8 @@ def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     raw = find_raw(root, "--root")
     pictures = sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/*.png"))
     clean_stale_under(path.parent for path in pictures)
-    missing = [path for path in pictures if check or remove_png or not path.with_suffix(".jpg").is_file()]
-    new = [path for path in missing if not path.with_suffix(".jpg").is_file()]
+    new = [path for path in pictures if not _is_there(path.with_suffix(".jpg"))]
+    missing = pictures if check or remove_png else new
     require_space(raw, int(_SHARE * sum(path.stat().st_size for path in new)), "JPEG pictures")
     tasks = [(path, remove_png) for path in missing]
     outcomes = list(spread(_convert, tasks, jobs, unit="picture", done=len(pictures) - len(missing)))
@@ -66,7 +66,8 @@ def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
         print(
             f"{before:.1f} MB became {after:.1f} MB; PSNR {sum(values) / len(values):.1f} dB, worst {min(values):.1f}"
         )
-    print_problems([outcome.problem for outcome in outcomes if outcome.problem], "pictures stay PNG")
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    print_problems(problems, "pictures stay PNG", "picture stays PNG")
     if remove_png:
         print(f"{len(good)} PNG files deleted")
     elif good:
@@ -76,36 +77,63 @@ def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     return int(len(good) < len(outcomes))
 
 
-def _convert(task: tuple[Path, bool]) -> Outcome:
-    """Write the JPEG if it is not there, read it back, compare; delete the PNG if that is wanted."""
-    from PIL import Image
+def _is_there(jpg: Path) -> bool:
+    """Tell whether a JPEG is there and ends as one; nothing else is read."""
+    from trainer.data._damage import TAIL, is_whole
 
+    if not jpg.is_file():
+        return False
+    with open(jpg, "rb") as file:
+        file.seek(max(0, jpg.stat().st_size - TAIL))
+        return is_whole(file.read())
+
+
+def _convert(task: tuple[Path, bool]) -> Outcome:
+    """Write the JPEG if it is not there or broken, read it back, compare; delete the PNG if that is wanted."""
     png, remove = task
     jpg = png.with_suffix(".jpg")
     try:
         original = _read(png)
-        if jpg.is_file():
-            content = jpg.read_bytes()
-        else:
-            buffer = io.BytesIO()
-            Image.fromarray(original).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
-            content = buffer.getvalue()
-        back = _read(jpg, content)
     except ValueError as error:
         return Outcome(str(error))
+    content = jpg.read_bytes() if jpg.is_file() else b""
+    is_new = not _is_readable(jpg, content)
+    if is_new:
+        content = _encoded(original)
+    back = _read(jpg, content)
     if back.shape != original.shape:
-        return Outcome(f"{jpg}: {back.shape[1]}x{back.shape[0]} pixels, {png.name} has other ones. Delete it")
+        return Outcome(
+            f"{jpg}: {back.shape[1]}x{back.shape[0]} pixels, {png.name} has other ones. Delete the JPEG and run prepare"
+            " jpeg again"
+        )
     psnr = _psnr(original, back)
     if psnr < _LEAST_PSNR:
         return Outcome(
-            f"{jpg} does not show what {png.name} shows (PSNR {psnr:.1f} dB). Delete it or the PNG"
+            f"{jpg} does not show what {png.name} shows (PSNR {psnr:.1f} dB). Delete the JPEG and run prepare jpeg"
+            " again, or delete the PNG if that is the wrong one"
         )
-    if not jpg.is_file():
+    if is_new:
         store(jpg, content)
     sizes = png.stat().st_size, len(content)
     if remove:
         os.unlink(png)
     return Outcome(psnr=psnr, sizes=sizes)
+
+
+def _encoded(picture: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
+    return buffer.getvalue()
+
+
+def _is_readable(path: Path, content: bytes) -> bool:
+    try:
+        _read(path, content)
+    except ValueError:
+        return False
+    return True
 
 
 def _read(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:

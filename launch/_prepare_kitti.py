@@ -73,7 +73,7 @@ def run(
     if deep:
         origin = (root, depth_root, hints_root)
         broken += [problem for problem in spread(_read, parts, jobs, _open, origin) if problem]
-    print_problems(broken, "broken files or databases")
+    print_problems(broken, "broken files or databases", "broken file or database")
     complete = sum(report.num_complete for report in reports.values())
     print(f"{complete} of {sum(report.num_items for report in reports.values())} items are complete")
     if not broken:
@@ -107,6 +107,7 @@ def _table(reports: dict[tuple[str, str], SplitReport], offsets: list[int]) -> s
 def _print_missing(reports: dict[tuple[str, str], SplitReport], offsets: list[int], raw: Path) -> int:
     """Name absent dates and drives, bad lines, missing pictures; return how many keep items from being loaded."""
     from trainer.data._kitti_check import needed, other_data
+    from trainer.data._splits import counted
 
     absent: Counter[str] = Counter()
     for report in reports.values():
@@ -116,19 +117,23 @@ def _print_missing(reports: dict[tuple[str, str], SplitReport], offsets: list[in
         date = drive.partition("/")[0]
         places[drive if (raw / date).is_dir() else f"{date} (all of it)"] += num_items
     largest_first = sorted(places.items(), key=lambda entry: (-entry[1], entry[0]))
-    print_problems([f"{place}: {n} items" for place, n in largest_first], "dates or drives are absent")
+    told = [f"{place}: {counted(n, 'item')}" for place, n in largest_first]
+    print_problems(told, "dates or drives are absent", "date or drive is absent")
     count = len(places)
     for (split, mode), report in reports.items():
         if other := other_data(report):
             print(f"{split} {mode} names {other}: they are no raw items")
             continue
-        print_problems(report.bad_lines, f"bad lines in {split} {mode}", shown=_SHOWN)
+        where = f"{split} {mode}"
+        print_problems(report.bad_lines, f"bad lines in {where}", f"bad line in {where}", _SHOWN)
         count += len(report.bad_lines)
         for column in needed(offsets, mode):
-            stems = [s for s in report.missing.get(column, []) if s.rpartition("/image")[0] not in absent]
+            names = [s for s in report.missing.get(column, []) if s.rpartition("/image")[0] not in absent]
             what = column if column == "target" else f"support {column}"
-            print_problems(stems, f"items of {split} {mode} lack their {what}", shown=_SHOWN)
-            count += len(stems)
+            print_problems(
+                names, f"items of {where} lack their {what}", f"item of {where} lacks its {what}", _SHOWN
+            )
+            count += len(names)
     return count
 
 

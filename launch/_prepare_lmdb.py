@@ -54,7 +54,7 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
     for split, mode, path in list_splits(raw):
         store(out / "splits" / split / f"{mode}_files.txt", path.read_bytes())
     print(f"{out}: {len(packages)} databases, {len(missing)} of them new")
-    print_problems(problems, "broken files were left out")
+    print_problems(problems, "broken files were left out", "broken file was left out")
     print(f"train on them with dataset.type=kitti_lmdb dataset.root={out}")
     return int(bool(problems))
 

@@ -91,6 +91,10 @@ def _manifest(out: Path, video: Path) -> Path:
     return out / f".{video.stem}.json"
 
 
+def _place(out: Path, video: Path, clip: int, number: int) -> Path:
+    return out / f"{video.stem}-{clip:03d}" / f"{number:010d}.jpg"
+
+
 def _facts(video: Path, every: int) -> dict[str, Any]:
     stat = video.stat()
     return {
@@ -102,7 +106,7 @@ def _facts(video: Path, every: int) -> dict[str, Any]:
 
 
 def _done(out: Path, video: Path, every: int) -> Survey | None:
-    """The survey of an earlier run, when the same video was decoded to its end.
+    """The survey of an earlier run, when the same video was decoded to its end and all its frames are still there.
 
     Raises UserError when frames of another video, or of another choice, are there, all of them or some.
     """
@@ -125,7 +129,19 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
             f"{out} holds frames of another {video.name}, or with another --every. Choose another --out, or remove"
             f" {manifest} and {out / video.stem}-*"
         )
+    if survey and (gone := _gone(out, video, survey.clips)):
+        print(f"{video}: {gone} of {survey.kept} frames are no longer in {out}: decoded again")
+        return None
     return survey
+
+
+def _gone(out: Path, video: Path, clips: list[int]) -> int:
+    """Count the frames that an earlier run wrote and that were deleted since; `clips` are the frames of each."""
+    return sum(
+        not _place(out, video, clip, number).is_file()
+        for clip, length in enumerate(clips)
+        for number in range(length)
+    )
 
 
 def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
@@ -153,7 +169,7 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
         _note(out, video, every, None)
     try:
         for clip, number, frame in _kept(_frames(film, survey, every, video.name), survey):
-            path = out / f"{video.stem}-{clip:03d}" / f"{number:010d}.jpg"
+            path = _place(out, video, clip, number)
             if not report_only and not path.is_file():
                 store(path, cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
     finally:

@@ -50,7 +50,7 @@ def test_frames_that_were_thinned_out_keep_their_step_and_gaps_are_not_crossed(t
     assert clip.step == 5
     assert gaps(clip) == 1
     assert choose_frames(clip, (-1, 1), "train", 0) == [5, 10, 35]
-    assert folder(tmp_path).notes()[0] == f"{tmp_path.name}: 1 gaps in the numbers of its frames"
+    assert folder(tmp_path).notes()[0] == f"{tmp_path.name}: 1 gap in the numbers of its frames"
 
 
 def test_a_picture_in_two_formats_is_one_frame_and_hidden_files_are_none(tmp_path):
@@ -204,6 +204,8 @@ def test_a_clip_may_have_its_own_intrinsics_and_the_others_those_of_all(tmp_path
         ("a b", "cannot be read"),
         ("0 1 2 3", "no camera"),
         ("nan 1 2 3", "no camera"),
+        ("0.58 1.92 0.5 0.5", "normalised.*first row .* by the width .* second .* by their height"),
+        ("0.58 0 0.5 0 1.92 0.5 0 0 1", "normalised"),
     ],
 )
 def test_intrinsics_that_are_none_are_named(tmp_path, text, told):
@@ -216,15 +218,29 @@ def test_intrinsics_of_another_size_are_doubted(tmp_path):
     frames(tmp_path, range(3))
     (tmp_path / "K.txt").write_text("60 64 39.5 19.5")
     (note,) = folder(tmp_path).notes()
-    assert "principal point at (40, 20), far from the middle of pictures of 40x20" in note
+    assert "principal point at (40, 20), far from the middle of pictures of 40x20. Does it belong to" in note
+    (tmp_path / "K.txt").write_text("30 32 9.5 19.5")
+    (note,) = folder(tmp_path).notes()
+    assert (
+        "principal point at (10, 20), far from the middle of pictures of 40x20. Are cx and cy swapped" in note
+    )
 
 
 def test_a_field_of_view_of_90_degrees_is_a_focal_length_of_half_the_width(tmp_path):
     frames(tmp_path, range(3))
-    (tmp_path / "K.txt").write_text("1 1 1 1")
     dataset = folder(tmp_path, fov=90, size=(WIDTH, HEIGHT))
     assert dataset[0]["K"].tolist() == [pytest.approx([20, 0, 19.5]), pytest.approx([0, 20, 9.5]), [0, 0, 1]]
     assert dataset.notes() == []
+
+
+def test_a_field_of_view_wins_over_a_file_and_says_so(tmp_path):
+    for name in ("a", "b"):
+        frames(tmp_path / name, range(3))
+    (tmp_path / "K.txt").write_text("30 32 19.5 9.5")
+    dataset = folder(tmp_path, fov=90, size=(WIDTH, HEIGHT))
+    assert float(dataset[0]["K"][0, 0]) == pytest.approx(20)
+    (note,) = dataset.notes()
+    assert note == f"{tmp_path / 'K.txt'} is not read: dataset.fov: 90 wins. Set it to null to take K.txt"
 
 
 def test_an_unknown_camera_is_guessed_and_told(tmp_path):
@@ -242,7 +258,8 @@ def test_an_unknown_camera_is_guessed_and_told(tmp_path):
     [
         ({"supp_idxs": [-1, 0]}, "stereo partner"),
         ({"use_hints": True}, "no depth hints"),
-        ({"fov": 200}, "1 to 170 degrees"),
+        ({"fov": 200}, "5 to 170 degrees, got 200$"),
+        ({"fov": 1.4}, r"5 to 170 degrees, got 1\.4\. Is it in radians\? Then dataset\.fov: 80\.2"),
         ({"frame_gap": 0}, "frame_gap must be 1"),
         ({"val_every": 1}, "val_every must be 2"),
         ({"supp_idxs": [-9]}, "none of 5 frames is left for train"),
@@ -285,7 +302,7 @@ def test_a_split_with_a_missing_neighbour_names_line_role_and_frame(tmp_path):
     problems = folder(tmp_path, split_file=str(split)).check()
     assert problems == [
         f"{split}:3: 'nonsense': expected \"<clip> <frame>\"",
-        "there are no pictures of b: 1 frames are missing. Known: a",
+        "there are no pictures of b: 1 frame is missing. Known: a",
         f"{split}:2: support +1 a/4 is missing: no such picture. The clip has 4 frames, 0 to 3",
     ]
 
@@ -552,8 +569,8 @@ def test_a_frame_that_cannot_be_decoded_is_a_gap(video, tmp_path, monkeypatch):
     monkeypatch.setattr("cv2.VideoCapture", lambda _: Film(levels))
     dataset = folder(video, cache=str(tmp_path / "cache"), fov=60)
     assert [int(dataset.describe(i).rpartition("/")[2]) for i in range(len(dataset))] == [1, 2, 3, 7]
-    assert "walk: 1 gaps in the numbers of its frames" in dataset.notes()
-    assert f"{video}: 1 frames that it announces could not be decoded" in dataset.notes()
+    assert "walk: 1 gap in the numbers of its frames" in dataset.notes()
+    assert f"{video}: 1 frame that it announces could not be decoded" in dataset.notes()
 
 
 def test_a_film_that_comes_out_empty_is_refused(video, tmp_path, monkeypatch):

@@ -96,7 +96,8 @@ def test_an_absent_or_empty_split_file_is_an_error(raw, content):
 def test_check_finds_missing_targets_and_supports(raw):
     frame(raw, DRIVE, 2, 0).unlink()
     path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", f"{DRIVE} 4 r", f"{DRIVE} 9 l")
-    problems = kitti(raw, split_file=path, supp_idxs=[-1, 1, 0]).check()
+    *problems, total = kitti(raw, split_file=path, supp_idxs=[-1, 1, 0]).check()
+    assert total == "3 of 3 items are incomplete: `prepare kitti check` lists what is missing"
     assert [problem.partition(" is missing")[0] for problem in problems] == [
         f"{path}:1: support -1 {DRIVE}/image_02/0000000000",
         f"{path}:2: support +1 {DRIVE}/image_03/0000000005",
@@ -109,14 +110,31 @@ def test_check_finds_missing_targets_and_supports(raw):
 
 def test_a_frame_before_the_first_is_missing(raw):
     path = write_lines(raw / "s.txt", f"{DRIVE} 0 l")
-    (problem,) = kitti(raw, split_file=path, supp_idxs=[-1]).check()
-    assert "support -1" in problem
+    dataset = kitti(raw, split_file=path, supp_idxs=[-1])
+    problem, total = dataset.check()
+    assert f"support -1 {DRIVE}/image_02 before the first frame is missing" in problem
+    assert total.startswith("1 of 1 item is incomplete")
+    with pytest.raises(DataError, match=r"support -1 .*/image_02 before the first frame is missing"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("mode", ["val", "test"])
+def test_frames_to_validate_on_can_do_without_neighbours_and_say_so(raw, mode):
+    way_out = f"Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null"
+    path = write_lines(raw / "s.txt", f"{DRIVE} 2 l", f"{DRIVE} 0 l", f"{DRIVE} 9 l")
+    assert kitti(raw, split_file=path, mode=mode).check()[-1] == (
+        f"2 of 3 items are incomplete: `prepare kitti check` lists what is missing. {way_out}"
+    )
+    assert way_out not in kitti(raw, split_file=path).check()[-1]
+    write_lines(raw / "s.txt", f"{DRIVE} 9 l")  # lacks its target, too
+    assert way_out not in kitti(raw, split_file=path, mode=mode).check()[-1]
 
 
 def test_an_absent_drive_is_one_problem(raw):
     other = f"{DATE}/{DATE}_drive_0099_sync"
     path = write_lines(raw / "s.txt", *[f"{other} {i} l" for i in range(1, 31)])
-    (problem,) = kitti(raw, split_file=path).check()
+    problem, total = kitti(raw, split_file=path).check()
+    assert total.startswith("30 of 30 items are incomplete")
     assert problem == f"{raw}/{other}/image_02/data does not exist or is empty: 90 frames are missing"
 
 

@@ -232,7 +232,8 @@ def test_a_database_of_something_else_is_named(databases: Path) -> None:
 
 def test_a_missing_drive_is_one_problem(databases: Path) -> None:
     shutil.rmtree(databases / DRIVE / "image_03")
-    (problem,) = check(databases)
+    problem, total = check(databases)
+    assert "items are incomplete: `prepare kitti check`" in total
     assert f"{databases}/{DRIVE}/image_03/data does not exist or is empty" in problem
 
 

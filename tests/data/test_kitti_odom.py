@@ -133,6 +133,27 @@ def test_without_split_files_zhou_decides_about_sequences_and_the_rule_about_fra
     assert found == {"train": {"00/l", "08/l"}, "val": {"00/l", "08/l"}, "test": {"09/l"}}
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "told"),
+    [
+        (
+            "06",
+            "test",
+            r"09 and 10 for test \(arXiv:1704\.07813\).*There are: 06.*test\.split_file.*--mode val",
+        ),
+        ("09", "train", r"00 to 08 for train \(arXiv:1704\.07813\).*There are: 09.*train\.split_file"),
+    ],
+)
+def test_sequences_of_a_mode_that_are_not_here_are_named_with_the_ways_out(tmp_path, name, mode, told):
+    sequence(tmp_path, name, cameras=(2,))
+    with pytest.raises(UserError, match=told):
+        odometry(tmp_path, mode=mode)
+    part = {"type": "kitti_odom", "root": str(tmp_path)}
+    with pytest.raises(UserError, match=rf"datasets\.drives: .*{told}") as caught:
+        DATASETS.create("mixed", datasets={"drives": part}, mode=mode)
+    assert f" dataset.datasets.drives.{mode}.split_file" in str(caught.value)
+
+
 def test_a_split_folder_is_found_beside_the_data_and_others_are_listed(root):
     where = root / "splits" / "odom"
     where.mkdir(parents=True)

@@ -74,13 +74,14 @@ def test_only_what_is_missing_is_made(raw: Path, quick: None, capsys: pytest.Cap
     assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[3]]
 
 
-def test_hints_that_were_cut_short_are_made_again(
-    raw: Path, quick: None, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("damage", ["cut short", "NaN"])
+def test_hints_that_readers_refuse_are_made_again(
+    raw: Path, quick: None, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     assert hints(raw) == 0
     path = min((raw / "depth_hints").rglob("*.npy"))
     whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
+    path.write_bytes(whole[:-1] if damage == "cut short" else whole[:-4] + np.float32("nan").tobytes())
     capsys.readouterr()
     assert hints(raw) == 0
     assert "10 of 10 pictures have depth hints, 1 of them new" in capsys.readouterr().out
@@ -93,7 +94,7 @@ def test_lines_that_name_no_picture_are_told(
     split = raw / "splits" / "synthetic" / "test_files.txt"
     split.write_text("image 7\n")
     assert hints(raw, "--splits", "synthetic") == 1
-    assert f"1 lines of the splits name no picture:\n  {split}:1: 'image 7'" in capsys.readouterr().out
+    assert f"1 line of the splits names no picture:\n  {split}:1: 'image 7'" in capsys.readouterr().out
 
 
 def test_splits_and_another_folder(raw: Path, quick: None, tmp_path: Path) -> None:

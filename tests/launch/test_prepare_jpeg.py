@@ -69,7 +69,12 @@ def test_broken_pictures_are_named_and_kept(raw: Path, capsys: pytest.CaptureFix
     assert f"{png} is not a readable picture" in text
     assert f"{other.with_suffix('.jpg')} does not show what {other.name} shows" in text
     assert f"{small.with_suffix('.jpg')}: 24x7 pixels" in text
+    assert text.count("Delete the JPEG and run prepare jpeg again") == 2
     assert files(raw, ".png") == [png, other, small]
+    for path in (other, small):
+        path.with_suffix(".jpg").unlink()
+    assert jpeg(raw, "--remove-png") == 1
+    assert f"1 picture stays PNG:\n  {png} is not" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_seen_before_work_begins(
@@ -82,13 +87,21 @@ def test_a_full_disk_is_seen_before_work_begins(
     assert files(raw, ".jpg") == []
 
 
-def test_a_cut_off_jpeg_of_an_earlier_run_is_found(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_jpeg_that_was_cut_short_is_converted_again(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert jpeg(raw) == 0
     jpg = files(raw, ".jpg")[0]
-    jpg.write_bytes(jpg.read_bytes()[:500])
-    assert jpeg(raw) == 0  # not looked at
-    assert jpeg(raw, "--check") == 1
-    assert f"1 pictures stay PNG:\n  {jpg} is not a readable picture" in capsys.readouterr().out
+    whole = jpg.read_bytes()
+    for content in (whole[:500], b""):
+        jpg.write_bytes(content)
+        capsys.readouterr()
+        assert jpeg(raw) == 0
+        assert "10 PNG pictures, 1 of them converted or compared" in capsys.readouterr().out
+        assert jpg.read_bytes() == whole
+    for option in ("--check", "--remove-png"):
+        jpg.write_bytes(b"\0" * 500 + whole[-2:])  # ends as a JPEG
+        assert jpeg(raw, option) == 0
+        assert jpg.read_bytes() == whole
+    assert files(raw, ".png") == []
 
 
 def test_real_pictures(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,7 @@ def test_every_kind_of_broken_file_is_named_and_counted(
     hints.parent.mkdir(parents=True)
     hints.write_bytes(b"\x93NUMPY cut")
     assert check(raw) == 1  # of these, only the calibration is read
-    assert "1 broken files or databases" in capsys.readouterr().out
+    assert "1 broken file or database" in capsys.readouterr().out
     assert check(raw, "--deep") == 1
     text = capsys.readouterr().out
     assert "5 broken files or databases:" in text
@@ -72,7 +72,7 @@ def test_every_kind_of_broken_file_is_named_and_counted(
 def test_processes_find_the_same(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / DRIVE / "velodyne_points/data/0000000002.bin").write_bytes(b"123")
     assert check(raw, "--deep", "--jobs", "2") == 1
-    assert "1 broken files or databases:" in capsys.readouterr().out
+    assert "1 broken file or database:" in capsys.readouterr().out
 
 
 def test_missing_pictures_absent_drives_and_bad_lines(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,10 +85,20 @@ def test_missing_pictures_absent_drives_and_bad_lines(raw: Path, capsys: pytest.
     assert check(raw, "--splits", "mine") == 1
     text = capsys.readouterr().out
     assert row(text, "mine", "train") == ["mine", "train", "5", "-", "1", *"12122220"]
-    assert f"1 dates or drives are absent:\n  {other}: 2 items" in text
+    assert f"1 date or drive is absent:\n  {other}: 2 items" in text
     assert "\n1 of 4 items are complete\n" in text
     assert f"{split}:5: 'nonsense'" in text
-    assert f"1 items of mine train lack their support -1:\n  {DRIVE}/image_02/0000000000" in text
+    assert f"1 item of mine train lacks its support -1:\n  {DRIVE}/image_02/0000000000" in text
+
+
+def test_a_neighbour_before_the_first_frame_is_told_in_words(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = raw / "splits/mine/train_files.txt"
+    split.parent.mkdir()
+    split.write_text(f"{DRIVE} 0 l\n")
+    assert check(raw, "--splits", "mine") == 1
+    assert f"lacks its support -1:\n  {DRIVE}/image_02 before the first frame" in capsys.readouterr().out
 
 
 def test_a_date_of_which_there_is_nothing_is_told_once(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +108,7 @@ def test_a_date_of_which_there_is_nothing_is_told_once(raw: Path, capsys: pytest
     split.write_text("".join(f"{date}/{date}_drive_{i:04d}_sync 1 l\n" for i in (1, 2, 2)))
     assert check(raw, "--splits", "mine") == 1
     text = capsys.readouterr().out
-    assert f"1 dates or drives are absent:\n  {date} (all of it): 3 items" in text
+    assert f"1 date or drive is absent:\n  {date} (all of it): 3 items" in text
     assert "drive_0001" not in text
 
 

@@ -121,7 +121,7 @@ def test_the_check_reads_databases(raw: Path, capsys: pytest.CaptureFixture[str]
     os.truncate(cut, 9000)
     assert main(check) == 1
     text = capsys.readouterr().out
-    assert f"1 broken files or databases:\n  {cut.parent} is cut off: 9000 of" in text
+    assert f"1 broken file or database:\n  {cut.parent} is cut off: 9000 of" in text
 
 
 def test_databases_are_not_packed_again(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

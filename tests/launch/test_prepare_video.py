@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -91,10 +92,14 @@ def test_the_same_command_continues(
     assert capsys.readouterr().out == first
     assert sorted(p for p in out.rglob("*") if p.is_file() and p.suffix != ".json") == files
     assert [file for file in files if file.stat().st_mtime_ns != before[file]] == [files[2]]
-    files[2].unlink()  # what is done is left alone
-    video(path, "--out", out)
+    video(path, "--out", out)  # what is done is left alone
     assert capsys.readouterr().out == first
-    assert not files[2].exists()
+    shutil.rmtree(out / "a-000")
+    video(path, "--out", out)
+    assert (
+        capsys.readouterr().out == f"{path}: 10 of 10 frames are no longer in {out}: decoded again\n{first}"
+    )
+    assert sorted(out.rglob("*.jpg")) == files
     assert video(path, "--out", out, "--every", 2) == 2
     assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
 
@@ -117,10 +122,14 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(
         patch.setattr(_prepare_video, "store", stop)
         assert video(path, "--out", out) == 130
     assert 0 < len(list(out.rglob("*.jpg"))) < 10
+    told = f"{path} was not decoded to its end. Finish it: prepare video {path} --out {out}"
+    options = {"path": str(out), "val_every": 0, "fov": 80.0}
+    assert told in DATASETS.create("folder", **options).notes()
     assert video(path, "--out", out, "--every", 2) == 2
     assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
     video(path, "--out", out)
     assert len(list(out.rglob("*.jpg"))) == 10
+    assert told not in DATASETS.create("folder", **options).notes()
 
 
 def test_a_film_that_stands_leaves_nothing_to_train_on(
@@ -190,7 +199,7 @@ def test_broken_videos_are_named_and_the_others_are_done(
     told = capsys.readouterr()
     assert f"{broken} is not a video that OpenCV can decode" in told.err
     assert "none.mp4 does not exist" in told.err
-    assert "10 kept in 1 clips" in told.out
+    assert "10 kept in 1 clip;" in told.out
     assert video(good, good, "--out", tmp_path / "out") == 2
     assert "videos of the same name: good" in capsys.readouterr().err
     assert video(tmp_path, "--out", tmp_path / "out") == 2

@@ -12,6 +12,7 @@ from PIL import Image
 from trainer.data._clips import Clip, Line, check_lines, choose_frames, gaps
 from trainer.data._headers import find_odd_pictures
 from trainer.data._recorded import RecordedDataset
+from trainer.data._splits import counted
 from trainer.data.base import UNREADABLE, DataError, read_image
 from trainer.types import UserError
 
@@ -76,7 +77,7 @@ class ClipDataset(RecordedDataset):
         uncounted = [name for name, clip in self.clips.items() if clip.counted and len(clip.frames) > 1]
         return [
             *super().notes(),
-            *(f"{name}: {n} gaps in the numbers of its frames" for name, n in found.items() if n),
+            *(f"{name}: {counted(n, 'gap')} in the numbers of its frames" for name, n in found.items() if n),
             *(
                 f"{name}: the names of its pictures are not numbered in one row: taken in natural order, as if none"
                 " were missing"
@@ -139,9 +140,13 @@ def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
     cx, cy = K[0, 2], K[1, 2]
     if abs(cx - width / 2) < width / 4 and abs(cy - height / 2) < height / 4:
         return ""
+    if abs(cy - width / 2) < width / 4 and abs(cx - height / 2) < height / 4:
+        why = "Are cx and cy swapped? Then fx and fy may be, too. The order is fx fy cx cy"
+    else:
+        why = "Does it belong to another size? Scale it to these pictures"
     return (
         f"{place}: K has its principal point at ({cx:.0f}, {cy:.0f}), far from the middle of pictures of"
-        f" {width}x{height}. Does it belong to another size? Scale it to these pictures"
+        f" {width}x{height}. {why}"
     )
 
 

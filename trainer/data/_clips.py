@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models_zoo.registry import did_you_mean
-from trainer.data._splits import capped, read_rows
+from trainer.data._splits import capped, counted, read_rows
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BLOCK = 50  # frames of a block of the validation rule
@@ -117,7 +117,8 @@ def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callabl
                 missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {_extent(clip)}")
     known = did_you_mean("", [name for name, clip in clips.items() if clip.frames])
     problems += [
-        f"there are no pictures of {name}: {n} frames are missing. {known}" for name, n in absent.items()
+        f"there are no pictures of {name}: {counted(n, 'frame is', 'frames are')} missing. {known}"
+        for name, n in absent.items()
     ]
     return problems + capped(missing, "missing frames")
 

@@ -15,11 +15,13 @@ from trainer.types import UserError
 
 Array = NDArray[Any]
 
+_NORMALISED = 8.0  # in widths of the picture this is a view of 7 degrees; in pixels, cameras have more
+
 
 def read_intrinsics(path: Path) -> Array:
     """Read K (3 3): nine numbers row by row, four (`fx fy cx cy`), or the sixteen of a 4x4 matrix.
 
-    Raises UserError naming the file when it is something else, or no camera.
+    Raises UserError naming the file when it is something else, no camera, or not in pixels.
     """
     try:
         numbers = [float(word) for word in path.read_text(encoding="utf-8-sig").replace(",", " ").split()]
@@ -38,6 +40,11 @@ def read_intrinsics(path: Path) -> Array:
     upper = not K[1, 0] and K[2].tolist() == [0, 0, 1]
     if not (np.isfinite(K).all() and upper and K[0, 0] > 0 and K[1, 1] > 0):
         raise UserError(f"{path}: {K.tolist()} is no camera: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")
+    if max(K[0, 0], K[1, 1]) < _NORMALISED:
+        raise UserError(
+            f"{path}: focal lengths of {K[0, 0]:g} and {K[1, 1]:g} pixels look normalised. K is in pixels: multiply its"
+            " first row (fx, cx) by the width of the pictures, its second (fy, cy) by their height"
+        )
     return K
 
 

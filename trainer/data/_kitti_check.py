@@ -42,7 +42,7 @@ class SplitReport:
     num_complete: int = 0  # items that can be loaded, as far as listings tell
     bad_lines: list[str] = field(default_factory=list)
     there: Counter[str] = field(default_factory=Counter)  # column -> items that have it
-    missing: dict[str, list[str]] = field(default_factory=dict)  # column -> stems
+    missing: dict[str, list[str]] = field(default_factory=dict)  # column -> names
     absent_drives: Counter[str] = field(default_factory=Counter)  # drive -> items of it
     parts: set[Part] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
@@ -86,7 +86,7 @@ def check_split(
                 place = None
                 folder_there = True
             if place is None:
-                report.missing.setdefault(column, []).append(frame.stem)
+                report.missing.setdefault(column, []).append(frame.name)
                 is_complete &= column not in must_have
                 continue
             report.there[column] += 1

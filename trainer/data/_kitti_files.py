@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainer.data._damage import find_damaged
 from trainer.data._kitti_calib import Calibration, read_calibration, read_points
 from trainer.data._kitti_hints import read_hints
-from trainer.data._splits import capped, read_rows
+from trainer.data._splits import capped, counted, read_rows
 from trainer.data.base import DataError
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
@@ -32,6 +32,11 @@ class Frame(NamedTuple):
     def stem(self) -> str:
         """`<date>/<drive>/image_0<camera>/<10 digits>`"""
         return f"{self.drive}/image_0{self.camera}/{self.number:010d}"
+
+    @property
+    def name(self) -> str:
+        """The stem, for messages: a support may lie before the first frame."""
+        return self.stem if self.number >= 0 else f"{self.stem.rpartition('/')[0]} before the first frame"
 
     @property
     def date(self) -> str:
@@ -204,12 +209,18 @@ def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordings) -> list[str]:
-    """List bad lines, and targets and supports that are not there; an absent or broken folder counts as one."""
+def check_images(
+    lines: Sequence[Line], offsets: Sequence[int], listing: Recordings, mode: str = "train"
+) -> list[str]:
+    """List bad lines, and targets and supports that are not there; an absent or broken folder counts as one.
+
+    The last line says how many items lack something, and how a `mode` other than train does without supports.
+    """
     problems = [line.problem for line in lines if line.frame is None]
     absent: dict[str, int] = {}
     broken: dict[str, None] = {}
     missing: list[str] = []
+    lacking: dict[str, bool] = {}  # place of an incomplete item -> only supports are missing
     for line in lines:
         if line.frame is None:
             continue
@@ -221,13 +232,27 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordi
             except DataError as error:
                 broken[str(error)] = None
                 continue
+            lacking[line.place] = role != "target" and lacking.get(line.place, True)
             folder = listing.image_folder(frame)
             if listing.is_empty(folder):
                 absent[folder] = absent.get(folder, 0) + 1
             else:
-                missing.append(f"{line.place}: {role} {frame.stem} is missing: no .png or .jpg in {folder}")
+                missing.append(f"{line.place}: {role} {frame.name} is missing: no .png or .jpg in {folder}")
     problems = capped(problems, "bad lines") + list(broken)
     problems += [
-        f"{folder} does not exist or is empty: {n} frames are missing" for folder, n in absent.items()
+        f"{folder} does not exist or is empty: {counted(n, 'frame is', 'frames are')} missing"
+        for folder, n in absent.items()
     ]
-    return problems + capped(missing, "missing frames")
+    problems += capped(missing, "missing frames")
+    if lacking:
+        num_items = sum(line.frame is not None for line in lines)
+        problems.append(_total(len(lacking), num_items, mode, mode != "train" and any(lacking.values())))
+    return problems
+
+
+def _total(num_lacking: int, num_items: int, mode: str, is_optional: bool) -> str:
+    fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null" if is_optional else ""
+    return (
+        f"{num_lacking} of {counted(num_items, 'item is', 'items are')} incomplete: `prepare kitti check` lists what"
+        f" is missing{fix}"
+    )

@@ -93,7 +93,8 @@ class KittiItems(RecordedDataset):
 
     def check(self) -> list[str]:
         """List bad split lines, files that are not on disk or cut short, unreadable calibration files."""
-        problems = check_images(self.lines, self.supp_idxs, self.listing) + self._hint_problems()
+        problems = check_images(self.lines, self.supp_idxs, self.listing, self.mode)
+        problems += self._hint_problems()
         damaged, self._not_looked_at = self.listing.find_damaged(*self._places())
         problems += capped(damaged, "damaged files")
         calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
@@ -138,7 +139,7 @@ class KittiItems(RecordedDataset):
         if path is None:
             folder = self.listing.image_folder(frame)
             raise DataError(
-                f"{role} {frame.stem} is missing: no .png or .jpg in {folder}. "
+                f"{role} {frame.name} is missing: no .png or .jpg in {folder}. "
                 "Complete the drive or remove the item from the split"
             )
         return read_image(cast("str", self.listing.open(path)), self.size)  # PIL opens files, too

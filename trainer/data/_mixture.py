@@ -144,7 +144,9 @@ def build_part(
     except UserError as error:
         keys = [key for key in registry.parameters(kwargs["type"]) if key not in COMMON]
         keys = [key for key in keys if key != "supp_idxs" or key in own]
-        own_key = re.compile(rf"\bdataset\.({'|'.join(map(re.escape, keys))})\b")
+        own_key = re.compile(
+            rf"\bdataset\.((?:(?:{'|'.join(MODES)})\.)?(?:{'|'.join(map(re.escape, keys))}))\b"
+        )
         told = own_key.sub(lambda match: f"dataset.datasets.{name}.{match[1]}", str(error))
         place = f"dataset.datasets.{name}"
         raise UserError(told if told.startswith(f"{place}.") else f"{place}: {told}") from error

@@ -77,5 +77,10 @@ def capped(messages: list[str], what: str) -> list[str]:
     return messages[:_LISTED] + ([f"... and {more} more {what}"] if more > 0 else [])
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Say how many: `1 gap`, `2 gaps`; `many` where that takes more than an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def _folders(data: Path) -> list[Path]:
     return [Path(os.path.normpath(data / folder)) for folder in _FOLDERS]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -111,6 +112,25 @@ def lost_frames(folder: Path) -> int:
     """Tell how many frames the video announced but did not hold; a few are common, many mean a damaged file."""
     decoded, announced = map(int, (folder / "frames.txt").read_text().split())
     return max(announced - decoded, 0)
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Name the videos that `prepare video` began to write into `folder` and was stopped in, and how to finish them."""
+    return [told for manifest in sorted(folder.glob(".*.json")) if (told := _unfinished(manifest))]
+
+
+def _unfinished(manifest: Path) -> str:
+    try:
+        match json.loads(manifest.read_text()):
+            case {"facts": {"video": str(video), "every": int(every)}, "survey": None}:
+                option = f" --every {every}" if every != 1 else ""
+                return (
+                    f"{video} was not decoded to its end. Finish it: prepare video {video} --out"
+                    f" {manifest.parent}{option}"
+                )
+    except (OSError, ValueError) as error:
+        _log.debug("%s is not of prepare video: %s", manifest, error)
+    return ""
 
 
 def default_cache() -> Path:

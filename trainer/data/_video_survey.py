@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data._optional import require
+from trainer.data._splits import counted
 
 WIDTH = 320  # pixels; all distances below are in these
 STANDING = 0.4  # median shift below which a camera has not moved
@@ -142,8 +143,8 @@ class Survey:
         shift, parallax, sharp = (_median(values) for values in (self.shifts, self.parallaxes, self.sharp))
         return [
             f"{self.size[0]}x{self.size[1]}, {self.fps:.3g} frames per second, {self.read} frames read",
-            f"{self.kept} kept in {len(self.clips)} clips; dropped: {self.standing} standing, {self.blank} blank,"
-            f" {self.too_short} in clips shorter than 3 frames; {self.cuts} cuts",
+            f"{self.kept} kept in {counted(len(self.clips), 'clip')}; dropped: {self.standing} standing,"
+            f" {self.blank} blank, {self.too_short} in clips shorter than 3 frames; {counted(self.cuts, 'cut')}",
             f"between neighbours: shift {shift / WIDTH:.2%} of the width, parallax {parallax / WIDTH:.2%}",
             f"sharpness {sharp:.0f}, blurred {self.blurred:.0%} of the frames",
             f"suggested dataset.frame_gap: {self.frame_gap}",

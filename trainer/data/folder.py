@@ -6,6 +6,7 @@ where a single camera leaves only its scale open (Gordon et al., arXiv:1904.0499
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from trainer.data._clip_dataset import ClipDataset, doubt, refuse_hints, refuse_
 from trainer.data._clips import PICTURES, list_clip, read_lines
 from trainer.data._intrinsics import from_field_of_view, read_intrinsics, resized
 from trainer.data._paths import data_roots
-from trainer.data._video import VIDEOS, default_cache, extract_frames, lost_frames
+from trainer.data._splits import counted
+from trainer.data._video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.base import Mode, RawItem
 from trainer.types import UserError
 
 GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)
+_LEAST_FOV = 5.0  # degrees; a lens of 400 mm on full frame. Less is an angle in radians
 _EXPECTED = '"<clip> <frame>"'
 
 
@@ -72,12 +75,17 @@ class FrameFolder(ClipDataset):
         )
         refuse_hints(use_hints, "a folder of frames")
         refuse_stereo(self.supp_idxs, "a folder of frames")
-        if fov is not None and not 1 <= fov <= 170:
-            raise UserError(f"dataset.fov must be a horizontal angle of 1 to 170 degrees, got {fov}")
+        if fov is not None and not _LEAST_FOV <= fov <= 170:
+            radians = (
+                f". Is it in radians? Then dataset.fov: {math.degrees(fov):.1f}" if 0 < fov < math.pi else ""
+            )
+            raise UserError(
+                f"dataset.fov must be a horizontal angle of {_LEAST_FOV:g} to 170 degrees, got {fov}{radians}"
+            )
         self.frame_gap, self.fov = frame_gap, fov
         self.path = _find(path)
         self._cache = Path(cache).expanduser() if cache else default_cache()
-        self._notes: list[str] = []
+        self._notes = unfinished(self.path)
         folders = self._clip_folders()
         clips = {name: list_clip(folder, name) for name, folder in folders.items()}
         self._K = {name: self._read_K(self._sources[name]) for name in clips}
@@ -115,11 +123,16 @@ class FrameFolder(ClipDataset):
         return resized(K, native, self.size)
 
     def _read_K(self, source: Path) -> NDArray[Any] | None:
-        if self.fov is not None:
-            return None
         home = source if source.is_dir() else source.parent
         places = dict.fromkeys([home / "K.txt", (self.path if self.path.is_dir() else home) / "K.txt"])
-        return next((read_intrinsics(place) for place in places if place.is_file()), None)
+        place = next((place for place in places if place.is_file()), None)
+        if place is None:
+            return None
+        if self.fov is None:
+            return read_intrinsics(place)
+        note = f"{place} is not read: dataset.fov: {self.fov:g} wins. Set it to null to take K.txt"
+        self._notes += [] if note in self._notes else [note]
+        return None
 
     def _clip_folders(self) -> dict[str, Path]:
         """Map the names of clips to folders of pictures; videos are decoded. Raises UserError when there are none."""
@@ -148,7 +161,7 @@ class FrameFolder(ClipDataset):
             return source
         folder = extract_frames(source, self._cache)
         if lost := lost_frames(folder):
-            self._notes.append(f"{source}: {lost} frames that it announces could not be decoded")
+            self._notes.append(f"{source}: {counted(lost, 'frame')} that it announces could not be decoded")
         return folder
 
 

@@ -96,6 +96,8 @@ class KittiOdometry(ClipDataset):
                 if (folder.name in _TEST_SEQUENCES) == (mode == "test") and int(folder.name) <= 10:
                     self._add(clips, f"{folder.name}/l")
             left = {name: clip for name, clip in clips.items() if name.endswith("/l")}
+            if not any(clip.frames for clip in left.values()):
+                raise UserError(self._absent())
             lines = self._by_rule(left, 0 if mode == "test" else val_every, str(self.root))
         self._set_items(clips, lines)
         self.sequences = sorted({line.clip[:2] for line in lines if not line.problem})
@@ -152,6 +154,18 @@ class KittiOdometry(ClipDataset):
             depth=depth,
             Ts_true=self._motions(line) if self._has_poses else None,
             K_depth=K_depth,
+        )
+
+    def _absent(self) -> str:
+        """Say which sequences the division without split files looks for, and the ways out."""
+        is_test = self.mode == "test"
+        wanted = " and ".join(_TEST_SEQUENCES) if is_test else "00 to 08"
+        there = sorted(path.parent.name for path in self.root.glob("sequences/[0-9][0-9]/image_[0-3]"))
+        instead = ", or evaluate with --mode val" if is_test else ""
+        return (
+            f"{self.root}: without split files kitti_odom takes sequences {wanted} for {self.mode} (arXiv:1704.07813),"
+            f" and no pictures of them are here. There are: {', '.join(dict.fromkeys(there))}. Copy them here, name"
+            f" frames to take with dataset.split_file or dataset.{self.mode}.split_file{instead}"
         )
 
     def _add(self, clips: dict[str, Clip], name: str) -> None:
