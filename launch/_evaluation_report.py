@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trainer.evaluation.predictions import Source
 from trainer.evaluation.truths import Items
 
 LABEL_LENGTH = 40  # characters that fit across a picture
+FOOTER_LENGTH = 170  # and across a sheet; there is room for two lines
 
 
 def report(results: Sequence[EvaluationResult], console: Console) -> None:
@@ -84,9 +86,10 @@ def draw_sheet(source: Source, items: Items, result: EvaluationResult, args: arg
     for row in rows:
         row["label"] = row["label"][-LABEL_LENGTH:]  # the end of a path tells more than its beginning
     title = f"{_name(result)}: AbsRel {100 * result.abs_rel:.1f} %"
+    footer = textwrap.fill(protocol_line(result), FOOTER_LENGTH, max_lines=2, placeholder=" ...")
     make_folder(args.sheet.parent)
     with replacing(args.sheet) as staged:
-        viz.picture_sheet(rows, staged, title=title, footer=protocol_line(result))
+        viz.picture_sheet(rows, staged, title=title, footer=footer)
 
 
 def _by(size: Sequence[int]) -> str:

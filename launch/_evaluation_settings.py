@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch._evaluation_section import Settings, listed, of_file, read_settings, without_settings
+from launch._evaluation_section import Settings, listed, read_settings, without_settings
+from launch._evaluation_split import of_the_split_asked_for, told_sections
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint
 from trainer.config import Config, ConfigError, load_config
@@ -104,9 +105,10 @@ def read_checkpoint(args: argparse.Namespace) -> Source:
     }
     with naming_plugins(hparams, args.hparams or path):
         trained = Config.from_dict(hparams["config"], source=str(args.hparams or path))
+    embedded = of_the_split_asked_for(hparams["config"], args.cfg_file, args.set, args.mode)
     return Source(
         path,
-        changed_config(hparams["config"], args.cfg_file, args.set),
+        changed_config(embedded, args.cfg_file, args.set),
         {"checkpoint": about},
         alignment="stereo" if 0 in trained.supp_idxs else "median",
         settings=read_settings(args.cfg_file),
@@ -270,11 +272,5 @@ def _renamed(line: str, staged: Mapping[Path | None, Path]) -> str:
 
 def new_dataset_type(files: Sequence[Path], overrides: list[str]) -> str | None:
     """The `dataset.type` that files or overrides ask for."""
-    found = None
-    for path in files:
-        section = of_file(path, "dataset")
-        found = section.get("type", found) if isinstance(section, dict) else found
-    for text in overrides:
-        key, _, value = text.partition("=")
-        found = value.strip() if key.strip() == "dataset.type" else found
-    return found
+    types = [section["type"] for section in told_sections(files, overrides) if "type" in section]
+    return types[-1] if types else None

@@ -13,8 +13,10 @@ from typing import Any
 
 from launch._cli import is_first_process
 from launch._evaluation_settings import Source, new_dataset_type, plain_data, sha256
+from launch._evaluation_split import KEYS, told_keys, told_sections
 from trainer.build import build_dataset
 from trainer.data import DATASETS
+from trainer.data._targets import asked_source, kitti_truth
 from trainer.data.base import DepthDataset
 from trainer.evaluation import StoredDepth, TargetsFile
 from trainer.evaluation.truths import names_of
@@ -48,6 +50,7 @@ def open_truths(args: argparse.Namespace, source: Source, needs: frozenset[str])
     changes: dict[str, Any] = {**plain_data(type_name, needs), "supp_idxs": None, "use_depth": True}
     dataset = build_dataset(source.cfg, args.mode, **changes)
     check_dataset(dataset, args.mode)
+    _refuse_without_depth(dataset, type_name, args.mode)
     _warn_of_training_items(source, type_name, kwargs)
     if source.trained is None:
         del kwargs["size"]  # of images, which nobody looks at
@@ -102,6 +105,18 @@ def check_dataset(dataset: DepthDataset, mode: str) -> None:
         print(f"dataset ({mode}): {note}", file=sys.stderr)
 
 
+def _refuse_without_depth(dataset: DepthDataset, type_name: str, mode: str) -> None:
+    """Raise UserError for a data set that was asked for depth and has none, saying what can be done with it."""
+    if dataset.use_depth:
+        return
+    has_poses = len(dataset) and "Ts_true" in dataset[0]
+    instead = "--odometry scores its camera paths; " if has_poses else ""
+    raise UserError(
+        f"dataset ({mode}): {type_name} has no true depth here, so there is nothing to compare depth with."
+        f" {instead}`export_depth` writes predictions without any truth; --cfg-file names a data set that has depth"
+    )
+
+
 def _warn_of_training_items(source: Source, type_name: str, kwargs: Mapping[str, Any]) -> None:
     """Say so when a network is scored on the list of items that it was trained on."""
     if source.trained is None or not is_first_process():
@@ -121,13 +136,35 @@ def _open_file(args: argparse.Namespace, source: Source) -> Truths:
     targets = TargetsFile.read(args.targets)
     name, digest = data_set_name(args, source), sha256(args.targets)
     _, kwargs = source.cfg.dataset_kwargs(args.mode)
-    told = {key: kwargs[key] for key in ("split", "split_file") if name != TARGETS and kwargs.get(key)}
+    told = {key: kwargs[key] for key in KEYS if name != TARGETS and kwargs.get(key)}
+    digest_of = f"{args.targets.name}, sha256 {digest[:16]}"
+    if name != TARGETS:
+        _warn_of_other_truth(args, kwargs, name, targets.truth)
     return Truths(
         targets,
         {
             "dataset": {"type": name, **told, "mode": args.mode, "num_items": len(targets)},
             # A text of its own, so that tables keep it apart from other truth of the same images.
-            "truth": f"{args.targets.name}, sha256 {digest[:16]}",
+            "truth": f"{targets.truth} ({digest_of})" if targets.truth else digest_of,
             "targets": {"file": str(args.targets), "sha256": digest},
         },
     )
+
+
+def _warn_of_other_truth(args: argparse.Namespace, kwargs: Mapping[str, Any], name: str, held: str) -> None:
+    """Say so when files or options explicitly ask for another truth than a file of ground truth says it holds."""
+    told = told_keys(told_sections(args.cfg_file, args.set), args.mode)
+    keys = ("use_benchmark", "depth_along")
+    if not held or not {key.removeprefix(f"{args.mode}.") for key in told} & set(keys):
+        return
+    parameters = DATASETS.parameters(name)
+    if not set(keys) <= set(parameters) or not is_first_process():
+        return
+    use_benchmark, along = (kwargs.get(key, parameters[key].default) for key in keys)
+    asked = kitti_truth(asked_source(use_benchmark, along))
+    if asked != held:
+        print(
+            f"warning: {args.targets} holds another truth than dataset.{' and dataset.'.join(keys)} ask for:"
+            f" {held}, not {asked}. Scored on what it holds; `prepare targets --source` writes the other",
+            file=sys.stderr,
+        )

@@ -81,7 +81,9 @@ def run(
     source: Source | None, out: Path | None, padded: bool, overwrite: bool, jobs: int,
 ) -> int:  # fmt: skip
     """Make the target of each item, then one file of them; return 1 when items lack theirs."""
-    from trainer.data._targets import assemble, name_of_part, read_part, to_bytes, usual_source
+    import numpy as np
+
+    from trainer.data._targets import assemble, kitti_truth, name_of_part, read_part, to_bytes, usual_source
     from trainer.types import UserError
 
     split_file = _split_file(type, root, split, splits_dir, mode)
@@ -103,13 +105,16 @@ def run(
     done = len(paths) - len(missing)
     outcomes = list(spread(_make, missing, jobs, _open, (order,), unit="item", done=done))
     notes = dict.fromkeys(outcome.note for outcome in outcomes if outcome.note)  # both cameras share a scan
-    print_problems(list(notes), "LiDAR scans have points that are left out")
+    print_problems(
+        list(notes), "LiDAR scans have points that are left out", "LiDAR scan has points that are left out"
+    )
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         print_problems(problems, f"of {len(paths)} items have no target; {out} is not written")
         return 1
     targets = [read_part(str(path)) for path in paths]
-    store(out, to_bytes(assemble(targets, padded)))
+    truth = {"truth": np.array(kitti_truth(source))} if type == "kitti" else {}
+    store(out, to_bytes(assemble(targets, padded) | truth))
     shutil.rmtree(parts)
     valid = sum(int((target.depth > 0).sum()) for target in targets)
     print(

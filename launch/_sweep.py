@@ -16,6 +16,7 @@ from rich.text import Text
 
 from launch._child import Children, last_words
 from launch._sweep_jobs import Job, check_options, make_jobs
+from launch._sweep_reasons import why_incomplete
 from launch._sweep_slurm import write_script
 from trainer.plugins import load_plugins
 from trainer.rundir import RunState
@@ -60,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _look(jobs: Sequence[Job]) -> None:
-    """Note which runs lack nothing."""
+    """Note which runs lack nothing, and what the others lack."""
     for job in jobs:
-        job.outcome = "incomplete" if job.missing() else "was finished"
+        job.note = why_incomplete(job)
+        job.outcome = "incomplete" if job.note else "was finished"
 
 
 def work(jobs: Sequence[Job], children: Children, stop_on_failure: bool = False) -> None:

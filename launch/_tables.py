@@ -73,7 +73,7 @@ def _tabulate(
         raise UserError(f"--sort {args.sort}: no table has this metric. {did_you_mean(args.sort, known)}")
     if args.reference:
         add_references(tables, args.reference)
-    notes = name_differences(tables) + ([] if args.models else unevaluated(args.root, results))
+    notes = name_differences(tables, mix) + ([] if args.models else unevaluated(args.root, results))
     parts = []
     if args.by:
         chosen = args.metrics or ([args.sort] if args.sort else None)

@@ -257,6 +257,7 @@ def test_other_protocols_have_tables_of_their_own(tmp_path: Path, change: dict, 
     assert len(tables) == 2
     (difference,) = name_differences(tables)
     assert f"table 2 is apart from table 1: {told} " in difference
+    assert (f"; --mix size {told} puts" in name_differences(tables, ["size"])[0]) == (told != "dataset")
     assert len(set(file_names(tables))) == 2
     (mixed,) = tables_of(tmp_path, mix=[told])
     assert [row.model for row in mixed.rows] == ["a", "b"]
@@ -710,6 +711,7 @@ def test_a_picture_of_curves_says_who_is_who_and_where_seeds_end(
     monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure) or path)
     draw_curves({name: tmp_path / name for name in names}, "x$y$", tmp_path / "c.png")
     (axes,) = figures[0].axes
+    assert axes.get_ylabel() == "x$y$"
     lines, labels = axes.get_legend_handles_labels()
     assert [label.strip() for label in labels] == [f"{name} (n = 3)" for name in names]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
@@ -718,6 +720,25 @@ def test_a_picture_of_curves_says_who_is_who_and_where_seeds_end(
     assert [line.get_xdata().tolist() for line in dotted] == [[0, 1, 2]] * 12
     assert all(line.get_marker() == "o" for line in dotted)  # a mean of one validation shows, too
     figures[0].canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("tag", "label"),
+    [
+        ("val_metrics/AbsRel", "val_metrics/AbsRel [%]"),
+        ("train_metrics/LogSI", "train_metrics/LogSI [100 ln m]"),
+        ("train_losses/AbsRel", "train_losses/AbsRel"),
+    ],
+)
+def test_a_picture_of_curves_tells_the_unit(tmp_path: Path, monkeypatch, tag: str, label: str) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    monkeypatch.setattr(
+        pictures, "read_curves", lambda run: {tag: (np.array([0, 1]), np.array([40.0, 30.0]))}
+    )
+    figures: list[Any] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure) or path)
+    draw_curves({"a": tmp_path / "a"}, tag, tmp_path / "c.png")
+    assert figures[0].axes[0].get_ylabel() == label
 
 
 def test_bars_name_the_rows_once_and_show_no_spread_where_none_is_known(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from launch.evaluate import main, parse
 from tests.world import ROOT, command
@@ -132,6 +134,56 @@ def test_sheet(run, tmp_path, capsys):
     assert main(["--ckpt", str(run), *arguments]) == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert f"sheet: {sheet}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("longer", [1, 20])
+def test_no_text_leaves_the_sheet(run, tmp_path, monkeypatch, longer):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from launch import _evaluation_report
+
+    line = _evaluation_report.protocol_line
+    told = "LiDAR, metres ahead of the scanner (targets_test.npz, sha256 0123456789abcdef); "
+    monkeypatch.setattr(_evaluation_report, "protocol_line", lambda result: told * longer + line(result))
+    boxes = []
+
+    def measure(canvas, _):
+        texts = [text for text in canvas.figure.texts if text.get_text()]
+        boxes.append((canvas.figure.bbox, texts[-1].get_text(), texts[-1].get_window_extent(canvas.renderer)))
+
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_png", lambda canvas, path: (canvas.draw(), measure(canvas, path))
+    )
+    monkeypatch.setattr(_evaluation_report, "replacing", _staged)
+    arguments = ["--sheet", str(tmp_path / "s.png"), "--num-sheet", "1", "--limit", "1"]
+    assert main(["--ckpt", str(run), *arguments, "--save", str(tmp_path / "r.yaml")]) == 0
+    ((page, text, box),) = boxes
+    assert text.startswith("LiDAR")
+    assert text.endswith("..." if longer > 1 else "step 120")
+    assert text.count("\n") == 1
+    assert page.x0 <= box.x0
+    assert box.x1 <= page.x1
+    assert page.y0 <= box.y0
+
+
+@contextmanager
+def _staged(path: Path):
+    yield path
+
+
+def test_a_data_set_without_depth_says_what_can_be_done_instead(run, tmp_path, capsys):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(4):
+        Image.new("RGB", (96, 64), (number * 50, 90, 30)).save(frames / f"{number:03}.png")
+    page = tmp_path / "page.yaml"
+    page.write_text(f"dataset: {{type: folder, path: {frames}, val_every: 0}}\n")
+    assert main(["--ckpt", str(run), "-c", str(page)]) == 2
+    told = capsys.readouterr().err
+    assert "folder has no true depth here" in told
+    assert "export_depth" in told
+    assert "use_depth" not in told
+    assert "--odometry" not in told  # nor any poses
 
 
 def test_configuration_can_be_changed_from_outside(run, tmp_path):

@@ -96,6 +96,8 @@ def test_a_real_sequence(shared_data, tmp_path, capsys):
     assert 0 < told["mean"]["ate_m"] < 2
     assert "^2) / frames" in told["protocol"]["metrics"]["odometry"]["formulas"]["ate_m"]
     assert told_user.out.strip().splitlines()[-1].startswith("ate_m ")
+    assert main(["--ckpt", str(run), "-c", str(cfg)]) == 2  # no scans, so no depth
+    assert "--odometry scores its camera paths" in capsys.readouterr().err
 
 
 def test_it_needs_a_pose_network(tmp_path, capsys):

@@ -67,8 +67,10 @@ def test_numbers_are_those_of_the_data_set(world, tmp_path, capsys):
         "type": "kitti", "split": "mini", "mode": "test", "num_items": len(one["items"]),
     }  # fmt: skip
     assert protocol["targets"]["file"] == str(world["targets"])
-    assert protocol["truth"] == f"targets_test.npz, sha256 {protocol['targets']['sha256'][:16]}"
-    assert "protocol: kitti mini test from targets_test.npz, sha256 " in capsys.readouterr().out
+    words = one["protocol"]["truth"]
+    assert words == "LiDAR, metres along the optical axis"
+    assert protocol["truth"] == f"{words} (targets_test.npz, sha256 {protocol['targets']['sha256'][:16]})"
+    assert f"protocol: kitti mini test from {words} (targets_test.npz, sha256 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,33 @@ def test_every_kind_of_truth_gives_the_numbers_of_the_data_set(world, tmp_path, 
     assert evaluate(world, "-c", str(world["cfg"]), "--set", option, "--save", str(a)) == 0
     assert evaluate(world, "-c", str(world["cfg"]), "--targets", str(targets), "--save", str(b)) == 0
     assert told(a)["items"] == told(b)["items"]
+    assert told(b)["protocol"]["truth"].startswith(f"{told(a)['protocol']['truth']} (t.npz, sha256 ")
+
+
+@pytest.mark.parametrize(
+    ("option", "warns"),
+    [
+        ("dataset.depth_along=lidar_x", "LiDAR, metres along the optical axis, not LiDAR, metres ahead of"),
+        ("dataset.test.use_benchmark=true", "LiDAR, metres along the optical axis, not annotated depth"),
+        ("dataset.depth_along=optical_axis", ""),
+        ("dataset.split=mini", ""),
+    ],
+)
+def test_a_page_that_asks_for_another_truth_than_the_file_holds(world, tmp_path, capsys, option, warns):
+    arguments = ["-c", str(world["cfg"]), "--set", option, "--targets", str(world["targets"])]
+    assert evaluate(world, *arguments, "--save", str(tmp_path / "r.yaml")) == 0
+    told = capsys.readouterr().err
+    assert warns in told
+    assert ("holds another truth" in told) == bool(warns)
+
+
+def test_files_of_other_tools_say_nothing_of_their_truth(world, tmp_path):
+    with np.load(world["targets"]) as archive:
+        arrays = {key: archive[key] for key in ("depth", "items")}
+    np.savez(tmp_path / "t.npz", **arrays, truth=np.zeros(len(arrays["items"])))
+    arguments = ["--targets", str(tmp_path / "t.npz"), "--save", str(tmp_path / "r.yaml")]
+    assert evaluate(world, *arguments) == 0
+    assert told(tmp_path / "r.yaml")["protocol"]["truth"].startswith("t.npz, sha256 ")
 
 
 def test_results_lie_beside_those_of_the_data_set(world):
@@ -126,7 +155,7 @@ def test_tables_keep_other_truth_apart(world, tmp_path):
     )
     one, other = (read_result(save)[0].protocol for save in saves)
     assert one["truth"].startswith("LiDAR, ")
-    assert other["truth"].startswith("targets_test.npz")
+    assert other["truth"].startswith(f"{one['truth']} (targets_test.npz")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_maps_and_intrinsics_are_those_of_the_mode(raw: Path, mode: Any) -> None
         item = dataset.load(i)
         np.testing.assert_array_equal(made["depth"][i], item.depth)
         np.testing.assert_allclose(made["K"][i], item.K, rtol=1e-6)
+    assert made["truth"].item() == dataset.truth
     assert not list((raw / "splits" / "mini").glob(".*"))
 
 
@@ -141,9 +142,7 @@ def test_points_that_are_left_out_are_counted(raw: Path, capsys: pytest.CaptureF
     points.tofile(path)
     assert targets(raw, "--source", "lidar") == 0
     text = capsys.readouterr().out
-    assert (
-        f"1 LiDAR scans have points that are left out:\n  {path}: 3 of {len(points)} points are NaN" in text
-    )
+    assert f"1 LiDAR scan has points that are left out:\n  {path}: 3 of {len(points)} points are NaN" in text
     assert targets(raw, "--source", "annotated", "--overwrite") == 0
     assert "left out" not in capsys.readouterr().out
 

@@ -351,6 +351,28 @@ def test_only_tables(world: World, capsys) -> None:
     assert "incomplete" in capsys.readouterr().out
 
 
+def test_only_tables_says_what_is_missing(world: World, capsys) -> None:
+    page = world.control / "page.yaml"
+    page.write_text("{}\n")
+    assert world.sweep("--seeds", "42", "--evaluate-args", "--crop garg") == 0
+
+    def notes(*options: str | Path) -> str:
+        capsys.readouterr()
+        assert world.sweep("--seeds", "42", "--tables-only", *options) == 1
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "evaluated with other options: --crop: garg -> absent" in notes()
+    assert "evaluated with other options: --crop: garg -> eigen" in notes("--evaluate-args", "--crop eigen")
+    told = notes("--evaluate", page)
+    assert (
+        "sweep_page.yaml: not evaluated (there are sweep_test.yaml: name their files with --evaluate)" in told
+    )
+    told = notes("--evaluate-args", "--crop garg", "--set", "trainer.max_epochs=9")
+    assert "trained with other settings: trainer.max_epochs: " in told
+    (world.out / "monodepth2_MS" / "42" / "state.json").unlink()
+    assert "not trained to its end" in notes("--evaluate-args", "--crop garg")
+
+
 def test_names_with_dots_and_paths_with_spaces_and_quotes(world: World, tmp_path: Path) -> None:
     world.out = tmp_path / "it's 5 % of $HOME"
     config = tmp_path / "a.v1.yaml"

@@ -82,9 +82,7 @@ class KittiItems(RecordedDataset):
     @property
     def truth(self) -> str:
         """What depth maps hold, for results to say."""
-        if self.use_benchmark:
-            return "annotated depth (arXiv:1708.06500)"
-        return f"LiDAR, {_MEANINGS[self.depth_along]}"
+        return truth_in_words(self.use_benchmark, self.depth_along)
 
     def describe(self, index: int) -> str:
         """`<date>/<drive>/image_0<camera>/<10 digits>`, or the place of a bad line."""
@@ -255,6 +253,11 @@ class KittiItems(RecordedDataset):
             f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0].stem}, in "
             f"{self.listing.hints}. Make those of these drives (prepare hints), or set dataset.use_hints: false"
         ]
+
+
+def truth_in_words(use_benchmark: bool, depth_along: DepthAlong) -> str:
+    """What the maps hold that these arguments of `KittiItems` ask for."""
+    return "annotated depth (arXiv:1708.06500)" if use_benchmark else f"LiDAR, {_MEANINGS[depth_along]}"
 
 
 def _average_intrinsics(size: tuple[int, int]) -> NDArray[Any]:

@@ -1,8 +1,9 @@
 """Ground truth of a split as one file, for evaluation without the data set: depth maps, intrinsics, names.
 
-`depth` holds a map (h w) in metres per item, 0 = none; `K` (b 3 3) intrinsics in its pixels; `items` (b) names. Maps of
-one size are one array (b h w). Else `depth` is an array of arrays, which NumPy stores as a pickle, or, padded, (b h w)
-with zeros below and to the right of each map and its `size` (b 2) as height, width.
+`depth` holds a map (h w) in metres per item, 0 = none; `K` (b 3 3) intrinsics in its pixels; `items` (b) names. For
+KITTI, `truth` says in words what the maps hold. Maps of one size are one array (b h w). Else `depth` is an array of
+arrays, which NumPy stores as a pickle, or, padded, (b h w) with zeros below and to the right of each map and its `size`
+(b 2) as height, width.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from trainer.data._depth_files import read_annotated
 from trainer.data._kitti_calib import Calibration, finite_points, project_points
 from trainer.data._kitti_files import Frame, Recordings
+from trainer.data._kitti_items import truth_in_words
 from trainer.data.base import DataError, DepthDataset
 
 Source = Literal["annotated", "lidar", "lidar-forward"]
@@ -37,6 +39,16 @@ class Target(NamedTuple):
 def usual_source(split: str) -> Source:
     """What published numbers of a split refer to: annotated depth, but for Eigen's split metres ahead of the LiDAR."""
     return "lidar-forward" if split == "eigen" else "annotated"
+
+
+def kitti_truth(source: Source) -> str:
+    """What maps of a source hold, in the words of `KittiItems.truth`."""
+    return truth_in_words(source == "annotated", "lidar_x" if source == "lidar-forward" else "optical_axis")
+
+
+def asked_source(use_benchmark: bool, depth_along: str) -> Source:
+    """The source that arguments of a KITTI data set ask for."""
+    return "annotated" if use_benchmark else "lidar-forward" if depth_along == "lidar_x" else "lidar"
 
 
 def kitti_target(frame: Frame, recordings: Recordings, source: Source) -> Target:

@@ -20,7 +20,8 @@ from models_zoo.registry import did_you_mean
 from trainer.data._pickles import read_pickle
 from trainer.types import UserError
 
-KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size")  # of the file; only `depth` must be there
+# Arrays of the file; only `depth` must be there.
+KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size", "truth")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class TargetsFile:
         edges: a map (H W) of true depth edges per item, likewise.
         names: of the items, likewise.
         categories: category and subcategory of each item, likewise.
+        truth: what the maps hold, in words; "" where the file does not say.
     """
 
     depths: Sequence[np.ndarray]
@@ -40,15 +42,17 @@ class TargetsFile:
     edges: Sequence[np.ndarray] | None = None
     names: Sequence[str] | None = None
     categories: Sequence[tuple[str, str]] | None = None
+    truth: str = ""
 
     @classmethod
     def read(cls, path: Path) -> TargetsFile:
         """Read an NPZ file: `depth` (b h w) or an array of b maps (h w); where it has them `K` (b 3 3) or (b 4 4),
-        `items`, `edge`, `cat`, `subcat`; padded maps with their `size` (b 2), height and width.
+        `items`, `edge`, `cat`, `subcat`; padded maps with their `size` (b 2), height and width; a text `truth`.
 
         Raises UserError for a file that is none, lacks `depth`, or whose arrays do not belong together.
         """
         arrays = _read_arrays(path)
+        truth = arrays.pop("truth", None)
         if "depth" not in arrays:
             raise UserError(f"{path}: has no array 'depth'. {did_you_mean('depth', arrays)}")
         count = len(arrays["depth"])
@@ -69,7 +73,8 @@ class TargetsFile:
         if {"cat", "subcat"} <= set(arrays):
             categories = [(str(a), str(b)) for a, b in zip(arrays["cat"], arrays["subcat"], strict=True)]
         names = [str(name) for name in arrays["items"]] if "items" in arrays else None
-        return cls(depths, _intrinsics(arrays.get("K"), path), edges, names, categories)
+        K = _intrinsics(arrays.get("K"), path)
+        return cls(depths, K, edges, names, categories, "" if truth is None or truth.ndim else str(truth))
 
     def __len__(self) -> int:
         return len(self.depths)
@@ -114,7 +119,7 @@ def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
             array = np.lib.format.read_array(stream, allow_pickle=False)
         else:
             array = read_pickle(stream, f"{path}: {key}")
-    if not isinstance(array, np.ndarray) or array.ndim == 0:
+    if not isinstance(array, np.ndarray) or (array.ndim == 0 and key != "truth"):
         raise UserError(f"{path}: {key} is no array with an entry per item. Write the file again")
     return array
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VALIDATION_METRICS = ("MAE", "RMSE", "LogSI", "AbsRel", "Acc")  # m, m, 100 ln m, %, %
+VALIDATION_UNITS = {"MAE": "m", "RMSE": "m", "LogSI": "100 ln m", "AbsRel": "%", "Acc": "%"}
+VALIDATION_METRICS = tuple(VALIDATION_UNITS)
 
 
 def higher_is_better(name: str) -> bool:

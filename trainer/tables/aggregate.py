@@ -130,14 +130,18 @@ def make_tables(
     return sorted(tables, key=lambda table: table.title)
 
 
-def name_differences(tables: Sequence[Table]) -> list[str]:
-    """Say for each table after the first by what its protocol differs from the first."""
+def name_differences(tables: Sequence[Table], mix: Sequence[str] = ()) -> list[str]:
+    """Say for each table after the first by what its protocol differs from the first, and how to join those of one data
+    set. `mix` are the fields in which rows differ already.
+    """
     lines = []
     for number, table in enumerate(tables[1:], start=2):
         first = tables[0].protocol
         keys = [k for k in {**first, **table.protocol} if first.get(k) != table.protocol.get(k)]
         told = ", ".join(f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys)
-        lines.append(f"table {number} is apart from table 1: {told}")
+        again = ", or evaluate with the same --alignment" if keys == ["alignment"] else ""
+        joined = f"; --mix {' '.join([*mix, *keys])} puts them side by side{again}"
+        lines.append(f"table {number} is apart from table 1: {told}{'' if 'dataset' in keys else joined}")
     return lines
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from models_zoo.registry import did_you_mean
 from trainer import atomic
+from trainer.metrics.validation import VALIDATION_UNITS
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import ARROWS
 from trainer.types import UserError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TRACKED = ("train_metrics", "val_metrics")  # groups of scalars that hold the metrics of validation
 Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
 
 
@@ -78,7 +80,9 @@ def draw_curves(
         if mine:
             _draw_model(axes, mine, f"{model} (n = {len(mine)})", i_model)
     axes.set_xlabel("optimizer steps; thick: mean over seeds, dotted where not all of them are in it")
-    axes.set_ylabel(tag, parse_math=False)
+    group, _, name = tag.rpartition("/")
+    unit = VALIDATION_UNITS.get(name) if group in TRACKED else None
+    axes.set_ylabel(f"{tag} [{unit}]" if unit else tag, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     for text in axes.legend(fontsize="small").get_texts():
