@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: make the project importable without installing it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,8 +28,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
         epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
     )
+    parser.add_argument("root", type=Path, help="folder with the models")
+    _add_selection(parser)
+    _add_comparison(parser)
+    add_plugins_argument(parser)
+    _add_output(parser.add_argument_group("output"))
+    args = parser.parse_args(argv)
+    if args.decimals is not None and not 0 <= args.decimals <= 15:
+        parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
+    return args
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """What goes into the tables, and in which order."""
     add = parser.add_argument
-    add("root", type=Path, help="folder with the models")
     add(
         "--file",
         nargs="+",
@@ -56,6 +69,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FIELD",
         help="protocol fields in which rows may differ, e.g. alignment, size, checkpoint: shown as columns",
     )
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    """What stands beside the tables."""
+    add = parser.add_argument
     add(
         "--reference",
         metavar="NAME",
@@ -77,10 +95,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="MODEL",
         help='the summary, with the mean improvement over this row, e.g. garg or "garg (published)"',
     )
-    add_plugins_argument(parser)
 
-    output = parser.add_argument_group("output")
-    add = output.add_argument
+
+def _add_output(group: Any) -> None:
+    """Where and how results are written."""
+    add = group.add_argument
     add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
     add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
     add(
@@ -89,10 +108,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="TAG",
         help="scalars of TensorBoard to draw with --out (default val_metrics/AbsRel, where it is)",
     )
-    args = parser.parse_args(argv)
-    if args.decimals is not None and not 0 <= args.decimals <= 15:
-        parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
-    return args
 
 
 @guarded
