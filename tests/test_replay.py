@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.fakes import make_batch, make_objective
+from tests.fakes import make_batch, make_losses, make_objective
 from trainer.replay import Moment, name_operation, replay
 from trainer.seeding import TRAINING, seed_everything
 
@@ -68,6 +68,18 @@ def test_the_innermost_module_that_overflows_is_named() -> None:
     found = replay(changed(Overflow()), make_batch(), MOMENT)
     assert found.findings[0].startswith("the output of networks.depth.change (Overflow): ")
     assert "not finite; its input: 0." in found.findings[0]
+
+
+def test_a_loss_that_breaks_is_named() -> None:
+    class Hole(nn.Module):
+        needs, on_twin = frozenset(), False
+
+        def forward(self, scene):
+            return scene.disp[0].mean() * torch.nan, {}
+
+    objective = make_objective(losses={**make_losses(), "hole": Hole()})
+    found = replay(objective, make_batch(), MOMENT)
+    assert found.findings[0].startswith("the output of losses.hole (Hole): 1 of 1 numbers not finite")
 
 
 def test_a_gradient_that_breaks_is_named_with_its_operation() -> None:

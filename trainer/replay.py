@@ -110,7 +110,7 @@ class _Watch:
     def watching(self, objective: Objective) -> Iterator[None]:
         """Look at every module while the block runs; gradients are looked at later, too."""
         hooks = [
-            module.register_forward_hook(self._hook(name), always_call=False)
+            module.register_forward_hook(self._hook(name))
             for name, module in objective.named_modules()
             if name and not isinstance(module, nn.ModuleDict)
         ]

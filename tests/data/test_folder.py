@@ -351,6 +351,16 @@ def test_what_there_was_no_time_for_is_counted(tmp_path, monkeypatch):
 def test_the_first_process_of_a_machine_looks_for_all(tmp_path, monkeypatch):
     frames(tmp_path, range(4))
     cut(tmp_path / "000002.png")
+    for world, rank, num_problems in (("2", "0", 1), ("2", "1", 0), ("1", "1", 1)):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert len(folder(tmp_path).check()) == num_problems
+
+
+def test_the_first_process_of_a_machine_looks_at_the_headers(tmp_path, monkeypatch):
+    frames(tmp_path, range(4))
+    Image.fromarray(np.full((HEIGHT, WIDTH), 20_000, np.uint16)).save(tmp_path / "000002.png")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, num_problems in (("0", 1), ("1", 0)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert len(folder(tmp_path).check()) == num_problems

@@ -35,14 +35,18 @@ def find_damaged(
     `judge` does so for some places at a time; None = files. Damage inside of a file is not seen, nor are missing ones
     told. Only pictures whose end looks wrong are decoded.
     """
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    wanted = list(places) if is_first else []
+    wanted = list(places) if is_first_of_machine() else []
     problems, end = list[str](), time.monotonic() + _SECONDS
     for first in range(0, len(wanted), _BATCH):
         if time.monotonic() > end:
             return problems, len(wanted) - first
         problems += (judge or _judge_files)(wanted[first : first + _BATCH])
     return problems, 0
+
+
+def is_first_of_machine() -> bool:
+    """False in all but one of the processes that a launcher starts on a machine: they would read the same files."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def is_whole(tail: bytes) -> bool:

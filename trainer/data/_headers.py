@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from trainer.data._damage import is_first_of_machine
 from trainer.data.base import DEEP_MODES, UNREADABLE
 
 _THREADS = 16
@@ -26,8 +27,12 @@ class Header(NamedTuple):
 def find_odd_pictures(paths: Mapping[str, Iterable[str]], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
     """List, per clip and kind, pictures that would be read wrongly. Those that cannot be opened are told elsewhere.
 
+    Of the processes that a launcher starts on a machine, the first looks for all of them.
+
     paths, sizes: clip -> its pictures, their (width, height), which intrinsics belong to.
     """
+    if not is_first_of_machine():
+        return []
     problems = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for name, own in paths.items():
