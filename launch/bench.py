@@ -2,9 +2,10 @@
 
     python launch/bench.py step                      one training step and its parts, batch 4 of 640x192 and 192x64
     python launch/bench.py step --precision bf16 --threads 2 --size 640 192
+    python launch/bench.py loop                      the trainer's loop beside a bare PyTorch loop, on the demo
 
-Times are wall-clock medians of interleaved rounds. `A/A` is the same step measured twice in that run: how far it is
-from 1 tells how much a ratio of two numbers can be trusted.
+Times are medians of interleaved rounds. `A/A` is the same thing measured twice in that run: how far it is from 1 tells
+how much a ratio of two numbers can be trusted.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trainer.types import Batch
 
 SIZES = ((640, 192), (192, 64))  # width, height: KITTI as published, and small enough for every machine
+DEMO = Path(__file__).resolve().parents[1] / "cfg/synthetic/monodepth2_MS.yaml"
 PARTS = ("networks forward", "losses forward", "backward", "optimizer")
 
 
@@ -38,10 +40,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench", description="Measure how long things take on this machine."
     )
-    step = parser.add_subparsers(dest="what", required=True).add_parser(
+    jobs = parser.add_subparsers(dest="what", required=True)
+    step = jobs.add_parser(
         "step", help="one training step (Monodepth2, supports -1 and 1) and its parts, on random images"
     )
-    add = step.add_argument
+    step.set_defaults(run=run_step)
+    _add_step_arguments(step)
+    loop = jobs.add_parser(
+        "loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop"
+    )
+    loop.set_defaults(run=run_loop)
+    _add_loop_arguments(loop)
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "rounds", "threads", "steps"):
+        value = getattr(args, name, None)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    return args
+
+
+def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--size", type=int, nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
     add("--batch-size", type=int, default=4, metavar="B")
     add("--rounds", type=int, default=5, metavar="N", help="rounds after one to warm up (default 5)")
@@ -50,17 +69,37 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     add("--no-channels-last", action="store_true", help="networks in the ordinary memory layout")
-    args = parser.parse_args(argv)
-    for name in ("batch_size", "rounds", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    return args
+
+
+def _add_loop_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-c", "--cfg-file", type=Path, nargs="+", default=[DEMO], metavar="YAML", help="default: the demo")
+    add("-d", "--cfg-default", type=Path, nargs="+", default=[DEMO.with_name("default.yaml")], metavar="YAML")
+    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="override a key")
+    add("-s", "--seed", type=int, default=42, help="default 42")
+    add("--steps", type=int, metavar="N", help="per round and side (default trainer.log_every_n_steps)")
+    add("--rounds", type=int, default=5, metavar="N", help="rounds after one to warm up (default 5)")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
+    add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
+    add("--loader", action="store_true", help="measure with the real loader, too; else from memory only")
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark that was asked for."""
     args = parse(argv)
+    return int(args.run(args))
+
+
+def run_loop(args: argparse.Namespace) -> int:
+    """Measure the trainer's loop beside a bare one."""
+    from launch import _bench_loop
+
+    return _bench_loop.run(args)
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Measure one training step and its parts."""
     import torch
 
     torch.set_num_threads(args.threads)

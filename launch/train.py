@@ -41,6 +41,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="look of the progress (default auto)",
     )
+    parser.add_argument(
+        "--timings", action="store_true", help="show where the time up to the first optimizer step went"
+    )
     return parser.parse_args(argv)
 
 

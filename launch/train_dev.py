@@ -48,6 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="loader processes (default 0, so that breakpoint() works in a dataset)",
     )
     add("--grad-norm", action="store_true", help="log the gradient norm of every network")
+    add("--timings", action="store_true", help="show where the time up to the first optimizer step went")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
     args = parser.parse_args(argv)
     args.progress = "tqdm"

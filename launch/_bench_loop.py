@@ -1,0 +1,300 @@
+"""What the trainer's loop costs beside a bare PyTorch loop: the same objective, data, optimizer and precision.
+
+Both run in one process and take turns, so that whatever else slows the machine slows both. The bare loop moves a
+batch, clears the gradients, computes the loss, differentiates, steps. The trainer's side is the real `Loop` of
+`build_run`, with scalars, progress and safety as its YAML says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import cProfile
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import loop as loop_room
+from trainer.assemble import build_run
+from trainer.build import PRECISIONS, build_optimizer
+from trainer.config import Config, load_config
+from trainer.loop import Loop
+from trainer.rundir import RunDir
+from trainer.train_state import Position
+from trainer.types import UserError
+
+SIDES = ("bare", "loop", "bare again")
+CLOCKS = {"wall clock": time.perf_counter, "CPU time": time.process_time}
+# What would make a round differ from the next, or the two sides from each other.
+SETTLED = ("accumulate_grad_batches=1", "limit_train_batches=~", "save_every_n_steps=~")
+BATCHES = 8  # kept in memory
+SHOWN_CALLS = 16
+REPEATS = 3  # of what happens once per epoch
+Sums = dict[tuple[str, str], list[float]]  # seconds of each round, by clock and side
+
+
+class Endless:
+    """What the loop takes for its loader and sampler: `batches` of an epoch that no step is the last of."""
+
+    def __init__(self, dataset: Any, batches: Iterable[Any]):
+        self.dataset, self.batch_sampler, self._batches = dataset, self, batches
+
+    def set_position(self, epoch: int, start_batch: int = 0) -> None:
+        """Begin where the batches do."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+class Bare:
+    """A training step and nothing else, on a copy of the objective that starts from the same weights."""
+
+    def __init__(self, cfg: Config, loop: Loop):
+        self.device = loop.accelerator.device
+        self.objective = copy.deepcopy(loop.objective)
+        self.optimizer = build_optimizer(cfg, self.objective)
+        self.is_bf16 = PRECISIONS[str(cfg.trainer.precision)] == "bf16"
+        self.objective.train()
+
+    def train(self, batches: Iterable[dict[str, Any]]) -> None:
+        """Descend once on each batch."""
+        for batch in batches:
+            batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
+                loss = self.objective(batch).loss
+            loss.backward()
+            self.optimizer.step()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print. Raises UserError for steps that do not hold whole intervals between scalars."""
+    torch.set_num_threads(args.threads)
+    overrides = [f"trainer.{setting}" for setting in SETTLED]
+    overrides += [f"trainer.precision={args.precision}"] if args.precision else []
+    cfg = load_config(args.cfg_file, args.cfg_default, [*args.set, *overrides])
+    if str(cfg.trainer.precision) == "16":
+        raise UserError(
+            "precision 16 is not measured: its loss scaling would have to be written out on the bare side"
+        )
+    every = cfg.trainer.log_every_n_steps
+    steps = args.steps or every
+    if steps % every:
+        raise UserError(
+            f"--steps {steps} holds no whole number of intervals between scalars: use a multiple of"
+            f" trainer.log_every_n_steps ({every})"
+        )
+    with tempfile.TemporaryDirectory() as scratch, open(Path(scratch) / "log.txt", "w") as log:
+        folder = RunDir(Path(scratch), "bench", "0")
+        with closing(folder):
+            with redirect_stdout(log):
+                loop = build_run(
+                    cfg, folder, seed=args.seed, hparams={"config": cfg.to_dict()}, progress="plain"
+                ).loop
+            print(_title(cfg, loop, args, steps))
+            measure(cfg, loop, args, steps)
+            loop.recorder.tracker.close()
+            loop.accelerator.end_training()
+    return 0
+
+
+def measure(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> None:
+    """Print all tables: rounds with batches in memory, where a step's time goes, rounds with the real loader."""
+    bare, loader, device = Bare(cfg, loop), loop.train_loader, loop.accelerator.device
+    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
+    turn = steps if device.type == "cuda" else 1  # a GPU must not be waited for within a turn
+    loader.batch_sampler.set_position(0, 0)
+    batches = list(islice(cycle([*islice(loader, min(steps, BATCHES))]), steps))
+    with loop.recorder.progress, loop.saver:
+        sums = take_turns(loop, bare, batches, args.rounds, steps, turn, wait)
+        report_rounds("batches in memory", sums, steps)
+        report_outside(loop, bare, batches, wait)
+        report_calls(loop, batches)
+        if args.loader:
+            real = _forever(loader)
+            sums = take_turns(loop, bare, real, args.rounds, steps, turn, wait)
+            report_rounds("batches from the loader", sums, steps)
+        report_epoch(loop, wait)
+
+
+def take_turns(
+    loop: Loop,
+    bare: Bare,
+    batches: list[Any] | Iterator[Any],
+    rounds: int,
+    steps: int,
+    turn: int,
+    wait: Callable[[], None],
+) -> Sums:
+    """Train for `rounds` rounds after one to warm up; in each, every side takes `steps` steps, `turn` at a time.
+
+    The loop's turn lasts from when it asks for its first batch until it asks for the one after its last.
+
+    Args:
+        batches: the batches of every round, or one iterator that all sides draw from.
+    """
+    sums: Sums = defaultdict(list)
+
+    def some(start: int) -> Iterator[Any]:
+        return iter(batches[start : start + turn]) if isinstance(batches, list) else islice(batches, turn)
+
+    def now() -> dict[str, float]:
+        wait()
+        return {name: read() for name, read in CLOCKS.items()}
+
+    def dealt() -> Iterator[Any]:
+        """Give the loop its batches, and the other side its turns before and after."""
+        for i_round in range(rounds + 1):
+            seconds = dict.fromkeys(((clock, side) for clock in CLOCKS for side in SIDES), 0.0)
+            for start, side in ((start, side) for start in range(0, steps, turn) for side in SIDES):
+                began = now()
+                if side == "loop":
+                    yield from some(start)
+                else:
+                    bare.train(some(start))
+                for clock, end in now().items():
+                    seconds[clock, side] += end - began[clock]
+            if i_round:
+                for key, value in seconds.items():
+                    sums[key].append(value)
+
+    train(loop, dealt())
+    return sums
+
+
+def train(loop: Loop, batches: Iterable[Any]) -> None:
+    """Let the loop train on `batches`, as one epoch that does not end."""
+    own = loop.train_loader
+    loop.train_loader = Endless(own.dataset, batches)
+    loop.state.position = Position(0, 0, loop.state.position.step)
+    try:
+        loop.train_epoch()
+    finally:
+        loop.train_loader = own
+
+
+def report_rounds(title: str, sums: Sums, steps: int) -> None:
+    """Print the medians of the rounds, per step, and the loop's cost as the median of each round's ratio."""
+    print(f"\n{title}, ms per step{'':<14}{'bare':>10}{'loop':>10}{'loop/bare':>11}{'A/A':>8}")
+    for clock in CLOCKS:
+        bare, loop, again = (sums[clock, side] for side in SIDES)
+        both = [(a + b) / 2 for a, b in zip(bare, again, strict=True)]
+        ratio = statistics.median(x / y for x, y in zip(loop, both, strict=True))
+        control = statistics.median(x / y for x, y in zip(again, bare, strict=True))
+        ms = [1e3 * statistics.median(x) / steps for x in (both, loop)]
+        print(f"  {clock:<{len(title) + 25}}{ms[0]:>10.2f}{ms[1]:>10.2f}{ratio:>11.4f}{control:>8.4f}")
+
+
+def report_outside(loop: Loop, bare: Bare, batches: list[Any], wait: Callable[[], None]) -> None:
+    """Print what a step takes outside the three calls that are the training: forward, backward, optimizer step."""
+    found, clock = {}, _steadiest(loop)
+    trains: dict[str, Callable[[list[Any]], None]] = {"bare": bare.train, "loop": partial(train, loop)}
+    for side in ("bare", "loop"):
+        objective = loop.objective if side == "loop" else bare.objective
+        optimizer = getattr(loop.optimizer, "optimizer", loop.optimizer) if side == "loop" else bare.optimizer
+        with timed_calls(
+            [(objective, "forward"), (torch.Tensor, "backward"), (optimizer, "step")], clock, wait
+        ) as spent:
+            began = clock()
+            trains[side](batches)
+            found[side] = (clock() - began - sum(spent)) / len(batches), sum(spent) / len(batches)
+    (bare_s, work), (loop_s, _) = found["bare"], found["loop"]
+    print("\noutside forward, backward and optimizer step, us per step: ", end="")
+    print(f"bare {1e6 * bare_s:.0f}, loop {1e6 * loop_s:.0f}", end=", ")
+    print(
+        f"difference {1e6 * (loop_s - bare_s):.0f} = {(loop_s - bare_s) / (work + bare_s):.2%} of a bare step"
+    )
+
+
+@contextmanager
+def timed_calls(
+    methods: list[tuple[Any, str]], clock: Callable[[], float], wait: Callable[[], None]
+) -> Iterator[list[float]]:
+    """Time the named methods while the block lasts; gives the growing list of their seconds."""
+    spent: list[float] = []
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            wait()
+            start = clock()
+            result = call(*args, **kwargs)
+            wait()
+            spent.append(clock() - start)
+            return result
+
+        return run
+
+    own = [vars(owner).get(name) for owner, name in methods]
+    for owner, name in methods:
+        setattr(owner, name, timed(getattr(owner, name)))
+    try:
+        yield spent
+    finally:
+        for (owner, name), before in zip(methods, own, strict=True):
+            delattr(owner, name) if before is None else setattr(owner, name, before)
+
+
+def report_calls(loop: Loop, batches: list[Any]) -> None:
+    """Print what the loop calls, by time under cProfile: the training itself and everything beside it."""
+    profile = cProfile.Profile(_steadiest(loop))
+    profile.runcall(train, loop, batches)
+    profile.create_stats()
+    rows: dict[str, float] = defaultdict(float)
+    for (file, _, name), (*_, callers) in profile.stats.items():
+        for (caller, *_), (*_, cumulative) in callers.items():
+            if caller == loop_room.__file__ and file != caller:
+                rows[f"{'/'.join(Path(file).parts[-2:])} {name}"] += cumulative
+    print("\nwhat the loop calls, us per step under cProfile (which slows small calls down)")
+    for name, seconds in sorted(rows.items(), key=lambda row: -row[1])[:SHOWN_CALLS]:
+        print(f"  {name:<60}{1e6 * seconds / len(batches):>10.0f}")
+
+
+def report_epoch(loop: Loop, wait: Callable[[], None]) -> None:
+    """Print what a bare loop does not do at all, once per epoch."""
+    print("\nonce per epoch, ms")
+    for name, action in {"save `last`": loop.saver.save_last, "validation": loop.validate}.items():
+        seconds: list[float] = []
+        for _ in range(REPEATS):
+            wait()
+            start = time.perf_counter()
+            action()
+            wait()
+            seconds.append(time.perf_counter() - start)
+        print(f"  {name:<30}{1e3 * statistics.median(seconds):>10.0f}")
+
+
+def _steadiest(loop: Loop) -> Callable[[], float]:
+    """The CPU time where the CPU does the work: other processes do not disturb it."""
+    return time.process_time if loop.accelerator.device.type == "cpu" else time.perf_counter
+
+
+def _forever(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _nothing() -> None:
+    return None
+
+
+def _title(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> str:
+    width, height = cfg.dataset_kwargs("train")[1].get("size", ("?", "?"))
+    batch = loop.train_loader.batch_sampler.batch_size
+    return (
+        f"{width}x{height}, batch {batch}, precision {cfg.trainer.precision}, {loop.accelerator.device},"
+        f" {args.threads} thread(s), torch {torch.__version__}\n"
+        f"{args.rounds} rounds of {steps} steps each side after one to warm up; scalars every"
+        f" {cfg.trainer.log_every_n_steps} steps; trackers {cfg.trainer.trackers}"
+    )

@@ -1,0 +1,85 @@
+"""Where the time goes from the command to the first optimizer step: what `--timings` shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+IMPORTS, CONFIGURATION = (
+    "interpreter and imports",
+    "configuration, with timm",
+)  # it checks names against timm's
+BATCH, STEP = "first batch", "first step"
+
+
+class Stopwatch:
+    """Seconds of each part of a start, counted from the birth of this process: by the wall clock and of its CPU time.
+
+    Where others use the machine as well, the CPU time is the steadier of the two. Work of loader processes and
+    waiting are in the first alone.
+
+    Args:
+        age: wall-clock seconds since the process began.
+        clock, cpu_clock: seconds, from anywhere; CPU seconds since the process began.
+    """
+
+    def __init__(
+        self,
+        age: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.process_time,
+    ):
+        self._clock, self._cpu_clock = clock, cpu_clock
+        self._last = self._clock() - (process_age() if age is None else age)
+        self._last_cpu = 0.0
+        self.laps: dict[str, tuple[float, float]] = {}  # name: wall-clock and CPU seconds, in order
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under `name`, in addition to what is there."""
+        now, cpu = self._clock(), self._cpu_clock()
+        wall_before, cpu_before = self.laps.get(name, (0.0, 0.0))
+        self.laps[name] = wall_before + now - self._last, cpu_before + cpu - self._last_cpu
+        self._last, self._last_cpu = now, cpu
+
+    def show_after_first_step(self, loop: Any) -> None:
+        """Book the first batch and the first optimizer step of `loop` and print the table; later steps cost nothing.
+
+        Only the main process prints. A run that takes no step prints nothing.
+        """
+        groups = loop.groups
+
+        def watched() -> Iterator[list[Any]]:
+            rest = groups()
+            for group in rest:
+                del loop.groups  # the method of the class again
+                self.lap(BATCH)
+                yield group
+                self.lap(STEP)
+                loop.recorder.progress.message(self.table())
+                yield from rest
+
+        loop.groups = watched
+
+    def table(self) -> str:
+        """The parts in their order, and their sum, as lines of text."""
+        walls, cpus = zip(*self.laps.values(), strict=True)
+        rows = [*self.laps.items(), ("total", (sum(walls), sum(cpus)))]
+        lines = [f"  {name:<36}{wall:>8.2f}{cpu:>8.2f}" for name, (wall, cpu) in rows]
+        return "\n".join([f"{'time to the first step':<38}{'s':>8}{'CPU s':>8}", *lines])
+
+
+def process_age() -> float:
+    """Wall-clock seconds since this process began, to 0.01 s on Linux, else to a second."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        import psutil
+
+        return time.time() - psutil.Process().create_time()
+    # psutil counts from the second in which the machine was started, and is off by up to one.
+    assert sys.platform == "linux"
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
