@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launch._output import leave, say
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --cfg-file, --cfg-default, --set and --plugins."""
@@ -58,7 +60,8 @@ def is_first_process() -> bool:
 def guarded(main: Callable[..., int]) -> Callable[..., int]:
     """Show a user's mistake as its message alone (exit code 2); let everything else raise.
 
-    Under an elastic launcher the traceback of a process that dies is recorded, so that the launcher prints it.
+    Under an elastic launcher the traceback of a process that dies is recorded, so that the launcher prints it. One of
+    several processes that have met leaves at once, for the others wait for it.
     """
 
     @functools.wraps(main)
@@ -72,15 +75,34 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
             return 2
 
     @functools.wraps(main)
-    def recorded(*args: Any, **kwargs: Any) -> int:
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
-            return run(*args, **kwargs)
-        from torch.distributed.elastic.multiprocessing.errors import record
+    def leaving(*args: Any, **kwargs: Any) -> int:
+        try:
+            code = _recorded(run)(*args, **kwargs)
+        except Exception as error:
+            if not _have_met():
+                raise
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        if _have_met():
+            leave(code)
+        return code
 
-        code = record(run)(*args, **kwargs)
-        return 1 if code is None else int(code)
+    return leaving
 
-    return recorded
+
+def _recorded(run: Callable[..., int]) -> Callable[..., int]:
+    """Under an elastic launcher: leave it the traceback of what `run` raises."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return run
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return lambda *args, **kwargs: 1 if (code := record(run)(*args, **kwargs)) is None else int(code)
+
+
+def _have_met() -> bool:
+    """True while this is one of several processes that exchange data; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _is_user_error(error: BaseException) -> bool:
@@ -91,9 +113,7 @@ def _is_user_error(error: BaseException) -> bool:
 
 def _tell(error: BaseException) -> None:
     """Print once what all processes run into before they meet, and whatever befalls one of them later."""
-    from torch import distributed
-
-    met = distributed.is_available() and distributed.is_initialized()
+    met = _have_met()
     if os.environ.get("LOCAL_RANK", "0") == "0" or met:  # the first of every machine: their disks may differ
         where = f" [process {os.environ['RANK']}]" if met or not is_first_process() else ""
-        print(f"error{where}: {error}", file=sys.stderr)
+        say(f"error{where}: {error}")

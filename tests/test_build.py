@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import torch.distributed as dist
 from torch import nn
 
 from tests.world import ROOT
-from trainer.build import build_dataset, build_loader, build_networks, build_objective
+from trainer import build
+from trainer.build import build_accelerator, build_dataset, build_loader, build_networks, build_objective
 from trainer.checks import check_monitors
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
@@ -83,3 +87,73 @@ def test_a_loss_cannot_be_watched_where_nothing_is_compared() -> None:
         UserError, match=r"trainer.monitor: loss needs supports, but dataset.val.supp_idxs is empty"
     ):
         check_monitors({"trainer.monitor": "loss"}, ["img_recon"], {"val": val})
+
+
+class _Built(Exception):
+    """Raised in the place of Accelerate, with what it was given."""
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Call it with overrides; returns the arguments that Accelerate gets."""
+
+    def refuse(**kwargs: Any) -> None:
+        raise _Built(kwargs)
+
+    def arguments(*overrides: str) -> dict[str, Any]:
+        with pytest.raises(_Built) as built:
+            build_accelerator(config(*overrides), tmp_path)
+        return built.value.args[0]
+
+    monkeypatch.setattr(build, "Accelerator", refuse)
+    return arguments
+
+
+@pytest.mark.parametrize("minutes", [0.05, 10, 15])
+def test_the_time_out_reaches_the_process_group(given: Any, minutes: float) -> None:
+    """10 minutes, too, which Accelerate would take for no wish at all, and gloo then waits for 30."""
+    (_, group) = given(f"trainer.timeout_minutes={minutes}")["kwargs_handlers"]
+    extra = group.to_kwargs()["timeout"] - timedelta(minutes=minutes)
+    assert timedelta(0) < extra < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "run", "told"),
+    [
+        (
+            "INDUCTOR",
+            "trainer.compile=false",
+            "trainer.compile is off, but the launcher was told dynamo_backend: inductor",
+        ),
+        (
+            "eager",
+            "trainer.compile=true",
+            "trainer.compile is inductor, but the launcher was told dynamo_backend: eager",
+        ),
+    ],
+)
+def test_a_launcher_that_would_compile_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launcher: str, run: str, told: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", launcher)
+    with pytest.raises(UserError, match=f"{told}.*--set trainer.compile.backend={launcher.lower()}"):
+        build_accelerator(config(run), tmp_path)
+
+
+@pytest.mark.parametrize("launcher", ["no", "NO", "INDUCTOR"])
+def test_what_the_run_compiles_accelerate_does_not_compile_again(
+    given: Any, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", launcher)
+    assert given("trainer.compile=true")["dynamo_backend"] == "no"
+
+
+def test_processes_that_do_not_meet_are_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wait(**kwargs: Any) -> None:
+        raise dist.DistStoreError("Timed out after 6 seconds waiting for clients. 1/2 clients joined.")
+
+    monkeypatch.setattr(build, "Accelerator", wait)
+    with pytest.raises(UserError, match=r"did not meet within 0\.1 minutes: Timed out .* 1/2 clients joined"):
+        build_accelerator(config("trainer.timeout_minutes=0.1"), tmp_path)

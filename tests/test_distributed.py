@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import os
+import time
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.world import run_world
-from trainer.distributed import GlobalBatchNorm2d, check_world, synchronise_batchnorm
+from trainer.distributed import GlobalBatchNorm2d, check_world, init_method, lost_peer, synchronise_batchnorm
 from trainer.types import UserError
 
 CPU = torch.device("cpu")
@@ -66,3 +71,73 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"started 2 processes but Accelerate sees 1.*cpu_x2\.yaml"):
         check_world(SimpleNamespace(num_processes=1))
+
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
+WAITED = "Timed out waiting 4000ms for recv operation to complete"
+RESET = "Read error [10.0.0.2]:25835: Connection reset by peer"
+HUNG = "Watchdog caught collective operation timeout: ran for 900000 milliseconds"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError(f"{GLOO}unbound_buffer.cc:81] {WAITED}"), WAITED),
+        (RuntimeError(f"{GLOO}pair.cc:547] {RESET}. This is typically caused by bugs."), RESET),
+        (
+            dist.DistBackendError(f"NCCL error in: x.cpp:1, unhandled\nncclRemoteError: {HUNG}"),
+            f"ncclRemoteError: {HUNG}",
+        ),
+        (
+            dist.DistStoreError("Timed out after 4 seconds. 1/2 joined."),
+            "Timed out after 4 seconds. 1/2 joined",
+        ),
+        (dist.DistBackendError("NCCL error: invalid usage"), None),  # a mistake, nobody is lost
+        (RuntimeError(f"{GLOO}pair.cc:1] op.nbytes <= size"), None),
+        (RuntimeError("DataLoader timed out after 5 seconds"), None),
+        (ConnectionResetError("Connection reset by peer"), None),  # of a tracker's server, say
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors(error: BaseException, told: str | None) -> None:
+    assert lost_peer(error) == told
+
+
+def _meet(rank: int, port: int, attempt: int) -> None:
+    """Form the group of an attempt to start; the first process is late in the second one."""
+    changes = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    changes |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+    }
+    os.environ.update(changes)
+    time.sleep(2.0 * attempt * (rank == 0))
+    dist.init_process_group("gloo", init_method=init_method(), timeout=timedelta(seconds=30))
+    ranks = torch.tensor(float(rank))
+    dist.all_reduce(ranks)
+    assert ranks == 1
+    os._exit(0)  # as one that dies: its addresses stay in the store
+
+
+def test_processes_started_again_do_not_call_the_dead() -> None:
+    """Without a store of their own the first to come finds the address of a process of the attempt before."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a launcher keeps it
+    for attempt in range(2):
+        mp.spawn(_meet, args=(store.port, attempt), nprocs=2)
+
+
+def test_launchers_of_several_machines_meet_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may count attempts differently; and a first attempt has nobody to be kept apart from."""
+    changes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in {**changes, "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert init_method() is None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert init_method() == "attempt://"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert init_method() is None

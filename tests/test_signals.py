@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.world import command
 from trainer.signals import Preempted, StopSignals
+
+IGNORED = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
 
 
 def test_a_signal_is_noted_and_handlers_are_put_back() -> None:
@@ -30,6 +34,32 @@ def test_an_impatient_second_signal_ends_the_process() -> None:
     done = command("-c", code)
     assert done.returncode == -signal.SIGTERM
     assert "still here" not in done.stdout
+
+
+HELD = (
+    "import os, signal, trainer.signals as s\n"
+    "with s.StopSignals() as signals:\n"
+    "    os.kill(os.getpid(), signal.SIGHUP)\n"
+    "    print(signals.received and int(signals.received))"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "env", "noted"),
+    [
+        ("", {}, signal.SIGHUP),
+        (IGNORED, {}, None),  # as nohup does
+        (
+            IGNORED,
+            {"TORCHELASTIC_RUN_ID": "none"},
+            signal.SIGHUP,
+        ),  # only its launcher sends it, and kills next
+    ],
+)
+def test_a_closed_terminal_is_a_request_unless_it_is_ignored(
+    before: str, env: dict[str, str], noted: int | None
+) -> None:
+    assert command("-c", before + HELD, **env).stdout == f"{noted and int(noted)}\n"
 
 
 def test_preempted_names_the_signal() -> None:

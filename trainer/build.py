@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -134,27 +135,38 @@ def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
-    """Build the Accelerator: precision from the YAML, whatever the launcher says; CPU where there is nothing better."""
+    """Build the Accelerator: precision and compiling from the YAML, whatever the launcher says; CPU without a GPU.
+
+    Raises UserError where the launcher contradicts the YAML, and when the processes do not meet in time.
+    """
     precision = PRECISIONS[str(cfg.trainer.precision)]
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # what `accelerate launch` read from its file
-    if told not in ("no", precision):
-        known = {name: value for value, name in PRECISIONS.items()}
-        raise UserError(
-            f"trainer.precision is {cfg.trainer.precision}, but the launcher was told mixed_precision: {told}. Say the"
-            f" same twice (`--set trainer.precision={known.get(told, 32)}`) or launch with mixed_precision: 'no'"
+    _check_launcher(cfg, precision)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu()),
+            dynamo_backend="no",  # `trainer.compile` compiles; a launcher that says so, too, must not do it again
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=not cfg.trainer.sync_batchnorm,
+                    **DDP_OPTIONS,
+                ),
+                InitProcessGroupKwargs(
+                    init_method=distributed.init_method(),
+                    # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
+                    timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
+                ),
+            ],
         )
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu())
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=on_cpu,
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=not cfg.trainer.sync_batchnorm,
-                **DDP_OPTIONS,
-            )
-        ],
-    )
+    except RuntimeError as error:
+        told = distributed.lost_peer(error)
+        if told is None:
+            raise
+        raise UserError(
+            f"the processes did not meet within {cfg.trainer.timeout_minutes:g} minutes: {told}. Were all started, on"
+            " every machine, with the same number of processes? docs/launching.md, section `Several machines`"
+        ) from error
     # What torch says once where all are used after all, and of an argument that Accelerate passes on.
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
@@ -165,6 +177,24 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             " Use `--set trainer.precision=bf16` or 32."
         )
     return accelerator
+
+
+def _check_launcher(cfg: Config, precision: str) -> None:
+    """Raise UserError when what `accelerate launch` read from its file is not what the YAML says."""
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if told not in ("no", precision):
+        known = {name: value for value, name in PRECISIONS.items()}
+        raise UserError(
+            f"trainer.precision is {cfg.trainer.precision}, but the launcher was told mixed_precision: {told}. Say the"
+            f" same twice (`--set trainer.precision={known.get(told, 32)}`) or launch with mixed_precision: 'no'"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    own = getattr(cfg.trainer.compile, "backend", "no")
+    if backend not in ("no", own):
+        raise UserError(
+            f"trainer.compile is {'off' if own == 'no' else own}, but the launcher was told dynamo_backend: {backend}."
+            f" Say the same twice (`--set trainer.compile.backend={backend}`) or launch with dynamo_backend: 'no'"
+        )
 
 
 def _has_xpu() -> bool:

@@ -1,14 +1,18 @@
-"""What several processes must agree on: batch statistics, and decisions that all of them take together."""
+"""What several processes share: batch statistics, common decisions, how they meet and how they lose each other."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.geometry.precision import full_precision
 from trainer.types import UserError
 
 
@@ -39,7 +43,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
-        data = x.float()
+        data = full_precision(x)
         own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
         own_mean, own_var = own_mean.double(), own_var.double()
         count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
@@ -53,7 +57,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         bias = torch.zeros_like(mean) if self.bias is None else self.bias.double()
         scale = weight * torch.rsqrt(var + self.eps)
         shift = bias - mean * scale
-        return (data * scale.float()[:, None, None] + shift.float()[:, None, None]).to(x.dtype)
+        scale, shift = scale.to(data.dtype)[:, None, None], shift.to(data.dtype)[:, None, None]
+        return (data * scale + shift).to(x.dtype)
 
     def _update_running(self, mean: Tensor, unbiased_var: Tensor) -> None:
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
@@ -120,3 +125,59 @@ def total(accelerator: Any, x: Tensor) -> Tensor:
     if accelerator.num_processes > 1:
         dist.all_reduce(x)
     return x
+
+
+LOST = re.compile(
+    r"closed by (?:remote )?peer|connection (?:reset|refused|closed)|broken pipe|time(?:d |-)?out"
+    r"|remote process exit|remoteerror|communicator was aborted|socket (?:is )?closed",
+    re.IGNORECASE,
+)
+
+
+def lost_peer(error: BaseException) -> str | None:
+    """Return in one line what the backend said, when `error` means that a process died or fell silent; else None.
+
+    gloo raises a RuntimeError that names its own source file, NCCL and the store a DistError.
+    """
+    text = str(error)
+    is_backend = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in text.lower()
+    )
+    if not is_backend or not LOST.search(text):
+        return None
+    line = next(line for line in text.splitlines() if LOST.search(line))
+    said = re.sub(r"^\[[^\]]*/[^\]]*\] *", "", line.strip())  # without the source file
+    return said.partition(". This is typically")[0][:200].rstrip(".")
+
+
+def init_method() -> str | None:
+    """How the processes meet: None, as the launcher says; another one where a launcher has started them again.
+
+    Its store outlives them and still holds the addresses of those that died, and a new process that reads one before it
+    is replaced fails, or waits for somebody who never comes. On one machine the number of the attempt keeps them apart.
+    Launchers of several machines may count differently: there nothing is changed.
+    """
+    environ = os.environ
+    alone = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
+    again = environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if not (alone and again and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"):
+        return None
+    return _attempts()
+
+
+@cache
+def _attempts() -> str:
+    """Make the meeting place known to torch, once."""
+    dist.register_rendezvous_handler("attempt", _meet)
+    return "attempt://"
+
+
+def _meet(url: str, **kwargs: Any) -> Iterator[tuple[Any, int, int]]:
+    """Meet as `env://` does, with keys of this attempt alone."""
+    store, rank, world = next(dist.rendezvous("env://", **kwargs))
+    yield dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store), rank, world
+
+
+def any_process(accelerator: Any, flag: bool) -> bool:
+    """Whether `flag` is true on any process; a barrier, too."""
+    return bool(total(accelerator, torch.tensor(float(flag), device=accelerator.device)))

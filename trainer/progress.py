@@ -114,9 +114,8 @@ class _Shown(Progress):
         self._began = self._clock()
 
     def end_epoch(self, info: Info | None = None) -> None:
-        self.message(
-            "  ".join([self._where(), f"done in {_hms(self._clock() - self._began)}", *_words(info)])
-        )
+        took = f"done in {_hms(self._clock() - self._began)}"
+        self.message("  ".join([self._where(), took, *_words(info)]))
 
     def summary(self, rows: Mapping[str, str], title: str = "") -> None:
         width = max(map(len, rows), default=0)
@@ -196,7 +195,8 @@ class Tqdm(_Shown):
             monitor_interval = 0  # tqdm's monitor thread would draw while a debugger waits for input
 
         self.close()
-        known = os.get_terminal_size(self._stream.fileno()).columns > 0  # some containers do not know: 0
+        # Some containers do not know their width: 0. A terminal that was closed is none any more.
+        known = self._stream.isatty() and os.get_terminal_size(self._stream.fileno()).columns > 0
         shape = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
         self._bar = Bar(total=total, initial=done, desc=what, file=self._stream, leave=False, **shape)
 

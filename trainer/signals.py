@@ -1,7 +1,8 @@
-"""Requests to stop from outside: the first SIGTERM, SIGINT or SIGUSR1 is noted and obeyed at the next step."""
+"""Requests to stop from outside: the first SIGTERM, SIGINT, SIGUSR1 or SIGHUP is noted and obeyed at the next step."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,20 @@ class Preempted(Exception):
         self.signum = signum
 
 
+def _stopping() -> tuple[signal.Signals, ...]:
+    """What asks a run to stop, where the system knows it. SIGHUP, a terminal that closes, is left ignored by `nohup`.
+
+    An elastic launcher hears it all the same, passes it on and then kills: its processes, which no terminal reaches,
+    obey it in any case.
+    """
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
+    signals = [s for s in known if s is not None]
+    hangup = getattr(signal, "SIGHUP", None)
+    if "TORCHELASTIC_RUN_ID" not in os.environ and hangup and signal.getsignal(hangup) == signal.SIG_IGN:
+        signals.remove(hangup)
+    return tuple(signals)
+
+
 class StopSignals:
     """Catch stop signals while a run trains; one that comes `PATIENCE` later gets the default and ends the process.
 
@@ -27,7 +42,7 @@ class StopSignals:
     Install it after the process group exists: a rank that ignores SIGTERM while it waits for others cannot be ended.
     """
 
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    handled = _stopping()  # as the process was started
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -150,7 +150,7 @@ def test_the_manual_names_every_script_and_nothing_that_is_not_there() -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_compiling_is_asked_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_launcher_is_told_of_compiling_reaches_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher, args = started(commanded(ROOT / "launch/accelerate/single_gpu_compile.yaml")[2:], monkeypatch)
     assert variables(launcher, args)["ACCELERATE_DYNAMO_BACKEND"] == "INDUCTOR"
 
@@ -159,7 +159,7 @@ ON_CPU = {
     "bf16": (["single_gpu_bf16"], ["trainer.precision=bf16"]),
     "bf16, two": (["multi_gpu_bf16", "--num_processes", "2"], ["trainer.precision=bf16"]),
     # only what comes before the kernels: inductor takes minutes on a CPU
-    "compiled": (["single_gpu_compile", "--dynamo_backend", "eager"], []),
+    "compiled": (["single_gpu_compile", "--dynamo_backend", "eager"], ["trainer.compile.backend=eager"]),
 }
 
 
@@ -181,11 +181,32 @@ def test_float16_is_refused_without_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "precision"), [("single_gpu_bf16", "32"), ("single_gpu_fp16", "bf16")])
-def test_a_file_that_contradicts_the_run_is_refused(file: str, precision: str, tmp_path: Path) -> None:
-    done = run(tmp_path, file, overrides=[f"trainer.precision={precision}"])
+@pytest.mark.parametrize(
+    ("file", "override", "told"),
+    [
+        (
+            "single_gpu_bf16",
+            "trainer.precision=32",
+            "trainer.precision is 32, but the launcher was told mixed_precision: bf16",
+        ),
+        (
+            "single_gpu_fp16",
+            "trainer.precision=bf16",
+            "trainer.precision is bf16, but the launcher was told mixed_precision: fp16",
+        ),
+        (
+            "single_gpu_compile",
+            "trainer.compile=false",
+            "trainer.compile is off, but the launcher was told dynamo_backend: inductor",
+        ),
+    ],
+    ids=["bf16", "fp16", "compile"],
+)
+def test_a_file_that_contradicts_the_run_is_refused(
+    file: str, override: str, told: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, file, overrides=[override])
     assert done.returncode == 1
-    told = f"trainer.precision is {precision}, but the launcher was told mixed_precision: {file[-4:]}"
     assert told in done.stderr
     assert not (tmp_path / "run/1/state.json").exists()
 

@@ -53,6 +53,7 @@ def stop(signum, frame):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGUSR1, stop)
+signal.signal(signal.SIGHUP, stop)
 lock = open(run / ".lock", "a")
 raced = control / f"raced_{label}"
 try:

@@ -1,0 +1,155 @@
+"""Nobody reads what a run prints any more: it goes on, or saves and leaves when its terminal was closed."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from launch._output import Outliving, say
+from tests.launch.test_train import start, state, wait_for_step
+from tests.world import ROOT, environment, train_args
+from trainer.progress import make_progress
+from trainer.safefile import read_metadata
+
+
+class Full(io.StringIO):
+    """A file on a disk with room for `room` characters."""
+
+    room = 10
+
+    def write(self, text: str) -> int:
+        if self.tell() + len(text) > self.room:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+def test_what_a_full_disk_refuses_is_dropped_and_what_fits_is_kept() -> None:
+    full = Full()
+    stream = Outliving(full)
+    for text in ("one\n", "long words\n", "two\n"):
+        assert stream.write(text) == len(text)
+    assert full.getvalue() == "one\ntwo\n"
+
+
+@pytest.fixture
+def closed_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Closing]:
+    """A terminal whose other end is gone when the test says so; then writing raises EIO."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    master, slave = pty.openpty()
+    stream = os.fdopen(slave, "w", buffering=1)
+    yield _Closing(stream, master)
+    with suppress(OSError):  # what could not be written is flushed once more
+        stream.close()
+
+
+class _Closing(Outliving):
+    """Closes the other end when `hang_up` is called; else like the stream that a run prints to."""
+
+    def __init__(self, stream: TextIO, master: int):
+        super().__init__(stream)
+        self._master = master
+
+    def hang_up(self) -> None:
+        os.close(self._master)
+        with pytest.raises(OSError, match="Input/output error"):
+            self._stream.write("is anybody there?\n")
+
+
+@pytest.mark.parametrize("kind", ["rich", "tqdm", "plain"])
+def test_every_look_outlives_its_terminal(kind: str, closed_terminal: _Closing) -> None:
+    with make_progress(kind, is_main=True, total_epochs=2, steps_per_epoch=2, stream=closed_terminal) as bar:
+        bar.epoch(0)
+        bar.advance({"loss": 0.5})
+        closed_terminal.hang_up()
+        bar.advance({"loss": 0.5})
+        bar.validation(total=1)
+        bar.advance()
+        bar.end_epoch({"AbsRel": 11.5})
+        bar.message("a note")
+        bar.epoch(1)
+        bar.advance({"loss": 0.5})
+    bar.summary({"files": "models/a/042"}, title="Finished")
+
+
+PRINTING = """
+import sys
+from launch._output import outliving, say
+with outliving():
+    for i in range(20000): print("line", i)
+    say("error: said")
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("broken", ["pipe", "disk"])
+def test_the_exit_code_is_that_of_the_command(broken: str, tmp_path: Path) -> None:
+    """Python itself would raise in `print`, or flush at its end and leave with 120."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    target: int = writing if broken == "pipe" else os.open("/dev/full", os.O_WRONLY)
+    arguments = [sys.executable, "-c", PRINTING]
+    done = subprocess.run(arguments, stdout=target, stderr=target, cwd=ROOT, env=environment(), timeout=60)
+    assert done.returncode == 3
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_does_not_stop_the_training(tmp_path: Path) -> None:
+    """As in `train ... | head -1`."""
+    process = start(tmp_path, "trainer.log_every_n_steps=1")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert (state(tmp_path)["state"], state(tmp_path)["step"]) == ("finished", 8)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_lets_the_run_save_and_leave_with_129(tmp_path: Path) -> None:
+    process = start(tmp_path, "trainer.save_every_n_steps=1", "trainer.max_epochs=50")
+    wait_for_step(process, tmp_path, 1)
+    assert process.stdout is not None
+    process.stdout.close()  # it has nobody to tell
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(120) == 129
+    last = tmp_path / "run" / "1" / "ckpts" / "last.safetensors"
+    assert (state(tmp_path)["state"], str(state(tmp_path)["step"])) == (
+        "preempted",
+        read_metadata(last)["step"],
+    )
+
+
+@pytest.mark.slow
+def test_under_nohup_a_closed_terminal_is_nothing(tmp_path: Path) -> None:
+    nohup = ["nohup", sys.executable, *train_args(tmp_path, "trainer.save_every_n_steps=1")]
+    process = subprocess.Popen(
+        nohup, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for_step(process, tmp_path, 1)
+    process.send_signal(signal.SIGHUP)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert state(tmp_path)["state"] == "finished"
+
+
+def test_the_message_of_a_mistake_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that fail together share a terminal: a message and its end must not be two writes."""
+    writes: list[str] = []
+
+    class Recorded(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Recorded())
+    say("error: one\ntwo")
+    assert writes == ["error: one\ntwo\n"]
