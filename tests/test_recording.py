@@ -1,4 +1,4 @@
-"""What a run says about its data: items that could not be read are counted once, over all processes."""
+"""What a run writes and says while it trains: means over processes, scalars of the loop, warnings, lost items."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from tests.launch.test_train import scalars
 from tests.world import command, run_world
+from trainer import recording
+from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.recording import Recorder
+from trainer.types import StepOutput
+from trainer.validation import ValidationResult
 
 
 class Heard:
@@ -26,6 +31,99 @@ class Heard:
 
     def message(self, text: str) -> None:
         self.said.append(text)
+
+    def advance(self, info: dict | None = None) -> None:
+        self.shown = info
+
+    def end_epoch(self, info: dict | None = None) -> None:
+        self.shown = info
+
+
+def recorder_of(world: int = 1) -> tuple[Recorder, Heard]:
+    heard = Heard()
+    accelerator = SimpleNamespace(num_processes=world, device=torch.device("cpu"))
+    return Recorder(accelerator, heard, heard), heard
+
+
+def step_output(term: float, disp: float = 0.5) -> StepOutput:
+    """A step whose picture has a near half and a far one, unless disp says that all of it is equal."""
+    maps = torch.full((1, 1, 64, 64), disp)
+    maps[..., :32] = 0.5
+    losses = {"img_recon": torch.tensor(term), "disp_smooth": torch.tensor(2 * term)}
+    return StepOutput(torch.tensor(term), losses, {"disp": {0: maps}, "depth": {0: 1 / maps}})
+
+
+def _each_brings_its_own(rank: int, world: int) -> None:
+    recorder, heard = recorder_of(world)
+    calls = []
+    recording.total = lambda accelerator, x: calls.append(x.shape) or _total(accelerator, x)
+    truth = torch.full((1, 1, 64, 64), 4.0 if rank else 0.0)  # the first process has no truth
+    output = step_output(0.1 * (1 + rank), disp=0.25 if rank else 0.5)
+    recorder.extra = {"train_safety/skipped": 3.0}
+    recorder.step(output, {"depth": truth}, 0.7, {"epoch": 2}, step=10, due=True)
+    ((written, step),) = heard.written
+    assert step == 10
+    assert len(calls) == 1  # everything travels together
+    assert written["train_losses/loss"] == 0.7
+    assert written["train_losses/loss_img_recon"] == pytest.approx(0.15)
+    assert written["train_losses/loss_disp_smooth"] == pytest.approx(0.3)
+    assert {tag for tag in written if "metrics" in tag} == {f"train_metrics/{k}" for k in VALIDATION_METRICS}
+    assert written["train_metrics/Acc"] == pytest.approx(
+        50
+    )  # of the one item with truth, whose depth is 2 and 4
+    std = 0.125 * (64 * 64 / (64 * 64 - 1)) ** 0.5  # of 0.25 and 0.5 in equal parts, mean 0.375
+    assert written["train_health/disp_variation"] == pytest.approx(
+        std / 0.375 / 2
+    )  # constant on the other process
+    assert written["train_safety/skipped"] == 3
+    assert written["epoch"] == 2
+
+
+_total = recording.total
+
+
+def test_what_a_step_shows_is_averaged_over_processes_in_one_reduction(tmp_path: Path) -> None:
+    run_world(_each_brings_its_own, 2, tmp_path)
+
+
+def test_a_step_that_is_not_due_writes_nothing() -> None:
+    recorder, heard = recorder_of()
+    recorder.step(step_output(0.1), {}, 0.1, {}, step=1, due=False)
+    assert heard.written == []
+
+
+def test_a_sick_run_is_warned_once_whoever_sees_it_first() -> None:
+    recorder, heard = recorder_of()
+    for step in range(100, 160, 10):
+        recorder.step(step_output(0.1), {}, 0.1, {}, step=step, due=True)  # disparity 0.5 everywhere
+    (text,) = heard.said
+    assert "the disparity is constant (std / mean 0.0e+00)" in text
+    result = ValidationResult(losses={"loss": 0.1}, num_items=4, disp_variation=1e-5)
+    recorder.validation(result, [], "loss", {}, step=160)
+    assert heard.said == [text]
+    other, heard = recorder_of()
+    other.validation(result, [], "loss", {}, step=4)
+    other.validation(result, [], "loss", {}, step=8)
+    assert len(heard.said) == 1
+
+
+def test_time_spent_in_waiting_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, heard = recorder_of()
+    clock = [0.0]
+    monkeypatch.setattr(recording, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def slow_loader():
+        for number in range(5):
+            clock[0] += 6.0
+            yield number
+
+    for number in recorder.timed(slow_loader()):
+        recorder.step(step_output(0.1, disp=0.1), {}, 0.1, {}, step=number, due=True)
+        clock[0] += 4.0
+    shares = [written["train_health/waiting_share"] for written, _ in heard.written]
+    assert shares == pytest.approx([6 / 6, 12 / 16, 18 / 26, 24 / 36, 30 / 46])
+    assert heard.said[0].startswith("warning: 67% of the time goes in waiting for data (24 s of 36 s")
+    assert len(heard.said) == 1
 
 
 def _each_meets_two(rank: int, world: int) -> None:
@@ -61,9 +159,12 @@ def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:
         *("-o", tmp_path / "models", "-n", "run", "-v", "1", "--progress", "plain", "--set"),
         *(f"dataset.path={frames}", "dataset.size=[96,64]", "net.depth.enc_name=resnet10t"),
         *("net.pose.enc_name=resnet10t", "trainer.max_epochs=1", "loader.batch_size=2"),
+        "trainer.log_every_n_steps=2",
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "items could not be read so far" in run.stdout
     assert "004.png" in run.stdout + run.stderr
     written = scalars(tmp_path / "models/run/1")
     assert written["train_data/unreadable"][-1][1] >= 1
+    watched = {tag.split("/")[1] for tag in written if tag.startswith("train_health/")}
+    assert watched >= {"disp_variation", "depth_median", "holes", "pose_parallax", "waiting_share"}

@@ -6,6 +6,7 @@ import io
 import itertools
 import resource
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -318,9 +319,12 @@ def test_a_failing_tracker_warns_once_and_the_others_go_on(accelerator: Accelera
 def test_a_full_disk_does_not_stop_the_run(
     accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The operating system refuses to let the events file grow beyond 64 kB, as a full disk would."""
+    """The operating system refuses to let the events file grow beyond 64 kB, as a full disk would.
+
+    TensorBoard's writing thread dies of it, without a word; when there is room again, another file is begun.
+    """
     warnings: list[str] = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: None)  # TensorBoard's writer thread dies
+    monkeypatch.setattr(tracking, "REOPEN_SECONDS", -1.0)
     others = set(threading.enumerate())
     tracker = tracking.start(accelerator, ["tensorboard"], tmp_path, warn=warnings.append)
     noise = torch.rand(6, 3, 128, 128)
@@ -330,13 +334,18 @@ def test_a_full_disk_does_not_stop_the_run(
         for step in range(1, 6):
             tracker.images({"imgs/target": noise}, step)
             tracker.scalars({"loss": 1.0}, step)
-        tracker.close()
-        for thread in set(threading.enumerate()) - others:
-            thread.join()
+            time.sleep(0.1)  # the thread writes when it likes
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for step in (6, 7, 8):
+        tracker.scalars({"loss": 2.0}, step)
+        time.sleep(0.1)
+    tracker.close()
+    for thread in set(threading.enumerate()) - others:
+        thread.join()
     assert len(warnings) == 1
     assert "tracker tensorboard failed" in warnings[0]
+    assert steps(read(tmp_path).Scalars("loss"))[-2:] == [7, 8]
 
 
 def test_a_picture_that_cannot_be_drawn_is_left_out(accelerator: Accelerator, tmp_path: Path) -> None:

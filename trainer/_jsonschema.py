@@ -85,6 +85,9 @@ def _properties(fields: Fields, *, nullable: bool = False) -> JsonSchema:
 
 
 def _type_schema(field: Field) -> JsonSchema:
+    if model := field.model():  # written out: a reference to a definition would have to stand at the root
+        switch: JsonSchema = {"type": "boolean", "description": "true = on, with the defaults; false = off"}
+        return {"anyOf": [_object(_properties(fields_of_model(model))), switch, {"type": "null"}]}
     try:
         return field.adapter().json_schema()
     except PydanticInvalidForJsonSchema:  # a member of the type that YAML cannot express, such as a Tensor

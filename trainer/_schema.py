@@ -62,6 +62,11 @@ class Field:
         near = did_you_mean(value, choices).partition("Known:")[0] if isinstance(value, str) else ""
         raise ValueError(f"expected {self.expected()}, got {show(value)}{near and f'. {near.strip()}'}")
 
+    def model(self) -> type[BaseModel] | None:
+        """The model of a section within a section, else None."""
+        models = [kind for kind in _members(self.annotation) if _is_a(kind, (BaseModel,))]
+        return models[0] if models else None
+
     def expected(self) -> str:
         """The type in words: "a whole number >= 1 or null"."""
         return _describe(self.annotation)
@@ -169,6 +174,11 @@ def check(
             elif not (value is None and place in report.layer.removed):
                 report.unknown(place, owner, (*fields, *also))
             continue
+        if (model := fields[key].model()) and isinstance(value, Mapping):
+            values[key] = check(
+                fields_of_model(model), value, place, f"a key of {'.'.join(place)}", report
+            )
+            continue
         try:
             values[key] = fields[key].parse(value)
         except ValueError as error:
@@ -229,6 +239,16 @@ def _is_plain(annotation: Any) -> bool:
     """True when YAML can express a value of the type: not for the Tensor of `float | Tensor`."""
     known = annotation is Any or annotation in _WORDS or get_origin(annotation) is not None
     return known or _is_a(annotation, (list, tuple, dict, BaseModel, PurePath))
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that a value may have, without what annotates them."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _members(args[0])
+    if origin in (Union, types.UnionType):
+        return [member for arg in args for member in _members(arg)]
+    return [annotation]
 
 
 def _literals(annotation: Any) -> list[Any]:

@@ -25,11 +25,6 @@ def _precision(value: Any) -> Any:
     return value if isinstance(value, (bool, float)) else _PRECISIONS.get(value, value)
 
 
-def _refuse(value: Any) -> None:
-    if value is not None and value is not False:
-        raise ValueError("not available in this version; remove the key or set it to null")
-
-
 def _zero_is_off(value: float | None) -> float | None:
     return value or None
 
@@ -42,13 +37,63 @@ def _as_list(value: list[str] | str | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
+def _switch(value: Any) -> Any:
+    """`true` turns a feature on with its defaults, `false` off."""
+    return {} if value is True else None if value is False else value
+
+
 Weight = Annotated[float, Key(allow_inf_nan=False)]
 Count = Annotated[int, Key(ge=1)]
-NotYet = Annotated[Any, AfterValidator(_refuse), WithJsonSchema({"enum": [None, False]})]
+Share = Annotated[float, Key(gt=0, lt=1)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class EmaSection(_Section):
+    """Exponential moving average of the weights, taken after every optimizer step."""
+
+    decay: Share = Key(0.999, description="share of the average that a step keeps")
+    warmup: bool = Key(
+        True, description="shorter memory at the start: (1 + n) / (10 + n) after n steps, up to decay"
+    )
+
+
+class SwaSection(_Section):
+    """Stochastic weight averaging: the mean of the weights at the ends of the late epochs (arXiv:1803.05407)."""
+
+    start: Annotated[float, Key(ge=0)] = Key(
+        0.5, description="from where on: below 1 a share of the epochs, else a number of epochs"
+    )
+    lr: Annotated[float, Key(ge=0)] | None = Key(
+        None, description="constant learning rate of the averaged epochs; null = as the schedule says"
+    )
+    anneal_epochs: Annotated[int, Key(ge=0)] = Key(
+        5, description="epochs in which the rate goes over to lr, by a cosine"
+    )
+    bn_batches: Count | None = Key(
+        None, description="training batches for the batch-norm statistics of the mean; null = all"
+    )
+
+
+class StoppingSection(_Section):
+    """Early stopping: end the run when a number of the validation does not improve any more."""
+
+    patience: Count = Key(5, description="validations without improvement until the run ends")
+    min_delta: Annotated[float, Key(ge=0)] = Key(0.0, description="smallest change that is an improvement")
+    monitor: str | None = Key(None, description="what is watched, as trainer.monitor; null = the same")
+
+
+class CompileSection(_Section):
+    """torch.compile of each network; the options are torch's."""
+
+    backend: str = Key("inductor", description="compiler; torch._dynamo.list_backends() lists them")
+    mode: str | None = Key(
+        None, description="default, reduce-overhead, max-autotune, ...; null = torch's choice"
+    )
+    dynamic: bool | None = Key(None, description="sizes may vary; null = torch finds out")
+    fullgraph: bool = Key(False, description="fail where a network cannot be compiled in one piece")
 
 
 class TrainerSection(_Section):
@@ -85,6 +130,15 @@ class TrainerSection(_Section):
     save_every_n_steps: Count | None = Key(
         None, description="optimizer steps between saves of `last`; null = after every epoch only"
     )
+    save_every_minutes: Annotated[float, Key(gt=0)] | None = Key(
+        None, description="minutes between saves of `last`, by the clock of the main process; null = no clock"
+    )
+    save_async: bool = Key(
+        False, description="write checkpoints beside the training; takes one more copy of them in memory"
+    )
+    on_save_error: Literal["stop", "continue"] = Key(
+        "stop", description="when a checkpoint cannot be written: stop, or warn and continue with the older one"
+    )
     log_every_n_steps: Count = Key(100, description="optimizer steps between points of the training curves")
     log_images: bool = Key(True, description="send pictures to the trackers, once per epoch")
     log_grad_norm: bool = Key(False, description="track the gradient norm of each network")
@@ -109,11 +163,35 @@ class TrainerSection(_Section):
         False,
         description="sample up to half a pixel off, as earlier code did and its weights expect",
     )
-    swa: NotYet = Key(
-        None, description="stochastic weight averaging; not available in this version, only null"
+    nonfinite: Literal["stop", "skip"] = Key(
+        "stop", description="when loss or gradient is NaN or infinite: stop, or skip the optimizer step"
     )
-    early_stopping: NotYet = Key(
-        None, description="stop when `monitor` stalls; not available in this version, only null"
+    nonfinite_limit: Annotated[int, Key(ge=0)] = Key(
+        10, description="skipped steps in one epoch that are accepted; one more stops the run"
+    )
+    timeout_minutes: Annotated[float, Key(gt=0)] = Key(
+        15.0, description="how long processes wait for one that has fallen silent"
+    )
+    freeze: Annotated[list[str] | str | None, AfterValidator(_as_list)] = Key(
+        [], description="parts that are not trained: networks (pose), modules (depth.encoder) or patterns"
+    )
+    frozen_batchnorm: bool = Key(
+        False, description="batch norm uses and keeps the statistics that it starts with, and learns nothing"
+    )
+    ema: Annotated[EmaSection | None, BeforeValidator(_switch)] = Key(
+        None, description="moving average of the weights, which is validated and becomes `best`"
+    )
+    swa: Annotated[SwaSection | None, BeforeValidator(_switch)] = Key(
+        None, description="mean weights of the late epochs, validated and `best` from then on"
+    )
+    early_stopping: Annotated[StoppingSection | None, BeforeValidator(_switch)] = Key(
+        None, description="end the run when a number of the validation stalls"
+    )
+    compile: Annotated[CompileSection | None, BeforeValidator(_switch)] = Key(
+        None, description="compile the networks with torch.compile"
+    )
+    gradient_checkpointing: bool = Key(
+        False, description="compute activations again in the backward pass: less memory, slower"
     )
 
 

@@ -90,19 +90,39 @@ class Checkpointer:
         Saving takes place between optimizer steps: half-accumulated gradients are not part of the state.
         """
         if self.is_main:
-            tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
-            previous = self.folder / PREVIOUS if self._last_is_good else None
-            safefile.write(self.folder / LAST, tensors, self._about() | metadata, keep_previous=previous)
-            self._last_is_good = True
+            self.write_last(*self.pack_last(objective, optimizer, scheduler, scaler, state))
 
     def save_best(
         self, objective: nn.Module, state: TrainState, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Save weights and hparams. `metrics` default to those of the state."""
+        """Save weights and hparams. `metrics` default to those of the state. Raises CannotWrite."""
         if self.is_main:
-            metadata = self._about() | position_metadata(state.position)
-            metadata["metrics"] = metrics_json(state.metrics if metrics is None else metrics)
-            safefile.write(self.folder / BEST, weights(objective), metadata)
+            self.write_best(*self.pack_best(objective, state, metrics))
+
+    def pack_last(
+        self, objective: nn.Module, optimizer: Any, scheduler: Any, scaler: Any, state: TrainState
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What `last` consists of; the memory of the tensors is that of the run."""
+        tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
+        return tensors, self._about() | metadata
+
+    def pack_best(
+        self, objective: nn.Module, state: TrainState, metrics: Mapping[str, float] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What `best` consists of; the memory of the tensors is that of the run."""
+        metadata = self._about() | position_metadata(state.position)
+        metadata["metrics"] = metrics_json(state.metrics if metrics is None else metrics)
+        return weights(objective), metadata
+
+    def write_last(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Write what `pack_last` gave. Raises CannotWrite; the older `last` is kept then."""
+        previous = self.folder / PREVIOUS if self._last_is_good else None
+        safefile.write(self.folder / LAST, tensors, metadata, keep_previous=previous)
+        self._last_is_good = True
+
+    def write_best(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Write what `pack_best` gave. Raises CannotWrite; the older `best` is kept then."""
+        safefile.write(self.folder / BEST, tensors, metadata)
 
     def load_last(self) -> Saved | None:
         """Read and verify `last`, or the one before when that is damaged (said in `notes`); None without any.
@@ -126,6 +146,14 @@ class Checkpointer:
             return Saved(previous, *safefile.read(previous), notes=[note])
         except DamagedFile as error:
             raise DamagedFile(f"{reason}. The one before is no better: {error}") from error
+
+    def fault_of_best(self) -> str | None:
+        """Say what is wrong with `best`: gone, damaged; None when it can be read."""
+        try:
+            safefile.read(self.folder / BEST)
+        except UserError as error:
+            return str(error)
+        return None
 
     def save_capsule(
         self,

@@ -30,7 +30,14 @@ FIXED_ON_RESUME = (
     "config.loader.train.drop_last",
     "config.trainer.accumulate_grad_batches",
     "config.trainer.limit_train_batches",
+    "config.trainer.freeze",
+    "config.trainer.frozen_batchnorm",
+    "config.trainer.ema",
+    "config.trainer.swa",
 )
+ABSENT_IS_OFF = re.compile(
+    r"config\.trainer\.[\w.]+: \(absent\) -> (null|false|\[\])$"
+)  # a key that is newer than the run
 # ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
     r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache)"
@@ -78,7 +85,7 @@ def check_resume(saved: Saved, hparams: Mapping[str, Any], allowed: bool) -> lis
             f"{saved.path} already holds a run, at step {saved.state.position.step}."
             " Set trainer.resume_training: true to continue it, or use another --version"
         )
-    changes = diff_config(saved.hparams, hparams)
+    changes = [c for c in diff_config(saved.hparams, hparams) if not ABSENT_IS_OFF.match(c)]
     fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not FREE_ON_RESUME.match(c)]
     if fixed:
         raise UserError(

@@ -53,6 +53,7 @@ class Objective(nn.Module):
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = False
+        self.fixed: tuple[str, ...] = ()  # modules under `networks` that are never in training mode, see `freezing`
         self._needed_by: dict[str, str] = {}  # what the losses need, and the first loss that says so
         for key, loss in losses.items():
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]
@@ -61,6 +62,13 @@ class Objective(nn.Module):
         for loss in losses.values():
             if "img_recon" in loss.needs:  # type: ignore[operator]
                 loss.photometric = losses["img_recon"]
+
+    def train(self, mode: bool = True) -> Objective:
+        """Enter training or evaluation mode, but for the modules in `fixed`: those stay in evaluation mode."""
+        super().train(mode)
+        for path in self.fixed:
+            self.networks.get_submodule(path).eval()
+        return self
 
     def use_channels_last(self) -> None:
         """Lay out weights and images of the networks channels last: faster, rounded in another order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -84,7 +85,9 @@ def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
 def step_scheduler(scheduler: Any, value: float | None) -> None:
     """Advance a schedule by one epoch; `value` is what ReduceLROnPlateau watches (skipped when it is not finite)."""
     if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        scheduler.step()
+        with warnings.catch_warnings():  # a run killed after its last step goes on with this one
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            scheduler.step()
     elif value is not None and math.isfinite(value):
         scheduler.step(value)
 

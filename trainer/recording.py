@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from trainer.distributed import total
+from trainer.health import Health
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
 from trainer.types import DATA_STAGES, StepOutput
 from trainer.validation import ValidationResult, all_finite
-
-CONSTANT_DISPARITY = 1e-3  # std / mean of a picture below which nothing can be seen in it
 
 
 class Recorder:
@@ -24,7 +23,7 @@ class Recorder:
     Args:
         accelerator: for means over processes; its main process alone writes.
         tracker: see `trainer.tracking`. progress: see `trainer.progress`.
-        min_depth, max_depth: clamp of predictions in the training metrics.
+        min_depth, max_depth: limits of the predicted depth, for the training metrics and the health watch.
     """
 
     def __init__(
@@ -38,6 +37,8 @@ class Recorder:
     ):
         self.accelerator, self.tracker, self.progress = accelerator, tracker, progress
         self.limits = min_depth, max_depth
+        self.health = Health(min_depth, max_depth)
+        self.extra: dict[str, float] = {}  # scalars of the loop, by tag, written with those of a step
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest step, where they are wanted
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
@@ -82,29 +83,47 @@ class Recorder:
             return
         waiting = self._waited / max(self._waited + self._worked, 1e-9)
         self.progress.advance({"loss": loss, "waiting for data": f"{waiting:.0%}"})
-        scalars = {"train_losses/loss": loss, **self._terms(output), **self._metrics(output, batch)}
-        scalars |= {f"train_timer/{k}": v for k, v in {**self._parts, **_loading(batch)}.items()}
-        scalars |= {f"train_grad_norm/{k}": float(v) for k, v in self.norms.items()}
-        self.tracker.scalars({**scalars, **scheduled}, step)
+        numbers, seen = self._measured(output, batch)
+        waited, worked = seen.pop("waited"), seen.pop("worked")
+        seen["waiting_share"] = waited / max(waited + worked, 1e-9)
+        scalars: dict[str, float | Tensor] = {"train_losses/loss": loss, **numbers}
+        scalars |= {f"train_timer/{k}": v for k, v in self._parts.items()}
+        scalars |= {f"train_timer/{k}": v for k, v in _loading(batch).items()}
+        scalars |= {f"train_grad_norm/{k}": v for k, v in self.norms.items()}
+        scalars |= {f"train_health/{k}": v for k, v in seen.items()}
+        self.tracker.scalars({**scalars, **self.extra, **scheduled}, step)
         self._scheduled_at = step
+        for warning in self.health.judge(seen, seen["waiting_share"], waited=waited, step=step):
+            self.progress.message(warning)
 
-    def _terms(self, output: StepOutput) -> dict[str, float]:
-        """Unweighted losses of the latest micro-batch, averaged over processes."""
-        terms = torch.stack([value.detach() for value in output.losses.values()])
-        means = total(self.accelerator, terms) / self.accelerator.num_processes
-        return {f"train_losses/loss_{k}": v for k, v in zip(output.losses, means.tolist(), strict=True)}
+    def _measured(self, output: StepOutput, batch: Any) -> tuple[dict[str, float], dict[str, float]]:
+        """What the latest micro-batch shows, over all processes: scalars by tag, and what the health watch saw.
 
-    def _metrics(self, output: StepOutput, batch: Any) -> dict[str, float]:
-        """Depth metrics of the latest micro-batch, averaged over its items with ground truth on all processes."""
+        Unweighted losses and what was seen are averaged over processes, depth metrics over the items with ground
+        truth. All of them travel together: one reduction, one transfer.
+        """
+        terms = {f"train_losses/loss_{k}": v.detach() for k, v in output.losses.items()}
+        like = output.loss.detach()
+        seconds = {"waited": self._waited, "worked": self._worked}
+        seen = self.health.look(output, batch) | {k: torch.full_like(like, v) for k, v in seconds.items()}
+        means = torch.stack([v.to(like) for v in (*terms.values(), *seen.values())])
+        sums = total(self.accelerator, torch.cat([means, self._metric_sums(output, batch).to(like)]))
+        sums[: len(means)] /= self.accelerator.num_processes
+        numbers = sums.tolist()
+        *scores, scored = numbers[len(means) :] or [0.0]
+        tagged = dict(zip(terms, numbers[: len(terms)], strict=True))
+        if scored:
+            named = zip(VALIDATION_METRICS, scores, strict=True)
+            tagged |= {f"train_metrics/{k}": score / scored for k, score in named}
+        return tagged, dict(zip(seen, numbers[len(terms) : len(means)], strict=True))
+
+    def _metric_sums(self, output: StepOutput, batch: Any) -> Tensor:
+        """Depth metrics of this process summed over its items with ground truth, and their number: (6) or (0)."""
         if "depth" not in batch:
-            return {}
+            return output.loss.new_zeros(0)
         depth = output.predictions["depth"][0].detach()
         values, valid = validation_metrics(depth, batch["depth"], *self.limits)
-        values = torch.where(valid[:, None], values, 0.0).sum(0)
-        *sums, count = total(self.accelerator, torch.cat([values, valid.sum()[None].to(values)])).tolist()
-        return {
-            f"train_metrics/{k}": s / count for k, s in zip(VALIDATION_METRICS, sums, strict=True) if count
-        }
+        return torch.cat([torch.where(valid[:, None], values, 0.0).sum(0), valid.sum()[None].to(values)])
 
     def pictures(self, output: StepOutput, items: Iterable[str], step: int) -> None:
         """Write the pictures of a training step and the names of its items; only the main process computes them."""
@@ -154,17 +173,13 @@ class Recorder:
         """Say what a person must know about a validation and would not see in its numbers."""
         if result.num_items and not all_finite([result.value(monitor)]):
             self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is")
-        if result.disp_variation < CONSTANT_DISPARITY:
-            self.progress.message(
-                f"warning: the disparity is constant (std / mean {result.disp_variation:.1e}): the network sees no"
-                " depth. Usual causes: trainer.min_depth too large for video without stereo (use 0.1), a camera that"
-                " stands still, or too high a learning rate."
-            )
+        for warning in self.health.judge_validation(result.disp_variation):
+            self.progress.message(warning)
 
 
-def _loading(batch: Any) -> dict[str, float]:
+def _loading(batch: Any) -> dict[str, Tensor]:
     """Mean milliseconds per item of each stage of loading, where the dataset measures them (dataset.log_time)."""
     if "load_ms" not in batch:
         return {}
-    means = batch["load_ms"].mean(0).tolist()
+    means = batch["load_ms"].mean(0).unbind()
     return {f"Data/{stage}": ms for stage, ms in zip(DATA_STAGES, means, strict=True)}

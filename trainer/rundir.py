@@ -141,9 +141,10 @@ class RunDir:
             data = plain({**hparams, "command": list(command)} if command else hparams)
             atomic.write_text(self.hparams_path, _HEADING + _yaml.dump(data))
 
-    def capsule_path(self, step: int, rank: int = 0) -> Path:
-        """Where the batch and the weights of a step that failed are kept for a replay."""
-        return self.path / "capsules" / f"step_{step:08d}_rank_{rank}.safetensors"
+    def capsule_path(self, step: int, rank: int = 0, micro_batch: int = 0) -> Path:
+        """Where a batch and the weights of a step that failed are kept for a replay."""
+        which = f"_batch_{micro_batch}" if micro_batch else ""
+        return self.path / "capsules" / f"step_{step:08d}_rank_{rank}{which}.safetensors"
 
 
 def read_hparams(path: Path | str) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 One clock: every entry, be it scalar, picture or text, of training or of validation, carries the number of
 optimizer steps done. So one number, `first_step`, is enough to hide what a resumed run writes a second time.
-A tracker that fails in the middle of a run (disk full, network down) is reported once and does not stop it.
+A tracker that fails in the middle of a run (disk full, network down) is reported once and does not stop it; TensorBoard
+goes on in another file when it can.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +36,9 @@ TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accep
 TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others take a batch of them
 PROJECT = {"tensorboard": ""}  # it writes to logging_dir/project: no project = the root of the run
 FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
+REOPEN_SECONDS = (
+    60.0  # between attempts to go on in another file: each leaves an empty one while the disk is full
+)
 
 
 def check_trackers(names: Iterable[str]) -> list[str]:
@@ -79,6 +86,7 @@ def start(
 
     run_dir = Path(run_dir)
     names = check_trackers(names)
+    _hear_writers()
     trackers: list[GeneralTracker] = []
     if accelerator.is_main_process:
         options = _start_options(run_dir, first_step)
@@ -109,6 +117,7 @@ class Tracker:
         self._first_step = first_step
         self._warn = warn
         self._warned: set[str] = set()
+        self._reopened_at = -math.inf
 
     @property
     def active(self) -> bool:
@@ -165,8 +174,18 @@ class Tracker:
 
     def _each(self, write: Callable[[GeneralTracker], None], only: frozenset[str] | None = None) -> None:
         for tracker in self._accelerator.trackers:
-            if only is None or tracker.name in only:
-                self._attempt(f"tracker {tracker.name}", write, tracker)
+            if only is not None and tracker.name not in only:
+                continue
+            if not self._attempt(f"tracker {tracker.name}", partial(_written, write), tracker):
+                self._reopen(tracker)
+
+    def _reopen(self, tracker: GeneralTracker) -> None:
+        """Let TensorBoard's writer begin a new file at its next entry: its thread ended with the old one."""
+        now = time.monotonic()
+        writer: Any = getattr(tracker, "writer", None)
+        if hasattr(writer, "all_writers") and now - self._reopened_at > REOPEN_SECONDS:
+            self._reopened_at = now
+            writer.file_writer = writer.all_writers = None
 
     def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
         """Act; whatever is raised, hours of training weigh more: None, with one warning for each `what`."""
@@ -178,6 +197,24 @@ class Tracker:
                 reason = f"{type(error).__name__}: {error}"
                 self._warn(f"{what} failed, training goes on (further failures are not shown): {reason}")
             return None
+
+
+def _written(write: Callable[[GeneralTracker], None], tracker: GeneralTracker) -> bool:
+    write(tracker)
+    return True
+
+
+@cache
+def _hear_writers() -> None:
+    """Keep the tracebacks of TensorBoard's writing threads off the terminal: the next entry raises their error, too."""
+    otherwise = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and issubclass(args.exc_type, OSError)):
+            otherwise(args)
+
+    threading.excepthook = hook
 
 
 def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:

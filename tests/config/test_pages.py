@@ -39,6 +39,8 @@ def installed_keys() -> dict[tuple[str, ...], Field]:
     for section, model in SECTIONS.items():
         for key, field in fields_of_model(model).items():
             keys[section, key] = field
+            if inner := field.model():
+                keys |= {(section, key, name): f for name, f in fields_of_model(inner).items()}
     return keys
 
 

@@ -275,7 +275,7 @@ def test_bare_torchrun_works_too(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_with_a_capsule_that_replays(tmp_path: Path) -> None:
     done = command(*train_args(tmp_path, "optimizer.lr=1e20"))
     assert done.returncode == 1
-    assert "the loss is not finite in epoch 0, step " in done.stderr
+    assert "the loss is not finite in epoch 1, step " in done.stderr
     assert "Traceback" not in done.stderr
     assert state(tmp_path)["state"] == "failed"
     (capsule,) = (folder(tmp_path) / "capsules").iterdir()

@@ -95,6 +95,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         mine = rest > self.rank * (self.batch_size // self.world)
         return full + int(mine and not self.drop_last)
 
+    @property
+    def num_common(self) -> int:
+        """Number of batches of an epoch that every process has."""
+        full, rest = divmod(self.num_items, self.batch_size)
+        last_has_one = rest > (self.world - 1) * (self.batch_size // self.world)
+        return full + int(last_has_one and not self.drop_last)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         order = np.arange(self.num_items)

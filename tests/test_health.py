@@ -1,0 +1,200 @@
+"""The health watch: what it measures can be checked by hand, and it cries at sickness, once, not at a start."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+
+from tests.fakes import make_batch, make_losses, make_objective
+from tests.world import ROOT
+from trainer.health import GRACE_STEPS, LOOKS, Health, holes
+from trainer.types import StepOutput
+
+HEALTHY = {
+    "disp_variation": 0.5,
+    "depth_near": 0.0,
+    "depth_far": 0.3,
+    "depth_median": 3.0,
+    "depth_spread": 8.0,
+    "holes": 0.005,
+    "pose_parallax": 1.5,
+    "pose_rotation": 0.1,
+    "automask_removed": 0.4,
+}
+SICK = {
+    "explodes": {"depth_far": 0.97, "disp_variation": 0.0, "holes": 1.0},
+    "has collapsed": {"depth_near": 0.96, "disp_variation": 0.0},
+    "disparity is constant": {"disp_variation": 5e-4, "depth_spread": 1.001},
+    "at one depth": {"depth_spread": 1.01},
+    "holes of infinite depth": {"holes": 0.08},
+    "predicts no motion": {"pose_parallax": 0.004, "pose_rotation": 0.003},
+    "automask removes": {"automask_removed": 0.97},
+}
+
+
+def output(disp: torch.Tensor, depth: torch.Tensor, **predictions: torch.Tensor) -> StepOutput:
+    """What a step gives, of one scale, and no pictures."""
+    loss = torch.zeros((), device=disp.device)
+    return StepOutput(loss, {}, {"disp": {0: disp}, "depth": {0: depth}, **predictions})
+
+
+def flat(value: float) -> torch.Tensor:
+    return torch.full((2, 1, 64, 64), value)
+
+
+def judged(health: Health, values: dict, looks: int = LOOKS, waiting: float = 0.0, step: int = 500) -> list:
+    """All that is said in so many equal looks."""
+    return [
+        text for _ in range(looks) for text in health.judge(values, waiting, waited=100 * waiting, step=step)
+    ]
+
+
+def test_depth_at_its_limits_is_counted() -> None:
+    depth = flat(10.0)
+    depth[:, :, :32] = 0.12  # within a factor 1.25 of 0.1
+    depth[:, :, 48:] = 81.0  # and of 100
+    seen = Health(0.1, 100.0).look(output(flat(0.5), depth), {})
+    assert seen["depth_near"] == 0.5
+    assert seen["depth_far"] == 0.25
+    assert seen["depth_median"] == 0.12  # the lower of the two in the middle
+    assert float(seen["depth_spread"]) == pytest.approx(81 / 0.12)
+    assert seen["disp_variation"] == 0
+
+
+def test_without_a_far_limit_far_is_where_a_sigmoid_stops_to_learn() -> None:
+    depth = flat(999.0)
+    depth[:, :, :16] = 1001.0  # disparity below 1e-4
+    assert Health(0.1, math.inf).look(output(flat(0.5), depth), {})["depth_far"] == 0.25
+
+
+def test_variation_is_that_of_a_picture_not_of_a_batch() -> None:
+    disp = torch.stack([torch.full((1, 64, 64), v) for v in (0.1, 0.9)])
+    assert float(Health().look(output(disp, flat(1.0)), {})["disp_variation"]) < 1e-6
+    disp[..., :32] *= 3  # 1 and 3 in equal parts: std 1, mean 2
+    assert float(Health().look(output(disp, flat(1.0)), {})["disp_variation"]) == pytest.approx(0.5, abs=1e-3)
+
+
+def ground() -> torch.Tensor:
+    """A plain under a sky: depth 1 / (rows below the horizon), the sky at the far limit."""
+    depth = flat(100.0)
+    depth[:, :, 32:] = 32.0 / torch.arange(1, 33).view(1, 1, 32, 1)
+    return depth
+
+
+def test_a_plain_under_a_sky_has_no_holes_and_a_far_blob_on_it_is_one() -> None:
+    depth = ground()
+    assert holes(depth, 80.0) == 0
+    depth[:, :, 10:20] = 5.0  # what happens above does not count
+    depth[:, :, 40:48, 8] = 5.0 * depth[:, :, 40:48, 0]  # thinner than a blob
+    depth[:, :, 40:48, 10:20] /= 4  # near things stand on it
+    assert holes(depth, 80.0) == 0
+    depth[:, :, 40:56, 24:40] = 50.0  # 16 x 16 of 32 x 64
+    assert float(holes(depth, 80.0)) == pytest.approx(256 / 2048)
+    assert float(holes(flat(90.0), 80.0)) == 1  # at the limit everywhere, although no row differs
+
+
+def test_motion_is_told_in_pixels() -> None:
+    batch = {"K": torch.tensor([[100.0, 0, 32], [0, 100, 32], [0, 0, 1]]).expand(2, 3, 3)}
+    t = torch.tensor([0.0, 0.0, 0.2]).expand(2, 3, 3)
+    R = torch.tensor([0.0, 0.01, 0.0]).expand(2, 3, 3)
+    seen = Health().look(output(flat(0.5), flat(10.0), t=t, R=R), batch)
+    assert float(seen["pose_parallax"]) == pytest.approx(100 * 0.2 / 10)
+    assert float(seen["pose_rotation"]) == pytest.approx(100 * 0.01)
+    assert not {"pose_parallax", "pose_rotation"} & set(Health().look(output(flat(0.5), flat(10.0)), batch))
+
+
+def test_the_automask_is_seen_without_drawing_pictures() -> None:
+    objective = make_objective(losses=make_losses(use_automask=True))
+    batch = make_batch()
+    out = objective(batch)
+    batch["supports"] = (
+        batch["target"][:, None].expand_as(batch["supports"]).clone()
+    )  # the camera stands still
+    still = objective(batch)
+    health = Health()
+    assert float(health.look(still, batch)["automask_removed"]) > 0.95
+    kept = out.images["masks/automask"].float().mean()
+    assert float(health.look(out, batch)["automask_removed"]) == pytest.approx(1 - float(kept))
+    assert "images" not in vars(still)  # nobody drew them
+    plain = make_objective(losses=make_losses(use_automask=False))(batch)
+    assert "automask_removed" not in health.look(plain, batch)
+
+
+def test_a_look_fetches_nothing_and_changes_nothing() -> None:
+    disp = torch.rand(2, 1, 64, 96, device="meta")  # meta tensors have no values: to fetch one is an error
+    motion = torch.rand(2, 2, 3, device="meta")
+    batch = {"K": torch.rand(2, 3, 3, device="meta")}
+    seen = Health().look(output(disp, disp, R=motion, t=motion), batch)
+    assert {value.shape for value in seen.values()} == {()}
+    disp = torch.rand(2, 1, 64, 96, requires_grad=True)
+    before = torch.get_rng_state()
+    seen = Health().look(output(disp, disp), batch)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(value.requires_grad for value in seen.values())
+
+
+@pytest.mark.parametrize("kind", SICK)
+def test_a_sickness_is_told_once_after_some_looks(kind: str) -> None:
+    health, values = Health(), HEALTHY | SICK[kind]
+    assert judged(health, values, LOOKS - 1) == []
+    (text,) = judged(health, values, 5)
+    assert text.startswith("warning: ")
+    assert kind in text
+
+
+@pytest.mark.parametrize("kind", SICK)
+def test_a_look_between_or_a_start_is_no_sickness(kind: str) -> None:
+    health, values = Health(), HEALTHY | SICK[kind]
+    assert judged(health, values, 10, step=GRACE_STEPS - 1) == []
+    for _ in range(3):
+        assert judged(health, values, LOOKS - 1) == []
+        assert judged(health, HEALTHY, 1) == []
+
+
+def test_health_is_silent() -> None:
+    assert judged(Health(), HEALTHY, 10, waiting=0.29) == []
+    few = {k: v for k, v in HEALTHY.items() if not k.startswith(("pose", "automask"))}
+    assert judged(Health(), few, 10) == []
+    assert judged(Health(), dict.fromkeys(HEALTHY, math.nan), 10) == []
+
+
+def test_without_a_far_limit_the_median_decides() -> None:
+    values = HEALTHY | {"depth_far": 0.6}
+    assert judged(Health(0.1, 100.0), values) == []
+    assert "trainer.max_depth: 100" in judged(Health(0.1, math.inf), values)[0]
+
+
+def test_waiting_for_data_is_told_with_its_numbers_and_needs_no_grace() -> None:
+    (text,) = judged(Health(), HEALTHY, waiting=0.4, step=1)
+    assert "40% of the time" in text
+    assert "(40 s of 100 s" in text
+    health = Health()
+    assert [health.judge(HEALTHY, 0.9, waited=9.0, step=1) for _ in range(LOOKS)] == [[]] * LOOKS
+
+
+def test_validation_tells_a_constant_disparity_at_once_and_the_watch_not_again() -> None:
+    health = Health()
+    assert health.judge_validation(math.nan) == []  # nothing was validated
+    assert health.judge_validation(0.01) == []
+    assert len(health.judge_validation(1e-4)) == 1
+    assert health.judge_validation(1e-4) == []
+    assert judged(health, HEALTHY | SICK["disparity is constant"]) == []
+    other = Health()
+    judged(other, HEALTHY | SICK["explodes"])
+    assert other.judge_validation(0.0) == []  # told as an explosion
+
+
+def test_remedies_are_keys_that_exist() -> None:
+    told = [
+        judged(Health(0.1, limit), HEALTHY | sick) for sick in SICK.values() for limit in (100.0, math.inf)
+    ]
+    told.append(judged(Health(), HEALTHY, waiting=0.5))
+    page = (ROOT / "cfg/default.yaml").read_text()
+    for texts in told:
+        keys = re.findall(r"\b(?:net|loss|dataset|loader|optimizer|trainer)(?:\.\w+)+", texts[0])
+        assert keys, texts[0]
+        for key in keys:
+            assert re.search(rf"^[ #]*{key.rsplit('.')[-1]}:", page, re.MULTILINE), key

@@ -1,0 +1,233 @@
+"""Checkpoints are written when they are due, at once or beside the training; a disk that refuses is met by policy."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import safefile
+from trainer.atomic import CannotWrite
+from trainer.averages import Averages
+from trainer.checkpoint import Checkpointer
+from trainer.safety import NonFiniteLoss, StepGuard
+from trainer.saving import Parts, Saver
+from trainer.stopping import EarlyStopping
+from trainer.train_state import Position, TrainState
+
+
+class Net(nn.Module):
+    def __init__(self, value: float = 0.0):
+        super().__init__()
+        self.networks = nn.ModuleDict({"depth": nn.Linear(2, 1)})
+        nn.init.constant_(self.networks["depth"].weight, value)
+        nn.init.constant_(self.networks["depth"].bias, value)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_saver(folder, is_main=True, **kwargs):
+    accelerator = SimpleNamespace(scaler=None, num_processes=1, process_index=0, device=torch.device("cpu"))
+    net = Net()
+    checkpointer = Checkpointer(folder, {"config": {}}, "AbsRel", is_main=is_main)
+    guard = StepGuard(accelerator, net, checkpointer, None)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    parts = Parts(net, optimizer, None, TrainState(), guard, Averages(), EarlyStopping("AbsRel", 3))
+    kwargs = {"warn": lambda text: None, **kwargs}
+    return Saver(accelerator, checkpointer, parts, **kwargs), parts
+
+
+def set_weights(parts, value, step=0):
+    with torch.no_grad():
+        parts.objective.networks["depth"].weight.fill_(value)
+    parts.state.position = Position(step=step)
+
+
+def saved_value(folder, name="last.safetensors"):
+    tensors, metadata = safefile.read(folder / name)
+    return float(tensors["networks.depth.weight"][0, 0]), int(metadata["step"])
+
+
+class Disk:
+    """Stands before `safefile.write`: refuses while `full`, waits while `held`."""
+
+    def __init__(self, monkeypatch):
+        self.full, self.free, self.write = False, threading.Event(), safefile.write
+        self.free.set()
+        self.began = threading.Event()
+        monkeypatch.setattr(safefile, "write", self)
+
+    def __call__(self, path, *args, **kwargs):
+        self.began.set()
+        assert self.free.wait(20)
+        if self.full:
+            raise CannotWrite(f"{path}: cannot be written: No space left on device")
+        self.write(path, *args, **kwargs)
+
+
+def test_due_every_so_many_steps(tmp_path) -> None:
+    saver, _ = make_saver(tmp_path, every_steps=3)
+    assert [step for step in range(1, 10) if saver.is_due_at(step)] == [3, 6, 9]
+    assert not make_saver(tmp_path)[0].is_due_at(3)
+
+
+def test_due_by_the_clock_since_the_last_save(tmp_path) -> None:
+    clock = Clock()
+    saver, _ = make_saver(tmp_path, every_minutes=2, clock=clock)
+    clock.now = 119.0
+    assert not saver.is_due_now()
+    clock.now = 120.0
+    assert saver.is_due_now()
+    saver.save_last()
+    assert not saver.is_due_now()
+    clock.now = 240.0
+    assert saver.is_due_now()
+    clock.now = 1e9
+    assert not make_saver(tmp_path, clock=clock)[0].is_due_now()
+    other, _ = make_saver(tmp_path, is_main=False, every_minutes=2, clock=clock)
+    clock.now = 2e9
+    assert not other.is_due_now()  # the main process's clock decides
+
+
+def test_a_write_beside_the_training_holds_what_was_there_when_it_was_asked_for(
+    tmp_path, monkeypatch
+) -> None:
+    disk = Disk(monkeypatch)
+    saver, parts = make_saver(tmp_path, background=True)
+    with saver:
+        set_weights(parts, 1.0, step=1)
+        disk.free.clear()
+        saver.save_last()  # returns at once, nothing is written yet
+        assert disk.began.wait(20)
+        assert not (tmp_path / "last.safetensors").exists()
+        set_weights(parts, 2.0, step=2)  # training goes on
+        disk.free.set()
+    assert saved_value(tmp_path) == (1.0, 1)
+
+
+def test_writes_follow_one_another_and_the_end_waits(tmp_path) -> None:
+    saver, parts = make_saver(tmp_path, background=True)
+    with saver:
+        for step in range(1, 6):
+            set_weights(parts, float(step), step)
+            saver.save_last()
+        saver.finish()
+        assert saved_value(tmp_path) == (5.0, 5)
+    assert saved_value(tmp_path, "last.prev.safetensors") == (4.0, 4)
+    assert not [t for t in threading.enumerate() if t.name.startswith("checkpoints")]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_files_are_the_same_however_they_are_written(tmp_path, background) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for name, beside in (("a", False), ("b", background)):
+        saver, parts = make_saver(tmp_path / name, background=beside)
+        with saver:
+            set_weights(parts, 3.0, step=3)
+            saver.save_last()
+            assert saver.save_best(parts.objective)
+    for file in ("last.safetensors", "best.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_stop_ends_the_run_and_keeps_the_older_file(tmp_path, monkeypatch) -> None:
+    disk = Disk(monkeypatch)
+    saver, parts = make_saver(tmp_path)
+    set_weights(parts, 1.0, step=1)
+    saver.save_last()
+    disk.full = True
+    set_weights(parts, 2.0, step=2)
+    with pytest.raises(CannotWrite, match="No space left"):
+        saver.save_last()
+    assert saved_value(tmp_path) == (1.0, 1)
+
+
+def test_stop_is_told_at_a_later_step_when_writing_beside_the_training(tmp_path, monkeypatch) -> None:
+    disk = Disk(monkeypatch)
+    disk.full = True
+    saver, _ = make_saver(tmp_path, background=True)
+    disk.free.clear()
+    saver.save_last()
+    assert not saver.is_in_trouble()
+    disk.free.set()
+    saver._pool.shutdown()
+    assert saver.is_in_trouble()
+    with pytest.raises(CannotWrite, match="No space left"):
+        saver.raise_trouble()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_continue_warns_and_tries_again(tmp_path, monkeypatch, background) -> None:
+    disk, said = Disk(monkeypatch), []
+    saver, parts = make_saver(tmp_path, background=background, on_error="continue", warn=said.append)
+    disk.full = True
+    set_weights(parts, 1.0, step=1)
+    saver.save_last()
+    assert not saver.save_best(parts.objective)
+    assert not saver.is_in_trouble()
+    assert said
+    assert all("No space left" in text and "Training goes on" in text for text in said)
+    disk.full = False
+    set_weights(parts, 2.0, step=2)
+    saver.save_last()
+    saver.finish()
+    assert saved_value(tmp_path) == (2.0, 2)
+
+
+def test_the_end_tries_once_more_and_then_tells(tmp_path, monkeypatch) -> None:
+    disk = Disk(monkeypatch)
+    saver, parts = make_saver(tmp_path, on_error="continue")
+    disk.full = True
+    set_weights(parts, 1.0, step=1)
+    saver.save_last()
+    with pytest.raises(CannotWrite, match="No space left"):
+        saver.finish()
+    disk.full = False
+    saver, parts = make_saver(tmp_path, on_error="continue")
+    disk.full = True
+    set_weights(parts, 1.0, step=1)
+    saver.save_last()
+    disk.full = False
+    saver.finish()
+    assert saved_value(tmp_path) == (1.0, 1)
+
+
+def test_weights_that_are_not_finite_do_not_replace_a_good_file(tmp_path) -> None:
+    saver, parts = make_saver(tmp_path)
+    set_weights(parts, 1.0, step=1)
+    saver.save_last()
+    set_weights(parts, float("inf"), step=2)
+    with pytest.raises(NonFiniteLoss):
+        saver.save_last()
+    assert saved_value(tmp_path) == (1.0, 1)
+
+
+def test_other_processes_write_nothing(tmp_path) -> None:
+    saver, parts = make_saver(tmp_path, is_main=False)
+    with saver:
+        saver.save_last()
+        assert saver.save_best(parts.objective)
+        saver.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_come_back_with_their_state(tmp_path) -> None:
+    saver, parts = make_saver(tmp_path)
+    parts.stopping.update(0.5, 0)
+    parts.guard.epoch, parts.guard.skipped, parts.guard.skipped_in_epoch = 2, 3, 1
+    saver.save_last()
+    _, again = make_saver(tmp_path)
+    again.state = saver.checkpointer.load_last().state
+    again.restore()
+    assert again.stopping.state_dict() == parts.stopping.state_dict()
+    assert again.guard.state_dict() == {"epoch": 2, "skipped": 3, "skipped_in_epoch": 1}
+    assert again.state.extra == {}

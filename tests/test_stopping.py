@@ -1,0 +1,98 @@
+"""Early stopping waits as long as it was told, says why it stopped, and remembers what it has seen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from trainer.stopping import EarlyStopping
+from trainer.train_state import from_json, to_json
+from trainer.types import UserError
+
+
+def seen(
+    values: list[float], monitor: str = "AbsRel", patience: int = 2, min_delta: float = 0.0
+) -> EarlyStopping:
+    stopping = EarlyStopping(monitor, patience, min_delta)
+    for epoch, value in enumerate(values):
+        stopping.update(value, epoch)
+    return stopping
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "stop"),
+    [
+        ("AbsRel", [], False),
+        ("AbsRel", [9.0], False),
+        ("AbsRel", [9.0, 9.0], False),
+        ("AbsRel", [9.0, 9.0, 9.0], True),  # the same is not better
+        ("AbsRel", [9.0, 9.5, 8.0, 8.5], False),  # the improvement starts the count anew
+        ("AbsRel", [9.0, 9.5, 8.0, 8.5, 8.1], True),
+        ("AbsRel", [7.0, 8.0, 9.0], True),
+        ("loss", [7.0, 8.0, 9.0], True),
+        ("Acc", [7.0, 8.0, 9.0], False),  # an accuracy should rise
+        ("Acc", [9.0, 8.0, 8.5], True),
+        ("Acc", [9.0, math.inf, math.inf], True),  # no accuracy is infinite
+        ("AbsRel", [9.0, math.nan, -math.inf], True),
+        ("AbsRel", [math.nan, math.nan], True),  # two epochs without anything
+        ("AbsRel", [math.nan, 9.0, 9.0], False),
+    ],
+)
+def test_stops_after_two_epochs_without_improvement(monitor: str, values: list[float], stop: bool) -> None:
+    assert seen(values, monitor).stop is stop
+
+
+def test_small_improvements_count_once_they_add_up() -> None:
+    assert seen([9.0, 8.75, 8.5], min_delta=0.5).stop  # 0.5 is not more than 0.5
+    assert not seen([9.0, 8.75, 8.25], min_delta=0.5).stop
+
+
+@pytest.mark.parametrize(
+    ("values", "min_delta", "reason"),
+    [
+        ([0.2, 0.123, 0.13, 0.125], 0.001, "has not improved by more than 0.001 for 2 epochs (best 0.123 in epoch 2)"),
+        # The best is that of the checkpoint, although it was too little to go on.
+        ([0.2, 0.1995, 0.21], 0.001, "has not improved by more than 0.001 for 2 epochs (best 0.1995 in epoch 2)"),
+        ([3.0, 4.0], 0.0, "has not improved for 1 epoch (best 3 in epoch 1)"),
+        ([math.nan, math.inf], 0.0, "has had no finite value for 2 epochs"),
+    ],
+)  # fmt: skip
+def test_says_why(values: list[float], min_delta: float, reason: str) -> None:
+    assert seen(values, min_delta=min_delta).reason == f"AbsRel {reason}"
+
+
+def test_a_run_that_stopped_stays_stopped_unless_it_may_wait_longer() -> None:
+    state = from_json(to_json(seen([9.0, 9.5, 9.5]).state_dict()))
+    again, longer = EarlyStopping("AbsRel", 2), EarlyStopping("AbsRel", 4)
+    again.load_state_dict(state)
+    longer.load_state_dict(state)
+    assert again.stop
+    assert again.reason == "AbsRel has not improved for 2 epochs (best 9 in epoch 1)"
+    assert not longer.stop
+    longer.update(9.5, 3)
+    assert not longer.stop
+    longer.update(9.5, 4)
+    assert longer.stop
+
+
+def test_an_epoch_validated_twice_counts_once() -> None:
+    stopping = seen([9.0, 9.5])
+    stopping.update(9.5, 1)
+    assert not stopping.stop
+
+
+def test_what_was_seen_of_another_number_is_forgotten() -> None:
+    stopping = EarlyStopping("Acc", 2)
+    stopping.load_state_dict(seen([9.0, 9.5, 9.5]).state_dict())
+    assert not stopping.stop
+    assert stopping.state_dict() == EarlyStopping("Acc", 2).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "name"),
+    [(0, 0.0, "patience"), (1, -1.0, "min_delta"), (1, math.nan, "min_delta")],
+)
+def test_senseless_numbers_are_refused(patience: int, min_delta: float, name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        EarlyStopping("AbsRel", patience, min_delta)

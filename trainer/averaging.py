@@ -1,0 +1,298 @@
+"""Averages of the weights over training: exponential (EMA), or of equal weights over late epochs (SWA).
+
+An average is a second `Objective`, ready to be validated and saved as `best`; training goes on with the first.
+torch's `AveragedModel` would read a counter from the device in every step, blend integer buffers and know no warm-up,
+so only its formulas and `update_bn` are used. The copy runs uncompiled where the networks were compiled in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+
+from trainer.objective import Objective
+from trainer.types import Batch, UserError
+
+_SHOWN = 10  # wrong weights that a message lists
+
+
+class EMA:
+    """Exponential moving average of weights and BatchNorm statistics, updated after every optimizer step.
+
+    Make it once the objective lies on its device with the weights that training starts from: the average starts there.
+
+    Args:
+        objective: the raw module that is trained.
+        decay: share of the average that an update keeps, in [0, 1).
+        warmup: let update n = 0, 1, ... keep min(decay, (1 + n) / (10 + n)), so that the first weights are soon
+            forgotten.
+
+    Raises UserError when `decay` is outside its range.
+    """
+
+    def __init__(self, objective: Objective, decay: float = 0.999, warmup: bool = True):
+        if not 0 <= decay < 1:
+            raise UserError(f"the decay of EMA is {decay}; it must be at least 0 and less than 1")
+        self.module = _averaged_copy(objective)
+        self.decay, self.warmup = decay, warmup
+        self.num_updates = 0
+        self._source = objective
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights of now; nothing is read from the device."""
+        n = self.num_updates
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+        _move(self.module, self._source, torch.is_floating_point, get_ema_multi_avg_fn(decay))
+        self.num_updates += 1
+
+    @torch.no_grad()
+    def agree(self) -> None:
+        """Give all processes the BatchNorm statistics of process 0, before validation: what the file will hold.
+
+        Weights are the same everywhere, but statistics are each process's own unless they are synchronised.
+        """
+        if _num_processes() > 1:
+            for statistic in _statistics(self.module.modules()):
+                dist.broadcast(statistic, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers, and the tensors themselves (not copies) by name."""
+        return {"num_updates": self.num_updates, "weights": _detached(self.module)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly from a `state_dict`. Raises UserError naming weights that are not those of this model."""
+        _load(self.module, state["weights"], "EMA")
+        self.num_updates = state["num_updates"]
+
+
+class SWA:
+    """Mean of the weights at the ends of epochs, each counting the same (Izmailov et al., arXiv:1803.05407).
+
+    Make it once the objective lies on its device. Epochs count from 0.
+
+    Args:
+        objective: the raw module that is trained.
+        start_epoch: the first epoch whose weights enter the mean.
+        lr: learning rate from `start_epoch` on, in place of the schedule; None = the schedule goes on. It is meant
+            for parameters at the optimizer's own rate; a group with a tenth of that gets a tenth of this.
+        anneal_epochs: how many epochs go, by cosine, from the schedule's rate at `start_epoch` to `lr`; 0 = none.
+        bn_batches: training batches per process that the BatchNorm statistics are computed from; None = all given.
+
+    Raises UserError when a number is outside its range.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        start_epoch: int,
+        lr: float | None = None,
+        anneal_epochs: int = 0,
+        bn_batches: int | None = None,
+    ):
+        _require("start_epoch", start_epoch, start_epoch >= 0, "at least 0")
+        _require("lr", lr, lr is None or lr > 0, "more than 0")
+        _require("anneal_epochs", anneal_epochs, anneal_epochs >= 0, "at least 0")
+        _require("bn_batches", bn_batches, bn_batches is None or bn_batches > 0, "at least 1")
+        self.start_epoch, self.lr, self.anneal_epochs = start_epoch, lr, anneal_epochs
+        self.bn_batches = bn_batches
+        self.num_averaged = 0
+        self._last_epoch: int | None = None  # the latest whose weights are in the mean
+        self._before: dict[str, list[float]] | None = None  # rates of all groups when `lr` took over
+        self._source = objective
+        # Not only when it is needed: memory that is lacking is better missed at the start.
+        self._averaged = _averaged_copy(objective)
+
+    @property
+    def module(self) -> Objective | None:
+        """The objective with the mean weights; None before the first epoch has been added."""
+        return self._averaged if self.num_averaged else None
+
+    @torch.no_grad()
+    def update(self, epoch: int) -> None:
+        """Add the weights of now, at the end of `epoch`, to the mean.
+
+        Nothing happens before `start_epoch`, nor for an epoch that is in the mean already, as after a run was
+        continued. Buffers are taken over; those of BatchNorm need `update_statistics` then.
+        """
+        if epoch < self.start_epoch or (self._last_epoch is not None and epoch <= self._last_epoch):
+            return
+        _move(self._averaged, self._source, _is_weight, get_swa_multi_avg_fn(), self.num_averaged)
+        self.num_averaged += 1
+        self._last_epoch = epoch
+
+    def update_statistics(self, batches: Iterable[Batch]) -> None:
+        """Compute the BatchNorm statistics of the mean weights, which none of the averaged models had, anew.
+
+        Each statistic becomes the plain mean over batches; frozen BatchNorm keeps its own. Without any BatchNorm that
+        is trained no batch is read.
+
+        Args:
+            batches: training batches on the device, as many on every process. Draws such as dropout come from the
+                global generators: seed them before each batch is yielded. Autocast is the caller's.
+
+        Raises ValueError when nothing is averaged yet or there is no batch.
+        """
+        if not self.num_averaged:
+            raise ValueError("SWA has no weights yet: call update first")
+        self._averaged.train()
+        norms = [m for m in self._averaged.modules() if isinstance(m, _BatchNorm) and m.training]
+        predict = _Predict(self._averaged, norms)
+        update_bn(islice(batches, self.bn_batches), predict)
+        self._averaged.eval()
+        if norms and not predict.num_batches:
+            raise ValueError("SWA got no training batch to compute BatchNorm statistics from")
+        if (world := _num_processes()) > 1:  # a BatchNorm that is not synchronised saw its own share alone
+            for statistic in _statistics(norms):
+                dist.all_reduce(statistic)
+                statistic /= world
+
+    def owns_rates(self, epoch: int) -> bool:
+        """Whether `set_rates` decides the learning rates of `epoch`; the schedule need not be stepped after it."""
+        return self.lr is not None and epoch >= self.start_epoch
+
+    def set_rates(self, optimizer: Any, epoch: int) -> None:
+        """Set the learning rates of `epoch`, at its start and whenever it is continued; before SWA do nothing.
+
+        They are a function of the epoch and of the rates that the first call finds, which are part of the state.
+        Raises UserError when the optimizer's own rate is 0, to which no other can keep its ratio.
+        """
+        if self.lr is None:
+            return
+        groups, base = optimizer.param_groups, optimizer.defaults["lr"]
+        if not base:
+            raise UserError("the lr of SWA needs an optimizer.lr above 0: all rates keep their ratio to that")
+        if not self.owns_rates(epoch):
+            return
+        if self._before is None:
+            ratios = [float(group.get("initial_lr", group["lr"])) / base for group in groups]
+            self._before = {"rates": [float(group["lr"]) for group in groups], "ratios": ratios}
+        done = min(1.0, (epoch - self.start_epoch) / self.anneal_epochs) if self.anneal_epochs else 1.0
+        share = (1 - math.cos(math.pi * done)) / 2
+        for group, rate, ratio in zip(groups, self._before["rates"], self._before["ratios"], strict=True):
+            now = share * self.lr * ratio + (1 - share) * rate
+            group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers, and once there is a mean its tensors themselves (not copies) by name."""
+        return {
+            "start_epoch": self.start_epoch,
+            "num_averaged": self.num_averaged,
+            "last_epoch": self._last_epoch,
+            "before": self._before,
+            "weights": _detached(self._averaged) if self.num_averaged else {},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly from a `state_dict`.
+
+        Raises UserError naming weights that are not those of this model, or when the mean has begun in another epoch
+        than `start_epoch`.
+        """
+        has_begun = state["num_averaged"] or state["before"]
+        if has_begun and state["start_epoch"] != self.start_epoch:
+            raise UserError(
+                f"SWA began with epoch {state['start_epoch']} (from 0) in the file, start_epoch is"
+                f" {self.start_epoch} now. Set it back, or start a new --version"
+            )
+        if state["num_averaged"]:
+            _load(self._averaged, state["weights"], "SWA")
+        self.num_averaged, self._last_epoch = state["num_averaged"], state["last_epoch"]
+        self._before = state["before"]
+
+
+class _Predict(nn.Module):
+    """What `update_bn` takes for a model: batches go to `predict`, and only `norms` start anew."""
+
+    def __init__(self, averaged: Objective, norms: list[_BatchNorm]):
+        super().__init__()
+        self.averaged, self.norms, self.num_batches = averaged, norms, 0
+
+    def forward(self, batch: Batch) -> None:
+        self.averaged.predict(batch)
+        self.num_batches += 1
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        return iter(self.norms)
+
+
+def _require(name: str, value: Any, is_right: bool, least: str) -> None:
+    if not is_right:
+        raise UserError(f"the {name} of SWA is {value}; it must be {least}")
+
+
+def _averaged_copy(objective: Objective) -> Objective:
+    return deepcopy(objective).requires_grad_(False).eval()
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the name that files use; those with several names once, by the first."""
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name, tensor))
+    return dict(once.values())
+
+
+def _detached(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in _tensors(module).items()}
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+
+
+def _move(
+    average: nn.Module, source: nn.Module, is_averaged: Callable[[Tensor], bool], fn: Any, num: int = 0
+) -> None:
+    """Change the tensors that are averaged by one of torch's multi_avg_fn, copy the others. num: averaged before."""
+    averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+    copied: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for own, theirs in zip(_tensors(average).values(), _tensors(source).values(), strict=True):
+        to = averaged if is_averaged(own) else copied
+        to[0].append(own.detach())
+        to[1].append(theirs.detach())
+    if averaged[0]:
+        fn(*averaged, num)
+    if copied[0]:
+        torch._foreach_copy_(*copied)
+
+
+@torch.no_grad()
+def _load(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> None:
+    own = _tensors(module)
+    wrong = [f"  {name}: only in the file" for name in saved if name not in own]
+    wrong += [f"  {name}: not in the file" for name in own if name not in saved]
+    wrong += [
+        f"  {name}: {_kind(saved[name])} in the file, {_kind(tensor)} now"
+        for name, tensor in own.items()
+        if name in saved and _kind(saved[name]) != _kind(tensor)
+    ]
+    if wrong:
+        if len(wrong) > _SHOWN:
+            wrong[_SHOWN:] = [f"  ... and {len(wrong) - _SHOWN} more"]
+        raise UserError(f"the saved {what} averages other weights than this model has:\n" + "\n".join(wrong))
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _num_processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Running means and variances of every BatchNorm."""
+    norms = (module for module in modules if isinstance(module, _BatchNorm))
+    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]

@@ -1,0 +1,144 @@
+"""torch.compile for the networks, in place: names in the state dict stay, and what cannot run is said before training.
+
+The objective is not compiled as a whole: geometry and losses branch on their configuration. A network with blocks that
+are recomputed (`trainer.recompute`) is compiled block by block, so that a block is recomputed by the code that ran
+forward: torch's own way, a checkpoint inside a graph, stops at graph breaks and under DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models_zoo.registry import did_you_mean
+from trainer.distributed import GlobalBatchNorm2d
+from trainer.objective import Objective
+from trainer.types import UserError
+
+OPTIONS = ("backend", "mode", "dynamic", "fullgraph")
+INDUCTOR = "inductor"  # torch's default backend, the only one that knows modes and needs a compiler
+C_COMPILERS = ("cc", "gcc", "clang")  # what Triton builds its launchers with, unless $CC says otherwise
+SYNCHRONISED = (GlobalBatchNorm2d, nn.SyncBatchNorm)
+VARIANTS = 8  # of one module: training or not, with gradients or not, shapes; torch's own limit
+
+
+def compile_networks(objective: Objective, options: Mapping[str, Any]) -> list[str]:
+    """Compile every network when it is first called. Returns notes: "compiled: depth (inductor)".
+
+    Call it when the networks are on their device, frozen and made to recompute, and before Accelerate wraps them. Deep
+    copies of the objective are not compiled, but can be. Modes and shapes that differ (training, validation, the last
+    batch) are compiled once each.
+
+    Args:
+        options: of `torch.compile`: `backend` ("inductor" by default), `mode`, `dynamic`, `fullgraph`.
+
+    Raises UserError as `check_options` does.
+    """
+    check_options(options, next(objective.parameters()).device.type)
+    given = {key: value for key, value in options.items() if value is not None}
+    if given.get("fullgraph") and any(isinstance(m, SYNCHRONISED) for m in objective.networks.modules()):
+        raise UserError(
+            "trainer.compile.fullgraph: batch norm that is synchronised between processes is not compiled. Set"
+            " fullgraph or trainer.sync_batchnorm to false"
+        )
+    how = ", ".join([given.get("backend", INDUCTOR), *([given["mode"]] if "mode" in given else [])])
+    notes = []
+    for name, network in objective.networks.items():
+        blocks = list(_recomputed(network))
+        _allow_variants(VARIANTS * (1 + len(blocks)))
+        _leave_out_synchronised(network)
+        for module in blocks or [network]:
+            module.compile(**given)
+        notes.append(f"compiled: {name}{f', its {len(blocks)} recomputed blocks' if blocks else ''} ({how})")
+    return notes
+
+
+def check_options(options: Mapping[str, Any], device_type: str) -> None:
+    """Raise UserError for options that torch.compile does not take, or that cannot work on this machine."""
+    for key in options:
+        if key not in OPTIONS:
+            raise UserError(f"trainer.compile.{key} is not an option. {did_you_mean(key, OPTIONS)}")
+    backend, mode = options.get("backend") or INDUCTOR, options.get("mode")
+    backends = torch._dynamo.list_backends(exclude_tags=())  # loads the compiler: seconds
+    if backend not in backends:
+        raise UserError(
+            f"trainer.compile.backend: {backend!r} is not known. {did_you_mean(backend, backends)}"
+        )
+    if mode is not None and backend != INDUCTOR:
+        raise UserError(
+            f"trainer.compile.mode: {mode!r} belongs to backend {INDUCTOR!r}, not to {backend!r}. Leave it out"
+        )
+    modes = list(torch._inductor.list_mode_options())
+    if mode is not None and mode not in modes:
+        raise UserError(f"trainer.compile.mode: {mode!r} is not known. {did_you_mean(mode, modes)}")
+    if backend == INDUCTOR and (missing := _missing(device_type)):
+        raise UserError(
+            f"trainer.compile: {missing}. Install it, choose backend aot_eager, or set trainer.compile to false"
+        )
+
+
+def _allow_variants(number: int) -> None:
+    """Raise torch's limit of variants of one code, beyond which it runs eager: blocks of one class share theirs."""
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # until torch 2.6
+    for key in (name, f"accumulated_{name}"):
+        setattr(config, key, max(getattr(config, key), number))
+
+
+def _leave_out_synchronised(network: nn.Module) -> None:
+    """Run the layers that talk to other processes as they are: no compiler reorders their collectives."""
+    for module in network.modules():
+        if isinstance(module, SYNCHRONISED):
+            cls = type(module)
+            module.__class__ = _UNCOMPILED.setdefault(cls, _uncompiled(cls))
+
+
+_UNCOMPILED: dict[type, type] = {}  # one uncompiled class per class
+
+
+def _uncompiled(cls: Any) -> type:
+    if cls in _UNCOMPILED.values():
+        return cls
+    return type(f"Uncompiled{cls.__name__}", (cls,), {"forward": torch.compiler.disable(cls.forward)})
+
+
+def _recomputed(network: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in network.modules() if hasattr(module, "recomputed_path"))
+
+
+def _missing(device_type: str) -> str | None:
+    """Say what inductor would lack on this kind of device, or None."""
+    if device_type != "cpu":
+        return _missing_for_triton()
+    tried = [
+        compiler for compiler in torch._inductor.config.cpp.cxx if compiler
+    ]  # None: fetched when asked for
+    if not any(shutil.which(compiler) for compiler in tried) and not os.environ.get(
+        "TORCH_INDUCTOR_INSTALL_GXX"
+    ):
+        return (
+            f"inductor needs a C++ compiler on a CPU and finds no {' or '.join(tried)} ($CXX names another)"
+        )
+    return _missing_headers()
+
+
+def _missing_for_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "inductor needs the package 'triton' on this device"
+    named = os.environ.get("CC")
+    if not any(shutil.which(compiler) for compiler in ([named] if named else C_COMPILERS)):
+        return f"Triton needs a C compiler and finds none of {named or ', '.join(C_COMPILERS)} ($CC names another)"
+    return _missing_headers()
+
+
+def _missing_headers() -> str | None:
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return None if header.exists() else f"inductor needs the headers of Python and finds no {header}"

@@ -1,0 +1,229 @@
+"""The health watch: the known ways in which self-supervised depth goes wrong, seen while a run trains.
+
+A look is a few numbers of one micro-batch, computed where the tensors are; nothing here fetches, draws or learns.
+What they mean is judged later, from plain numbers that are the same on all processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.types import Batch, StepOutput
+
+# When a number counts. A fresh network is nearly constant, its pose nearly the identity, and a healthy run can take
+# tens of steps to leave both; one batch of odd pictures is no sickness either.
+GRACE_STEPS = 100  # optimizer steps of a run before which its networks are not judged
+LOOKS = 3  # looks in a row, of which one alone would be chance
+
+CONSTANT_DISPARITY = 1e-3  # std / mean of a picture below which nothing can be seen in it
+ONE_DEPTH = 1.02  # 95th over 5th percentile of a picture: 1.03 to 1.2 of fresh networks, 2 to 20 later
+AT_THE_LIMIT = 1.25  # factor from a limit of depth: the one within which a prediction counts as right (Acc)
+AT_LIMIT_SHARE = 0.95  # of the pixels: sky fills half a picture at most
+# Without a far limit, depth is min_depth / disparity. A sigmoid below 1e-4 has a slope below 1e-4: it hardly learns.
+RUNAWAY = 1e4  # times min_depth
+RUNAWAY_SHARE = 0.5  # of the pixels: the median depth has run away
+# Of the true depth of busy synthetic streets and corridors 0.6 % at most lie so far behind the median of their row.
+HOLE_FACTOR = 4.0
+HOLE_SHARE = 0.03  # of the lower half
+IDENTITY_PIXELS = 0.02  # no picture changes by so small a motion; healthy runs begin above 0.04
+AUTOMASK_REMOVED = 0.95  # of the pixels: 0.2 to 0.86 where the camera moves, 0.96 and more where it stands
+WAITING_SHARE = 0.3  # of the time of an epoch
+WAITING_SECONDS = 10.0  # of an epoch; less is the start of the workers, or not worth a word
+
+# What several remedies share.
+_RATE = "optimizer.lr: a tenth of what it is, or trainer.gradient_clip_val: 1"
+_FROM_SCRATCH = "from scratch, loss.img_recon.use_automask: false and optimizer.group_lr: {pose: 1e-3}"
+_MOVING = "leave out frames without motion (dataset.split_file, dataset.frame_gap: 2)"
+
+
+class Health:
+    """Watch one start of a run; each kind of trouble is told once.
+
+    Args:
+        min_depth, max_depth: limits of the predicted depth, in its own units; infinity = no far limit.
+    """
+
+    def __init__(self, min_depth: float = 0.1, max_depth: float = 100.0):
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.is_bounded = math.isfinite(max_depth)
+        self.near = AT_THE_LIMIT * min_depth
+        self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth
+        self._in_a_row: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    @torch.no_grad()
+    def look(self, output: StepOutput, batch: Batch) -> dict[str, Tensor]:
+        """Measure one micro-batch: scalars by name, means over its items, on their device and never fetched.
+
+        - disp_variation: std / mean of the disparity of a picture.
+        - depth_near, depth_far: share of pixels within a factor 1.25 of min_depth and of max_depth; without a far
+          limit, beyond 1e4 min_depth.
+        - depth_median; depth_spread: 95th over 5th percentile of a picture.
+        - holes: share of the lower half that is blobs beyond 4 times the median of their row, or at the far limit.
+          There the ground is seen, and things in front of it. What moves as fast as the camera keeps its place in
+          the picture as if it were infinitely far, and is predicted so: Monodepth2, arXiv:1806.01260, sec. 3.2 and 4.
+        - pose_parallax, pose_rotation: pixels by which the predicted translation moves what is at the median depth,
+          and the predicted rotation the centre. Where a pose network predicts.
+        - automask_removed: share of pixels that teach nothing because a support explains them better unwarped. Where
+          img_recon has an automask.
+        """
+        disp = output.predictions["disp"][0].flatten(1).float()
+        depth = output.predictions["depth"][0].float()[..., ::2, ::2]  # a quarter of the pixels tells as much
+        ranked = depth.flatten(1).sort(1).values
+        low, median, high = (ranked[:, int(q * (ranked.shape[1] - 1))] for q in (0.05, 0.5, 0.95))
+        seen = {
+            "disp_variation": (disp.std(1) / disp.mean(1).clamp(min=1e-12)).mean(),
+            "depth_near": (depth < self.near).float().mean(),
+            "depth_far": (depth > self.far).float().mean(),
+            "depth_median": median.mean(),
+            "depth_spread": (high / low).mean(),
+            "holes": holes(depth, self.far),
+        }
+        if "t" in output.predictions and "K" in batch:
+            focal = batch["K"][:, :1, 0]
+            shift = output.predictions["t"].norm(dim=-1) / median[:, None]
+            seen["pose_parallax"] = (focal * shift).mean()
+            seen["pose_rotation"] = (focal * output.predictions["R"].norm(dim=-1)).mean()
+        kept = getattr(output.make_images, "of_losses", {}).get("masks/automask")
+        if isinstance(kept, Tensor):
+            seen["automask_removed"] = 1 - kept.float().mean()
+        return seen
+
+    def judge(
+        self, values: Mapping[str, float], waiting_share: float, *, waited: float, step: int
+    ) -> list[str]:
+        """Return the warnings that a look gives rise to; none for what was told before.
+
+        Args:
+            values: those of `look`, averaged over processes.
+            waiting_share: share of the time of this epoch spent waiting for data, `waited` seconds.
+            step: optimizer steps done since the run began, whatever was done before a resume.
+        """
+        found = {**self._of_depth(values), **_of_motion(values)} if step >= GRACE_STEPS else {}
+        if waiting_share > WAITING_SHARE and waited > WAITING_SECONDS:
+            found["data"] = _data_bound(waiting_share, waited)
+        self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
+        return self._tell({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS})
+
+    def judge_validation(self, disp_variation: float) -> list[str]:
+        """Return a warning when the disparity (std / mean) is constant on all validation data, after any epoch.
+
+        That is one look at everything, so it needs no others. None where the depth lies at a limit, as was told.
+        """
+        is_constant = disp_variation < CONSTANT_DISPARITY  # false of NaN: nothing was validated
+        if not is_constant or {"exploding depth", "collapsed depth"} & self._told:
+            return []
+        return self._tell({"constant disparity": _constant(disp_variation)})
+
+    def _tell(self, found: Mapping[str, str]) -> list[str]:
+        new = {kind: text for kind, text in found.items() if kind not in self._told}
+        self._told.update(new)
+        return list(new.values())
+
+    def _of_depth(self, values: Mapping[str, float]) -> dict[str, str]:
+        """What is wrong with the range of depth. Each kind implies the later ones, which are then not told."""
+        if values["depth_far"] > (AT_LIMIT_SHARE if self.is_bounded else RUNAWAY_SHARE):
+            return {"exploding depth": self._exploding(values)}
+        if values["depth_near"] > AT_LIMIT_SHARE:
+            return {"collapsed depth": self._collapsed(values)}
+        if values["disp_variation"] < CONSTANT_DISPARITY:
+            return {"constant disparity": _constant(values["disp_variation"])}
+        if values["depth_spread"] < ONE_DEPTH:
+            return {"one depth": _one_depth(values)}
+        return {"holes": _holes(values["holes"])} if values["holes"] > HOLE_SHARE else {}
+
+    def _exploding(self, values: Mapping[str, float]) -> str:
+        share = f"{values['depth_far']:.0%} of the pixels"
+        median = f"median depth {values['depth_median']:.3g}"
+        if self.is_bounded:
+            where = f"lie at trainer.max_depth: {self.max_depth:g} (beyond {self.far:.3g}, {median})"
+            limits = "trainer.max_depth higher (100) and trainer.min_depth lower (0.1) if the scene is not that far"
+        else:
+            where = f"are farther than {self.far:.3g} ({RUNAWAY:g} times trainer.min_depth, {median})"
+            limits = "trainer.max_depth: 100, so that depth has an end"
+        return (
+            f"warning: the depth explodes: {share} {where}. Usual causes: too high a learning rate, limits that do"
+            f" not fit, supports that show the target again. Set {_RATE}; {limits}; net.depth.init_disp: 0.06 starts a"
+            " new run nearer."
+        )
+
+    def _collapsed(self, values: Mapping[str, float]) -> str:
+        return (
+            f"warning: the depth has collapsed: {values['depth_near']:.0%} of the pixels lie at trainer.min_depth:"
+            f" {self.min_depth:g} (nearer than {self.near:.3g}, median depth {values['depth_median']:.3g}). Usual"
+            " causes: a camera that stands still, a pose network or an automask that leaves nothing to learn from, too"
+            f" high a learning rate, limits that do not fit. Remedies: {_MOVING}; {_FROM_SCRATCH}; {_RATE};"
+            " trainer.min_depth: 0.1."
+        )
+
+
+def holes(depth: Tensor, far: float) -> Tensor:
+    """Share of the lower half of depth (b 1 h w) that is blobs of far depth: beyond `far`, or 4 medians of the row.
+
+    A blob covers at least one square of 3x3 pixels; what is smaller is noise at edges.
+    """
+    ground = depth[..., depth.shape[-2] // 2 :, :]
+    ranked = ground.sort(-1).values
+    of_row = ranked[..., (ranked.shape[-1] - 1) // 2, None]
+    is_far = ((ground > HOLE_FACTOR * of_row) | (ground > far)).float()
+    inside = -F.max_pool2d(-is_far, 3, 1, 1)
+    return F.max_pool2d(inside, 3, 1, 1).mean()
+
+
+def _of_motion(values: Mapping[str, float]) -> dict[str, str]:
+    found = {}
+    if values.get("pose_parallax", math.inf) + values.get("pose_rotation", math.inf) < IDENTITY_PIXELS:
+        found["identity pose"] = (
+            "warning: the pose network predicts no motion: its translation moves the picture by"
+            f" {values['pose_parallax']:.2g} pixels at the median depth, its rotation by"
+            f" {values['pose_rotation']:.2g}. Usual causes: a camera that stands still, supports that repeat the"
+            " target, a pose network that learns too slowly, or one that died of too high a learning rate. Set"
+            " optimizer.group_lr: {pose: 1e-3} for a network from scratch, or net.pose.pretrained: true;"
+            f" {_MOVING}."
+        )
+    if values.get("automask_removed", 0.0) > AUTOMASK_REMOVED:
+        found["automask"] = (
+            f"warning: the automask removes {values['automask_removed']:.1%} of the pixels, and what is left teaches"
+            " little. Usual causes: a camera that stands still, or a pose that explains nothing yet."
+            f" Remedies: {_MOVING}; {_FROM_SCRATCH}."
+        )
+    return found
+
+
+def _constant(variation: float) -> str:
+    return (
+        f"warning: the disparity is constant (std / mean {variation:.1e}): the network sees no depth. Usual causes:"
+        " trainer.min_depth too large for video without stereo (use 0.1), a camera that stands still, or too high a"
+        f" learning rate. Set {_RATE}; {_MOVING}."
+    )
+
+
+def _one_depth(values: Mapping[str, float]) -> str:
+    return (
+        f"warning: nearly everything is predicted at one depth: {values['depth_median']:.3g}, and 90 % of a picture"
+        f" within a factor {values['depth_spread']:.3f}. Usual causes: limits that do not fit, a camera that stands"
+        " still or only turns, smoothness that outweighs the pictures. Set trainer.min_depth: 0.1 and"
+        f" trainer.max_depth: 100, loss.disp_smooth.weight: 0.001; {_MOVING}."
+    )
+
+
+def _holes(share: float) -> str:
+    return (
+        f"warning: holes of infinite depth: {share:.1%} of the lower half of the pictures are blobs far behind what"
+        " their rows show. Usual cause: things that move as fast as the camera (a car ahead) look infinitely far."
+        " Set loss.img_recon.use_automask: true and loss.img_recon.use_min: true, add stereo supports"
+        " (dataset.supp_idxs: [-1, 1, 0]) where there are any, or leave such drives out (dataset.split_file)."
+    )
+
+
+def _data_bound(share: float, waited: float) -> str:
+    return (
+        f"warning: {share:.0%} of the time goes in waiting for data ({waited:.0f} s of {waited / share:.0f} s of this"
+        " epoch). Raise loader.num_workers (one per CPU core that is free), store pictures smaller and faster to"
+        " read (`prepare jpeg`, `prepare lmdb`), or lower dataset.size."
+    )

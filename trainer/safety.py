@@ -1,0 +1,192 @@
+"""Numerical safety: may this optimizer step be taken? All processes decide it together, in one exchange per batch.
+
+A loss or a gradient that is NaN or infinite either stops the run or makes it skip the step, as if the batch had not
+been there. What the failed step was made of is kept in a capsule, for `replay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.atomic import CannotWrite
+from trainer.checkpoint import Checkpointer
+from trainer.distributed import total
+from trainer.train_state import Position
+
+CAPSULES = 4  # micro-batches of one step that are kept: each capsule holds the weights, too
+SCALER_PATIENCE = 20  # steps in a row without a usable scale of fp16: it has been halved a million-fold then
+
+ADVICE = (
+    "Usual causes: too high a learning rate (try trainer.gradient_clip_val: 1), precision 16 (try bf16), corrupt"
+    " images. `--set trainer.detect_anomaly=true` names the operation; trainer.nonfinite: skip leaves such steps out"
+)
+
+
+class NonFiniteLoss(RuntimeError):
+    """Loss, gradient or weights became NaN or infinite; the message says at which step and what can be done."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all processes know of a step before its weights change."""
+
+    loss: float  # mean over processes, and over the micro-batches so far
+    bad_loss: bool  # on any process
+    flags: tuple[bool, ...] = ()  # what the processes asked for, raised by any of them
+    bad_gradient: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """True when the step may be taken."""
+        return not (self.bad_loss or self.bad_gradient)
+
+
+class StepGuard:
+    """Watch the steps of a run: `begin`, `judge` every loss, `judge_gradient`; then take the step or `refuse` it.
+
+    A loss is judged before its backward pass: on a CPU the one of `grid_sample` reads anywhere in memory where a
+    coordinate is NaN. Gradients are the same on all processes once they are reduced, so each judges its own.
+
+    Under "stop" the gradients of one-dimensional parameters (biases, scales of norms) are looked at: what is not finite
+    in a backward pass meets some of them on its way, and reading all gradients takes up to 2 % of a small step. Under
+    "skip" all are read, for nothing may slip through. fp16 has its own watch, the gradient scaler.
+
+    Args:
+        objective: the raw module.
+        checkpointer: saves the capsules. run: knows where (`RunDir.capsule_path`).
+        policy: "stop" or "skip". limit: skipped steps in one epoch that are accepted.
+        seed: of the run, for the capsule.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        objective: nn.Module,
+        checkpointer: Checkpointer,
+        run: Any,
+        *,
+        policy: str = "stop",
+        limit: int = 10,
+        seed: int = 42,
+    ):
+        self.accelerator, self.objective = accelerator, objective
+        self.checkpointer, self.run = checkpointer, run
+        self.policy, self.limit, self.seed = policy, limit, seed
+        self.epoch = 0
+        self.skipped = self.skipped_in_epoch = self.scaler_refusals = 0
+        self.losses: list[float] = []  # of the micro-batches of the step
+        self.watched = _watched(objective, everything=policy == "skip")
+        self._buffers = list(objective.buffers()) if policy == "skip" else []
+        self._before = [torch.empty_like(buffer) for buffer in self._buffers]
+        self._capsules_saved = self._is_culprit = False
+
+    def state_dict(self) -> dict[str, int]:
+        """What has been skipped so far, for `last`."""
+        return {"epoch": self.epoch, "skipped": self.skipped, "skipped_in_epoch": self.skipped_in_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on counting where `state` stands."""
+        self.epoch, self.skipped = state["epoch"], state["skipped"]
+        self.skipped_in_epoch = state["skipped_in_epoch"]
+
+    def begin(self, epoch: int) -> None:
+        """Before the first micro-batch of a step: remember the statistics that a bad batch would spoil."""
+        if epoch != self.epoch:
+            self.epoch, self.skipped_in_epoch = epoch, 0
+        self.losses = []
+        if self._buffers:
+            torch._foreach_copy_(self._before, self._buffers)
+
+    def judge(self, loss: Tensor, flags: Sequence[bool] = ()) -> Verdict:
+        """Judge a micro-batch before its backward pass: one reduction over the processes, one transfer. All call it.
+
+        loss: scalar. flags: what this process asks for; the verdict says what any process asks for.
+        """
+        loss = loss.detach().float()
+        asked = torch.tensor([float(flag) for flag in flags], device=loss.device)
+        own = torch.cat([torch.stack([loss, (~torch.isfinite(loss)).float()]), asked])
+        value, *counts = total(self.accelerator, own.clone()).tolist()
+        self.losses.append(value / self.accelerator.num_processes)
+        is_bad, *raised = (count > 0 for count in counts)
+        if is_bad:
+            self._is_culprit = bool(own[1])
+        return Verdict(sum(self.losses) / len(self.losses), is_bad, tuple(raised))
+
+    def judge_gradient(self, verdict: Verdict) -> Verdict:
+        """After the last backward pass: the same verdict, with what is to be said of the gradients."""
+        gradients = [p.grad for p in self.watched if p.grad is not None]
+        if self.accelerator.scaler is not None or not gradients:
+            return verdict
+        is_finite = torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
+        return replace(verdict, bad_gradient=not is_finite)
+
+    def refuse(self, verdict: Verdict, position: Position, batches: Sequence[Any]) -> str:
+        """Leave a step out: undo what it left behind, count it, keep capsules of the first. Returns a sentence.
+
+        Raises NonFiniteLoss when the policy is to stop, or too many steps of the epoch were left out.
+        """
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._before)
+        what = "loss" if verdict.bad_loss else "gradient"
+        where = "" if self._capsules_saved else self._keep(verdict, position, batches)
+        self._capsules_saved = True
+        told = f"the {what} is not finite in epoch {position.epoch + 1}, step {position.step + 1}{where}"
+        self.skipped += 1
+        self.skipped_in_epoch += 1
+        if self.policy == "stop":
+            raise NonFiniteLoss(f"{told}. `last` holds the latest saved state. {ADVICE}")
+        if self.skipped_in_epoch > self.limit:
+            raise NonFiniteLoss(
+                f"{told}. {self.skipped_in_epoch} steps of this epoch were left out, more than"
+                f" trainer.nonfinite_limit: {self.limit}. `last` holds the latest saved state. {ADVICE}"
+            )
+        return f"{told}: the step is left out ({self.skipped_in_epoch} of at most {self.limit} in this epoch)"
+
+    def check_scaler(self, was_skipped: bool, position: Position) -> None:
+        """Count the steps in a row that the gradient scaler of fp16 refused. Raises NonFiniteLoss for too many."""
+        self.scaler_refusals = self.scaler_refusals + 1 if was_skipped else 0
+        if self.scaler_refusals > SCALER_PATIENCE:
+            raise NonFiniteLoss(
+                f"no scale of precision 16 gives finite gradients: {self.scaler_refusals} steps in a row were refused,"
+                f" up to step {position.step + 1}. `last` holds the latest saved state. Use trainer.precision: bf16 or"
+                " 32, or a lower learning rate"
+            )
+
+    def check_weights(self, position: Position) -> None:
+        """Raise NonFiniteLoss rather than let weights that are not finite replace a good checkpoint."""
+        weights = [p.detach() for p in self.objective.parameters() if p.requires_grad]
+        if not torch.isfinite(torch.stack(torch._foreach_norm(weights))).all():
+            raise NonFiniteLoss(
+                f"the weights are not finite after step {position.step}, although the loss was: a gradient was not."
+                f" `last` holds an earlier, good state. {ADVICE}"
+            )
+
+    def _keep(self, verdict: Verdict, position: Position, batches: Sequence[Any]) -> str:
+        """Save capsules of the micro-batches that may be the cause; say where they are, as part of a sentence.
+
+        After the reduction of the gradients nobody knows whose batch spoilt them, so each process keeps its own.
+        """
+        if verdict.bad_loss and not self._is_culprit:
+            return ", on another process"
+        suspects = [len(self.losses) - 1] if verdict.bad_loss else [*range(len(batches))]
+        rank = self.accelerator.process_index
+        paths = [self.run.capsule_path(position.step, rank, number) for number in suspects[:CAPSULES]]
+        try:
+            for number, path in zip(suspects, paths, strict=False):
+                self.checkpointer.save_capsule(
+                    path, self.objective, batches[number], position, number, self.seed, rank
+                )
+        except CannotWrite as error:
+            return f", on process {rank}; no capsule: {error}"
+        return f", on process {rank}; `replay {paths[0]}` names what broke first"
+
+
+def _watched(objective: nn.Module, everything: bool) -> list[nn.Parameter]:
+    """The parameters whose gradients are looked at in every step."""
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    return trained if everything else [p for p in trained if p.ndim <= 1] or trained

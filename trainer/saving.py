@@ -1,0 +1,197 @@
+"""When checkpoints are written and by whom: every so many steps or minutes, at once or beside the training.
+
+Writing beside the training works on a copy of the state and goes through the same staged, verified replacement, one
+file after the other: whenever the process dies, each file is the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainer.atomic import CannotWrite
+from trainer.averages import Averages
+from trainer.checkpoint import Checkpointer
+from trainer.distributed import any_process
+from trainer.safety import StepGuard
+from trainer.stopping import EarlyStopping
+from trainer.train_state import TrainState
+
+
+@dataclass
+class Parts:
+    """All that changes while a run trains, as `last` must hold it. `optimizer` is the raw one."""
+
+    objective: Any
+    optimizer: Any
+    scheduler: Any
+    state: TrainState
+    guard: StepGuard
+    averages: Averages
+    stopping: EarlyStopping | None = None
+
+    def restore(self) -> None:
+        """Put the parts back to where `state` says that they were."""
+        for name, part in self.stateful().items():
+            if name in self.state.extra:
+                part.load_state_dict(self.state.extra[name])
+        self.state.extra = {}  # it holds a copy of every averaged weight
+
+    def stateful(self) -> dict[str, Any]:
+        """The parts whose state is kept in `TrainState.extra`, by its keys."""
+        parts = {"guard": self.guard, "averages": self.averages, "stopping": self.stopping}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+class Saver:
+    """Write the checkpoints of a run when they are due. All processes call it; the main one writes.
+
+    As a context manager it finishes, when the block ends, what is being written, however the block ends.
+
+    Args:
+        every_steps: optimizer steps between saves of `last`, None = no such saves. every_minutes: by the clock.
+        background: write `last` in a thread, from a copy. One write is under way at most; the next one waits for it.
+        on_error: what a failed write does, "stop" = raise CannotWrite on all processes, "continue" = `warn`.
+        warn: takes a sentence, in the thread of the caller.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        checkpointer: Checkpointer,
+        parts: Parts,
+        *,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        background: bool = False,
+        on_error: Literal["stop", "continue"] = "stop",
+        warn: Callable[[str], None] = print,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.accelerator, self.checkpointer, self.parts = accelerator, checkpointer, parts
+        self.every_steps, self.every_minutes, self.background = every_steps, every_minutes, background
+        self.on_error, self.warn, self.clock = on_error, warn, clock
+        self._saved_at = clock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
+        self._trouble: CannotWrite | None = None
+        self._is_behind = False  # the latest state could not be written
+
+    def is_due_at(self, step: int) -> bool:
+        """Whether `last` is to be saved after optimizer step `step`: the same on all processes."""
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def is_due_now(self) -> bool:
+        """Whether it is by the clock; only the main process's counts."""
+        if not self.every_minutes or not self.checkpointer.is_main:
+            return False
+        return self.clock() - self._saved_at >= 60 * self.every_minutes
+
+    def save_last(self) -> None:
+        """Save everything needed to continue, or begin to.
+
+        Raises NonFiniteLoss rather than replace a good checkpoint by weights that are not finite, and CannotWrite.
+        """
+        parts = self.parts
+        parts.guard.check_weights(parts.state.position)
+        if self.checkpointer.is_main:
+            parts.state.extra = {name: part.state_dict() for name, part in parts.stateful().items()}
+            scaler = self.accelerator.scaler
+            packed = parts.objective, parts.optimizer, parts.scheduler, scaler, parts.state
+            self._write_last(*self.checkpointer.pack_last(*packed))
+            self._saved_at = self.clock()
+        self._leave_in_trouble()
+
+    def save_best(self, objective: Any) -> bool:
+        """Save the weights of `objective` as the best so far, always at once: the next `last` says that they are there.
+
+        Returns whether they are, on all processes the same. Raises CannotWrite.
+        """
+        error = None
+        if self.checkpointer.is_main:
+            self._wait()
+            packed = self.checkpointer.pack_best(objective, self.parts.state)
+            error = self._attempt(self.checkpointer.write_best, *packed)
+            self._trouble = error or self._trouble
+        saved = not any_process(self.accelerator, error is not None)
+        self._leave_in_trouble()
+        return saved
+
+    def is_in_trouble(self) -> bool:
+        """Whether the run must end because something could not be written; under "continue" only warn."""
+        self._collect()
+        if self._trouble is not None and self.on_error == "continue":
+            self.warn(f"warning: {self._trouble}. Training goes on; the next save tries again")
+            self._trouble = None
+        return self._trouble is not None
+
+    def raise_trouble(self) -> None:
+        """Raise CannotWrite: with the reason on the process that knows it."""
+        raise self._trouble or CannotWrite("the main process could not save; see its message")
+
+    def finish(self) -> None:
+        """Before a run ends well its state must be on the disk: whatever the policy, try again or raise CannotWrite."""
+        self._wait()
+        self.background, self.on_error, self._trouble = False, "stop", None
+        if any_process(self.accelerator, self._is_behind):
+            self.save_last()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._wait()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _leave_in_trouble(self) -> None:
+        if any_process(self.accelerator, self.is_in_trouble()):
+            self.raise_trouble()
+
+    def _write_last(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        self._wait()
+        if not self.background:
+            self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
+            return
+        copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
+
+    def _attempt(self, write: Callable[..., None], *packed: Any) -> CannotWrite | None:
+        try:
+            write(*packed)
+        except CannotWrite as error:
+            return error
+        return None
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            wait([self._writing])
+            self._collect()
+
+    def _collect(self) -> None:
+        """Take note of how the write in the thread ended, if it has."""
+        if self._writing is None or not self._writing.done():
+            return
+        error = self._writing.exception()
+        self._writing = None
+        if error is not None and not isinstance(error, CannotWrite):
+            raise error
+        self._note(error)
+
+    def _note(self, error: CannotWrite | None) -> None:
+        self._is_behind = error is not None
+        self._trouble = error or self._trouble
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that training does not change any more."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor.detach())

@@ -1,0 +1,89 @@
+"""Early stopping: the end of a training that has ceased to improve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.metrics.validation import higher_is_better
+from trainer.types import UserError
+
+
+class EarlyStopping:
+    """Watch one validated number and say when it has not improved for too long.
+
+    Args:
+        monitor: name of the number; accuracies should rise, all others fall.
+        patience: epochs in a row without an improvement after which training stops, at least 1.
+        min_delta: an improvement is a change for the better by more than this, in the unit of the number; at least 0.
+
+    Raises UserError when `patience` or `min_delta` is outside its range.
+    """
+
+    def __init__(self, monitor: str, patience: int, min_delta: float = 0.0):
+        if patience < 1:
+            raise UserError(f"the patience of early stopping is {patience}; it must be at least 1 epoch")
+        if not 0 <= min_delta < math.inf:
+            raise UserError(
+                f"the min_delta of early stopping is {min_delta}; it must be finite and at least 0"
+            )
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self._best: float | None = None  # the very best value, for people
+        self._best_epoch: int | None = None
+        self._reference: float | None = None  # what must be beaten by more than `min_delta`
+        self._since: int | None = None  # the latest epoch that did, or the one before the first
+        self._epoch: int | None = None  # the latest seen
+
+    def update(self, value: float, epoch: int) -> None:
+        """Take note of the value validated after `epoch` (from 0); one that is not finite improves nothing."""
+        self._epoch = epoch
+        if self._since is None:
+            self._since = epoch - 1
+        if not math.isfinite(value):
+            return
+        if self._best is None or self._gain(value, self._best) > 0:
+            self._best, self._best_epoch = float(value), epoch
+        if self._reference is None or self._gain(value, self._reference) > self.min_delta:
+            self._reference, self._since = float(value), epoch
+
+    @property
+    def num_waited(self) -> int:
+        """Epochs since the latest improvement."""
+        return 0 if self._epoch is None or self._since is None else self._epoch - self._since
+
+    @property
+    def stop(self) -> bool:
+        """True when training should end."""
+        return self.num_waited >= self.patience
+
+    @property
+    def reason(self) -> str:
+        """How long nothing has improved, and the best so far, as a sentence without its full stop; epochs from 1."""
+        waited = f"{self.num_waited} epoch" + ("" if self.num_waited == 1 else "s")
+        if self._best is None or self._best_epoch is None:
+            return f"{self.monitor} has had no finite value for {waited}"
+        by = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        best = f"best {self._best:.4g} in epoch {self._best_epoch + 1}"
+        return f"{self.monitor} has not improved{by} for {waited} ({best})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been seen, as plain data."""
+        return {
+            "monitor": self.monitor,
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+            "reference": self._reference,
+            "since": self._since,
+            "epoch": self._epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`, with the patience of now; what was seen of another number is forgotten."""
+        if state["monitor"] == self.monitor:
+            self._best, self._best_epoch = state["best"], state["best_epoch"]
+            self._reference, self._since, self._epoch = state["reference"], state["since"], state["epoch"]
+
+    def _gain(self, value: float, over: float) -> float:
+        """By how much `value` is better than another."""
+        return value - over if higher_is_better(self.monitor) else over - value
