@@ -325,3 +325,11 @@ def test_corrected_hparams_win_over_those_in_the_file(real: tuple[Any, RunDir], 
     corrected.write_text(text.replace("disp_smooth", "disp_smoth"))
     with pytest.raises(UserError, match=r"hparams\.yaml.*disp_smoth"):
         load_objective(run.best_path, corrected)
+
+
+def test_a_best_that_is_gone_or_damaged_is_noticed(checkpointer: Checkpointer) -> None:
+    assert "there is no such file" in (checkpointer.fault_of_best() or "")
+    checkpointer.save_best(Tiny(), TrainState())
+    assert checkpointer.fault_of_best() is None
+    damage(checkpointer.folder / "best.safetensors")
+    assert "at least one bit is wrong" in (checkpointer.fault_of_best() or "")

@@ -58,13 +58,14 @@ def test_everything_at_once_continues_exactly_after_a_kill(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert_same_run(killed, straight)
 
-    last, rates = load_file(ckpt(straight, "last")), scalars(folder(straight))["lr-Adam"]
+    last, curves = load_file(ckpt(straight, "last")), scalars(folder(straight))
     for kind in ("ema", "swa"):
         averaged = {k: v for k, v in last.items() if k.startswith(f"extra.averages.{kind}.weights.")}
         assert {k.removeprefix(f"extra.averages.{kind}.weights.") for k in averaged} == {
             k for k in last if k.startswith("networks.")
         }
-    assert rates[-1][1] == pytest.approx(1e-3)  # of SWA, not of the schedule
+    assert curves["lr-Adam-1"][-1][1] == pytest.approx(1e-3)  # of SWA, not of the schedule
+    assert curves["lr-Adam"][-1][1] == pytest.approx(2.5e-3)  # of the pose network, in proportion
     frozen = [k for k in last if k.startswith("networks.depth.encoder.layer1")]
     assert frozen
     assert not any(k.startswith("optim.depth.encoder.layer1") for k in last)
