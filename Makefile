@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEMO := models/synthetic/monodepth2_MS/42
 
-.PHONY: demo demo-mono test test-long test-fast lint format bench schema catalogue clean
+.PHONY: demo demo-mono test test-long test-fast faults lint format bench schema catalogue clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,10 +32,13 @@ test: $(STAMP)  ## everything that must hold: style, types, tests
 	$(PYTEST) -m "not long"
 
 test-long: $(STAMP)  ## variants that take too long for every change: other rendezvous, signals, schedulers
-	$(PYTEST) -m long
+	$(PYTEST) -m long --ignore=tests/faults
 
 test-fast: $(STAMP)  ## the tests that start no training
 	$(PYTEST) -m "not slow and not long"
+
+faults: $(STAMP)  ## a run cannot be killed: SIGKILL again and again, damaged files, full disks, preemption; figures
+	$(PYTEST) tests/faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
