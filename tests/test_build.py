@@ -14,9 +14,11 @@ from torch import nn
 from tests.world import ROOT
 from trainer import build
 from trainer.build import build_accelerator, build_dataset, build_loader, build_networks, build_objective
-from trainer.checks import check_monitors
+from trainer.checks import check_monitors, check_resume
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
+from trainer.saved import Saved
+from trainer.train_state import to_json
 from trainer.types import UserError
 
 SMALL = ("net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t", "dataset.size=[96,64]")
@@ -157,3 +159,43 @@ def test_processes_that_do_not_meet_are_told_in_a_sentence(
     monkeypatch.setattr(build, "Accelerator", wait)
     with pytest.raises(UserError, match=r"did not meet within 0\.1 minutes: Timed out .* 1/2 clients joined"):
         build_accelerator(config("trainer.timeout_minutes=0.1"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("GRADIENT_ACCUMULATION_STEPS", "4", r"gradient_accumulation_steps: 4\. .*trainer\.accumulate_grad"),
+        ("USE_FSDP", "true", r"to use FSDP, which this trainer does not"),
+        ("USE_DEEPSPEED", "true", r"to use DEEPSPEED, which this trainer does not"),
+    ],
+)
+def test_what_the_launcher_would_do_behind_our_back_is_refused(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(UserError, match=told):
+        build_accelerator(config(), tmp_path)
+
+
+def continued(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What is said when a run with the keys `old` of `trainer` continues with `new`."""
+    hparams = {"seed": 1, "config": {"trainer": {"max_epochs": 2, **old}}}
+    saved = Saved(Path("last"), {}, {"hparams": to_json(hparams)})
+    defaults = {f"config.trainer.{key}": value for key, value in config().trainer_defaults().items()}
+    now = {"seed": 1, "config": {"trainer": {"max_epochs": 2, **new}}}
+    return check_resume(saved, now, allowed=True, defaults=defaults)
+
+
+def test_a_run_that_is_older_than_a_key_continues_without_a_word() -> None:
+    assert continued({}, {"ema": None, "nonfinite": "stop", "timeout_minutes": 15.0, "freeze": []}) == []
+    assert continued({}, {"nonfinite": "skip"}) == [
+        "continuing with a changed setting: config.trainer.nonfinite: (absent) -> skip"
+    ]
+    with pytest.raises(UserError, match=r"config\.trainer\.freeze: \(absent\) -> \[\"pose\"\]"):
+        continued({}, {"freeze": ["pose"]})
+
+
+def test_averages_are_fixed_once_a_run_has_begun() -> None:
+    with pytest.raises(UserError, match=r"config\.trainer\.ema\.decay: 0\.9 -> 0\.99"):
+        continued({"ema": {"decay": 0.9}}, {"ema": {"decay": 0.99}})
+    assert continued({"early_stopping": {"patience": 2}}, {"early_stopping": {"patience": 4}})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch._inductor import config as inductor_config
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.fakes import FakeDepth, make_batch, make_objective
@@ -161,6 +162,7 @@ def test_many_blocks_of_one_class_are_all_compiled() -> None:
             {"mode": "reduce_overhead"},
             r"mode: 'reduce_overhead' is not known\. Did you mean 'reduce-overhead'\?",
         ),
+        ({"mode": "max-autotune"}, r"'max-autotune' uses CUDA graphs.*max-autotune-no-cudagraphs"),
         ({"backend": "eager", "mode": "default"}, r"mode: 'default' belongs to backend 'inductor'"),
         ({"backnd": "eager"}, r"trainer\.compile\.backnd is not an option\. Did you mean 'backend'\?"),
     ],
@@ -172,9 +174,10 @@ def test_what_torch_would_refuse_late_is_refused_at_once(options, message) -> No
 
 def test_inductor_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "g++-of-nobody"))
-    with pytest.raises(
-        UserError, match=r"needs a C\+\+ compiler on a CPU and finds no g\+\+-of-nobody \(\$CXX"
+    told = r"needs a C\+\+ compiler on a CPU and finds no g\+\+-of-nobody \(\$CXX"
+    with (
+        inductor_config.patch({"cpp.cxx": (None, "g++-of-nobody")}),
+        pytest.raises(UserError, match=told),
     ):
         compile_networks(make(), {})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -192,12 +195,12 @@ def test_inductor_without_the_headers_of_python_is_refused(
 ) -> None:
     compiler = tmp_path / "g++"
     compiler.touch(mode=0o755)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(compiler)))
     monkeypatch.setattr("sysconfig.get_path", lambda *args, **kwargs: str(tmp_path))
-    with pytest.raises(UserError, match=r"needs the headers of Python and finds no .*Python\.h"):
+    with inductor_config.patch({"cpp.cxx": (None, str(compiler))}):
+        with pytest.raises(UserError, match=r"needs the headers of Python and finds no .*Python\.h"):
+            check_options({}, "cpu")
+        (tmp_path / "Python.h").touch()
         check_options({}, "cpu")
-    (tmp_path / "Python.h").touch()
-    check_options({}, "cpu")
 
 
 def _two_processes(rank: int, world: int) -> None:

@@ -198,15 +198,40 @@ def test_a_capsule_that_cannot_be_written_does_not_hide_the_cause() -> None:
         guard.refuse(step(guard, network, [bad()]), Position(), [{}])
 
 
+class Scaler:
+    scale = 65536.0
+
+    def get_scale(self) -> float:
+        return self.scale
+
+
+def test_a_step_that_halves_the_scale_of_fp16_was_not_taken() -> None:
+    scaler = Scaler()
+    guard, _ = make_guard(scaler=scaler)
+    assert guard.was_taken(Position())
+    scaler.scale /= 2
+    assert not guard.was_taken(Position())
+    assert guard.was_taken(Position())
+    assert make_guard()[0].was_taken(Position())  # without a scaler all are
+
+
 def test_a_scale_that_never_fits_ends_the_run() -> None:
-    guard, _ = make_guard(scaler=object())
-    for _ in range(20):
-        guard.check_scaler(True, Position())
-    guard.check_scaler(False, Position())  # a step that was taken starts the count anew
-    for _ in range(20):
-        guard.check_scaler(True, Position())
+    scaler = Scaler()
+    guard, _ = make_guard(scaler=scaler)
+
+    def refused(times: int) -> None:
+        for _ in range(times):
+            scaler.scale /= 2
+            assert not guard.was_taken(Position())
+
+    guard.was_taken(Position())
+    refused(20)
+    scaler.scale *= 2
+    assert guard.was_taken(Position())  # a step that was taken starts the count anew
+    refused(20)
+    scaler.scale /= 2
     with pytest.raises(NonFiniteLoss, match=r"21 steps in a row were refused.*bf16"):
-        guard.check_scaler(True, Position())
+        guard.was_taken(Position())
 
 
 def test_weights_that_are_not_finite_are_never_saved() -> None:
@@ -230,6 +255,6 @@ def test_all_processes_refuse_what_one_cannot_take(tmp_path: Path) -> None:
     run_world(refuse_together, 2, tmp_path, str(tmp_path))
     first, second = ((tmp_path / str(rank)).read_text() for rank in range(2))
     assert first.startswith("True True 0.98")  # both share of the sound step, with the eps of BatchNorm
-    assert "on another process: the step is left out" in first
-    assert "on process 1; `replay 0-1-0`" in second
+    for said in (first, second):
+        assert "on process 1; `replay 0-1-0` names what broke first: the step is left out" in said
     assert first.split()[:3] == second.split()[:3]

@@ -157,10 +157,10 @@ def test_stop_is_told_at_a_later_step_when_writing_beside_the_training(tmp_path,
     saver, _ = make_saver(tmp_path, background=True)
     disk.free.clear()
     saver.save_last()
-    assert not saver.is_in_trouble()
+    assert not saver.has_to_stop()
     disk.free.set()
     saver._pool.shutdown()
-    assert saver.is_in_trouble()
+    assert saver.has_to_stop()
     with pytest.raises(CannotWrite, match="No space left"):
         saver.raise_trouble()
 
@@ -173,7 +173,7 @@ def test_continue_warns_and_tries_again(tmp_path, monkeypatch, background) -> No
     set_weights(parts, 1.0, step=1)
     saver.save_last()
     assert not saver.save_best(parts.objective)
-    assert not saver.is_in_trouble()
+    assert not saver.has_to_stop()
     assert said
     assert all("No space left" in text and "Training goes on" in text for text in said)
     disk.full = False

@@ -51,6 +51,9 @@ def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
     _depth_range(facts, config, report)
     _workers(config, report)
     _monitors(config, report)
+    _unvalidated(config, report)
+    _averages(config, report)
+    _anomalies(config, report)
     _trackers(config, report)
 
 
@@ -201,6 +204,46 @@ def _monitors(config: Resolved, report: Report) -> None:
         elif name in VALIDATION_METRICS and validates and not with_depth:
             mend = "set dataset.val.use_depth: true, or watch loss"
             report.wrong(path, f"{name} needs true depth, but use_depth is false for val; {mend}")
+
+
+def _unvalidated(config: Resolved, report: Report) -> None:
+    """What lives from validation does nothing without it."""
+    if config.trainer.get("limit_val_batches", 1):
+        return
+    for key, what in (
+        ("early_stopping", "waits for a number of the validation"),
+        ("ema", "is used in validation and for `best` alone"),
+        ("swa", "is used in validation and for `best` alone"),
+    ):
+        if config.trainer.get(key):
+            mend = f"set trainer.limit_val_batches above 0, or {key}: ~"
+            report.wrong(("trainer", key), f"{what}, and nothing is validated; {mend}")
+
+
+def _averages(config: Resolved, report: Report) -> None:
+    swa, epochs = config.trainer.get("swa"), config.trainer.get("max_epochs")
+    if not swa or epochs is None or "start" not in swa:
+        return
+    start, path = swa["start"], ("trainer", "swa", "start")
+    if start >= 1 and start != int(start):
+        report.wrong(
+            path, f"expected a share of the epochs below 1, or a whole number of them; got {start:g}"
+        )
+    elif start >= epochs:
+        report.wrong(path, f"{start:g} is never reached with trainer.max_epochs: {epochs}; set it lower")
+    elif start == 0 and config.trainer.get("ema"):
+        config.warnings.append(
+            "trainer.ema is never used: the mean of trainer.swa takes over in the first epoch"
+        )
+
+
+def _anomalies(config: Resolved, report: Report) -> None:
+    if config.trainer.get("detect_anomaly") and config.trainer.get("nonfinite") == "skip":
+        report.wrong(
+            ("trainer", "detect_anomaly"),
+            "ends the run at the first gradient that is NaN, which trainer.nonfinite: skip would leave out; set one of"
+            " them back",
+        )
 
 
 def _trackers(config: Resolved, report: Report) -> None:

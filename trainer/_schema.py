@@ -175,9 +175,7 @@ def check(
                 report.unknown(place, owner, (*fields, *also))
             continue
         if (model := fields[key].model()) and isinstance(value, Mapping):
-            values[key] = check(
-                fields_of_model(model), value, place, f"a key of {'.'.join(place)}", report
-            )
+            values[key] = check(fields_of_model(model), value, place, f"a key of {'.'.join(place)}", report)
             continue
         try:
             values[key] = fields[key].parse(value)

@@ -66,14 +66,14 @@ class SwaSection(_Section):
     start: Annotated[float, Key(ge=0)] = Key(
         0.5, description="from where on: below 1 a share of the epochs, else a number of epochs"
     )
-    lr: Annotated[float, Key(ge=0)] | None = Key(
+    lr: Annotated[float, Key(gt=0)] | None = Key(
         None, description="constant learning rate of the averaged epochs; null = as the schedule says"
     )
     anneal_epochs: Annotated[int, Key(ge=0)] = Key(
         5, description="epochs in which the rate goes over to lr, by a cosine"
     )
     bn_batches: Count | None = Key(
-        None, description="training batches for the batch-norm statistics of the mean; null = all"
+        200, description="training batches for the batch-norm statistics of the mean; null = all"
     )
 
 
@@ -90,7 +90,7 @@ class CompileSection(_Section):
 
     backend: str = Key("inductor", description="compiler; torch._dynamo.list_backends() lists them")
     mode: str | None = Key(
-        None, description="default, reduce-overhead, max-autotune, ...; null = torch's choice"
+        None, description="max-autotune-no-cudagraphs, lite, ...; null = torch's choice"
     )
     dynamic: bool | None = Key(None, description="sizes may vary; null = torch finds out")
     fullgraph: bool = Key(False, description="fail where a network cannot be compiled in one piece")
@@ -137,7 +137,8 @@ class TrainerSection(_Section):
         False, description="write checkpoints beside the training; takes one more copy of them in memory"
     )
     on_save_error: Literal["stop", "continue"] = Key(
-        "stop", description="when a checkpoint cannot be written: stop, or warn and continue with the older one"
+        "stop",
+        description="when a checkpoint cannot be written: stop, or warn and continue with the older one",
     )
     log_every_n_steps: Count = Key(100, description="optimizer steps between points of the training curves")
     log_images: bool = Key(True, description="send pictures to the trackers, once per epoch")

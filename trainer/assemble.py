@@ -79,7 +79,8 @@ def build_run(
     val_loader = build_loader(cfg, "val", datasets["val"], seed, rank, world, limit) if limit else None
     folder.open()  # takes the lock: from here on nobody else writes here
     if accelerator.is_main_process:
-        require_space(folder.ckpts, COPIES * _num_bytes(objective), "checkpoints")
+        averages = (cfg.trainer.ema is not None) + (cfg.trainer.swa is not None)
+        require_space(folder.ckpts, (COPIES + averages) * _num_bytes(objective), "checkpoints")
 
     notes += equip.place(cfg, objective, accelerator)
     optimizer = build_optimizer(cfg, objective)
@@ -162,15 +163,16 @@ def _restore(
     saved = checkpointer.load_last()
     state = TrainState()
     if saved is not None:
-        notes += check_resume(saved, hparams, allowed=cfg.trainer.resume_training)
+        defaults = {f"config.trainer.{key}": value for key, value in cfg.trainer_defaults().items()}
+        notes += check_resume(saved, hparams, allowed=cfg.trainer.resume_training, defaults=defaults)
         saved.restore(*parts, accelerator.scaler)
         state = saved.state
         if saved.metadata["monitor"] != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another quantity
-        if state.best is not None:
-            _check_best(checkpointer, state, accelerator, notes)
-    told = state.position, to_digest(hparams)
+    told = state.position, state.best, to_digest(hparams)
     distributed.check_equal(accelerator, told, "where the run stands and its settings")
+    if state.best is not None:
+        _check_best(checkpointer, state, accelerator, notes)
     return state
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainer.averaging import EMA, SWA
+from trainer.distributed import share_statistics
 from trainer.objective import Objective
 from trainer.types import Batch
 
@@ -42,12 +43,15 @@ class Averages:
         if self.swa is not None:
             self.swa.update(epoch)
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Before validation: bring the batch statistics in order; the mean reads `batches` of training for its own."""
+    def prepare(self, trained: Objective, batches: Iterable[Batch]) -> None:
+        """Before validation: bring the batch statistics in order; the mean reads `batches` of training for its own.
+
+        All processes then validate what the file will hold: the statistics of process 0, where each has its own.
+        """
         if self.swa is not None and self.swa.module is not None:
             self.swa.update_statistics(batches)
-        elif self.ema is not None:
-            self.ema.agree()
+        else:
+            share_statistics(self.module or trained)
 
     def state_dict(self) -> dict[str, Any]:
         """What `last` must hold to continue exactly."""

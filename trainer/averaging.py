@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
+from trainer.distributed import statistics_of
 from trainer.objective import Objective
 from trainer.types import Batch, UserError
 
 _SHOWN = 10  # wrong weights that a message lists
+_Pairs = tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]
 
 
 class EMA:
@@ -46,24 +48,17 @@ class EMA:
         self.decay, self.warmup = decay, warmup
         self.num_updates = 0
         self._source = objective
+        self._pairs: _Pairs | None = None
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights of now; nothing is read from the device."""
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        _move(self.module, self._source, torch.is_floating_point, get_ema_multi_avg_fn(decay))
+        if self._pairs is None:  # looking the tensors up takes milliseconds
+            self._pairs = _pairs(self.module, self._source, torch.is_floating_point)
+        _move(self._pairs, get_ema_multi_avg_fn(decay))
         self.num_updates += 1
-
-    @torch.no_grad()
-    def agree(self) -> None:
-        """Give all processes the BatchNorm statistics of process 0, before validation: what the file will hold.
-
-        Weights are the same everywhere, but statistics are each process's own unless they are synchronised.
-        """
-        if _num_processes() > 1:
-            for statistic in _statistics(self.module.modules()):
-                dist.broadcast(statistic, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, and the tensors themselves (not copies) by name."""
@@ -126,7 +121,7 @@ class SWA:
         """
         if epoch < self.start_epoch or (self._last_epoch is not None and epoch <= self._last_epoch):
             return
-        _move(self._averaged, self._source, _is_weight, get_swa_multi_avg_fn(), self.num_averaged)
+        _move(_pairs(self._averaged, self._source, _is_weight), get_swa_multi_avg_fn(), self.num_averaged)
         self.num_averaged += 1
         self._last_epoch = epoch
 
@@ -152,7 +147,7 @@ class SWA:
         if norms and not predict.num_batches:
             raise ValueError("SWA got no training batch to compute BatchNorm statistics from")
         if (world := _num_processes()) > 1:  # a BatchNorm that is not synchronised saw its own share alone
-            for statistic in _statistics(norms):
+            for statistic in statistics_of(norms):
                 dist.all_reduce(statistic)
                 statistic /= world
 
@@ -195,15 +190,11 @@ class SWA:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly from a `state_dict`.
 
-        Raises UserError naming weights that are not those of this model, or when the mean has begun in another epoch
-        than `start_epoch`.
+        A mean that has begun keeps its first epoch: more epochs than were planned do not move it. Raises UserError
+        naming weights that are not those of this model.
         """
-        has_begun = state["num_averaged"] or state["before"]
-        if has_begun and state["start_epoch"] != self.start_epoch:
-            raise UserError(
-                f"SWA began with epoch {state['start_epoch']} (from 0) in the file, start_epoch is"
-                f" {self.start_epoch} now. Set it back, or start a new --version"
-            )
+        if state["num_averaged"] or state["before"]:
+            self.start_epoch = state["start_epoch"]
         if state["num_averaged"]:
             _load(self._averaged, state["weights"], "SWA")
         self.num_averaged, self._last_epoch = state["num_averaged"], state["last_epoch"]
@@ -250,16 +241,20 @@ def _is_weight(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
 
 
-def _move(
-    average: nn.Module, source: nn.Module, is_averaged: Callable[[Tensor], bool], fn: Any, num: int = 0
-) -> None:
-    """Change the tensors that are averaged by one of torch's multi_avg_fn, copy the others. num: averaged before."""
+def _pairs(average: nn.Module, source: nn.Module, is_averaged: Callable[[Tensor], bool]) -> _Pairs:
+    """The tensors that are averaged, and those that are copied: of the average and of the source, in one order."""
     averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
     copied: tuple[list[Tensor], list[Tensor]] = ([], [])
     for own, theirs in zip(_tensors(average).values(), _tensors(source).values(), strict=True):
         to = averaged if is_averaged(own) else copied
         to[0].append(own.detach())
         to[1].append(theirs.detach())
+    return averaged, copied
+
+
+def _move(pairs: _Pairs, fn: Any, num: int = 0) -> None:
+    """Change the tensors that are averaged by one of torch's multi_avg_fn, copy the others. num: averaged before."""
+    averaged, copied = pairs
     if averaged[0]:
         fn(*averaged, num)
     if copied[0]:
@@ -290,9 +285,3 @@ def _kind(tensor: Tensor) -> str:
 
 def _num_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Running means and variances of every BatchNorm."""
-    norms = (module for module in modules if isinstance(module, _BatchNorm))
-    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]

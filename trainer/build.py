@@ -188,6 +188,18 @@ def _check_launcher(cfg: Config, precision: str) -> None:
             f"trainer.precision is {cfg.trainer.precision}, but the launcher was told mixed_precision: {told}. Say the"
             f" same twice (`--set trainer.precision={known.get(told, 32)}`) or launch with mixed_precision: 'no'"
         )
+    accumulated = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if accumulated != "1":  # it would divide every gradient once more
+        raise UserError(
+            f"the launcher was told gradient_accumulation_steps: {accumulated}. Leave that out, and set"
+            " trainer.accumulate_grad_batches"
+        )
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise UserError(
+                f"the launcher was told to use {kind}, which this trainer does not: its networks fit one device. Use"
+                " distributed_type: MULTI_GPU (launch/accelerate/multi_gpu.yaml)"
+            )
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     own = getattr(cfg.trainer.compile, "backend", "no")
     if backend not in ("no", own):

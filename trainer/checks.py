@@ -12,7 +12,7 @@ from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved
 from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS
-from trainer.rundir import diff_config, plain
+from trainer.rundir import ABSENT, diff_config, plain, shown
 from trainer.types import UserError
 
 # Changing one of these would change which samples the remaining steps see, or what the step count means.
@@ -35,9 +35,6 @@ FIXED_ON_RESUME = (
     "config.trainer.ema",
     "config.trainer.swa",
 )
-ABSENT_IS_OFF = re.compile(
-    r"config\.trainer\.[\w.]+: \(absent\) -> (null|false|\[\])$"
-)  # a key that is newer than the run
 # ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
     r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache)"
@@ -78,14 +75,20 @@ def check_monitors(
             )
 
 
-def check_resume(saved: Saved, hparams: Mapping[str, Any], allowed: bool) -> list[str]:
-    """Raise UserError when `last` must not (`allowed`) or cannot be continued exactly; return what has changed."""
+def check_resume(
+    saved: Saved, hparams: Mapping[str, Any], allowed: bool, defaults: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Raise UserError when `last` must not (`allowed`) or cannot be continued exactly; return what has changed.
+
+    defaults: of keys that the run may be older than, by dotted name: without the key it ran as these say.
+    """
     if not allowed:
         raise UserError(
             f"{saved.path} already holds a run, at step {saved.state.position.step}."
             " Set trainer.resume_training: true to continue it, or use another --version"
         )
-    changes = [c for c in diff_config(saved.hparams, hparams) if not ABSENT_IS_OFF.match(c)]
+    same = {f"{key}: {ABSENT} -> {shown(value)}" for key, value in (defaults or {}).items()}
+    changes = [change for change in diff_config(saved.hparams, hparams) if change not in same]
     fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not FREE_ON_RESUME.match(c)]
     if fixed:
         raise UserError(

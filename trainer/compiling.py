@@ -79,6 +79,11 @@ def check_options(options: Mapping[str, Any], device_type: str) -> None:
     modes = list(torch._inductor.list_mode_options())
     if mode is not None and mode not in modes:
         raise UserError(f"trainer.compile.mode: {mode!r} is not known. {did_you_mean(mode, modes)}")
+    if mode is not None and torch._inductor.list_mode_options(mode).get("triton.cudagraphs"):
+        raise UserError(
+            f"trainer.compile.mode: {mode!r} uses CUDA graphs, whose outputs the next network may overwrite. Use"
+            " max-autotune-no-cudagraphs or leave it out"
+        )
     if backend == INDUCTOR and (missing := _missing(device_type)):
         raise UserError(
             f"trainer.compile: {missing}. Install it, choose backend aot_eager, or set trainer.compile to false"

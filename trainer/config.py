@@ -114,6 +114,11 @@ class Config:
         """Arguments of `trainer.optim.make_scheduler`; empty without a schedule."""
         return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
 
+    def trainer_defaults(self) -> dict[str, Any]:
+        """Defaults of the keys of `trainer`, those that must be given left out."""
+        fields = TrainerSection.model_fields.items()
+        return {name: info.default for name, info in fields if not info.is_required()}
+
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""
         sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}

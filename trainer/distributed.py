@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -91,6 +91,22 @@ def _global_act_class(cls: type) -> type:
         return self.act(self.drop(GlobalBatchNorm2d.forward(self, x)))
 
     return type(f"Global{cls.__name__}", (cls, GlobalBatchNorm2d), {"forward": forward})
+
+
+def statistics_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Running means and variances of every BatchNorm among `modules`."""
+    norms = (module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Give all processes the BatchNorm statistics of process 0, as its checkpoint has them.
+
+    Weights are the same everywhere, but statistics are each process's own unless they are synchronised.
+    """
+    if dist.is_initialized():
+        for statistic in statistics_of(model.modules()):
+            dist.broadcast(statistic, 0)
 
 
 def check_world(accelerator: Any) -> None:

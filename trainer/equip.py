@@ -65,7 +65,7 @@ def make_averages(cfg: Config, objective: Objective) -> Averages:
     moving = None if ema is None else EMA(objective, ema.decay, ema.warmup)
     if swa is None:
         return Averages(moving)
-    start = int(swa.start * cfg.trainer.max_epochs) if swa.start < 1 else int(swa.start)
+    start = round(swa.start * cfg.trainer.max_epochs) if swa.start < 1 else int(swa.start)
     return Averages(moving, SWA(objective, start, swa.lr, swa.anneal_epochs, swa.bn_batches))
 
 

@@ -108,8 +108,8 @@ class Loop:
         self.averages.begin_epoch(self.parts.optimizer, position.epoch)
         self.model.train()
         for batches in self.recorder.timed(self.groups()):
-            output, verdict = self.descend(batches)
-            self.record(output, batches[-1], verdict)
+            output, batch, verdict = self.descend(batches)
+            self.record(output, batch, verdict)
             self.save_or_leave(verdict)
         self.averages.end_epoch(position.epoch)
 
@@ -122,13 +122,13 @@ class Loop:
         while group := list(islice(batches, settings.accumulate)):
             yield group
 
-    def descend(self, batches: list[Any]) -> tuple[StepOutput, Verdict]:
-        """Take one optimizer step over `batches`, unless it is refused; return the output of the last of them."""
+    def descend(self, batches: list[Any]) -> tuple[StepOutput, Any, Verdict]:
+        """Take one optimizer step over `batches`, unless it is refused; return output and batch of the last of them."""
         settings, position = self.settings, self.state.position
         self.optimizer.zero_grad(set_to_none=True)
         self.guard.begin(position.epoch)
-        for number, batch in enumerate(batches):
-            batches[number] = batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        for number, read in enumerate(batches):
+            batch = send_to_device(read, self.accelerator.device, non_blocking=True)
             seed_everything(settings.seed, TRAINING, position.step, number, self.accelerator.process_index)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -147,28 +147,31 @@ class Loop:
         else:
             self.recorder.progress.message(f"warning: {self.guard.refuse(verdict, position, batches)}")
         self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
-        return output, verdict
+        return output, batch, verdict
 
     def requests(self) -> tuple[bool, bool, bool]:
         """What this process asks of all: to stop, to save by the clock, to hear that a save has failed."""
-        return self.signals.received is not None, self.saver.is_due_now(), self.saver.is_in_trouble()
+        return self.signals.received is not None, self.saver.is_due_now(), self.saver.has_to_stop()
 
     def step(self) -> None:
         """Change the weights."""
         settings = self.settings
-        if settings.log_grad_norm:
+        if settings.log_grad_norm and self.is_logged(self.state.position.step + 1):
             self.recorder.norms = optim.grad_norms(self.objective.networks, self.accelerator.scaler)
         if settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
         self.optimizer.step()
-        if self.accelerator.scaler is not None:
-            self.guard.check_scaler(self.accelerator.optimizer_step_was_skipped, self.state.position)
-        self.averages.update()
+        if self.guard.was_taken(self.state.position):
+            self.averages.update()
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the scalars of a step are written."""
+        return step % self.settings.log_every == 0
 
     def record(self, output: StepOutput, batch: Any, verdict: Verdict) -> None:
         """Show the step; every `log_every` steps also its scalars, and its pictures at the end of an epoch."""
         step = self.state.position.step
-        due = step % self.settings.log_every == 0 and verdict.is_sound
+        due = self.is_logged(step) and verdict.is_sound
         self.recorder.extra = {"train_safety/skipped_steps": self.guard.skipped}
         self.recorder.step(output, batch, verdict.loss, self.scheduled() if due else {}, step, due)
         if self.settings.log_images and verdict.is_sound and self.at_end_of_epoch():
@@ -191,8 +194,8 @@ class Loop:
 
     def save_or_leave(self, verdict: Verdict) -> None:
         """Save `last` when it is due; after a stop signal save it and leave."""
-        is_asked, is_due_by_clock, is_in_trouble = verdict.flags
-        if is_in_trouble:
+        is_asked, is_due_by_clock, has_failed = verdict.flags
+        if has_failed:
             self.saver.raise_trouble()
         if is_asked:
             self.saver.save_last()
@@ -217,7 +220,7 @@ class Loop:
         if self.val_loader is None:
             return ValidationResult()
         with self.accelerator.autocast():
-            self.averages.prepare(self.statistics_batches())
+            self.averages.prepare(self.objective, self.statistics_batches())
         sampler, progress = self.val_loader.batch_sampler, self.recorder.progress
         sampler.set_position(0, 0)
         progress.validation(len(self.val_loader))
@@ -256,11 +259,12 @@ class Loop:
         for number, batch in enumerate(islice(self.train_loader, self.settings.limit_train)):
             seed_everything(self.settings.seed, STATISTICS, epoch, number, self.accelerator.process_index)
             yield send_to_device(batch, self.accelerator.device, non_blocking=True)
+            self.leave_if_asked()
 
     def finish_epoch(self, result: ValidationResult) -> None:
         """Advance the schedule, keep `best` and `last`, record the validation.
 
-        Recording comes last: a run killed in between repeats the validation, and must not show it twice.
+        Recording comes last, when `last` is on the disk: what a killed run repeats must not be shown twice.
         """
         state, settings, scheduled = self.state, self.settings, self.scheduled()
         epoch, value = state.position.epoch, result.value(settings.monitor)
@@ -273,6 +277,7 @@ class Loop:
         if all_finite([value]) and self.improves(value) and self.saver.save_best(self.validated):
             state.best, state.best_epoch = value, epoch
         self.saver.save_last()
+        self.saver.wait()
         self.record_epoch(result, scheduled)
 
     def improves(self, value: float) -> bool:

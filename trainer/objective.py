@@ -53,7 +53,7 @@ class Objective(nn.Module):
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = False
-        self.fixed: tuple[str, ...] = ()  # modules under `networks` that are never in training mode, see `freezing`
+        self.fixed: tuple[str, ...] = ()  # modules under `networks` that never enter training mode
         self._needed_by: dict[str, str] = {}  # what the losses need, and the first loss that says so
         for key, loss in losses.items():
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]

@@ -79,6 +79,7 @@ class RunDir:
                 )
         self.path = Path(ckpt_dir).expanduser() / str(name) / str(version)
         self.ckpts, self.results = self.path / "ckpts", self.path / "results"
+        self.capsules = self.path / "capsules"
         self.last_path, self.best_path = self.ckpts / LAST, self.ckpts / BEST
         self.hparams_path, self.state_path = self.path / "hparams.yaml", self.path / "state.json"
         self.is_main = is_main
@@ -144,7 +145,7 @@ class RunDir:
     def capsule_path(self, step: int, rank: int = 0, micro_batch: int = 0) -> Path:
         """Where a batch and the weights of a step that failed are kept for a replay."""
         which = f"_batch_{micro_batch}" if micro_batch else ""
-        return self.path / "capsules" / f"step_{step:08d}_rank_{rank}{which}.safetensors"
+        return self.capsules / f"step_{step:08d}_rank_{rank}{which}.safetensors"
 
 
 def read_hparams(path: Path | str) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def diff_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     before, after = _flat(plain(old)), _flat(plain(new))
     return [
-        f"{key}: {_shown(before.get(key, ABSENT))} -> {_shown(after.get(key, ABSENT))}"
+        f"{key}: {shown(before.get(key, ABSENT))} -> {shown(after.get(key, ABSENT))}"
         for key in {**before, **after}
         if key not in before or key not in after or not _same(before[key], after[key])
     ]
@@ -213,7 +214,8 @@ def _same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and (a == b or (a != a and b != b))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as `diff_config` writes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

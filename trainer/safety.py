@@ -19,7 +19,7 @@ from trainer.distributed import total
 from trainer.train_state import Position
 
 CAPSULES = 4  # micro-batches of one step that are kept: each capsule holds the weights, too
-SCALER_PATIENCE = 20  # steps in a row without a usable scale of fp16: it has been halved a million-fold then
+SCALER_PATIENCE = 20  # steps in a row in which the scale of fp16 was halved: a million-fold then
 
 ADVICE = (
     "Usual causes: too high a learning rate (try trainer.gradient_clip_val: 1), precision 16 (try bf16), corrupt"
@@ -39,6 +39,7 @@ class Verdict:
     bad_loss: bool  # on any process
     flags: tuple[bool, ...] = ()  # what the processes asked for, raised by any of them
     bad_gradient: bool = False
+    culprits: tuple[int, ...] = ()  # processes whose loss is not finite; several are not told apart: empty
 
     @property
     def is_sound(self) -> bool:
@@ -80,6 +81,7 @@ class StepGuard:
         self.epoch = 0
         self.skipped = self.skipped_in_epoch = self.scaler_refusals = 0
         self.losses: list[float] = []  # of the micro-batches of the step
+        self._scale = 0.0  # of the gradient scaler, after the latest step
         self.watched = _watched(objective, everything=policy == "skip")
         self._buffers = list(objective.buffers()) if policy == "skip" else []
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
@@ -109,13 +111,14 @@ class StepGuard:
         """
         loss = loss.detach().float()
         asked = torch.tensor([float(flag) for flag in flags], device=loss.device)
-        own = torch.cat([torch.stack([loss, (~torch.isfinite(loss)).float()]), asked])
-        value, *counts = total(self.accelerator, own.clone()).tolist()
+        bad = (~torch.isfinite(loss)).float()
+        own = torch.cat([torch.stack([loss, bad, bad * self.accelerator.process_index]), asked])
+        value, num_bad, culprit, *counts = total(self.accelerator, own).tolist()
         self.losses.append(value / self.accelerator.num_processes)
-        is_bad, *raised = (count > 0 for count in counts)
-        if is_bad:
-            self._is_culprit = bool(own[1])
-        return Verdict(sum(self.losses) / len(self.losses), is_bad, tuple(raised))
+        culprits = (int(culprit),) if num_bad == 1 else ()
+        mean, raised = sum(self.losses) / len(self.losses), tuple(count > 0 for count in counts)
+        self._is_culprit = bool(bad) if num_bad else False
+        return Verdict(mean, num_bad > 0, raised, culprits=culprits)
 
     def judge_gradient(self, verdict: Verdict) -> Verdict:
         """After the last backward pass: the same verdict, with what is to be said of the gradients."""
@@ -147,15 +150,24 @@ class StepGuard:
             )
         return f"{told}: the step is left out ({self.skipped_in_epoch} of at most {self.limit} in this epoch)"
 
-    def check_scaler(self, was_skipped: bool, position: Position) -> None:
-        """Count the steps in a row that the gradient scaler of fp16 refused. Raises NonFiniteLoss for too many."""
-        self.scaler_refusals = self.scaler_refusals + 1 if was_skipped else 0
+    def was_taken(self, position: Position) -> bool:
+        """Whether the step changed the weights: the gradient scaler of fp16 leaves out those that overflow.
+
+        It halves its scale then; what the optimizer says of it is wrong where it is fused. Raises NonFiniteLoss when no
+        scale fits.
+        """
+        if self.accelerator.scaler is None:
+            return True
+        before, self._scale = self._scale, self.accelerator.scaler.get_scale()
+        was_taken = self._scale >= before
+        self.scaler_refusals = 0 if was_taken else self.scaler_refusals + 1
         if self.scaler_refusals > SCALER_PATIENCE:
             raise NonFiniteLoss(
                 f"no scale of precision 16 gives finite gradients: {self.scaler_refusals} steps in a row were refused,"
                 f" up to step {position.step + 1}. `last` holds the latest saved state. Use trainer.precision: bf16 or"
                 " 32, or a lower learning rate"
             )
+        return was_taken
 
     def check_weights(self, position: Position) -> None:
         """Raise NonFiniteLoss rather than let weights that are not finite replace a good checkpoint."""
@@ -171,19 +183,27 @@ class StepGuard:
 
         After the reduction of the gradients nobody knows whose batch spoilt them, so each process keeps its own.
         """
+        rank, micro_batch = self.accelerator.process_index, len(self.losses) - 1
+        suspects = [micro_batch] if verdict.bad_loss else [*range(len(batches))][:CAPSULES]
         if verdict.bad_loss and not self._is_culprit:
-            return ", on another process"
-        suspects = [len(self.losses) - 1] if verdict.bad_loss else [*range(len(batches))]
-        rank = self.accelerator.process_index
-        paths = [self.run.capsule_path(position.step, rank, number) for number in suspects[:CAPSULES]]
+            return self._elsewhere(verdict, position, micro_batch)
+        paths = [self.run.capsule_path(position.step, rank, number) for number in suspects]
         try:
-            for number, path in zip(suspects, paths, strict=False):
+            for number, path in zip(suspects, paths, strict=True):
                 self.checkpointer.save_capsule(
                     path, self.objective, batches[number], position, number, self.seed, rank
                 )
         except CannotWrite as error:
             return f", on process {rank}; no capsule: {error}"
         return f", on process {rank}; `replay {paths[0]}` names what broke first"
+
+    def _elsewhere(self, verdict: Verdict, position: Position, micro_batch: int) -> str:
+        """Where the trouble is when it is not on this process."""
+        if not verdict.culprits:
+            return f", on several processes; `replay` names what broke first in {self.run.capsules}"
+        (rank,) = verdict.culprits
+        path = self.run.capsule_path(position.step, rank, micro_batch)
+        return f", on process {rank}; `replay {path}` names what broke first"
 
 
 def _watched(objective: nn.Module, everything: bool) -> list[nn.Parameter]:

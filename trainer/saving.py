@@ -116,7 +116,7 @@ class Saver:
         """
         error = None
         if self.checkpointer.is_main:
-            self._wait()
+            self.wait()
             packed = self.checkpointer.pack_best(objective, self.parts.state)
             error = self._attempt(self.checkpointer.write_best, *packed)
             self._trouble = error or self._trouble
@@ -124,7 +124,7 @@ class Saver:
         self._leave_in_trouble()
         return saved
 
-    def is_in_trouble(self) -> bool:
+    def has_to_stop(self) -> bool:
         """Whether the run must end because something could not be written; under "continue" only warn."""
         self._collect()
         if self._trouble is not None and self.on_error == "continue":
@@ -134,11 +134,12 @@ class Saver:
 
     def raise_trouble(self) -> None:
         """Raise CannotWrite: with the reason on the process that knows it."""
-        raise self._trouble or CannotWrite("the main process could not save; see its message")
+        trouble, self._trouble = self._trouble, None
+        raise trouble or CannotWrite("the main process could not save; see its message")
 
     def finish(self) -> None:
         """Before a run ends well its state must be on the disk: whatever the policy, try again or raise CannotWrite."""
-        self._wait()
+        self.wait()
         self.background, self.on_error, self._trouble = False, "stop", None
         if any_process(self.accelerator, self._is_behind):
             self.save_last()
@@ -147,17 +148,19 @@ class Saver:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._wait()
+        self.wait()
+        if self._trouble is not None:  # something else has ended the run
+            self.warn(f"warning: {self._trouble}")
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
 
     def _leave_in_trouble(self) -> None:
-        if any_process(self.accelerator, self.is_in_trouble()):
+        if any_process(self.accelerator, self.has_to_stop()):
             self.raise_trouble()
 
     def _write_last(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        self._wait()
+        self.wait()
         if not self.background:
             self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
             return
@@ -172,7 +175,8 @@ class Saver:
             return error
         return None
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait for what is being written."""
         if self._writing is not None:
             wait([self._writing])
             self._collect()
