@@ -15,8 +15,9 @@ from torch.optim.swa_utils import SWALR
 from tests.fakes import make_batch, make_losses, make_objective
 from tests.world import run_world
 from trainer import safefile
+from trainer.averages import Averages
 from trainer.averaging import EMA, SWA
-from trainer.distributed import share_statistics, synchronise_batchnorm
+from trainer.distributed import synchronise_batchnorm
 from trainer.freezing import freeze
 from trainer.losses import LOSSES
 from trainer.objective import Objective
@@ -382,8 +383,10 @@ def _own_share(rank: int, world: int, *expected: dict[str, torch.Tensor]) -> Non
     ema = EMA(objective, decay=0.5, warmup=False)
     objective.networks["depth"].encoder[1].running_mean.fill_(1.0 + rank)
     ema.update()
-    share_statistics(ema.module)
+    Averages(ema).prepare(objective, [])
     assert ema.module.networks["depth"].encoder[1].running_mean.tolist() == [0.5] * 4
+    Averages().prepare(objective, [])  # nothing is averaged: process 0 rules all the same
+    assert objective.networks["depth"].encoder[1].running_mean.tolist() == [1.0] * 4
 
 
 @pytest.mark.slow

@@ -63,7 +63,8 @@ def validate(
     """Run the objective over `batches` and average per item, exactly.
 
     Every item owns one row of a table; each process fills the rows of its own items and the tables are added up, so a
-    mean does not depend on how items were dealt out. The losses of a batch are shared by its items.
+    mean does not depend on how items were dealt out. The losses of a batch are shared by its items, unless one of them
+    mixes these (`trainer.losses`): then every item is compared alone, for batches are smaller on more processes.
 
     Args:
         objective: the raw module in eval mode, never the DDP wrapper (its buffer broadcast would wait for idle ranks).
@@ -79,8 +80,9 @@ def validate(
         seed_everything(seed, VALIDATION, epoch, number, accelerator.process_index)
         with accelerator.autocast():
             output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)
+            losses = _losses(objective, output, batch).to(dtype)
         names = ["loss", *output.losses] if output.losses else []
-        rows.append((batch["index"], _rows(output, batch, min_depth, max_depth, dtype)))
+        rows.append((batch["index"], _rows(output, losses, batch, min_depth, max_depth)))
         on_batch()
 
     table = _gather(rows, num_items, accelerator, dtype)
@@ -97,21 +99,29 @@ def _has_supports(batch: Any) -> bool:
     return "supports" in batch and batch["supports"].shape[1] > 0
 
 
-def _rows(output: StepOutput, batch: Any, min_depth: float, max_depth: float, dtype: torch.dtype) -> Tensor:
-    """Columns of the table for one batch: disparity variation, loss, terms, metrics, has depth (b k)."""
-    b = len(batch["index"])
+def _losses(objective: Any, output: StepOutput, batch: Any) -> Tensor:
+    """Total and terms for the items of a batch (b k): those of the batch, or of each item where a loss mixes them."""
+    b, outputs = len(batch["index"]), [output]
+    if not output.losses:
+        return output.loss.new_zeros(b, 0)
+    if any(getattr(loss, "mixes_items", False) for loss in getattr(objective, "losses", {}).values()):
+        outputs = [objective({key: value[i : i + 1] for key, value in batch.items()}) for i in range(b)]
+    return torch.stack([torch.stack([o.loss, *o.losses.values()]) for o in outputs]).expand(b, -1)
+
+
+def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_depth: float) -> Tensor:
+    """Columns of the table for one batch: disparity variation, losses, metrics, has depth (b k)."""
+    b, dtype = len(batch["index"]), losses.dtype
     disp = output.predictions["disp"][0].flatten(1).to(dtype)
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
-    terms = [output.loss, *output.losses.values()] if output.losses else []
-    shared = (torch.stack(terms) if terms else disp.new_zeros(0)).to(dtype).expand(b, -1)
     if "depth" in batch:
         values, valid = validation_metrics(
             output.predictions["depth"][0], batch["depth"], min_depth, max_depth
         )
         values = torch.where(valid[:, None], values.to(dtype), 0.0)
     else:
-        values, valid = shared.new_zeros(b, len(VALIDATION_METRICS)), shared.new_zeros(b)
-    return torch.cat([variation, shared, values, valid[:, None].to(dtype)], 1)
+        values, valid = losses.new_zeros(b, len(VALIDATION_METRICS)), losses.new_zeros(b)
+    return torch.cat([variation, losses, values, valid[:, None].to(dtype)], 1)
 
 
 def _gather(

@@ -33,6 +33,7 @@ class DepthRegression(nn.Module):
 
     needs: frozenset[str] = frozenset({"hints"})
     on_twin = False
+    mixes_items = True  # its mean is over the pixels with hints of the whole batch
 
     def __init__(self, loss_name: RegressionName = "berhu", use_automask: bool = False, invert: bool = False):
         super().__init__()

@@ -35,6 +35,7 @@ class StereoConsistency(nn.Module):
         if use_automask:
             raise ValueError(f"use_automask must be false, got {use_automask}: no pixel is left out")
         self.distance = criterion(loss_name)
+        self.mixes_items = loss_name == "berhu"  # its threshold is that of the whole batch
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over directions, scales, batch and pixels, and the warped disparities of scale 0.
