@@ -89,9 +89,7 @@ class CompileSection(_Section):
     """torch.compile of each network; the options are torch's."""
 
     backend: str = Key("inductor", description="compiler; torch._dynamo.list_backends() lists them")
-    mode: str | None = Key(
-        None, description="max-autotune-no-cudagraphs, lite, ...; null = torch's choice"
-    )
+    mode: str | None = Key(None, description="max-autotune-no-cudagraphs, lite, ...; null = torch's choice")
     dynamic: bool | None = Key(None, description="sizes may vary; null = torch finds out")
     fullgraph: bool = Key(False, description="fail where a network cannot be compiled in one piece")
 
