@@ -186,11 +186,11 @@ class Loop:
 
     def scheduled(self) -> dict[str, float]:
         """Epoch and learning rates, one per rate that differs."""
-        rates = sorted({group["lr"] for group in self.parts.optimizer.param_groups}, reverse=True)
-        tags = [
-            f"lr-{type(self.parts.optimizer).__name__}" + (f"-{i}" if i else "") for i in range(len(rates))
-        ]
-        return {"epoch": self.state.position.epoch, **dict(zip(tags, rates, strict=True))}
+        optimizer, told = self.parts.optimizer, {"epoch": float(self.state.position.epoch)}
+        rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
+        for i, rate in enumerate(rates):
+            told[f"lr-{type(optimizer).__name__}" + (f"-{i}" if i else "")] = rate
+        return told
 
     def save_or_leave(self, verdict: Verdict) -> None:
         """Save `last` when it is due; after a stop signal save it and leave."""

@@ -81,7 +81,8 @@ class StepGuard:
         self.epoch = 0
         self.skipped = self.skipped_in_epoch = self.scaler_refusals = 0
         self.losses: list[float] = []  # of the micro-batches of the step
-        self._scale = 0.0  # of the gradient scaler, after the latest step
+        scaler = accelerator.scaler
+        self._scale = 0.0 if scaler is None else scaler.get_scale()  # after the latest step
         self.watched = _watched(objective, everything=policy == "skip")
         self._buffers = list(objective.buffers()) if policy == "skip" else []
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
