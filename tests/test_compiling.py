@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch._inductor import config as inductor_config
 from torch.nn.parallel import DistributedDataParallel
@@ -29,8 +30,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # a compiler may reorder sums
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
-    """Neither compiled code nor raised limits are left to the next test."""
+    """Neither compiled code nor raised limits are left to the next test, nor an accelerator of an earlier one."""
     torch._dynamo.reset()
+    AcceleratorState._reset_state(reset_partial_state=True)
     limits = torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit
     yield
     torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit = limits

@@ -182,6 +182,8 @@ def test_settings_that_are_not_ours_are_left_out_with_a_note(tmp_path: Path) -> 
     assert (config.optimizer["type"], config.optimizer["weight_decay"]) == ("adamw", 0.01)
     assert config.scheduler == {"type": "steplr", "step_size": 15, "gamma": 0.1, "monitor": None}
     assert (config.trainer.load_ckpt, config.trainer.min_depth, config.trainer.max_epochs) == (None, 0.1, 30)
+    assert config.trainer.early_stopping is not None
+    assert config.trainer.early_stopping.patience == 3
     notes = "\n".join(converted.notes)
     for word in (
         "mannequin is not a data set of this trainer; kitti takes its place",
@@ -194,7 +196,6 @@ def test_settings_that_are_not_ours_are_left_out_with_a_note(tmp_path: Path) -> 
         "scheduler: replaced by a default, because scheduler.type: 'magic' is not a scheduler",
         "left out: trainer.odd",
         'left out: trainer.min_depth: expected a number, got "x"',
-        "left out: trainer.early_stopping",
         "left out: trainer.load_ckpt",
         "left out: callbacks, which is not a section",
     ):
