@@ -71,7 +71,7 @@ def result(objective: Objective, model: nn.Module | None = None) -> dict[str, to
     return {"loss": loss.detach(), "evaluated": evaluated, **grads, **dict(objective.named_buffers())}
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.long), "aot_eager"])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("again", [False, True])
 def test_the_numbers_stay(backend: str, frozen: bool, again: bool) -> None:
@@ -225,6 +225,6 @@ def _two_processes(rank: int, world: int) -> None:
     torch.testing.assert_close(results[2], results[0], **CLOSE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_with_global_batchnorm(tmp_path: Path) -> None:
     run_world(_two_processes, 2, tmp_path)

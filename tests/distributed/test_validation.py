@@ -84,5 +84,6 @@ def _train(rank: int, world: int, folder: Path) -> None:
     assert (folder / str(rank)).exists() == (rank == 0)
 
 
+@pytest.mark.long
 def test_the_main_process_alone_writes(tmp_path: Path) -> None:
     run_world(_train, 2, tmp_path, tmp_path)

@@ -129,6 +129,7 @@ def test_a_terminal_that_closes_lets_the_run_save_and_leave_with_129(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_under_nohup_a_closed_terminal_is_nothing(tmp_path: Path) -> None:
     nohup = ["nohup", sys.executable, *train_args(tmp_path, "trainer.save_every_n_steps=1")]
     process = subprocess.Popen(

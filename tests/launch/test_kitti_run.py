@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 SMALL = ("dataset.size=[96,64]", "net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t")
 
 
-@pytest.mark.parametrize(("drive", "num_steps"), [("kitti_raw", 4), ("kitti_raw_jpg", 7)])
+@pytest.mark.parametrize(
+    ("drive", "num_steps"), [("kitti_raw", 4), pytest.param("kitti_raw_jpg", 7, marks=pytest.mark.long)]
+)
 def test_real_frames_train_and_evaluate(
     shared_data: Path, tmp_path: Path, drive: str, num_steps: int
 ) -> None:

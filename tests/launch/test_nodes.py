@@ -240,7 +240,7 @@ PASSED_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
 @pytest.mark.parametrize(
     ("launcher", "ranks", "signum", "env"),
     [
-        (launch("cpu_x2"), (0, 1), signal.SIGTERM, {}),
+        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGTERM, {}, marks=pytest.mark.long),
         pytest.param(launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON, marks=pytest.mark.long),
         pytest.param(launch("cpu_x2"), (0, 1), signal.SIGHUP, {}, marks=pytest.mark.long),
         pytest.param(

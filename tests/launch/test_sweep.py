@@ -686,7 +686,7 @@ TINY = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_halfway_a_real_sweep_finishes_only_what_was_missing(tmp_path: Path) -> None:
     """The real commands with two seeds on embedded scenes; SIGKILL hits the sweep and the run that trains."""
     out = tmp_path / "models"

@@ -128,7 +128,7 @@ def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
     pytest.fail(f"never reached step {step}: {process.communicate()[0][-2000:]}")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(
     finished: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -149,6 +149,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(
     assert steps == [2, 4, 6, 8], "TensorBoard must not show a step twice"
 
 
+@pytest.mark.long
 def test_killed_without_step_saves_the_files_are_the_same(finished: Path, tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for_step(process, tmp_path, 4)  # the end of the first epoch
@@ -264,6 +265,7 @@ def test_a_user_error_is_said_once_by_two_processes(tmp_path: Path) -> None:
     assert done.stderr.count("Did you mean 'img_recon'?") == 1
 
 
+@pytest.mark.long
 def test_bare_torchrun_works_too(tmp_path: Path) -> None:
     done = command(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *train_args(tmp_path)

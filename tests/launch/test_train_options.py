@@ -130,7 +130,7 @@ def poison(tmp_path: Path) -> list[str]:
     return ["--plugins", str(plugin)]
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.long), True])
 def test_steps_that_are_not_finite_are_left_out_and_counted(
     tmp_path: Path, poison: list[str], gradient: bool
 ) -> None:
@@ -176,6 +176,7 @@ def test_two_processes_leave_out_the_same_step(tmp_path: Path, poison: list[str]
     assert state(tmp_path)["state"] == "finished"
 
 
+@pytest.mark.long
 def test_a_compiled_run_leaves_ordinary_weights(tmp_path: Path) -> None:
     options = ("trainer.compile.backend=aot_eager", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
     done = command(*train_args(tmp_path, *options))
