@@ -111,7 +111,7 @@ def test_a_malicious_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "x.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_converted_file_is_scored_and_starts_a_training(tmp_path: Path) -> None:
     monodepth2_folder(tmp_path / "m")
     target = tmp_path / "m.safetensors"

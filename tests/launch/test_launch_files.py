@@ -164,7 +164,14 @@ ON_CPU = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ON_CPU)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param("bf16", marks=pytest.mark.long),
+        "bf16, two",
+        pytest.param("compiled", marks=pytest.mark.long),
+    ],
+)
 def test_files_for_gpus_train_without_one(case: str, tmp_path: Path) -> None:
     (file, *options), overrides = ON_CPU[case]
     done = run(tmp_path, file, *options, overrides=overrides)

@@ -188,6 +188,7 @@ def last_step(out: Path) -> int:
     return int(read_metadata(ckpt(out, "last"))["step"])
 
 
+@pytest.mark.long  # the one below ends with the same bytes, too
 def test_two_machines_are_one_machine_with_two_processes(
     stage: Stage, two_processes: Path, one_process: Path
 ) -> None:
