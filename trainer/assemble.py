@@ -24,6 +24,7 @@ from trainer.build import (
 from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
+from trainer.data.base import DepthDataset
 from trainer.loop import Loop, Settings
 from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective
@@ -73,14 +74,10 @@ def build_run(
 
     accelerator = build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
-    rank, world = accelerator.process_index, accelerator.num_processes
-    limit = cfg.trainer.limit_val_batches
-    train_loader = build_loader(cfg, "train", datasets["train"], seed, rank, world)
-    val_loader = build_loader(cfg, "val", datasets["val"], seed, rank, world, limit) if limit else None
+    train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on nobody else writes here
     if accelerator.is_main_process:
-        averages = (cfg.trainer.ema is not None) + (cfg.trainer.swa is not None)
-        require_space(folder.ckpts, (COPIES + averages) * _num_bytes(objective), "checkpoints")
+        require_space(folder.ckpts, _num_bytes(cfg, objective), "checkpoints")
 
     notes += equip.place(cfg, objective, accelerator)
     optimizer = build_optimizer(cfg, objective)
@@ -91,15 +88,9 @@ def build_run(
     model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
     state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), notes)
-    parts = Parts(
-        objective=objective,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        state=state,
-        guard=equip.make_guard(cfg, accelerator, objective, checkpointer, folder, seed),
-        averages=equip.make_averages(cfg, objective),
-        stopping=equip.make_stopping(cfg),
-    )
+    guard = equip.make_guard(cfg, accelerator, objective, checkpointer, folder, seed)
+    averages, stopping = equip.make_averages(cfg, objective), equip.make_stopping(cfg)
+    parts = Parts(objective, optimizer, scheduler, state, guard, averages, stopping)
     parts.restore()
     notes += freezing.without_statistics(objective)
     lap("restored")
@@ -218,8 +209,22 @@ def _names(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _num_bytes(objective: Objective) -> int:
-    return sum(p.numel() * p.element_size() for p in objective.parameters())
+def _num_bytes(cfg: Config, objective: Objective) -> int:
+    """What one save needs at least."""
+    copies = COPIES + (cfg.trainer.ema is not None) + (cfg.trainer.swa is not None)
+    return copies * sum(p.numel() * p.element_size() for p in objective.parameters())
+
+
+def _loaders(
+    cfg: Config, datasets: Mapping[str, DepthDataset], seed: int, accelerator: Accelerator
+) -> tuple[DataLoader, DataLoader | None]:
+    """The loaders of this process, for training and, if there is any, validation."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    limit = cfg.trainer.limit_val_batches
+    train_loader = build_loader(cfg, "train", datasets["train"], seed, rank, world)
+    if not limit:
+        return train_loader, None
+    return train_loader, build_loader(cfg, "val", datasets["val"], seed, rank, world, limit)
 
 
 def _modes(cfg: Config) -> tuple[str, ...]:
