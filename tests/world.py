@@ -14,6 +14,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 ROOT = Path(__file__).resolve().parents[1]
+LAUNCHER = (  # two processes on a CPU
+    "-m",
+    "accelerate.commands.accelerate_cli",
+    "launch",
+    "--config_file",
+    "launch/accelerate/cpu_x2.yaml",
+)
 
 
 def _enter(rank: int, fn: Callable[..., None], world: int, store: str, args: tuple[Any, ...]) -> None:

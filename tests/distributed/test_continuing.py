@@ -8,17 +8,10 @@ from typing import NamedTuple
 import pytest
 
 from tests.launch.test_train import folder, scalars, state
-from tests.world import command, train_args
+from tests.world import LAUNCHER, command, train_args
 
 pytestmark = pytest.mark.long
 
-LAUNCHER = (
-    "-m",
-    "accelerate.commands.accelerate_cli",
-    "launch",
-    "--config_file",
-    "launch/accelerate/cpu_x2.yaml",
-)
 STEPS = 50
 # Notes which items each process sees in each step, and ends the run by a signal to its last process.
 PLUGIN = """

@@ -17,19 +17,12 @@ from pathlib import Path
 
 from tests.faults.account import Start, phase
 from tests.faults.processes import VARIABLE, environments, kill, kill_all
-from tests.world import ROOT, environment, train_args
+from tests.world import LAUNCHER, ROOT, environment, train_args
 from trainer.atomic import clean_stale
 from trainer.safefile import read, read_metadata
 from trainer.types import UserError
 
 PLUGIN = "tests/faults/plugin.py"
-LAUNCHER = (
-    "-m",
-    "accelerate.commands.accelerate_cli",
-    "launch",
-    "--config_file",
-    "launch/accelerate/cpu_x2.yaml",
-)
 PATIENCE = 900  # seconds for one start, far more than any takes
 ALONE = 0.5  # seconds that trainers go on without their launcher before they are killed, too
 
