@@ -28,7 +28,7 @@ from trainer.assemble import build_run
 from trainer.build import PRECISIONS, build_optimizer
 from trainer.config import Config, load_config
 from trainer.loop import Loop
-from trainer.rundir import RunDir
+from trainer.runtime.rundir import RunDir
 from trainer.train_state import Position
 from trainer.types import UserError
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO
 
-from trainer import atomic
-from trainer.rundir import RunDir
-from trainer.signals import StopSignals
+from trainer.runtime import files
+from trainer.runtime.rundir import RunDir
+from trainer.runtime.signals import StopSignals
 
 LEFTOVERS_SECONDS = 60.0  # that what a launcher leaves behind may take to save
 
@@ -100,11 +100,11 @@ class Children:
 
 
 def _appending(log: Path) -> BinaryIO:
-    atomic.make_folder(log.parent)
+    files.make_folder(log.parent)
     try:
         return open(log, "ab")
     except OSError as error:
-        raise atomic.CannotWrite(atomic.why_not(log, error)) from error
+        raise files.CannotWrite(files.why_not(log, error)) from error
 
 
 def _end_leftovers(group: int) -> None:

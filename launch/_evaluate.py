@@ -40,7 +40,7 @@ from trainer.evaluation.predictions import Source as Predicted
 from trainer.evaluation.truths import Items
 from trainer.metrics.protocol import DepthProtocol
 from trainer.plugins import load_plugins
-from trainer.rundir import installed_version
+from trainer.runtime.rundir import installed_version
 from trainer.types import UserError
 
 

@@ -13,7 +13,7 @@ from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.evaluation import evaluate_odometry, save_odometry
 from trainer.metrics.odometry import UNITS
-from trainer.rundir import installed_version
+from trainer.runtime.rundir import installed_version
 from trainer.types import UserError
 
 NEXT_FRAME = (1,)  # the only support of an item

@@ -22,7 +22,7 @@ from trainer.data.base import DepthDataset
 from trainer.evaluation.stored import UNITS, read_arrays
 from trainer.metrics.protocol import DepthProtocol
 from trainer.plugins import naming_plugins
-from trainer.rundir import BEST, LAST, read_hparams
+from trainer.runtime.rundir import BEST, LAST, read_hparams
 from trainer.safefile import read_metadata
 from trainer.types import UserError
 

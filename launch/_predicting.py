@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.distributed import check_world
 from trainer.evaluation import ALONE, FoundByAll, Processes
 from trainer.objective import Objective
+from trainer.runtime.processes import check_world
 from trainer.types import UserError
 
 PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes

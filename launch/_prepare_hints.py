@@ -55,10 +55,10 @@ def run(
     root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int
 ) -> int:
     """Make the hints that are missing or that readers refuse; return 1 when pictures are broken or lack a partner."""
-    from trainer.atomic import make_folder, require_space
     from trainer.data._hints import PURPOSE, SIZE
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._optional import require
+    from trainer.runtime.files import make_folder, require_space
+    from trainer.runtime.optional import require
 
     require("cv2", "hints", PURPOSE)
     raw, recordings = open_recordings(root)

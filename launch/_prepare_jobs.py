@@ -48,7 +48,7 @@ def _positive(text: str) -> int:
 
 def store(path: Path, content: bytes | memoryview) -> None:
     """Write a file in one step, with the folders above it. Raises CannotWrite."""
-    from trainer.atomic import make_folder, replacing
+    from trainer.runtime.files import make_folder, replacing
 
     make_folder(path.parent)
     with replacing(path) as staged, open(staged, "wb") as file:
@@ -59,7 +59,7 @@ def store(path: Path, content: bytes | memoryview) -> None:
 
 def clean_stale_under(folders: Iterable[Path]) -> None:
     """Delete what a run that was killed left unfinished in these folders."""
-    from trainer.atomic import clean_stale
+    from trainer.runtime.files import clean_stale
 
     for folder in set(folders):
         clean_stale(folder)

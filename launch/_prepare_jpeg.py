@@ -47,8 +47,8 @@ class Outcome(NamedTuple):
 
 def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     """Convert and compare; return 1 when pictures were broken or came back different."""
-    from trainer.atomic import require_space
     from trainer.data._kitti_places import find_raw
+    from trainer.runtime.files import require_space
 
     raw = find_raw(root, "--root")
     pictures = sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/*.png"))

@@ -32,12 +32,12 @@ def add_parser(jobs: Any) -> None:
 
 def run(root: str | None, depth_root: str | None, hints_root: str | None, out: Path, jobs: int) -> int:
     """Write the databases that are missing or incomplete; return 1 when files were broken and left out."""
-    from trainer.atomic import make_folder, require_space
     from trainer.data._kitti_files import Listing
     from trainer.data._kitti_open import open_recordings
     from trainer.data._kitti_pack import capacity, is_packed, list_packages
-    from trainer.data._optional import require
     from trainer.data._splits import list_splits
+    from trainer.runtime.files import make_folder, require_space
+    from trainer.runtime.optional import require
     from trainer.types import UserError
 
     require("lmdb", "lmdb", "Writing LMDB databases")
@@ -61,9 +61,9 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
 
 def _write(task: tuple[Package, Path]) -> list[str]:
     """Write a database beside its place and move it there. Returns the files that were left out, and why."""
-    from trainer.atomic import CannotWrite, make_folder, why_not
     from trainer.data._kitti_pack import capacity, read_entries
     from trainer.data._lmdb import write_database
+    from trainer.runtime.files import CannotWrite, make_folder, why_not
 
     package, out = task
     path = out / package.database

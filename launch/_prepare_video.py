@@ -45,7 +45,7 @@ def add_parser(jobs: Any) -> None:
 
 def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
     """Decode what is not there yet, print a report for each video; return 1 when there are warnings."""
-    from trainer.data._optional import require
+    from trainer.runtime.optional import require
     from trainer.types import UserError
 
     require("cv2", "hints", "Decoding videos")

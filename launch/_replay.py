@@ -11,7 +11,7 @@ from trainer.checkpoint import Capsule, load_capsule, load_objective
 from trainer.objective import Objective
 from trainer.plugins import load_plugins
 from trainer.replay import Moment, Replayed, name_operation, replay
-from trainer.rundir import read_hparams
+from trainer.runtime.rundir import read_hparams
 from trainer.safefile import read_metadata
 from trainer.train_state import from_json
 from trainer.types import UserError

@@ -19,7 +19,7 @@ from launch._sweep_jobs import Job, check_options, make_jobs
 from launch._sweep_reasons import why_incomplete
 from launch._sweep_slurm import write_script
 from trainer.plugins import load_plugins
-from trainer.rundir import RunState
+from trainer.runtime.rundir import RunState
 from trainer.types import UserError
 
 BUSY_SECONDS = 5.0  # between looks at a run that another process holds

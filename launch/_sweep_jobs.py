@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import atomic
 from trainer.checkpoint import find_checkpoint
 from trainer.config import load_config
 from trainer.metrics.align import ALIGNMENTS
-from trainer.rundir import RunDir, diff_config, read_hparams
+from trainer.runtime.files import CannotWrite, write_text
+from trainer.runtime.rundir import RunDir, diff_config, read_hparams
 from trainer.types import UserError
 
 LAUNCH = Path(__file__).parent
@@ -52,7 +52,7 @@ class Evaluation:
 
     def note_done(self) -> None:
         """Write down that the files are those of this command."""
-        atomic.write_text(self.note, self.asked + "\n")
+        write_text(self.note, self.asked + "\n")
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Job:
         """
         try:
             self.folder.open()
-        except atomic.CannotWrite:
+        except CannotWrite:
             raise
         except UserError:
             return False

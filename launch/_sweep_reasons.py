@@ -6,7 +6,7 @@ import shlex
 from contextlib import suppress
 
 from launch._sweep_jobs import Evaluation, Job
-from trainer.rundir import diff_config, read_hparams
+from trainer.runtime.rundir import diff_config, read_hparams
 from trainer.types import UserError
 
 SHOWN = 2  # settings that are named

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import atomic
+from trainer.runtime import files
 
 TEMPLATE = Path(__file__).parent / "slurm" / "sweep_array.sbatch.in"
 
@@ -17,8 +17,8 @@ TEMPLATE = Path(__file__).parent / "slurm" / "sweep_array.sbatch.in"
 def write_script(args: argparse.Namespace, labels: Sequence[str]) -> None:
     """Write the script to `args.slurm`, one task for each label, and make the folder of its logs."""
     logs = args.ckpt_dir / "slurm"
-    atomic.make_folder(logs)
-    atomic.make_folder(args.slurm.absolute().parent)
+    files.make_folder(logs)
+    files.make_folder(args.slurm.absolute().parent)
     sweep = command_line(args)
     tables = [*sweep, *([f"--tables-args={args.tables_args}"] if args.tables_args else []), "--tables-only"]
     output = str(logs.absolute()).replace("%", "%%") + "/%A_%a.log"
@@ -32,7 +32,7 @@ def write_script(args: argparse.Namespace, labels: Sequence[str]) -> None:
         table=shlex.join(tables),
         tasks="\n".join(f"#   {i_task}: {label}" for i_task, label in enumerate(labels)),
     )
-    atomic.write_text(args.slurm, text)
+    files.write_text(args.slurm, text)
     print(f"wrote {args.slurm}: {len(labels)} tasks. Start them: sbatch {shlex.quote(str(args.slurm))}")
 
 

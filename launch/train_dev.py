@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def empty(name: str, version: str) -> None:
     """Empty a scratch folder that nobody is using. Raises UserError when a run is in it."""
-    from trainer.rundir import RunDir
+    from trainer.runtime.rundir import RunDir
 
     with RunDir(SCRATCH, name, version) as folder:
         for child in folder.path.iterdir():

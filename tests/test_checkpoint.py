@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trainer import safefile
-from trainer.atomic import CannotWrite
 from trainer.checkpoint import (
     Checkpointer,
     Position,
@@ -25,7 +24,8 @@ from trainer.checkpoint import (
     load_objective,
     load_pretrained,
 )
-from trainer.rundir import RunDir
+from trainer.runtime.files import CannotWrite
+from trainer.runtime.rundir import RunDir
 from trainer.safefile import DamagedFile
 from trainer.train_state import WrongOptimizer
 from trainer.types import UserError

@@ -39,7 +39,7 @@ LEVELS = (
     (
         "trainer.viz",
         "trainer.train_state",
-        "trainer.rundir",
+        "trainer.runtime.rundir",
         "trainer.optim",
         "trainer.averaging",
         "trainer.compiling",
@@ -48,12 +48,12 @@ LEVELS = (
         "trainer.stopping",
     ),
     ("trainer.safefile",),
-    ("trainer.atomic",),
-    ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.distributed"),
+    ("trainer.runtime.files",),
+    ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.runtime.processes"),
     ("trainer._pictures", "trainer._needs"),
-    ("trainer.scene", "trainer.seeding", "trainer.signals", "trainer.plugins"),
+    ("trainer.scene", "trainer.runtime.seeding", "trainer.runtime.signals", "trainer.plugins"),
     ("trainer.geometry",),
-    ("trainer.types", "trainer._yaml"),
+    ("trainer.types", "trainer.runtime.yaml_text"),
 )
 # A checkpoint rebuilds its own network (`load_objective`), so it calls upwards once, inside a function.
 ALLOWED = {("trainer.checkpoint", "trainer.build"), ("trainer.checkpoint", "trainer.config")}

@@ -17,10 +17,10 @@ import models_zoo
 from models_zoo.decoders import DECODERS
 from tests.fakes import FakeDepth, make_batch, make_objective
 from tests.world import run_world
-from trainer.distributed import synchronise_batchnorm
 from trainer.freezing import freeze
 from trainer.objective import Objective
 from trainer.recompute import Recomputed, recompute
+from trainer.runtime.processes import synchronise_batchnorm
 from trainer.types import UserError
 
 ENCODERS = ("resnet18", "resnet10t", "convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224")

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.fakes import make_batch, make_losses, make_objective
 from trainer.replay import Moment, name_operation, replay
-from trainer.seeding import TRAINING, seed_everything
+from trainer.runtime.seeding import TRAINING, seed_everything
 
 MOMENT = Moment(seed=3, step=7, micro_batch=0, rank=0)
 

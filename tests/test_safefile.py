@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer import safefile
-from trainer.atomic import CannotWrite
+from trainer.runtime.files import CannotWrite
 from trainer.safefile import DamagedFile
 from trainer.types import UserError
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.world import run_world
-from trainer.atomic import CannotWrite
+from trainer.runtime.files import CannotWrite
 from trainer.safety import NonFiniteLoss, StepGuard
 from trainer.train_state import Position
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from trainer import safefile
-from trainer.atomic import CannotWrite
 from trainer.averages import Averages
 from trainer.checkpoint import Checkpointer
+from trainer.runtime.files import CannotWrite
 from trainer.safety import NonFiniteLoss, StepGuard
 from trainer.saving import Parts, Saver
 from trainer.stopping import EarlyStopping

@@ -11,7 +11,7 @@ from trainer._needs import NEEDS, Facts
 from trainer._resolve import Resolved
 from trainer._schema import Report, show
 from trainer._sections import MODES
-from trainer._yaml import KeyPath
+from trainer.runtime.yaml_text import KeyPath
 
 _STRIDE = 32  # deepest encoder stride: what image sides must be a multiple of
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels

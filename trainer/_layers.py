@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer._yaml import KeyPath, Layer, read_text
+from trainer.runtime.yaml_text import KeyPath, Layer, read_text
 
 
 def read_override(text: str, problems: list[str]) -> Layer | None:

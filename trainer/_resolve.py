@@ -22,7 +22,7 @@ from trainer._schema import (
     show,
 )
 from trainer._sections import MODES, SECTION_NAMES, LoaderSection, TrainerSection, Weight
-from trainer._yaml import KeyPath
+from trainer.runtime.yaml_text import KeyPath
 
 SET_BY_RUN = ("seed",)  # dataset arguments that the command line decides
 LOSS_EXTRA = {"weight": Field(Weight, 1.0, "factor of this loss in the total")}

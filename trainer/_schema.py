@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from models_zoo.registry import did_you_mean
-from trainer._yaml import KeyPath, Layer
+from trainer.runtime.yaml_text import KeyPath, Layer
 
 REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
 

@@ -11,8 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from trainer import distributed, equip, freezing, tracking
-from trainer.atomic import require_space
+from trainer import equip, freezing, tracking
 from trainer.build import (
     build_accelerator,
     build_dataset,
@@ -30,9 +29,11 @@ from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective
 from trainer.progress import make_progress
 from trainer.recording import Recorder
-from trainer.rundir import RunDir
+from trainer.runtime import processes
+from trainer.runtime.files import require_space
+from trainer.runtime.rundir import RunDir
+from trainer.runtime.seeding import INITIALISATION, seed_everything
 from trainer.saving import Parts
-from trainer.seeding import INITIALISATION, seed_everything
 from trainer.train_state import Position, TrainState
 
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
@@ -161,7 +162,7 @@ def _restore(
         if saved.metadata["monitor"] != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another quantity
     told = state.position, state.best, to_digest(hparams)
-    distributed.check_equal(accelerator, told, "where the run stands and its settings")
+    processes.check_equal(accelerator, told, "where the run stands and its settings")
     if state.best is not None:
         _check_best(checkpointer, state, accelerator, notes)
     return state
@@ -172,7 +173,7 @@ def _check_best(
 ) -> None:
     """Where `best` is gone or damaged, let the next validation write one: a later best is better than none."""
     fault = checkpointer.fault_of_best() if accelerator.is_main_process else None
-    if distributed.any_process(accelerator, fault is not None):
+    if processes.any_process(accelerator, fault is not None):
         notes.append(f"{fault}. The next validated epoch becomes the best so far")
         state.best = state.best_epoch = None
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainer.averaging import EMA, SWA
-from trainer.distributed import share_statistics
 from trainer.objective import Objective
+from trainer.runtime.processes import share_statistics
 from trainer.types import Batch
 
 

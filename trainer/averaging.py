@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
-from trainer.distributed import statistics_of
 from trainer.objective import Objective
+from trainer.runtime.processes import statistics_of
 from trainer.types import Batch, UserError
 
 _SHOWN = 10  # wrong weights that a message lists

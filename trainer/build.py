@@ -20,13 +20,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import models_zoo
-from trainer import distributed, optim
+from trainer import optim
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.runtime import processes
 from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
@@ -153,14 +154,14 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
                     **DDP_OPTIONS,
                 ),
                 InitProcessGroupKwargs(
-                    init_method=distributed.init_method(),
+                    init_method=processes.init_method(),
                     # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
                     timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
                 ),
             ],
         )
     except RuntimeError as error:
-        told = distributed.lost_peer(error)
+        told = processes.lost_peer(error)
         if told is None:
             raise
         raise UserError(
@@ -170,7 +171,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     # What torch says once where all are used after all, and of an argument that Accelerate passes on.
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-    distributed.check_world(accelerator)
+    processes.check_world(accelerator)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(
             "trainer.precision: 16 needs a GPU (Accelerate ignores fp16 on a CPU and would train in 32 bit)."

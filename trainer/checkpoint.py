@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from models_zoo.weights import is_foreign, read_foreign
 from models_zoo.weights.base import MissingSettings, UnreadableWeights
 from trainer import safefile
-from trainer.atomic import make_folder
 from trainer.plugins import naming_plugins
-from trainer.rundir import BEST, LAST, PREVIOUS, plain, read_hparams
+from trainer.runtime.files import make_folder
+from trainer.runtime.rundir import BEST, LAST, PREVIOUS, plain, read_hparams
 from trainer.safefile import DamagedFile
 from trainer.saved import PartialWeights, Saved, WrongArchitecture
 from trainer.train_state import (

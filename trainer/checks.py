@@ -12,7 +12,7 @@ from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved
 from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS
-from trainer.rundir import ABSENT, diff_config, plain, shown
+from trainer.runtime.rundir import ABSENT, diff_config, plain, shown
 from trainer.types import UserError
 
 # Changing one of these would change which samples the remaining steps see, or what the step count means.

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from models_zoo.registry import did_you_mean
-from trainer.distributed import GlobalBatchNorm2d
 from trainer.objective import Objective
+from trainer.runtime.processes import GlobalBatchNorm2d
 from trainer.types import UserError
 
 OPTIONS = ("backend", "mode", "dynamic", "fullgraph")

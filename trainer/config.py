@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import _layers, _yaml
+from trainer import _layers
 from trainer._crosschecks import crosscheck, offsets
 from trainer._resolve import Registries, Resolved, resolve
 from trainer._schema import Report
 from trainer._sections import TrainerSection
+from trainer.runtime import yaml_text
 from trainer.types import UserError
 
 Paths = str | Path | Sequence[str | Path]
@@ -131,7 +132,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML text."""
-        return _yaml.dump(self.to_dict())
+        return yaml_text.dump(self.to_dict())
 
     def dump(self, path: str | Path) -> None:
         """Write the whole configuration to a YAML file that `load_config` reads back as an equal Config."""
@@ -167,7 +168,7 @@ def load_config(
     """
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
-    layers = [_yaml.read_file(path, problems) for path in files]
+    layers = [yaml_text.read_file(path, problems) for path in files]
     if None in layers:
         raise ConfigError(problems)  # what that file would have said is unknown, so the rest cannot be judged
     label = str(files[-1]) if files else "config"
@@ -180,7 +181,7 @@ def load_config(
 
 
 def _checked(
-    layers: Sequence[_yaml.Layer],
+    layers: Sequence[yaml_text.Layer],
     problems: Sequence[str],
     registries: Registries | None,
     label: str | None = None,

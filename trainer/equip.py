@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from trainer import distributed, freezing
+from trainer import freezing
 from trainer.averages import Averages
 from trainer.averaging import EMA, SWA
 from trainer.checkpoint import Checkpointer
@@ -15,6 +15,7 @@ from trainer.compiling import compile_networks
 from trainer.config import Config
 from trainer.objective import Objective
 from trainer.recompute import recompute
+from trainer.runtime import processes
 from trainer.safety import StepGuard
 from trainer.saving import Parts, Saver
 from trainer.stopping import EarlyStopping
@@ -27,7 +28,7 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
     parts that do not exist, or that this machine cannot compile.
     """
     if accelerator.num_processes > 1 and cfg.trainer.sync_batchnorm:
-        distributed.synchronise_batchnorm(objective, accelerator.device)
+        processes.synchronise_batchnorm(objective, accelerator.device)
     if cfg.trainer.channels_last:
         objective.use_channels_last()
     objective.to(accelerator.device)

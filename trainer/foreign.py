@@ -21,12 +21,13 @@ from torch import Tensor
 import models_zoo
 from models_zoo.weights import read_foreign
 from models_zoo.weights.base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights
-from trainer import _yaml, safefile
+from trainer import safefile
 from trainer._adopted import SECTIONS, choose_settings
 from trainer._fit import compare, is_part
-from trainer.atomic import make_folder
 from trainer.config import Config, ConfigError
-from trainer.rundir import installed_version
+from trainer.runtime import yaml_text
+from trainer.runtime.files import make_folder
+from trainer.runtime.rundir import installed_version
 from trainer.train_state import Position, position_metadata, to_json
 from trainer.types import UserError
 
@@ -119,7 +120,7 @@ def _read_corrections(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     problems: list[str] = []
-    layer = _yaml.read_file(path, problems)
+    layer = yaml_text.read_file(path, problems)
     if layer is None or problems:
         raise UserError("\n".join(problems))
     sections = {"net", *SECTIONS}

@@ -16,14 +16,14 @@ from typing import Any
 from accelerate.utils import send_to_device
 
 from trainer import optim
-from trainer.atomic import CannotWrite
-from trainer.distributed import any_process
 from trainer.metrics.validation import higher_is_better
 from trainer.recording import Recorder
+from trainer.runtime.files import CannotWrite
+from trainer.runtime.processes import any_process
+from trainer.runtime.seeding import STATISTICS, TRAINING, seed_everything
+from trainer.runtime.signals import Preempted, StopSignals
 from trainer.safety import Verdict
 from trainer.saving import Parts, Saver
-from trainer.seeding import STATISTICS, TRAINING, seed_everything
-from trainer.signals import Preempted, StopSignals
 from trainer.train_state import Position, TrainState
 from trainer.types import StepOutput
 from trainer.validation import ValidationResult, all_finite, validate

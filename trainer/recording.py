@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.distributed import total
 from trainer.health import Health
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
+from trainer.runtime.processes import total
 from trainer.types import DATA_STAGES, StepOutput
 from trainer.validation import ValidationResult, all_finite
 

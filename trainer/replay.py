@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.objective import Objective
-from trainer.seeding import TRAINING, seed_everything
+from trainer.runtime.seeding import TRAINING, seed_everything
 
 LISTED = 3  # places of one kind that are named
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from models_zoo.weights import looks_pickled
-from trainer.atomic import replacing
+from trainer.runtime.files import replacing
 from trainer.types import UserError
 
 FORMAT_VERSION = 1

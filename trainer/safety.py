@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.atomic import CannotWrite
 from trainer.checkpoint import Checkpointer
-from trainer.distributed import total
+from trainer.runtime.files import CannotWrite
+from trainer.runtime.processes import total
 from trainer.train_state import Position
 
 CAPSULES = 4  # micro-batches of one step that are kept: each capsule holds the weights, too

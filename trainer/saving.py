@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainer.atomic import CannotWrite
 from trainer.averages import Averages
 from trainer.checkpoint import Checkpointer
-from trainer.distributed import any_process
+from trainer.runtime.files import CannotWrite
+from trainer.runtime.processes import any_process
 from trainer.safety import StepGuard
 from trainer.stopping import EarlyStopping
 from trainer.train_state import TrainState

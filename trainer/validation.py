@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.distributed import total
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
-from trainer.seeding import VALIDATION, seed_everything
+from trainer.runtime.processes import total
+from trainer.runtime.seeding import VALIDATION, seed_everything
 from trainer.types import Images, StepOutput
 
 

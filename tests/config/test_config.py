@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.config.toys import TOYS
-from trainer import _yaml
 from trainer.config import Config, ConfigError, load_config
+from trainer.runtime import yaml_text
 
 # What is merged
 
@@ -105,11 +105,11 @@ def test_overrides_as_mapping_nested_or_dotted(load):
 )  # fmt: skip
 def test_scalars_mean_what_people_mean(text, value):
     problems: list[str] = []
-    layer = _yaml.read_text(text, "x", problems)
+    layer = yaml_text.read_text(text, "x", problems)
     assert not problems
     assert layer.data == value
     assert type(layer.data) is type(value)
-    assert _yaml.read_text(_yaml.dump({"a": value}), "x", []).data == {"a": value}
+    assert yaml_text.read_text(yaml_text.dump({"a": value}), "x", []).data == {"a": value}
 
 
 def test_scientific_numbers_from_file_and_command_line(load):

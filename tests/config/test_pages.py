@@ -11,13 +11,13 @@ import pytest
 
 from launch import schema as schema_command
 from tests.config.toys import TOYS
-from trainer import _yaml
 from trainer._forwarded import scheduler_fields
 from trainer._jsonschema import json_schema
 from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
 from trainer._schema import REQUIRED, Field, fields_of_model
 from trainer._sections import SECTIONS
 from trainer.config import Config, ConfigError, load_config
+from trainer.runtime import yaml_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,7 @@ def test_default_yaml_explains_every_key_and_states_its_true_default():
         if field.default is REQUIRED:
             assert stated["default"] is None, path
         else:
-            value = _yaml.read_text(stated["default"], "", []).data
+            value = yaml_text.read_text(stated["default"], "", []).data
             assert value == (list(field.default) if isinstance(field.default, tuple) else field.default), path
 
 

@@ -24,10 +24,10 @@ from tests.benchmark import systems
 from tests.benchmark.test_terms import VARIANTS, without_ties
 from tests.world import run_world
 from trainer.build import DDP_OPTIONS
-from trainer.distributed import synchronise_batchnorm
 from trainer.freezing import freeze
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.runtime.processes import synchronise_batchnorm
 
 CPU = torch.device("cpu")
 FROZEN, SYNCHRONISED = "frozen batch norm", "synchronised batch norm"

@@ -21,7 +21,7 @@ from tests.world import ROOT, SMALL, run_world
 from trainer.assemble import build_run
 from trainer.config import load_config
 from trainer.loop import Loop
-from trainer.rundir import RunDir
+from trainer.runtime.rundir import RunDir
 from trainer.train_state import to_json
 
 pytestmark = pytest.mark.long

@@ -21,8 +21,8 @@ from launch import _sweep, _sweep_jobs
 from launch.sweep import main
 from tests.world import ROOT, SMALL, command, environment
 from trainer.config import load_config
-from trainer.rundir import RunDir
-from trainer.signals import StopSignals
+from trainer.runtime.rundir import RunDir
+from trainer.runtime.signals import StopSignals
 from trainer.types import UserError
 
 DEFAULT = ROOT / "cfg" / "synthetic" / "default.yaml"

@@ -283,7 +283,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_capsule_that_replays(tmp_path: P
     (capsule,) = (folder(tmp_path) / "capsules").iterdir()
     assert str(capsule) in done.stderr
     from trainer.checkpoint import load_capsule, load_objective
-    from trainer.seeding import TRAINING, seed_everything
+    from trainer.runtime.seeding import TRAINING, seed_everything
 
     failed, objective = load_capsule(capsule), load_objective(capsule)
     seed_everything(failed.seed, TRAINING, failed.position.step, failed.micro_batch, failed.rank)

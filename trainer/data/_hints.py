@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data._optional import require
+from trainer.runtime.optional import require
 from trainer.types import STEREO_BASELINE_UNITS
 
 SIZE = (1024, 320)  # (width, height) of hints

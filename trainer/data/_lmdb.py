@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.data._arrays import read_array
-from trainer.data._optional import require
 from trainer.data._pickles import read_pickle
 from trainer.data.base import DataError
+from trainer.runtime.optional import require
 
 FILE = "data.mdb"
 _FORMAT = {"format": "encoded pictures and NumPy files", "version": 1}

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image, ImageStat
 from tqdm import tqdm
 
-from trainer.data._optional import require
+from trainer.runtime.optional import require
 from trainer.types import UserError
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv")

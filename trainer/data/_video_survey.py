@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data._optional import require
 from trainer.data._splits import counted
+from trainer.runtime.optional import require
 
 WIDTH = 320  # pixels; all distances below are in these
 STANDING = 0.4  # median shift below which a camera has not moved

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from trainer.atomic import make_folder, write_text
 from trainer.metrics.legacy import legacy_rows
 from trainer.metrics.protocol import DepthProtocol
+from trainer.runtime.files import make_folder, write_text
 
 RESULT_FORMAT = 1  # of the result file
 

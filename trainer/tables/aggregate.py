@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models_zoo.registry import did_you_mean
-from trainer.rundir import RunDir
+from trainer.runtime.rundir import RunDir
 from trainer.tables.columns import Column
 from trainer.tables.results import Result
 from trainer.types import UserError

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_zoo.registry import did_you_mean
-from trainer import atomic
 from trainer.metrics.validation import VALIDATION_UNITS
+from trainer.runtime import files
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import ARROWS
 from trainer.types import UserError
@@ -157,7 +157,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    atomic.make_folder(path.parent)
-    with atomic.replacing(path) as staged:
+    files.make_folder(path.parent)
+    with files.replacing(path) as staged:
         figure.savefig(staged, format="png")
     return path

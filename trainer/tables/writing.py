@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import atomic
+from trainer.runtime import files
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import Column
 from trainer.tables.latex import latex
@@ -47,13 +47,13 @@ def write_table(
         f"{name}_seeds.csv": csv_text(seed_rows(table)),
         f"{name}_pairs.csv": csv_text(pair_rows(comparisons)),
     }
-    atomic.make_folder(folder)
+    files.make_folder(folder)
     written = []
     for file, text in texts.items():
         if not text:  # no pairs: what an earlier call left would be wrong
             (folder / file).unlink(missing_ok=True)
         else:
-            atomic.write_text(folder / file, text)
+            files.write_text(folder / file, text)
             written.append(folder / file)
     return written
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer import rundir
-from trainer.atomic import CannotWrite
-from trainer.rundir import RunDir, diff_config, read_hparams
+from tests.world import ROOT
+from trainer.runtime import rundir
+from trainer.runtime.files import CannotWrite
+from trainer.runtime.rundir import RunDir, diff_config, read_hparams
 from trainer.train_state import Position
 from trainer.types import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def start(code: str, *args: object) -> subprocess.Popen[str]:
@@ -41,7 +40,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 HOLD = """
 import sys, time
-from trainer.rundir import RunDir
+from trainer.runtime.rundir import RunDir
 run = RunDir(sys.argv[1], "m", "42").open()
 print("ready", flush=True)
 time.sleep(60)
@@ -49,7 +48,7 @@ time.sleep(60)
 
 HOLD_WITH_WORKER = """
 import multiprocessing, sys, time
-from trainer.rundir import RunDir
+from trainer.runtime.rundir import RunDir
 run = RunDir(sys.argv[1], "m", "42").open()
 worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,))
 worker.start()

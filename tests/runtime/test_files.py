@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import atomic, safefile
-from trainer.atomic import CannotWrite
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.world import ROOT
+from trainer import safefile
+from trainer.runtime import files
+from trainer.runtime.files import CannotWrite
 
 
 def run(code: str, *args: object) -> subprocess.Popen[bytes]:
@@ -43,7 +43,7 @@ def test_killed_while_writing_the_old_file_is_still_good(tmp_path: Path) -> None
     staged = tmp_path / f".last.safetensors.tmp-{writer.pid}"
     assert staged.stat().st_size > 4000
     assert torch.equal(safefile.read(path)[0]["t"], torch.ones(3))
-    assert atomic.clean_stale(tmp_path) == [staged]
+    assert files.clean_stale(tmp_path) == [staged]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -52,7 +52,7 @@ def test_killed_at_any_moment_there_is_always_a_good_file(tmp_path: Path) -> Non
     code = """
 import multiprocessing, sys, time, torch
 from pathlib import Path
-from trainer import atomic, safefile
+from trainer import safefile; from trainer.runtime import files
 folder = Path(sys.argv[1])
 path, previous = folder / "last", folder / "last.prev"
 def write_on(first):
@@ -70,7 +70,7 @@ for k in range(10):
         if file == path or file.exists():
             tensors, metadata = safefile.read(file)
             assert (tensors["t"] == float(metadata["i"])).all()
-    atomic.clean_stale(folder)
+    files.clean_stale(folder)
     assert {p.name for p in folder.iterdir()} <= {"last", "last.prev"}
 """
     killer = run(code, tmp_path)
@@ -125,7 +125,7 @@ def test_what_the_disk_refuses_is_told_with_a_remedy(
 
 def test_interrupted_by_the_keyboard_nothing_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic.replacing(tmp_path / "x") as staged:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "x") as staged:  # noqa: PT012
         staged.write_text("half")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -140,7 +140,7 @@ def test_without_hard_links_the_older_file_is_still_kept(
 
     monkeypatch.setattr(os, "link", refuse)
     for text in "abc":
-        with atomic.replacing(tmp_path / "x", keep_previous=tmp_path / "previous") as staged:
+        with files.replacing(tmp_path / "x", keep_previous=tmp_path / "previous") as staged:
             staged.write_text(text)
     assert (tmp_path / "x").read_text() == "c"
     assert (tmp_path / "previous").read_text() == "b"
@@ -152,7 +152,7 @@ def test_a_failed_second_name_keeps_the_old_file(tmp_path: Path, monkeypatch: py
 
     (tmp_path / "x").write_text("old")
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(CannotWrite), atomic.replacing(tmp_path / "x", keep_previous=tmp_path / "p") as staged:
+    with pytest.raises(CannotWrite), files.replacing(tmp_path / "x", keep_previous=tmp_path / "p") as staged:
         staged.write_text("new")
     assert (tmp_path / "x").read_text() == "old"
 
@@ -165,13 +165,13 @@ def test_only_what_the_dead_left_is_cleaned(tmp_path: Path) -> None:
     stale = [tmp_path / f".x.tmp-{dead.pid}", tmp_path / f".x.tmp-{10**30}"]
     for path in (mine, theirs, *others, *stale):
         path.touch()
-    assert sorted(atomic.clean_stale(tmp_path)) == sorted(stale)
+    assert sorted(files.clean_stale(tmp_path)) == sorted(stale)
     assert sorted(tmp_path.iterdir()) == sorted([mine, theirs, *others])
 
 
 def test_too_small_a_disk_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))
-    atomic.require_space(tmp_path, 10**9, "checkpoints")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 0, 10**9))
+    files.require_space(tmp_path, 10**9, "checkpoints")
     with pytest.raises(CannotWrite, match="checkpoints need 1001 MB, but only 1000 MB are free"):
-        atomic.require_space(tmp_path, 1_001_000_000, "checkpoints")
+        files.require_space(tmp_path, 1_001_000_000, "checkpoints")

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from tests.world import command
-from trainer.signals import Preempted, StopSignals
+from trainer.runtime.signals import Preempted, StopSignals
 
 IGNORED = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
 
@@ -26,7 +26,7 @@ def test_a_signal_is_noted_and_handlers_are_put_back() -> None:
 
 def test_an_impatient_second_signal_ends_the_process() -> None:
     code = (
-        "import os, signal, trainer.signals as s; s.PATIENCE = 0.0\n"
+        "import os, signal, trainer.runtime.signals as s; s.PATIENCE = 0.0\n"
         "with s.StopSignals():\n"
         "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('still here')"
@@ -37,7 +37,7 @@ def test_an_impatient_second_signal_ends_the_process() -> None:
 
 
 HELD = (
-    "import os, signal, trainer.signals as s\n"
+    "import os, signal, trainer.runtime.signals as s\n"
     "with s.StopSignals() as signals:\n"
     "    os.kill(os.getpid(), signal.SIGHUP)\n"
     "    print(signals.received and int(signals.received))"

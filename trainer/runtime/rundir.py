@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from trainer import _yaml, atomic
-from trainer.atomic import CannotWrite
+from trainer.runtime import files, yaml_text
+from trainer.runtime.files import CannotWrite
 from trainer.types import UserError
 
 LAST, PREVIOUS, BEST = "last.safetensors", "last.prev.safetensors", "best.safetensors"
@@ -92,12 +92,12 @@ class RunDir:
         """
         if self.is_main and self._lock is None:
             for folder in (self.path, self.ckpts, self.results):
-                atomic.make_folder(folder)
+                files.make_folder(folder)
             self._lock = _take_lock(self.path)
             _held.add(self)
             _forget_in_children()
             for folder in (self.path, self.ckpts, self.results):
-                atomic.clean_stale(folder)
+                files.clean_stale(folder)
         return self
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class RunDir:
             raise ValueError(f"{state!r} is not a state of a run. Known: {', '.join(STATES)}")
         if self.is_main:
             now = RunState(state, position.epoch, position.step, _now(), os.getpid(), socket.gethostname())
-            atomic.write_text(self.state_path, json.dumps(vars(now), indent=1) + "\n")
+            files.write_text(self.state_path, json.dumps(vars(now), indent=1) + "\n")
 
     def read_state(self) -> RunState | None:
         """How the run stood last; None when it never began. An unreadable note must not hinder a restart."""
@@ -140,7 +140,7 @@ class RunDir:
         """Write hparams.yaml: the resolved config and the command line, to be read and fixed by hand."""
         if self.is_main:
             data = plain({**hparams, "command": list(command)} if command else hparams)
-            atomic.write_text(self.hparams_path, _HEADING + _yaml.dump(data))
+            files.write_text(self.hparams_path, _HEADING + yaml_text.dump(data))
 
     def capsule_path(self, step: int, rank: int = 0, micro_batch: int = 0) -> Path:
         """Where a batch and the weights of a step that failed are kept for a replay."""
@@ -151,7 +151,7 @@ class RunDir:
 def read_hparams(path: Path | str) -> dict[str, Any]:
     """Read an hparams.yaml. Raises UserError when it is missing, is not YAML or holds no `config`."""
     problems: list[str] = []
-    layer = _yaml.read_file(Path(path), problems)
+    layer = yaml_text.read_file(Path(path), problems)
     if layer is None or problems:
         raise UserError("\n".join(problems))
     if not isinstance(layer.data.get("config"), dict):
@@ -229,7 +229,7 @@ def _take_lock(folder: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise CannotWrite(atomic.why_not(path, error)) from error
+        raise CannotWrite(files.why_not(path, error)) from error
     try:
         import fcntl  # POSIX only
 
@@ -251,7 +251,7 @@ def _take_lock(folder: Path) -> int:
             _LOG.warning("%s: the disk knows no locks; see to it that only one run writes here", folder)
         else:
             os.close(descriptor)
-            raise CannotWrite(atomic.why_not(path, error)) from error
+            raise CannotWrite(files.why_not(path, error)) from error
     return descriptor
 
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from trainer.seeding import TRAINING, VALIDATION, seed_everything, seed_of
+from trainer.runtime.seeding import TRAINING, VALIDATION, seed_everything, seed_of
 
 
 def draws() -> tuple[float, float, float]:

@@ -18,7 +18,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.world import run_world
-from trainer.distributed import GlobalBatchNorm2d, check_world, init_method, lost_peer, synchronise_batchnorm
+from trainer.runtime.processes import (
+    GlobalBatchNorm2d,
+    check_world,
+    init_method,
+    lost_peer,
+    synchronise_batchnorm,
+)
 from trainer.types import UserError
 
 CPU = torch.device("cpu")
