@@ -17,9 +17,9 @@ from tests.world import run_world
 from trainer import safefile
 from trainer.averages import Averages
 from trainer.averaging import EMA, SWA
-from trainer.freezing import freeze
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.objective.freezing import freeze
 from trainer.runtime.processes import synchronise_batchnorm
 from trainer.train_state import TrainState, from_json, pack_state, read_state, to_json, weights
 from trainer.types import UserError

@@ -14,10 +14,10 @@ from typing import Any, get_args
 
 from models_zoo.registry import Registry, did_you_mean
 from trainer._forwarded import OFTEN_USED, scheduler_fields
-from trainer._needs import NEEDS
 from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
 from trainer._schema import REQUIRED, Field
 from trainer._sources import source_of, summary_of
+from trainer.losses.needs import NEEDS
 from trainer.types import UserError
 
 # What decoders say about themselves in class attributes: the attribute, and what is true of a decoder that has it.

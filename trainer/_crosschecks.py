@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer._needs import NEEDS, Facts
 from trainer._resolve import Resolved
 from trainer._schema import Report, show
 from trainer._sections import MODES
+from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.yaml_text import KeyPath
 
 _STRIDE = 32  # deepest encoder stride: what image sides must be a multiple of

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from trainer import equip, freezing, tracking
+from trainer import equip, tracking
 from trainer.build import (
     build_accelerator,
     build_dataset,
@@ -26,7 +26,7 @@ from trainer.config import Config
 from trainer.data.base import DepthDataset
 from trainer.loop import Loop, Settings
 from trainer.metrics.validation import VALIDATION_METRICS
-from trainer.objective import Objective
+from trainer.objective import Objective, freezing
 from trainer.progress import make_progress
 from trainer.recording import Recorder
 from trainer.runtime import processes

@@ -7,14 +7,13 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from trainer import freezing
 from trainer.averages import Averages
 from trainer.averaging import EMA, SWA
 from trainer.checkpoint import Checkpointer
-from trainer.compiling import compile_networks
 from trainer.config import Config
-from trainer.objective import Objective
-from trainer.recompute import recompute
+from trainer.objective import Objective, freezing
+from trainer.objective.compiling import compile_networks
+from trainer.objective.recompute import recompute
 from trainer.runtime import processes
 from trainer.safety import StepGuard
 from trainer.saving import Parts, Saver

@@ -24,9 +24,9 @@ from tests.benchmark import systems
 from tests.benchmark.test_terms import VARIANTS, without_ties
 from tests.world import run_world
 from trainer.build import DDP_OPTIONS
-from trainer.freezing import freeze
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.objective.freezing import freeze
 from trainer.runtime.processes import synchronise_batchnorm
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainer.geometry import pose_matrix
-from trainer.scene import Scene
+from trainer.geometry.scene import Scene
 
 SIZE = (8, 16)  # pixels (h, w)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.losses.scenes import SIZE, random_autoencoder, stereo_scene
-from trainer._needs import NEEDS
 from trainer.losses import LOSSES
+from trainer.losses.needs import NEEDS
 
 
 def created(name, **kwargs):

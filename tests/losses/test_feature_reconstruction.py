@@ -5,8 +5,8 @@ import torch
 
 from tests.losses import reference
 from tests.losses.scenes import SIZE, plane_scene, random_features, random_scene
+from trainer.geometry.scene import resize
 from trainer.losses import LOSSES
-from trainer.scene import resize
 
 
 def feat_recon(**kwargs):

@@ -5,10 +5,10 @@ import torch
 
 from tests.losses import reference
 from tests.losses.scenes import SIZE, plane_scene, random_scene
+from trainer.geometry.scene import Scene
 from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS
 from trainer.losses.reconstruction import lower
-from trainer.scene import Scene
 
 
 def img_recon(**kwargs):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from trainer.geometry.precision import full_precision
+from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
 from trainer.losses._photometric import LossName
 from trainer.losses.reconstruction import MaskName, Reconstruction
-from trainer.scene import Pictures, Scene, resize
 
 
 @LOSSES.register("autoenc_recon")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from trainer.geometry.depth import inverse_depth
 from trainer.geometry.precision import full_precision
+from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
 from trainer.losses._regression import RegressionName, criterion
 from trainer.losses.reconstruction import Reconstruction
-from trainer.scene import Pictures, Scene
 
 
 @LOSSES.register("depth_regr")

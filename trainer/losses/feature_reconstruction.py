@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.geometry.synthesis import ViewSynthesis
 from trainer.losses import LOSSES
 from trainer.losses.reconstruction import Reconstruction, lower
-from trainer.scene import Pictures, Scene, resize
 
 # Position in the list of features, from its deep end: stride 4, whether or not the encoder also gives stride 2.
 _LEVEL = -4

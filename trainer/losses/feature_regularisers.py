@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
 from trainer.losses._differences import absolute_differences
-from trainer.scene import Pictures, Scene, resize
 
 
 class FeatureRegulariser(nn.Module, ABC):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
-from trainer.scene import Pictures, Scene
 
 _WORST = 100.0  # of one pixel, whose mask is 0
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
+from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS, Compare, LossName
-from trainer.scene import Pictures, Scene
 
 MaskName = Literal["explainability", "uncertainty"]
 

@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
 from trainer.losses._differences import Gradients, absolute_differences, magnitude
-from trainer.scene import Pictures, Scene
 
 
 @LOSSES.register("disp_smooth")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.geometry.pose import invert_pose
+from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
 from trainer.losses._regression import RegressionName, criterion
-from trainer.scene import Pictures, Scene, resize
 
 
 @LOSSES.register("stereo_const")

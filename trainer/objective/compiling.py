@@ -1,8 +1,8 @@
 """torch.compile for the networks, in place: names in the state dict stay, and what cannot run is said before training.
 
 The objective is not compiled as a whole: geometry and losses branch on their configuration. A network with blocks that
-are recomputed (`trainer.recompute`) is compiled block by block, so that a block is recomputed by the code that ran
-forward: torch's own way, a checkpoint inside a graph, stops at graph breaks and under DistributedDataParallel.
+are recomputed (`trainer.objective.recompute`) is compiled block by block, so that a block is recomputed by the code
+that ran forward: torch's own way, a checkpoint inside a graph, stops at graph breaks and under DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from models_zoo.registry import did_you_mean
-from trainer.objective import Objective
+from trainer.objective.objective import Objective
 from trainer.runtime.processes import GlobalBatchNorm2d
 from trainer.types import UserError
 

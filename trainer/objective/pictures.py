@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from trainer.scene import Pictures
+from trainer.geometry.scene import Pictures
 from trainer.types import Batch, Images
 
 _SHOWN = ("disp", "disp_stereo", "mask", "depth_feats", "autoenc_imgs", "autoenc_feats")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from models_zoo.registry import did_you_mean
-from trainer.objective import Objective
+from trainer.objective.objective import Objective
 from trainer.types import UserError
 
 BatchNorm = nn.modules.batchnorm._BatchNorm

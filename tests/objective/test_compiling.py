@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.fakes import FakeDepth, make_batch, make_objective
 from tests.world import run_world
-from trainer.compiling import VARIANTS, check_options, compile_networks
-from trainer.freezing import freeze
 from trainer.objective import Objective
-from trainer.recompute import recompute
+from trainer.objective.compiling import VARIANTS, check_options, compile_networks
+from trainer.objective.freezing import freeze
+from trainer.objective.recompute import recompute
 from trainer.runtime.processes import synchronise_batchnorm
 from trainer.types import UserError
 

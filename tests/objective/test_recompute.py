@@ -17,9 +17,9 @@ import models_zoo
 from models_zoo.decoders import DECODERS
 from tests.fakes import FakeDepth, make_batch, make_objective
 from tests.world import run_world
-from trainer.freezing import freeze
 from trainer.objective import Objective
-from trainer.recompute import Recomputed, recompute
+from trainer.objective.freezing import freeze
+from trainer.objective.recompute import Recomputed, recompute
 from trainer.runtime.processes import synchronise_batchnorm
 from trainer.types import UserError
 
@@ -158,7 +158,7 @@ def test_names_and_copies_stay() -> None:
 
 def test_nothing_is_kept_for_later_without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = with_recomputation(make())
-    monkeypatch.setattr("trainer.recompute.checkpoint", None)  # calling it would fail
+    monkeypatch.setattr("trainer.objective.recompute.checkpoint", None)  # calling it would fail
     with torch.no_grad():
         loss_of(ours.networks["depth"])
     ours.eval()

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
-from trainer import _needs
-from trainer._pictures import StepPictures, detached
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose, pose_matrix
 from trainer.geometry.precision import full_precision
-from trainer.scene import Pictures, Scene
+from trainer.geometry.scene import Pictures, Scene
+from trainer.losses.needs import batch_keys, require, unmet
+from trainer.objective.pictures import StepPictures, detached
 from trainer.types import Batch, StepOutput
 
 
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         Gradients flow from `loss` and `losses` alone: a prediction that led to parameters which no loss uses would make
         DistributedDataParallel wait for them. `predict` keeps the graph.
         """
-        _needs.require(batch, _needs.batch_keys(self._needed_by, self.supp_idxs))
+        require(batch, batch_keys(self._needed_by, self.supp_idxs))
         predictions = self.predict(batch)
         with torch.autocast(batch["target"].device.type, enabled=False):
             scene = self._scene(batch, predictions)
@@ -235,7 +235,7 @@ class Objective(nn.Module):
                 raise ValueError(
                     f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}"
                 )
-        if problems := _needs.unmet(self.networks, self.losses.keys(), self._needed_by, self.supp_idxs):
+        if problems := unmet(self.networks, self.losses.keys(), self._needed_by, self.supp_idxs):
             raise ValueError("\n".join(problems))
 
 

@@ -5,8 +5,8 @@ import torch
 
 from tests.losses.scenes import SIZE, random_scene
 from trainer.geometry import disp_to_depth, invert_pose
+from trainer.geometry.scene import Scene, resize
 from trainer.losses import LOSSES
-from trainer.scene import Scene, resize
 
 
 def stereo_scene(supp_idxs=(-1, 0), **changes):

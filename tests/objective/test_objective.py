@@ -10,8 +10,8 @@ from tests.fakes import FakeDepth, make_batch, make_losses, make_objective
 from tests.losses import reference
 from tests.losses.scenes import SIZE
 from trainer.geometry import invert_pose, pose_matrix
+from trainer.geometry.scene import Scene
 from trainer.losses import LOSSES
-from trainer.scene import Scene
 
 
 def test_a_whole_step_of_monodepth2_ms_agrees_with_the_slow_reference():

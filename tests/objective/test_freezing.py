@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.fakes import FakeDepth, FakePose, make_batch, make_losses, make_objective
 from tests.world import run_world
-from trainer.freezing import freeze, without_statistics
 from trainer.objective import Objective
+from trainer.objective.freezing import freeze, without_statistics
 from trainer.optim import make_optimizer
 from trainer.runtime.processes import synchronise_batchnorm
 from trainer.types import UserError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.objective import Objective
+from trainer.objective.objective import Objective
 from trainer.types import UserError
 
 STATISTICS = ("running_", "num_batches_tracked")  # how buffers begin that a forward pass may change
@@ -27,7 +27,7 @@ class Recomputed(nn.Module):
 
     Made by `recompute`, which gives a module a class with this one in front of its own: parameters, names, hooks and
     deep copies stay what they were. The call is taken over rather than `forward`, so that a compiled module is
-    recomputed by its compiled code (`trainer.compiling`).
+    recomputed by its compiled code (`trainer.objective.compiling`).
     """
 
     recomputed_path: str  # for messages
@@ -58,8 +58,8 @@ def recompute(objective: Objective) -> list[str]:
     """Let the blocks of all networks recompute their activations. Returns notes, one per network.
 
     Call it after `synchronise_batchnorm` and `freeze`, before the networks are compiled and wrapped. Modules that stay
-    in evaluation mode (`trainer.freezing`) keep their activations where a gradient passes through them. Raises
-    UserError when there is no block.
+    in evaluation mode (`trainer.objective.freezing`) keep their activations where a gradient passes through them.
+    Raises UserError when there is no block.
     """
     notes = []
     for name, network in objective.networks.items():
