@@ -16,8 +16,8 @@ from launch._evaluation_settings import Source, new_dataset_type, plain_data, sh
 from launch._evaluation_split import KEYS, told_keys, told_sections
 from trainer.build import build_dataset
 from trainer.data import DATASETS
-from trainer.data._targets import asked_source, kitti_truth
 from trainer.data.base import DepthDataset
+from trainer.data.kitti_raw.targets import asked_source, kitti_truth
 from trainer.evaluation import StoredDepth, TargetsFile
 from trainer.evaluation.truths import names_of
 from trainer.types import UserError

@@ -16,7 +16,7 @@ from launch._prepare_jobs import (
 )
 
 if TYPE_CHECKING:
-    from trainer.data._kitti_files import Frame, Recordings
+    from trainer.data.kitti_raw.files import Frame, Recordings
 
 
 def add_parser(jobs: Any) -> None:
@@ -55,8 +55,8 @@ def run(
     root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int
 ) -> int:
     """Make the hints that are missing or that readers refuse; return 1 when pictures are broken or lack a partner."""
-    from trainer.data._hints import PURPOSE, SIZE
     from trainer.data._kitti_open import open_recordings
+    from trainer.data.kitti_raw.hints import PURPOSE, SIZE
     from trainer.runtime.files import make_folder, require_space
     from trainer.runtime.optional import require
 
@@ -90,8 +90,8 @@ def _choose(
     raw: Path, recordings: Recordings, splits: list[str] | None, splits_dir: Path | None
 ) -> tuple[list[Frame], list[str]]:
     """The targets of the splits, and their bad lines; without names, every picture that is there."""
-    from trainer.data._kitti_files import read_split
-    from trainer.data._splits import choose_splits
+    from trainer.data.files.splits import choose_splits
+    from trainer.data.kitti_raw.files import read_split
 
     if splits is None and splits_dir is None:
         return list(recordings.frames()), []
@@ -107,9 +107,9 @@ def _is_long_enough(path: Path, num_bytes: int) -> bool:
 
 def _is_sound(path: Path) -> bool:
     """Tell whether readers take the hints; they refuse NaN."""
-    from trainer.data._hints import SIZE
     from trainer.data._kitti_hints import read_hints
     from trainer.data.base import DataError
+    from trainer.data.kitti_raw.hints import SIZE
 
     try:
         read_hints(path, SIZE)
@@ -139,8 +139,8 @@ def _open(root: str | None, out: Path) -> None:
 def _match(task: tuple[Frame, int]) -> Outcome:
     import numpy as np
 
-    from trainer.data._hints import SIZE, depth_hints
     from trainer.data.base import DataError, read_image
+    from trainer.data.kitti_raw.hints import SIZE, depth_hints
 
     frame, num_bytes = task
     if _is_long_enough(path := _out / _path(frame), num_bytes) and _is_sound(path):

@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     """Convert and compare; return 1 when pictures were broken or came back different."""
-    from trainer.data._kitti_places import find_raw
+    from trainer.data.kitti_raw.places import find_raw
     from trainer.runtime.files import require_space
 
     raw = find_raw(root, "--root")
@@ -79,7 +79,7 @@ def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
 
 def _is_there(jpg: Path) -> bool:
     """Tell whether a JPEG is there and ends as one; nothing else is read."""
-    from trainer.data._damage import TAIL, is_whole
+    from trainer.data.files.damage import TAIL, is_whole
 
     if not jpg.is_file():
         return False

@@ -15,8 +15,8 @@ from launch._prepare_jobs import (
 )
 
 if TYPE_CHECKING:
-    from trainer.data._kitti_check import Part, SplitReport
-    from trainer.data._kitti_files import Recordings
+    from trainer.data.kitti_raw.check import Part, SplitReport
+    from trainer.data.kitti_raw.files import Recordings
 
 _SHOWN = 5  # missing pictures of a split that are named one by one
 
@@ -53,10 +53,10 @@ def run(
     jobs: int,
 ) -> int:
     """Count, print, read; return 1 when an item cannot be loaded or a file is broken."""
-    from trainer.data._kitti_check import check_split
-    from trainer.data._kitti_files import read_split
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._splits import choose_splits
+    from trainer.data.files.splits import choose_splits
+    from trainer.data.kitti_raw.check import check_split
+    from trainer.data.kitti_raw.files import read_split
 
     raw, recordings = open_recordings(root, depth_root, hints_root)
     chosen = choose_splits(raw, splits, splits_dir)
@@ -85,7 +85,7 @@ def run(
 
 def _table(reports: dict[tuple[str, str], SplitReport], offsets: list[int]) -> str:
     """One row per split and mode: bad lines, complete items, and how many items have what."""
-    from trainer.data._kitti_check import PUBLISHED, columns
+    from trainer.data.kitti_raw.check import PUBLISHED, columns
 
     head = ["split", "mode", "lines", "published", "bad lines", "complete", *columns(offsets)]
     rows = [head]
@@ -106,8 +106,8 @@ def _table(reports: dict[tuple[str, str], SplitReport], offsets: list[int]) -> s
 
 def _print_missing(reports: dict[tuple[str, str], SplitReport], offsets: list[int], raw: Path) -> int:
     """Name absent dates and drives, bad lines, missing pictures; return how many keep items from being loaded."""
-    from trainer.data._kitti_check import needed, other_data
-    from trainer.data._splits import counted
+    from trainer.data.files.splits import counted
+    from trainer.data.kitti_raw.check import needed, other_data
 
     absent: Counter[str] = Counter()
     for report in reports.values():
@@ -169,6 +169,6 @@ def _open(*origin: str | None) -> None:
 
 
 def _read(part: Part) -> str:
-    from trainer.data._kitti_check import read_part
+    from trainer.data.kitti_raw.check import read_part
 
     return read_part(part, _recordings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from launch._prepare_jobs import add_jobs_argument, add_kitti_arguments, print_problems, spread, store
 
 if TYPE_CHECKING:
-    from trainer.data._kitti_pack import Package
+    from trainer.data.kitti_raw.pack import Package
 
 
 def add_parser(jobs: Any) -> None:
@@ -32,10 +32,10 @@ def add_parser(jobs: Any) -> None:
 
 def run(root: str | None, depth_root: str | None, hints_root: str | None, out: Path, jobs: int) -> int:
     """Write the databases that are missing or incomplete; return 1 when files were broken and left out."""
-    from trainer.data._kitti_files import Listing
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._kitti_pack import capacity, is_packed, list_packages
-    from trainer.data._splits import list_splits
+    from trainer.data.files.splits import list_splits
+    from trainer.data.kitti_raw.files import Listing
+    from trainer.data.kitti_raw.pack import capacity, is_packed, list_packages
     from trainer.runtime.files import make_folder, require_space
     from trainer.runtime.optional import require
     from trainer.types import UserError
@@ -61,8 +61,8 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
 
 def _write(task: tuple[Package, Path]) -> list[str]:
     """Write a database beside its place and move it there. Returns the files that were left out, and why."""
-    from trainer.data._kitti_pack import capacity, read_entries
-    from trainer.data._lmdb import write_database
+    from trainer.data.files.lmdb import write_database
+    from trainer.data.kitti_raw.pack import capacity, read_entries
     from trainer.runtime.files import CannotWrite, make_folder, why_not
 
     package, out = task

@@ -58,7 +58,7 @@ def run(out: Path, **values: Any) -> int:
     """Write what is missing, say where it is."""
     from tqdm import tqdm
 
-    from trainer.data._kitti_writer import KittiWriter, Recording
+    from trainer.data.kitti_raw.writer import KittiWriter, Recording
 
     writer = KittiWriter(out, Recording(**values))
     writer.prepare()

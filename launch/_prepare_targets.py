@@ -18,7 +18,7 @@ from launch._prepare_jobs import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainer.data._targets import Source, Target
+    from trainer.data.kitti_raw.targets import Source, Target
 
 _TYPES = ("kitti", "syns_patches")
 
@@ -83,7 +83,14 @@ def run(
     """Make the target of each item, then one file of them; return 1 when items lack theirs."""
     import numpy as np
 
-    from trainer.data._targets import assemble, kitti_truth, name_of_part, read_part, to_bytes, usual_source
+    from trainer.data.kitti_raw.targets import (
+        assemble,
+        kitti_truth,
+        name_of_part,
+        read_part,
+        to_bytes,
+        usual_source,
+    )
     from trainer.types import UserError
 
     split_file = _split_file(type, root, split, splits_dir, mode)
@@ -129,7 +136,7 @@ def _split_file(type: str, root: str | None, split: str | None, splits_dir: Path
     if type != "kitti":
         return Path(_dataset(type, root, mode).root) / "splits" / f"{mode}_files.txt"
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._splits import choose_splits
+    from trainer.data.files.splits import choose_splits
 
     if split is None:
         raise UserError("--split is required for KITTI, e.g. --split eigen_benchmark")
@@ -159,15 +166,15 @@ def _open(order: Order) -> None:
     global _order, _targets, _name, _count
     _order = order
     if order.type != "kitti":
-        from trainer.data._targets import dataset_target
+        from trainer.data.kitti_raw.targets import dataset_target
 
         dataset = _dataset(order.type, order.root, order.mode)
         _targets, _name, _count = (lambda i: dataset_target(dataset, i)), dataset.describe, dataset.__len__
         return
-    from trainer.data._kitti_files import read_split
     from trainer.data._kitti_open import open_recordings
-    from trainer.data._targets import kitti_target
     from trainer.data.base import DataError
+    from trainer.data.kitti_raw.files import read_split
+    from trainer.data.kitti_raw.targets import kitti_target
 
     lines = read_split(order.split_file)
     recordings = open_recordings(order.root, order.depth_root)[1]
@@ -187,8 +194,8 @@ def _open(order: Order) -> None:
 
 def _make(index: int) -> Outcome:
     """Store the target of an item."""
-    from trainer.data._targets import part_bytes
     from trainer.data.base import DataError
+    from trainer.data.kitti_raw.targets import part_bytes
 
     try:
         target = _targets(index)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from trainer.data._video_survey import Survey
+    from trainer.data.clips.survey import Survey
 
 _SHORTEST = 3  # frames of a clip: a target and both neighbours
 
@@ -110,7 +110,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
 
     Raises UserError when frames of another video, or of another choice, are there, all of them or some.
     """
-    from trainer.data._video_survey import Survey
+    from trainer.data.clips.survey import Survey
     from trainer.types import UserError
 
     manifest = _manifest(out, video)
@@ -148,7 +148,7 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
     """Go through a video once; write the frames that are kept, then the survey."""
     import cv2
 
-    from trainer.data._video_survey import Survey
+    from trainer.data.clips.survey import Survey
     from trainer.types import UserError
 
     if not video.is_file():
@@ -192,7 +192,7 @@ def _frames(film: Any, survey: Survey, every: int, name: str) -> Iterator[NDArra
     import cv2
     from tqdm import tqdm
 
-    from trainer.data._video_survey import uneven_share
+    from trainer.data.clips.survey import uneven_share
 
     times = []
     with tqdm(total=survey.announced or None, unit="frame", desc=name, disable=None) as bar:
@@ -211,7 +211,7 @@ def _kept(
     frames: Iterator[NDArray[np.uint8]], survey: Survey
 ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
     """Give (clip, number, frame) of what is kept, clips being numbered from 0; fills in the survey."""
-    from trainer.data._video_survey import (
+    from trainer.data.clips.survey import (
         CUT,
         STANDING,
         Stillness,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_evaluation import Truths, index_as_depth
 from tests.test_evaluation_sources import WithEdges
-from trainer.data._targets import Target, assemble
+from trainer.data.kitti_raw.targets import Target, assemble
 from trainer.evaluation import StoredDepth, TargetsFile, evaluate_depth
 from trainer.metrics.protocol import DepthProtocol
 from trainer.types import UserError

@@ -19,11 +19,13 @@ import torch
 from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, frames, grey_frame, level, noise_frame, scar
-from trainer.data import DATASETS, _damage, _video
-from trainer.data._clips import Clip, choose_frames, gaps, list_clip
-from trainer.data._damage import TAIL, find_damaged, is_whole
-from trainer.data._intrinsics import read_intrinsics
+from trainer.data import DATASETS
 from trainer.data.base import DataError
+from trainer.data.clips import video as _video
+from trainer.data.clips.clips import Clip, choose_frames, gaps, list_clip
+from trainer.data.clips.intrinsics import read_intrinsics
+from trainer.data.files import damage
+from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.types import UserError
 
@@ -340,7 +342,7 @@ def test_ends_are_judged_by_what_they_are_not_by_the_name(tmp_path, suffix):
 
 
 def test_what_there_was_no_time_for_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(_damage, "_SECONDS", -1)
+    monkeypatch.setattr(damage, "_SECONDS", -1)
     dataset = folder(frames(tmp_path, range(4)), fov=60)
     assert dataset.check() == []
     assert dataset.notes() == [

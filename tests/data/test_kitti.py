@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.kitti_raw import (
+from tests.data.made_kitti import (
     CAM_TO_CAM,
     DATE,
     DRIVE,
@@ -27,8 +27,8 @@ from tests.data.kitti_raw import (
     write_raw,
 )
 from trainer.data import DATASETS
-from trainer.data._depth_files import resize_nearest
 from trainer.data.base import DataError
+from trainer.data.files.depth import resize_nearest
 from trainer.types import UserError
 
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from launch.prepare import main
-from tests.data.test_pickles import doubled
-from trainer.data import DATASETS, _lmdb
-from trainer.data._kitti_calib import read_points
-from trainer.data._kitti_databases import DatabaseListing
-from trainer.data._lmdb import Database, array_bytes, write_database
+from tests.data.files.test_pickles import doubled
+from trainer.data import DATASETS
 from trainer.data.base import DataError, DepthDataset
+from trainer.data.files import lmdb as _lmdb
+from trainer.data.files.lmdb import Database, array_bytes, write_database
+from trainer.data.kitti_raw.calibration import read_points
+from trainer.data.kitti_raw.databases import DatabaseListing
 from trainer.types import UserError
 
 DATE = "2011_09_26"

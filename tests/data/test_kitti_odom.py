@@ -10,8 +10,8 @@ import torch
 
 from tests.data.clips import HEIGHT, WIDTH, cut, frames, level, noise_frame
 from trainer.data import DATASETS
-from trainer.data._odometry import read_poses, read_rig
 from trainer.data.base import DataError
+from trainer.data.clips.poses import read_poses, read_rig
 from trainer.types import UserError
 
 # fx 20, principal point (20, 10); camera 1 stands 0.54 m to the right of 0, cameras 2 and 3 are 0.06 m left of those.

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from trainer.data import DATASETS
-from trainer.data._drive import Drive
-from trainer.data._layouts import average_intrinsics
-from trainer.data._scenes import Scene, Stage
-from trainer.data._shading import Light, Material, Sky
 from trainer.data.base import RawItem
 from trainer.data.synthetic import Synthetic
+from trainer.data.world.drive import Drive
+from trainer.data.world.layouts import average_intrinsics
+from trainer.data.world.scenes import Scene, Stage
+from trainer.data.world.shading import Light, Material, Sky
 from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_M, UserError
 
 SIZE = (192, 64)

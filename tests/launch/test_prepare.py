@@ -14,9 +14,9 @@ from PIL import Image
 
 from launch._prepare_jobs import _begin, spread
 from launch.prepare import main
-from trainer.data._kitti_calib import read_calibration
-from trainer.data._kitti_writer import KittiWriter, Moment, Recording, split_lines
 from trainer.data.kitti import KittiRaw
+from trainer.data.kitti_raw.calibration import read_calibration
+from trainer.data.kitti_raw.writer import KittiWriter, Moment, Recording, split_lines
 from trainer.types import STEREO_BASELINE_M, UserError
 
 SIZE = (248, 76)

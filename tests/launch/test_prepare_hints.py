@@ -15,8 +15,8 @@ import pytest
 
 from launch.prepare import main
 from tests.world import ROOT
-from trainer.data import _hints
 from trainer.data.kitti import KittiRaw
+from trainer.data.kitti_raw import hints as _hints
 
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
 NUM_PICTURES = 10

@@ -14,8 +14,8 @@ import torch
 
 from launch.prepare import main
 from trainer.data import DATASETS
-from trainer.data._kitti_pack import list_packages
-from trainer.data._lmdb import Database
+from trainer.data.files.lmdb import Database
+from trainer.data.kitti_raw.pack import list_packages
 
 DATE = "2011_09_26"
 DRIVE = f"{DATE}/{DATE}_drive_0001_sync"
@@ -131,10 +131,10 @@ def test_databases_are_not_packed_again(raw: Path, capsys: pytest.CaptureFixture
 
 
 def test_hints_are_made_from_databases(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer.data import _hints
+    from trainer.data.kitti_raw import hints
 
-    monkeypatch.setattr(_hints, "SETTINGS", ((1, 16),))
-    monkeypatch.setattr(_hints, "SIZE", (128, 40))
+    monkeypatch.setattr(hints, "SETTINGS", ((1, 16),))
+    monkeypatch.setattr(hints, "SIZE", (128, 40))
     _, out = pack(raw)
     for root in (raw, out):
         options = ["--root", str(root), "--splits", "synthetic", "--jobs", "1"]

@@ -14,9 +14,9 @@ from PIL import Image
 from launch.prepare import main
 from tests.world import ROOT
 from trainer.data import DATASETS
-from trainer.data._depth_files import read_annotated
-from trainer.data._kitti_calib import project_points, read_calibration, read_points
+from trainer.data.files.depth import read_annotated
 from trainer.data.kitti import KittiRaw
+from trainer.data.kitti_raw.calibration import project_points, read_calibration, read_points
 
 DATE = "2011_09_26"
 DRIVE = f"{DATE}/{DATE}_drive_0001_sync"

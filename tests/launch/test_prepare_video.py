@@ -14,7 +14,7 @@ import pytest
 from launch import _prepare_video
 from launch.prepare import main
 from trainer.data import DATASETS
-from trainer.data._video_survey import WIDTH, Survey, compare, small_grey, uneven_share
+from trainer.data.clips.survey import WIDTH, Survey, compare, small_grey, uneven_share
 from trainer.data.synthetic import Synthetic
 
 SIZE = (320, 96)

@@ -8,8 +8,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data._arrays import read_array
 from trainer.data.base import DataError
+from trainer.data.files.arrays import read_array
 
 HINTS_FIX = "Make the depth hints of its drive again (prepare hints), or set use_hints: false"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.data._kitti_databases import DatabaseListing
-from trainer.data._kitti_files import Listing, Recordings
-from trainer.data._kitti_places import find_annotated, find_databases, find_hints, find_raw
+from trainer.data.kitti_raw.databases import DatabaseListing
+from trainer.data.kitti_raw.files import Listing, Recordings
+from trainer.data.kitti_raw.places import find_annotated, find_databases, find_hints, find_raw
 from trainer.types import UserError
 
 

@@ -15,9 +15,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer.data._depth_files import resize_nearest
-from trainer.data._intrinsics import resized
 from trainer.data.base import DataError, DepthDataset, Key
+from trainer.data.clips.intrinsics import resized
+from trainer.data.files.depth import resize_nearest
 from trainer.types import UserError
 
 MODES = ("train", "val", "test")

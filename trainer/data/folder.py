@@ -14,13 +14,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from trainer.data import DATASETS
-from trainer.data._clip_dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
-from trainer.data._clips import PICTURES, list_clip, read_lines
-from trainer.data._intrinsics import from_field_of_view, read_intrinsics, resized
-from trainer.data._paths import data_roots
-from trainer.data._splits import counted
-from trainer.data._video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.base import Mode, RawItem
+from trainer.data.clips.clips import PICTURES, list_clip, read_lines
+from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
+from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, resized
+from trainer.data.clips.video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
+from trainer.data.files.paths import data_roots
+from trainer.data.files.splits import counted
 from trainer.types import UserError
 
 GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)

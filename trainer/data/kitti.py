@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.data import DATASETS
-from trainer.data._kitti_files import Listing
-from trainer.data._kitti_items import DepthAlong, Intrinsics, KittiItems
-from trainer.data._kitti_places import find_annotated, find_hints, find_raw
 from trainer.data.base import Mode
+from trainer.data.kitti_raw.files import Listing
+from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
+from trainer.data.kitti_raw.places import find_annotated, find_hints, find_raw
 
 
 @DATASETS.register("kitti")

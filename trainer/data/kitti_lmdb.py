@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.data import DATASETS
-from trainer.data._kitti_databases import DatabaseListing
-from trainer.data._kitti_items import DepthAlong, Intrinsics, KittiItems
-from trainer.data._kitti_places import find_databases
-from trainer.data._paths import expanded
 from trainer.data.base import Mode
+from trainer.data.files.paths import expanded
+from trainer.data.kitti_raw.databases import DatabaseListing
+from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
+from trainer.data.kitti_raw.places import find_databases
 
 
 @DATASETS.register("kitti_lmdb")

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import DATASETS
-from trainer.data._clip_dataset import ClipDataset, refuse_hints
-from trainer.data._clips import Clip, Line, list_clip, read_lines
-from trainer.data._depth_files import resize_nearest
-from trainer.data._intrinsics import resized
-from trainer.data._kitti_calib import project_points, read_points
-from trainer.data._odometry import Rig, read_poses, read_rig
-from trainer.data._paths import SET_A_ROOT, data_roots, expanded, find_folder
-from trainer.data._splits import find_split
 from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
+from trainer.data.clips.dataset import ClipDataset, refuse_hints
+from trainer.data.clips.intrinsics import resized
+from trainer.data.clips.poses import Rig, read_poses, read_rig
+from trainer.data.files.depth import resize_nearest
+from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder
+from trainer.data.files.splits import find_split
+from trainer.data.kitti_raw.calibration import project_points, read_points
 from trainer.types import METRES_PER_UNIT, UserError
 
 Pictures = Literal["auto", "colour", "grey"]

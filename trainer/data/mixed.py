@@ -25,8 +25,8 @@ from trainer.data._mixture import (
     parts_of_mode,
     shared_keys,
 )
-from trainer.data._recorded import RecordedDataset
 from trainer.data.base import DataError, Key, Mode, RawItem, checked_size
+from trainer.data.recorded import RecordedDataset
 from trainer.types import UserError
 
 _WALK = 3  # fourth word of entropy, see trainer/data/loaders.py and _recorded.py

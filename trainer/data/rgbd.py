@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import DATASETS
-from trainer.data._clip_dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
-from trainer.data._clips import Clip, Line, list_clip, read_lines
-from trainer.data._depth_files import read_depth, resize_nearest
-from trainer.data._intrinsics import read_intrinsics, resized
-from trainer.data._odometry import read_poses
-from trainer.data._paths import SET_A_ROOT, data_roots, find_folder
 from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
+from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
+from trainer.data.clips.intrinsics import read_intrinsics, resized
+from trainer.data.clips.poses import read_poses
+from trainer.data.files.depth import read_depth, resize_nearest
+from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
 from trainer.types import UserError
 
 _NAMES = ("rgbd",)

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data import DATASETS
-from trainer.data._clip_dataset import picture_size, refuse_hints
-from trainer.data._clips import read_lines
-from trainer.data._depth_files import read_depth_array
-from trainer.data._intrinsics import resized
-from trainer.data._paths import SET_A_ROOT, data_roots, expanded, find_folder
-from trainer.data._recorded import RecordedDataset
-from trainer.data._splits import capped, find_split
 from trainer.data.base import UNREADABLE, DataError, Mode, RawItem, read_image
+from trainer.data.clips.clips import read_lines
+from trainer.data.clips.dataset import picture_size, refuse_hints
+from trainer.data.clips.intrinsics import resized
+from trainer.data.files.depth import read_depth_array
+from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder
+from trainer.data.files.splits import capped, find_split
+from trainer.data.recorded import RecordedDataset
 from trainer.types import UserError
 
 _NAMES = ("syns_patches",)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data._drive import PAD
-from trainer.data._layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
-from trainer.data._scenes import Scene
 from trainer.data.base import DepthDataset, Mode, RawItem
+from trainer.data.world.drive import PAD
+from trainer.data.world.layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
+from trainer.data.world.scenes import Scene
 from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_UNITS, UserError
 
 _MODE_SEEDS: dict[str, int] = {"train": 0, "val": 1, "test": 2}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models_zoo.registry import did_you_mean
-from trainer.data._pickles import read_pickle
+from trainer.data.files.pickles import read_pickle
 from trainer.types import UserError
 
 # Arrays of the file; only `depth` must be there.

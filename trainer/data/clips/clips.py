@@ -1,0 +1,155 @@
+"""Clips: the numbered pictures of one moving camera. Which files there are, which of them are items, what is missing.
+
+Nothing here decodes a picture.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from models_zoo.registry import did_you_mean
+from trainer.data.files.splits import capped, counted, read_rows
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MAX_BLOCK = 50  # frames of a block of the validation rule
+
+
+class Clip(NamedTuple):
+    """Pictures of one camera in order: number -> path. The next frame is `step` numbers later.
+
+    `counted`: file names gave no numbers, so gaps cannot be seen.
+    """
+
+    name: str
+    frames: Mapping[int, str]
+    step: int = 1
+    counted: bool = False
+
+
+class Line(NamedTuple):
+    """One item: a frame of a clip, and where it is asked for; or what is wrong there."""
+
+    place: str  # "<split file>:<line>", or "" where nobody wrote it down
+    clip: str
+    number: int
+    problem: str = ""
+
+
+def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequence[str] = PICTURES) -> Clip:
+    """List the pictures of a folder, in natural order (frame2 before frame10).
+
+    Numbers are those at the end of the file names, and `step` the commonest difference of two successive ones, unless
+    it is given. Where names have no such numbers, or these follow no rule, frames are counted from 0. Of files that
+    differ in their ending only, the first of `suffixes` is taken; hidden files are not.
+    """
+    with os.scandir(folder) as entries:
+        found = [e.name for e in entries if _suffix(e.name) in suffixes and not e.name.startswith(".")]
+    found.sort(key=lambda name: suffixes.index(_suffix(name)), reverse=True)
+    names = sorted({os.path.splitext(name)[0]: name for name in found}.values(), key=_natural)
+    numbers = _numbers([os.path.splitext(n)[0] for n in names])
+    if numbers is not None and step is None:
+        step = _usual_step(numbers)
+    if numbers is None or step is None:
+        return Clip(name, {i: f"{folder}/{n}" for i, n in enumerate(names)}, counted=True)
+    return Clip(name, {number: f"{folder}/{n}" for number, n in zip(numbers, names, strict=True)}, step)
+
+
+def gaps(clip: Clip) -> int:
+    """Count the places where frames are missing between two that are there."""
+    numbers = sorted(clip.frames)
+    return sum(later - earlier != clip.step for earlier, later in pairwise(numbers))
+
+
+def choose_frames(clip: Clip, offsets: Sequence[int], mode: str, val_every: int) -> list[int]:
+    """Choose the targets of a mode: frames that have all their neighbours, `offsets` frames away.
+
+    Frames are cut into blocks of equal length, at most 50; every `val_every`-th block is for val and test. Training
+    leaves out what lies next to such a block, so that no picture is read by both when validation's supports reach no
+    further than those of training. `val_every` 0: all frames in all modes.
+    """
+    numbers = sorted(clip.frames)
+    whole = [all(n + offset * clip.step in clip.frames for offset in offsets) for n in numbers]
+    if not val_every:
+        return [n for n, is_whole in zip(numbers, whole, strict=True) if is_whole]
+    block = max(1, min(MAX_BLOCK, len(numbers) // val_every))
+    held_out = [i // block % val_every == val_every - 1 for i in range(len(numbers))]
+    if mode != "train":
+        return [
+            n for n, is_whole, is_out in zip(numbers, whole, held_out, strict=True) if is_whole and is_out
+        ]
+    reach = 2 * max(map(abs, offsets), default=0)
+    near = [any(held_out[max(0, i - reach) : i + reach + 1]) for i in range(len(numbers))]
+    return [n for n, is_whole, is_near in zip(numbers, whole, near, strict=True) if is_whole and not is_near]
+
+
+def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expected: str) -> list[Line]:
+    """Read a split file, one item per line; `parse` gives clip and number, or None. UserError for no such file."""
+    lines = []
+    for i, row in read_rows(path, expected):
+        found = parse(row)
+        problem = f"{path}:{i}: {row!r}: expected {expected}" if found is None else ""
+        lines.append(Line(f"{path}:{i}", *(found or ("", 0)), problem))
+    return lines
+
+
+def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callable[[Line], Mapping[str, tuple[str, int]]]
+) -> list[str]:  # fmt: skip
+    """List bad lines and frames that are not on disk.
+
+    roles: line -> {"target": (clip, number), "support -1": ...}, all pictures of an item.
+    """
+    problems = capped([line.problem for line in lines if line.problem], "bad lines")
+    absent: Counter[str] = Counter()
+    missing = []
+    for line in lines:
+        for role, (name, number) in roles(line).items() if not line.problem else ():
+            clip = clips.get(name)
+            if clip is None or not clip.frames:
+                absent[name] += 1
+            elif number not in clip.frames:
+                place = f"{line.place}: " if line.place else ""
+                missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {_extent(clip)}")
+    known = did_you_mean("", [name for name, clip in clips.items() if clip.frames])
+    problems += [
+        f"there are no pictures of {name}: {counted(n, 'frame is', 'frames are')} missing. {known}"
+        for name, n in absent.items()
+    ]
+    return problems + capped(missing, "missing frames")
+
+
+def _extent(clip: Clip) -> str:
+    return f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _numbers(stems: Sequence[str]) -> list[int] | None:
+    """The numbers at the end of names that are alike before them; None when there are none, or one occurs twice."""
+    found = [re.fullmatch(r"(.*?)(\d+)", stem.lower()) for stem in stems]
+    if not all(found) or len({match[1] for match in found if match}) != 1:
+        return None
+    numbers = [int(match[2]) for match in found if match]
+    return numbers if len(set(numbers)) == len(numbers) else None
+
+
+def _usual_step(numbers: Iterable[int]) -> int | None:
+    """The difference that at least half of the neighbours have; None without one, as for time stamps."""
+    ordered = sorted(numbers)
+    steps = Counter(b - a for a, b in pairwise(ordered))
+    if not steps:
+        return 1
+    (step, count), *_ = steps.most_common(1)
+    return step if 2 * count >= len(ordered) - 1 else None

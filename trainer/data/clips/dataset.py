@@ -1,0 +1,164 @@
+"""Data sets made of clips: a target and the frames around it, found, checked and read in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.data.base import UNREADABLE, DataError, read_image
+from trainer.data.clips.clips import Clip, Line, check_lines, choose_frames, gaps
+from trainer.data.files.headers import find_odd_pictures
+from trainer.data.files.splits import counted
+from trainer.data.recorded import RecordedDataset
+from trainer.types import UserError
+
+
+class ClipDataset(RecordedDataset):
+    """Items are frames of clips. A subclass finds `clips` and hands over its items with `_set_items`."""
+
+    clips: Mapping[str, Clip]
+    lines: Sequence[Line]
+    frame_gap: int = 1
+
+    def _set_items(self, clips: Mapping[str, Clip], lines: Sequence[Line]) -> None:
+        if self.frame_gap < 1:
+            raise UserError(f"dataset.frame_gap must be 1 or more, got {self.frame_gap}")
+        self.clips, self.lines = clips, lines
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._watch(len(lines))
+
+    def _by_rule(self, clips: Mapping[str, Clip], val_every: int, where: str) -> list[Line]:
+        """Choose items without a split file. Raises UserError when none are left."""
+        if val_every < 0 or val_every == 1:
+            raise UserError(f"dataset.val_every must be 2 or more, or 0 for no division, got {val_every}")
+        offsets = [offset * self.frame_gap for offset in self.supp_idxs]
+        lines = [
+            Line("", name, number)
+            for name, clip in clips.items()
+            for number in choose_frames(clip, offsets, self.mode, val_every)
+        ]
+        if not lines:
+            frames = sum(len(clip.frames) for clip in clips.values())
+            raise UserError(
+                f"{where}: none of {frames} frames is left for {self.mode} with the neighbours {offsets} and "
+                f"dataset.val_every: {val_every}. Choose closer neighbours, another val_every, or 0 to use all frames "
+                "in all modes"
+            )
+        return lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def describe(self, index: int) -> str:
+        """`<clip>/<number>`, or the place of a bad line."""
+        line = self.lines[index]
+        return line.place if line.problem else f"{line.clip}/{line.number}"
+
+    def check(self) -> list[str]:
+        """List bad lines, and pictures that are not on disk, cut short, or of another size or kind than the others."""
+        problems = check_lines(self.lines, self.clips, self._roles)
+        used: dict[str, dict[str, None]] = {}
+        for line in self.lines:
+            for name, number in self._roles(line).values():
+                if path := self._find(name, number):
+                    used.setdefault(name, {})[path] = None
+        damaged = self._damaged((path for paths in used.values() for path in paths), "pictures")
+        if damaged:
+            return problems + damaged
+        return problems + find_odd_pictures(used, {name: self._native_size(name) for name in used})
+
+    def notes(self) -> list[str]:
+        """Say where clips have gaps, which no item reaches across, or names that show none."""
+        found = {name: gaps(clip) for name, clip in self.clips.items() if clip.frames}
+        uncounted = [name for name, clip in self.clips.items() if clip.counted and len(clip.frames) > 1]
+        return [
+            *super().notes(),
+            *(f"{name}: {counted(n, 'gap')} in the numbers of its frames" for name, n in found.items() if n),
+            *(
+                f"{name}: the names of its pictures are not numbered in one row: taken in natural order, as if none"
+                " were missing"
+                for name in uncounted
+            ),
+        ]
+
+    def _support(self, line: Line, offset: int) -> tuple[str, int]:
+        """Clip and number of a support."""
+        return line.clip, line.number + offset * self.frame_gap * self.clips[line.clip].step
+
+    def _roles(self, line: Line) -> dict[str, tuple[str, int]]:
+        target = {"target": (line.clip, line.number)}
+        if line.problem or line.clip not in self.clips:
+            return target
+        return target | {f"support {offset:+d}": self._support(line, offset) for offset in self.supp_idxs}
+
+    def _find(self, name: str, number: int) -> str | None:
+        clip = self.clips.get(name)
+        return None if clip is None else clip.frames.get(number)
+
+    def _read(self, index: int) -> tuple[Line, NDArray[np.uint8], list[NDArray[np.uint8]]]:
+        """Read target and supports of an item. Raises DataError naming a picture that is missing or broken."""
+        line = self.lines[index]
+        if line.problem:
+            raise DataError(line.problem)
+        paths = {}
+        for role, (name, number) in self._roles(line).items():
+            path = self._find(name, number)
+            if path is None:
+                raise DataError(
+                    f"{role} {name}/{number} is missing: no such picture. Remove the item from the split"
+                )
+            paths[role] = path
+        with self.stage("Image"):
+            target = read_image(paths.pop("target"), self.size)
+        with self.stage("Support"):
+            supports = [read_image(path, self.size) for path in paths.values()]
+        return line, target, supports
+
+    def _native_size(self, name: str) -> tuple[int, int]:
+        """(width, height) of the pictures of a clip, from the header of the first. Raises DataError."""
+        if name not in self._sizes:
+            self._sizes[name] = picture_size(next(iter(self.clips[name].frames.values())))
+        return self._sizes[name]
+
+
+def picture_size(path: str) -> tuple[int, int]:
+    """Read (width, height) of a picture without decoding it. Raises DataError."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except UNREADABLE as error:
+        raise DataError(f"{path} is not a readable picture ({error}). Copy it again") from error
+
+
+def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
+    """Say that K (3 3) seems to belong to pictures of another (width, height), for notes; "" where it may be right."""
+    width, height = size
+    cx, cy = K[0, 2], K[1, 2]
+    if abs(cx - width / 2) < width / 4 and abs(cy - height / 2) < height / 4:
+        return ""
+    if abs(cy - width / 2) < width / 4 and abs(cx - height / 2) < height / 4:
+        why = "Are cx and cy swapped? Then fx and fy may be, too. The order is fx fy cx cy"
+    else:
+        why = "Does it belong to another size? Scale it to these pictures"
+    return (
+        f"{place}: K has its principal point at ({cx:.0f}, {cy:.0f}), far from the middle of pictures of"
+        f" {width}x{height}. {why}"
+    )
+
+
+def refuse_stereo(supp_idxs: Sequence[int], what: str) -> None:
+    """Raise UserError when the stereo partner is asked of a single camera."""
+    if 0 in supp_idxs:
+        raise UserError(
+            f"dataset.supp_idxs has 0, the stereo partner, but {what} is one camera. Remove the 0"
+        )
+
+
+def refuse_hints(use_hints: bool, what: str) -> None:
+    """Raise UserError when depth hints are asked of a data set that has none."""
+    if use_hints:
+        raise UserError(f"dataset.use_hints: {what} has no depth hints. Set it to false")

@@ -1,0 +1,80 @@
+"""What the headers of pictures tell before training: another size, a flag to turn them, 16 bits. Nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from PIL import Image
+
+from trainer.data.base import DEEP_MODES, UNREADABLE
+from trainer.data.files.damage import is_first_of_machine
+
+_THREADS = 16
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # tag of Exif 2.3, table 4
+
+
+class Header(NamedTuple):
+    """What one picture says about itself."""
+
+    path: str
+    size: tuple[int, int]  # (width, height)
+    is_turned: bool
+    mode: str
+
+
+def find_odd_pictures(paths: Mapping[str, Iterable[str]], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """List, per clip and kind, pictures that would be read wrongly. Those that cannot be opened are told elsewhere.
+
+    Of the processes that a launcher starts on a machine, the first looks for all of them.
+
+    paths, sizes: clip -> its pictures, their (width, height), which intrinsics belong to.
+    """
+    if not is_first_of_machine():
+        return []
+    problems = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for name, own in paths.items():
+            headers = [header for header in pool.map(_header, own) if header]
+            problems += _odd(name, headers, sizes[name])
+    return problems
+
+
+def _odd(name: str, headers: Sequence[Header], size: tuple[int, int]) -> list[str]:
+    width, height = size
+    kinds: list[tuple[Callable[[Header], bool], str, str]] = [
+        (
+            lambda header: header.size != size,
+            f"are not {width}x{height} as the first of the clip",
+            "Intrinsics belong to one size: give them a folder of their own",
+        ),
+        (
+            lambda header: header.is_turned,
+            "lie on a side or head: Exif asks to turn them",
+            "Turn them for good: mogrify -auto-orient, or exiftran -a -i",
+        ),
+        (
+            lambda header: header.mode.startswith(DEEP_MODES),
+            "have more than 8 bits per pixel",
+            "Write them as grey or colour of 8 bits",
+        ),
+    ]
+    problems = []
+    for applies, what, fix in kinds:
+        odd = [header for header in headers if applies(header)]
+        if odd:
+            first = f"{odd[0].path} ({odd[0].size[0]}x{odd[0].size[1]}, {odd[0].mode})"
+            problems.append(
+                f"{name}: {len(odd)} of {len(headers)} pictures {what}, the first: {first}. {fix}"
+            )
+    return problems
+
+
+def _header(path: str) -> Header | None:
+    try:
+        with Image.open(path) as picture:
+            turned = "exif" in picture.info and picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+            return Header(path, picture.size, turned, picture.mode)
+    except UNREADABLE:
+        return None

@@ -1,0 +1,258 @@
+"""Which files a KITTI folder holds, and which of them a split file asks for. Nothing here opens a picture."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from trainer.data._kitti_hints import read_hints
+from trainer.data.base import DataError
+from trainer.data.files.damage import find_damaged
+from trainer.data.files.splits import capped, counted, read_rows
+from trainer.data.kitti_raw.calibration import Calibration, read_calibration, read_points
+
+_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
+_SIDES = {"l": 2, "r": 3}
+_EXPECTED = '"<date>/<drive> <frame> <l|r>"'
+
+
+class Frame(NamedTuple):
+    """One picture of a drive."""
+
+    drive: str  # "<date>/<date>_drive_<dddd>_sync"
+    number: int
+    camera: int  # 2 left colour, 3 right colour
+
+    @property
+    def stem(self) -> str:
+        """`<date>/<drive>/image_0<camera>/<10 digits>`"""
+        return f"{self.drive}/image_0{self.camera}/{self.number:010d}"
+
+    @property
+    def name(self) -> str:
+        """The stem, for messages: a support may lie before the first frame."""
+        return self.stem if self.number >= 0 else f"{self.stem.rpartition('/')[0]} before the first frame"
+
+    @property
+    def date(self) -> str:
+        return self.drive.partition("/")[0]
+
+    def support(self, offset: int) -> Frame:
+        """The frame `offset` later in the same camera; 0 = the same moment in the other camera."""
+        if offset == 0:
+            return self._replace(camera=5 - self.camera)
+        return self._replace(number=self.number + offset)
+
+
+class Line(NamedTuple):
+    """One line of a split file: a frame, or what is wrong with it."""
+
+    file: str
+    number: int  # of the line, from 1
+    frame: Frame | None
+    problem: str = ""
+
+    @property
+    def place(self) -> str:
+        """`<file>:<line number>`"""
+        return f"{self.file}:{self.number}"
+
+
+def read_split(path: Path) -> list[Line]:
+    """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError for no such file."""
+    file = str(path)
+    return [_parse(row, file, i) for i, row in read_rows(path, _EXPECTED)]
+
+
+def _parse(row: str, file: str, row_number: int) -> Line:
+    match row.split():
+        case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
+            # One string per drive: lists of 72,000 lines are handed to every worker process.
+            return Line(file, row_number, Frame(sys.intern(drive), int(number), _SIDES[side]))
+    problem = f"{file}:{row_number}: {row!r}: expected {_EXPECTED}"
+    return Line(file, row_number, None, problem)
+
+
+class Recordings(Protocol):
+    """Where KITTI's pictures, scans and depth maps lie, and how they are read; files are one way, databases another.
+
+    A place is a string for messages that `open` takes; None = there is no such frame. What cannot be read raises
+    DataError naming it. `find_damaged` lists those of some places that are cut short, with how many it did not look at.
+    """
+
+    hints: Path | None  # folder of depth hints
+
+    def frames(self) -> Iterator[Frame]: ...
+    def image_folder(self, frame: Frame) -> str: ...
+    def image(self, frame: Frame) -> str | None: ...
+    def velodyne(self, frame: Frame) -> str | None: ...
+    def annotated_depth(self, frame: Frame) -> str | None: ...
+    def hint(self, frame: Frame) -> str | None: ...
+    def is_empty(self, folder: str) -> bool: ...
+    def open(self, place: str) -> str | IO[bytes]: ...
+    def read_points(self, place: str) -> NDArray[Any]: ...
+    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]: ...
+    def read_calibration(self, date: str) -> Calibration: ...
+    def has_calibration(self, date: str) -> bool: ...
+    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]: ...
+
+
+class Listing:
+    """The files of a KITTI raw folder, its annotated depth and hints; each folder is read once, when first needed.
+
+    Paths are strings: a start-up check asks for some 160,000 of them, and `pathlib` would take most of its
+    time.
+    """
+
+    def __init__(self, raw: Path, annotated: Path | None = None, hints: Path | None = None):
+        self.raw = raw
+        self.annotated = annotated
+        self.hints = hints
+        self._suffixes: dict[str, dict[int, str]] = {}
+        self._calibrated: dict[str, bool] = {}
+
+    def frames(self) -> Iterator[Frame]:
+        """All pictures of both cameras, drive by drive."""
+        for drive in sorted(self.raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")):
+            for camera in _SIDES.values():
+                some = Frame(f"{drive.parent.name}/{drive.name}", 0, camera)
+                self.image(some)
+                numbers = self._suffixes[self.image_folder(some)]
+                yield from (some._replace(number=number) for number in sorted(numbers))
+
+    def image_folder(self, frame: Frame) -> str:
+        """Folder of the pictures of that drive and camera."""
+        return f"{self.raw}/{frame.drive}/image_0{frame.camera}/data"
+
+    def image(self, frame: Frame) -> str | None:
+        """Path of the picture, .png or .jpg, whichever is there; None when it is missing."""
+        return self._find(self.image_folder(frame), frame.number, _IMAGE_SUFFIXES)
+
+    def velodyne(self, frame: Frame) -> str | None:
+        """Path of the LiDAR scan, or None."""
+        return self._find(f"{self.raw}/{frame.drive}/velodyne_points/data", frame.number, (".bin",))
+
+    def annotated_depth(self, frame: Frame) -> str | None:
+        """Path of the annotated depth (Uhrig et al., arXiv:1708.06500), or None."""
+        if self.annotated is None:
+            return None
+        date, _, drive = frame.drive.partition("/")
+        for part in (date, "train", "val"):
+            folder = f"{self.annotated}/{part}/{drive}/proj_depth/groundtruth/image_0{frame.camera}"
+            path = self._find(folder, frame.number, (".png",))
+            if path is not None:
+                return path
+        return None
+
+    def hint(self, frame: Frame) -> str | None:
+        """Path of the depth hints (Watson et al., arXiv:1909.09051), or None."""
+        if self.hints is None:
+            return None
+        return self._find(f"{self.hints}/{frame.drive}/image_0{frame.camera}", frame.number, (".npy",))
+
+    def open(self, place: str) -> str:
+        """Give what PIL can open: the path itself."""
+        return place
+
+    def read_points(self, place: str) -> NDArray[Any]:
+        """Read a LiDAR scan (n 4). Raises DataError."""
+        return read_points(place)
+
+    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
+        """Read depth hints (h w) of `size` (w, h). Raises DataError."""
+        return read_hints(place, size)
+
+    def read_calibration(self, date: str) -> Calibration:
+        """Read the calibration files of a date. Raises DataError."""
+        return read_calibration(self.raw / date)
+
+    def has_calibration(self, date: str) -> bool:
+        """Tell whether a date has calibration files of its cameras, sound or not."""
+        if date not in self._calibrated:
+            self._calibrated[date] = os.path.isfile(f"{self.raw}/{date}/calib_cam_to_cam.txt")
+        return self._calibrated[date]
+
+    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
+        """List the files that are cut short, and count those that there was no time for; see `_damage`."""
+        return find_damaged([*pictures, *arrays])
+
+    def is_empty(self, folder: str) -> bool:
+        """Tell whether a folder that was searched before holds no frame at all."""
+        return not self._suffixes.get(folder)
+
+    def _find(self, folder: str, number: int, suffixes: Sequence[str]) -> str | None:
+        if folder not in self._suffixes:
+            self._suffixes[folder] = _list_frames(folder, suffixes)
+        suffix = self._suffixes[folder].get(number)
+        return None if suffix is None else f"{folder}/{number:010d}{suffix}"
+
+
+def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
+    """Map the frame numbers in `folder` to the suffix of their file; empty when there is no such folder."""
+    found: dict[int, str] = {}
+    try:
+        with os.scandir(folder) as entries:
+            names = [os.path.splitext(entry.name) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error}. Make it readable") from error
+    for stem, suffix in names:
+        if suffix in suffixes and len(stem) == 10 and stem.isdecimal():
+            number = int(stem)
+            found[number] = max(found.get(number, suffix), suffix, key=suffixes.index)
+    return found
+
+
+def check_images(
+    lines: Sequence[Line], offsets: Sequence[int], listing: Recordings, mode: str = "train"
+) -> list[str]:
+    """List bad lines, and targets and supports that are not there; an absent or broken folder counts as one.
+
+    The last line says how many items lack something, and how a `mode` other than train does without supports.
+    """
+    problems = [line.problem for line in lines if line.frame is None]
+    absent: dict[str, int] = {}
+    broken: dict[str, None] = {}
+    missing: list[str] = []
+    lacking: dict[str, bool] = {}  # place of an incomplete item -> only supports are missing
+    for line in lines:
+        if line.frame is None:
+            continue
+        supports = [(f"support {offset:+d}", line.frame.support(offset)) for offset in offsets]
+        for role, frame in [("target", line.frame), *supports]:
+            try:
+                if listing.image(frame) is not None:
+                    continue
+            except DataError as error:
+                broken[str(error)] = None
+                continue
+            lacking[line.place] = role != "target" and lacking.get(line.place, True)
+            folder = listing.image_folder(frame)
+            if listing.is_empty(folder):
+                absent[folder] = absent.get(folder, 0) + 1
+            else:
+                missing.append(f"{line.place}: {role} {frame.name} is missing: no .png or .jpg in {folder}")
+    problems = capped(problems, "bad lines") + list(broken)
+    problems += [
+        f"{folder} does not exist or is empty: {counted(n, 'frame is', 'frames are')} missing"
+        for folder, n in absent.items()
+    ]
+    problems += capped(missing, "missing frames")
+    if lacking:
+        num_items = sum(line.frame is not None for line in lines)
+        problems.append(_total(len(lacking), num_items, mode, mode != "train" and any(lacking.values())))
+    return problems
+
+
+def _total(num_lacking: int, num_items: int, mode: str, is_optional: bool) -> str:
+    fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null" if is_optional else ""
+    return (
+        f"{num_lacking} of {counted(num_items, 'item is', 'items are')} incomplete: `prepare kitti check` lists what"
+        f" is missing{fix}"
+    )

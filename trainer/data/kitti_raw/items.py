@@ -1,0 +1,276 @@
+"""Items of KITTI recordings, wherever they lie: what is read for one, and what must be there before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.data.base import DataError, RawItem, checked_size, read_image
+from trainer.data.files.depth import read_annotated, resize_nearest
+from trainer.data.files.paths import expanded
+from trainer.data.files.splits import capped, find_split
+from trainer.data.kitti_raw.calibration import Calibration, project_points
+from trainer.data.kitti_raw.files import Frame, Line, Recordings, check_images, read_split
+from trainer.data.recorded import RecordedDataset
+from trainer.types import STEREO_BASELINE_UNITS, UserError
+
+Intrinsics = Literal["average", "calibrated"]
+DepthAlong = Literal["optical_axis", "lidar_x"]
+
+_MEANINGS: dict[DepthAlong, str] = {
+    "optical_axis": "metres along the optical axis", "lidar_x": "metres ahead of the scanner",
+}  # fmt: skip
+_AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
+
+
+class KittiItems(RecordedDataset):
+    """Items of KITTI recordings, wherever they lie; a data set finds `listing` and `lines` and says so to `_attach`.
+
+    Args:
+        use_benchmark: annotated depth instead of projected LiDAR scans.
+        depth_along: depth of LiDAR points: along the `optical_axis`, or their x coordinate, `lidar_x`.
+        depth_size: (width, height) of the depth maps; null = size of the recording.
+        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
+
+    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    """
+
+    raw: Path
+    split_file: Path
+    lines: list[Line]
+    listing: Recordings
+
+    def __init__(
+        self,
+        use_benchmark: bool,
+        depth_along: DepthAlong,
+        depth_size: tuple[int, int] | None,
+        intrinsics: Intrinsics,
+        *options: Any,
+    ):
+        super().__init__(*options)
+        _check_choice("dataset.intrinsics", intrinsics, get_args(Intrinsics))
+        _check_choice("dataset.depth_along", depth_along, get_args(DepthAlong))
+        if use_benchmark and depth_along != "optical_axis":
+            raise UserError(
+                f"dataset.depth_along: {depth_along} is about LiDAR scans, and dataset.use_benchmark: true asks for "
+                "annotated depth, which is along the optical axis. Set one of both back to its default"
+            )
+        self.intrinsics = intrinsics
+        self.use_benchmark = use_benchmark
+        self.depth_along = depth_along
+        self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
+        self._calibrations: dict[str, Calibration] = {}
+        self._broken: set[str] = set()  # what could not even be looked up
+
+    def _attach(self, raw: Path, split: str, split_file: str | None) -> None:
+        """Read the split file that belongs to the recordings in `raw`."""
+        self.raw = raw
+        self.split_file = expanded(split_file) if split_file else find_split(raw, split, self.mode)
+        self.lines = read_split(self.split_file)
+        self._watch(len(self.lines))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def truth(self) -> str:
+        """What depth maps hold, for results to say."""
+        return truth_in_words(self.use_benchmark, self.depth_along)
+
+    def describe(self, index: int) -> str:
+        """`<date>/<drive>/image_0<camera>/<10 digits>`, or the place of a bad line."""
+        line = self.lines[index]
+        return line.place if line.frame is None else line.frame.stem
+
+    def check(self) -> list[str]:
+        """List bad split lines, files that are not on disk or cut short, unreadable calibration files."""
+        problems = check_images(self.lines, self.supp_idxs, self.listing, self.mode)
+        problems += self._hint_problems()
+        damaged, self._not_looked_at = self.listing.find_damaged(*self._places())
+        problems += capped(damaged, "damaged files")
+        calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
+        problems += [problem for problem in calibration if problem]
+        return problems + sorted(self._broken.difference(problems))
+
+    def notes(self) -> list[str]:
+        """Say how many frames have no ground truth, or none of the cameras that it was taken with."""
+        frames, notes = self._frames(), super().notes()
+        if self.use_depth and (without := len(frames) - len(self._depth_frames())):
+            kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
+            notes.append(f"{without} of {len(frames)} items have no {kind}: their depth maps are empty")
+        dates = Counter(frame.date for frame in frames if self.use_depth)
+        bare = sorted(date for date in dates if not self.listing.has_calibration(date))
+        if bare:
+            notes.append(
+                f"{sum(dates[date] for date in bare)} of {len(frames)} items have no calibration ({', '.join(bare)}): "
+                "metrics on point clouds take the average camera for them"
+            )
+        return notes
+
+    def load(self, index: int) -> RawItem:
+        """Read pictures, intrinsics and depth of an item. Raises DataError for a missing or broken file."""
+        line = self.lines[index]
+        if line.frame is None:
+            raise DataError(line.problem)
+        frame = line.frame
+        with self.stage("Image"):
+            target = self._image(frame, "target")
+        with self.stage("Support"):
+            supports = [self._image(frame.support(i), f"support {i:+d}") for i in self.supp_idxs]
+        with self.stage("Depth"):
+            depth = self._depth(frame) if self.use_depth else None
+            K_depth = None if depth is None else self._depth_intrinsics(frame, depth.shape)
+            hints = self._hints(frame) if self.use_hints else None
+        T_stereo = _stereo_motion(frame.camera) if 0 in self.supp_idxs else None
+        K = self._intrinsics(frame)
+        return RawItem(target, supports, K, T_stereo, depth, hints=hints, K_depth=K_depth)
+
+    def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
+        path = self.listing.image(frame)
+        if path is None:
+            folder = self.listing.image_folder(frame)
+            raise DataError(
+                f"{role} {frame.name} is missing: no .png or .jpg in {folder}. "
+                "Complete the drive or remove the item from the split"
+            )
+        return read_image(cast("str", self.listing.open(path)), self.size)  # PIL opens files, too
+
+    def _intrinsics(self, frame: Frame) -> NDArray[Any]:
+        if self.intrinsics == "calibrated":
+            return self._calibration(frame.date).intrinsics(frame.camera, self.size)
+        return _average_intrinsics(self.size)
+
+    def _depth_intrinsics(self, frame: Frame, shape: tuple[int, ...]) -> NDArray[Any]:
+        """K (3 3) of a depth map (H W): of the rectified camera, or the average where a date has no calibration."""
+        size = shape[1], shape[0]
+        if self.listing.has_calibration(frame.date):
+            return self._calibration(frame.date).intrinsics(frame.camera, size)
+        return _average_intrinsics(size)
+
+    def _places(self) -> tuple[list[str], list[str]]:
+        """The pictures and the arrays that items need, each once."""
+        frames = self._frames()
+        images = [f if i is None else f.support(i) for f in frames for i in (None, *self.supp_idxs)]
+        truths = self._found(self._depth_path, frames if self.use_depth else [])
+        hints = self._found(self.listing.hint, frames if self.use_hints else [])
+        pictures = self._found(self.listing.image, images)
+        return (pictures + truths, hints) if self.use_benchmark else (pictures, truths + hints)
+
+    def _found(self, find: Callable[[Frame], str | None], frames: Iterable[Frame]) -> list[str]:
+        places = (self._place(find, frame) for frame in dict.fromkeys(frames))
+        return list(dict.fromkeys(place for place in places if place))  # both cameras share a scan
+
+    def _depth_path(self, frame: Frame) -> str | None:
+        return self.listing.annotated_depth(frame) if self.use_benchmark else self.listing.velodyne(frame)
+
+    def _depth(self, frame: Frame) -> NDArray[np.float32]:
+        """Ground truth (H W) in metres; zeros where the frame has none."""
+        path = self._depth_path(frame)
+        if path is None:
+            width, height = self.depth_size or self._recorded_size(frame)
+            return np.zeros((height, width), np.float32)
+        if self.use_benchmark:
+            depth = read_annotated(self.listing.open(path))
+        else:
+            calibration = self._calibration(frame.date)
+            projection = calibration.velodyne_to_pixels(frame.camera)
+            points = self._known_points(self.listing.read_points(path), path)
+            forward = self.depth_along == "lidar_x"
+            depth = project_points(points, projection, calibration.sizes[frame.camera], forward)
+        return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
+
+    def _recorded_size(self, frame: Frame) -> tuple[int, int]:
+        path = self.listing.image(frame)
+        assert path is not None  # the target has just been read
+        with Image.open(self.listing.open(path)) as picture:
+            return picture.size
+
+    def _hints(self, frame: Frame) -> NDArray[np.float32]:
+        place = self.listing.hint(frame)
+        if place is None:
+            raise DataError(
+                f"{frame.stem} has no depth hints. Make those of this drive (prepare hints), or set use_hints: false"
+            )
+        return self.listing.read_hints(place, self.size)
+
+    def _calibration(self, date: str) -> Calibration:
+        if date not in self._calibrations:
+            self._calibrations[date] = self.listing.read_calibration(date)
+        return self._calibrations[date]
+
+    def _calibration_problem(self, date: str) -> str:
+        try:
+            self._calibration(date)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def _calibrated_dates(self) -> set[str]:
+        """Dates whose calibration some item needs, or has."""
+        dates = {frame.date for frame in self._frames()}
+        if self.intrinsics == "calibrated":
+            return dates
+        if not self.use_depth:
+            return set()
+        scanned = set() if self.use_benchmark else {frame.date for frame in self._depth_frames()}
+        return scanned | set(filter(self.listing.has_calibration, dates))
+
+    def _frames(self) -> list[Frame]:
+        """The targets, those of bad lines left out."""
+        return [line.frame for line in self.lines if line.frame is not None]
+
+    def _depth_frames(self) -> list[Frame]:
+        """Targets that have ground truth, readable or not."""
+        return [frame for frame in self._frames() if self._is_there(self._depth_path, frame)]
+
+    def _is_there(self, find: Callable[[Frame], str | None], frame: Frame) -> bool:
+        """Look for something; what is broken is there."""
+        return self._place(find, frame) is not None
+
+    def _place(self, find: Callable[[Frame], str | None], frame: Frame) -> str | None:
+        """Find the place of something; "" for what is broken, which is remembered for `check`."""
+        try:
+            return find(frame)
+        except DataError as error:
+            self._broken.add(str(error))
+            return ""
+
+    def _hint_problems(self) -> list[str]:
+        if not self.use_hints:
+            return []
+        frames = self._frames()
+        missing = [frame for frame in frames if not self._is_there(self.listing.hint, frame)]
+        if not missing:
+            return []
+        return [
+            f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0].stem}, in "
+            f"{self.listing.hints}. Make those of these drives (prepare hints), or set dataset.use_hints: false"
+        ]
+
+
+def truth_in_words(use_benchmark: bool, depth_along: DepthAlong) -> str:
+    """What the maps hold that these arguments of `KittiItems` ask for."""
+    return "annotated depth (arXiv:1708.06500)" if use_benchmark else f"LiDAR, {_MEANINGS[depth_along]}"
+
+
+def _average_intrinsics(size: tuple[int, int]) -> NDArray[Any]:
+    return _AVERAGE_K * np.array([[size[0]], [size[1]], [1]])
+
+
+def _check_choice(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f"{key} {value!r} is not one of {', '.join(known)}")
+
+
+def _stereo_motion(camera: int) -> NDArray[Any]:
+    """Target -> other camera (4 4): the right camera (3) stands to the right of the left one (2)."""
+    T = np.eye(4)
+    T[0, 3] = -STEREO_BASELINE_UNITS if camera == 2 else STEREO_BASELINE_UNITS
+    return T

@@ -1,0 +1,65 @@
+"""Where the parts of KITTI lie: raw recordings, annotated depth, depth hints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.data.files.paths import SET_A_ROOT, Place, data_roots, find_folder
+
+RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
+DATABASE_NAMES = ("kitti_raw_sync_lmdb", "kitti_raw_lmdb")
+DEPTH_NAMES = ("kitti_depth_benchmark", "depth_benchmark", "kitti_depth")
+HINTS_NAMES = ("depth_hints", "kitti_depth_hints")
+
+
+def find_raw(root: str | None, option: str = "dataset.root") -> Path:
+    """Find the raw folder: `root`, or in it, or in the usual places. Raises UserError listing them."""
+    fix = SET_A_ROOT.replace("dataset.root", option)
+    return find_folder(data_roots(root, option), RAW_NAMES, holds_drives, "KITTI raw data", fix)
+
+
+def find_databases(root: str | None, option: str = "dataset.root") -> Path:
+    """Find the folder of LMDB databases: `root`, or in it, or in the usual places. Raises UserError listing them."""
+    fix = SET_A_ROOT.replace("dataset.root", option)
+    return find_folder(
+        data_roots(root, option), DATABASE_NAMES, holds_databases, "KITTI as LMDB databases", fix
+    )
+
+
+def find_annotated(raw: Path, depth_root: str | None, option: str = "dataset.depth_root") -> Path:
+    """Find annotated depth: `depth_root` or in it, or in or beside the raw folder. Raises UserError."""
+    places = _places(raw, depth_root, option)
+    return find_folder(places, DEPTH_NAMES, holds_annotated_depth, "KITTI annotated depth", option)
+
+
+def find_hints(raw: Path, hints_root: str | None, option: str = "dataset.hints_root") -> Path:
+    """Find depth hints: `hints_root` or in it, or in or beside the raw folder. Raises UserError."""
+    places = _places(raw, hints_root, option)
+    return find_folder(places, HINTS_NAMES, holds_hints, "Depth hints (dataset.use_hints)", option)
+
+
+def _places(raw: Path, root: str | None, option: str) -> list[Place]:
+    if root is not None:
+        return data_roots(root, option)
+    return [(raw, "the raw folder"), (raw.parent, "beside it")]
+
+
+def holds_drives(folder: Path) -> bool:
+    """Tell whether `folder` is a KITTI raw folder: date folders with drives or calibration files in them."""
+    drives = any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")) or any(folder.glob("*/calib_cam_to_cam.txt"))
+    return drives and not holds_databases(folder)
+
+
+def holds_databases(folder: Path) -> bool:
+    """Tell whether `folder` holds KITTI pictures as LMDB databases."""
+    return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/data.mdb"))
+
+
+def holds_annotated_depth(folder: Path) -> bool:
+    """Tell whether `folder` holds annotated depth, by date or as the official archive (train, val)."""
+    return any(folder.glob("*/*_drive_*/proj_depth"))
+
+
+def holds_hints(folder: Path) -> bool:
+    """Tell whether `folder` holds depth hints: drives by date, with a folder per camera."""
+    return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/*.npy"))

@@ -1,0 +1,155 @@
+"""Ground truth of a split as one file, for evaluation without the data set: depth maps, intrinsics, names.
+
+`depth` holds a map (h w) in metres per item, 0 = none; `K` (b 3 3) intrinsics in its pixels; `items` (b) names. For
+KITTI, `truth` says in words what the maps hold. Maps of one size are one array (b h w). Else `depth` is an array of
+arrays, which NumPy stores as a pickle, or, padded, (b h w) with zeros below and to the right of each map and its `size`
+(b 2) as height, width.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.base import DataError, DepthDataset
+from trainer.data.files.depth import read_annotated
+from trainer.data.kitti_raw.calibration import Calibration, finite_points, project_points
+from trainer.data.kitti_raw.files import Frame, Recordings
+from trainer.data.kitti_raw.items import truth_in_words
+
+Source = Literal["annotated", "lidar", "lidar-forward"]
+
+
+class Target(NamedTuple):
+    """Ground truth of one item."""
+
+    depth: NDArray[np.float32]  # (h w) metres, 0 = none
+    K: NDArray[np.float64]  # (3 3)
+    name: str
+    edges: NDArray[np.bool_] | None = None  # (h w)
+    category: tuple[str, str] | None = None
+    note: str = ""  # what was left out of the truth; not stored
+
+
+def usual_source(split: str) -> Source:
+    """What published numbers of a split refer to: annotated depth, but for Eigen's split metres ahead of the LiDAR."""
+    return "lidar-forward" if split == "eigen" else "annotated"
+
+
+def kitti_truth(source: Source) -> str:
+    """What maps of a source hold, in the words of `KittiItems.truth`."""
+    return truth_in_words(source == "annotated", "lidar_x" if source == "lidar-forward" else "optical_axis")
+
+
+def asked_source(use_benchmark: bool, depth_along: str) -> Source:
+    """The source that arguments of a KITTI data set ask for."""
+    return "annotated" if use_benchmark else "lidar-forward" if depth_along == "lidar_x" else "lidar"
+
+
+def kitti_target(frame: Frame, recordings: Recordings, source: Source) -> Target:
+    """Ground truth of a frame at the size of the recording, K from the rectified projection. Raises DataError."""
+    calibration = recordings.read_calibration(frame.date)
+    depth, note = _kitti_depth(frame, recordings, source, calibration)
+    if not depth.any():
+        raise DataError(f"{frame.stem} has no ground truth at all: its depth map is empty")
+    height, width = depth.shape
+    return Target(depth, calibration.intrinsics(frame.camera, (width, height)), frame.stem, note=note)
+
+
+def dataset_target(dataset: DepthDataset, index: int) -> Target:
+    """Ground truth of an item of a data set that knows intrinsics of its depth maps. Raises DataError."""
+    item = dataset.load(index)
+    name = dataset.describe(index)
+    if item.depth is None or item.K_depth is None:
+        raise DataError(f"{name} has no depth map with intrinsics")
+    categories = getattr(dataset, "category", None)
+    return Target(
+        np.asarray(item.depth, np.float32), np.asarray(item.K_depth, np.float64), name,
+        None if item.edges is None else np.asarray(item.edges, bool),
+        None if categories is None else categories(index),
+    )  # fmt: skip
+
+
+def to_bytes(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """A compressed NumPy archive, in memory."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def part_bytes(target: Target) -> bytes:
+    """One target as a file of its own, for `read_part`."""
+    arrays: dict[str, NDArray[Any]] = {
+        "depth": target.depth, "K": target.K, "name": np.array(target.name),
+    }  # fmt: skip
+    if target.edges is not None:
+        arrays["edges"] = target.edges
+    if target.category is not None:
+        arrays["category"] = np.array(target.category)
+    return to_bytes(arrays)
+
+
+def read_part(path: str) -> Target:
+    """Read what `part_bytes` made."""
+    with np.load(path, allow_pickle=False) as part:
+        category = tuple(map(str, part["category"])) if "category" in part else None
+        return Target(part["depth"], part["K"], str(part["name"]), part.get("edges"), category)  # type: ignore[arg-type]
+
+
+def name_of_part(path: str) -> str | None:
+    """Name of the item that a part holds, None without it."""
+    if not os.path.isfile(path):
+        return None
+    with np.load(path, allow_pickle=False) as part:
+        return str(part["name"])
+
+
+def assemble(targets: Sequence[Target], padded: bool) -> dict[str, NDArray[Any]]:
+    """Put targets together: `depth`, `K`, `items`; where they have them `edge`, `cat`, `subcat`; padded `size`."""
+    arrays: dict[str, NDArray[Any]] = {
+        **_stacked([target.depth for target in targets], "depth", padded),
+        "K": np.stack([target.K for target in targets]).astype(np.float32),
+        "items": np.array([target.name for target in targets]),
+    }
+    edges = [target.edges for target in targets if target.edges is not None]
+    if len(edges) == len(targets):
+        arrays |= {key: value for key, value in _stacked(edges, "edge", padded).items() if key != "size"}
+    categories = [target.category for target in targets if target.category is not None]
+    if len(categories) == len(targets):
+        arrays["cat"], arrays["subcat"] = (np.array(column) for column in zip(*categories, strict=True))
+    return arrays
+
+
+def _stacked(maps: Sequence[NDArray[Any]], key: str, padded: bool) -> dict[str, NDArray[Any]]:
+    if len({entry.shape for entry in maps}) == 1 and not padded:
+        return {key: np.stack(maps)}
+    if not padded:
+        objects = np.empty(len(maps), object)
+        objects[:] = maps
+        return {key: objects}
+    sizes = np.array([entry.shape for entry in maps])
+    stacked = np.zeros((len(maps), *sizes.max(axis=0)), maps[0].dtype)
+    for i, entry in enumerate(maps):
+        stacked[i, : entry.shape[0], : entry.shape[1]] = entry
+    return {key: stacked, "size": sizes}
+
+
+def _kitti_depth(
+    frame: Frame, recordings: Recordings, source: Source, calibration: Calibration
+) -> tuple[NDArray[np.float32], str]:
+    """Depth map (h w), and what was left out of it."""
+    annotated = source == "annotated"
+    place = recordings.annotated_depth(frame) if annotated else recordings.velodyne(frame)
+    if place is None:
+        raise DataError(f"{frame.stem} has no {'annotated depth' if annotated else 'LiDAR scan'}")
+    if annotated:
+        return read_annotated(recordings.open(place)), ""
+    points, told = finite_points(recordings.read_points(place))
+    projection, size = calibration.velodyne_to_pixels(frame.camera), calibration.sizes[frame.camera]
+    depth = project_points(points, projection, size, forward=source == "lidar-forward")
+    return depth, f"{place}: {told}" if told else ""
