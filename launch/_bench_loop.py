@@ -26,10 +26,10 @@ import torch
 from trainer import loop as loop_room
 from trainer.assemble import build_run
 from trainer.build import PRECISIONS, build_optimizer
+from trainer.checkpoint.state import Position
 from trainer.config import Config, load_config
 from trainer.loop import Loop
 from trainer.runtime.rundir import RunDir
-from trainer.train_state import Position
 from trainer.types import UserError
 
 SIDES = ("bare", "loop", "bare again")

@@ -40,7 +40,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plugins_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --plugins, for `trainer.plugins.load_plugins`."""
+    """Add --plugins, for `trainer.config.plugins.load_plugins`."""
     parser.add_argument(
         "--plugins",
         action="extend",

@@ -25,6 +25,7 @@ from launch._evaluation_truths import Truths, check_dataset, check_order, data_s
 from launch._predicting import Machine, Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
+from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
 from trainer.evaluation import (
     EvaluationResult,
@@ -39,7 +40,6 @@ from trainer.evaluation import (
 from trainer.evaluation.predictions import Source as Predicted
 from trainer.evaluation.truths import Items
 from trainer.metrics.protocol import DepthProtocol
-from trainer.plugins import load_plugins
 from trainer.runtime.rundir import installed_version
 from trainer.types import UserError
 

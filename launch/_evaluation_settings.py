@@ -16,14 +16,14 @@ from launch._evaluation_section import Settings, listed, read_settings, without_
 from launch._evaluation_split import of_the_split_asked_for, told_sections
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint
+from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config, ConfigError, load_config
+from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.evaluation.stored import UNITS, read_arrays
 from trainer.metrics.protocol import DepthProtocol
-from trainer.plugins import naming_plugins
 from trainer.runtime.rundir import BEST, LAST, read_hparams
-from trainer.safefile import read_metadata
 from trainer.types import UserError
 
 DEFAULT_CROPS = {"kitti": "garg", "kitti_lmdb": "garg"}  # by data set; none elsewhere

@@ -12,9 +12,9 @@ from launch._evaluation_truths import check_dataset
 from launch._predicting import Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
+from trainer.config.plugins import load_plugins
 from trainer.evaluation import flip_blended, predict_all, write_predictions
 from trainer.evaluation.truths import names_of
-from trainer.plugins import load_plugins
 from trainer.types import UserError
 
 SUFFIX = ".npz"

@@ -15,7 +15,7 @@ from launch._output import leave, outliving, say
 from launch._startup import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.assemble import Run, build_run
 from trainer.config import Config, load_config
-from trainer.plugins import load_plugins, naming_plugins
+from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import lost_peer
 from trainer.runtime.rundir import RunDir, installed_version, read_hparams

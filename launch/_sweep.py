@@ -18,7 +18,7 @@ from launch._child import Children, last_words
 from launch._sweep_jobs import Job, check_options, make_jobs
 from launch._sweep_reasons import why_incomplete
 from launch._sweep_slurm import write_script
-from trainer.plugins import load_plugins
+from trainer.config.plugins import load_plugins
 from trainer.runtime.rundir import RunState
 from trainer.types import UserError
 

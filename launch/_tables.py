@@ -12,7 +12,7 @@ from rich.table import Table as Frame
 from rich.text import Text
 
 from models_zoo.registry import did_you_mean
-from trainer.plugins import load_plugins
+from trainer.config.plugins import load_plugins
 from trainer.tables.aggregate import (
     Table,
     headline,

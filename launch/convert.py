@@ -20,7 +20,7 @@ if not __package__:  # run as a file: make the project importable without instal
 from launch._cli import guarded
 
 if TYPE_CHECKING:
-    from trainer.foreign import Converted
+    from trainer.checkpoint.foreign import Converted
 
 SUFFIX = ".safetensors"
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.target.exists() and not args.force:
         raise UserError(f"{args.target}: is there already. Use --force to replace it, or another name")
 
-    from trainer.foreign import convert
+    from trainer.checkpoint.foreign import convert
 
     converted = convert(args.source.expanduser(), args.cfg_file)
     converted.save(args.target)

@@ -24,8 +24,8 @@ if not __package__:  # run as a file: make the project importable without instal
 from launch._cli import add_plugins_argument, guarded
 
 if TYPE_CHECKING:
-    from trainer._catalogue import Chapter, Entry
-    from trainer._schema import Field
+    from trainer.config.catalogue import Chapter, Entry
+    from trainer.config.fields import Field
 
 NARROWEST, WIDEST = 80, 120  # columns
 COMMITTED = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"
@@ -69,8 +69,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print, write or check the catalogue; return the exit code: 1 when `--check` finds a difference."""
     args = parse(argv)
-    from trainer._catalogue import catalogue, select
-    from trainer.plugins import load_plugins
+    from trainer.config.catalogue import catalogue, select
+    from trainer.config.plugins import load_plugins
 
     load_plugins(args.plugins)
     chapters = select(catalogue(), args.what)
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def as_text(chapters: Sequence[Chapter], width: int) -> Iterator[str]:
     """Lay out chapters for a terminal, line by line, none wider than `width` where words allow."""
-    from trainer._catalogue import common_fields
+    from trainer.config.catalogue import common_fields
 
     for number, chapter in enumerate(chapters):
         if number:
@@ -116,7 +116,7 @@ def as_text(chapters: Sequence[Chapter], width: int) -> Iterator[str]:
 
 def as_markdown(chapters: Sequence[Chapter]) -> Iterator[str]:
     """Lay out chapters as Markdown, line by line."""
-    from trainer._catalogue import common_fields
+    from trainer.config.catalogue import common_fields
 
     yield from HEADING.splitlines()
     for chapter in chapters:
@@ -136,7 +136,7 @@ def _own(entry: Entry, common: Iterable[str]) -> dict[str, Field]:
 
 
 def _arguments_text(fields: Mapping[str, Field], width: int) -> Iterator[str]:
-    from trainer._catalogue import default_of
+    from trainer.config.catalogue import default_of
 
     column = max(map(len, fields), default=0) + 2
     for name, field in fields.items():
@@ -148,7 +148,7 @@ def _arguments_text(fields: Mapping[str, Field], width: int) -> Iterator[str]:
 
 
 def _arguments_markdown(fields: Mapping[str, Field]) -> Iterator[str]:
-    from trainer._catalogue import default_of
+    from trainer.config.catalogue import default_of
 
     if fields:
         yield from ["", "| argument | type | default | meaning |", "|---|---|---|---|"]

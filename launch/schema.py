@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--plugins needs --out: cfg/schema.json describes the project without your modules")
     out: Path = args.out or COMMITTED
 
-    from trainer._jsonschema import json_schema
-    from trainer.plugins import load_plugins
+    from trainer.config.json_schema import json_schema
+    from trainer.config.plugins import load_plugins
 
     load_plugins(args.plugins)
 

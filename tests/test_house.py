@@ -19,7 +19,7 @@ SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 # A room may import rooms of a lower level, never its own level or a higher one.
 LEVELS = (
     ("launch",),
-    ("trainer.assemble", "trainer.foreign"),
+    ("trainer.assemble", "trainer.checkpoint.foreign"),
     ("trainer.build", "trainer.equip"),
     ("trainer.loop", "trainer.config", "trainer.checks"),
     ("trainer.saving",),
@@ -34,11 +34,11 @@ LEVELS = (
         "trainer.replay",
         "trainer.validation",
     ),
-    ("trainer.saved",),
-    ("trainer._fit",),
+    ("trainer.checkpoint.saved",),
+    ("trainer.checkpoint.matching",),
     (
         "trainer.viz",
-        "trainer.train_state",
+        "trainer.checkpoint.state",
         "trainer.runtime.rundir",
         "trainer.optim",
         "trainer.averaging",
@@ -47,11 +47,16 @@ LEVELS = (
         "trainer.objective.recompute",
         "trainer.stopping",
     ),
-    ("trainer.safefile",),
+    ("trainer.checkpoint.safefile",),
     ("trainer.runtime.files",),
     ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.runtime.processes"),
     ("trainer.objective.pictures", "trainer.losses.needs"),
-    ("trainer.geometry.scene", "trainer.runtime.seeding", "trainer.runtime.signals", "trainer.plugins"),
+    (
+        "trainer.geometry.scene",
+        "trainer.runtime.seeding",
+        "trainer.runtime.signals",
+        "trainer.config.plugins",
+    ),
     ("trainer.geometry",),
     ("trainer.types", "trainer.runtime.yaml_text"),
 )
@@ -82,7 +87,7 @@ def module_of(path: Path) -> str:
 
 
 def private_room(module: str) -> str | None:
-    """Other private modules directly under `trainer` (`trainer/_schema.py`) are parts of the configuration."""
+    """Other private modules directly under `trainer` (`trainer/config/fields.py`) are parts of the configuration."""
     return room_of(module) or ("trainer.config" if module.startswith("trainer._") else None)
 
 

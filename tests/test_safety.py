@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tests.world import run_world
+from trainer.checkpoint.state import Position
 from trainer.runtime.files import CannotWrite
 from trainer.safety import NonFiniteLoss, StepGuard
-from trainer.train_state import Position
 
 NAN, INF = float("nan"), float("inf")
 

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import safefile
 from trainer.averages import Averages
-from trainer.checkpoint import Checkpointer
+from trainer.checkpoint import Checkpointer, safefile
+from trainer.checkpoint.state import Position, TrainState
 from trainer.runtime.files import CannotWrite
 from trainer.safety import NonFiniteLoss, StepGuard
 from trainer.saving import Parts, Saver
 from trainer.stopping import EarlyStopping
-from trainer.train_state import Position, TrainState
 
 
 class Net(nn.Module):

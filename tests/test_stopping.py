@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from trainer.checkpoint.state import from_json, to_json
 from trainer.stopping import EarlyStopping
-from trainer.train_state import from_json, to_json
 from trainer.types import UserError
 
 

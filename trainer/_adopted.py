@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer._resolve import Registries
 from trainer.config import Config, ConfigError
+from trainer.config.resolve import Registries
 
 # Later ones lean on earlier ones.
 SECTIONS = ("dataset", "loss", "loader", "optimizer", "scheduler", "trainer")

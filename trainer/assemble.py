@@ -21,6 +21,7 @@ from trainer.build import (
     build_scheduler,
 )
 from trainer.checkpoint import Checkpointer, read_pretrained
+from trainer.checkpoint.state import Position, TrainState
 from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
 from trainer.data.base import DepthDataset
@@ -34,7 +35,6 @@ from trainer.runtime.files import require_space
 from trainer.runtime.rundir import RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
 from trainer.saving import Parts
-from trainer.train_state import Position, TrainState
 
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
 

@@ -16,6 +16,7 @@ from typing import Any
 from accelerate.utils import send_to_device
 
 from trainer import optim
+from trainer.checkpoint.state import Position, TrainState
 from trainer.metrics.validation import higher_is_better
 from trainer.recording import Recorder
 from trainer.runtime.files import CannotWrite
@@ -24,7 +25,6 @@ from trainer.runtime.seeding import STATISTICS, TRAINING, seed_everything
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.safety import Verdict
 from trainer.saving import Parts, Saver
-from trainer.train_state import Position, TrainState
 from trainer.types import StepOutput
 from trainer.validation import ValidationResult, all_finite, validate
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint import Checkpointer
+from trainer.checkpoint.state import Position
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import total
-from trainer.train_state import Position
 
 CAPSULES = 4  # micro-batches of one step that are kept: each capsule holds the weights, too
 SCALER_PATIENCE = 20  # steps in a row in which the scale of fp16 was halved: a million-fold then

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from trainer.averages import Averages
 from trainer.checkpoint import Checkpointer
+from trainer.checkpoint.state import TrainState
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.safety import StepGuard
 from trainer.stopping import EarlyStopping
-from trainer.train_state import TrainState
 
 
 @dataclass

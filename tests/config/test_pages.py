@@ -11,12 +11,12 @@ import pytest
 
 from launch import schema as schema_command
 from tests.config.toys import TOYS
-from trainer._forwarded import scheduler_fields
-from trainer._jsonschema import json_schema
-from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
-from trainer._schema import REQUIRED, Field, fields_of_model
-from trainer._sections import SECTIONS
 from trainer.config import Config, ConfigError, load_config
+from trainer.config.fields import REQUIRED, Field, fields_of_model
+from trainer.config.json_schema import json_schema
+from trainer.config.optimizers import scheduler_fields
+from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer.config.sections import SECTIONS
 from trainer.runtime import yaml_text
 
 ROOT = Path(__file__).resolve().parents[2]

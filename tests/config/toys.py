@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models_zoo.registry import Registry
-from trainer._resolve import Registries
+from trainer.config.resolve import Registries
 
 
 class ToyRegistry(Registry):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from tests.world import ROOT, SMALL, run_world
 from trainer.assemble import build_run
+from trainer.checkpoint.state import to_json
 from trainer.config import load_config
 from trainer.loop import Loop
 from trainer.runtime.rundir import RunDir
-from trainer.train_state import to_json
 
 pytestmark = pytest.mark.long
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.supervisor import Supervisor
-from trainer._sections import TrainerSection
+from trainer.config.sections import TrainerSection
 
 # How `last` is written must not matter for what is in it.
 SAVING = [

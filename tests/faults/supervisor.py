@@ -18,8 +18,8 @@ from pathlib import Path
 from tests.faults.account import Start, phase
 from tests.faults.processes import VARIABLE, environments, kill, kill_all
 from tests.world import LAUNCHER, ROOT, environment, train_args
+from trainer.checkpoint.safefile import read, read_metadata
 from trainer.runtime.files import clean_stale
-from trainer.safefile import read, read_metadata
 from trainer.types import UserError
 
 PLUGIN = "tests/faults/plugin.py"

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.damage import DAMAGES, flipped, header_size, tensor_ranges
 from tests.faults.supervisor import Kill, Supervisor, assert_same_bytes
 from trainer.checkpoint import Checkpointer
-from trainer.safefile import DamagedFile, read
+from trainer.checkpoint.safefile import DamagedFile, read
 
 OPTIONS = ("trainer.max_epochs=1",)
 FALLBACK = "Continuing from the checkpoint before it, last.prev.safetensors"

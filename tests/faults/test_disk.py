@@ -11,7 +11,7 @@ import pytest
 from tests.faults.account import Start
 from tests.faults.disks import fill, unchangeable
 from tests.faults.supervisor import STEPS_PER_EPOCH, Kill, Supervisor, assert_same_bytes
-from trainer.safefile import read
+from trainer.checkpoint.safefile import read
 
 OPTIONS = ("trainer.max_epochs=2",)
 SAID = {

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from launch import _bench_loop, bench
-from trainer.train_state import TrainState
+from trainer.checkpoint.state import TrainState
 
 TINY = ("step", "--size", "64", "64", "--batch-size", "1", "--rounds", "1")
 

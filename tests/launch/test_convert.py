@@ -15,7 +15,7 @@ from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, to
 from tests.models_zoo.test_weights import Evil
 from tests.world import command, train_args
 from trainer.checkpoint import load_objective
-from trainer.safefile import read, read_metadata
+from trainer.checkpoint.safefile import read, read_metadata
 
 TINY = {"depth": {"enc_name": "resnet10t"}, "pose": {"enc_name": "resnet10t"}}
 

@@ -15,11 +15,11 @@ from PIL import Image
 from launch.evaluate import main, parse
 from tests.world import ROOT, command
 from trainer.build import build_objective
+from trainer.checkpoint.safefile import write
 from trainer.config import load_config
 from trainer.metrics import METRICS
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
-from trainer.safefile import write
 
 SMALL = {
     "dataset.size": [96, 64],
@@ -212,7 +212,7 @@ def test_corrected_hparams_replace_the_embedded_ones(run, tmp_path):
 
 
 def _metadata(run: Path) -> dict[str, str]:
-    from trainer.safefile import read_metadata
+    from trainer.checkpoint.safefile import read_metadata
 
     return read_metadata(run / "ckpts" / "best.safetensors")
 

@@ -12,7 +12,7 @@ import yaml
 from launch.evaluate import main
 from launch.export_depth import main as export
 from tests.launch.test_evaluate import write_run
-from trainer.safefile import read_metadata
+from trainer.checkpoint.safefile import read_metadata
 
 
 @pytest.fixture(scope="module")

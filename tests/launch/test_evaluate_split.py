@@ -13,7 +13,7 @@ from launch.evaluate import main
 from launch.export_depth import main as export
 from launch.prepare import main as prepare
 from tests.launch.test_evaluate import write_run
-from trainer.safefile import read_metadata
+from trainer.checkpoint.safefile import read_metadata
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from launch.evaluate import main as evaluate
 from launch.export_depth import main
 from tests.launch.test_evaluate import CPU_X2, write_run
 from tests.world import command
-from trainer.safefile import read_metadata
+from trainer.checkpoint.safefile import read_metadata
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 from launch import list as list_command
 from launch.list import as_markdown, as_text
-from trainer._catalogue import Chapter, Entry, catalogue
-from trainer._schema import Field
+from trainer.config.catalogue import Chapter, Entry, catalogue
+from trainer.config.fields import Field
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from tests.launch.test_train import assert_same_run, ckpt, folder, scalars, state
 from tests.world import ROOT, command, environment, train_args
-from trainer.safefile import read_metadata
+from trainer.checkpoint.safefile import read_metadata
 
 pytestmark = pytest.mark.slow
 

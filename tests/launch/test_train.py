@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.world import ROOT, command, environment, train_args
-from trainer.safefile import read_metadata
+from trainer.checkpoint.safefile import read_metadata
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from tests.launch.test_train import (
 )
 from tests.world import command, train_args
 from trainer.checkpoint import load_objective
-from trainer.safefile import read_metadata
+from trainer.checkpoint.safefile import read_metadata
 
 pytestmark = pytest.mark.slow
 

@@ -104,7 +104,7 @@ def test_needs_are_known_and_the_class_foretells_those_of_the_instance(name, kwa
 
 @pytest.mark.parametrize("name", LOSSES.names())
 def test_has_no_state_and_documents_every_keyword(name):
-    from trainer._resolve import entry_fields
+    from trainer.config.resolve import entry_fields
 
     assert not created(name).state_dict()
     assert all(field.doc for field in entry_fields(LOSSES, name).values())

@@ -18,7 +18,7 @@ from models_zoo.weights._aliases import ALIASES
 from models_zoo.weights._resnets import RESNETS, architecture
 from models_zoo.weights.base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights, listed
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
-from trainer._fit import compare, fit, wrong_statistics
+from trainer.checkpoint.matching import compare, fit, wrong_statistics
 
 DECODERS = ("monodepth", "hrdepth", "cadepth", "diffnet", "superdepth", "ddvnet")
 VARIANTS: dict[str, dict[str, Any]] = {

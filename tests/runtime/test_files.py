@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.world import ROOT
-from trainer import safefile
+from trainer.checkpoint import safefile
 from trainer.runtime import files
 from trainer.runtime.files import CannotWrite
 
@@ -31,7 +31,7 @@ def test_killed_while_writing_the_old_file_is_still_good(tmp_path: Path) -> None
     path = tmp_path / "last.safetensors"
     safefile.write(path, {"t": torch.ones(3)}, {})
     code = (
-        "import sys, time, torch; from pathlib import Path; from trainer import safefile\n"
+        "import sys, time, torch; from pathlib import Path; from trainer.checkpoint import safefile\n"
         "safefile._verify = lambda *_: (print('staged', flush=True), time.sleep(60))\n"
         "safefile.write(Path(sys.argv[1]), {'t': torch.zeros(1000)}, {})\n"
     )
@@ -52,7 +52,7 @@ def test_killed_at_any_moment_there_is_always_a_good_file(tmp_path: Path) -> Non
     code = """
 import multiprocessing, sys, time, torch
 from pathlib import Path
-from trainer import safefile; from trainer.runtime import files
+from trainer.checkpoint import safefile; from trainer.runtime import files
 folder = Path(sys.argv[1])
 path, previous = folder / "last", folder / "last.prev"
 def write_on(first):
@@ -83,7 +83,7 @@ def test_a_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     safefile.write(path, {"t": torch.ones(3)}, {})
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from trainer import safefile\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from trainer.checkpoint import safefile\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: safefile.write(Path(sys.argv[1]), {'t': torch.zeros(1_000_000)}, {})\n"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.world import ROOT
+from trainer.checkpoint.state import Position
 from trainer.runtime import rundir
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir, diff_config, read_hparams
-from trainer.train_state import Position
 from trainer.types import UserError
 
 

@@ -13,10 +13,10 @@ from models_zoo.registry import Registry, UnknownName
 from models_zoo.weights import FORMATS
 from tests.config.toys import TOYS
 from tests.world import ROOT
-from trainer._catalogue import Entry, catalogue, common_fields, default_of, needs_of, select
-from trainer._schema import REQUIRED, Field
 from trainer._sources import cited, source_of, summary_of
 from trainer.config import Config, ConfigError, load_config
+from trainer.config.catalogue import Entry, catalogue, common_fields, default_of, needs_of, select
+from trainer.config.fields import REQUIRED, Field
 from trainer.data import DATASETS
 from trainer.losses import LOSSES
 from trainer.metrics import METRICS

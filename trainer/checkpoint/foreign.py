@@ -21,14 +21,14 @@ from torch import Tensor
 import models_zoo
 from models_zoo.weights import read_foreign
 from models_zoo.weights.base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights
-from trainer import safefile
 from trainer._adopted import SECTIONS, choose_settings
-from trainer._fit import compare, is_part
+from trainer.checkpoint import safefile
+from trainer.checkpoint.matching import compare, is_part
+from trainer.checkpoint.state import Position, position_metadata, to_json
 from trainer.config import Config, ConfigError
 from trainer.runtime import yaml_text
 from trainer.runtime.files import make_folder
 from trainer.runtime.rundir import installed_version
-from trainer.train_state import Position, position_metadata, to_json
 from trainer.types import UserError
 
 

@@ -16,8 +16,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import lr_scheduler
 
-from trainer import safefile
-from trainer.train_state import (
+from trainer.checkpoint import safefile
+from trainer.checkpoint.state import (
     Position,
     TrainState,
     WrongOptimizer,

@@ -16,10 +16,10 @@ from typing import Any
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from models_zoo.registry import Registry
-from trainer._forwarded import OFTEN_USED, scheduler_fields
-from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
-from trainer._schema import REQUIRED, Field, Fields, fields_of_model
-from trainer._sections import MODES, LoaderSection, OptimizerSection, SchedulerSection, TrainerSection
+from trainer.config.fields import REQUIRED, Field, Fields, fields_of_model
+from trainer.config.optimizers import OFTEN_USED, scheduler_fields
+from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer.config.sections import MODES, LoaderSection, OptimizerSection, SchedulerSection, TrainerSection
 
 JsonSchema = dict[str, Any]
 

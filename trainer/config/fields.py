@@ -1,7 +1,7 @@
 """Fields: what a key of the configuration may hold. Values are checked by pydantic, and told to people in
 plain words.
 
-Fields come from two places, the signature of a registry entry and the models of `trainer._sections`; both are
+Fields come from two places, the signature of a registry entry and the models of `trainer.config.sections`; both are
 checked here in the same way, one line per mistake.
 """
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer._forwarded import check_optimizer, check_scheduler
-from trainer._schema import (
+from trainer.config.fields import (
     REQUIRED,
     Field,
     Fields,
@@ -21,7 +20,8 @@ from trainer._schema import (
     fields_of_parameters,
     show,
 )
-from trainer._sections import MODES, SECTION_NAMES, LoaderSection, TrainerSection, Weight
+from trainer.config.optimizers import check_optimizer, check_scheduler
+from trainer.config.sections import MODES, SECTION_NAMES, LoaderSection, TrainerSection, Weight
 from trainer.runtime.yaml_text import KeyPath
 
 SET_BY_RUN = ("seed",)  # dataset arguments that the command line decides

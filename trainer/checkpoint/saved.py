@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainer._fit import compare, fit, is_part, wrong_statistics
+from trainer.checkpoint.matching import compare, fit, is_part, wrong_statistics
+from trainer.checkpoint.state import TrainState, WrongOptimizer, from_json, read_state, unpack_state, weights
 from trainer.runtime.rundir import diff_config, plain
-from trainer.train_state import TrainState, WrongOptimizer, from_json, read_state, unpack_state, weights
 from trainer.types import UserError
 
 _SHOWN = 10  # wrong weights that a message lists

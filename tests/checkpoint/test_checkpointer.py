@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from trainer import safefile
+from tests.world import ROOT
 from trainer.checkpoint import (
     Checkpointer,
     Position,
@@ -23,14 +23,14 @@ from trainer.checkpoint import (
     load_capsule,
     load_objective,
     load_pretrained,
+    safefile,
 )
+from trainer.checkpoint.safefile import DamagedFile
+from trainer.checkpoint.state import WrongOptimizer
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir
-from trainer.safefile import DamagedFile
-from trainer.train_state import WrongOptimizer
 from trainer.types import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 NET = {"depth": {"enc_name": "tiny", "width": 3}, "pose": {"enc_name": "tiny"}}
 HPARAMS = {"name": "m", "version": "42", "seed": 42, "trainer_version": "0.1.0", "config": {"net": NET}}
 

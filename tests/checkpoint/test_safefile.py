@@ -13,9 +13,9 @@ import safetensors
 import torch
 from safetensors.torch import load_file
 
-from trainer import safefile
+from trainer.checkpoint import safefile
+from trainer.checkpoint.safefile import DamagedFile
 from trainer.runtime.files import CannotWrite
-from trainer.safefile import DamagedFile
 from trainer.types import UserError
 
 
@@ -92,12 +92,12 @@ def test_transposed_sliced_and_tied_tensors_are_stored_by_value(tmp_path: Path) 
 def test_the_bytes_are_a_function_of_the_content(tmp_path: Path) -> None:
     """Neither the hash seed nor the order of the dictionaries shows."""
     code = (
-        "import sys, torch; from pathlib import Path; from trainer import safefile\n"
+        "import sys, torch; from pathlib import Path; from trainer.checkpoint import safefile\n"
         "names = list({f'n{i}' for i in range(20)})\n"  # the order of a set differs between processes
         "tensors = {n: torch.full((3,), float(n[1:])) for n in names}\n"
         "safefile.write(Path(sys.argv[1]), tensors, {n: n for n in names})\n"
     )
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}
         subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], env=environment, check=True)

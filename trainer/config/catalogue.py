@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer._forwarded import OFTEN_USED, scheduler_fields
-from trainer._resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
-from trainer._schema import REQUIRED, Field
 from trainer._sources import source_of, summary_of
+from trainer.config.fields import REQUIRED, Field
+from trainer.config.optimizers import OFTEN_USED, scheduler_fields
+from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
 from trainer.losses.needs import NEEDS
 from trainer.types import UserError
 
@@ -225,7 +225,7 @@ def _is_value(arg: Any) -> bool:
 def _file(entry: Any) -> str:
     """Where an entry is written: within the project, or the whole path of a plugin."""
     path = Path(sys.modules[entry.__module__].__file__ or "")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 

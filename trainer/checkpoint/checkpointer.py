@@ -19,13 +19,10 @@ from torch import Tensor, nn
 
 from models_zoo.weights import is_foreign, read_foreign
 from models_zoo.weights.base import MissingSettings, UnreadableWeights
-from trainer import safefile
-from trainer.plugins import naming_plugins
-from trainer.runtime.files import make_folder
-from trainer.runtime.rundir import BEST, LAST, PREVIOUS, plain, read_hparams
-from trainer.safefile import DamagedFile
-from trainer.saved import PartialWeights, Saved, WrongArchitecture
-from trainer.train_state import (
+from trainer.checkpoint import safefile
+from trainer.checkpoint.safefile import DamagedFile
+from trainer.checkpoint.saved import PartialWeights, Saved, WrongArchitecture
+from trainer.checkpoint.state import (
     Position,
     TrainState,
     metrics_json,
@@ -34,6 +31,9 @@ from trainer.train_state import (
     to_json,
     weights,
 )
+from trainer.config.plugins import naming_plugins
+from trainer.runtime.files import make_folder
+from trainer.runtime.rundir import BEST, LAST, PREVIOUS, plain, read_hparams
 from trainer.types import UserError
 
 if TYPE_CHECKING:

@@ -14,19 +14,18 @@ from torch import Tensor
 
 import models_zoo
 from tests.models_zoo.foreign import TRAINED_WITH, lightning_checkpoint, monodepth2_folder, torchvision_resnet
-from trainer import safefile
 from trainer._adopted import choose_settings, choose_supports
 from trainer.checkpoint import (
     PartialWeights,
     WrongArchitecture,
     load_objective,
+    safefile,
 )
+from trainer.checkpoint.foreign import Converted, convert
 from trainer.config import Config
-from trainer.foreign import Converted, convert
 from trainer.objective import Objective
 from trainer.types import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 PAIR = {"depth": {"enc_name": "resnet18"}, "pose": {"enc_name": "resnet18"}}
 HINTS = {"img_recon": {"weight": 1}, "depth_regr": {"weight": 1, "loss_name": "log_l1", "use_automask": True}}
 

@@ -20,12 +20,12 @@ from models_zoo.decoders import DECODERS
 from models_zoo.registry import Registry
 from tests.world import ROOT, command
 from trainer.checkpoint import load_objective
+from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config, ConfigError, load_config
+from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data import DATASETS
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
-from trainer.plugins import load_plugins, naming_plugins
-from trainer.safefile import read_metadata
 from trainer.types import UserError
 
 DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def test_a_taken_name_says_who_has_it(write) -> None:
 def test_the_newcomer_is_refused_even_when_it_comes_first(write, here) -> None:
     """Nothing was looked up yet: without its own entries first, the project would fail on the name of the plugin."""
     write("early.py", name="disp_smooth")
-    code = "from trainer.plugins import load_plugins; load_plugins(['early'])"
+    code = "from trainer.config.plugins import load_plugins; load_plugins(['early'])"
     done = command("-c", code, cwd=here)
     assert "UserError: --plugins early: loss 'disp_smooth' is registered twice: trainer.losses" in done.stderr
 
@@ -223,7 +223,7 @@ def test_only_plugins_that_are_missing_are_named(write) -> None:
         raise UserError("loss.mine is not a loss")
     assert str(caught.value) == (
         "loss.mine is not a loss\nx.safetensors: was trained with --plugins lab/absent.py: give the same"
-        " (in Python, trainer.plugins.load_plugins)"
+        " (in Python, trainer.config.plugins.load_plugins)"
     )
     for hparams in ({}, {"plugins": None}, {"plugins": ["present"]}):
         with pytest.raises(UserError, match=r"^wrong$"), naming_plugins(hparams, "x"):

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
+from tests.world import ROOT
 from trainer.build import build_objective
 from trainer.checkpoint import (
     WrongArchitecture,
     find_checkpoint,
     load_pretrained,
 )
+from trainer.checkpoint.foreign import Converted, convert
 from trainer.config import load_config
-from trainer.foreign import Converted, convert
 from trainer.objective import Objective
 from trainer.types import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 PAIR = {"depth": {"enc_name": "resnet18"}, "pose": {"enc_name": "resnet18"}}
 HINTS = {"img_recon": {"weight": 1}, "depth_regr": {"weight": 1, "loss_name": "log_l1", "use_automask": True}}
 

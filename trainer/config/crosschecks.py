@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer._resolve import Resolved
-from trainer._schema import Report, show
-from trainer._sections import MODES
+from trainer.config.fields import Report, show
+from trainer.config.resolve import Resolved
+from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.yaml_text import KeyPath
 

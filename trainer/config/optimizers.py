@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from models_zoo.registry import did_you_mean
-from trainer._schema import Field, Report, check, fields_of_callable, fields_of_model, show
-from trainer._sections import OptimizerSection, SchedulerSection
+from trainer.config.fields import Field, Report, check, fields_of_callable, fields_of_model, show
+from trainer.config.sections import OptimizerSection, SchedulerSection
 from trainer.runtime.yaml_text import KeyPath
 
 OFTEN_USED = ("adam", "adamw", "nadam", "radam", "adabelief", "sgd", "momentum", "rmsprop", "lamb", "lion")

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import _layers
-from trainer._crosschecks import crosscheck, offsets
-from trainer._resolve import Registries, Resolved, resolve
-from trainer._schema import Report
-from trainer._sections import TrainerSection
+from trainer.config.crosschecks import crosscheck, offsets
+from trainer.config.fields import Report
+from trainer.config.layers import merge, read_mapping, read_override
+from trainer.config.resolve import Registries, Resolved, resolve
+from trainer.config.sections import TrainerSection
 from trainer.runtime import yaml_text
 from trainer.types import UserError
 
@@ -56,7 +56,7 @@ class Config:
         """Check a configuration given as a mapping, as `to_dict` returns it. Raises ConfigError; `source` is
         its name there."""
         problems: list[str] = []
-        return _checked([_layers.read_mapping(data, source, problems)], problems, registries)
+        return _checked([read_mapping(data, source, problems)], problems, registries)
 
     @property
     def net(self) -> dict[str, dict[str, Any]]:
@@ -174,9 +174,9 @@ def load_config(
     label = str(files[-1]) if files else "config"
     for override in [overrides] if isinstance(overrides, (str, Mapping)) else overrides:
         if isinstance(override, Mapping):
-            layers.append(_layers.read_mapping(override, "overrides", problems))
+            layers.append(read_mapping(override, "overrides", problems))
         else:
-            layers.append(_layers.read_override(override, problems))
+            layers.append(read_override(override, problems))
     return _checked([layer for layer in layers if layer is not None], problems, registries, label)
 
 
@@ -186,7 +186,7 @@ def _checked(
     registries: Registries | None,
     label: str | None = None,
 ) -> Config:
-    merged = _layers.merge(layers)
+    merged = merge(layers)
     merged.label = label or merged.label
     registries = registries or Registries.installed()
     report = Report(merged, problems)

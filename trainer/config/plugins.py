@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from models_zoo.registry import NameTaken, did_you_mean
 from trainer.types import UserError
 
-_OURS = tuple(str(Path(__file__).parents[1] / package) for package in ("trainer", "models_zoo", "launch"))
+_OURS = tuple(str(Path(__file__).parents[2] / package) for package in ("trainer", "models_zoo", "launch"))
 _LISTED = 12  # names that a message lists; of more, only the nearest is told
 
 
@@ -66,7 +66,7 @@ def naming_plugins(hparams: Mapping[str, Any], source: Path | str) -> Iterator[N
             raise
         raise UserError(
             f"{error}\n{source}: was trained with --plugins {' '.join(missing)}: give the same"
-            " (in Python, trainer.plugins.load_plugins)"
+            " (in Python, trainer.config.plugins.load_plugins)"
         ) from error
 
 
