@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from trainer import loop as loop_room
-from trainer.assemble import build_run
 from trainer.build import PRECISIONS, build_optimizer
 from trainer.checkpoint.state import Position
 from trainer.config import Config, load_config
-from trainer.loop import Loop
 from trainer.runtime.rundir import RunDir
+from trainer.training import loop as loop_room
+from trainer.training.loop import Loop
+from trainer.training.run import build_run
 from trainer.types import UserError
 
 SIDES = ("bare", "loop", "bare again")

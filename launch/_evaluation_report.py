@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from launch._evaluation_settings import split_name
-from trainer import viz
 from trainer.evaluation import EvaluationResult, depth_pictures, evenly_spaced
 from trainer.evaluation.predictions import Source
 from trainer.evaluation.truths import Items
 from trainer.runtime.files import make_folder, replacing
+from trainer.tracking import viz
 
 LABEL_LENGTH = 40  # characters that fit across a picture
 FOOTER_LENGTH = 170  # and across a sheet; there is room for two lines

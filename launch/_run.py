@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 from launch._cli import is_first_process
 from launch._output import leave, outliving, say
 from launch._startup import CONFIGURATION, IMPORTS, Stopwatch
-from trainer.assemble import Run, build_run
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import lost_peer
 from trainer.runtime.rundir import RunDir, installed_version, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
-from trainer.safety import NonFiniteLoss
+from trainer.training.guard import NonFiniteLoss
+from trainer.training.run import Run, build_run
 from trainer.types import UserError
 
 LAST_WORD = 2.0  # seconds in which a launcher finds out who died first

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer.averaging import EMA, SWA
 from trainer.objective import Objective
 from trainer.runtime.processes import share_statistics
+from trainer.training.averages import EMA, SWA
 from trainer.types import Batch
 
 

@@ -1,6 +1,6 @@
 """Build the parts of a run from a configuration: the place that knows both the YAML keys and the classes.
 
-Nothing below this room ever sees the configuration, and nothing here changes it. `trainer.assemble` puts the parts
+Nothing below this room ever sees the configuration, and nothing here changes it. `trainer.training.run` puts the parts
 together.
 """
 
@@ -20,7 +20,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import models_zoo
-from trainer import optim
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
@@ -28,6 +27,7 @@ from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
 from trainer.objective import Objective
 from trainer.runtime import processes
+from trainer.training import optim
 from trainer.types import UserError
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name

@@ -20,7 +20,7 @@ from trainer.config.fields import REQUIRED, Field
 from trainer.data import DATASETS
 from trainer.losses import LOSSES
 from trainer.metrics import METRICS
-from trainer.optim import SCHEDULERS
+from trainer.training.optim import SCHEDULERS
 from trainer.types import UserError
 
 REGISTRIES = {

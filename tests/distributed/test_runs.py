@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.world import ROOT, SMALL, run_world
-from trainer.assemble import build_run
 from trainer.checkpoint.state import to_json
 from trainer.config import load_config
-from trainer.loop import Loop
 from trainer.runtime.rundir import RunDir
+from trainer.training.loop import Loop
+from trainer.training.run import build_run
 
 pytestmark = pytest.mark.long
 

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed.test_runs import build, join
-from tests.test_validation import accelerator
+from tests.training.test_validation import accelerator
 from tests.world import ROOT, SMALL, run_world
 from trainer.build import build_dataset, build_loader, build_objective
 from trainer.config import load_config
-from trainer.validation import ValidationResult, validate
+from trainer.training.validation import ValidationResult, validate
 
 pytestmark = pytest.mark.slow
 

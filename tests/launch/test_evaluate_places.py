@@ -64,7 +64,7 @@ def test_a_sheet_that_cannot_be_drawn_leaves_the_old_one(run, tmp_path, monkeypa
 
     sheet = tmp_path / "sheet.png"
     sheet.write_bytes(b"old")
-    monkeypatch.setattr("trainer.viz.picture_sheet", full)
+    monkeypatch.setattr("trainer.tracking.viz.picture_sheet", full)
     arguments = ["--limit", "1", "--save", str(tmp_path / "r.yaml"), "--sheet", str(sheet)]
     assert main(["--ckpt", str(run), *arguments]) == 2
     assert sheet.read_bytes() == b"old"

@@ -19,7 +19,7 @@ from launch._output import Outliving, say
 from tests.launch.test_train import start, state, wait_for_step
 from tests.world import ROOT, environment, train_args
 from trainer.checkpoint.safefile import read_metadata
-from trainer.progress import make_progress
+from trainer.tracking.progress import make_progress
 
 
 class Full(io.StringIO):

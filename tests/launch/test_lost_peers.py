@@ -84,7 +84,7 @@ RAISING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from launch.train import main
-from trainer.loop import Loop
+from trainer.training.loop import Loop
 from trainer.types import UserError
 descend = Loop.descend
 def failing(self, batches):

@@ -31,7 +31,7 @@ import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from launch.train import main
-from trainer.loop import Loop
+from trainer.training.loop import Loop
 descend, rank = Loop.descend, os.environ.get("RANK", "0")
 def descend_later(self, batches):
     mark, paused = Path(os.environ["MARKS"], rank), os.environ["PAUSED"].split()

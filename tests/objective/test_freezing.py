@@ -16,8 +16,8 @@ from tests.fakes import FakeDepth, FakePose, make_batch, make_losses, make_objec
 from tests.world import run_world
 from trainer.objective import Objective
 from trainer.objective.freezing import freeze, without_statistics
-from trainer.optim import make_optimizer
 from trainer.runtime.processes import synchronise_batchnorm
+from trainer.training.optim import make_optimizer
 from trainer.types import UserError
 
 

@@ -9,12 +9,17 @@ from trainer.checkpoint.checkpointer import (
     load_pretrained,
     read_pretrained,
 )
-from trainer.checkpoint.saved import Saved
+from trainer.checkpoint.saved import PartialWeights, Saved, WrongArchitecture
+from trainer.checkpoint.state import Position, TrainState
 
 __all__ = [
     "Capsule",
     "Checkpointer",
+    "PartialWeights",
+    "Position",
     "Saved",
+    "TrainState",
+    "WrongArchitecture",
     "find_checkpoint",
     "load_capsule",
     "load_objective",

@@ -230,7 +230,7 @@ def _file(entry: Any) -> str:
 
 
 def _schedulers() -> Chapter:
-    from trainer.optim import SCHEDULERS
+    from trainer.training.optim import SCHEDULERS
 
     entries = []
     for name, cls in SCHEDULERS.items():

@@ -108,11 +108,11 @@ class Config:
         return self._resolved.loader_kwargs(mode)
 
     def optimizer_kwargs(self) -> dict[str, Any]:
-        """Arguments of `trainer.optim.make_optimizer`."""
+        """Arguments of `trainer.training.optim.make_optimizer`."""
         return self.optimizer
 
     def scheduler_kwargs(self) -> dict[str, Any]:
-        """Arguments of `trainer.optim.make_scheduler`; empty without a schedule."""
+        """Arguments of `trainer.training.optim.make_scheduler`; empty without a schedule."""
         return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
 
     def trainer_defaults(self) -> dict[str, Any]:

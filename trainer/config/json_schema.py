@@ -26,7 +26,7 @@ JsonSchema = dict[str, Any]
 
 def json_schema(registries: Registries | None = None) -> JsonSchema:
     """Build the schema from the sections and from the signatures of all registry entries."""
-    from trainer.optim import SCHEDULERS
+    from trainer.training.optim import SCHEDULERS
 
     networks, losses, datasets = registries or Registries.installed()
     loader = _properties(fields_of_model(LoaderSection))

@@ -50,7 +50,7 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     """Check the section `scheduler`, where null removes a key. Returns an empty dict when there is none."""
     from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-    from trainer.optim import SCHEDULERS
+    from trainer.training.optim import SCHEDULERS
 
     path: KeyPath = ("scheduler",)
     name = section.pop("type", None)

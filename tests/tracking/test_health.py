@@ -10,7 +10,7 @@ import torch
 
 from tests.fakes import make_batch, make_losses, make_objective
 from tests.world import ROOT
-from trainer.health import GRACE_STEPS, LOOKS, Health, holes
+from trainer.tracking.health import GRACE_STEPS, LOOKS, Health, holes
 from trainer.types import StepOutput
 
 HEALTHY = {

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from models_zoo.registry import did_you_mean
-from trainer import viz
+from trainer.tracking import viz
 from trainer.types import UserError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.world import run_world
+from trainer.training.validation import ValidationResult, validate
 from trainer.types import StepOutput
-from trainer.validation import ValidationResult, validate
 
 
 class Doubling:

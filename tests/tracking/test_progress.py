@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.progress import Progress, make_progress
+from tests.world import ROOT
+from trainer.tracking.progress import Progress, make_progress
 from trainer.types import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Clock:
@@ -202,7 +201,7 @@ def test_tqdm_shows_bar_and_words_without_threads(terminal: Terminal) -> None:
 
 
 DEBUGGED = """
-from trainer.progress import make_progress
+from trainer.tracking.progress import make_progress
 with make_progress("tqdm", is_main=True, total_epochs=1, steps_per_epoch=3) as progress:
     progress.epoch(0)
     for step in range(3):

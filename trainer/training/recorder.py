@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.health import Health
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
 from trainer.runtime.processes import total
+from trainer.tracking.health import Health
+from trainer.training.validation import ValidationResult, all_finite
 from trainer.types import DATA_STAGES, StepOutput
-from trainer.validation import ValidationResult, all_finite
 
 
 class Recorder:
@@ -22,7 +22,7 @@ class Recorder:
 
     Args:
         accelerator: for means over processes; its main process alone writes.
-        tracker: see `trainer.tracking`. progress: see `trainer.progress`.
+        tracker: see `trainer.tracking.tracker`. progress: see `trainer.tracking.progress`.
         min_depth, max_depth: limits of the predicted depth, for the training metrics and the health watch.
     """
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tests.fakes import make_batch, make_losses, make_objective
-from trainer.replay import Moment, name_operation, replay
 from trainer.runtime.seeding import TRAINING, seed_everything
+from trainer.training.replay import Moment, name_operation, replay
 
 MOMENT = Moment(seed=3, step=7, micro_batch=0, rank=0)
 

@@ -15,18 +15,18 @@ from typing import Any
 
 from accelerate.utils import send_to_device
 
-from trainer import optim
 from trainer.checkpoint.state import Position, TrainState
 from trainer.metrics.validation import higher_is_better
-from trainer.recording import Recorder
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.runtime.seeding import STATISTICS, TRAINING, seed_everything
 from trainer.runtime.signals import Preempted, StopSignals
-from trainer.safety import Verdict
-from trainer.saving import Parts, Saver
+from trainer.training import optim
+from trainer.training.guard import Verdict
+from trainer.training.recorder import Recorder
+from trainer.training.saver import Parts, Saver
+from trainer.training.validation import ValidationResult, all_finite, validate
 from trainer.types import StepOutput
-from trainer.validation import ValidationResult, all_finite, validate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from tests.world import run_world
 from trainer.checkpoint.state import Position
 from trainer.runtime.files import CannotWrite
-from trainer.safety import NonFiniteLoss, StepGuard
+from trainer.training.guard import NonFiniteLoss, StepGuard
 
 NAN, INF = float("nan"), float("inf")
 

@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from trainer import equip, tracking
 from trainer.build import (
     build_accelerator,
     build_dataset,
@@ -25,16 +24,18 @@ from trainer.checkpoint.state import Position, TrainState
 from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
 from trainer.data.base import DepthDataset
-from trainer.loop import Loop, Settings
 from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective, freezing
-from trainer.progress import make_progress
-from trainer.recording import Recorder
 from trainer.runtime import processes
 from trainer.runtime.files import require_space
 from trainer.runtime.rundir import RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
-from trainer.saving import Parts
+from trainer.tracking import tracker as tracking
+from trainer.tracking.progress import make_progress
+from trainer.training import setup
+from trainer.training.loop import Loop, Settings
+from trainer.training.recorder import Recorder
+from trainer.training.saver import Parts
 
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
 
@@ -80,7 +81,7 @@ def build_run(
     if accelerator.is_main_process:
         require_space(folder.ckpts, _num_bytes(cfg, objective), "checkpoints")
 
-    notes += equip.place(cfg, objective, accelerator)
+    notes += setup.place(cfg, objective, accelerator)
     optimizer = build_optimizer(cfg, objective)
     scheduler = build_scheduler(cfg, optimizer)
     checkpointer = Checkpointer(
@@ -89,8 +90,8 @@ def build_run(
     model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
     state = _restore(cfg, checkpointer, hparams, accelerator, (objective, optimizer, scheduler), notes)
-    guard = equip.make_guard(cfg, accelerator, objective, checkpointer, folder, seed)
-    averages, stopping = equip.make_averages(cfg, objective), equip.make_stopping(cfg)
+    guard = setup.make_guard(cfg, accelerator, objective, checkpointer, folder, seed)
+    averages, stopping = setup.make_averages(cfg, objective), setup.make_stopping(cfg)
     parts = Parts(objective, optimizer, scheduler, state, guard, averages, stopping)
     parts.restore()
     notes += freezing.without_statistics(objective)
@@ -98,7 +99,7 @@ def build_run(
     recorder = _start_records(
         cfg, accelerator, folder, trackers, state, (progress, _steps_per_epoch(cfg, train_loader))
     )
-    saver = equip.make_saver(cfg, accelerator, checkpointer, parts, recorder.progress.message)
+    saver = setup.make_saver(cfg, accelerator, checkpointer, parts, recorder.progress.message)
     folder.write_hparams(hparams, command)
     folder.write_state("running", state.position)
     lap("trackers")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from trainer.checkpoint.state import from_json, to_json
-from trainer.stopping import EarlyStopping
+from trainer.training.stopping import EarlyStopping
 from trainer.types import UserError
 
 

@@ -8,16 +8,16 @@ from typing import Any
 from accelerate import Accelerator
 
 from trainer.averages import Averages
-from trainer.averaging import EMA, SWA
 from trainer.checkpoint import Checkpointer
 from trainer.config import Config
 from trainer.objective import Objective, freezing
 from trainer.objective.compiling import compile_networks
 from trainer.objective.recompute import recompute
 from trainer.runtime import processes
-from trainer.safety import StepGuard
-from trainer.saving import Parts, Saver
-from trainer.stopping import EarlyStopping
+from trainer.training.averages import EMA, SWA
+from trainer.training.guard import StepGuard
+from trainer.training.saver import Parts, Saver
+from trainer.training.stopping import EarlyStopping
 
 
 def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[str]:

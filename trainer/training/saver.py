@@ -20,8 +20,8 @@ from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
-from trainer.safety import StepGuard
-from trainer.stopping import EarlyStopping
+from trainer.training.guard import StepGuard
+from trainer.training.stopping import EarlyStopping
 
 
 @dataclass

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer import viz
+from tests.world import ROOT
+from trainer.tracking import viz
 
-ROOT = Path(__file__).resolve().parents[1]
 VIOLET, RED = (48, 18, 59), (122, 4, 3)  # the two ends of turbo
 BLUE, CRIMSON = (49, 54, 149), (165, 0, 38)  # the two ends of RdYlBu_r
 BLACK, WHITE, MAGENTA = (0, 0, 0), (255, 255, 255), (255, 0, 255)
@@ -246,7 +246,7 @@ def test_importing_the_three_rooms_loads_no_drawing_library() -> None:
     code = """if True:
         import sys, torch  # torch brings tqdm along
         before = set(sys.modules)
-        import trainer.viz, trainer.tracking, trainer.progress
+        import trainer.tracking.viz, trainer.tracking.tracker, trainer.tracking.progress
         loaded = set(sys.modules) - before
         print(loaded & {'matplotlib', 'rich', 'tqdm', 'tensorboard', 'accelerate', 'yaml'})
     """

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginAccumulator,
 )
 
-from trainer import tracking
+from trainer.tracking import tracker as tracking
 from trainer.types import UserError
 
 CONFIG = {

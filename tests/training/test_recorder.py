@@ -12,11 +12,11 @@ from PIL import Image
 
 from tests.launch.test_train import scalars
 from tests.world import command, run_world
-from trainer import recording
 from trainer.metrics.validation import VALIDATION_METRICS
-from trainer.recording import Recorder
+from trainer.training import recorder as recording
+from trainer.training.recorder import Recorder
+from trainer.training.validation import ValidationResult
 from trainer.types import StepOutput
-from trainer.validation import ValidationResult
 
 
 class Heard:

@@ -13,9 +13,9 @@ from trainer.averages import Averages
 from trainer.checkpoint import Checkpointer, safefile
 from trainer.checkpoint.state import Position, TrainState
 from trainer.runtime.files import CannotWrite
-from trainer.safety import NonFiniteLoss, StepGuard
-from trainer.saving import Parts, Saver
-from trainer.stopping import EarlyStopping
+from trainer.training.guard import NonFiniteLoss, StepGuard
+from trainer.training.saver import Parts, Saver
+from trainer.training.stopping import EarlyStopping
 
 
 class Net(nn.Module):

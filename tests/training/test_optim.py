@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.optim import SCHEDULERS, grad_norms, make_optimizer, make_scheduler, step_scheduler
+from trainer.training.optim import SCHEDULERS, grad_norms, make_optimizer, make_scheduler, step_scheduler
 from trainer.types import UserError
 
 
