@@ -11,18 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from launch import _evaluate_odometry as odometry
-from launch import _evaluation_report as on_screen
-from launch._evaluation_settings import (
-    Source,
-    file_stem,
-    plain_data,
-    protocols_of,
-    read_source,
-    run_folder,
-    truth_name,
-)
-from launch._evaluation_truths import Truths, check_dataset, check_order, data_set_name, open_truths
-from launch._predicting import Machine, Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.config.plugins import load_plugins
@@ -37,8 +25,20 @@ from trainer.evaluation import (
     save_legacy,
     save_result,
 )
+from trainer.evaluation import report as on_screen
+from trainer.evaluation.items import Items
 from trainer.evaluation.predictions import Source as Predicted
-from trainer.evaluation.truths import Items
+from trainer.evaluation.reference import Truths, check_dataset, check_order, data_set_name, open_truths
+from trainer.evaluation.session import Machine, Network, check_place, progress, start
+from trainer.evaluation.subject import (
+    Source,
+    file_stem,
+    plain_data,
+    protocols_of,
+    read_source,
+    run_folder,
+    truth_name,
+)
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.rundir import installed_version
 from trainer.types import UserError

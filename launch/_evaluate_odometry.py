@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch._evaluation_settings import Source, file_stem, plain_data, run_folder
-from launch._evaluation_truths import check_dataset
-from launch._predicting import Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.evaluation import evaluate_odometry, save_odometry
+from trainer.evaluation.reference import check_dataset
+from trainer.evaluation.session import Network, check_place, progress, start
+from trainer.evaluation.subject import Source, file_stem, plain_data, run_folder
 from trainer.metrics.odometry import UNITS
 from trainer.runtime.rundir import installed_version
 from trainer.types import UserError

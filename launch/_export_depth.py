@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launch._evaluation_settings import file_stem, plain_data, read_checkpoint, run_folder
-from launch._evaluation_truths import check_dataset
-from launch._predicting import Network, check_place, progress, start
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import flip_blended, predict_all, write_predictions
-from trainer.evaluation.truths import names_of
+from trainer.evaluation.items import names_of
+from trainer.evaluation.reference import check_dataset
+from trainer.evaluation.session import Network, check_place, progress, start
+from trainer.evaluation.subject import file_stem, plain_data, read_checkpoint, run_folder
 from trainer.types import UserError
 
 SUFFIX = ".npz"

@@ -140,11 +140,11 @@ def test_sheet(run, tmp_path, capsys):
 def test_no_text_leaves_the_sheet(run, tmp_path, monkeypatch, longer):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from launch import _evaluation_report
+    from trainer.evaluation import report
 
-    line = _evaluation_report.protocol_line
+    line = report.protocol_line
     told = "LiDAR, metres ahead of the scanner (targets_test.npz, sha256 0123456789abcdef); "
-    monkeypatch.setattr(_evaluation_report, "protocol_line", lambda result: told * longer + line(result))
+    monkeypatch.setattr(report, "protocol_line", lambda result: told * longer + line(result))
     boxes = []
 
     def measure(canvas, _):
@@ -154,7 +154,7 @@ def test_no_text_leaves_the_sheet(run, tmp_path, monkeypatch, longer):
     monkeypatch.setattr(
         FigureCanvasAgg, "print_png", lambda canvas, path: (canvas.draw(), measure(canvas, path))
     )
-    monkeypatch.setattr(_evaluation_report, "replacing", _staged)
+    monkeypatch.setattr(report, "replacing", _staged)
     arguments = ["--sheet", str(tmp_path / "s.png"), "--num-sheet", "1", "--limit", "1"]
     assert main(["--ckpt", str(run), *arguments, "--save", str(tmp_path / "r.yaml")]) == 0
     ((page, text, box),) = boxes
@@ -300,7 +300,7 @@ def test_help_names_every_choice(capsys):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cfg").glob("e[vx]*/*.yaml")), ids=str)
 def test_shipped_overrides_are_valid_changes(run, path):
-    from launch._evaluation_settings import changed_config
+    from trainer.evaluation.subject import changed_config
 
     cfg = changed_config(json.loads(_metadata(run)["hparams"])["config"], [path], [])
     _, kwargs = cfg.dataset_kwargs("test")

@@ -89,26 +89,25 @@ def test_interrupted_it_ends_with_130(run, tmp_path, monkeypatch, capsys):
     ("told", "device"), [("true", "cpu"), ("1", "cpu"), ("false", "cuda"), (None, "cuda")]
 )
 def test_a_gpu_is_used_unless_accelerate_is_told_not_to(monkeypatch, told, device):
-    from launch import _predicting
+    from trainer.evaluation import session
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     if told:
         monkeypatch.setenv("ACCELERATE_USE_CPU", told)
-    with _predicting.start() as machine:
+    with session.start() as machine:
         assert machine.device == torch.device(device)
 
 
 def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch, capsys):
-    from launch import _predicting
-    from trainer.evaluation import Processes
+    from trainer.evaluation import Processes, session
 
     now = iter([])
-    monkeypatch.setattr(_predicting.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(session.time, "monotonic", lambda: next(now))
     for rank, expected in ((0, "depth: 4 of 7 items\ndepth: 7 of 7 items\n"), (1, "")):
         now = iter([0, 30, 61, 61, 62, 122, 122])
-        machine = _predicting.Machine(torch.device("cpu"), Processes(rank, 2))
-        with _predicting.progress("depth", 7, machine) as on_item:
+        machine = session.Machine(torch.device("cpu"), Processes(rank, 2))
+        with session.progress("depth", 7, machine) as on_item:
             for _ in range(4):
                 on_item()
         assert capsys.readouterr().err == expected

@@ -82,7 +82,7 @@ PROTOCOLS = {  # file: metric sets, crop, farthest truth, split or mode
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_published_protocols(run, name):
-    from launch._evaluation_settings import protocols_of, read_source
+    from trainer.evaluation.subject import protocols_of, read_source
 
     args = parse(["--ckpt", str(run), "-c", str(ROOT / "cfg" / "eval" / f"{name}.yaml")])
     source = read_source(args)
@@ -110,7 +110,7 @@ def test_published_protocols(run, name):
 )
 def test_results_on_other_truth_do_not_replace_each_other(run, name, override, expected):
     from launch._evaluate import default_result_path
-    from launch._evaluation_settings import read_source
+    from trainer.evaluation.subject import read_source
 
     page = str(ROOT / "cfg" / "eval" / f"{name}.yaml")
     source = read_source(parse(["--ckpt", str(run), "-c", page, *(["--set", *override] if override else [])]))
@@ -122,7 +122,7 @@ def test_results_on_other_truth_do_not_replace_each_other(run, name, override, e
 
 @pytest.mark.parametrize("name", ["syns_val", "syns_test"])
 def test_parts_of_a_data_set_do_not_share_a_file(run, name):
-    from launch._evaluation_settings import file_stem, read_source
+    from trainer.evaluation.subject import file_stem, read_source
 
     args = parse(["--ckpt", str(run), "-c", str(ROOT / "cfg" / "eval" / f"{name}.yaml")])
     type_name, kwargs = read_source(args).cfg.dataset_kwargs("test")
@@ -148,13 +148,12 @@ def test_a_later_file_names_its_own_line(run, tmp_path, capsys):
 
 
 def test_what_all_find_is_told_by_the_first(monkeypatch, capsys):
-    from launch import _predicting
-    from trainer.evaluation import FoundByAll, Processes
+    from trainer.evaluation import FoundByAll, Processes, session
 
     for rank, kind in ((0, FoundByAll), (1, SystemExit)):
-        machine = _predicting.Machine(torch.device("cpu"), Processes(rank, 2))
-        monkeypatch.setattr(_predicting, "_meet", lambda machine=machine: machine)
-        with pytest.raises(kind), _predicting.start():
+        machine = session.Machine(torch.device("cpu"), Processes(rank, 2))
+        monkeypatch.setattr(session, "_meet", lambda machine=machine: machine)
+        with pytest.raises(kind), session.start():
             raise FoundByAll("nothing was scored")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.generate_tables import main
-from tests.test_tables import KEB, write_result, write_seeds
-from tests.test_tables_parts import item, write_items
+from tests.tables.test_parts import item, write_items
+from tests.tables.test_tables import KEB, write_result, write_seeds
 
 
 @pytest.fixture

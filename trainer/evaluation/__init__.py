@@ -7,6 +7,7 @@ tables of this field do. The same data, network and protocol give the same numbe
 
 from trainer.evaluation.depth import depth_pictures, evaluate_depth, evaluate_side_by_side
 from trainer.evaluation.export import predict_all, write_predictions
+from trainer.evaluation.items import resize_as_inverse
 from trainer.evaluation.odometry import evaluate_odometry, save_odometry
 from trainer.evaluation.pose import evaluate_pose
 from trainer.evaluation.predictions import PredictDepth, evenly_spaced, flip_blended
@@ -14,7 +15,6 @@ from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
 from trainer.evaluation.stored import StoredDepth
 from trainer.evaluation.targets import TargetsFile
-from trainer.evaluation.truths import resize_as_inverse
 
 __all__ = [
     "ALONE",

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.evaluation.items import Items
 from trainer.evaluation.predictions import Source, evenly_spaced, predictions
 from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import EvaluationResult
-from trainer.evaluation.truths import Items
 from trainer.geometry.camera import scale_intrinsics
 from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from trainer.evaluation.items import Items, resize_as_inverse, truth_map
 from trainer.evaluation.processes import ALONE, Processes
 from trainer.evaluation.stored import StoredDepth
-from trainer.evaluation.truths import Items, resize_as_inverse, truth_map
 from trainer.types import UserError
 
 PredictDepth = Callable[[Tensor], Tensor]  # images (b 3 h w) on the CPU -> depth (b 1 h w), any device

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from models_zoo.registry import did_you_mean
-from trainer.evaluation.truths import Items, names_of, resize
+from trainer.evaluation.items import Items, names_of, resize
 from trainer.metrics.align import INFINITE, invert
 from trainer.types import UserError
 

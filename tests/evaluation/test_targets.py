@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from tests.test_evaluation import Truths, index_as_depth
-from tests.test_evaluation_sources import WithEdges
+from tests.evaluation.test_evaluation import Truths, index_as_depth
+from tests.evaluation.test_sources import WithEdges
 from trainer.data.kitti_raw.targets import Target, assemble
 from trainer.evaluation import StoredDepth, TargetsFile, evaluate_depth
 from trainer.metrics.protocol import DepthProtocol

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from launch._evaluation_settings import split_name
 from trainer.evaluation import EvaluationResult, depth_pictures, evenly_spaced
+from trainer.evaluation.items import Items
 from trainer.evaluation.predictions import Source
-from trainer.evaluation.truths import Items
+from trainer.evaluation.subject import split_name
 from trainer.runtime.files import make_folder, replacing
 from trainer.tracking import viz
 

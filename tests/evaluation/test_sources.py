@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from tests.test_evaluation import AHEAD, RIGHT, Truths, flat, index_as_depth, metres, moving, says
+from tests.evaluation.test_evaluation import AHEAD, RIGHT, Truths, flat, index_as_depth, metres, moving, says
 from tests.world import run_world
 from trainer.evaluation import (
     Processes,

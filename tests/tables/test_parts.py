@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.test_tables import column, tables_of, write_result, write_seeds
+from tests.tables.test_tables import column, tables_of, write_result, write_seeds
 from trainer.tables.aggregate import Cell, Row, Table, best_two, make_tables
 from trainer.tables.categories import by_category
 from trainer.tables.layout import head, markdown

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.test_evaluation import Truths, flat, index_as_depth, metres
+from tests.evaluation.test_evaluation import Truths, flat, index_as_depth, metres
 from trainer.evaluation import StoredDepth, evaluate_depth, save_result
 
 FAR_FIRST = np.array(

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from launch._cli import is_first_process
-from launch._evaluation_settings import Source, new_dataset_type, plain_data, sha256
 from launch._evaluation_split import KEYS, told_keys, told_sections
 from trainer.build import build_dataset
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.data.kitti_raw.targets import asked_source, kitti_truth
 from trainer.evaluation import StoredDepth, TargetsFile
-from trainer.evaluation.truths import names_of
+from trainer.evaluation.items import names_of
+from trainer.evaluation.subject import Source, new_dataset_type, plain_data, sha256
 from trainer.types import UserError
 
 TARGETS = "targets"  # the name of a data set that nobody told
