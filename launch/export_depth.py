@@ -1,76 +1,11 @@
-"""Predict a data set and keep the disparities in a file, for `evaluate --pred-file` and for other code.
+"""Run `trainer.commands.export_depth` from a checkout that need not be installed."""
 
-    export_depth --ckpt models/kitti/monodepth2_MS/42 --cfg-file cfg/export/kitti_eigen.yaml
-    evaluate --pred-file models/kitti/monodepth2_MS/42/preds/kitti_eigen_best.npz --cfg-file cfg/eval/kitti_eigen.yaml
-
-The file is NPZ: `pred` float32 (N, h, w), 1 / depth in the unit of the network (0.1 = 0.54 m for stereo training), in
-the order of the data set; `items` are the names of its items and `dataset` its arguments (JSON), which `evaluate`
-compares with its own; `kind`, `unit`, `flip` and `checkpoint` are texts. Several processes (`accelerate launch`) share
-the work and give the same array as one.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # run as a file: make the project importable without installing it
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch._cli import add_plugins_argument, guarded
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="export_depth",
-        description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file.",
-        epilog="Example: export_depth --ckpt models/synthetic/monodepth2_MS/42 --save preds.npz",
-    )
-    add = parser.add_argument
-    add("--ckpt", type=Path, required=True, help="a .safetensors file, or a run folder (its best checkpoint)")
-    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="YAML",
-        help="what to change in the embedded configuration, its dataset above all; later files win",
-    )
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
-    add_plugins_argument(parser)
-    add(
-        "--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)"
-    )
-    add(
-        "--flip",
-        action="store_true",
-        help="blend with the prediction for the mirrored image (arXiv:1609.03677)",
-    )
-    add(
-        "--save",
-        type=Path,
-        metavar="NPZ",
-        help="file to write (default <run>/preds/<dataset>_<checkpoint>.npz)",
-    )
-    add("--force", action="store_true", help="replace the file if it is there")
-    add("--batch-size", type=int, default=12, metavar="N", help="images per pass of the network (default 12)")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
-    return parser.parse_args(argv)
-
-
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, predict, write, tell; return the exit code."""
-    args = parse(argv)
-    from launch._export_depth import run
-
-    return run(args)
-
+from trainer.commands.export_depth import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,55 +1,11 @@
-"""Write the JSON schema that editors use to complete and check the files of cfg/.
+"""Run `trainer.commands.schema` from a checkout that need not be installed."""
 
-python launch/schema.py            writes cfg/schema.json
-python launch/schema.py --check    fails when that file is out of step with the code
-
-With `--plugins` the entries of your modules are in it too; then `--out` says where it goes.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # run as a file: make the project importable without installing it
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch._cli import add_plugins_argument, guarded
-
-COMMITTED = Path(__file__).resolve().parents[1] / "cfg" / "schema.json"
-
-
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the schema; return the exit code: 1 when `--check` finds a difference."""
-    parser = argparse.ArgumentParser(prog="schema", description="Write the JSON schema of the configuration.")
-    add = parser.add_argument
-    add("--out", type=Path, metavar="JSON", help="file to write (default cfg/schema.json)")
-    add("--check", action="store_true", help="write nothing; fail when the file differs from the code")
-    add_plugins_argument(parser)
-    args = parser.parse_args(argv)
-    if args.plugins and args.out is None:
-        parser.error("--plugins needs --out: cfg/schema.json describes the project without your modules")
-    out: Path = args.out or COMMITTED
-
-    from trainer.config.json_schema import json_schema
-    from trainer.config.plugins import load_plugins
-
-    load_plugins(args.plugins)
-
-    text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
-    if not args.check:
-        out.write_text(text, encoding="utf-8")
-        print(f"wrote {out}")
-        return 0
-    if out.is_file() and out.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{out} is out of step with the code. Run: python launch/schema.py", file=sys.stderr)
-    return 1
-
+from trainer.commands.schema import main
 
 if __name__ == "__main__":
     sys.exit(main())

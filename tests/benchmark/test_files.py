@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 
-from launch.train import parse
 from models_zoo.encoder import current_name
 from tests.benchmark import systems
 from tests.world import ROOT
 from trainer.build import build_dataset, build_loader, build_networks, build_objective, build_optimizer
+from trainer.commands.train import parse
 from trainer.config import Config, load_config
 
 ABLATIONS = ("abl_bb", "abl_pretrained", "abl_smooth")

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import pytest
 
-from launch import list as list_command
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.registry import Registry, UnknownName
@@ -14,6 +13,7 @@ from models_zoo.weights import FORMATS
 from tests.config.toys import TOYS
 from tests.world import ROOT
 from trainer._sources import cited, source_of, summary_of
+from trainer.commands import list as list_command
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.catalogue import Entry, catalogue, common_fields, default_of, needs_of, select
 from trainer.config.fields import REQUIRED, Field

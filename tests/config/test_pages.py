@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import schema as schema_command
 from tests.config.toys import TOYS
+from trainer.commands import schema as schema_command
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.fields import REQUIRED, Field, fields_of_model
 from trainer.config.json_schema import json_schema
@@ -107,7 +107,7 @@ def test_schema_command_writes_and_checks(tmp_path, capsys):
 
 
 def test_schema_help_imports_nothing_heavy():
-    code = "import sys; from launch import schema\n"
+    code = "import sys; from trainer.commands import schema\n"
     code += "try: schema.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

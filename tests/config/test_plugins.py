@@ -12,15 +12,15 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from launch import list as list_command
-from launch import schema as schema_command
-from launch.train import parse
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.registry import Registry
 from tests.world import ROOT, command
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read_metadata
+from trainer.commands import list as list_command
+from trainer.commands import schema as schema_command
+from trainer.commands.train import parse
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data import DATASETS
@@ -313,7 +313,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_example_trains(trained: Path) -> None:
-    from tests.launch.test_train import scalars
+    from tests.commands.test_train import scalars
 
     run = trained / "models" / "mine" / "dots" / "1"
     logged = scalars(run)

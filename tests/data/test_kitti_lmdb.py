@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from launch.prepare import main
 from tests.data.files.test_pickles import doubled
+from trainer.commands.prepare import main
 from trainer.data import DATASETS
 from trainer.data.base import DataError, DepthDataset
 from trainer.data.files import lmdb as _lmdb

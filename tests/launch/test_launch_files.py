@@ -14,10 +14,10 @@ from accelerate.commands import launch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from launch.train import parse
 from tests.world import ROOT, command, train_args
 from trainer.build import PRECISIONS
 from trainer.checkpoint import load_objective
+from trainer.commands.train import parse
 
 FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
 SEVERAL = "multi_gpu_launcher"

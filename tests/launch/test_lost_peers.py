@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.test_train import assert_same_run, state
 from tests.launch.test_nodes import PAUSE, Stage, last_step, launch, read
-from tests.launch.test_train import assert_same_run, state
 from tests.world import command, train_args
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_processes_that_never_come_are_not_waited_for(tmp_path: Path) -> None:
 RAISING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
-from launch.train import main
+from trainer.commands.train import main
 from trainer.training.loop import Loop
 from trainer.types import UserError
 descend = Loop.descend

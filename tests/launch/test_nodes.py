@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launch.test_train import assert_same_run, ckpt, folder, scalars, state
+from tests.commands.test_train import assert_same_run, ckpt, folder, scalars, state
 from tests.world import ROOT, command, environment, train_args
 from trainer.checkpoint.safefile import read_metadata
 
@@ -30,7 +30,7 @@ PAUSING = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from launch.train import main
+from trainer.commands.train import main
 from trainer.training.loop import Loop
 descend, rank = Loop.descend, os.environ.get("RANK", "0")
 def descend_later(self, batches):

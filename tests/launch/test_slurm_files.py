@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.test_train import state
 from tests.launch.test_nodes import PAUSE, PAUSING, STEPS, last_step, listens
-from tests.launch.test_train import state
 from tests.world import ROOT, environment, train_args
 
 SCRIPTS = sorted((ROOT / "launch/slurm").glob("*.sbatch"))
@@ -59,7 +59,7 @@ echo "$*" >>"$NOTES/asked"
 TRAINER = """
 import json, os, pathlib, signal, sys, time
 sys.path.insert(0, os.environ["ROOT"])
-from launch.train import parse
+from trainer.commands.train import parse
 args, notes = parse(), pathlib.Path(os.environ["NOTES"])
 said = args.ckpt_dir / args.name / args.version / "state.json"
 said.parent.mkdir(parents=True, exist_ok=True)

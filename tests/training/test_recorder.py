@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.launch.test_train import scalars
+from tests.commands.test_train import scalars
 from tests.world import command, run_world
 from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.training import recorder as recording

@@ -1,6 +1,6 @@
 """The catalogue: everything that a configuration chooses by name, with its source, arguments and needs.
 
-It is read off the registries, so that nothing has to be kept in step. How it looks on a page is `launch.list`'s matter.
+It is read from the registries, so that nothing has to be kept in step. `trainer.commands.list` lays it out.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch._cli import is_first_process
-from launch._evaluation_split import KEYS, told_keys, told_sections
 from trainer.build import build_dataset
+from trainer.commands.cli import is_first_process
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.data.kitti_raw.targets import asked_source, kitti_truth
 from trainer.evaluation import StoredDepth, TargetsFile
 from trainer.evaluation.items import names_of
+from trainer.evaluation.split import KEYS, told_keys, told_sections
 from trainer.evaluation.subject import Source, new_dataset_type, plain_data, sha256
 from trainer.types import UserError
 

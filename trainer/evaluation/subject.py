@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch._evaluation_section import Settings, listed, read_settings, without_settings
-from launch._evaluation_split import of_the_split_asked_for, told_sections
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint
 from trainer.checkpoint.safefile import read_metadata
@@ -21,6 +19,8 @@ from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
+from trainer.evaluation.section import Settings, listed, read_settings, without_settings
+from trainer.evaluation.split import of_the_split_asked_for, told_sections
 from trainer.evaluation.stored import UNITS, read_arrays
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.rundir import BEST, LAST, read_hparams

@@ -1,0 +1,122 @@
+"""The times of a start: every part is booked once, and the parts make up the total."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tests.world import command, train_args
+from trainer.commands.jobs.timings import BATCH, CONFIGURATION, IMPORTS, STEP, Stopwatch
+
+HEADING = "time to the first step"
+PARTS = (
+    IMPORTS,
+    CONFIGURATION,
+    "data checked",
+    "networks built",
+    "Accelerator and process group",
+    "optimizer, networks in place",
+    "restored",
+    "trackers",
+    BATCH,
+    STEP,
+)
+
+
+class Hand:
+    """A clock that is set by hand."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Loop:
+    """Takes two steps in each epoch, of one batch."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.recorder = SimpleNamespace(progress=SimpleNamespace(message=self.told.append))
+        self.steps = 0
+
+    def groups(self):
+        yield from ([1], [2])
+
+    def epoch(self) -> None:
+        for _ in self.groups():
+            self.steps += 1
+
+
+def test_parts_count_from_the_birth_of_the_process():
+    clock, cpu = Hand(100), Hand(2.5)
+    watch = Stopwatch(age=4.0, clock=clock, cpu_clock=cpu)
+    watch.lap("imports")  # at 100 s, 4 s after the birth
+    clock.seconds, cpu.seconds = 107, 3
+    watch.lap("networks")
+    clock.seconds, cpu.seconds = 108, 3.25
+    watch.lap("imports")  # a part in two pieces is one part
+    assert watch.laps == {"imports": (5, 2.75), "networks": (7, 0.5)}
+    assert [line.split() for line in watch.table().splitlines()[1:]] == [
+        ["imports", "5.00", "2.75"],
+        ["networks", "7.00", "0.50"],
+        ["total", "12.00", "3.25"],
+    ]
+
+
+def test_the_table_is_shown_once_after_the_first_step():
+    loop, watch = Loop(), Stopwatch(age=0.0)
+    watch.show_after_first_step(loop)
+    groups = loop.groups()
+    assert next(groups) == [1]
+    assert list(watch.laps) == [BATCH]
+    assert loop.told == []
+    assert next(groups) == [2]
+    assert list(watch.laps) == [BATCH, STEP]
+    assert loop.told == [watch.table()]
+    loop.epoch()
+    assert (loop.steps, len(loop.told)) == (2, 1)
+
+
+def test_an_epoch_without_steps_does_not_count_as_the_first():
+    loop, watch = Loop(), Stopwatch(age=0.0)
+    loop.groups = lambda: iter(())
+    watch.show_after_first_step(loop)
+    loop.epoch()
+    assert (watch.laps, loop.told) == ({}, [])
+
+
+def test_a_process_knows_its_age():
+    """It is older than what it slept, and younger than the time that its parent waited for it."""
+    code = "import time; from trainer.commands.jobs.timings import process_age; time.sleep(0.3); print(process_age())"
+    began = time.perf_counter()
+    done = command("-c", code)
+    waited = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    tick = 0.01  # in which Linux counts when a process began
+    assert 0.3 < float(done.stdout) < waited + tick
+
+
+@pytest.mark.slow
+def test_timings_show_each_part_once(tmp_path):
+    small = ("trainer.max_epochs=1", "trainer.limit_val_batches=0", "trainer.log_images=false")
+    done = command(*train_args(tmp_path, *small), "--timings")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (start,) = [i for i, line in enumerate(lines) if line.startswith(HEADING)]
+    rows = [line.rsplit(maxsplit=2) for line in lines[start + 1 : start + 2 + len(PARTS)]]
+    assert [name.strip() for name, *_ in rows] == [*PARTS, "total"]
+    for column in (1, 2):
+        *parts, total = (float(row[column]) for row in rows)
+        assert sum(parts) == pytest.approx(total, abs=0.01 * len(PARTS))
+
+
+@pytest.mark.slow
+def test_nothing_is_shown_without_the_flag(tmp_path):
+    small = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=0")
+    done = command(*train_args(tmp_path, *small))
+    assert done.returncode == 0, done.stderr
+    assert HEADING not in done.stdout + done.stderr

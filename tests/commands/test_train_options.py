@@ -1,0 +1,204 @@
+"""What a YAML can switch on beside the plain training: it continues exactly too, and does what its key says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.commands.test_train import (
+    assert_same_run,
+    ckpt,
+    folder,
+    launch_two,
+    scalars,
+    start,
+    state,
+    wait_for_step,
+)
+from tests.world import command, train_args
+from trainer.checkpoint import load_objective
+from trainer.checkpoint.safefile import read_metadata
+
+pytestmark = pytest.mark.slow
+
+EVERYTHING = (
+    "trainer.max_epochs=3",
+    "trainer.save_every_n_steps=1",
+    "trainer.save_async=true",
+    "trainer.nonfinite=skip",
+    "trainer.ema.decay=0.9",
+    "trainer.swa.start=1",
+    "trainer.swa.lr=1e-3",
+    "trainer.swa.anneal_epochs=1",
+    "trainer.swa.bn_batches=2",
+    "trainer.early_stopping.patience=9",
+    "trainer.freeze=[depth.encoder.layer1]",
+    "trainer.gradient_checkpointing=true",
+    "trainer.gradient_clip_val=1",
+    "scheduler.type=exp",
+    "scheduler.gamma=0.5",
+)
+
+
+def test_everything_at_once_continues_exactly_after_a_kill(tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    done = command(*train_args(straight, *EVERYTHING))
+    assert done.returncode == 0, done.stderr
+    process = start(killed, *EVERYTHING)
+    wait_for_step(process, killed, 7)
+    process.kill()
+    process.communicate()
+    assert int(read_metadata(ckpt(killed, "last"))["step"]) < 12, "killed too late to show anything"
+    done = command(*train_args(killed, *EVERYTHING))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(killed, straight)
+
+    last, curves = load_file(ckpt(straight, "last")), scalars(folder(straight))
+    for kind in ("ema", "swa"):
+        averaged = {k: v for k, v in last.items() if k.startswith(f"extra.averages.{kind}.weights.")}
+        assert {k.removeprefix(f"extra.averages.{kind}.weights.") for k in averaged} == {
+            k for k in last if k.startswith("networks.")
+        }
+    assert curves["lr-Adam-1"][-1][1] == pytest.approx(1e-3)  # of SWA, not of the schedule
+    assert curves["lr-Adam"][-1][1] == pytest.approx(2.5e-3)  # of the pose network, in proportion
+    frozen = [k for k in last if k.startswith("networks.depth.encoder.layer1")]
+    assert frozen
+    assert not any(k.startswith("optim.depth.encoder.layer1") for k in last)
+
+
+def test_the_mean_of_late_epochs_becomes_best(tmp_path: Path) -> None:
+    done = command(
+        *train_args(tmp_path, "trainer.max_epochs=1", "trainer.swa.start=0", "trainer.swa.bn_batches=1")
+    )
+    assert done.returncode == 0, done.stderr
+    best, last = load_file(ckpt(tmp_path, "best")), load_file(ckpt(tmp_path, "last"))
+    weights = [k for k in best if k.endswith("weight")]
+    assert all(torch.equal(best[k], last[k]) for k in weights)  # the mean of one epoch
+    statistics = [k for k in best if k.endswith("running_var")]
+    assert statistics
+    assert not any(torch.equal(best[k], last[k]) for k in statistics)  # computed anew, for these weights
+
+
+def test_early_stopping_ends_the_run_and_more_patience_goes_on(tmp_path: Path) -> None:
+    """Nothing changes at a learning rate of 0, so the first epoch stays the best one."""
+    still = ("optimizer.lr=0", "trainer.frozen_batchnorm=true", "trainer.max_epochs=9")
+    done = command(*train_args(tmp_path, *still, "trainer.early_stopping.patience=2"))
+    assert done.returncode == 0, done.stderr
+    assert "AbsRel has not improved for 2 epochs" in done.stdout
+    assert (state(tmp_path)["state"], state(tmp_path)["epoch"]) == ("finished", 3)
+    again = command(*train_args(tmp_path, *still, "trainer.early_stopping.patience=2"))
+    assert again.returncode == 0, again.stderr
+    assert "had finished before" in again.stdout
+    more = command(*train_args(tmp_path, *still, "trainer.early_stopping.patience=4"))
+    assert more.returncode == 0, more.stderr
+    assert state(tmp_path)["epoch"] == 5
+
+
+POISON = """
+import torch
+from torch import nn
+from trainer.losses import LOSSES
+
+@LOSSES.register("poison")
+class Poison(nn.Module):
+    '''Not a number in the steps that `at` names (made up for a test).'''
+    needs = frozenset()
+    on_twin = False
+
+    def __init__(self, *, at: list[int], gradient: bool = False):
+        super().__init__()
+        self.at, self.gradient, self.calls = at, gradient, 0
+
+    def forward(self, scene):
+        self.calls += self.training
+        value = scene.disp[0].mean() * 0
+        if self.training and self.calls in self.at:
+            value = value.sqrt() if self.gradient else value * float("nan")
+        return value, {}
+"""
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> list[str]:
+    plugin = tmp_path / "poison.py"
+    plugin.write_text(POISON)
+    return ["--plugins", str(plugin)]
+
+
+@pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.long), True])
+def test_steps_that_are_not_finite_are_left_out_and_counted(
+    tmp_path: Path, poison: list[str], gradient: bool
+) -> None:
+    options = ["trainer.nonfinite=skip", "trainer.nonfinite_limit=2", "trainer.log_every_n_steps=1"]
+    options += ["loss.poison.at=[2,3]", f"loss.poison.gradient={str(gradient).lower()}"]
+    done = command(*train_args(tmp_path, *options), *poison)
+    assert done.returncode == 0, done.stderr
+    what = "gradient" if gradient else "loss"
+    assert done.stdout.count(f"the {what} is not finite in epoch 1, step ") == 2
+    assert "the step is left out (2 of at most 2 in this epoch)" in done.stdout
+    curves = scalars(folder(tmp_path))
+    assert [step for step, _ in curves["train_losses/loss"]] == [1, 4, 5, 6, 7, 8]
+    assert curves["train_safety/skipped_steps"][-1][1] == 2
+    assert json.loads(read_metadata(ckpt(tmp_path, "last"))["extra"])["guard"]["skipped"] == 2
+    (capsule,) = (folder(tmp_path) / "capsules").iterdir()
+    assert capsule.name == "step_00000001_rank_0.safetensors"
+    weights = load_file(ckpt(tmp_path, "last"))
+    assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point())
+
+
+def test_too_many_steps_that_are_not_finite_stop_the_run(tmp_path: Path, poison: list[str]) -> None:
+    options = ["trainer.nonfinite=skip", "trainer.nonfinite_limit=1", "loss.poison.at=[2,3]"]
+    done = command(*train_args(tmp_path, *options), *poison)
+    assert done.returncode == 1
+    assert "2 steps of this epoch were left out, more than trainer.nonfinite_limit: 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert state(tmp_path)["state"] == "failed"
+
+
+def test_two_processes_leave_out_the_same_step(tmp_path: Path, poison: list[str]) -> None:
+    """Only the second process meets it: both must stay at the same weights, or they wait for each other for ever."""
+    plugin = Path(poison[1])
+    plugin.write_text(
+        POISON.replace(
+            "self.training and self.calls",
+            "__import__('os').environ['RANK'] == '1' and self.training and self.calls",
+        )
+    )
+    done = launch_two(tmp_path, "trainer.nonfinite=skip", "loss.poison.at=[2]", "--plugins", str(plugin))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step_00000001_rank_1.safetensors` names what broke first: the step is left out" in done.stdout
+    assert [p.name for p in (folder(tmp_path) / "capsules").iterdir()] == ["step_00000001_rank_1.safetensors"]
+    assert state(tmp_path)["state"] == "finished"
+
+
+@pytest.mark.long
+def test_a_compiled_run_leaves_ordinary_weights(tmp_path: Path) -> None:
+    options = ("trainer.compile.backend=aot_eager", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    done = command(*train_args(tmp_path, *options))
+    assert done.returncode == 0, done.stderr
+    assert "compiled: depth" in done.stdout
+    assert not any("_orig_mod" in name for name in load_file(ckpt(tmp_path, "last")))
+    assert load_objective(ckpt(tmp_path, "best")).networks["depth"]
+    plain = command(*train_args(tmp_path, *options[1:]))  # the compiler may change
+    assert plain.returncode == 0, plain.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trainer.freeze=[depth.encoder.layr1]", "Did you mean 'depth.encoder.layer1'?"),
+        ("trainer.freeze=[depth,pose]", "leaves nothing to train"),
+        ("trainer.early_stopping.monitor=AbsRle", "Did you mean 'AbsRel'?"),
+        ("trainer.compile.backend=inductr", "Did you mean 'inductor'?"),
+        ("trainer.swa.strat=1", "Did you mean 'start'?"),
+    ],
+)
+def test_mistakes_are_told_before_training(tmp_path: Path, override: str, told: str) -> None:
+    done = command(*train_args(tmp_path, override))
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

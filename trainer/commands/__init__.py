@@ -1,0 +1,1 @@
+"""The commands: `<command>.py` holds options only and answers --help at once; `jobs/` holds the work."""

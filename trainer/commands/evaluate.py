@@ -1,0 +1,145 @@
+"""Score a checkpoint, or predictions in a file: depth against ground truth, beside guesses that do not look.
+
+    evaluate --ckpt models/synthetic/monodepth2_MS/42
+    evaluate --ckpt models/kitti/monodepth2_MS/42/ckpts/last.safetensors \
+             --cfg-file cfg/eval/kitti_eigen.yaml --alignment stereo median --flip --sheet sheet.png
+    evaluate --pred-file sgbm.npz --pred-kind disp --cfg-file cfg/eval/kitti_eigen.yaml
+    evaluate --pred-file preds.npz --targets targets_test.npz --cfg-file cfg/eval/kitti_eigen.yaml
+    evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file cfg/eval/kitti_odometry.yaml
+
+The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
+go into a YAML file together with everything that is needed to compare them with others. Several processes
+(`accelerate launch`) give the same file as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if (
+    not __package__
+):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from trainer.commands.cli import add_plugins_argument, guarded
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate",
+        description="Score a checkpoint on a data set with ground truth. The last line printed is AbsRel over"
+        " that of the best constant depth: below 1, the network makes use of the image.",
+        epilog="Example: evaluate --ckpt models/synthetic/monodepth2_MS/42 --sheet sheet.png",
+    )
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument(
+        "--ckpt", type=Path, help="a .safetensors file, or a run folder (its best checkpoint)"
+    )
+    subject.add_argument(
+        "--pred-file",
+        type=Path,
+        metavar="NPZ",
+        help="instead of a network: an array `pred` (N, h, w), one map per item of the data set, in its order; 0 = no"
+        " prediction, which counts as nearest; names of the items as an array `items` are checked",
+    )
+    add = parser.add_argument
+    add("--pred-kind", choices=("disp", "depth"), help="what the file holds: disparity (1 / depth) or depth")
+    add(
+        "--pred-unit",
+        choices=("m", "baseline", "any"),
+        help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it) or any, which choose the alignment"
+        " none, stereo or median; default: what the file says, else m",
+    )
+    add(
+        "--targets",
+        type=Path,
+        metavar="NPZ",
+        help="with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
+    )
+    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
+    add(
+        "-c",
+        "--cfg-file",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="YAML",
+        help="what to change in the embedded configuration, its dataset above all; later files win. A section"
+        " `evaluation` sets what the protocol options below do not",
+    )
+    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
+    add_plugins_argument(parser)
+    add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
+    add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
+    _add_protocol(parser)
+    _add_output(parser)
+    return parser.parse_args(argv)
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("protocol").add_argument
+    add(
+        "--alignment",
+        nargs="+",
+        metavar="MODE",
+        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares); several are scored"
+        " side by side, with a file each; default stereo if trained with a stereo pair",
+    )
+    add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
+    add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")
+    add("--max-depth", type=float, metavar="M", help="score truths below, metres (default 80)")
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="SET",
+        help="metric sets: eigen, benchmark, pointcloud, ibims (default eigen)",
+    )
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="also predict for the mirrored image and blend both (arXiv:1609.03677)",
+    )
+    add("--pose", action="store_true", help="also score the direction of the predicted camera motion")
+    add(
+        "--odometry",
+        action="store_true",
+        help="score camera paths instead of depth: KITTI's drift, and ATE over 5 frames as arXiv:1704.07813 has it, the"
+        " root of the summed squared distances over 5, not the root of their mean; needs true poses",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output and speed").add_argument
+    add(
+        "--save",
+        type=Path,
+        metavar="YAML",
+        help="result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)",
+    )
+    add(
+        "--legacy",
+        type=Path,
+        metavar="YAML",
+        help="also write the numbers alone, spelled as in the files of arXiv:2208.01489",
+    )
+    add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
+    add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
+    add("--batch-size", type=int, default=8, metavar="N", help="images per pass of the network (default 8)")
+    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, score, print, save; return the exit code."""
+    args = parse(argv)
+    from trainer.commands.jobs.evaluate import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

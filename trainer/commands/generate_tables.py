@@ -1,0 +1,120 @@
+"""Tables over seeds: all results below a folder, mean and standard deviation, and how sure the order is.
+
+    generate_tables models/benchmark
+    generate_tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
+    generate_tables models/benchmark --file "syns*" --by category --relative-to garg
+
+Results of different protocols never share a table unless `--mix` names the difference, which becomes a column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.commands.cli import add_plugins_argument, guarded
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="generate_tables",
+        description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
+        epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
+    )
+    parser.add_argument("root", type=Path, help="folder with the models")
+    _add_selection(parser)
+    _add_comparison(parser)
+    add_plugins_argument(parser)
+    _add_output(parser.add_argument_group("output"))
+    args = parser.parse_args(argv)
+    if args.decimals is not None and not 0 <= args.decimals <= 15:
+        parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
+    return args
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """What goes into the tables, and in which order."""
+    add = parser.add_argument
+    add(
+        "--file",
+        nargs="+",
+        default=["*.yaml"],
+        metavar="PATTERN",
+        help="names of result files (default *.yaml), or paths",
+    )
+    add("--models", nargs="+", metavar="MODEL", help="only these")
+    add(
+        "--seeds",
+        nargs="+",
+        metavar="SEED",
+        help="versions that every model should have (default: those that any has)",
+    )
+    add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
+    add(
+        "--sort",
+        metavar="KEY",
+        help="metric to sort rows by, best first, and to show seed by seed (default: names, first metric)",
+    )
+    add(
+        "--mix",
+        nargs="+",
+        default=[],
+        metavar="FIELD",
+        help="protocol fields in which rows may differ, e.g. alignment, size, checkpoint: shown as columns",
+    )
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    """What stands beside the tables."""
+    add = parser.add_argument
+    add(
+        "--reference",
+        metavar="NAME",
+        help="published rows below each table of the same protocol: benchmark, or a YAML file",
+    )
+    add(
+        "--by",
+        choices=("category", "subcategory"),
+        help="also a table per metric with a column for each category of scene (SYNS-Patches); of --metrics, else of"
+        " --sort, else of the first",
+    )
+    add(
+        "--summary",
+        action="store_true",
+        help="also the mean rank over all numbers of tables with the same rows",
+    )
+    add(
+        "--relative-to",
+        metavar="MODEL",
+        help='the summary, with the mean improvement over this row, e.g. garg or "garg (published)"',
+    )
+
+
+def _add_output(group: Any) -> None:
+    """Where and how results are written."""
+    add = group.add_argument
+    add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
+    add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
+    add(
+        "--curves",
+        nargs="+",
+        metavar="TAG",
+        help="scalars of TensorBoard to draw with --out (default val_metrics/AbsRel, where it is)",
+    )
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, read, tabulate, warn, write; return 0, or 1 when a result file could not be read."""
+    args = parse(argv)
+    from trainer.commands.jobs.generate_tables import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

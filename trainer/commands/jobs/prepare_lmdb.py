@@ -1,0 +1,92 @@
+"""`prepare lmdb`: KITTI as LMDB databases of encoded pictures and NumPy files, without pickles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.commands.jobs.preparing import (
+    add_jobs_argument,
+    add_kitti_arguments,
+    print_problems,
+    spread,
+    store,
+)
+
+if TYPE_CHECKING:
+    from trainer.data.kitti_raw.pack import Package
+
+
+def add_parser(jobs: Any) -> None:
+    """Describe the command line."""
+    parser = jobs.add_parser(
+        "lmdb",
+        help="KITTI as LMDB databases",
+        description="Pack KITTI into one LMDB database per drive and sensor, for dataset.type=kitti_lmdb. Pictures"
+        " stay encoded as they are. The same command continues; databases that are complete are left alone.",
+        epilog="Example: prepare lmdb --root data/kitti_raw_sync --out data/kitti_raw_sync_lmdb",
+    )
+    add_kitti_arguments(parser)
+    add = parser.add_argument
+    add("--hints-root", metavar="DIR", help="depth hints; default: in or beside the raw folder")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the databases")
+    add_jobs_argument(parser)
+    parser.set_defaults(run=run)
+
+
+def run(root: str | None, depth_root: str | None, hints_root: str | None, out: Path, jobs: int) -> int:
+    """Write the databases that are missing or incomplete; return 1 when files were broken and left out."""
+    from trainer.data._kitti_open import open_recordings
+    from trainer.data.files.splits import list_splits
+    from trainer.data.kitti_raw.files import Listing
+    from trainer.data.kitti_raw.pack import capacity, is_packed, list_packages
+    from trainer.runtime.files import make_folder, require_space
+    from trainer.runtime.optional import require
+    from trainer.types import UserError
+
+    require("lmdb", "lmdb", "Writing LMDB databases")
+    raw, recordings = open_recordings(root, depth_root, hints_root)
+    if not isinstance(recordings, Listing):
+        raise UserError(f"{raw} holds databases already. Give the folder of files with --root")
+    packages = list_packages(raw, recordings.annotated, recordings.hints)
+    missing = [package for package in packages if not is_packed(package, out)]
+    make_folder(out)
+    require_space(out, sum(map(capacity, missing)), "databases")
+    tasks = [(package, out) for package in missing]
+    results = spread(_write, tasks, jobs, unit="database", done=len(packages) - len(missing))
+    problems = [problem for result in results for problem in result]
+    for split, mode, path in list_splits(raw):
+        store(out / "splits" / split / f"{mode}_files.txt", path.read_bytes())
+    print(f"{out}: {len(packages)} databases, {len(missing)} of them new")
+    print_problems(problems, "broken files were left out", "broken file was left out")
+    print(f"train on them with dataset.type=kitti_lmdb dataset.root={out}")
+    return int(bool(problems))
+
+
+def _write(task: tuple[Package, Path]) -> list[str]:
+    """Write a database beside its place and move it there. Returns the files that were left out, and why."""
+    from trainer.data.files.lmdb import write_database
+    from trainer.data.kitti_raw.pack import capacity, read_entries
+    from trainer.runtime.files import CannotWrite, make_folder, why_not
+
+    package, out = task
+    path = out / package.database
+    make_folder(path.parent)
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        shutil.rmtree(stale)  # of a run that was killed: a database is written by one process
+    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    problems: list[str] = []
+    try:
+        count = write_database(staged, read_entries(package, problems), capacity(package))
+        (staged / "lock.mdb").unlink(missing_ok=True)
+        if path.exists():  # incomplete or broken
+            shutil.rmtree(path)
+        if count:
+            os.replace(staged, path)
+    except OSError as error:
+        raise CannotWrite(why_not(path, error)) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return problems

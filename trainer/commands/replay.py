@@ -1,0 +1,48 @@
+"""Recompute the step at which a training stopped, and name the first module that made a NaN or an infinity.
+
+replay models/<EXP>/<name>/<version>/capsules/<file>.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands.cli import add_plugins_argument, guarded
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="replay",
+        description="Recompute the step at which a training stopped, from the capsule that it left, and name what was"
+        " not finite first: in the batch, the weights, a module of the networks, a loss, or a gradient. Exit code 0"
+        " when that was found, 1 when the step is finite here.",
+        epilog="Example: replay models/kitti/MS/42/capsules/step_00001200_rank_0.safetensors",
+    )
+    add = parser.add_argument
+    add("capsule", type=Path, metavar="CAPSULE", help="file in <run folder>/capsules")
+    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default auto)")
+    add(
+        "--precision",
+        choices=("32", "16", "bf16"),
+        help="bits of the networks (default: those of the training). A step that is finite in 32 alone wants bf16",
+    )
+    add_plugins_argument(parser)
+    return parser.parse_args(argv)
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, recompute, tell; return the exit code."""
+    args = parse(argv)
+    from trainer.commands.jobs.replay import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

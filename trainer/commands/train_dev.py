@@ -1,0 +1,91 @@
+"""Train for debugging: the main job made small, with a plain bar and a working `breakpoint()`.
+
+5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in the temporary
+folder, scalars at every step. `--grad-norm` logs the gradient norm of every network, `--detect-anomaly` names the
+operation that produced a NaN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands.cli import add_config_arguments, guarded, is_first_process
+
+MODES = ("", "train.", "val.")
+SCRATCH = Path(tempfile.gettempdir()) / "monodepth_dev"
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; what debugging changes goes in front of the user's own --set."""
+    parser = argparse.ArgumentParser(prog="train_dev", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add_config_arguments(parser)
+    add(
+        "-o",
+        "--ckpt-dir",
+        type=Path,
+        default=SCRATCH,
+        metavar="DIR",
+        help=f"default {SCRATCH}, emptied at each start",
+    )
+    add("-n", "--name", default="dev", help="default dev")
+    add("-v", "--version", default="0", help="default 0")
+    add("-s", "--seed", type=int, default=42, help="seed of everything random (default 42)")
+    add("--epochs", type=int, default=5, help="default 5")
+    add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        help="loader processes (default 0, so that breakpoint() works in a dataset)",
+    )
+    add("--grad-norm", action="store_true", help="log the gradient norm of every network")
+    add("--timings", action="store_true", help="show where the time up to the first optimizer step went")
+    add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
+    args = parser.parse_args(argv)
+    args.progress = "tqdm"
+    unused = {} if args.workers else {"persistent_workers": "~", "prefetch_factor": "~", "timeout": "0"}
+    args.set = [
+        f"trainer.max_epochs={args.epochs}",
+        f"trainer.limit_train_batches={args.batches}",
+        f"trainer.limit_val_batches={args.batches}",
+        "trainer.log_every_n_steps=1",
+        f"trainer.log_grad_norm={str(args.grad_norm).lower()}",
+        f"trainer.detect_anomaly={str(args.detect_anomaly).lower()}",
+        *(f"loader.{mode}num_workers={args.workers}" for mode in MODES),
+        *(f"loader.{mode}{key}={value}" for mode in MODES for key, value in unused.items()),
+        *args.set,
+    ]
+    return args
+
+
+def empty(name: str, version: str) -> None:
+    """Empty a scratch folder that nobody is using. Raises UserError when a run is in it."""
+    from trainer.runtime.rundir import RunDir
+
+    with RunDir(SCRATCH, name, version) as folder:
+        for child in folder.path.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            elif child.name != ".lock":
+                child.unlink()
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, empty the scratch folder, train; return the exit code."""
+    args = parse(argv)
+    if args.ckpt_dir == SCRATCH and is_first_process():
+        empty(args.name, args.version)
+    from trainer.commands.jobs.train import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
