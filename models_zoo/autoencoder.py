@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
-from models_zoo._options import with_defaults
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
 from models_zoo.depth import as_scales, decoder_problems, scale_problems, with_trait
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
+from models_zoo.registry import with_defaults
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
-from models_zoo._options import with_defaults
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
-from models_zoo.registry import did_you_mean
+from models_zoo.registry import did_you_mean, with_defaults
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 MASKS = {

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
-from models_zoo._options import with_defaults
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.layers import at_least_float32
+from models_zoo.registry import with_defaults
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 WIDTH = 256

@@ -11,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -118,3 +118,9 @@ class Registry:
 
 def _place(entry: Callable[..., Any]) -> str:
     return f"{entry.__module__}.{getattr(entry, '__qualname__', entry)}"
+
+
+def with_defaults(entry: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete keywords with the defaults of the constructor of `entry`; unknown keywords are left out."""
+    parameters = inspect.signature(entry).parameters
+    return {name: kwargs.get(name, parameter.default) for name, parameter in parameters.items()}

@@ -13,13 +13,15 @@ from torch import nn
 
 from tests.world import ROOT
 from trainer import build
-from trainer.build import build_accelerator, build_dataset, build_loader, build_networks, build_objective
+from trainer.build import build_dataset, build_loader, build_networks, build_objective
+from trainer.checkpoint.resume import check_resume
 from trainer.checkpoint.saved import Saved
 from trainer.checkpoint.state import to_json
-from trainer.checks import check_monitors, check_resume
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
+from trainer.training.run import check_monitors
+from trainer.training.setup import build_accelerator
 
 SMALL = ("net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t", "dataset.size=[96,64]")
 

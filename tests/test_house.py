@@ -13,109 +13,141 @@ import pytest
 
 from tests.world import ROOT, environment
 
-PACKAGES = ("trainer", "models_zoo", "launch")
+PACKAGES = ("trainer", "models_zoo")
 SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
-# A room may import rooms of a lower level, never its own level or a higher one.
-LEVELS = (
+# A room imports rooms of lower floors only.
+FLOORS = (
+    ("models_zoo", "trainer.geometry", "trainer.runtime", "trainer.types"),
+    ("trainer.data", "trainer.losses", "trainer.metrics", "trainer.tracking"),
+    ("trainer.config", "trainer.objective", "trainer.tables"),
+    ("trainer.build",),
+    ("trainer.checkpoint",),
+    ("trainer.evaluation", "trainer.training"),
+    ("trainer.commands",),
     ("launch",),
-    ("trainer.training.run", "trainer.checkpoint.foreign"),
-    ("trainer.build", "trainer.training.setup"),
-    ("trainer.training.loop", "trainer.config", "trainer.checks"),
-    ("trainer.training.saver",),
-    ("trainer.averages", "trainer.training.recorder", "trainer.training.guard"),
-    (
-        "trainer.checkpoint",
-        "trainer.tracking.tracker",
-        "trainer.tracking.progress",
-        "trainer.evaluation",
-        "trainer.tables",
-        "trainer.tracking.health",
-        "trainer.training.replay",
-        "trainer.training.validation",
-    ),
-    ("trainer.checkpoint.saved",),
-    ("trainer.checkpoint.matching",),
-    (
-        "trainer.tracking.viz",
-        "trainer.checkpoint.state",
-        "trainer.runtime.rundir",
-        "trainer.training.optim",
-        "trainer.training.averages",
-        "trainer.objective.compiling",
-        "trainer.objective.freezing",
-        "trainer.objective.recompute",
-        "trainer.training.stopping",
-    ),
-    ("trainer.checkpoint.safefile",),
-    ("trainer.runtime.files",),
-    ("trainer.objective", "trainer.losses", "trainer.metrics", "trainer.data", "trainer.runtime.processes"),
-    ("trainer.objective.pictures", "trainer.losses.needs"),
-    (
-        "trainer.geometry.scene",
-        "trainer.runtime.seeding",
-        "trainer.runtime.signals",
-        "trainer.config.plugins",
-    ),
-    ("trainer.geometry",),
-    ("trainer.types", "trainer.runtime.yaml_text"),
 )
-# A checkpoint rebuilds its own network (`load_objective`), so it calls upwards once, inside a function.
-ALLOWED = {("trainer.checkpoint", "trainer.build"), ("trainer.checkpoint", "trainer.config")}
+# What other rooms may import beside the face of a package: files, or folders with all files in them.
+OPEN = {
+    "models_zoo": {"decoders", "depth", "registry", "standardise", "weights"},
+    "trainer.geometry": {"precision", "scene"},
+    "trainer.runtime": {
+        *("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text"),
+    },
+    "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
+    "trainer.losses": {"needs"},
+    "trainer.metrics": {
+        *("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation"),
+    },
+    "trainer.tracking": {"health", "progress", "tracker", "viz"},
+    "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "plugins"},
+    "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
+    "trainer.tables": {
+        *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
+        *("summary", "writing"),
+    },
+    "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
+    "trainer.evaluation": {"items", "predictions", "reference", "report", "session", "subject"},
+    "trainer.training": {"guard", "loop", "replay", "run", "setup"},
+}
+MOST_ENTRIES, MOST_PRIVATE = 16, 10
 
 
 def room_of(module: str) -> str | None:
-    rooms = [room for level in LEVELS for room in level if module == room or module.startswith(room + ".")]
+    rooms = [room for floor in FLOORS for room in floor if module == room or module.startswith(room + ".")]
     return max(rooms, key=len, default=None)
 
 
-def level_of(room: str) -> int:
-    return next(i for i, level in enumerate(LEVELS) if room in level)
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+def floor_of(room: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if room in floor)
 
 
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def private_room(module: str) -> str | None:
-    """Other private modules directly under `trainer` (`trainer/config/fields.py`) are parts of the configuration."""
-    return room_of(module) or ("trainer.config" if module.startswith("trainer._") else None)
+MODULES = {module_of(path) for path in SOURCES}
 
 
-def test_imports_follow_the_arrow() -> None:
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports, also inside functions and for annotations."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_rooms_import_lower_floors_only() -> None:
     wrong = []
     for path in SOURCES:
-        importer = private_room(module_of(path))
-        if importer is None:
-            continue
+        importer = room_of(module_of(path))
         for name in imports(path):
-            imported = private_room(name)
-            if imported in (None, importer) or (importer, imported) in ALLOWED:
+            imported = room_of(name)
+            if importer is None or imported in (None, importer):
                 continue
-            if level_of(imported) <= level_of(importer):
+            if floor_of(imported) >= floor_of(importer):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_every_room_has_a_level() -> None:
-    rooms = {module_of(p) for p in SOURCES if p.parts[-2] == "trainer" and not p.stem.startswith("_")}
-    assert {room for room in rooms if private_room(room) is None} == set()
+def test_every_file_has_a_room() -> None:
+    assert [module for module in sorted(MODULES - {"trainer"}) if room_of(module) is None] == []
+
+
+def test_packages_are_entered_by_their_face() -> None:
+    wrong = []
+    for path in SOURCES:
+        importer = module_of(path)
+        for name in imports(path):
+            room = room_of(name)
+            if room is None or room_of(importer) == room or name == room:
+                continue
+            if name.removeprefix(f"{room}.").split(".")[0] not in OPEN.get(room, ()):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_open_exists() -> None:
+    assert {f"{room}.{name}" for room, names in OPEN.items() for name in names} <= MODULES
+
+
+REGISTRIES = ("models_zoo", "trainer.data", "trainer.losses", "trainer.metrics")  # faces that hold a registry
+
+
+def test_inside_a_package_nobody_imports_its_face() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in SOURCES
+        for name in imports(path)
+        if name in OPEN and name not in REGISTRIES and module_of(path).startswith(f"{name}.")
+    ]
+    assert not wrong
+
+
+def test_the_house_stays_small() -> None:
+    entries = [p for p in (ROOT / "trainer").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()]
+    assert len(entries) - 1 <= MOST_ENTRIES  # without __init__.py
+    private = [p for p in SOURCES if p.name.startswith("_") and not p.name.startswith("__")]
+    assert len(private) <= MOST_PRIVATE
+    assert {p.parent.relative_to(ROOT).parts[0] for p in private} <= {"models_zoo", "trainer"}
+    assert not [p for p in private if p.parent == ROOT / "trainer"]
+
+
+def test_launch_holds_scripts_of_a_few_lines() -> None:
+    scripts = sorted((ROOT / "launch").glob("*.py"))
+    commands = {p.stem for p in (ROOT / "trainer/commands").glob("*.py")} - {"__init__", "__main__", "cli"}
+    assert {p.stem for p in scripts} == commands
+    assert max(len(p.read_text().splitlines()) for p in scripts) <= 12
 
 
 def test_networks_do_not_know_the_trainer() -> None:
     wrong = [
         p
         for p in SOURCES
-        if "models_zoo" in p.parts and any(n.split(".")[0] in ("trainer", "launch") for n in imports(p))
+        if "models_zoo" in p.parts and any(n.split(".")[0] == "trainer" for n in imports(p))
     ]
     assert not wrong
 

@@ -20,10 +20,6 @@ METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS
 DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
 
 
-class UserError(Exception):
-    """A mistake of the user: shown as its message alone, without a traceback, exit code 2."""
-
-
 class Batch(TypedDict, total=False):
     """A flat dict of tensors, batch first, so that it can be moved, split and gathered."""
 

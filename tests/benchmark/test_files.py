@@ -13,9 +13,10 @@ import torch
 from models_zoo.encoder import current_name
 from tests.benchmark import systems
 from tests.world import ROOT
-from trainer.build import build_dataset, build_loader, build_networks, build_objective, build_optimizer
+from trainer.build import build_dataset, build_loader, build_networks, build_objective
 from trainer.commands.train import parse
 from trainer.config import Config, load_config
+from trainer.training.setup import build_optimizer
 
 ABLATIONS = ("abl_bb", "abl_pretrained", "abl_smooth")
 SYSTEMS = [systems.FOLDER / f"{name}.yaml" for name in systems.NAMES]

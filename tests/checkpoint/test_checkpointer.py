@@ -27,9 +27,9 @@ from trainer.checkpoint import (
 )
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.state import WrongOptimizer
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir
-from trainer.types import UserError
 
 NET = {"depth": {"enc_name": "tiny", "width": 3}, "pose": {"enc_name": "tiny"}}
 HPARAMS = {"name": "m", "version": "42", "seed": 42, "trainer_version": "0.1.0", "config": {"net": NET}}

@@ -14,17 +14,16 @@ from torch import Tensor
 
 import models_zoo
 from tests.models_zoo.foreign import TRAINED_WITH, lightning_checkpoint, monodepth2_folder, torchvision_resnet
-from trainer._adopted import choose_settings, choose_supports
 from trainer.checkpoint import (
     PartialWeights,
     WrongArchitecture,
     load_objective,
     safefile,
 )
-from trainer.checkpoint.foreign import Converted, convert
+from trainer.checkpoint.foreign import Converted, choose_settings, choose_supports, convert
 from trainer.config import Config
 from trainer.objective import Objective
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 PAIR = {"depth": {"enc_name": "resnet18"}, "pose": {"enc_name": "resnet18"}}
 HINTS = {"img_recon": {"weight": 1}, "depth_regr": {"weight": 1, "loss_name": "log_l1", "use_automask": True}}

@@ -20,7 +20,7 @@ from trainer.checkpoint import (
 from trainer.checkpoint.foreign import Converted, convert
 from trainer.config import load_config
 from trainer.objective import Objective
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 PAIR = {"depth": {"enc_name": "resnet18"}, "pose": {"enc_name": "resnet18"}}
 HINTS = {"img_recon": {"weight": 1}, "depth_regr": {"weight": 1, "loss_name": "log_l1", "use_automask": True}}

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from trainer.checkpoint import safefile
 from trainer.checkpoint.safefile import DamagedFile
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
-from trainer.types import UserError
 
 
 def contents() -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from tests.metrics.test_odometry import straight
 from tests.world import run_world
 from trainer.commands.evaluate import main
 from trainer.evaluation import Processes, evaluate_odometry, save_odometry
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 class Drive:

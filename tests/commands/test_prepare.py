@@ -17,7 +17,8 @@ from trainer.commands.prepare import main
 from trainer.data.kitti import KittiRaw
 from trainer.data.kitti_raw.calibration import read_calibration
 from trainer.data.kitti_raw.writer import KittiWriter, Moment, Recording, split_lines
-from trainer.types import STEREO_BASELINE_M, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import STEREO_BASELINE_M
 
 SIZE = (248, 76)
 OPTIONS = ["--drives", "2", "--frames", "5", "--size", f"{SIZE[0]}x{SIZE[1]}", "--annotated"]

@@ -15,8 +15,9 @@ from tests.world import ROOT
 from trainer.commands.prepare import main
 from trainer.data import DATASETS
 from trainer.data.files.depth import read_annotated
+from trainer.data.files.scans import read_points
 from trainer.data.kitti import KittiRaw
-from trainer.data.kitti_raw.calibration import project_points, read_calibration, read_points
+from trainer.data.kitti_raw.calibration import project_points, read_calibration
 
 DATE = "2011_09_26"
 DRIVE = f"{DATE}/{DATE}_drive_0001_sync"

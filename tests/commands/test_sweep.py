@@ -22,9 +22,9 @@ from trainer.commands.jobs import sweep as _sweep
 from trainer.commands.jobs import sweep_runs
 from trainer.commands.sweep import main
 from trainer.config import load_config
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
 from trainer.runtime.signals import StopSignals
-from trainer.types import UserError
 
 DEFAULT = ROOT / "cfg" / "synthetic" / "default.yaml"
 CONFIGS = [ROOT / "cfg" / "synthetic" / f"{name}.yaml" for name in ("monodepth2_M", "monodepth2_MS")]

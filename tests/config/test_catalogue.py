@@ -12,16 +12,25 @@ from models_zoo.registry import Registry, UnknownName
 from models_zoo.weights import FORMATS
 from tests.config.toys import TOYS
 from tests.world import ROOT
-from trainer._sources import cited, source_of, summary_of
 from trainer.commands import list as list_command
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.catalogue import Entry, catalogue, common_fields, default_of, needs_of, select
+from trainer.config.catalogue import (
+    Entry,
+    catalogue,
+    cited,
+    common_fields,
+    default_of,
+    needs_of,
+    select,
+    source_of,
+    summary_of,
+)
 from trainer.config.fields import REQUIRED, Field
+from trainer.config.optimizers import SCHEDULERS
 from trainer.data import DATASETS
 from trainer.losses import LOSSES
 from trainer.metrics import METRICS
-from trainer.training.optim import SCHEDULERS
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 REGISTRIES = {
     "net": NETWORKS,

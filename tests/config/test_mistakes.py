@@ -9,7 +9,7 @@ import pytest
 
 from tests.config.toys import TOYS
 from trainer.config import Config, ConfigError, load_config
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 # YAML text, and a line of the report that it gives; * stands for anything.
 MISTAKES = [

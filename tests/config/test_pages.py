@@ -74,7 +74,7 @@ def test_default_yaml_explains_every_key_and_states_its_true_default():
 
 
 def test_default_yaml_has_no_key_that_does_not_exist():
-    from trainer.training.optim import SCHEDULERS
+    from trainer.config.optimizers import SCHEDULERS
 
     known = {path[:end] for path in installed_keys() for end in range(1, len(path) + 1)}
     known |= {

@@ -26,7 +26,7 @@ from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data import DATASETS
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 REGISTRIES = (NETWORKS, DECODERS, LOSSES, DATASETS)

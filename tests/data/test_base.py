@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from trainer.data.base import DataError, DepthDataset, RawItem, read_image
-from trainer.types import DATA_STAGES, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import DATA_STAGES
 
 
 class Ramp(DepthDataset):

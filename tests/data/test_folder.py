@@ -27,7 +27,7 @@ from trainer.data.clips.intrinsics import read_intrinsics
 from trainer.data.files import damage
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.loaders import EpochBatches, make_loader
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 def folder(path: Path, **options):

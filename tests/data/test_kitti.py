@@ -29,7 +29,7 @@ from tests.data.made_kitti import (
 from trainer.data import DATASETS
 from trainer.data.base import DataError
 from trainer.data.files.depth import resize_nearest
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 @pytest.fixture

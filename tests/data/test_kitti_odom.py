@@ -12,7 +12,7 @@ from tests.data.clips import HEIGHT, WIDTH, cut, frames, level, noise_frame
 from trainer.data import DATASETS
 from trainer.data.base import DataError
 from trainer.data.clips.poses import read_poses, read_rig
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 # fx 20, principal point (20, 10); camera 1 stands 0.54 m to the right of 0, cameras 2 and 3 are 0.06 m left of those.
 CALIB = """P0: 20 0 20 0 0 20 10 0 0 0 1 0

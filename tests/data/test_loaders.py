@@ -14,7 +14,7 @@ import torch
 
 from trainer.data.base import DataError, DepthDataset, RawItem
 from trainer.data.loaders import EpochBatches, collate, make_loader
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 class Dots(DepthDataset):

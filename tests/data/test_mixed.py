@@ -14,9 +14,9 @@ from tests.data.test_kitti_odom import sequence
 from tests.data.test_rgbd import scene
 from trainer.config import ConfigError, load_config
 from trainer.data import DATASETS
-from trainer.data._mixture import Pattern, item_counts
 from trainer.data.loaders import EpochBatches, make_loader
-from trainer.types import UserError
+from trainer.data.mixed import Pattern, item_counts
+from trainer.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 

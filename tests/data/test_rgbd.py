@@ -14,8 +14,8 @@ from tests.data.clips import HEIGHT, WIDTH, cut, frames, level
 from trainer.data import DATASETS
 from trainer.data.base import DataError
 from trainer.data.loaders import EpochBatches, make_loader
-from trainer.geometry.synthesis import ViewSynthesis
-from trainer.types import UserError
+from trainer.geometry import ViewSynthesis
+from trainer.runtime.errors import UserError
 
 
 def write_depth(path: Path, millimetres: int, size=(WIDTH // 2, HEIGHT // 2)) -> None:

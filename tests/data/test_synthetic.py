@@ -16,7 +16,8 @@ from trainer.data.world.drive import Drive
 from trainer.data.world.layouts import average_intrinsics
 from trainer.data.world.scenes import Scene, Stage
 from trainer.data.world.shading import Light, Material, Sky
-from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_M, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_M
 
 SIZE = (192, 64)
 K = average_intrinsics(SIZE)

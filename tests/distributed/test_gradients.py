@@ -23,11 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.benchmark import systems
 from tests.benchmark.test_terms import VARIANTS, without_ties
 from tests.world import run_world
-from trainer.build import DDP_OPTIONS
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.objective.batchnorm import synchronise_batchnorm
 from trainer.objective.freezing import freeze
-from trainer.runtime.processes import synchronise_batchnorm
+from trainer.training.setup import DDP_OPTIONS
 
 CPU = torch.device("cpu")
 FROZEN, SYNCHRONISED = "frozen batch norm", "synchronised batch norm"

@@ -14,7 +14,7 @@ from trainer.evaluation import (
     save_result,
 )
 from trainer.metrics.protocol import DepthProtocol
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 class Truths:

@@ -20,7 +20,7 @@ from trainer.evaluation import (
     write_predictions,
 )
 from trainer.metrics.protocol import DepthProtocol
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 def test_side_by_side_equals_one_after_the_other():

@@ -10,7 +10,7 @@ from tests.evaluation.test_sources import WithEdges
 from trainer.data.kitti_raw.targets import Target, assemble
 from trainer.evaluation import StoredDepth, TargetsFile, evaluate_depth
 from trainer.metrics.protocol import DepthProtocol
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 rng = np.random.default_rng(0)
 MIXED = [rng.uniform(1, 90, size).astype(np.float32) for size in ((16, 24), (15, 20), (17, 18))]

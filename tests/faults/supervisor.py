@@ -19,8 +19,8 @@ from tests.faults.account import Start, phase
 from tests.faults.processes import VARIABLE, environments, kill, kill_all
 from tests.world import LAUNCHER, ROOT, environment, train_args
 from trainer.checkpoint.safefile import read, read_metadata
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import clean_stale
-from trainer.types import UserError
 
 PLUGIN = "tests/faults/plugin.py"
 PATIENCE = 900  # seconds for one start, far more than any takes

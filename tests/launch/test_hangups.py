@@ -18,7 +18,7 @@ import pytest
 from tests.commands.test_train import start, state, wait_for_step
 from tests.world import ROOT, environment, train_args
 from trainer.checkpoint.safefile import read_metadata
-from trainer.commands.output import Outliving, say
+from trainer.commands.cli import Outliving, say
 from trainer.tracking.progress import make_progress
 
 
@@ -83,7 +83,7 @@ def test_every_look_outlives_its_terminal(kind: str, closed_terminal: _Closing) 
 
 PRINTING = """
 import sys
-from trainer.commands.output import outliving, say
+from trainer.commands.cli import outliving, say
 with outliving():
     for i in range(20000): print("line", i)
     say("error: said")

@@ -15,9 +15,9 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
 from tests.world import ROOT, command, train_args
-from trainer.build import PRECISIONS
 from trainer.checkpoint import load_objective
 from trainer.commands.train import parse
+from trainer.training.setup import PRECISIONS
 
 FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
 SEVERAL = "multi_gpu_launcher"

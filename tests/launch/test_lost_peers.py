@@ -85,7 +85,7 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from trainer.commands.train import main
 from trainer.training.loop import Loop
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 descend = Loop.descend
 def failing(self, batches):
     if self.state.position.step == 2 and os.environ["RANK"] == "1":

@@ -7,7 +7,7 @@ import pytest
 
 from trainer.metrics import METRICS, DepthMaps
 from trainer.metrics.ibims import log_depth
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 def step(column, near=4.0, far=30.0, size=(20, 40)):

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from trainer.metrics import METRICS, DepthMaps
 from trainer.metrics.pointcloud import back_project, overlap
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 K = np.array([[20.0, 0, 7.5], [0, 25.0, 5.5], [0, 0, 1]])
 

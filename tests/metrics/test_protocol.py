@@ -6,7 +6,7 @@ import pytest
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
 from trainer.metrics.protocol import DepthProtocol
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(

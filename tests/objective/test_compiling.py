@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.fakes import FakeDepth, make_batch, make_objective
 from tests.world import run_world
 from trainer.objective import Objective
+from trainer.objective.batchnorm import synchronise_batchnorm
 from trainer.objective.compiling import VARIANTS, check_options, compile_networks
 from trainer.objective.freezing import freeze
 from trainer.objective.recompute import recompute
-from trainer.runtime.processes import synchronise_batchnorm
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # a compiler may reorder sums
 

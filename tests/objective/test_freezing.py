@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.fakes import FakeDepth, FakePose, make_batch, make_losses, make_objective
 from tests.world import run_world
 from trainer.objective import Objective
+from trainer.objective.batchnorm import synchronise_batchnorm
 from trainer.objective.freezing import freeze, without_statistics
-from trainer.runtime.processes import synchronise_batchnorm
+from trainer.runtime.errors import UserError
 from trainer.training.optim import make_optimizer
-from trainer.types import UserError
 
 
 class Depth(FakeDepth):

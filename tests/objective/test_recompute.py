@@ -18,10 +18,10 @@ from models_zoo.decoders import DECODERS
 from tests.fakes import FakeDepth, make_batch, make_objective
 from tests.world import run_world
 from trainer.objective import Objective
+from trainer.objective.batchnorm import synchronise_batchnorm
 from trainer.objective.freezing import freeze
 from trainer.objective.recompute import Recomputed, recompute
-from trainer.runtime.processes import synchronise_batchnorm
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 ENCODERS = ("resnet18", "resnet10t", "convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224")
 DROP = 0.2

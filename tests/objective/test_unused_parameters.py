@@ -11,8 +11,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.world import ROOT, run_world
-from trainer.build import DDP_OPTIONS, build_objective
+from trainer.build import build_objective
 from trainer.config import load_config
+from trainer.training.setup import DDP_OPTIONS
 
 SIZE = (64, 96)  # pixels (h, w)
 SMALL: dict[str, Any] = {

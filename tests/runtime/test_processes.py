@@ -18,14 +18,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.world import run_world
-from trainer.runtime.processes import (
-    GlobalBatchNorm2d,
-    check_world,
-    init_method,
-    lost_peer,
-    synchronise_batchnorm,
-)
-from trainer.types import UserError
+from trainer.objective.batchnorm import GlobalBatchNorm2d, synchronise_batchnorm
+from trainer.runtime.errors import UserError
+from trainer.runtime.processes import check_world, init_method, lost_peer
 
 CPU = torch.device("cpu")
 

@@ -17,9 +17,9 @@ import pytest
 from tests.world import ROOT
 from trainer.checkpoint.state import Position
 from trainer.runtime import rundir
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir, diff_config, read_hparams
-from trainer.types import UserError
 
 
 def start(code: str, *args: object) -> subprocess.Popen[str]:

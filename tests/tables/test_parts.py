@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.tables.test_tables import column, tables_of, write_result, write_seeds
+from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Cell, Row, Table, best_two, make_tables
 from trainer.tables.categories import by_category
 from trainer.tables.layout import head, markdown
@@ -18,7 +19,6 @@ from trainer.tables.results import read_results
 from trainer.tables.significance import warn_of_noise
 from trainer.tables.summary import RANK, ranks, summarise
 from trainer.tables.writing import file_names, wide_rows
-from trainer.types import UserError
 
 SYNS = {"type": "syns_patches", "mode": "test", "size": [640, 192]}
 

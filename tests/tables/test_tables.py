@@ -16,6 +16,7 @@ import yaml
 
 from tests.world import ROOT
 from trainer.metrics import METRICS
+from trainer.runtime.errors import UserError
 from trainer.tables import pictures, reference, significance
 from trainer.tables.aggregate import (
     Cell,
@@ -34,7 +35,6 @@ from trainer.tables.pictures import draw_bars, draw_curves, mean_curve, read_cur
 from trainer.tables.results import read_result, read_results
 from trainer.tables.significance import compare, flips, holm, warn_of_noise, welch
 from trainer.tables.writing import csv_text, file_names, wide_rows, write_table
-from trainer.types import UserError
 
 EIGEN = {"version": 1, "units": {"abs_rel": "fraction", "d1": "fraction"}, "higher_is_better": ["d1"]}
 PNG = b"\x89PNG"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.world import ROOT
+from trainer.runtime.errors import UserError
 from trainer.tracking.progress import Progress, make_progress
-from trainer.types import UserError
 
 
 class Clock:

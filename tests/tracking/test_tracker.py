@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginAccumulator,
 )
 
+from trainer.runtime.errors import UserError
 from trainer.tracking import tracker as tracking
-from trainer.types import UserError
 
 CONFIG = {
     "optim": {"lr": 1e-4, "type": "adamw"},

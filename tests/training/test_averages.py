@@ -14,15 +14,14 @@ from torch.optim.swa_utils import SWALR
 
 from tests.fakes import make_batch, make_losses, make_objective
 from tests.world import run_world
-from trainer.averages import Averages
 from trainer.checkpoint import safefile
 from trainer.checkpoint.state import TrainState, from_json, pack_state, read_state, to_json, weights
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.objective.batchnorm import synchronise_batchnorm
 from trainer.objective.freezing import freeze
-from trainer.runtime.processes import synchronise_batchnorm
-from trainer.training.averages import EMA, SWA
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
+from trainer.training.averages import EMA, SWA, Averages
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.training.optim import SCHEDULERS, grad_norms, make_optimizer, make_scheduler, step_scheduler
-from trainer.types import UserError
+from trainer.config.optimizers import SCHEDULERS, make_scheduler
+from trainer.runtime.errors import UserError
+from trainer.training.optim import grad_norms, make_optimizer, step_scheduler
 
 
 def networks() -> nn.ModuleDict:

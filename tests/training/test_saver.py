@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.averages import Averages
 from trainer.checkpoint import Checkpointer, safefile
 from trainer.checkpoint.state import Position, TrainState
 from trainer.runtime.files import CannotWrite
+from trainer.training.averages import Averages
 from trainer.training.guard import NonFiniteLoss, StepGuard
 from trainer.training.saver import Parts, Saver
 from trainer.training.stopping import EarlyStopping

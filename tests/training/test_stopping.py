@@ -7,8 +7,8 @@ import math
 import pytest
 
 from trainer.checkpoint.state import from_json, to_json
+from trainer.runtime.errors import UserError
 from trainer.training.stopping import EarlyStopping
-from trainer.types import UserError
 
 
 def seen(

@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file, written whole, verified when read, and everything needed to continue from it."""
 
-from trainer.checkpoint.checkpointer import (
+from trainer.checkpoint.checkpointer import Checkpointer
+from trainer.checkpoint.loading import (
     Capsule,
-    Checkpointer,
     find_checkpoint,
     load_capsule,
     load_objective,

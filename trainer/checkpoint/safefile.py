@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from models_zoo.weights import looks_pickled
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import replacing
-from trainer.types import UserError
 
 FORMAT_VERSION = 1
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from trainer.checkpoint.matching import compare, fit, is_part, wrong_statistics
 from trainer.checkpoint.state import TrainState, WrongOptimizer, from_json, read_state, unpack_state, weights
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import diff_config, plain
-from trainer.types import UserError
 
 _SHOWN = 10  # wrong weights that a message lists
 

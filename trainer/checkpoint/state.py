@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 Metadata = dict[str, str]
 Tensors = dict[str, Tensor]

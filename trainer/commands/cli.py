@@ -6,11 +6,12 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO, cast
 
-from trainer.commands.output import leave, say
+from trainer.runtime.processes import is_first_process
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +51,6 @@ def add_plugins_argument(parser: argparse.ArgumentParser) -> None:
         help="modules of yours that register losses, decoders, datasets or networks: names as for import, looked"
         " up from here and on PYTHONPATH, or .py files",
     )
-
-
-def is_first_process() -> bool:
-    """True on the process that may speak, before Accelerate is there to ask."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def guarded(main: Callable[..., int]) -> Callable[..., int]:
@@ -107,8 +103,8 @@ def _have_met() -> bool:
 
 def _is_user_error(error: BaseException) -> bool:
     """Tell a UserError without importing torch for a process that never needed it."""
-    types = sys.modules.get("trainer.types")
-    return types is not None and isinstance(error, types.UserError)
+    errors = sys.modules.get("trainer.runtime.errors")
+    return errors is not None and isinstance(error, errors.UserError)
 
 
 def _tell(error: BaseException) -> None:
@@ -117,3 +113,66 @@ def _tell(error: BaseException) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0" or met:  # the first of every machine: their disks may differ
         where = f" [process {os.environ['RANK']}]" if met or not is_first_process() else ""
         say(f"error{where}: {error}")
+
+
+class Outliving:
+    """A text stream that drops what it cannot write, because nobody reads it any more or its disk is full."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`, or nothing; return its length."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def outliving() -> Iterator[None]:
+    """Let stdout and stderr drop what they cannot write, until the end of the process, whose exit code they leave."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Outliving(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in before:
+            _silence_if_broken(stream)
+
+
+def say(text: str) -> None:
+    """Print lines to stderr in one piece: those of two processes do not mix, and a broken stderr changes nothing."""
+    Outliving(sys.stderr).write(f"{text}\n")
+    _silence_if_broken(sys.stderr)
+
+
+def leave(code: int) -> NoReturn:
+    """End a process of several at once, when everything is saved and closed.
+
+    An ordinary return would free the DDP wrapper, and with it the last hold on the process group, whose destructor
+    joins a thread that may be waiting for the interpreter: now and then a rank hung there for ever, its work done, and
+    when it had failed, the others waited for it.
+    """
+    Outliving(sys.stdout).flush()
+    Outliving(sys.stderr).flush()
+    os._exit(code)
+
+
+def _silence_if_broken(stream: TextIO) -> None:
+    """Point a stream that cannot be written to at nothing: Python flushes it at its end and would exit with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # one that is no file
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

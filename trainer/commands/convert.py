@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, read, check, write, tell; return the exit code."""
     args = parse(argv)
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     if args.target.suffix != SUFFIX:
         raise UserError(f"{args.target}: must end in {SUFFIX}, the only kind of file that is written")

@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, guarded, is_first_process
+from trainer.commands.cli import add_config_arguments, guarded
+from trainer.runtime.processes import is_first_process
 
 MODES = ("", "train.", "val.")
 SCRATCH = Path(tempfile.gettempdir()) / "monodepth_dev"

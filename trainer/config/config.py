@@ -21,7 +21,7 @@ from trainer.config.layers import merge, read_mapping, read_override
 from trainer.config.resolve import Registries, Resolved, resolve
 from trainer.config.sections import TrainerSection
 from trainer.runtime import yaml_text
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 Paths = str | Path | Sequence[str | Path]
 Overrides = str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]
@@ -112,7 +112,7 @@ class Config:
         return self.optimizer
 
     def scheduler_kwargs(self) -> dict[str, Any]:
-        """Arguments of `trainer.training.optim.make_scheduler`; empty without a schedule."""
+        """Arguments of `trainer.config.optimizers.make_scheduler`; empty without a schedule."""
         return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
 
     def trainer_defaults(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from models_zoo.registry import Registry
 from trainer.config.fields import REQUIRED, Field, Fields, fields_of_model
-from trainer.config.optimizers import OFTEN_USED, scheduler_fields
+from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
 from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
 from trainer.config.sections import MODES, LoaderSection, OptimizerSection, SchedulerSection, TrainerSection
 
@@ -26,7 +26,6 @@ JsonSchema = dict[str, Any]
 
 def json_schema(registries: Registries | None = None) -> JsonSchema:
     """Build the schema from the sections and from the signatures of all registry entries."""
-    from trainer.training.optim import SCHEDULERS
 
     networks, losses, datasets = registries or Registries.installed()
     loader = _properties(fields_of_model(LoaderSection))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch.optim import Optimizer, lr_scheduler
+
 from models_zoo.registry import did_you_mean
 from trainer.config.fields import Field, Report, check, fields_of_callable, fields_of_model, show
 from trainer.config.sections import OptimizerSection, SchedulerSection
@@ -48,10 +50,6 @@ def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]
 
 def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     """Check the section `scheduler`, where null removes a key. Returns an empty dict when there is none."""
-    from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-    from trainer.training.optim import SCHEDULERS
-
     path: KeyPath = ("scheduler",)
     name = section.pop("type", None)
     if name is None and all(value is None for value in section.values()):
@@ -66,7 +64,7 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     given = {key: value for key, value in section.items() if value is not None or key not in fields}
     values = check(fields, given, path, f"an argument of scheduler {name!r}", report, also=("type",))
     kept = {key: value for key, value in values.items() if key in given or key in ours}
-    if issubclass(SCHEDULERS[name], ReduceLROnPlateau) and given.get("monitor") is None:
+    if issubclass(SCHEDULERS[name], lr_scheduler.ReduceLROnPlateau) and given.get("monitor") is None:
         report.wrong(
             (*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss"
         )
@@ -94,3 +92,18 @@ def _optimizer_class(
         warnings.append(f"optimizer.type: {name} cannot be built here ({error}); its arguments are unchecked")
         return None
     return cls
+
+
+SCHEDULERS: dict[str, type] = {
+    "steplr": lr_scheduler.StepLR,
+    "exp": lr_scheduler.ExponentialLR,
+    "cos": lr_scheduler.CosineAnnealingLR,
+    "cos_warm": lr_scheduler.CosineAnnealingWarmRestarts,
+    "plateau": lr_scheduler.ReduceLROnPlateau,
+    "linear": lr_scheduler.LinearLR,
+}
+
+
+def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
+    """Build the schedule called `type`; it is stepped once per epoch and never prepared by Accelerate."""
+    return SCHEDULERS[type](optimizer, **kwargs)

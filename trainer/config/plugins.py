@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models_zoo.registry import NameTaken, did_you_mean
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 _OURS = tuple(str(Path(__file__).parents[2] / package) for package in ("trainer", "models_zoo", "launch"))
 _LISTED = 12  # names that a message lists; of more, only the nearest is told

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import augment
-from trainer.geometry.camera import flip_intrinsics
-from trainer.types import DATA_STAGES, UserError
+from trainer.geometry import flip_intrinsics
+from trainer.runtime.errors import UserError
+from trainer.types import DATA_STAGES
 
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)

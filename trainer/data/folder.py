@@ -21,7 +21,7 @@ from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, r
 from trainer.data.clips.video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.files.paths import data_roots
 from trainer.data.files.splits import counted
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)
 _LEAST_FOV = 5.0  # degrees; a lens of 400 mm on full frame. Less is an angle in radians

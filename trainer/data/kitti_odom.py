@@ -21,9 +21,11 @@ from trainer.data.clips.intrinsics import resized
 from trainer.data.clips.poses import Rig, read_poses, read_rig
 from trainer.data.files.depth import resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder
+from trainer.data.files.scans import read_points
 from trainer.data.files.splits import find_split
-from trainer.data.kitti_raw.calibration import project_points, read_points
-from trainer.types import METRES_PER_UNIT, UserError
+from trainer.data.kitti_raw.calibration import project_points
+from trainer.runtime.errors import UserError
+from trainer.types import METRES_PER_UNIT
 
 Pictures = Literal["auto", "colour", "grey"]
 

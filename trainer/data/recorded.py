@@ -17,8 +17,8 @@ from torch import Tensor
 
 from trainer.data.base import DataError, DepthDataset, Key
 from trainer.data.files.damage import find_damaged
+from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
-from trainer.data.kitti_raw.calibration import finite_points
 
 _STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index), stand-ins from something else
 _TRIES = 10  # items in a row that may fail; more means that the disk has gone

@@ -20,7 +20,7 @@ from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 _NAMES = ("rgbd",)
 _COLOUR, _DEPTH = ("images", "rgb", "color"), ("depth", "depths")

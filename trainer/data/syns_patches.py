@@ -25,7 +25,7 @@ from trainer.data.files.depth import read_depth_array
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder
 from trainer.data.files.splits import capped, find_split
 from trainer.data.recorded import RecordedDataset
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 _NAMES = ("syns_patches",)
 _FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels

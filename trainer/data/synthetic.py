@@ -18,7 +18,8 @@ from trainer.data.base import DepthDataset, Mode, RawItem
 from trainer.data.world.drive import PAD
 from trainer.data.world.layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
 from trainer.data.world.scenes import Scene
-from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_UNITS, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_UNITS
 
 _MODE_SEEDS: dict[str, int] = {"train": 0, "val": 1, "test": 2}
 _CACHED_SCENES = 512  # about 60 kB each

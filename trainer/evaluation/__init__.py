@@ -11,10 +11,10 @@ from trainer.evaluation.items import resize_as_inverse
 from trainer.evaluation.odometry import evaluate_odometry, save_odometry
 from trainer.evaluation.pose import evaluate_pose
 from trainer.evaluation.predictions import PredictDepth, evenly_spaced, flip_blended
-from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
 from trainer.evaluation.stored import StoredDepth
 from trainer.evaluation.targets import TargetsFile
+from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 __all__ = [
     "ALONE",

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from trainer.evaluation.items import Items
 from trainer.evaluation.predictions import Source, evenly_spaced, predictions
-from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import EvaluationResult
-from trainer.geometry.camera import scale_intrinsics
+from trainer.geometry import scale_intrinsics
 from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
+from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 # An item as one process scored it: its name, a row of numbers per protocol (None = nothing valid), its valid truth.
 Scored = tuple[int, str, list[dict[str, Any] | None], MaskedTruth | None]

@@ -9,9 +9,9 @@ import numpy as np
 
 from trainer.data.base import DepthDataset
 from trainer.evaluation.predictions import PredictDepth, batches_of, predicted_maps, read_items
-from trainer.evaluation.processes import ALONE, Processes
 from trainer.evaluation.stored import KEY
 from trainer.runtime.files import make_folder, replacing
+from trainer.runtime.processes import ALONE, Processes
 
 
 def predict_all(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.evaluation.targets import TargetsFile
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 class Items(Protocol):

@@ -13,10 +13,10 @@ import yaml
 from trainer.data.base import DepthDataset
 from trainer.evaluation.pose import PredictPose
 from trainer.evaluation.predictions import batches_of, read_items
-from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.evaluation.results import RESULT_FORMAT, write_yaml
 from trainer.metrics.odometry import FORMULAS, LENGTHS_M, UNITS, score_sequence
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
+from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 SNIPPET_FRAMES = 5  # SfM-Learner, arXiv:1704.07813
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trainer.data.base import DepthDataset
 from trainer.evaluation.predictions import batches_of, evenly_spaced, read_items
-from trainer.evaluation.processes import ALONE, FoundByAll, Processes
 from trainer.metrics.direction import summarise_directions
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
+from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 PredictPose = Callable[[dict[str, Tensor]], Tensor]  # batch on the CPU -> motions Ts (b n 4 4), any device
 

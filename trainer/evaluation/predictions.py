@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from trainer.evaluation.items import Items, resize_as_inverse, truth_map
-from trainer.evaluation.processes import ALONE, Processes
 from trainer.evaluation.stored import StoredDepth
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
+from trainer.runtime.processes import ALONE, Processes
 
 PredictDepth = Callable[[Tensor], Tensor]  # images (b 3 h w) on the CPU -> depth (b 1 h w), any device
 Source = PredictDepth | StoredDepth

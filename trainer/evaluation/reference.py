@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from trainer.build import build_dataset
-from trainer.commands.cli import is_first_process
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.data.kitti_raw.targets import asked_source, kitti_truth
-from trainer.evaluation import StoredDepth, TargetsFile
 from trainer.evaluation.items import names_of
 from trainer.evaluation.split import KEYS, told_keys, told_sections
+from trainer.evaluation.stored import StoredDepth
 from trainer.evaluation.subject import Source, new_dataset_type, plain_data, sha256
-from trainer.types import UserError
+from trainer.evaluation.targets import TargetsFile
+from trainer.runtime.errors import UserError
+from trainer.runtime.processes import is_first_process
 
 TARGETS = "targets"  # the name of a data set that nobody told
 PLACES = frozenset(

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from trainer.evaluation import EvaluationResult, depth_pictures, evenly_spaced
+from trainer.evaluation.depth import depth_pictures
 from trainer.evaluation.items import Items
-from trainer.evaluation.predictions import Source
+from trainer.evaluation.predictions import Source, evenly_spaced
+from trainer.evaluation.results import EvaluationResult
 from trainer.evaluation.subject import split_name
 from trainer.runtime.files import make_folder, replacing
 from trainer.tracking import viz

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models_zoo.registry import did_you_mean
 from trainer.metrics.protocol import choose
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 SECTION = "evaluation"
 NAMED = {"metrics": "metric set", "alignment": "alignment", "crop": "crop"}  # option: kind of its names

@@ -16,10 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.evaluation import ALONE, FoundByAll, Processes
 from trainer.objective import Objective
-from trainer.runtime.processes import check_world
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
+from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_world
 
 PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes
 QUIET_S = 60  # seconds between lines about the progress, where there is no terminal

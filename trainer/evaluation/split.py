@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from trainer.commands.cli import is_first_process
 from trainer.evaluation.section import of_file
+from trainer.runtime.processes import is_first_process
 
 KEYS = ("split", "split_file")
 

@@ -14,7 +14,7 @@ import numpy as np
 from models_zoo.registry import did_you_mean
 from trainer.evaluation.items import Items, names_of, resize
 from trainer.metrics.align import INFINITE, invert
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 Kind = Literal["disp", "depth"]
 

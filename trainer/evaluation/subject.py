@@ -23,8 +23,8 @@ from trainer.evaluation.section import Settings, listed, read_settings, without_
 from trainer.evaluation.split import of_the_split_asked_for, told_sections
 from trainer.evaluation.stored import UNITS, read_arrays
 from trainer.metrics.protocol import DepthProtocol
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import BEST, LAST, read_hparams
-from trainer.types import UserError
 
 DEFAULT_CROPS = {"kitti": "garg", "kitti_lmdb": "garg"}  # by data set; none elsewhere
 # Where a data set has these arguments: images as they are, every truth at its own size.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models_zoo.registry import did_you_mean
 from trainer.data.files.pickles import read_pickle
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 # Arrays of the file; only `depth` must be there.
 KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size", "truth")

@@ -3,12 +3,13 @@
 from trainer.geometry.camera import flip_intrinsics, inverse_intrinsics, scale_intrinsics
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
-from trainer.geometry.synthesis import View, ViewSynthesis
+from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces
 
 __all__ = [
     "View",
     "ViewSynthesis",
     "axis_angle_to_matrix",
+    "cache_pieces",
     "depth_to_disp",
     "disp_to_depth",
     "flip_intrinsics",

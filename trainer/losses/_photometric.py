@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.geometry.synthesis import cache_pieces
+from trainer.geometry import cache_pieces
 
 LossName = Literal["ssim", "l1", "l2"]
 Compare = Callable[[Tensor], Tensor]  # image (b c h w) -> error (b 1 h w)

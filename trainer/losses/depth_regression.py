@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.geometry.depth import inverse_depth
+from trainer.geometry import inverse_depth
 from trainer.geometry.precision import full_precision
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES

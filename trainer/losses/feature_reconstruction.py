@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from trainer.geometry import ViewSynthesis
 from trainer.geometry.scene import Pictures, Scene, resize
-from trainer.geometry.synthesis import ViewSynthesis
 from trainer.losses import LOSSES
 from trainer.losses.reconstruction import Reconstruction, lower
 

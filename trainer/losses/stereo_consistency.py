@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.geometry.pose import invert_pose
+from trainer.geometry import invert_pose
 from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
 from trainer.losses._regression import RegressionName, criterion

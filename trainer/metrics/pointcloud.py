@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric
-from trainer.metrics._optional import need
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 NEGLIGIBLE = 1e-3  # precision and recall both below: there is nothing to divide by
 
@@ -16,7 +16,7 @@ NEGLIGIBLE = 1e-3  # precision and recall both below: there is nothing to divide
 class PointcloudMetrics(MapMetricSet):
     """Chamfer distance, F-score and IoU of the point clouds behind two depth maps (arXiv:2203.08122).
 
-    F-score and IoU within 10 and 20 cm. Needs the intrinsics of the image, and scipy.
+    F-score and IoU within 10 and 20 cm. Needs the intrinsics of the image.
     """
 
     version = 1
@@ -29,9 +29,6 @@ class PointcloudMetrics(MapMetricSet):
         Metric("iou_20", "%", higher_is_better=True, legacy="IoU-20"),
     )
 
-    def __init__(self) -> None:
-        self._tree = need("scipy.spatial", "scipy", "the metric set 'pointcloud'").cKDTree
-
     def compute(self, maps: DepthMaps) -> dict[str, float]:
         """Compare the points of the scored pixels. Raises UserError when the image has no intrinsics."""
         if maps.K is None:
@@ -42,8 +39,8 @@ class PointcloudMetrics(MapMetricSet):
         threads = (
             torch.get_num_threads()
         )  # a dense map takes seconds on one; launchers set what a process may use
-        to_truth, _ = self._tree(truth).query(pred, workers=threads)
-        to_pred, _ = self._tree(pred).query(truth, workers=threads)
+        to_truth, _ = cKDTree(truth).query(pred, workers=threads)
+        to_pred, _ = cKDTree(pred).query(truth, workers=threads)
         f_10, iou_10 = overlap(to_truth, to_pred, 0.1)
         f_20, iou_20 = overlap(to_truth, to_pred, 0.2)
         return {

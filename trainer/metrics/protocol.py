@@ -11,7 +11,7 @@ from models_zoo.registry import did_you_mean
 from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS, INFINITE, Fit
 from trainer.metrics.crop import CROPS
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 HEADLINES = {
     "abs_rel": 1.0,

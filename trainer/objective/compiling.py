@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from models_zoo.registry import did_you_mean
+from trainer.objective.batchnorm import GlobalBatchNorm2d
 from trainer.objective.objective import Objective
-from trainer.runtime.processes import GlobalBatchNorm2d
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 OPTIONS = ("backend", "mode", "dynamic", "fullgraph")
 INDUCTOR = "inductor"  # torch's default backend, the only one that knows modes and needs a compiler

@@ -16,7 +16,7 @@ from torch import nn
 
 from models_zoo.registry import did_you_mean
 from trainer.objective.objective import Objective
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
-from trainer.geometry.depth import disp_to_depth
-from trainer.geometry.pose import invert_pose, pose_matrix
+from trainer.geometry import disp_to_depth, invert_pose, pose_matrix
 from trainer.geometry.precision import full_precision
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet

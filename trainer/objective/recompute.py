@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.objective.objective import Objective
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 STATISTICS = ("running_", "num_batches_tracked")  # how buffers begin that a forward pass may change
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 _STAGED = re.compile(r"\..+\.tmp-(\d+)")
 

@@ -1,11 +1,11 @@
-"""Packages that only some data need: imported when they are, or asked for by the name of their extra."""
+"""Optional packages: imported when needed; a missing one is an error that names the extra to install."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 def require(module: str, extra: str, purpose: str) -> Any:

@@ -1,112 +1,21 @@
-"""What several processes share: batch statistics, common decisions, how they meet and how they lose each other."""
+"""Several processes: how they meet, decide together and notice that one is gone. Importing this loads no torch."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from trainer.runtime.errors import UserError
 
-from trainer.geometry.precision import full_precision
-from trainer.types import UserError
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes; the gradient of a sum over processes is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
-
-
-class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics cover the batch of all processes, on any backend.
-
-    torch's SyncBatchNorm does the same but refuses the CPU. Input and output (b c h w); every process must bring one.
-    Mean and variance are merged in float64 from each process's own, so the result equals that of one process with
-    the whole batch.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(x)
-        data = full_precision(x)
-        own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
-        own_mean, own_var = own_mean.double(), own_var.double()
-        count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
-        sums = _SumOverProcesses.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
-        total = sums[-1].detach()
-        mean, square = (sums[:-1] / total).chunk(2)
-        var = (square - mean**2).clamp(min=0)
-        self._update_running(mean.detach(), var.detach() * total / (total - 1))
-
-        weight = torch.ones_like(mean) if self.weight is None else self.weight.double()
-        bias = torch.zeros_like(mean) if self.bias is None else self.bias.double()
-        scale = weight * torch.rsqrt(var + self.eps)
-        shift = bias - mean * scale
-        scale, shift = scale.to(data.dtype)[:, None, None], shift.to(data.dtype)[:, None, None]
-        return (data * scale + shift).to(x.dtype)
-
-    def _update_running(self, mean: Tensor, unbiased_var: Tensor) -> None:
-        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), momentum)
-
-
-def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm2d of `model` use the statistics of the global batch; parameters and names stay."""
-    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
-
-    if device.type == "cuda":
-        return convert_sync_batchnorm(model)  # torch's own kernel; knows timm's fused activations
-    for module in model.modules():
-        if isinstance(module, BatchNormAct2d):
-            module.__class__ = _global_act_class(type(module))
-        elif type(module) is nn.BatchNorm2d:
-            module.__class__ = GlobalBatchNorm2d
-    return model
-
-
-def _global_act_class(cls: type) -> type:
-    """timm's BatchNorm with a fused activation, on top of the global statistics."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        return self.act(self.drop(GlobalBatchNorm2d.forward(self, x)))
-
-    return type(f"Global{cls.__name__}", (cls, GlobalBatchNorm2d), {"forward": forward})
-
-
-def statistics_of(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Running means and variances of every BatchNorm among `modules`."""
-    norms = (module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
-
-
-def share_statistics(model: nn.Module) -> None:
-    """Give all processes the BatchNorm statistics of process 0, as its checkpoint has them.
-
-    Weights are the same everywhere, but statistics are each process's own unless they are synchronised.
-    """
-    if dist.is_initialized():
-        for statistic in statistics_of(model.modules()):
-            dist.broadcast(statistic, 0)
+T = TypeVar("T")
 
 
 def check_world(accelerator: Any) -> None:
@@ -125,10 +34,12 @@ def check_world(accelerator: Any) -> None:
 
 def check_equal(accelerator: Any, value: Any, what: str) -> None:
     """Raise UserError on every process when `value` (plain data) is not the same on all."""
+    import torch
+
     if accelerator.num_processes == 1:
         return
     values: list[Any] = [None] * accelerator.num_processes
-    dist.all_gather_object(values, value)
+    torch.distributed.all_gather_object(values, value)
     if any(other != values[0] for other in values):
         told = "; ".join(f"process {rank}: {v}" for rank, v in enumerate(values))
         raise UserError(
@@ -138,8 +49,10 @@ def check_equal(accelerator: Any, value: Any, what: str) -> None:
 
 def total(accelerator: Any, x: Tensor) -> Tensor:
     """Sum `x` over all processes; every process gets the result."""
+    import torch
+
     if accelerator.num_processes > 1:
-        dist.all_reduce(x)
+        torch.distributed.all_reduce(x)
     return x
 
 
@@ -155,8 +68,10 @@ def lost_peer(error: BaseException) -> str | None:
 
     gloo raises a RuntimeError that names its own source file, NCCL and the store a DistError.
     """
+    import torch
+
     text = str(error)
-    is_backend = isinstance(error, dist.DistError) or (
+    is_backend = isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in text.lower()
     )
     if not is_backend or not LOST.search(text):
@@ -184,16 +99,84 @@ def init_method() -> str | None:
 @cache
 def _attempts() -> str:
     """Make the meeting place known to torch, once."""
-    dist.register_rendezvous_handler("attempt", _meet)
+    import torch
+
+    torch.distributed.register_rendezvous_handler("attempt", _meet)
     return "attempt://"
 
 
 def _meet(url: str, **kwargs: Any) -> Iterator[tuple[Any, int, int]]:
     """Meet as `env://` does, with keys of this attempt alone."""
-    store, rank, world = next(dist.rendezvous("env://", **kwargs))
-    yield dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store), rank, world
+    import torch
+
+    store, rank, world = next(torch.distributed.rendezvous("env://", **kwargs))
+    yield (
+        torch.distributed.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store),
+        rank,
+        world,
+    )
 
 
 def any_process(accelerator: Any, flag: bool) -> bool:
     """Whether `flag` is true on any process; a barrier, too."""
+    import torch
+
     return bool(total(accelerator, torch.tensor(float(flag), device=accelerator.device)))
+
+
+def is_first_process() -> bool:
+    """True on the process that may speak, before Accelerate is there to ask."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class FoundByAll(UserError):
+    """What every process finds at the same time, so that one of them is enough to say it."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all that work on one evaluation; torch.distributed is running when there are several."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True on the process that prints and writes."""
+        return self.rank == 0
+
+    def share(self, batches: Sequence[T]) -> list[T]:
+        """Every world-th of `batches`, beginning with the rank."""
+        return list(batches[self.rank :: self.world])
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """Join what all processes have, on each of them. Waits for all. Raises UserError when one is gone."""
+        if self.world == 1:
+            return list(mine)
+        from torch import distributed
+
+        parts: list[list[T]] = [[] for _ in range(self.world)]
+        with _together():
+            distributed.all_gather_object(parts, list(mine))
+        return [row for part in parts for row in part]
+
+    def wait(self) -> None:
+        """Let nobody go on before all are here."""
+        if self.world > 1:
+            from torch import distributed
+
+            with _together():
+                distributed.barrier()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Blame the other process when it is gone: it has said why, and a traceback of this one would hide that."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"another process has ended early; its own message says why ({reason})") from error
+
+
+ALONE = Processes()

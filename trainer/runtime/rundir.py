@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from trainer.runtime import files, yaml_text
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
-from trainer.types import UserError
 
 LAST, PREVIOUS, BEST = "last.safetensors", "last.prev.safetensors", "best.safetensors"
 STATES = ("running", "preempted", "finished", "failed")

@@ -6,6 +6,7 @@ one run shows the mistakes of all files.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from models_zoo.registry import did_you_mean
 
 KeyPath = tuple[str, ...]  # a key and its ancestors: ("loss", "img_recon", "weight")
 
@@ -82,6 +81,13 @@ class Layer:
         return self.label
 
 
+def _beside(path: Path) -> str:
+    """Name the YAML files of the folder, the one with the most similar name first."""
+    names = sorted(p.name for p in path.parent.glob("*.y*ml"))
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"{f'Did you mean {near[0]!r}? ' if near else ''}Known: {', '.join(names) or 'none'}"
+
+
 def read_file(path: Path, problems: list[str]) -> Layer | None:
     """Read one YAML file whose top level is a mapping. What is wrong is added to `problems`; None =
     unusable."""
@@ -89,8 +95,9 @@ def read_file(path: Path, problems: list[str]) -> Layer | None:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent
-        beside = did_you_mean(path.name, [p.name for p in folder.glob("*.y*ml")])
-        problems.append(f"{path}: no such {f'file. {beside}' if folder.is_dir() else f'folder {folder}'}")
+        problems.append(
+            f"{path}: no such {f'file. {_beside(path)}' if folder.is_dir() else f'folder {folder}'}"
+        )
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: cannot be read: {error}")
     else:

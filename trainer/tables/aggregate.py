@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models_zoo.registry import did_you_mean
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
 from trainer.tables.columns import Column
 from trainer.tables.results import Result
-from trainer.types import UserError
 
 PUBLISHED = " (published)"  # ending of the name of a row that is not ours
 

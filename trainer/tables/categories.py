@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.runtime.errors import UserError
 from trainer.tables.columns import EDGE_ENDINGS, Column
 from trainer.tables.results import Result, read_file
-from trainer.types import UserError
 
 KEYS = {"category": ("cat", "Cat"), "subcategory": ("subcat", "SubCat")}  # ours, and that of earlier code
 UNKNOWN = "(none)"

@@ -12,9 +12,9 @@ import numpy as np
 from models_zoo.registry import did_you_mean
 from trainer.metrics.validation import VALIDATION_UNITS
 from trainer.runtime import files
+from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import ARROWS
-from trainer.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ import yaml
 
 from models_zoo.registry import did_you_mean
 from trainer.metrics import METRICS
+from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import PUBLISHED, Cell, Row, Table
 from trainer.tables.columns import Column
-from trainer.types import UserError
 
 _FOLDER = Path(__file__).parent
 _PREFIX = "published_"

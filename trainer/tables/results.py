@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from trainer.runtime.errors import UserError
 from trainer.tables.columns import Column, column_of, is_on_edges
-from trainer.types import UserError
 
 # Parts of a protocol that differ between runs without making their numbers less comparable.
 _NOT_PROTOCOL = frozenset(

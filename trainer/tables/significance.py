@@ -14,7 +14,6 @@ from trainer.tables.aggregate import PUBLISHED, Cell, Table, rank
 from trainer.tables.columns import Column
 
 ALPHA = 0.05
-NO_SCIPY = 'orders were not tested: scipy is not installed. pip install -e ".[eval]"'
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,7 @@ class Comparison:
 
 
 def compare(table: Table, column: Column) -> list[Comparison]:
-    """Compare all pairs of models that have two seeds or more.
-
-    Raises ImportError without scipy.
-    """
+    """Compare all pairs of models that have two seeds or more."""
     ranked = [row for row in rank(table, column) if row.cells[column].n > 1]
     pairs = list(itertools.combinations(range(len(ranked)), 2))
     ps = [welch(ranked[i].cells[column], ranked[j].cells[column]) for i, j in pairs]
@@ -88,18 +84,13 @@ def warn_of_noise(table: Table) -> list[Comparison]:
     """Add to `table.warnings` the neighbours in the order of each metric that the seeds do not tell apart.
 
     Where published rows are there, a note says whether ours agree. Returns all comparisons, of distant pairs too.
-    Without scipy the one warning says so.
     """
     comparisons: list[Comparison] = []
     for column in filter(lambda c: c.direction, table.columns):
         single = [row.label for row in rank(table, column) if row.cells[column].n < 2]
         if len(table.rows) > 1 and single:
             table.warnings.append(f"{column.key}: no spread is known of {', '.join(single)}: one seed")
-        try:
-            found = compare(table, column)
-        except ImportError:
-            table.warnings.append(NO_SCIPY)
-            return comparisons
+        found = compare(table, column)
         comparisons += found
         table.warnings += [_sentence(c) for c in found if c.adjacent and c.is_noise]
     table.notes += compare_with_published(table)

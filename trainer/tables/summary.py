@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from models_zoo.registry import did_you_mean
+from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Cell, Row, Table
 from trainer.tables.columns import Column
-from trainer.types import UserError
 
 RANK = Column("mean rank", direction=-1)
 WARNING = "ranks count every order, those inside the seed noise too"

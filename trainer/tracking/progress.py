@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TextIO, get_args
 
 from models_zoo.registry import did_you_mean
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 Kind = Literal["auto", "rich", "tqdm", "plain"]
 Info = Mapping[str, float | str]

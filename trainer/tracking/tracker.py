@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from models_zoo.registry import did_you_mean
+from trainer.runtime.errors import UserError
 from trainer.tracking import viz
-from trainer.types import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,16 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-from trainer.types import UserError
-
-SCHEDULERS: dict[str, type] = {
-    "steplr": lr_scheduler.StepLR,
-    "exp": lr_scheduler.ExponentialLR,
-    "cos": lr_scheduler.CosineAnnealingLR,
-    "cos_warm": lr_scheduler.CosineAnnealingWarmRestarts,
-    "plateau": lr_scheduler.ReduceLROnPlateau,
-    "linear": lr_scheduler.LinearLR,
-}
+from trainer.runtime.errors import UserError
 
 
 def make_optimizer(
@@ -75,11 +66,6 @@ def make_optimizer(
         )
     params = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
     return create_optimizer_v2(params, opt=type, lr=lr, weight_decay=weight_decay, **kwargs)
-
-
-def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
-    """Build the schedule called `type`; it is stepped once per epoch and never prepared by Accelerate."""
-    return SCHEDULERS[type](optimizer, **kwargs)
 
 
 def step_scheduler(scheduler: Any, value: float | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,22 +11,17 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from trainer.build import (
-    build_accelerator,
-    build_dataset,
-    build_loader,
-    build_objective,
-    build_optimizer,
-    build_scheduler,
-)
+from models_zoo.registry import did_you_mean
+from trainer.build import build_dataset, build_loader, build_objective
 from trainer.checkpoint import Checkpointer, read_pretrained
+from trainer.checkpoint.resume import check_resume, to_digest
 from trainer.checkpoint.state import Position, TrainState
-from trainer.checks import check_datasets, check_monitors, check_resume, to_digest
 from trainer.config import Config
 from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.objective import Objective, freezing
 from trainer.runtime import processes
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import require_space
 from trainer.runtime.rundir import RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
@@ -36,6 +31,7 @@ from trainer.training import setup
 from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts
+from trainer.training.setup import build_accelerator, build_optimizer, build_scheduler
 
 COPIES = 4  # times the weights: the least that one save needs (weights and Adam's two moments, and `best`)
 
@@ -262,3 +258,36 @@ def _settings(cfg: Config, seed: int) -> Settings:
         log_grad_norm=trainer.log_grad_norm,
         limit_train=trainer.limit_train_batches,
     )
+
+
+def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
+    """Raise UserError listing every problem of every dataset; return their harmless notes."""
+    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
+    if problems:
+        raise UserError("\n".join(problems))
+    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
+
+
+def check_monitors(
+    wanted: Mapping[str, str | None], loss_names: Iterable[str], datasets: Mapping[str, DepthDataset]
+) -> None:
+    """Raise UserError when `best`, or the schedule, waits for a number that is never computed.
+
+    wanted: the key that names it -> its name.
+    """
+    known = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in loss_names)]
+    for key, monitor in wanted.items():
+        if monitor is None:
+            continue
+        if monitor not in known:
+            raise UserError(f"{key}: {monitor!r} is not tracked. {did_you_mean(monitor, known)}")
+        if monitor not in VALIDATION_METRICS and "val" in datasets and not datasets["val"].supp_idxs:
+            raise UserError(
+                f"{key}: {monitor} needs supports, but dataset.val.supp_idxs is empty. Name supports there,"
+                f" or set {key}: AbsRel"
+            )
+        if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
+            raise UserError(
+                f"{key}: {monitor} needs ground truth, but dataset.use_depth is false for val."
+                f" Set dataset.val.use_depth: true, or {key}: loss"
+            )

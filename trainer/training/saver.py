@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainer.averages import Averages
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
+from trainer.training.averages import Averages
 from trainer.training.guard import StepGuard
 from trainer.training.stopping import EarlyStopping
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.metrics.validation import higher_is_better
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 class EarlyStopping:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.made_kitti import DATE, DRIVE
-from trainer.data.kitti_raw.calibration import project_points, read_calibration, read_points
+from trainer.data.files.scans import read_points
+from trainer.data.kitti_raw.calibration import project_points, read_calibration
 
 PROJECTION = np.array([[20.0, 0, 20, 0], [0, 20, 6, 0], [0, 0, 1, 0]]) @ np.array(
     [[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]

@@ -26,8 +26,8 @@ from tests.data.made_kitti import (
 from trainer.data.base import DataError
 from trainer.data.files import damage
 from trainer.data.files.depth import read_annotated
-from trainer.data.kitti_raw.calibration import read_points
-from trainer.types import UserError
+from trainer.data.files.scans import read_points
+from trainer.runtime.errors import UserError
 
 
 @pytest.fixture

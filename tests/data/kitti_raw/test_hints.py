@@ -13,7 +13,8 @@ from trainer.data.kitti import KittiRaw
 from trainer.data.kitti_raw import hints as _hints
 from trainer.data.kitti_raw.hints import FOCAL, SETTINGS, SIZE, candidates, depth_hints, fuse, moved, to_depth
 from trainer.data.synthetic import Synthetic
-from trainer.types import METRES_PER_UNIT, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import METRES_PER_UNIT
 
 
 def noise(width: int = 400, height: int = 48, seed: int = 0) -> np.ndarray:

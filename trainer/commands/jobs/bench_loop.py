@@ -23,14 +23,14 @@ from typing import Any
 
 import torch
 
-from trainer.build import PRECISIONS, build_optimizer
 from trainer.checkpoint.state import Position
 from trainer.config import Config, load_config
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
 from trainer.training import loop as loop_room
 from trainer.training.loop import Loop
 from trainer.training.run import build_run
-from trainer.types import UserError
+from trainer.training.setup import PRECISIONS, build_optimizer
 
 SIDES = ("bare", "loop", "bare again")
 CLOCKS = {"wall clock": time.perf_counter, "CPU time": time.process_time}

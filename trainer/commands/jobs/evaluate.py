@@ -1,4 +1,4 @@
-"""One evaluation from parsed arguments to printed table and saved files."""
+"""One evaluation of depth or of camera paths, from parsed arguments to printed table and saved files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from rich.console import Console
 
 from trainer.build import build_dataset
 from trainer.checkpoint import load_objective
-from trainer.commands.jobs import evaluate_odometry as odometry
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
 from trainer.evaluation import (
     EvaluationResult,
     StoredDepth,
+    evaluate_odometry,
     evaluate_pose,
     evaluate_side_by_side,
     evenly_spaced,
     flip_blended,
     save_legacy,
+    save_odometry,
     save_result,
 )
 from trainer.evaluation import report as on_screen
@@ -39,9 +40,12 @@ from trainer.evaluation.subject import (
     run_folder,
     truth_name,
 )
+from trainer.metrics.odometry import UNITS
 from trainer.metrics.protocol import DepthProtocol
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import installed_version
-from trainer.types import UserError
+
+NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     load_plugins(args.plugins)
     source = read_source(args)
     if args.odometry:
-        return odometry.run(args, source)
+        return _run_odometry(args, source)
     protocols = protocols_of(args, source, data_set_name(args, source))
     truths = open_truths(args, source, protocols[0].needs)
     sequence = _sequence(source, args)
@@ -175,3 +179,57 @@ def default_result_path(source: Path, result: EvaluationResult) -> Path:
 
 def _of_alignment(path: Path, result: EvaluationResult) -> Path:
     return path.with_name(f"{path.stem}_{result.protocol['alignment']}{path.suffix}")
+
+
+def _run_odometry(args: argparse.Namespace, source: Source) -> int:
+    """Check, load, predict, chain, score, print, save. Raises UserError for whatever the user can mend."""
+    if source.trained is None or "pose" not in source.trained.net:
+        raise UserError(f"{source.path}: has no pose network, its poses are given. Leave out --odometry")
+    for option in ("limit", "sheet", "legacy", "pose"):
+        if getattr(args, option):
+            raise UserError(f"--{option} is about depth or single frames; leave it out with --odometry")
+    type_name, kwargs = source.cfg.dataset_kwargs(args.mode)
+    changes: dict[str, Any] = {**plain_data(type_name), "supp_idxs": list(NEXT_FRAME), "use_depth": False}
+    dataset = build_dataset(source.cfg, args.mode, **changes)
+    check_dataset(dataset, args.mode)
+    check_place(args.save or run_folder(source.path) / "results" / "result.yaml", "--save")
+    with start() as machine:
+        objective = load_objective(source.path, args.hparams).to(machine.device)
+        objective.supp_idxs = NEXT_FRAME
+        about = {
+            "dataset": {"type": type_name, **kwargs, **changes, "num_items": len(dataset)},
+            **source.about,
+            "trainer_version": installed_version(),
+        }
+        with progress("odometry", len(dataset), machine) as on_item:
+            result = evaluate_odometry(
+                Network(objective, machine.device).predict_pose,
+                dataset,
+                batch_size=args.batch_size,
+                num_workers=args.num_workers,
+                about=about,
+                on_item=on_item,
+                processes=machine.processes,
+            )
+        if machine.processes.is_first:
+            save = args.save or _default_path(source.path, result)
+            replaced = " (replaces an earlier one)" if save.exists() else ""
+            save_odometry(result, save)
+            _report(result, f"{save}{replaced}")
+    return 0
+
+
+def _report(result: dict[str, Any], save: str) -> None:
+    for told in result["sequences"]:
+        numbers = [f"{key} {told[key]:.4f} {unit}" for key, unit in UNITS.items() if told[key] is not None]
+        print(
+            f"{told['name']}: {told['frames']} frames, {told['path_m']:.0f} m; {', '.join(numbers) or 'too short'}"
+        )
+    print(f"saved: {save}")
+    print(", ".join(f"{key} {value:.4f} {UNITS[key]}" for key, value in result["mean"].items()))
+
+
+def _default_path(source: Path, result: dict[str, Any]) -> Path:
+    """`<run>/results/<dataset>_<checkpoint>_odometry.yaml`."""
+    stem = file_stem(result["protocol"]["dataset"], source.stem, "odometry")
+    return run_folder(source) / "results" / f"{stem}.yaml"

@@ -15,7 +15,7 @@ from trainer.evaluation.items import names_of
 from trainer.evaluation.reference import check_dataset
 from trainer.evaluation.session import Network, check_place, progress, start
 from trainer.evaluation.subject import file_stem, plain_data, read_checkpoint, run_folder
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 SUFFIX = ".npz"
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from models_zoo.registry import did_you_mean
 from trainer.config.plugins import load_plugins
+from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import (
     Table,
     headline,
@@ -31,7 +32,6 @@ from trainer.tables.results import Result, read_results
 from trainer.tables.significance import Comparison, flips, warn_of_noise
 from trainer.tables.summary import summarise
 from trainer.tables.writing import file_names, write_table
-from trainer.types import UserError
 
 FILE_WIDTH = 1000  # columns where there is no terminal: nothing is cut
 CURVE = "val_metrics/AbsRel"  # drawn where it was tracked

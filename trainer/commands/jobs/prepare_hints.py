@@ -55,8 +55,8 @@ def run(
     root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int
 ) -> int:
     """Make the hints that are missing or that readers refuse; return 1 when pictures are broken or lack a partner."""
-    from trainer.data._kitti_open import open_recordings
     from trainer.data.kitti_raw.hints import PURPOSE, SIZE
+    from trainer.data.kitti_raw.places import open_recordings
     from trainer.runtime.files import make_folder, require_space
     from trainer.runtime.optional import require
 
@@ -107,9 +107,8 @@ def _is_long_enough(path: Path, num_bytes: int) -> bool:
 
 def _is_sound(path: Path) -> bool:
     """Tell whether readers take the hints; they refuse NaN."""
-    from trainer.data._kitti_hints import read_hints
     from trainer.data.base import DataError
-    from trainer.data.kitti_raw.hints import SIZE
+    from trainer.data.kitti_raw.hints import SIZE, read_hints
 
     try:
         read_hints(path, SIZE)
@@ -130,7 +129,7 @@ def _open(root: str | None, out: Path) -> None:
     global _recordings, _out
     import cv2
 
-    from trainer.data._kitti_open import open_recordings
+    from trainer.data.kitti_raw.places import open_recordings
 
     cv2.setNumThreads(1)  # there is a process per core
     _recordings, _out = open_recordings(root)[1], out

@@ -53,10 +53,10 @@ def run(
     jobs: int,
 ) -> int:
     """Count, print, read; return 1 when an item cannot be loaded or a file is broken."""
-    from trainer.data._kitti_open import open_recordings
     from trainer.data.files.splits import choose_splits
     from trainer.data.kitti_raw.check import check_split
     from trainer.data.kitti_raw.files import read_split
+    from trainer.data.kitti_raw.places import open_recordings
 
     raw, recordings = open_recordings(root, depth_root, hints_root)
     chosen = choose_splits(raw, splits, splits_dir)
@@ -163,7 +163,7 @@ _recordings: Recordings  # of a process of `spread`
 
 def _open(*origin: str | None) -> None:
     global _recordings
-    from trainer.data._kitti_open import open_recordings
+    from trainer.data.kitti_raw.places import open_recordings
 
     _recordings = open_recordings(*origin)[1]
 

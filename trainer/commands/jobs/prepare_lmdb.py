@@ -38,13 +38,13 @@ def add_parser(jobs: Any) -> None:
 
 def run(root: str | None, depth_root: str | None, hints_root: str | None, out: Path, jobs: int) -> int:
     """Write the databases that are missing or incomplete; return 1 when files were broken and left out."""
-    from trainer.data._kitti_open import open_recordings
     from trainer.data.files.splits import list_splits
     from trainer.data.kitti_raw.files import Listing
     from trainer.data.kitti_raw.pack import capacity, is_packed, list_packages
+    from trainer.data.kitti_raw.places import open_recordings
+    from trainer.runtime.errors import UserError
     from trainer.runtime.files import make_folder, require_space
     from trainer.runtime.optional import require
-    from trainer.types import UserError
 
     require("lmdb", "lmdb", "Writing LMDB databases")
     raw, recordings = open_recordings(root, depth_root, hints_root)

@@ -91,7 +91,7 @@ def run(
         to_bytes,
         usual_source,
     )
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     split_file = _split_file(type, root, split, splits_dir, mode)
     out = out or split_file.with_name(f"targets_{mode}.npz")
@@ -131,12 +131,12 @@ def run(
 
 
 def _split_file(type: str, root: str | None, split: str | None, splits_dir: Path | None, mode: str) -> Path:
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     if type != "kitti":
         return Path(_dataset(type, root, mode).root) / "splits" / f"{mode}_files.txt"
-    from trainer.data._kitti_open import open_recordings
     from trainer.data.files.splits import choose_splits
+    from trainer.data.kitti_raw.places import open_recordings
 
     if split is None:
         raise UserError("--split is required for KITTI, e.g. --split eigen_benchmark")
@@ -171,9 +171,9 @@ def _open(order: Order) -> None:
         dataset = _dataset(order.type, order.root, order.mode)
         _targets, _name, _count = (lambda i: dataset_target(dataset, i)), dataset.describe, dataset.__len__
         return
-    from trainer.data._kitti_open import open_recordings
     from trainer.data.base import DataError
     from trainer.data.kitti_raw.files import read_split
+    from trainer.data.kitti_raw.places import open_recordings
     from trainer.data.kitti_raw.targets import kitti_target
 
     lines = read_split(order.split_file)

@@ -45,8 +45,8 @@ def add_parser(jobs: Any) -> None:
 
 def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
     """Decode what is not there yet, print a report for each video; return 1 when there are warnings."""
+    from trainer.runtime.errors import UserError
     from trainer.runtime.optional import require
-    from trainer.types import UserError
 
     require("cv2", "hints", "Decoding videos")
     if every < 1:
@@ -79,7 +79,7 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
 
 def _look_through(video: Path, out: Path, every: int, report_only: bool) -> Survey | str:
     """What is in a video, from now or an earlier run; or what is wrong with it."""
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     try:
         return _done(out, video, every) or _decode(video, out, every, report_only)
@@ -111,7 +111,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
     Raises UserError when frames of another video, or of another choice, are there, all of them or some.
     """
     from trainer.data.clips.survey import Survey
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     manifest = _manifest(out, video)
     if not manifest.is_file() or not video.is_file():
@@ -149,7 +149,7 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
     import cv2
 
     from trainer.data.clips.survey import Survey
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     if not video.is_file():
         raise UserError(

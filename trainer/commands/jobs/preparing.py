@@ -96,7 +96,7 @@ def spread(
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    from trainer.types import UserError
+    from trainer.runtime.errors import UserError
 
     # Forked copies of a process with threads (torch, OpenCV) can hang.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

@@ -12,9 +12,9 @@ from trainer.checkpoint.safefile import read_metadata
 from trainer.checkpoint.state import from_json
 from trainer.config.plugins import load_plugins
 from trainer.objective import Objective
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import read_hparams
 from trainer.training.replay import Moment, Replayed, name_operation, replay
-from trainer.types import UserError
 
 TYPES = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}
 

@@ -10,18 +10,17 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, NoReturn
 
-from trainer.commands.cli import is_first_process
+from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
-from trainer.commands.output import leave, outliving, say
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
-from trainer.runtime.processes import lost_peer
+from trainer.runtime.processes import is_first_process, lost_peer
 from trainer.runtime.rundir import RunDir, installed_version, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
-from trainer.types import UserError
 
 LAST_WORD = 2.0  # seconds in which a launcher finds out who died first
 

@@ -14,7 +14,7 @@ from trainer.data.clips.clips import Clip, Line, check_lines, choose_frames, gap
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.splits import counted
 from trainer.data.recorded import RecordedDataset
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 
 class ClipDataset(RecordedDataset):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.geometry.camera import scale_intrinsics
-from trainer.types import UserError
+from trainer.geometry import scale_intrinsics
+from trainer.runtime.errors import UserError
 
 Array = NDArray[Any]
 

@@ -19,8 +19,8 @@ from typing import Any
 from PIL import Image, ImageStat
 from tqdm import tqdm
 
+from trainer.runtime.errors import UserError
 from trainer.runtime.optional import require
-from trainer.types import UserError
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv")
 _QUALITY = 95  # of the JPEG files

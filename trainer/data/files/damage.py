@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainer.data.base import UNREADABLE
 from trainer.data.files.arrays import array_problem
-from trainer.data.kitti_raw.calibration import scan_problem
+from trainer.data.files.scans import scan_problem
 
 TAIL = 1024  # bytes that show whether a picture is whole
 _SECONDS = 60.0

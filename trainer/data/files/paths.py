@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 ENVIRONMENT = "MONODEPTH_DATA"
 SET_A_ROOT = f"dataset.root, the environment variable {ENVIRONMENT}, or DATA_ROOTS in PATHS.yaml"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models_zoo.registry import did_you_mean
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 _FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the folder with the data
 _LISTED = 20  # problems of one kind that a report names one by one

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data._kitti_hints import read_hints, resized_hints
 from trainer.data.base import UNREADABLE, DataError
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.files.lmdb import FILE, Content, Database
 from trainer.data.kitti_raw.calibration import Calibration, make_calibration
 from trainer.data.kitti_raw.files import Frame
+from trainer.data.kitti_raw.hints import read_hints, resized_hints
 
 CALIBRATION = {  # entry -> shape; P_rect may have a fourth row
     "cam2cam/P_rect_02": (3, 4), "cam2cam/P_rect_03": (3, 4), "cam2cam/R_rect_00": (3, 3),

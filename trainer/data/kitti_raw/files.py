@@ -10,11 +10,12 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from trainer.data._kitti_hints import read_hints
 from trainer.data.base import DataError
 from trainer.data.files.damage import find_damaged
+from trainer.data.files.scans import read_points
 from trainer.data.files.splits import capped, counted, read_rows
-from trainer.data.kitti_raw.calibration import Calibration, read_calibration, read_points
+from trainer.data.kitti_raw.calibration import Calibration, read_calibration
+from trainer.data.kitti_raw.hints import read_hints
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
 _SIDES = {"l": 2, "r": 3}

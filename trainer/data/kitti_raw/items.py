@@ -18,7 +18,8 @@ from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Line, Recordings, check_images, read_split
 from trainer.data.recorded import RecordedDataset
-from trainer.types import STEREO_BASELINE_UNITS, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import STEREO_BASELINE_UNITS
 
 Intrinsics = Literal["average", "calibrated"]
 DepthAlong = Literal["optical_axis", "lidar_x"]

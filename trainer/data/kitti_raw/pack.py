@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from trainer.data._kitti_hints import read_hints
 from trainer.data.base import UNREADABLE, DataError
 from trainer.data.files.lmdb import FILE, Database, array_bytes
-from trainer.data.kitti_raw.calibration import read_numbers, read_points
+from trainer.data.files.scans import read_points
+from trainer.data.kitti_raw.calibration import read_numbers
+from trainer.data.kitti_raw.hints import read_hints
 
 _CALIBRATIONS = {
     "cam2cam": "calib_cam_to_cam.txt", "velo2cam": "calib_velo_to_cam.txt", "imu2velo": "calib_imu_to_velo.txt",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.data.files.paths import SET_A_ROOT, Place, data_roots, find_folder
+from trainer.data.kitti_raw.databases import DatabaseListing
+from trainer.data.kitti_raw.files import Listing, Recordings
+from trainer.runtime.errors import UserError
 
 RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
 DATABASE_NAMES = ("kitti_raw_sync_lmdb", "kitti_raw_lmdb")
@@ -63,3 +67,34 @@ def holds_annotated_depth(folder: Path) -> bool:
 def holds_hints(folder: Path) -> bool:
     """Tell whether `folder` holds depth hints: drives by date, with a folder per camera."""
     return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/*.npy"))
+
+
+def open_recordings(
+    root: str | None, depth_root: str | None = None, hints_root: str | None = None
+) -> tuple[Path, Recordings]:
+    """Find recordings, files or databases, with what belongs to them.
+
+    Annotated depth and hints that nobody named may be absent. Returns the raw folder and what is in it. Raises
+    UserError when there are no recordings.
+    """
+    try:
+        raw = find_raw(root, "--root")
+    except UserError:
+        databases = _unless_absent(lambda: find_databases(root, "--root"))
+        if databases is None:
+            raise
+        return databases, DatabaseListing(databases, Path(hints_root or databases / "depth_hints"))
+    annotated = find_annotated(raw, depth_root, "--depth-root") if depth_root else None
+    hints = find_hints(raw, hints_root, "--hints-root") if hints_root else None
+    return raw, Listing(
+        raw,
+        annotated or _unless_absent(lambda: find_annotated(raw, None)),
+        hints or _unless_absent(lambda: find_hints(raw, None)),
+    )
+
+
+def _unless_absent(find: Callable[[], Path]) -> Path | None:
+    try:
+        return find()
+    except UserError:
+        return None

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from trainer.data.base import DataError, DepthDataset
 from trainer.data.files.depth import read_annotated
-from trainer.data.kitti_raw.calibration import Calibration, finite_points, project_points
+from trainer.data.files.scans import finite_points
+from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.items import truth_in_words
 

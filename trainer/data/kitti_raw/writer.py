@@ -21,7 +21,8 @@ from PIL import Image
 
 from trainer.data.world.layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
 from trainer.data.world.scenes import Scene
-from trainer.types import STEREO_BASELINE_M, UserError
+from trainer.runtime.errors import UserError
+from trainer.types import STEREO_BASELINE_M
 
 DATE = "2011_09_26"  # readers know KITTI's dates only
 MANIFEST = "synthetic.json"

@@ -18,7 +18,7 @@ from trainer.data.world.materials import facade, grass, grey, painted, paving, w
 from trainer.data.world.objects import car, person, pole, tree, truck
 from trainer.data.world.scenes import Scene, Stage
 from trainer.data.world.shading import Light, Material, Sky
-from trainer.types import UserError
+from trainer.runtime.errors import UserError
 
 ROAD_CAMERA_HEIGHT = 1.65  # metres, KITTI (Geiger, IJRR 2013)
 CORRIDOR_CAMERA_HEIGHT = 1.5

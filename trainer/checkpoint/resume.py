@@ -1,19 +1,16 @@
-"""What must hold before the first batch, beyond single keys: data that is there, numbers that exist, runs that fit."""
+"""Which settings may change when a run continues."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from models_zoo.registry import did_you_mean
-from trainer.checkpoint import Saved
-from trainer.data.base import DepthDataset
-from trainer.metrics.validation import VALIDATION_METRICS
+from trainer.checkpoint.saved import Saved
+from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import ABSENT, diff_config, plain, shown
-from trainer.types import UserError
 
 # Changing one of these would change which samples the remaining steps see, or what the step count means.
 FIXED_ON_RESUME = (
@@ -35,44 +32,13 @@ FIXED_ON_RESUME = (
     "config.trainer.ema",
     "config.trainer.swa",
 )
+
+
 # ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
     r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache)"
     r"|dataset\.(log_time|val|test))\b"
 )
-
-
-def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
-    """Raise UserError listing every problem of every dataset; return their harmless notes."""
-    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
-    if problems:
-        raise UserError("\n".join(problems))
-    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
-
-
-def check_monitors(
-    wanted: Mapping[str, str | None], loss_names: Iterable[str], datasets: Mapping[str, DepthDataset]
-) -> None:
-    """Raise UserError when `best`, or the schedule, waits for a number that is never computed.
-
-    wanted: the key that names it -> its name.
-    """
-    known = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in loss_names)]
-    for key, monitor in wanted.items():
-        if monitor is None:
-            continue
-        if monitor not in known:
-            raise UserError(f"{key}: {monitor!r} is not tracked. {did_you_mean(monitor, known)}")
-        if monitor not in VALIDATION_METRICS and "val" in datasets and not datasets["val"].supp_idxs:
-            raise UserError(
-                f"{key}: {monitor} needs supports, but dataset.val.supp_idxs is empty. Name supports there,"
-                f" or set {key}: AbsRel"
-            )
-        if monitor in VALIDATION_METRICS and "val" in datasets and not datasets["val"].use_depth:
-            raise UserError(
-                f"{key}: {monitor} needs ground truth, but dataset.use_depth is false for val."
-                f" Set dataset.val.use_depth: true, or {key}: loss"
-            )
 
 
 def check_resume(

@@ -1,0 +1,105 @@
+"""Batch normalisation over the global batch of all processes, on any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.geometry.precision import full_precision
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum a tensor over all processes; the gradient of a sum over processes is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose training statistics cover the batch of all processes, on any backend.
+
+    torch's SyncBatchNorm does the same but refuses the CPU. Input and output (b c h w); every process must bring one.
+    Mean and variance are merged in float64 from each process's own, so the result equals that of one process with
+    the whole batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(x)
+        data = full_precision(x)
+        own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
+        own_mean, own_var = own_mean.double(), own_var.double()
+        count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
+        sums = _SumOverProcesses.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
+        total = sums[-1].detach()
+        mean, square = (sums[:-1] / total).chunk(2)
+        var = (square - mean**2).clamp(min=0)
+        self._update_running(mean.detach(), var.detach() * total / (total - 1))
+
+        weight = torch.ones_like(mean) if self.weight is None else self.weight.double()
+        bias = torch.zeros_like(mean) if self.bias is None else self.bias.double()
+        scale = weight * torch.rsqrt(var + self.eps)
+        shift = bias - mean * scale
+        scale, shift = scale.to(data.dtype)[:, None, None], shift.to(data.dtype)[:, None, None]
+        return (data * scale + shift).to(x.dtype)
+
+    def _update_running(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased_var.to(self.running_var.dtype), momentum)
+
+
+def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Make every BatchNorm2d of `model` use the statistics of the global batch; parameters and names stay."""
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+
+    if device.type == "cuda":
+        return convert_sync_batchnorm(model)  # torch's own kernel; knows timm's fused activations
+    for module in model.modules():
+        if isinstance(module, BatchNormAct2d):
+            module.__class__ = _global_act_class(type(module))
+        elif type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+    return model
+
+
+def _global_act_class(cls: type) -> type:
+    """timm's BatchNorm with a fused activation, on top of the global statistics."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.act(self.drop(GlobalBatchNorm2d.forward(self, x)))
+
+    return type(f"Global{cls.__name__}", (cls, GlobalBatchNorm2d), {"forward": forward})
+
+
+def statistics_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Running means and variances of every BatchNorm among `modules`."""
+    norms = (module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Give all processes the BatchNorm statistics of process 0, as its checkpoint has them.
+
+    Weights are the same everywhere, but statistics are each process's own unless they are synchronised.
+    """
+    if dist.is_initialized():
+        for statistic in statistics_of(model.modules()):
+            dist.broadcast(statistic, 0)
