@@ -3,9 +3,9 @@
     sweep -c cfg/benchmark/garg.yaml cfg/benchmark/monodepth.yaml -d cfg/benchmark/default.yaml -o models/benchmark \
           --seeds 42 195 335 --evaluate cfg/eval/kitti_eigen.yaml
 
-Runs are <ckpt-dir>/<stem of the YAML>/<seed>, one after the other. The same command continues a sweep that was stopped
-and does only what is missing. Started twice at the same time, on two GPUs say, the two share the work. `--slurm FILE`
-writes an array script instead, one task per run.
+Runs are <ckpt-dir>/<stem of the YAML>/<seed>, one after the other. The same command continues a stopped sweep and does
+only what is missing. Two sweeps started at the same time, on two GPUs say, share the work. `--slurm FILE` writes an array
+script instead, one task per run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if (
-    not __package__
-):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
+if not __package__:  # started as a file by a task of an array: find the project that it lies in
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from trainer.commands.cli import add_config_arguments, guarded
@@ -43,6 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--evaluate",
         type=Path,
         nargs="+",
+        default=[],
         metavar="YAML",
         help="evaluations, one per file (default: the test part of the data trained on)",
     )
@@ -69,7 +68,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='put before launch/train.py: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
     )
     add("--stop-on-failure", action="store_true", help="do not go on to the next run when one fails")
-    add("--tables-only", action="store_true", help="tabulate what is complete; train and evaluate nothing")
+    add(
+        "--tables-only",
+        action="store_true",
+        help="tabulate the complete runs, list what the others lack; train and evaluate nothing",
+    )
     add("--dry-run", action="store_true", help="print what is missing as commands; do nothing")
     add(
         "--slurm",
@@ -81,11 +84,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--only",
         type=int,
         metavar="I",
-        help="do only run I, counted from 0, without tables: a task of the array",
+        help="do only run I, counted from 0, without tables: a task of the array of --slurm",
     )
     args = parser.parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else list(argv)
     if len(set(args.seeds)) < len(args.seeds):
-        parser.error(f"--seeds: a seed is there twice: {' '.join(map(str, args.seeds))}")
+        parser.error(f"--seeds: each seed once, got {' '.join(map(str, args.seeds))}")
     return args
 
 
