@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.commands.cli import guarded
+from trainer.commands.cli import add_shared, guarded, program
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ PARTS = ("networks forward", "losses forward", "backward", "optimizer")
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="bench", description="Measure how long things take on this machine."
+        prog=program("bench"), description="Measure how long things take on this machine."
     )
     jobs = parser.add_subparsers(dest="what", required=True)
     step = jobs.add_parser(
@@ -72,8 +72,8 @@ def _add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-c", "--cfg-file", type=Path, nargs="+", default=[DEMO], metavar="YAML", help="default: the demo")
     add("-d", "--cfg-default", type=Path, nargs="+", default=[DEMO.with_name("default.yaml")], metavar="YAML")
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="override a key")
-    add("-s", "--seed", type=int, default=42, help="default 42")
+    add_shared(parser, "--set")
+    add_shared(parser, "--seed")
     add("--steps", type=int, metavar="N", help="per round and side (default trainer.log_every_n_steps)")
     add("--rounds", type=int, default=5, metavar="N", help="rounds after one to warm up (default 5)")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_plugins_argument, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="generate_tables",
+        prog=program("generate_tables"),
         description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
         epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
     )

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_plugins_argument, guarded, program, write_or_check
 
 if TYPE_CHECKING:
     from trainer.config.catalogue import Chapter, Entry
@@ -37,7 +37,7 @@ Everything that a YAML file can name. Written by `python launch/list.py --out do
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="list",
+        prog=program("list"),
         description="List what YAML files can name, with arguments, defaults and sources.",
         epilog="Example: list losses; list img_recon --plugins my_module",
     )
@@ -77,16 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     text = "\n".join(as_markdown(chapters)) + "\n"
     out: Path = args.out or COMMITTED
-    if args.check:
-        if out.is_file() and out.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{out} is out of step with the code. Run: python launch/list.py --out {out}", file=sys.stderr)
-        return 1
-    if args.out:
-        out.write_text(text, encoding="utf-8")
-        print(f"wrote {out}")
-    else:
-        print(text, end="")
+    if args.out or args.check:
+        return write_or_check(text, out, args.check, f"python launch/list.py --out {out}")
+    print(text, end="")
     return 0
 
 

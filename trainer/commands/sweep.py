@@ -4,8 +4,8 @@
           --seeds 42 195 335 --evaluate cfg/eval/kitti_eigen.yaml
 
 Runs are <ckpt-dir>/<stem of the YAML>/<seed>, one after the other. The same command continues a stopped sweep and does
-only what is missing. Two sweeps started at the same time, on two GPUs say, share the work. `--slurm FILE` writes an array
-script instead, one task per run.
+only what is missing. Two sweeps started at the same time, on two GPUs say, share the work. `--slurm FILE` writes an
+array script instead, one task per run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 if not __package__:  # started as a file by a task of an array: find the project that it lies in
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, guarded
+from trainer.commands.cli import add_config_arguments, guarded, program
 
 SEEDS = (42, 195, 335)  # of the published benchmark
 
@@ -27,7 +27,7 @@ SEEDS = (42, 195, 335)  # of the published benchmark
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="sweep",
+        prog=program("sweep"),
         description="Train every --cfg-file with every seed, evaluate, tabulate. The same command continues a stopped"
         " sweep and does only what is missing.",
         epilog="Example: sweep -c cfg/benchmark/garg.yaml cfg/benchmark/monodepth.yaml -d cfg/benchmark/default.yaml"
