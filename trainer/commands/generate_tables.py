@@ -1,4 +1,4 @@
-"""Tables over seeds: all results below a folder, mean and standard deviation, and how sure the order is.
+"""Tabulate results over seeds: mean, standard deviation, and which orders are outside the seed noise.
 
     generate_tables models/benchmark
     generate_tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
@@ -13,9 +13,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from trainer.commands.cli import add_plugins_argument, guarded, program
+from trainer.commands.cli import add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,8 +27,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("root", type=Path, help="folder with the models")
     _add_selection(parser)
     _add_comparison(parser)
-    add_plugins_argument(parser)
-    _add_output(parser.add_argument_group("output"))
+    add_shared(parser, "--plugins")
+    add = parser.add_argument_group("output").add_argument
+    add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
+    add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
+    add(
+        "--curves",
+        nargs="+",
+        metavar="TAG",
+        help="scalars to draw with --out (default val_metrics/AbsRel, if any)",
+    )
     args = parser.parse_args(argv)
     if args.decimals is not None and not 0 <= args.decimals <= 15:
         parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
@@ -37,39 +44,39 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """What goes into the tables, and in which order."""
+    """Add the options that choose rows and columns and their order."""
     add = parser.add_argument
     add(
         "--file",
         nargs="+",
         default=["*.yaml"],
         metavar="PATTERN",
-        help="names of result files (default *.yaml), or paths",
+        help="names (default *.yaml) or paths of files",
     )
     add("--models", nargs="+", metavar="MODEL", help="only these")
     add(
         "--seeds",
         nargs="+",
         metavar="SEED",
-        help="versions that every model should have (default: those that any has)",
+        help="versions expected of every model (default: all that any has)",
     )
     add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
     add(
         "--sort",
         metavar="KEY",
-        help="metric to sort rows by, best first, and to show seed by seed (default: names, first metric)",
+        help="metric by which to sort rows, best first, and to list seeds (default: names, first metric)",
     )
     add(
         "--mix",
         nargs="+",
         default=[],
         metavar="FIELD",
-        help="protocol fields in which rows may differ, e.g. alignment, size, checkpoint: shown as columns",
+        help="protocol fields in which rows may differ, shown as columns, e.g. alignment, size, checkpoint",
     )
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    """What stands beside the tables."""
+    """Add the options for further rows and tables."""
     add = parser.add_argument
     add(
         "--reference",
@@ -79,8 +86,8 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     add(
         "--by",
         choices=("category", "subcategory"),
-        help="also a table per metric with a column for each category of scene (SYNS-Patches); of --metrics, else of"
-        " --sort, else of the first",
+        help="also a table per metric with a column per category of scene (SYNS-Patches); of --metrics, else --sort,"
+        " else the first metric",
     )
     add(
         "--summary",
@@ -90,20 +97,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     add(
         "--relative-to",
         metavar="MODEL",
-        help='the summary, with the mean improvement over this row, e.g. garg or "garg (published)"',
-    )
-
-
-def _add_output(group: Any) -> None:
-    """Where and how results are written."""
-    add = group.add_argument
-    add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
-    add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
-    add(
-        "--curves",
-        nargs="+",
-        metavar="TAG",
-        help="scalars of TensorBoard to draw with --out (default val_metrics/AbsRel, where it is)",
+        help='the summary with the mean improvement over this row, e.g. garg or "garg (published)"',
     )
 
 
