@@ -90,7 +90,7 @@ def test_same_results_same_files(root: Path, tmp_path: Path) -> None:
         (["--file", "none*.yaml"], "Evaluate a run first"),
         (["--reference", "bench"], "Did you mean 'benchmark'"),
         (["--relative-to", "grag"], "Did you mean 'garg'"),
-        (["--by", "category"], "no result tells the category"),
+        (["--by", "category"], "no result has the category"),
         (["--curves", "val_metrics/AbsRel", "--out", "tables"], "no run has this scalar"),
     ],
 )

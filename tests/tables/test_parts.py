@@ -125,7 +125,7 @@ def test_results_without_categories_are_refused(tmp_path: Path) -> None:
     write_items(tmp_path, "b", 1, [item("Nature", 0.1)])
     path = next((tmp_path / "b").rglob("*.yaml"))
     path.write_text(path.read_text().partition("items:\n")[0])
-    with pytest.raises(UserError, match="no result tells the category of its images"):
+    with pytest.raises(UserError, match="no result has the category of its images"):
         parts_of(tmp_path)
 
 

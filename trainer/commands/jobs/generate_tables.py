@@ -102,9 +102,9 @@ def show(
     """Print a table, its headline metric seed by seed, and how sure the order is."""
     column = _headline(table, args)
     _say(console, f"table {number}: {table.title}")
-    lines, ranked = grid(table, args.decimals)
+    lines = grid(table, args.decimals)
     cells = [[Text(c.text + STYLES[c.mark][0], style=STYLES[c.mark][1]) for c in line] for line in lines]
-    _print_whole(console, head(table), cells, ranked)
+    _print_whole(console, head(table), cells, len(table.rows))
     legend = "mean ± sample standard deviation over n seeds; ¹ best, ² second best"
     _say(console, f"{legend}; {units(table)}".rstrip("; "))
     if "images" in table.protocol:
