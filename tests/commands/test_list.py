@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.commands import list as list_command
-from trainer.commands.list import as_markdown, as_text
+from trainer.commands.jobs.list import as_markdown, as_text
 from trainer.config.catalogue import Chapter, Entry, catalogue
 from trainer.config.fields import Field
 

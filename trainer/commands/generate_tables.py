@@ -31,12 +31,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
     add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
-    add(
-        "--curves",
-        nargs="+",
-        metavar="TAG",
-        help="scalars to draw with --out (default val_metrics/AbsRel, if any)",
-    )
+    add("--curves", nargs="+", metavar="TAG", help="scalars to draw (default val_metrics/AbsRel, if any)")
     args = parser.parse_args(argv)
     if args.decimals is not None and not 0 <= args.decimals <= 15:
         parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
@@ -46,59 +41,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose rows and columns and their order."""
     add = parser.add_argument
-    add(
-        "--file",
-        nargs="+",
-        default=["*.yaml"],
-        metavar="PATTERN",
-        help="names (default *.yaml) or paths of files",
-    )
+    add("--file", nargs="+", default=["*.yaml"], metavar="PATTERN", help="names or paths (default *.yaml)")
     add("--models", nargs="+", metavar="MODEL", help="only these")
-    add(
-        "--seeds",
-        nargs="+",
-        metavar="SEED",
-        help="versions expected of every model (default: all that any has)",
-    )
+    add("--seeds", nargs="+", metavar="SEED", help="versions expected of every model (default: those of any)")
     add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
-    add(
-        "--sort",
-        metavar="KEY",
-        help="metric by which to sort rows, best first, and to list seeds (default: names, first metric)",
-    )
-    add(
-        "--mix",
-        nargs="+",
-        default=[],
-        metavar="FIELD",
-        help="protocol fields in which rows may differ, shown as columns, e.g. alignment, size, checkpoint",
-    )
+    add("--sort", metavar="KEY", help="sort by this metric, list its seeds (default: names, first metric)")
+    fields = "protocol fields in which rows may differ, shown as columns, e.g. alignment, size, checkpoint"
+    add("--mix", nargs="+", default=[], metavar="FIELD", help=fields)
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
     """Add the options for further rows and tables."""
     add = parser.add_argument
-    add(
-        "--reference",
-        metavar="NAME",
-        help="published rows below each table of the same protocol: benchmark, or a YAML file",
-    )
+    add("--reference", metavar="NAME", help="published rows of the same protocol: benchmark, or a YAML file")
     add(
         "--by",
         choices=("category", "subcategory"),
-        help="also a table per metric with a column per category of scene (SYNS-Patches); of --metrics, else --sort,"
-        " else the first metric",
+        help="also a table per metric (of --metrics, else --sort, else the first) with a column per category of scene",
     )
-    add(
-        "--summary",
-        action="store_true",
-        help="also the mean rank over all numbers of tables with the same rows",
-    )
-    add(
-        "--relative-to",
-        metavar="MODEL",
-        help='the summary with the mean improvement over this row, e.g. garg or "garg (published)"',
-    )
+    add("--summary", action="store_true", help="also the mean rank over all tables with the same rows")
+    add("--relative-to", metavar="MODEL", help='also the improvement over a row, e.g. "garg (published)"')
 
 
 @guarded

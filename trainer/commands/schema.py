@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_plugins_argument, guarded, program, write_or_check
+from trainer.commands.cli import add_shared, guarded, program, write_or_check
 
 COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--out", type=Path, metavar="JSON", help="file to write (default cfg/schema.json)")
     add("--check", action="store_true", help="write nothing; fail when the file differs from the code")
-    add_plugins_argument(parser)
+    add_shared(parser, "--plugins")
     args = parser.parse_args(argv)
     if args.plugins and args.out is None:
         parser.error("--plugins needs --out: cfg/schema.json describes the project without your modules")

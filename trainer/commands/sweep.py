@@ -36,55 +36,40 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     add = parser.add_argument
     add("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), metavar="SEED", help="default 42 195 335")
+    add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default 42 195 335")
+    default = "the test part of the data trained on"
     add(
         "--evaluate",
         type=Path,
         nargs="+",
         default=[],
         metavar="YAML",
-        help="evaluations, one per file (default: the test part of the data trained on)",
+        help=f"an evaluation each (default: {default})",
     )
     add("--no-evaluate", action="store_true", help="only train")
-    add(
-        "--evaluate-args",
-        type=_quoted,
-        default="",
-        metavar="TEXT",
-        help='more options of evaluate: "--crop garg --limit 100"',
-    )
-    add(
-        "--tables-args",
-        type=_quoted,
-        default="",
-        metavar="TEXT",
-        help='more options of generate_tables: "--reference benchmark"',
-    )
-    add(
-        "--launch",
-        type=_quoted,
-        default="",
-        metavar="COMMAND",
-        help='put before launch/train.py: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
-    )
-    add("--stop-on-failure", action="store_true", help="do not go on to the next run when one fails")
-    add(
-        "--tables-only",
-        action="store_true",
-        help="tabulate the complete runs, list what the others lack; train and evaluate nothing",
-    )
-    add("--dry-run", action="store_true", help="print what is missing as commands; do nothing")
+    for option, example in (
+        ("--evaluate-args", 'more options of evaluate: "--crop garg --limit 100"'),
+        ("--tables-args", 'more options of generate_tables: "--reference benchmark"'),
+        (
+            "--launch",
+            'launcher of the training: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
+        ),
+    ):
+        add(option, type=_quoted, default="", metavar="TEXT", help=example)
+    add("--stop-on-failure", action="store_true", help="end with the first run that fails")
+    add("--tables-only", action="store_true", help="tabulate the complete runs, list what the others lack")
+    add("--dry-run", action="store_true", help="print the missing commands; run nothing")
     add(
         "--slurm",
         type=Path,
         metavar="FILE",
-        help="write an sbatch script for an array of all runs; do nothing else",
+        help="write an sbatch script for an array of all runs; run nothing",
     )
     add(
         "--only",
         type=int,
         metavar="I",
-        help="do only run I, counted from 0, without tables: a task of the array of --slurm",
+        help="run I alone, counted from 0, without tables: a task of the array",
     )
     args = parser.parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else list(argv)
@@ -94,7 +79,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _quoted(text: str) -> str:
-    """A text that a shell could split into words."""
+    """Check that the text can be split into words as a shell does it."""
     try:
         shlex.split(text)
     except ValueError as error:
