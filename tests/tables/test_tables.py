@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 import statistics
 from collections import Counter
@@ -16,8 +15,10 @@ import pytest
 import yaml
 
 from tests.world import ROOT
+from trainer.checkpoint.state import Position
 from trainer.metrics import METRICS
 from trainer.runtime.errors import UserError
+from trainer.runtime.rundir import RunDir
 from trainer.tables import pictures, reference
 from trainer.tables.aggregate import (
     Cell,
@@ -46,7 +47,6 @@ KEB = {
     "items": 652,
     "dataset": {**KITTI, "split": "eigen_benchmark", "use_benchmark": True},
 }
-PNG = b"\x89PNG"
 
 
 def write_result(root: Path, model: str, seed: int | str, mean: dict[str, float], /, **protocol: Any) -> Path:
@@ -79,6 +79,14 @@ def write_seeds(root: Path, model: str, values: dict[int, float], **protocol: An
 
 def tables_of(root: Path, **options: Any) -> list[Table]:
     return make_tables(read_results(root), root, **options)
+
+
+def table_of(root: Path, values: dict[str, dict[int, float]], **protocol: Any) -> Table:
+    """The table of models with these values of AbsRel by seed."""
+    for model, by_seed in values.items():
+        write_seeds(root, model, by_seed, **protocol)
+    (table,) = tables_of(root)
+    return table
 
 
 def published_beside(root: Path, **options: Any) -> list[Table]:
@@ -147,9 +155,7 @@ def test_mean_and_sample_standard_deviation_over_seeds(table: Table) -> None:
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    write_seeds(tmp_path, "alone", {42: 0.1})
-    write_seeds(tmp_path, "other", {42: 0.2})
-    (table,) = tables_of(tmp_path)
+    table = table_of(tmp_path, {"alone": {42: 0.1}, "other": {42: 0.2}})
     assert math.isnan(table.rows[0].cells[column(table, "abs_rel")].sd)
     assert "| alone | 1 | **0.1000** |" in markdown(table, None)
     assert compare(table, column(table, "abs_rel")) == []
@@ -205,8 +211,7 @@ def test_a_metric_without_direction_marks_nobody(tmp_path: Path) -> None:
 
 
 def test_a_seed_that_is_not_finite_is_named_and_left_out(tmp_path: Path) -> None:
-    write_seeds(tmp_path, "a", {1: 0.1, 2: 0.2, 3: math.nan})
-    (table,) = tables_of(tmp_path)
+    table = table_of(tmp_path, {"a": {1: 0.1, 2: 0.2, 3: math.nan}})
     cell = table.rows[0].cells[column(table, "abs_rel")]
     assert (cell.mean, cell.n) == (pytest.approx(0.15), 2)
     assert any("abs_rel is not finite with seed 3" in note for note in table.notes)
@@ -214,10 +219,9 @@ def test_a_seed_that_is_not_finite_is_named_and_left_out(tmp_path: Path) -> None
 
 def test_missing_seeds_are_named_with_the_state_of_their_run(three: Path) -> None:
     (three / "far" / "195" / "results" / "kitti_eigen_best_median.yaml").unlink()
-    state = {"state": "failed", "epoch": 7, "step": 9, "time": "now", "pid": 1, "host": "h"}
-    (three / "far" / "195" / "state.json").write_text(json.dumps(state))
-    (three / "never" / "42").mkdir(parents=True)
-    (three / "never" / "42" / "state.json").write_text(json.dumps(state))
+    for model, seed in (("far", "195"), ("never", "42")):
+        with RunDir(three, model, seed) as run:
+            run.write_state("failed", Position(7, 0, 9))
     (table,) = tables_of(three, seeds=["42", "195", "335", "7"])
     assert "far: no result of seeds 195 (run failed, epoch 7), 7 (no run)" in table.notes
     assert "a: no result of seed 7 (no run)" in table.notes
@@ -281,9 +285,7 @@ def test_two_files_of_one_seed_must_agree(tmp_path: Path) -> None:
     copy.write_text(first.read_text())
     assert len(tables_of(tmp_path)[0].rows) == 1
     copy.write_text(first.read_text().replace("0.1", "0.2"))
-    with pytest.raises(
-        UserError, match=r"copy\.yaml and .*best_median\.yaml have one protocol but different"
-    ):
+    with pytest.raises(UserError, match=r"copy\.yaml and .*best_median\.yaml have one protocol but"):
         tables_of(tmp_path)
     assert make_tables(read_results(tmp_path, ["kitti*.yaml"]), tmp_path)
 
@@ -291,8 +293,7 @@ def test_two_files_of_one_seed_must_agree(tmp_path: Path) -> None:
 def test_models_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
     write_seeds(tmp_path / "x", "m.v1", {1: 0.1})
     write_seeds(tmp_path / "y", "m.v1", {1: 0.2})
-    write_seeds(tmp_path / "y", "other", {1: 0.3})
-    (table,) = tables_of(tmp_path)
+    table = table_of(tmp_path, {"y/other": {1: 0.3}})
     assert [row.model for row in table.rows] == ["other", "x/m.v1", "y/m.v1"]
 
 
@@ -321,9 +322,7 @@ def test_files_of_earlier_code(tmp_path: Path) -> None:
     write_legacy(tmp_path, "kitti_eigen_best_stereo.yaml", means)
     rows = [{"Cat": "Nature", "AbsRel": 10.0, "AbsRel-Edges": 30.0}, {"Cat": "Indoor", "AbsRel": 20.0}]
     write_legacy(tmp_path, "syns_test_last_mono.yaml", rows)
-    eigen, syns, edges = sorted(
-        read_results(tmp_path), key=lambda r: (r.protocol["dataset"], "pixels" in r.protocol)
-    )
+    eigen, syns, edges = sorted(read_results(tmp_path), key=lambda r: (r.path, "pixels" in r.protocol))
     assert eigen.protocol["dataset"] == "kitti_eigen"
     assert (eigen.protocol["checkpoint"], eigen.protocol["alignment"]) == ("best", "stereo")
     assert [c.direction for c in eigen.values] == [0, -1, 1]
@@ -359,8 +358,7 @@ def test_all_files_that_are_no_results_are_named_and_the_others_are_read(three: 
         read_results(three)
     assert str(told.value).count("broken.yaml: cannot be read") == 2
     problems: list[str] = []
-    assert len(read_results(three, problems=problems)) == 9
-    assert len(problems) == 2
+    assert (len(read_results(three, problems=problems)), len(problems)) == (9, 2)
     with pytest.raises(UserError, match=r"broken\.yaml"):
         read_results(three, ["broken.yaml"], problems)  # nothing is left
 
@@ -387,9 +385,8 @@ def test_holm_by_hand() -> None:
 def test_an_order_inside_the_seed_noise_is_warned_of(table: Table) -> None:
     comparisons = warn_of_noise(table)
     assert len(comparisons) == 6  # three pairs, two metrics
-    assert [w for w in table.warnings if w.startswith("abs_rel")] == [
-        "abs_rel: a before b is inside the seed noise (p = 0.57, Holm)"
-    ]
+    (warning,) = (w for w in table.warnings if w.startswith("abs_rel"))
+    assert warning == "abs_rel: a before b is inside the seed noise (p = 0.57, Holm)"
     sure = {(c.better, c.worse) for c in comparisons if not c.is_noise}
     assert sure == {("a", "far"), ("b", "far")}
     assert flips(table, column(table, "abs_rel")) == (1, 3)
@@ -413,9 +410,8 @@ def test_markdown_and_comments_in_latex_name_everything(gap: Table) -> None:
 
 
 def test_latex_is_booktabs_with_marks_of_any_length(tmp_path: Path) -> None:
-    write_seeds(tmp_path, "long_name&co", {1: 123456.123456, 2: 123457.123456})
-    write_seeds(tmp_path, "second", {1: 200000.0, 2: 200001.0})
-    (table,) = tables_of(tmp_path)
+    rows = {"long_name&co": {1: 123456.123456, 2: 123457.123456}, "second": {1: 200000.0, 2: 200001.0}}
+    table = table_of(tmp_path, rows)
     text = latex(table, decimals=6)
     assert r"\begin{tabular}{@{}llrr@{}}" in text
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
@@ -426,14 +422,11 @@ def test_latex_is_booktabs_with_marks_of_any_length(tmp_path: Path) -> None:
     assert text.count("{") == text.count("}")
 
 
-def test_latex_keeps_formulas_in_the_names_of_metrics_alone(tmp_path: Path) -> None:
+def test_latex_escapes_all_that_has_a_meaning_but_formulas_in_the_names_of_metrics(tmp_path: Path) -> None:
     write_result(tmp_path, "cost $1 or $2", 1, {r"$\delta_{.25}$ at 5 %": 0.1})
     text = latex(tables_of(tmp_path)[0])
     assert r"& $\delta_{.25}$ at 5 \% $\uparrow$ \\" in text
     assert r"cost \$1 or \$2" in text
-
-
-def test_latex_escapes_all_that_has_a_meaning() -> None:
     assert escape("a_b%c&d#e{f}g$h") == r"a\_b\%c\&d\#e\{f\}g\$h"
     assert escape("a~b^c\\d") == r"a\textasciitilde{}b\textasciicircum{}c\textbackslash{}d"
     assert escape("<|>") == r"\textless{}\textbar{}\textgreater{}"  # other signs in LaTeX's own font encoding
@@ -484,26 +477,23 @@ def test_published_rows_stand_below_and_are_not_ranked(tmp_path: Path) -> None:
     write_seeds(tmp_path, "garg", {1: 0.5, 2: 0.51}, alignment="stereo", **KEB)
     (table,) = published_beside(tmp_path)
     assert len(table.references) == 13  # stereo scale; the five of video are at median scale
-    garg = next(row for row in table.references if row.model == "garg (published)")
-    mean = garg.cells[column(table, "abs_rel")].mean
-    assert mean == pytest.approx(0.0765)  # per cent there, a fraction here
+    published = {row.model: row.cells[column(table, "abs_rel")].mean for row in table.references}
+    assert published["garg (published)"] == pytest.approx(0.0765)  # per cent there, a fraction here
     assert best_two(table, column(table, "abs_rel")) == ({"garg"}, set())
     assert wide_rows(table)[-1]["n"] == 3
-    text = latex(table)
-    assert text.count(r"\midrule") == 2
+    assert latex(table).count(r"\midrule") == 2
     assert "published rows: arXiv:2307.10713" in table.notes[-1]
-    assert draw_bars(table, tmp_path / "bars.png")
 
 
 def test_ours_beside_published_numbers(tmp_path: Path) -> None:
     """garg is published as 7.65 ± 0.09 % of three seeds."""
-    write_seeds(tmp_path, "garg", {1: 0.0765, 2: 0.0766, 3: 0.0764}, alignment="stereo", **KEB)
-    write_seeds(tmp_path, "monodepth", {1: 0.0901, 2: 0.0902, 3: 0.0903}, alignment="stereo", **KEB)
-    (table,) = published_beside(tmp_path)
+    ours = {"garg": {1: 0.0765, 2: 0.0766, 3: 0.0764}, "monodepth": {1: 0.0901, 2: 0.0902, 3: 0.0903}}
+    table = table_of(tmp_path, ours, alignment="stereo", **KEB)
+    reference.add_references([table], "benchmark")
     warn_of_noise(table)
-    told = [note for note in table.notes if "abs_rel" in note]
-    assert told[0] == "garg: abs_rel 0.0765 agrees with the published 0.0765 (p = 1, Welch, uncorrected)"
-    assert told[1].startswith("monodepth: abs_rel 0.0902 differs from the published 0.0773 (p = 0.00")
+    garg, monodepth = (note for note in table.notes if "abs_rel" in note)
+    assert garg == "garg: abs_rel 0.0765 agrees with the published 0.0765 (p = 1, Welch, uncorrected)"
+    assert monodepth.startswith("monodepth: abs_rel 0.0902 differs from the published 0.0773 (p = 0.00")
 
 
 def test_published_rows_of_all_alignments_when_they_are_mixed(tmp_path: Path) -> None:
@@ -536,8 +526,7 @@ def test_published_rows_of_another_protocol_are_refused_by_name(tmp_path: Path, 
 
 
 def test_published_rows_beside_files_of_earlier_code(tmp_path: Path) -> None:
-    means = {"AbsRel": 7.7, "RMSE": 3.7, "F-Score": 53.0}
-    write_legacy(tmp_path, "kitti_eigen_benchmark_best_stereo.yaml", means)
+    write_legacy(tmp_path, "kitti_eigen_benchmark_best_stereo.yaml", {"AbsRel": 7.7, "F-Score": 53.0})
     (table,) = published_beside(tmp_path)
     assert table.references == []  # that file does not say that it is the test part
     assert table.notes
@@ -567,15 +556,13 @@ def test_curves_and_bars_are_pictures(three: Path, table: Table) -> None:
     steps, values = read_curves(three / "a" / "42")["val_metrics/AbsRel"]
     assert (steps.tolist(), values.tolist()) == ([10, 20], [40.0, 30.0])
     folders = {name: three / name for name in ("a", "b")}
-    path = draw_curves(folders, "val_metrics/AbsRel", three / "curves.png")
-    assert path is not None
-    assert path.read_bytes().startswith(PNG)
     assert draw_curves(folders, "absent", three / "none.png", required=False) is None
     with pytest.raises(UserError, match="Did you mean 'val_metrics/AbsRel'"):
         draw_curves(folders, "val_metrics/AbsRle", three / "none.png")
-    bars = draw_bars(table, three / "bars.png")
-    assert bars is not None
-    assert bars.read_bytes().startswith(PNG)
+    curves = draw_curves(folders, "val_metrics/AbsRel", three / "curves.png")
+    for path in (curves, draw_bars(table, three / "bars.png")):
+        assert path is not None
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_of_curves_says_who_is_who_and_where_seeds_end(

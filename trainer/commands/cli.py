@@ -69,11 +69,6 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "")
     add_shared(parser, "--plugins")
 
 
-def add_plugins_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --plugins, for `trainer.config.plugins.load_plugins`."""
-    add_shared(parser, "--plugins")
-
-
 def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
     """Write a generated file, or with `check` only compare it. Returns the exit code, 1 when it differs.
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_plugins_argument, add_shared, guarded, program
+from trainer.commands.cli import add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("32", "16", "bf16"),
         help="bits of the networks (default: those of the training). A step that is finite in 32 alone wants bf16",
     )
-    add_plugins_argument(parser)
+    add_shared(parser, "--plugins")
     return parser.parse_args(argv)
 
 

@@ -14,20 +14,16 @@ from trainer.runtime.errors import UserError
 from trainer.tables.columns import Column, column_of, is_on_edges
 
 # Parts of a protocol in which comparable results may differ.
-_NOT_PROTOCOL = frozenset(
-    {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds", "device"}
-)
-_NOT_DATA = frozenset(
-    {
-        *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed"),
-        *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
-        *("hints_root", "depth_root", "storage", "max_retries"),
-    }
-)
+_NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds"}
+_NOT_PROTOCOL |= {"device"}
+_NOT_DATA = {
+    *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
+    *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
+    *("storage", "max_retries"),
+}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image
-_LEGACY_CKPTS = ("best", "last")
-_LEGACY_MODES = ("stereo", "mono", "median", "lsqr", "metric")
-_LEGACY_ALIGNMENTS = {"mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
+_LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median"}
+_LEGACY_ALIGNMENTS |= {"lsqr": "lsqr_disp", "metric": "none"}
 
 
 @dataclass(frozen=True)
@@ -184,8 +180,8 @@ def _mean(values: Iterable[float]) -> float:
 def _legacy_protocol(stem: str, data: Any) -> dict[str, str]:
     """Read the protocol of a file of earlier code from its name: <dataset>_<checkpoint>_<mode>."""
     parts = stem.split("_")
-    mode = parts.pop() if parts[-1] in _LEGACY_MODES else "?"
-    checkpoint = parts.pop() if len(parts) > 1 and parts[-1] in _LEGACY_CKPTS else "?"
+    mode = parts.pop() if parts[-1] in _LEGACY_ALIGNMENTS else "?"
+    checkpoint = parts.pop() if len(parts) > 1 and parts[-1] in ("best", "last") else "?"
     return {
         "dataset": "_".join(parts),
         "checkpoint": checkpoint,

@@ -26,12 +26,16 @@ def call(command: Sequence[str], log: Path, stop: StopSignals) -> int:
 
     Raises CannotWrite when the log cannot be written.
     """
+    env = {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240",
+        **os.environ,
+    }  # seconds for a step and a save; 30 by default
     with _appending(log) as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
         except OSError as error:
             file.write(f"{command[0]}: cannot be started: {error.strerror}\n".encode())
