@@ -7,9 +7,9 @@ trap 'pass_on TERM' TERM
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240 # seconds that a launcher waits for a step and a save, less than --signal
 "${train[@]}" launch/train.py "$@" &
 child=$!
-[ -z "$asked" ] || kill -TERM "$child" # it came before there was anybody to tell
+[ -z "$asked" ] || kill -TERM "$child" # the request came before the trainer was started
 while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done # a signal ends the wait, not the run
-# A launcher's exit code would not tell a run that was stopped from one that failed.
+# The exit code of a launcher is the same for a run that was stopped and one that failed.
 if [ "$asked" = USR1 ] && ! grep -Eqs '"state": "(finished|failed)"' "$run/state.json"; then
   scontrol requeue "$job"
 fi

@@ -153,7 +153,7 @@ def test_only_what_is_missing_or_out_of_date_is_done_again(done: World) -> None:
 
 
 def test_other_settings_or_another_seed_are_not_taken_for_finished(done: World) -> None:
-    """`train` says what it thinks of the change; here it just trains."""
+    """`train` may refuse; here it does not."""
     assert done.sweep("--no-evaluate", "--set", "trainer.max_epochs=9") == 0
     assert done.calls == EVERYTHING[::2]
     hparams = done.run("monodepth2_M", 42) / "hparams.yaml"

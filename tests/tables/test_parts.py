@@ -196,11 +196,11 @@ def test_what_not_every_row_has_does_not_count_and_is_named(tmp_path: Path) -> N
     (summary,) = summarise(tables_of(tmp_path), "a")
     assert summary.title == "summary of 1 number of table 1"
     assert summary.columns == [RANK]  # 0 cannot be improved upon in per cent
-    told = "; ".join(summary.notes)
-    assert "d1 of table 1 does not count: not every row has it" in told
-    assert "RMSE of table 1 does not count" in told
-    assert "abs_rel of table 1 is not compared: a has 0 or none" in told
-    assert "Ratio" not in told
+    notes = "; ".join(summary.notes)
+    assert "d1 of table 1 does not count: not every row has it" in notes
+    assert "RMSE of table 1 does not count" in notes
+    assert "abs_rel of table 1 is not compared: a has 0 or none" in notes
+    assert "Ratio" not in notes
 
 
 def test_improvement_over_a_published_row(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_missing_seeds_are_named_with_the_state_of_their_run(three: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "field"),
     [
         ({"crop": "none"}, "crop"),
         ({"max_depth_m": 100.0}, "depth"),
@@ -247,19 +247,19 @@ def test_missing_seeds_are_named_with_the_state_of_their_run(three: Path) -> Non
         ({"checkpoint": {"file": "last.safetensors"}}, "checkpoint"),
     ],
 )
-def test_other_protocols_have_tables_of_their_own(tmp_path: Path, change: dict, told: str) -> None:
+def test_other_protocols_have_tables_of_their_own(tmp_path: Path, change: dict, field: str) -> None:
     write_seeds(tmp_path, "a", {1: 0.1, 2: 0.2})
     write_seeds(tmp_path, "b", {1: 0.1, 2: 0.2}, **change)
     tables = tables_of(tmp_path)
     assert sorted(row.model for table in tables for row in table.rows) == ["a", "b"]
     assert len(tables) == 2
     (difference,) = name_differences(tables)
-    assert f"table 2 is apart from table 1: {told} " in difference
-    assert (f"; --mix size {told} puts" in name_differences(tables, ["size"])[0]) == (told != "dataset")
+    assert f"table 2 is apart from table 1: {field} " in difference
+    assert (f"; --mix size {field} puts" in name_differences(tables, ["size"])[0]) == (field != "dataset")
     assert len(set(file_names(tables))) == 2
-    (mixed,) = tables_of(tmp_path, mix=[told])
+    (mixed,) = tables_of(tmp_path, mix=[field])
     assert [row.model for row in mixed.rows] == ["a", "b"]
-    assert told in head(mixed)
+    assert field in head(mixed)
 
 
 def test_a_metric_that_changed_its_meaning_is_another_column(tmp_path: Path) -> None:
@@ -308,16 +308,18 @@ def test_edges_have_a_table_of_their_own_and_nothing_published(tmp_path: Path) -
 
 
 def test_camera_motion_has_tables_without_a_depth_range(tmp_path: Path) -> None:
-    told = {"version": 1, "units": {"ate_m": "m"}, "higher_is_better": []}
+    odometry = {"version": 1, "units": {"ate_m": "m"}, "higher_is_better": []}
     absent = dict.fromkeys(("crop", "min_depth_m", "max_depth_m", "items"))
-    write_result(tmp_path, "a", 1, {"ate_m": 0.02}, alignment="scale", metrics={"odometry": told}, **absent)
+    write_result(
+        tmp_path, "a", 1, {"ate_m": 0.02}, alignment="scale", metrics={"odometry": odometry}, **absent
+    )
     (table,) = tables_of(tmp_path)
     assert table.title == "kitti eigen test, best, alignment scale, input 640x192"
     assert table.columns[0].direction == -1
 
 
 def test_files_of_earlier_code(tmp_path: Path) -> None:
-    """A mapping of means, and a list of images with categories, whose names tell all there is of the protocol."""
+    """A mapping of means, and a list of images with categories; the file name is their protocol."""
     means = {"Ratio": 5.4, "AbsRel": 0.1, r"$\delta < 1.25$": 0.9}
     write_legacy(tmp_path, "kitti_eigen_best_stereo.yaml", means)
     rows = [{"Cat": "Nature", "AbsRel": 10.0, "AbsRel-Edges": 30.0}, {"Cat": "Indoor", "AbsRel": 20.0}]
@@ -354,9 +356,9 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str) -> None:
 def test_all_files_that_are_no_results_are_named_and_the_others_are_read(three: Path) -> None:
     for model in ("a", "b"):
         (three / model / "42" / "results" / "broken.yaml").write_text("a: [")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         read_results(three)
-    assert str(told.value).count("broken.yaml: cannot be read") == 2
+    assert str(error.value).count("broken.yaml: cannot be read") == 2
     problems: list[str] = []
     assert (len(read_results(three, problems=problems)), len(problems)) == (9, 2)
     with pytest.raises(UserError, match=r"broken\.yaml"):
@@ -461,8 +463,8 @@ def test_welch_on_the_published_numbers_by_hand() -> None:
     from scipy.stats import t
 
     data = yaml.safe_load(reference.references()["benchmark"].read_text())["methods"].values()
-    told = [m["eigen_benchmark"]["abs_rel_pct"] for m in data if m["scale"] == "stereo"]
-    pairs = list(itertools.combinations([Cell(mean, sd, 3) for mean, sd in told], 2))
+    stereo = [m["eigen_benchmark"]["abs_rel_pct"] for m in data if m["scale"] == "stereo"]
+    pairs = list(itertools.combinations([Cell(mean, sd, 3) for mean, sd in stereo], 2))
     ps = [welch(a, b) for a, b in pairs]
     for p, (a, b) in zip(ps, pairs, strict=True):
         u, v = a.sd**2 / 3, b.sd**2 / 3
@@ -528,7 +530,7 @@ def test_published_rows_of_another_protocol_are_refused_by_name(tmp_path: Path, 
 def test_published_rows_beside_files_of_earlier_code(tmp_path: Path) -> None:
     write_legacy(tmp_path, "kitti_eigen_benchmark_best_stereo.yaml", {"AbsRel": 7.7, "F-Score": 53.0})
     (table,) = published_beside(tmp_path)
-    assert table.references == []  # that file does not say that it is the test part
+    assert table.references == []  # the name of the file lacks the test part
     assert table.notes
 
 

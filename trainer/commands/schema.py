@@ -3,7 +3,7 @@
 python launch/schema.py            writes cfg/schema.json
 python launch/schema.py --check    fails when that file is out of step with the code
 
-With `--plugins` the entries of your modules are in it too; then `--out` says where it goes.
+With `--plugins` and `--out`, the schema of your own modules, too.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ def tabulate(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
 
 
 def summarise(jobs: Sequence[Job]) -> None:
-    """Print the outcome of each run, and where it stands."""
+    """Print the outcome of each run with its epoch and step."""
     width = max(len(job.label) for job in jobs)
     for job in jobs:
         state = job.folder.read_state()
