@@ -65,5 +65,7 @@ def last_words(log: Path) -> str:
     """The last line of the latest command in a log; of its errors if it printed any."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.rpartition("\n$ ")[2].splitlines()[1:] if line.strip()]
-    errors = [line for line in lines if line.startswith("error")]
+    errors = [
+        line for line in lines if line.startswith(("error: ", "error ["))
+    ]  # not a launcher's "error_file: "
     return (errors or lines or [""])[-1]
