@@ -1,9 +1,7 @@
-"""Run `trainer.commands.schema` from a checkout that need not be installed."""
-
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout need not be installed
 
 from trainer.commands.schema import main
 

@@ -85,11 +85,12 @@ def test_same_results_same_files(root: Path, tmp_path: Path) -> None:
         (["--mix", "crp"], "Did you mean 'crop'"),
         (["--models", "grag"], "Did you mean 'garg'"),
         (["--metrics", "abs_rle"], "Did you mean 'abs_rel'"),
+        (["--seeds", "7"], "no result of the seeds 7"),
         (["--sort", "abs_rle"], "Did you mean 'abs_rel'"),
-        (["--file", "none*.yaml"], "holds no result file"),
+        (["--file", "none*.yaml"], "Evaluate a run first"),
         (["--reference", "bench"], "Did you mean 'benchmark'"),
         (["--relative-to", "grag"], "Did you mean 'garg'"),
-        (["--by", "category"], "no result tells the category"),
+        (["--by", "category"], "no result has the category"),
         (["--curves", "val_metrics/AbsRel", "--out", "tables"], "no run has this scalar"),
     ],
 )
@@ -115,13 +116,13 @@ def test_a_model_of_one_metric_more_leaves_blanks(tmp_path: Path, capsys) -> Non
     assert "warning: abs_rel: no spread is known of a, b: one seed" in out
 
 
-def test_a_broken_file_is_left_out_and_told_at_the_end(root: Path, capsys) -> None:
+def test_a_broken_file_is_left_out_and_named_at_the_end(root: Path, capsys) -> None:
     (root / "garg" / "42" / "results" / "kitti_eigen_best_stereo.yaml").write_text("mean: [")
     assert main([str(root)]) == 1
-    told = capsys.readouterr()
-    assert "garg: no result of seed 42 (no run)" in told.out
-    assert "warning: left out: " in told.err
-    assert "kitti_eigen_best_stereo.yaml: cannot be read as a result file" in told.err
+    printed = capsys.readouterr()
+    assert "garg: no result of seed 42 (no run)" in printed.out
+    assert "warning: left out: " in printed.err
+    assert "kitti_eigen_best_stereo.yaml: cannot be read as a result file" in printed.err
 
 
 def test_summary_and_improvement(root: Path, tmp_path: Path, capsys) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.commands import list as list_command
-from trainer.commands.list import as_markdown, as_text
+from trainer.commands.jobs.list import as_markdown, as_text
 from trainer.config.catalogue import Chapter, Entry, catalogue
 from trainer.config.fields import Field
 
@@ -55,7 +55,7 @@ def test_one_entry(run, monkeypatch) -> None:
     assert run("disp_smooth")[1] == shown
 
 
-def test_an_unknown_name_is_told(run) -> None:
+def test_an_unknown_name_is_refused(run) -> None:
     code, shown, error = run("disp_smoth")
     assert (code, shown) == (2, "")
     assert error.startswith(

@@ -1,9 +1,8 @@
-"""The command `sweep`: it does what is missing and nothing else, passes signals on, and says how it went."""
+"""The command `sweep`: it runs what is missing and nothing else, passes signals on, and reports the outcome."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import shlex
@@ -16,627 +15,290 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.world import ROOT, SMALL, command, environment
-from trainer.commands.jobs import sweep as _sweep
-from trainer.commands.jobs import sweep_runs
+from trainer.checkpoint.state import Position
+from trainer.commands import evaluate, train
+from trainer.commands.jobs import children
+from trainer.commands.jobs import sweep as jobs
 from trainer.commands.sweep import main
 from trainer.config import load_config
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir
 from trainer.runtime.signals import StopSignals
 
 DEFAULT = ROOT / "cfg" / "synthetic" / "default.yaml"
-CONFIGS = [ROOT / "cfg" / "synthetic" / f"{name}.yaml" for name in ("monodepth2_M", "monodepth2_MS")]
-
-# Stand-ins for the commands, which take seconds: they leave what the sweep looks at. `control` holds wishes. An alarm
-# ends what a test that failed leaves waiting.
-TRAIN = """
-import fcntl, json, os, signal, socket, sys, time
-from pathlib import Path
-signal.alarm(500)
-told = dict(zip(sys.argv[1:], sys.argv[2:]))
-control = Path(__file__).parent
-run = Path(told["-o"], told["-n"], told["-v"])
-label = f"{told['-n']}_{told['-v']}"
-assert told["-s"] == told["-v"] and "--progress" in sys.argv
-with open(control / "calls", "a") as calls:
-    calls.write(f"train {label}\\n")
-(run / "ckpts").mkdir(parents=True, exist_ok=True)
-def state(name, step):
-    about = dict(state=name, epoch=1, step=step, time="now", pid=os.getpid(), host=socket.gethostname())
-    draft = run / f"state.{os.getpid()}"
-    draft.write_text(json.dumps(about))
-    draft.replace(run / "state.json")
-def stop(signum, frame):
-    state("preempted", 5)
-    sys.exit(128 + signum)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
-signal.signal(signal.SIGUSR1, stop)
-signal.signal(signal.SIGHUP, stop)
-lock = open(run / ".lock", "a")
-raced = control / f"raced_{label}"
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if raced.exists():
-        raced.unlink()
-        raise BlockingIOError
-except BlockingIOError:
-    sys.exit("error: another run is writing here: process ? on ?")
-if (control / f"die_{label}").exists():
-    os.kill(os.getpid(), signal.SIGKILL)
-if (control / f"fail_{label}").exists():
-    print("error: the data is broken")
-    sys.exit(2)
-while (control / f"mute_{label}").exists():
-    (control / "waiting").touch()
-    time.sleep(0.05)
-config = json.loads((control / f"{told['-n']}.json").read_text())
-hparams = json.dumps({"seed": int(told["-s"]), "config": config})
-try:
-    if "finished" in (run / "state.json").read_text() and (run / "hparams.yaml").read_text() == hparams:
-        sys.exit()
-except FileNotFoundError:
-    pass
-state("running", 1)
-while (control / f"slow_{label}").exists():
-    (control / "waiting").touch()
-    time.sleep(0.05)
-(run / "hparams.yaml").write_text(hparams)
-(run / "ckpts" / "best.safetensors").write_text(label)
-state("finished", 8)
-"""
-EVALUATE = """
-import signal, sys, time, yaml
-from pathlib import Path
-signal.alarm(500)
-told = dict(zip(sys.argv[1:], sys.argv[2:]))
-control = Path(__file__).parent
-run, save = Path(told["--ckpt"]), Path(told["--save"])
-with open(control / "calls", "a") as calls:
-    calls.write(f"evaluate {run.parent.name}_{run.name} {save.stem}\\n")
-if (control / f"fail_evaluate_{run.name}").exists():
-    raise SystemExit("error: nothing was scored")
-while (control / f"slow_evaluate_{run.parent.name}_{run.name}").exists():
-    (control / "waiting").touch()
-    time.sleep(0.05)
-save.parent.mkdir(parents=True, exist_ok=True)
-protocol = {"alignment": "median", "crop": told.get("--crop", "none"), "items": 4, "dataset": {"type": save.stem}}
-protocol["checkpoint"] = {"file": str(run / "ckpts" / "best.safetensors")}
-mean = {"abs_rel": len(run.parent.name) / 100 + int(run.name) / 1e5}
-save.write_text(yaml.safe_dump({"mean": mean, "protocol": protocol}))
-"""
-
-
-SWEEP = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
-from trainer.commands.jobs import sweep, sweep_runs
-from trainer.commands.sweep import main
-sweep_runs.COMMANDS, sweep.BUSY_SECONDS = Path(__file__).parent, 0.1
-sys.exit(main())
-"""
+NAMES = ("monodepth2_M", "monodepth2_MS")
+CONFIGS = [ROOT / "cfg" / "synthetic" / f"{name}.yaml" for name in NAMES]
+EVERYTHING = [
+    f"{what} {name}_{seed}{' sweep_test' * (what == 'evaluate')}"
+    for name in NAMES
+    for seed in (42, 195)
+    for what in ("train", "evaluate")
+]
 
 
 class World:
-    """A sweep of two configurations with stand-ins for the commands."""
+    """A sweep of two configurations and two seeds, whose commands are played by `call` in this process."""
 
     def __init__(self, folder: Path):
-        self.control, self.out = folder / "control", folder / "models"
-        self.control.mkdir()
-        (self.control / "sweep.py").write_text(SWEEP)
-        (self.control / "train.py").write_text(TRAIN)
-        (self.control / "evaluate.py").write_text(EVALUATE)
-        for path in CONFIGS:
-            resolved = load_config(path, DEFAULT).to_dict()
-            (self.control / f"{path.stem}.json").write_text(json.dumps(resolved))
+        self.out = folder / "models"
+        self.calls: list[str] = []
+        self.failing: set[str] = set()  # calls
+        self.after: dict[str, Callable[[], object]] = {}  # what happens after a call
 
     def sweep(self, *arguments: str | Path) -> int:
         """Run it and forget the calls of earlier ones."""
-        (self.control / "calls").write_text("")
-        return main(self.arguments(*arguments))
+        self.calls = []
+        given = ["-c", *CONFIGS, "-d", DEFAULT, "-o", self.out, "--seeds", 42, 195, *arguments]
+        try:
+            return main([str(word) for word in given])
+        except SystemExit as stop:  # of the parser
+            return int(stop.code or 0)
 
-    def arguments(self, *more: str | Path) -> list[str]:
-        return list(map(str, ["-c", *CONFIGS, "-d", DEFAULT, "-o", self.out, *more]))
+    def call(self, command: list[str], log: Path, stop: StopSignals) -> int:
+        """Leave what `train` or `evaluate` would leave."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        done = self._train if command[1].endswith("train.py") else self._evaluate
+        with open(log, "a") as file:
+            file.write(f"$ {shlex.join(command)}\n")
+            try:
+                done(command[2:])
+            except UserError as error:
+                file.write(f"error: {error}\n")
+                return 2
+        self.after.get(self.calls[-1], lambda: None)()
+        return 0
 
-    def own_process(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Run it in a process of its own."""
-        command = [sys.executable, str(self.control / "sweep.py"), *self.arguments(*arguments)]
-        return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, text=True)
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call in self.failing:
+            raise UserError("the data is broken")
+
+    def _train(self, arguments: list[str]) -> None:
+        args = train.parse(arguments)
+        assert (args.progress, args.version) == ("plain", str(args.seed))
+        self._note(f"train {args.name}_{args.seed}")
+        with RunDir(args.ckpt_dir, args.name, args.version) as run:
+            config = load_config(args.cfg_file, args.cfg_default, args.set).to_dict()
+            run.write_hparams({"seed": args.seed, "config": config})
+            run.best_path.write_text(args.name)
+            run.write_state("finished", Position(1, 0, 8))
+
+    def _evaluate(self, arguments: list[str]) -> None:
+        args = evaluate.parse(arguments)
+        name, seed = args.ckpt.parts[-2:]
+        self._note(f"evaluate {name}_{seed} {args.save.stem}")
+        protocol = {"alignment": "median", "crop": args.crop, "items": 4, "dataset": {"type": "synthetic"}}
+        protocol["checkpoint"] = {"file": str(args.ckpt / "ckpts" / "best.safetensors")}
+        mean = {"abs_rel": len(name) / 100 + int(seed) / 1e5}
+        args.save.write_text(yaml.safe_dump({"mean": mean, "protocol": protocol}))
+
+    def run(self, name: str, seed: int) -> Path:
+        return self.out / name / str(seed)
 
     def result(self, name: str, seed: int) -> Path:
-        return self.out / name / str(seed) / "results" / "sweep_test.yaml"
+        return self.run(name, seed) / "results" / "sweep_test.yaml"
 
     @property
     def table(self) -> str:
         (path,) = (self.out / "tables").glob("*.md")
         return path.read_text()
 
-    @property
-    def calls(self) -> list[str]:
-        return (self.control / "calls").read_text().splitlines()
-
-    def wish(self, name: str) -> Path:
-        path = self.control / name
-        path.touch()
-        return path
-
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(sweep_runs, "COMMANDS", tmp_path / "control")
-    monkeypatch.setattr(_sweep, "BUSY_SECONDS", 0.1)
-    return World(tmp_path)
+    world = World(tmp_path)
+    monkeypatch.setattr(jobs, "call", world.call)
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0)
+    return world
 
 
-def when(condition: Callable[[], bool], action: Callable[[], object]) -> threading.Thread:
-    """Act in another thread as soon as something holds."""
-
-    def watch() -> None:
-        deadline = time.monotonic() + 500  # less than a test may take
-        while time.monotonic() < deadline:
-            if condition():
-                action()
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
-
-
-EVERYTHING = [
-    f"{what}_{seed}{' sweep_test' * (what[0] == 'e')}"
-    for name in ("monodepth2_M", "monodepth2_MS")
-    for seed in (42, 195, 335)
-    for what in (f"train {name}", f"evaluate {name}")
-]
-
-
-def test_every_config_with_every_seed_then_a_table(world: World, capsys) -> None:
+@pytest.fixture
+def done(world: World) -> World:
+    """All is trained and evaluated."""
     assert world.sweep() == 0
-    assert world.calls == EVERYTHING
-    out = capsys.readouterr().out
-    assert "[4/6] monodepth2_MS/42: training" in out
-    assert (
-        "monodepth2_M before monodepth2_MS is inside the seed noise" not in out
-    )  # the stand-ins differ clearly
-    table = (world.out / "tables" / "sweep_test_best_median.md").read_text()
-    assert "| monodepth2_M | 3 | **0.1219 ± 0.0015** |" in table
-    assert "| monodepth2_MS | 3 | <u>0.1319 ± 0.0015</u> |" in table
-    pairs = (world.out / "tables" / "sweep_test_best_median_pairs.csv").read_text()
+    return world
+
+
+def test_every_config_with_every_seed_then_a_table(done: World, capsys) -> None:
+    assert done.calls == EVERYTHING
+    table = (done.out / "tables" / "synthetic_best_median.md").read_text()
+    assert "| monodepth2_M | 2 | **0.1212 ± 0.0011** |" in table
+    assert "| monodepth2_MS | 2 | <u>0.1312 ± 0.0011</u> |" in table
+    pairs = (done.out / "tables" / "synthetic_best_median_pairs.csv").read_text()
     assert "abs_rel,monodepth2_M,monodepth2_MS," in pairs
-    log = (world.out / "monodepth2_M" / "42" / "sweep.log").read_text()
-    assert log.count("$ ") == 2
+    assert (done.run("monodepth2_M", 42) / "sweep.log").read_text().count("$ ") == 2
 
 
-def test_a_second_start_finds_nothing_to_do(world: World, capsys) -> None:
-    assert world.sweep() == 0
-    assert world.sweep() == 0
-    assert world.calls == []
-    assert capsys.readouterr().out.count("was finished") >= 12  # a line and a row for each
-    assert world.sweep("--dry-run") == 0
+def test_a_second_start_finds_nothing_to_do(done: World, capsys) -> None:
+    assert done.sweep() == 0
+    assert done.calls == []
+    out = capsys.readouterr().out
+    assert "[3/4] monodepth2_MS/42: was finished" in out
+    assert "monodepth2_MS/42   epoch 1, step 8           was finished" in out
+    assert done.sweep("--dry-run") == 0
     assert "nothing is missing" in capsys.readouterr().out
 
 
-def test_only_what_is_missing_or_out_of_date_is_done_again(world: World) -> None:
-    assert world.sweep() == 0
-    (world.out / "monodepth2_M" / "42" / "results" / "sweep_test.yaml").unlink()
-    (world.out / "monodepth2_MS" / "335" / "state.json").unlink()
-    newer = time.time() + 5
-    os.utime(world.out / "monodepth2_MS" / "195" / "ckpts" / "best.safetensors", (newer, newer))
-    assert world.sweep() == 0
-    assert world.calls == [
-        "evaluate monodepth2_M_42 sweep_test",
-        "evaluate monodepth2_MS_195 sweep_test",
-        "train monodepth2_MS_335",
-        "evaluate monodepth2_MS_335 sweep_test",
-    ]
+def test_only_what_is_missing_or_out_of_date_is_done_again(done: World) -> None:
+    done.result("monodepth2_M", 42).unlink()
+    (done.run("monodepth2_MS", 195) / "state.json").unlink()
+    os.utime(done.run("monodepth2_MS", 42) / "ckpts" / "best.safetensors", (time.time() + 5,) * 2)
+    assert done.sweep() == 0
+    assert done.calls == [EVERYTHING[1], EVERYTHING[5], *EVERYTHING[6:]]
 
 
-def test_other_settings_are_not_taken_for_finished(world: World) -> None:
-    """The trainer says what it thinks of the change; here it just trains."""
-    assert world.sweep("--no-evaluate") == 0
-    assert world.sweep("--no-evaluate", "--set", "trainer.max_epochs=9") == 0
-    assert len(world.calls) == 6
-    assert world.sweep("--no-evaluate") == 0
-    assert world.calls == []
+def test_other_settings_or_another_seed_are_not_taken_for_finished(done: World) -> None:
+    """`train` may refuse; here it does not."""
+    assert done.sweep("--no-evaluate", "--set", "trainer.max_epochs=9") == 0
+    assert done.calls == EVERYTHING[::2]
+    hparams = done.run("monodepth2_M", 42) / "hparams.yaml"
+    hparams.write_text(hparams.read_text().replace("seed: 42", "seed: 7", 1))
+    assert done.sweep("--no-evaluate", "--set", "trainer.max_epochs=9") == 0
+    assert done.calls == EVERYTHING[:1]
 
 
 def test_other_options_of_evaluate_are_another_evaluation(world: World, tmp_path: Path) -> None:
-    first, second = tmp_path / "one.yaml", tmp_path / "two.yaml"
-    for path in (first, second):
-        path.write_text("dataset: {type: synthetic}\n")
-    options: list[str | Path] = ["--seeds", "42", "--evaluate", first, second]
-    assert world.sweep(*options) == 0
+    pages = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for page in pages:
+        page.write_text("dataset: {type: synthetic}\n")
+    assert world.sweep("--evaluate", *pages) == 0
     assert world.calls[1:3] == ["evaluate monodepth2_M_42 sweep_one", "evaluate monodepth2_M_42 sweep_two"]
-    assert world.sweep(*options, "--evaluate-args", "--crop garg") == 0
-    assert world.calls == [
-        f"evaluate {n}_42 sweep_{e}" for n in ("monodepth2_M", "monodepth2_MS") for e in ("one", "two")
-    ]
-    assert len(list((world.out / "tables").glob("*.md"))) == 2
+    options: list[str | Path] = ["--evaluate", pages[0], "--evaluate-args", "--crop garg"]
+    for calls in (
+        [f"evaluate {name}_{seed} sweep_one_--crop_garg" for name in NAMES for seed in (42, 195)],
+        [],
+    ):
+        assert world.sweep(*options) == 0
+        assert world.calls == calls
 
 
-def test_a_failure_is_told_and_does_not_stop_the_others(world: World, capsys) -> None:
-    wish = world.wish("fail_monodepth2_M_195")
-    other = world.wish("fail_evaluate_335")
-    assert world.sweep() == 1
-    assert [call for call in world.calls if call.startswith("train")] == [
-        c for c in EVERYTHING if c.startswith("train")
-    ]
-    out = capsys.readouterr().out
-    assert "monodepth2_M/195: failed: training, exit code 2: error: the data is broken" in out
-    assert "monodepth2_MS/335: failed: evaluation, exit code 1: error: nothing was scored" in out
-    assert "monodepth2_M: no result of seeds 195 (no run), 335 (run finished, epoch 1)" in out
-    wish.unlink()
-    other.unlink()
-    assert world.sweep() == 0
-    assert world.calls == [
-        "train monodepth2_M_195",
-        "evaluate monodepth2_M_195 sweep_test",
-        "evaluate monodepth2_M_335 sweep_test",
-        "evaluate monodepth2_MS_335 sweep_test",
-    ]
-
-
-def test_a_run_that_was_killed_says_so(world: World, capsys) -> None:
-    world.wish("die_monodepth2_M_42")
-    assert world.sweep("--seeds", "42", "--no-evaluate") == 1
-    assert "monodepth2_M/42: failed: training, killed by signal 9 (Killed)" in capsys.readouterr().out
-
-
-def test_an_evaluation_that_failed_leaves_no_numbers_of_an_earlier_one(world: World) -> None:
-    """Its log names the new command, and the old file is younger than the checkpoint."""
-    assert world.sweep() == 0
-    wish = world.wish("fail_evaluate_42")
-    options = ("--evaluate-args", "--crop garg")
-    assert world.sweep(*options) == 1
-    assert "| monodepth2_M | 2 |" in world.table
-    assert "monodepth2_M: no result of seed 42 (run finished, epoch 1)" in world.table
-    wish.unlink()
-    assert world.sweep(*options) == 0
-    assert world.calls == [f"evaluate {name}_42 sweep_test" for name in ("monodepth2_M", "monodepth2_MS")]
-    assert "| monodepth2_M | 3 |" in world.table
-
-
-def test_an_evaluation_that_was_cut_short_is_done_again(world: World) -> None:
-    """Of several alignments the first is written; what tells the end of the command is missing."""
-    assert world.sweep() == 0
-    (world.result("monodepth2_M", 42).parent / ".sweep_test.command").unlink()
-    other = world.result("monodepth2_M", 42).with_stem("sweep_test_stereo")
+def test_an_evaluation_that_changed_leaves_no_earlier_results(world: World, tmp_path: Path) -> None:
+    """Several alignments leave a file each; the new YAML may ask for fewer."""
+    page = tmp_path / "page.yaml"
+    page.write_text("dataset: {type: synthetic}\n")
+    assert world.sweep("--evaluate", page) == 0
+    other = world.result("monodepth2_M", 42).with_name("sweep_page_stereo.yaml")
     other.write_text("mean: {abs_rel: 9.0}\nprotocol: {}")
-    assert world.sweep() == 0
-    assert world.calls == ["evaluate monodepth2_M_42 sweep_test"]
+    os.utime(other.with_name("sweep_page.yaml"), (page.stat().st_mtime - 5,) * 2)
+    assert world.sweep("--evaluate", page) == 0
+    assert world.calls == ["evaluate monodepth2_M_42 sweep_page"]
     assert not other.exists()
 
 
-def test_an_evaluation_that_writes_elsewhere_is_a_failure(world: World, tmp_path: Path, capsys) -> None:
-    options = ["--seeds", "42", "--evaluate-args", f"--save {tmp_path / 'other.yaml'}"]
-    assert world.sweep(*options) == 1
-    assert "failed: evaluation, exit code 0" in capsys.readouterr().out
-
-
-def test_numbers_of_other_settings_are_in_no_table(world: World, capsys) -> None:
-    """The YAML was changed when all was done, and the trainer refuses one folder: its old numbers do not count."""
+def test_a_failure_is_reported_and_does_not_stop_the_others(world: World, capsys) -> None:
+    world.failing = {"train monodepth2_M_195", "evaluate monodepth2_MS_195 sweep_test"}
+    assert world.sweep() == 1
+    assert world.calls == [call for call in EVERYTHING if call != "evaluate monodepth2_M_195 sweep_test"]
+    out = capsys.readouterr().out
+    for failure in (
+        "monodepth2_M/195: failed: training, exit code 2: error: the data is broken",
+        "monodepth2_MS/195: failed: evaluation sweep_test, exit code 2: error: the data is broken",
+        "monodepth2_M/195   no state                  failed training, exit code 2: error: the data is broken",
+        "monodepth2_M: no result of seed 195 (no run)",
+        "monodepth2_MS: no result of seed 195 (run finished, epoch 1)",
+    ):
+        assert failure in out
+    world.failing = set()
     assert world.sweep() == 0
-    world.wish("fail_monodepth2_M_195")
-    assert world.sweep("--set", "trainer.max_epochs=9") == 1
-    assert world.result("monodepth2_M", 195).exists()
-    assert "| monodepth2_M | 2 |" in world.table
-    assert "monodepth2_M: no result of seed 195" in world.table
+    assert world.calls == [*EVERYTHING[2:4], EVERYTHING[7]]
 
 
-def test_other_results_beside_those_of_the_sweep_are_in_no_table(world: World) -> None:
-    assert world.sweep("--seeds", "42") == 0
-    path = world.result("monodepth2_M", 42)
+def test_stop_on_failure(world: World, capsys) -> None:
+    world.failing = {"train monodepth2_M_195"}
+    assert world.sweep("--stop-on-failure") == 1
+    assert world.calls == EVERYTHING[:3]
+    assert capsys.readouterr().out.count("not started") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "failing"),
+    [
+        (["--evaluate-args", "--crop garg"], "evaluate monodepth2_M_42 sweep_test_--crop_garg"),
+        (["--set", "trainer.max_epochs=9"], "train monodepth2_M_42"),
+    ],
+)
+def test_a_failure_leaves_no_earlier_numbers_in_the_table(done: World, options, failing) -> None:
+    done.failing = {failing}
+    assert done.sweep(*options) == 1
+    assert done.result("monodepth2_M", 42).exists()
+    assert "| monodepth2_M | 1 |" in done.table
+    assert "monodepth2_M: no result of seed 42 (run finished, epoch 1)" in done.table
+
+
+def test_an_evaluation_that_writes_elsewhere_is_a_failure(world: World, tmp_path: Path, capsys) -> None:
+    assert world.sweep("--evaluate-args", f"--save {tmp_path / 'other.yaml'}") == 1
+    assert ", exit code 0" in capsys.readouterr().out
+
+
+def test_other_results_beside_those_of_the_sweep_are_in_no_table(done: World) -> None:
+    path = done.result("monodepth2_M", 42)
     path.with_name("by_hand.yaml").write_text(path.read_text().replace("abs_rel: 0", "abs_rel: 1"))
     path.with_name("broken.yaml").write_text("a: [")
-    assert world.sweep("--seeds", "42") == 0
+    assert done.sweep() == 0
 
 
-def test_a_folder_of_another_seed_is_not_taken_for_finished(world: World) -> None:
-    assert world.sweep("--no-evaluate", "--seeds", "42") == 0
-    hparams = world.out / "monodepth2_M" / "42" / "hparams.yaml"
-    hparams.write_text(hparams.read_text().replace('"seed": 42', '"seed": 7'))
-    assert world.sweep("--no-evaluate", "--seeds", "42") == 0
-    assert world.calls == ["train monodepth2_M_42"]
+def test_only_tables(done: World, capsys) -> None:
+    (done.run("monodepth2_MS", 195) / "state.json").unlink()
+    done.result("monodepth2_M", 195).unlink()
+    assert done.sweep("--tables-only") == 1
+    assert done.calls == []
+    assert "| monodepth2_MS | 1 |" in done.table
+    out = capsys.readouterr().out
+    assert re.search(r"^monodepth2_MS/195 .*incomplete: not finished$", out, re.M)
+    assert re.search(r"^monodepth2_M/195 .*incomplete: evaluation sweep_test$", out, re.M)
+    assert done.sweep("--tables-only", "--set", "trainer.max_epochs=9") == 1
+    assert re.search(r"incomplete: trainer\.max_epochs: \d+ -> 9$", capsys.readouterr().out, re.M)
 
 
-def test_only_tables(world: World, capsys) -> None:
-    assert world.sweep() == 0
-    (world.out / "monodepth2_MS" / "335" / "state.json").unlink()
-    assert world.sweep("--tables-only") == 1
-    assert world.calls == []
-    assert "| monodepth2_MS | 2 |" in world.table
-    assert "incomplete" in capsys.readouterr().out
-
-
-def test_only_tables_says_what_is_missing(world: World, capsys) -> None:
-    page = world.control / "page.yaml"
-    page.write_text("{}\n")
-    assert world.sweep("--seeds", "42", "--evaluate-args", "--crop garg") == 0
-
-    def notes(*options: str | Path) -> str:
-        capsys.readouterr()
-        assert world.sweep("--seeds", "42", "--tables-only", *options) == 1
-        return " ".join(capsys.readouterr().out.split())
-
-    assert "evaluated with other options: --crop: garg -> absent" in notes()
-    assert "evaluated with other options: --crop: garg -> eigen" in notes("--evaluate-args", "--crop eigen")
-    told = notes("--evaluate", page)
-    assert (
-        "sweep_page.yaml: not evaluated (there are sweep_test.yaml: name their files with --evaluate)" in told
-    )
-    told = notes("--evaluate-args", "--crop garg", "--set", "trainer.max_epochs=9")
-    assert "trained with other settings: trainer.max_epochs: " in told
-    (world.out / "monodepth2_MS" / "42" / "state.json").unlink()
-    assert "not trained to its end" in notes("--evaluate-args", "--crop garg")
+def test_a_run_that_another_process_trains_is_tried_again(world: World, capsys) -> None:
+    """Two sweeps at the same time share the work; this one waits for the last run of the other."""
+    held = RunDir(world.out, "monodepth2_M", "42").open()
+    world.after["train monodepth2_MS_195"] = held.close
+    assert world.sweep("--no-evaluate") == 0
+    assert world.calls == [*EVERYTHING[::2], EVERYTHING[0]]
+    assert capsys.readouterr().out.count("monodepth2_M/42: in use: training, exit code 2: error: ") == 1
 
 
 def test_names_with_dots_and_paths_with_spaces_and_quotes(world: World, tmp_path: Path) -> None:
     world.out = tmp_path / "it's 5 % of $HOME"
-    config = tmp_path / "a.v1.yaml"
+    config, script = tmp_path / "a.v1.yaml", tmp_path / "my jobs.sbatch"
     config.write_text(CONFIGS[0].read_text())
-    (world.control / "a.v1.json").write_text((world.control / "monodepth2_M.json").read_text())
     options: list[str | Path] = ["--seeds", "42", "-c", config]
-    assert world.sweep(*options) == 0
-    assert world.calls == ["train a.v1_42", "evaluate a.v1_42 sweep_test"]
-    assert world.sweep(*options) == 0
-    assert world.calls == []
+    for calls in (["train a.v1_42", "evaluate a.v1_42 sweep_test"], []):
+        assert world.sweep(*options) == 0
+        assert world.calls == calls
     assert "| a.v1 | 1 |" in world.table
-    assert world.sweep("--slurm", tmp_path / "my jobs.sbatch", *options) == 0
-    (output,) = [d[9:] for d in directives(tmp_path / "my jobs.sbatch") if d.startswith("--output=")]
+    assert world.sweep("--slurm", script, *options) == 0
+    (output,) = [d[9:] for d in directives(script) if d.startswith("--output=")]
     assert output == f"{tmp_path}/it's 5 %% of $HOME/slurm/%A_%a.log"
 
 
-def test_a_folder_that_cannot_be(world: World, capsys) -> None:
-    world.out.write_text("a file")
-    assert world.sweep() == 2
-    assert "is a file, but a folder is needed there" in capsys.readouterr().err
-
-
-def test_stop_on_failure(world: World, capsys) -> None:
-    world.wish("fail_monodepth2_M_195")
-    assert world.sweep("--stop-on-failure") == 1
-    assert world.calls[-1] == "train monodepth2_M_195"
-    assert capsys.readouterr().out.count("not started") == 4
-
-
-@pytest.mark.parametrize("signum", StopSignals.handled)
-def test_a_signal_stops_the_child_and_the_same_command_continues(world: World, capsys, signum) -> None:
-    wish = world.wish("slow_monodepth2_M_195")
-    state = RunDir(world.out, "monodepth2_M", "195")
-    watcher = when((world.control / "waiting").exists, lambda: os.kill(os.getpid(), signum))
-    assert world.sweep() == 128 + signum
-    watcher.join()
-    now = state.read_state()
-    assert now is not None
-    assert now.state == "preempted"
-    assert world.calls == [*EVERYTHING[:2], "train monodepth2_M_195"]
-    told = capsys.readouterr()
-    assert "monodepth2_M/195: stopped after step 5" in told.out
-    assert "the same command continues" in told.err
-    wish.unlink()
-    refusal = world.wish("fail_monodepth2_M_195")
-    assert world.sweep("--seeds", "195", "--no-evaluate") == 1
-    assert (
-        "monodepth2_M/195: failed: training, exit code 2: error: the data is broken"
-        in capsys.readouterr().out
-    )
-    refusal.unlink()
-    assert world.sweep("--seeds", "42", "195", "335") == 0
-    assert "train monodepth2_M_195" in world.calls
-    assert "continuing after step 5" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-@pytest.mark.parametrize("wish", ["slow", "mute"])
-def test_a_launcher_that_passes_nothing_on(world: World, tmp_path: Path, wish: str) -> None:
-    """As Accelerate's for one process: what says that it trains is told to stop; before that, all of its group is."""
-    launcher = tmp_path / "launcher.sh"
-    launcher.write_text(f'"{sys.executable}" "$@"\nexit $?\n')
-    hurdle = world.wish(f"{wish}_monodepth2_M_42")
-    watcher = when((world.control / "waiting").exists, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert world.sweep("--launch", f"bash {launcher}") == 143
-    watcher.join()
-    state = RunDir(world.out, "monodepth2_M", "42").read_state()
-    assert state is not None
-    assert state.state == "preempted"  # it has been waited for
-    hurdle.unlink()
-    assert world.sweep("--launch", f"bash {launcher}") == 0
-
-
-def test_a_run_that_another_process_holds_is_looked_at_again(world: World, capsys) -> None:
-    """Two sweeps at the same time share the work; the one whose partner was killed waits for its last run."""
-    held = RunDir(world.out, "monodepth2_M", "42").open()
-    last = world.out / "monodepth2_MS" / "335" / "state.json"
-    watcher = when(lambda: last.exists() and "finished" in last.read_text(), held.close)
-    assert world.sweep("--no-evaluate") == 0
-    watcher.join()
-    assert world.calls[-1] == "train monodepth2_M_42"
-    assert len(world.calls) == 6
-    assert capsys.readouterr().out.count("another process is at work here") == 1
-
-
-def test_a_run_that_another_sweep_evaluates_is_looked_at_again(world: World, capsys) -> None:
-    assert world.sweep("--no-evaluate") == 0
-    held = RunDir(world.out, "monodepth2_M", "42").open()
-    watcher = when(world.result("monodepth2_MS", 335).exists, held.close)
-    assert world.sweep() == 0
-    watcher.join()
-    assert world.calls[-1] == "evaluate monodepth2_M_42 sweep_test"
-    assert len(world.calls) == 6
-    assert capsys.readouterr().out.count("another process is at work here") == 1
-
-
-def test_nobody_trains_on_while_a_run_is_evaluated(world: World) -> None:
-    wish = world.wish("slow_evaluate_monodepth2_M_42")
-    refused: list[str] = []
-
-    def intrude() -> None:
-        try:
-            RunDir(world.out, "monodepth2_M", "42").open()
-        except UserError as error:
-            refused.append(str(error))
-        wish.unlink()
-
-    watcher = when((world.control / "waiting").exists, intrude)
-    assert world.sweep("--seeds", "42") == 0
-    watcher.join()
-    assert _sweep.BUSY in refused[0]  # the words by which a sweep tells that another was quicker
-    RunDir(world.out, "monodepth2_M", "42").open().close()
-
-
-def test_a_start_that_met_another_process_is_tried_again(world: World, capsys) -> None:
-    """The other may only have looked whether the folder is free."""
-    world.wish("raced_monodepth2_M_42")
-    assert world.sweep("--seeds", "42", "--no-evaluate") == 0
-    assert world.calls == ["train monodepth2_M_42", "train monodepth2_MS_42", "train monodepth2_M_42"]
-    assert "failed" not in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_two_sweeps_at_once_do_everything_once(world: World) -> None:
-    (world.control / "calls").write_text("")
-    both = [world.own_process(), world.own_process()]
-    assert [process.wait(300) for process in both] == [0, 0]
-    tried = [call for call in world.calls if call.startswith("evaluate")]
-    assert sorted(tried) == sorted(call for call in EVERYTHING if call.startswith("evaluate"))
-    assert "| monodepth2_MS | 3 |" in world.table
-    assert world.sweep() == 0
-    assert world.calls == []
-
-
-@pytest.mark.slow
-def test_the_run_of_a_sweep_that_was_killed_goes_on_and_is_waited_for(world: World, capsys) -> None:
-    wish = world.wish("slow_monodepth2_M_195")
-    with world.own_process() as first:
-        watcher = when((world.control / "waiting").exists, first.kill)
-        assert first.wait(300) == -signal.SIGKILL
-        watcher.join()
-    watcher = when(world.result("monodepth2_MS", 335).exists, wish.unlink)
-    assert world.sweep() == 0
-    watcher.join()
-    assert world.calls == [*EVERYTHING[4:], "evaluate monodepth2_M_195 sweep_test"]
-    assert capsys.readouterr().out.count("monodepth2_M/195: another process is at work here") == 1
-
-
-def test_dry_run_prints_the_commands_and_does_nothing(world: World, capsys) -> None:
-    arguments = [
-        "--dry-run",
-        "--set",
-        "trainer.max_epochs=9",
-        "--launch",
-        "accelerate launch --num_processes 2",
-    ]
-    assert world.sweep(*arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12
-    train = shlex.split(lines[0])
-    assert train[:4] == ["accelerate", "launch", "--num_processes", "2"]
-    assert train[train.index("-n") + 1 :][:5] == ["monodepth2_M", "-v", "42", "-s", "42"]
-    assert train[-2:] == ["--set", "trainer.max_epochs=9"]
+def test_dry_run_prints_the_commands_and_does_nothing(world: World, tmp_path: Path, capsys) -> None:
+    (tmp_path / "nothing_registered.py").touch()
+    plugin = str(tmp_path / "nothing_registered.py")
+    options = ["--set", "trainer.max_epochs=9", "--launch", "accelerate launch --num_processes 2"]
+    assert world.sweep("--dry-run", *options, "--plugins", plugin) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 8
+    assert lines[0][:5] == ["accelerate", "launch", "--num_processes", "2", str(jobs.COMMANDS / "train.py")]
+    args = train.parse(lines[0][5:])
+    assert (args.name, args.version, args.seed) == ("monodepth2_M", "42", 42)
+    assert (args.set, args.plugins) == (["trainer.max_epochs=9"], [plugin])
+    assert evaluate.parse(lines[1][2:]).plugins == [plugin]
     assert not world.out.exists()
     assert world.calls == []
 
 
-def test_a_launcher_that_does_not_exist_is_a_failure(world: World, capsys) -> None:
-    assert world.sweep("--launch", "no_such_launcher", "--seeds", "1") == 1
-    assert "exit code 127: no_such_launcher: cannot be started: No such file" in capsys.readouterr().out
-
-
 def test_one_task_of_an_array(world: World, capsys) -> None:
-    assert world.sweep("--only", "4") == 0
-    assert world.calls == EVERYTHING[8:10]
+    assert world.sweep("--only", "2") == 0
+    assert world.calls == EVERYTHING[4:6]
     assert not (world.out / "tables").exists()
-    assert world.sweep("--only", "6") == 2
-    assert "the sweep has 6 runs" in capsys.readouterr().err
-
-
-def directives(script: Path) -> list[str]:
-    """The options that sbatch would find: those before the first command, split as a shell does."""
-    lines = script.read_text().splitlines()
-    assert lines[0] == "#!/bin/bash"
-    found: list[str] = []
-    for line in itertools.takewhile(lambda line: not line or line.startswith("#"), lines):
-        if line.startswith("#SBATCH"):
-            found += shlex.split(line.removeprefix("#SBATCH"))
-    return found
-
-
-def test_array_script(world: World, tmp_path: Path, capsys) -> None:
-    script = tmp_path / "jobs" / "sweep.sbatch"
-    options = ["--evaluate-args", "--crop garg", "--set", "trainer.max_epochs=9"]
-    assert world.sweep("--slurm", script, *options, "--tables-args", "--decimals 2") == 0
-    assert world.calls == []
-    text = script.read_text()
-    told = dict(option.removeprefix("--").split("=") for option in directives(script) if "=" in option)
-    assert told["array"] == "0-5"
-    assert told["signal"] == "B:USR1@300"
-    assert told["output"] == f"{world.out}/slurm/%A_%a.log"
-    assert "--requeue" in directives(script)
-    assert "#   5: monodepth2_MS/335" in text
-    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    command = next(line for line in text.splitlines() if "--only" in line)
-    words = shlex.split(command.removesuffix("&"))
-    assert "--evaluate-args=--crop garg" in words
-    assert words[words.index("--seeds") + 1 :][:3] == ["42", "195", "335"]
-    assert "sbatch" in capsys.readouterr().out
-    (again,) = [words[2:-2]]  # without the interpreter, the file and --only: the same sweep
-    assert main([*again, "--dry-run"]) == 0
-    assert "trainer.max_epochs=9" in capsys.readouterr().out
-    (tables,) = [shlex.split(line)[1:] for line in text.splitlines() if line.endswith("--tables-only")]
-    assert tables[2:] == [*again, "--tables-args=--decimals 2", "--tables-only"]
-
-
-class Cluster:
-    """Stand-ins for SLURM: `start` runs one task as a node does, with `scontrol` noting what it is asked."""
-
-    def __init__(self, world: World, folder: Path):
-        self.script, self.asked = folder / "sweep.sbatch", folder / "asked"
-        assert world.sweep("--slurm", self.script) == 0
-        text = self.script.read_text().replace(
-            str(ROOT / "trainer" / "commands" / "sweep.py"), str(world.control / "sweep.py")
-        )
-        self.script.write_text(text)
-        scontrol = folder / "bin" / "scontrol"
-        scontrol.parent.mkdir()
-        scontrol.write_text(f'#!/bin/bash\necho "$@" >> "{self.asked}"\n')
-        scontrol.chmod(0o755)
-        self.path = f"{scontrol.parent}:{os.environ['PATH']}"
-
-    def start(self, task: int) -> subprocess.Popen[bytes]:
-        env = environment(SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_JOB_ID="99", PATH=self.path)
-        return subprocess.Popen(["bash", str(self.script)], env=env)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("signum", "requeued"), [(signal.SIGUSR1, "requeue 99_3\n"), (signal.SIGTERM, "")], ids=["time", "cancel"]
-)
-def test_a_task_of_the_array_saves_and_is_queued_again(world, tmp_path, signum, requeued) -> None:
-    """Told before its time is up; one that is cancelled saves too, but is not queued again."""
-    cluster = Cluster(world, tmp_path)
-    wish = world.wish("slow_monodepth2_MS_42")
-    run = RunDir(world.out, "monodepth2_MS", "42")
-    with cluster.start(3) as task:
-        watcher = when((world.control / "waiting").exists, lambda: task.send_signal(signum))
-        assert task.wait(300) == 128 + signum
-        watcher.join()
-    now = run.read_state()
-    assert now is not None
-    assert now.state == "preempted"
-    assert (cluster.asked.read_text() if cluster.asked.exists() else "") == requeued
-    if not requeued:
-        return
-    wish.unlink()
-    with cluster.start(3) as task:
-        assert task.wait(300) == 0
-    assert run.is_finished
-    assert world.result("monodepth2_MS", 42).is_file()
-    assert world.calls == ["train monodepth2_MS_42"] * 2 + ["evaluate monodepth2_MS_42 sweep_test"]
+    assert world.sweep("--only", "4") == 2
+    assert "the sweep has 4 runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -646,9 +308,13 @@ def test_a_task_of_the_array_saves_and_is_queued_again(world, tmp_path, signum, 
         (["--evaluate", "absent.yaml"], "--evaluate absent.yaml: no such file"),
         (["-c", str(CONFIGS[0]), str(CONFIGS[0])], "two files are called monodepth2_M"),
         (["--evaluate", str(DEFAULT), "cfg/kitti/default.yaml"], "two files are called default"),
+        (["--evaluate-args=--crp garg"], "unrecognized arguments: --crp"),
+        (["--tables-args=--decimals many"], "argument --decimals: invalid int value"),
+        (["--launch", "it's"], "argument --launch: it's: No closing quotation"),
+        (["--seeds", "1", "1"], "--seeds: each seed once, got 1 1"),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(world: World, capsys, arguments, message) -> None:
+def test_mistakes_are_reported_before_anything_starts(world: World, capsys, arguments, message) -> None:
     assert world.sweep(*arguments) == 2
     assert message in capsys.readouterr().err
     assert world.calls == []
@@ -656,34 +322,161 @@ def test_mistakes_are_told_before_anything_starts(world: World, capsys, argument
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "code", "last"),
     [
-        (["--evaluate-args=--crp garg"], "unrecognized arguments: --crp"),
-        (["--tables-args=--decimals many"], "argument --decimals: invalid int value"),
-        (["--launch", "it's"], "argument --launch: it's: No closing quotation"),
+        (
+            ["sh", "-c", "echo 'error: the data is broken' >&2; echo ' error_file: x'; exit 2"],
+            2,
+            "error: the data is broken",
+        ),
+        (["sh", "-c", "echo 1; echo 2; echo"], 0, "2"),
+        (["sh", "-c", "kill -9 $$"], -signal.SIGKILL, ""),
+        (["no_such_launcher"], 127, "no_such_launcher: cannot be started: No such file or directory"),
     ],
 )
-def test_options_of_the_last_commands_are_read_first(world: World, capsys, arguments, message) -> None:
-    with pytest.raises(SystemExit):
-        world.sweep(*arguments)
-    assert message in capsys.readouterr().err
-    assert not world.out.exists()
+def test_a_command_leaves_its_exit_code_and_its_last_words(tmp_path: Path, words, code, last) -> None:
+    log = tmp_path / "run" / "sweep.log"
+    for _ in range(2):  # the words of an earlier command do not count
+        assert children.call(["echo", "error: earlier"], log, StopSignals()) == 0
+    assert children.call(words, log, StopSignals()) == code
+    assert children.last_words(log) == last
 
 
-def test_a_seed_given_twice(world: World, capsys) -> None:
-    with pytest.raises(SystemExit):
-        world.sweep("--seeds", "1", "1")
-    assert "a seed is there twice" in capsys.readouterr().err
+def test_a_log_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "log").mkdir()
+    with pytest.raises(CannotWrite, match="is a file, but a folder is needed there"):
+        children.call(["true"], tmp_path / "file" / "run" / "log", StopSignals())
+    with pytest.raises(CannotWrite, match="Is a directory"):
+        children.call(["true"], tmp_path / "log", StopSignals())
+
+
+# It takes a moment to save when it is asked to stop.
+TRAIN = """
+import signal, sys, time
+from pathlib import Path
+control = Path(__file__).parent
+def stop(signum, frame):
+    time.sleep(0.3)
+    (control / "saved").touch()
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, stop)
+(control / "waiting").touch()
+time.sleep(60)
+"""
+
+
+def when(condition: Callable[[], bool], action: Callable[[], object]) -> threading.Thread:
+    """Act in another thread as soon as something holds."""
+
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.02)
+        action()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("signum", StopSignals.handled)
+@pytest.mark.parametrize("launcher", ["", "sh launcher.sh"])
+def test_a_signal_stops_the_child_and_the_sweep(tmp_path, monkeypatch, capsys, signum, launcher) -> None:
+    """A launcher of one process, as Accelerate's, dies of it and leaves the training behind, which is waited for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "COMMANDS", tmp_path)
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "launcher.sh").write_text(f'"{sys.executable}" "$@"\nexit $?\n')
+    watcher = when((tmp_path / "waiting").exists, lambda: os.kill(os.getpid(), signum))
+    world = World(tmp_path)
+    assert world.sweep("--no-evaluate", "--launch", launcher) == 128 + signum
+    watcher.join()
+    assert (tmp_path / "saved").exists()
+    printed = capsys.readouterr()
+    assert re.search("^monodepth2_M/42 .* stopped$", printed.out, re.M)
+    assert printed.out.count("not started") == 3
+    assert "the same command continues" in printed.err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def directives(script: Path) -> list[str]:
+    """The options that sbatch would find: those before the first command, split as a shell does."""
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/bin/bash"
+    heads = itertools.takewhile(lambda line: not line or line.startswith("#"), lines)
+    return [word for line in heads if line.startswith("#SBATCH") for word in shlex.split(line[7:])]
+
+
+def test_array_script(world: World, tmp_path: Path, capsys) -> None:
+    script = tmp_path / "jobs" / "sweep.sbatch"
+    options = [
+        "--evaluate-args",
+        "--crop garg",
+        "--set",
+        "trainer.max_epochs=9",
+        "--tables-args",
+        "--decimals 2",
+    ]
+    assert world.sweep("--slurm", script, *options) == 0
+    assert world.calls == []
+    assert "sbatch" in capsys.readouterr().out
+    text = script.read_text()
+    chosen = dict(option.removeprefix("--").split("=") for option in directives(script) if "=" in option)
+    assert (chosen["array"], chosen["signal"]) == ("0-3", "B:USR1@300")
+    assert chosen["output"] == f"{world.out}/slurm/%A_%a.log"
+    assert "--requeue" in directives(script)
+    assert "#   3: monodepth2_MS/195" in text
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    (task,) = [shlex.split(line.removesuffix("&")) for line in text.splitlines() if "--only" in line]
+    (tables,) = [shlex.split(line)[1:] for line in text.splitlines() if line.endswith("--tables-only")]
+    assert task[:2] == tables[:2] == [sys.executable, str(jobs.COMMANDS / "sweep.py")]
+    assert main([*task[2:-1], "3", "--dry-run"]) == 0
+    assert "trainer.max_epochs=9" in capsys.readouterr().out
+    assert main(tables[2:]) == 1  # of nothing
+    assert script.read_text() == text
+
+
+SWEEP = """
+import signal, sys, time
+from pathlib import Path
+for signum in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(signum, lambda signum, frame: time.sleep(0.3) or sys.exit(128 + signum))
+assert sys.argv[-2:] == ["--only", "3"]
+(Path(__file__).parent / "waiting").touch()
+time.sleep(60 if "slow" in sys.argv[0] else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signum", "requeued"),
+    [(signal.SIGUSR1, "requeue 99_3\n"), (signal.SIGTERM, ""), (None, "")],
+    ids=["time", "cancel", "end"],
+)
+def test_a_task_of_the_array_saves_and_is_queued_again(
+    world, tmp_path, monkeypatch, signum, requeued
+) -> None:
+    """Told before its time is up; one that is cancelled saves too, but is not queued again."""
+    commands = tmp_path / ("slow" if signum else "quick")
+    commands.mkdir()
+    (commands / "sweep.py").write_text(SWEEP)
+    monkeypatch.setattr(jobs, "COMMANDS", commands)
+    script, asked, scontrol = tmp_path / "sweep.sbatch", tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    assert world.sweep("--slurm", script) == 0
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/bash\necho "$@" >> "{asked}"\n')
+    scontrol.chmod(0o755)
+    path = f"{scontrol.parent}:{os.environ['PATH']}"
+    env = environment(SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="99", PATH=path)
+    with subprocess.Popen(["bash", str(script)], env=env) as task:
+        if signum:
+            when((commands / "waiting").exists, lambda: task.send_signal(signum)).join()
+        assert task.wait(60) == (128 + signum if signum else 0)
+    assert (asked.read_text() if asked.exists() else "") == requeued
 
 
 TINY = (
-    *SMALL,
-    "dataset.size=[64,64]",
-    "dataset.train.num_items=4",
-    "dataset.val.num_items=2",
-    "dataset.test.num_items=2",
-    "loader.batch_size=2",
-    "trainer.max_epochs=1",
+    *(*SMALL, "dataset.size=[64,64]", "dataset.train.num_items=4", "dataset.val.num_items=2"),
+    *("dataset.test.num_items=2", "loader.batch_size=2", "trainer.max_epochs=1"),
 )
 
 
@@ -712,7 +505,7 @@ def test_killed_halfway_a_real_sweep_finishes_only_what_was_missing(tmp_path: Pa
     second = command(*map(str, sweep))
     assert second.returncode == 0, second.stdout + second.stderr
     assert "[1/2] monodepth2_M/42: was finished" in second.stdout
-    assert second.stdout.count(": evaluating,") == 1
+    assert second.stdout.count(": evaluation sweep_test_--alignment_median, log") == 1
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert halfway.is_finished
     (table,) = (out / "tables").glob("*.md")

@@ -19,7 +19,7 @@ from tests.launch.test_nodes import PAUSE, PAUSING, STEPS, last_step, listens
 from tests.world import ROOT, environment, train_args
 
 SCRIPTS = sorted((ROOT / "launch/slurm").glob("*.sbatch"))
-SHARED = "# From here on all scripts are the same."
+SHARED = ROOT / "launch/slurm/train_and_requeue.sh"  # the end of every script
 PATIENCE = 240  # seconds after which something hangs
 
 # python, accelerate: note every start; run a stand-in of the trainer where there is one, else what was asked for.
@@ -159,8 +159,9 @@ def test_a_script_asks_to_be_told_and_to_come_back(script: Path) -> None:
     text = script.read_text()
     assert text.count("\n#SBATCH") == len(asked), "sbatch reads none after the first command"
     assert f"sbatch {script.relative_to(ROOT)}" in text or f" {script.relative_to(ROOT)} " in text
-    assert text.partition(SHARED)[2] == SCRIPTS[0].read_text().partition(SHARED)[2] != ""
-    assert int(text.partition("SHUTDOWN_TIMEOUT=")[2].split()[0]) < int(asked["signal"].partition("@")[2])
+    assert text.endswith(f"\n. {SHARED.relative_to(ROOT)}\n")
+    timeout = SHARED.read_text().partition("SHUTDOWN_TIMEOUT=")[2].split()[0]
+    assert int(timeout) < int(asked["signal"].partition("@")[2])
 
 
 def short(out: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tables.test_tables import column, tables_of, write_result, write_seeds
+from tests.tables.test_tables import SYNS, column, tables_of, write_legacy, write_result, write_seeds
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Cell, Row, Table, best_two, make_tables
 from trainer.tables.categories import by_category
@@ -19,8 +19,6 @@ from trainer.tables.results import read_results
 from trainer.tables.significance import warn_of_noise
 from trainer.tables.summary import RANK, ranks, summarise
 from trainer.tables.writing import file_names, wide_rows
-
-SYNS = {"type": "syns_patches", "mode": "test", "size": [640, 192]}
 
 
 def write_items(root: Path, model: str, seed: int, items: list[dict[str, Any]]) -> Path:
@@ -103,13 +101,11 @@ def test_an_image_without_category_and_one_without_number(tmp_path: Path) -> Non
 
 
 def test_categories_of_files_of_earlier_code(tmp_path: Path) -> None:
-    folder = tmp_path / "garg" / "042" / "results"
-    folder.mkdir(parents=True)
     rows = [
         {"Ratio": 5.0, "Cat": "Nature", "SubCat": "Hill", "AbsRel": 10.0, "AbsRel-Edges": 30.0},
         {"Ratio": 5.0, "Cat": "Indoor", "SubCat": "Hall", "AbsRel": 20.0, "AbsRel-Edges": 50.0},
     ]
-    (folder / "syns_test_best_mono.yaml").write_text(yaml.safe_dump(rows))
+    write_legacy(tmp_path, "syns_test_best_mono.yaml", rows)
     plain, edges = sorted(parts_of(tmp_path), key=lambda table: len(table.protocol))
     assert plain.rows[0].cells[column(plain, "Indoor")].mean == 20.0
     assert edges.rows[0].cells[column(edges, "Indoor")].mean == 50.0
@@ -118,10 +114,8 @@ def test_categories_of_files_of_earlier_code(tmp_path: Path) -> None:
 
 
 def test_a_formula_is_no_name_of_a_file(tmp_path: Path) -> None:
-    folder = tmp_path / "garg" / "042" / "results"
-    folder.mkdir(parents=True)
     metric = r"$\delta < 1.25$"
-    (folder / "syns.yaml").write_text(yaml.safe_dump([{"Cat": "Nature", metric: 0.5}]))
+    write_legacy(tmp_path, "syns.yaml", [{"Cat": "Nature", metric: 0.5}])
     (table,) = parts_of(tmp_path, metrics=[metric])
     assert table.name == "syns_delta_1_25_category"
 
@@ -131,7 +125,7 @@ def test_results_without_categories_are_refused(tmp_path: Path) -> None:
     write_items(tmp_path, "b", 1, [item("Nature", 0.1)])
     path = next((tmp_path / "b").rglob("*.yaml"))
     path.write_text(path.read_text().partition("items:\n")[0])
-    with pytest.raises(UserError, match="no result tells the category of its images"):
+    with pytest.raises(UserError, match="no result has the category of its images"):
         parts_of(tmp_path)
 
 
@@ -202,11 +196,11 @@ def test_what_not_every_row_has_does_not_count_and_is_named(tmp_path: Path) -> N
     (summary,) = summarise(tables_of(tmp_path), "a")
     assert summary.title == "summary of 1 number of table 1"
     assert summary.columns == [RANK]  # 0 cannot be improved upon in per cent
-    told = "; ".join(summary.notes)
-    assert "d1 of table 1 does not count: not every row has it" in told
-    assert "RMSE of table 1 does not count" in told
-    assert "abs_rel of table 1 is not compared: a has 0 or none" in told
-    assert "Ratio" not in told
+    notes = "; ".join(summary.notes)
+    assert "d1 of table 1 does not count: not every row has it" in notes
+    assert "RMSE of table 1 does not count" in notes
+    assert "abs_rel of table 1 is not compared: a has 0 or none" in notes
+    assert "Ratio" not in notes
 
 
 def test_improvement_over_a_published_row(tmp_path: Path) -> None:

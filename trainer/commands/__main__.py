@@ -1,4 +1,4 @@
-"""The console script `monodepth`: one entry for all commands, so that no other global name is taken."""
+"""The console script `monodepth`, one entry to all commands; without installation `python -m trainer.commands`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names with the others; return its exit code."""
+    """Run the command that the first argument names; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="monodepth",
         description="Train and evaluate monocular depth networks.",
         epilog="commands:\n" + "".join(f"  {name:16} {text}\n" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="monodepth COMMAND ...   (monodepth COMMAND --help shows its options)",
+        usage="monodepth COMMAND ...   (monodepth COMMAND --help lists its options)",
     )
     parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
     given = list(sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""What the command lines share: configuration arguments, and errors that are shown as sentences."""
+"""What the commands share: options, the name in their usage line, errors shown as sentences, output that may break."""
 
 from __future__ import annotations
 
@@ -11,63 +11,92 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
+from trainer.runtime.errors import UserError
 from trainer.runtime.processes import is_first_process
+
+
+def program(name: str) -> str:
+    """Name a command in its usage line as it was typed: "monodepth export-depth", or `name` for a script of its own."""
+    path = Path(sys.argv[0])
+    is_one_of_many = path.stem == "monodepth" or path.parts[-2:] == ("commands", "__main__.py")
+    return f"monodepth {name.replace('_', '-')}" if is_one_of_many else name
+
+
+_FILES = {"type": Path, "nargs": "+", "metavar": "YAML"}
+_WORDS = {"action": "extend", "nargs": "+", "default": []}
+_COUNT = {"type": int, "metavar": "N"}
+_PLUGINS = (
+    "your modules that register losses, decoders, datasets or networks: names as for import, searched for here and on"
+    " PYTHONPATH, or .py files"
+)
+# Options that several commands have.
+_SHARED: dict[str, dict[str, Any]] = {
+    "--cfg-file": {**_FILES, "help": "this run; later files win"},
+    "--cfg-default": {**_FILES, "help": "what it builds on; later files win"},
+    "--set": {**_WORDS, "metavar": "KEY=VALUE", "help": "override a key"},
+    "--plugins": {**_WORDS, "metavar": "MODULE", "help": _PLUGINS},
+    "--hparams": {
+        "type": Path,
+        "metavar": "YAML",
+        "help": "corrected hparams.yaml, instead of the embedded one",
+    },
+    "--seed": {"type": int, "default": 42, "help": "seed of everything random (default 42)"},
+    "--batch-size": {**_COUNT, "help": "images per pass of the network (default %(default)s)"},
+    "--num-workers": {**_COUNT, "default": 0, "help": "processes that load items (default 0)"},
+}
+_SHORT = {"--cfg-file": "-c", "--cfg-default": "-d", "--seed": "-s"}
+
+
+def add_shared(parser: Any, name: str, **changes: Any) -> None:
+    """Add an option of `_SHARED` to a parser or a group of it, with changes to the arguments of `add_argument`."""
+    parser.add_argument(*filter(None, (_SHORT.get(name), name)), **{**_SHARED[name], **changes})
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --cfg-file, --cfg-default, --set and --plugins."""
-    add = parser.add_argument
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="YAML",
-        help="this run; later files win",
-    )
-    add(
-        "-d", "--cfg-default", type=Path, nargs="+", metavar="YAML", help="what it builds on; later files win"
-    )
-    add(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key, e.g. trainer.max_epochs=1 loss.disp_smooth=~",
-    )
-    add_plugins_argument(parser)
+    add_shared(parser, "--cfg-file", required=True)
+    add_shared(parser, "--cfg-default")
+    add_shared(parser, "--set", help="override a key, e.g. trainer.max_epochs=1 loss.disp_smooth=~")
+    add_shared(parser, "--plugins")
 
 
-def add_plugins_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --plugins, for `trainer.config.plugins.load_plugins`."""
-    parser.add_argument(
-        "--plugins",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="modules of yours that register losses, decoders, datasets or networks: names as for import, looked"
-        " up from here and on PYTHONPATH, or .py files",
-    )
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "") -> None:
+    """Add --hparams, --cfg-file, --set and --plugins, for the configuration in a checkpoint; `section` ends a help."""
+    add_shared(parser, "--hparams")
+    change = f"changes to the embedded configuration, above all its dataset; later files win{section}"
+    add_shared(parser, "--cfg-file", default=[], help=change)
+    add_shared(parser, "--set", help="change one key of it")
+    add_shared(parser, "--plugins")
+
+
+def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
+    """Write a generated file, or with `check` only compare it. Returns the exit code, 1 when it differs.
+
+    Args:
+        command: what to run when it differs.
+    """
+    if not check:
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+        print(f"{path} is out of step with the code. Run: {command}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def guarded(main: Callable[..., int]) -> Callable[..., int]:
-    """Show a user's mistake as its message alone (exit code 2); let everything else raise.
+    """Print a UserError as its message alone and return 2; let other errors raise.
 
-    Under an elastic launcher the traceback of a process that dies is recorded, so that the launcher prints it. One of
-    several processes that have met leaves at once, for the others wait for it.
+    An elastic launcher gets the traceback of a process that dies, and prints it. One of several processes that have met
+    leaves at once, because the others wait for it.
     """
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> int:
         try:
             return main(*args, **kwargs) or 0
-        except BaseException as error:
-            if not _is_user_error(error):
-                raise
-            _tell(error)
+        except UserError as error:
+            _print_error(error)
             return 2
 
     @functools.wraps(main)
@@ -87,7 +116,7 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
 
 
 def _recorded(run: Callable[..., int]) -> Callable[..., int]:
-    """Under an elastic launcher: leave it the traceback of what `run` raises."""
+    """Under an elastic launcher, record the traceback of what `run` raises."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return run
     from torch.distributed.elastic.multiprocessing.errors import record
@@ -101,14 +130,8 @@ def _have_met() -> bool:
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _is_user_error(error: BaseException) -> bool:
-    """Tell a UserError without importing torch for a process that never needed it."""
-    errors = sys.modules.get("trainer.runtime.errors")
-    return errors is not None and isinstance(error, errors.UserError)
-
-
-def _tell(error: BaseException) -> None:
-    """Print once what all processes run into before they meet, and whatever befalls one of them later."""
+def _print_error(error: UserError) -> None:
+    """Print once what all processes run into before they meet, and everything after that."""
     met = _have_met()
     if os.environ.get("LOCAL_RANK", "0") == "0" or met:  # the first of every machine: their disks may differ
         where = f" [process {os.environ['RANK']}]" if met or not is_first_process() else ""
@@ -116,7 +139,7 @@ def _tell(error: BaseException) -> None:
 
 
 class Outliving:
-    """A text stream that drops what it cannot write, because nobody reads it any more or its disk is full."""
+    """A text stream that drops what it cannot write, because its reader has gone or its disk is full."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -138,7 +161,7 @@ class Outliving:
 
 @contextmanager
 def outliving() -> Iterator[None]:
-    """Let stdout and stderr drop what they cannot write, until the end of the process, whose exit code they leave."""
+    """Let stdout and stderr drop what they cannot write in this block; they do not change the exit code either."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, Outliving(stream)) for stream in before)
     try:
@@ -150,17 +173,16 @@ def outliving() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print lines to stderr in one piece: those of two processes do not mix, and a broken stderr changes nothing."""
+    """Print lines to stderr in one piece, so that those of two processes do not mix; a broken stderr is ignored."""
     Outliving(sys.stderr).write(f"{text}\n")
     _silence_if_broken(sys.stderr)
 
 
 def leave(code: int) -> NoReturn:
-    """End a process of several at once, when everything is saved and closed.
+    """End one of several processes at once, when everything is saved and closed.
 
-    An ordinary return would free the DDP wrapper, and with it the last hold on the process group, whose destructor
-    joins a thread that may be waiting for the interpreter: now and then a rank hung there for ever, its work done, and
-    when it had failed, the others waited for it.
+    An ordinary return frees the DDP wrapper and with it the process group, whose destructor joins a thread that may be
+    waiting for the interpreter: now and then a rank hung there for ever, and the others waited for it.
     """
     Outliving(sys.stdout).flush()
     Outliving(sys.stderr).flush()
@@ -168,11 +190,11 @@ def leave(code: int) -> NoReturn:
 
 
 def _silence_if_broken(stream: TextIO) -> None:
-    """Point a stream that cannot be written to at nothing: Python flushes it at its end and would exit with 120."""
+    """Point a stream that cannot be written at /dev/null: Python flushes it at exit and would return 120."""
     try:
         stream.flush()
     except OSError:
-        with suppress(OSError, ValueError):  # one that is no file
+        with suppress(OSError, ValueError):  # not a file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.cli import guarded
+from trainer.commands.cli import guarded, program
 
 if TYPE_CHECKING:
     from trainer.checkpoint.foreign import Converted
@@ -25,7 +25,7 @@ SUFFIX = ".safetensors"
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="convert",
+        prog=program("convert"),
         description="Turn published weights into a checkpoint for `evaluate` and `train`. SRC is a Monodepth2 folder,"
         " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), or a ResNet with"
         " torchvision's names, which becomes an encoder. Nothing in SRC is run.",

@@ -24,13 +24,13 @@ if (
 ):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_checkpoint_arguments, add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="evaluate",
+        prog=program("evaluate"),
         description="Score a checkpoint on a data set with ground truth. The last line printed is AbsRel over"
         " that of the best constant depth: below 1, the network makes use of the image.",
         epilog="Example: evaluate --ckpt models/synthetic/monodepth2_MS/42 --sheet sheet.png",
@@ -60,19 +60,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NPZ",
         help="with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
     )
-    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="YAML",
-        help="what to change in the embedded configuration, its dataset above all; later files win. A section"
-        " `evaluation` sets what the protocol options below do not",
-    )
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
-    add_plugins_argument(parser)
+    add_checkpoint_arguments(parser, ". A section `evaluation` sets what the protocol options below do not")
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
     _add_protocol(parser)
@@ -113,7 +101,8 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("output and speed").add_argument
+    group = parser.add_argument_group("output and speed")
+    add = group.add_argument
     add(
         "--save",
         type=Path,
@@ -128,8 +117,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
     add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
-    add("--batch-size", type=int, default=8, metavar="N", help="images per pass of the network (default 8)")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
+    add_shared(group, "--batch-size", default=8)
+    add_shared(group, "--num-workers")
 
 
 @guarded

@@ -16,30 +16,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_checkpoint_arguments, add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="export_depth",
+        prog=program("export_depth"),
         description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file.",
         epilog="Example: export_depth --ckpt models/synthetic/monodepth2_MS/42 --save preds.npz",
     )
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="a .safetensors file, or a run folder (its best checkpoint)")
-    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="YAML",
-        help="what to change in the embedded configuration, its dataset above all; later files win",
-    )
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
-    add_plugins_argument(parser)
+    add_checkpoint_arguments(parser)
     add(
         "--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)"
     )
@@ -55,8 +44,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="file to write (default <run>/preds/<dataset>_<checkpoint>.npz)",
     )
     add("--force", action="store_true", help="replace the file if it is there")
-    add("--batch-size", type=int, default=12, metavar="N", help="images per pass of the network (default 12)")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
+    add_shared(parser, "--batch-size", default=12)
+    add_shared(parser, "--num-workers")
     return parser.parse_args(argv)
 
 

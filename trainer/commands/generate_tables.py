@@ -1,4 +1,4 @@
-"""Tables over seeds: all results below a folder, mean and standard deviation, and how sure the order is.
+"""Tabulate results over seeds: mean, standard deviation, and which orders are outside the seed noise.
 
     generate_tables models/benchmark
     generate_tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
@@ -13,23 +13,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="generate_tables",
+        prog=program("generate_tables"),
         description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
         epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
     )
     parser.add_argument("root", type=Path, help="folder with the models")
     _add_selection(parser)
     _add_comparison(parser)
-    add_plugins_argument(parser)
-    _add_output(parser.add_argument_group("output"))
+    add_shared(parser, "--plugins")
+    add = parser.add_argument_group("output").add_argument
+    add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
+    add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
+    add("--curves", nargs="+", metavar="TAG", help="scalars to draw (default val_metrics/AbsRel, if any)")
     args = parser.parse_args(argv)
     if args.decimals is not None and not 0 <= args.decimals <= 15:
         parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")
@@ -37,74 +39,28 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """What goes into the tables, and in which order."""
+    """Add the options that choose rows and columns and their order."""
     add = parser.add_argument
-    add(
-        "--file",
-        nargs="+",
-        default=["*.yaml"],
-        metavar="PATTERN",
-        help="names of result files (default *.yaml), or paths",
-    )
+    add("--file", nargs="+", default=["*.yaml"], metavar="PATTERN", help="names or paths (default *.yaml)")
     add("--models", nargs="+", metavar="MODEL", help="only these")
-    add(
-        "--seeds",
-        nargs="+",
-        metavar="SEED",
-        help="versions that every model should have (default: those that any has)",
-    )
+    add("--seeds", nargs="+", metavar="SEED", help="versions expected of every model (default: those of any)")
     add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
-    add(
-        "--sort",
-        metavar="KEY",
-        help="metric to sort rows by, best first, and to show seed by seed (default: names, first metric)",
-    )
-    add(
-        "--mix",
-        nargs="+",
-        default=[],
-        metavar="FIELD",
-        help="protocol fields in which rows may differ, e.g. alignment, size, checkpoint: shown as columns",
-    )
+    add("--sort", metavar="KEY", help="sort by this metric, list its seeds (default: names, first metric)")
+    fields = "protocol fields in which rows may differ, shown as columns, e.g. alignment, size, checkpoint"
+    add("--mix", nargs="+", default=[], metavar="FIELD", help=fields)
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    """What stands beside the tables."""
+    """Add the options for further rows and tables."""
     add = parser.add_argument
-    add(
-        "--reference",
-        metavar="NAME",
-        help="published rows below each table of the same protocol: benchmark, or a YAML file",
-    )
+    add("--reference", metavar="NAME", help="published rows of the same protocol: benchmark, or a YAML file")
     add(
         "--by",
         choices=("category", "subcategory"),
-        help="also a table per metric with a column for each category of scene (SYNS-Patches); of --metrics, else of"
-        " --sort, else of the first",
+        help="also a table per metric (of --metrics, else --sort, else the first) with a column per category of scene",
     )
-    add(
-        "--summary",
-        action="store_true",
-        help="also the mean rank over all numbers of tables with the same rows",
-    )
-    add(
-        "--relative-to",
-        metavar="MODEL",
-        help='the summary, with the mean improvement over this row, e.g. garg or "garg (published)"',
-    )
-
-
-def _add_output(group: Any) -> None:
-    """Where and how results are written."""
-    add = group.add_argument
-    add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
-    add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
-    add(
-        "--curves",
-        nargs="+",
-        metavar="TAG",
-        help="scalars of TensorBoard to draw with --out (default val_metrics/AbsRel, where it is)",
-    )
+    add("--summary", action="store_true", help="also the mean rank over all tables with the same rows")
+    add("--relative-to", metavar="MODEL", help='also the improvement over a row, e.g. "garg (published)"')
 
 
 @guarded

@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trainer.commands.cli import guarded
+from trainer.commands.cli import guarded, program
 from trainer.commands.jobs import (
     prepare_hints,
     prepare_jpeg,
@@ -33,7 +33,7 @@ JOBS = (
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; the result has the function to call as `run` and its arguments."""
-    parser = argparse.ArgumentParser(prog="prepare", description="Prepare data.")
+    parser = argparse.ArgumentParser(prog=program("prepare"), description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     for job in JOBS:
         job.add_parser(jobs)

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="replay",
+        prog=program("replay"),
         description="Recompute the step at which a training stopped, from the capsule that it left, and name what was"
         " not finite first: in the batch, the weights, a module of the networks, a loss, or a gradient. Exit code 0"
         " when that was found, 1 when the step is finite here.",
@@ -24,14 +24,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("capsule", type=Path, metavar="CAPSULE", help="file in <run folder>/capsules")
-    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
+    add_shared(parser, "--hparams")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default auto)")
     add(
         "--precision",
         choices=("32", "16", "bf16"),
         help="bits of the networks (default: those of the training). A step that is finite in 32 alone wants bf16",
     )
-    add_plugins_argument(parser)
+    add_shared(parser, "--plugins")
     return parser.parse_args(argv)
 
 

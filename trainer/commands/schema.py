@@ -3,7 +3,7 @@
 python launch/schema.py            writes cfg/schema.json
 python launch/schema.py --check    fails when that file is out of step with the code
 
-With `--plugins` the entries of your modules are in it too; then `--out` says where it goes.
+With `--plugins` and `--out`, the schema of your own modules, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import add_shared, guarded, program, write_or_check
 
 COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"
 
@@ -22,11 +22,13 @@ COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the schema; return the exit code: 1 when `--check` finds a difference."""
-    parser = argparse.ArgumentParser(prog="schema", description="Write the JSON schema of the configuration.")
+    parser = argparse.ArgumentParser(
+        prog=program("schema"), description="Write the JSON schema of the configuration."
+    )
     add = parser.add_argument
     add("--out", type=Path, metavar="JSON", help="file to write (default cfg/schema.json)")
     add("--check", action="store_true", help="write nothing; fail when the file differs from the code")
-    add_plugins_argument(parser)
+    add_shared(parser, "--plugins")
     args = parser.parse_args(argv)
     if args.plugins and args.out is None:
         parser.error("--plugins needs --out: cfg/schema.json describes the project without your modules")
@@ -38,14 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_plugins(args.plugins)
 
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
-    if not args.check:
-        out.write_text(text, encoding="utf-8")
-        print(f"wrote {out}")
-        return 0
-    if out.is_file() and out.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{out} is out of step with the code. Run: python launch/schema.py", file=sys.stderr)
-    return 1
+    return write_or_check(text, out, args.check, "python launch/schema.py")
 
 
 if __name__ == "__main__":

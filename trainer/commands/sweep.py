@@ -3,9 +3,9 @@
     sweep -c cfg/benchmark/garg.yaml cfg/benchmark/monodepth.yaml -d cfg/benchmark/default.yaml -o models/benchmark \
           --seeds 42 195 335 --evaluate cfg/eval/kitti_eigen.yaml
 
-Runs are <ckpt-dir>/<stem of the YAML>/<seed>, one after the other. The same command continues a sweep that was stopped
-and does only what is missing. Started twice at the same time, on two GPUs say, the two share the work. `--slurm FILE`
-writes an array script instead, one task per run.
+Runs are <ckpt-dir>/<stem of the YAML>/<seed>, one after the other. The same command continues a stopped sweep and does
+only what is missing. Two sweeps started at the same time, on two GPUs say, share the work. `--slurm FILE` writes an
+array script instead, one task per run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if (
-    not __package__
-):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
+if not __package__:  # started as a file by a task of an array: find the project that it lies in
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, guarded
+from trainer.commands.cli import add_config_arguments, guarded, program
 
 SEEDS = (42, 195, 335)  # of the published benchmark
 
@@ -29,7 +27,7 @@ SEEDS = (42, 195, 335)  # of the published benchmark
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="sweep",
+        prog=program("sweep"),
         description="Train every --cfg-file with every seed, evaluate, tabulate. The same command continues a stopped"
         " sweep and does only what is missing.",
         epilog="Example: sweep -c cfg/benchmark/garg.yaml cfg/benchmark/monodepth.yaml -d cfg/benchmark/default.yaml"
@@ -38,59 +36,50 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     add = parser.add_argument
     add("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), metavar="SEED", help="default 42 195 335")
+    add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default 42 195 335")
+    default = "the test part of the data trained on"
     add(
         "--evaluate",
         type=Path,
         nargs="+",
+        default=[],
         metavar="YAML",
-        help="evaluations, one per file (default: the test part of the data trained on)",
+        help=f"an evaluation each (default: {default})",
     )
     add("--no-evaluate", action="store_true", help="only train")
-    add(
-        "--evaluate-args",
-        type=_quoted,
-        default="",
-        metavar="TEXT",
-        help='more options of evaluate: "--crop garg --limit 100"',
-    )
-    add(
-        "--tables-args",
-        type=_quoted,
-        default="",
-        metavar="TEXT",
-        help='more options of generate_tables: "--reference benchmark"',
-    )
-    add(
-        "--launch",
-        type=_quoted,
-        default="",
-        metavar="COMMAND",
-        help='put before launch/train.py: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
-    )
-    add("--stop-on-failure", action="store_true", help="do not go on to the next run when one fails")
-    add("--tables-only", action="store_true", help="tabulate what is complete; train and evaluate nothing")
-    add("--dry-run", action="store_true", help="print what is missing as commands; do nothing")
+    for option, example in (
+        ("--evaluate-args", 'more options of evaluate: "--crop garg --limit 100"'),
+        ("--tables-args", 'more options of generate_tables: "--reference benchmark"'),
+        (
+            "--launch",
+            'launcher of the training: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
+        ),
+    ):
+        add(option, type=_quoted, default="", metavar="TEXT", help=example)
+    add("--stop-on-failure", action="store_true", help="end with the first run that fails")
+    add("--tables-only", action="store_true", help="tabulate the complete runs, list what the others lack")
+    add("--dry-run", action="store_true", help="print the missing commands; run nothing")
     add(
         "--slurm",
         type=Path,
         metavar="FILE",
-        help="write an sbatch script for an array of all runs; do nothing else",
+        help="write an sbatch script for an array of all runs; run nothing",
     )
     add(
         "--only",
         type=int,
         metavar="I",
-        help="do only run I, counted from 0, without tables: a task of the array",
+        help="run I alone, counted from 0, without tables: a task of the array",
     )
     args = parser.parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else list(argv)
     if len(set(args.seeds)) < len(args.seeds):
-        parser.error(f"--seeds: a seed is there twice: {' '.join(map(str, args.seeds))}")
+        parser.error(f"--seeds: each seed once, got {' '.join(map(str, args.seeds))}")
     return args
 
 
 def _quoted(text: str) -> str:
-    """A text that a shell could split into words."""
+    """Check that the text can be split into words as a shell does it."""
     try:
         shlex.split(text)
     except ValueError as error:

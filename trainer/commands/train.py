@@ -19,13 +19,13 @@ if (
 ):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, guarded
+from trainer.commands.cli import add_config_arguments, add_shared, guarded, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="train",
+        prog=program("train"),
         description="Train depth networks from video or stereo. The same command continues a stopped run.",
         epilog="Example: train -c cfg/synthetic/monodepth2_MS.yaml -d cfg/synthetic/default.yaml "
         "-o models/synthetic -n monodepth2_MS -v 42 -s 42",
@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("-n", "--name", required=True, help="name of the model: <ckpt-dir>/<name>/<version>")
     parser.add_argument("-v", "--version", required=True, help="version, used as given; usually the seed")
-    parser.add_argument("-s", "--seed", type=int, default=42, help="seed of everything random (default 42)")
+    add_shared(parser, "--seed")
     parser.add_argument(
         "--progress",
         choices=("auto", "rich", "tqdm", "plain"),

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, guarded
+from trainer.commands.cli import add_config_arguments, add_shared, guarded, program
 from trainer.runtime.processes import is_first_process
 
 MODES = ("", "train.", "val.")
@@ -23,7 +23,7 @@ SCRATCH = Path(tempfile.gettempdir()) / "monodepth_dev"
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; what debugging changes goes in front of the user's own --set."""
-    parser = argparse.ArgumentParser(prog="train_dev", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("train_dev"), description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_config_arguments(parser)
     add(
@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("-n", "--name", default="dev", help="default dev")
     add("-v", "--version", default="0", help="default 0")
-    add("-s", "--seed", type=int, default=42, help="seed of everything random (default 42)")
+    add_shared(parser, "--seed")
     add("--epochs", type=int, default=5, help="default 5")
     add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
     add(

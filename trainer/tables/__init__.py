@@ -1,6 +1,6 @@
 """Tables over seeds: result files -> mean, spread, order and how sure the order is. Nothing here evaluates a network.
 
 `results` reads files, `categories` splits them by scene, `aggregate` groups them into one table per protocol, `summary`
-ranks over tables, `significance` compares methods, `reference` brings published numbers, `layout`, `latex` and
-`writing` turn a table into text, `pictures` into curves and bars.
+ranks over tables, `significance` compares methods, `reference` adds published numbers, `layout`, `latex` and `writing`
+turn a table into text, `pictures` into curves and bars.
 """

@@ -20,7 +20,7 @@ PUBLISHED = " (published)"  # ending of the name of a row that is not ours
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one model: what each seed reached. A seed whose value is not finite does not count."""
+    """One metric of one model over its seeds. A seed whose value is not finite does not count."""
 
     mean: float
     sd: float  # sample standard deviation; NaN with fewer than two seeds
@@ -29,7 +29,7 @@ class Cell:
 
     @classmethod
     def of(cls, by_seed: Mapping[str, float]) -> Cell:
-        """Average the finite values of the seeds; NaN where there is none."""
+        """Average the finite values of the seeds; NaN without any."""
         known = [v for v in by_seed.values() if math.isfinite(v)]
         mean = statistics.fmean(known) if known else math.nan
         sd = statistics.stdev(known) if len(known) > 1 else math.nan
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The model, with what tells apart two rows of one model."""
+        """The model, with the fields in which its rows differ."""
         shown = ", ".join(filter(None, self.shown.values()))
         return f"{self.model} ({shown})" if shown else self.model
 
@@ -59,9 +59,9 @@ class Row:
 
 @dataclass
 class Table:
-    """Models that were measured by one protocol, in the order of their names unless sorted."""
+    """Models under one protocol, in the order of their names unless sorted."""
 
-    protocol: dict[str, str]  # what all rows have in common
+    protocol: dict[str, str]  # fields that all rows share
     columns: list[Column]
     rows: list[Row]
     references: list[Row] = field(default_factory=list)  # published, neither ranked nor compared
@@ -102,9 +102,9 @@ def make_tables(
     """Make one table per protocol.
 
     Args:
-        results: what `read_results` found.
-        root: folder they were found in; a model's runs there that have no result are named.
-        seeds: versions that every model should have; None = those that any model has.
+        results: from `read_results`.
+        root: folder of the results; notes name the runs there without a result.
+        seeds: versions expected of every model; None = those that any has.
         mix: protocol fields in which the rows of one table may differ; they become columns.
         models: names to keep. metrics: keys to keep, in this order.
 
@@ -131,22 +131,27 @@ def make_tables(
 
 
 def name_differences(tables: Sequence[Table], mix: Sequence[str] = ()) -> list[str]:
-    """Say for each table after the first by what its protocol differs from the first, and how to join those of one data
-    set. `mix` are the fields in which rows differ already.
+    """Describe how the protocol of each table differs from that of the first, and how to join those of one data set.
+
+    `mix` are the fields in which rows differ already.
     """
     lines = []
     for number, table in enumerate(tables[1:], start=2):
         first = tables[0].protocol
         keys = [k for k in {**first, **table.protocol} if first.get(k) != table.protocol.get(k)]
-        told = ", ".join(f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys)
+        differences = ", ".join(
+            f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys
+        )
         again = ", or evaluate with the same --alignment" if keys == ["alignment"] else ""
         joined = f"; --mix {' '.join([*mix, *keys])} puts them side by side{again}"
-        lines.append(f"table {number} is apart from table 1: {told}{'' if 'dataset' in keys else joined}")
+        lines.append(
+            f"table {number} is apart from table 1: {differences}{'' if 'dataset' in keys else joined}"
+        )
     return lines
 
 
 def rank(table: Table, column: Column) -> list[Row]:
-    """Rows from best to worst; those without a finite mean are left out, and all where neither direction is better."""
+    """Rows with a finite mean from best to worst; none for a metric without a direction."""
     known = [row for row in table.rows if column in row.cells and math.isfinite(row.cells[column].mean)]
     if not column.direction:
         return []
@@ -154,7 +159,7 @@ def rank(table: Table, column: Column) -> list[Row]:
 
 
 def sort_rows(table: Table, key: str) -> None:
-    """Bring the best rows by a metric to the top; those without it come last, in the order they had."""
+    """Sort rows by a metric, best first; those without it come last, in their former order."""
     column = headline(table, key)
     if column is not None:
         places = {row.label: place for place, row in enumerate(rank(table, column))}
@@ -162,7 +167,7 @@ def sort_rows(table: Table, key: str) -> None:
 
 
 def best_two(table: Table, column: Column) -> tuple[set[str], set[str]]:
-    """Labels of the best and of the second best rows. Ties share a place; nobody holds both."""
+    """Labels of the best and of the second best rows; ties share a place."""
     ranked = rank(table, column)
     values = list(dict.fromkeys(row.cells[column].mean for row in ranked))
     places = [{r.label for r in ranked if r.cells[column].mean == value} for value in values[:2]]
@@ -171,10 +176,8 @@ def best_two(table: Table, column: Column) -> tuple[set[str], set[str]]:
 
 
 def headline(table: Table, name: str | None = None) -> Column | None:
-    """The column by which rows are ranked: `name`, a key, or the first that has a direction."""
-    if name is not None:
-        return next((c for c in table.columns if name == c.key), None)
-    return next((c for c in table.columns if c.direction), None)
+    """The column by which rows are ranked: the one with the key `name`, or the first that has a direction."""
+    return next((c for c in table.columns if (c.direction if name is None else c.key == name)), None)
 
 
 def _table(
@@ -196,13 +199,13 @@ def _table(
         _keep(seeds, result, label)
     rows, notes = [], []
     for (label, shown), seeds in sorted(by_row.items()):
-        told = sorted(seeds, key=_by_number)
+        versions = sorted(seeds, key=_by_number)
         cells = {
-            c: Cell.of({s: seeds[s].values[c] for s in told if c in seeds[s].values})
+            c: Cell.of({s: seeds[s].values[c] for s in versions if c in seeds[s].values})
             for c in columns
             if any(c in r.values for r in seeds.values())
         }
-        row = Row(label, cells, tuple(told), dict(zip(mix, shown, strict=True)))
+        row = Row(label, cells, tuple(versions), dict(zip(mix, shown, strict=True)))
         rows.append(row)
         notes += _odd(row)
         missing = [seed for seed in expected if seed not in seeds]
@@ -214,7 +217,7 @@ def _table(
 
 
 def unevaluated(root: Path, results: Sequence[Result]) -> list[str]:
-    """Name the models below `root` that have runs, but no result at all."""
+    """List the models below `root` that have runs but no result."""
     known = {result.folder for result in results}
     runs = sorted({path.parent for path in root.absolute().rglob("state.json")})
     lost: dict[Path, list[str]] = {}
@@ -225,7 +228,7 @@ def unevaluated(root: Path, results: Sequence[Result]) -> list[str]:
 
 
 def _keep(seeds: dict[str, Result], result: Result, label: str) -> None:
-    """Add a result; two files of one seed under one protocol are alright when they say the same."""
+    """Add a result. Raises UserError when another file has other numbers of the same seed and protocol."""
     other = seeds.setdefault(result.seed, result)
     if other is not result and dict(other.values) != dict(result.values):
         raise UserError(
@@ -235,27 +238,25 @@ def _keep(seeds: dict[str, Result], result: Result, label: str) -> None:
 
 
 def _odd(row: Row) -> list[str]:
-    """Name the seeds whose value is not finite."""
-    notes = []
-    for column, cell in row.cells.items():
-        bad = [seed for seed, value in cell.by_seed.items() if not math.isfinite(value)]
-        if bad:
-            notes.append(
-                f"{row.label}: {column.key} is not finite with seed {', '.join(bad)}, which is left out"
-            )
-    return notes
+    """List the seeds whose value is not finite."""
+    bad = {c: [s for s, v in cell.by_seed.items() if not math.isfinite(v)] for c, cell in row.cells.items()}
+    return [
+        f"{row.label}: {column.key} is not finite with seed {', '.join(seeds)}, which is left out"
+        for column, seeds in bad.items()
+        if seeds
+    ]
 
 
 def _run_state(folder: Path, seed: str) -> str:
     try:
         state = RunDir(folder.parent, folder.name, seed).read_state()
-    except UserError:  # a name that no run of ours can have
+    except UserError:  # not a name of a run
         return "no run"
     return f"run {state.state}, epoch {state.epoch}" if state else "no run"
 
 
 def model_names(folders: Iterable[Path], root: Path) -> dict[Path, str]:
-    """Call each model by its folder, or by its path below `root` where two have one name."""
+    """Name each model by its folder, or by its path below `root` where two have one name."""
     folders, top = sorted(folders), root.absolute()
     names = [folder.name for folder in folders]
     paths = [f.relative_to(top) if f.is_relative_to(top) else f for f in folders]

@@ -1,4 +1,4 @@
-"""Numbers by category of the scene, as items of SYNS-Patches tell it: a table per metric, a column per category."""
+"""Numbers by category of the scene, as in results of SYNS-Patches: a table per metric, a column per category."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from trainer.runtime.errors import UserError
 from trainer.tables.columns import EDGE_ENDINGS, Column
 from trainer.tables.results import Result, read_file
 
-KEYS = {"category": ("cat", "Cat"), "subcategory": ("subcat", "SubCat")}  # ours, and that of earlier code
+KEYS = {"category": ("cat", "Cat"), "subcategory": ("subcat", "SubCat")}  # ours and those of earlier code
 UNKNOWN = "(none)"
 
 
 def by_category(results: Sequence[Result], kind: str, metrics: Sequence[str] | None = None) -> list[Result]:
-    """Average the items of each category apart.
+    """Average the items of each category.
 
     Args:
         kind: "category" or "subcategory".
         metrics: keys; None = the first of each result that has a direction.
 
-    Returns a result per file and metric whose columns are the categories and whose protocol says which metric and how
-    many images each category has, so that tables of them are made as all others are. Files without categories give
-    none. Raises UserError when no file has any.
+    Returns a result per file and metric, for tables as of any others: its columns are the categories, its protocol has
+    the metric and the number of images in each category. Files without categories give none. Raises UserError when no
+    file has any.
     """
     groups = {path: _groups(path, kind) for path in {r.path for r in results}}
-    told = [part for r in results for part in _split(r, groups[r.path], kind, metrics)]
-    if not told:
+    parts = [part for r in results for part in _split(r, groups[r.path], kind, metrics)]
+    if not parts:
         raise UserError(
-            f"--by {kind}: no result tells the {kind} of its images, as those of SYNS-Patches do, with these metrics"
+            f"--by {kind}: no result has the {kind} of its images, as those of SYNS-Patches have, with these metrics"
         )
-    return told
+    return parts
 
 
 def _split(

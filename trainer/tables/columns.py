@@ -1,4 +1,4 @@
-"""Columns of a table: which metric, in which unit, and which direction is better."""
+"""Columns of a table: a metric, its unit, and which direction is better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.metrics import METRICS, Metric
 
-# Spellings of result files of earlier code, by their beginning: it kept no units and no directions.
+# Beginnings of names in result files of earlier code, which hold no units and no directions.
 _LOWER = re.compile(r"AbsRel|SqRel|RMSE|LogRMSE|MAE|Inv|Log|Chamfer|Edge|Dir \([-+]\)")
 _HIGHER = re.compile(r"\$\\delta|F-Score|IoU|DirAcc|Acc$")
 
@@ -20,7 +20,7 @@ ARROWS = {1: "↑", -1: "↓", 0: ""}
 
 @dataclass(frozen=True)
 class Column:
-    """One metric. Metric sets that share a key mean one number by it: same key and version, same column."""
+    """One metric. The same key and version mean the same number in all metric sets."""
 
     key: str
     version: int | None = None  # of the metric set: a key may change its meaning
@@ -29,11 +29,8 @@ class Column:
 
 
 def direction_of(key: str) -> int:
-    """Say which direction is better by the name alone: that of a registered metric, else the legacy spelling.
-
-    Returns 1 (higher), -1 (lower) or 0 for names that are no score, such as `Ratio`, and unknown ones.
-    """
-    metric = _registered().get(key)
+    """Say which direction is better: 1 higher, -1 lower, 0 for unknown names and those of no score, such as `Ratio`."""
+    metric = registered().get(key)
     if metric is not None:
         return 1 if metric.higher_is_better else -1
     if _HIGHER.match(key):
@@ -41,17 +38,17 @@ def direction_of(key: str) -> int:
     return -1 if _LOWER.match(key) else 0
 
 
-def column_of(key: str, told: Mapping[str, Any]) -> Column:
-    """Describe a metric by what its result file says about metric sets (`told`), or else by its name.
+def column_of(key: str, metric_sets: Mapping[str, Any]) -> Column:
+    """Describe a metric by the metric sets of its result file, or else by its name.
 
     A number on depth edges alone goes by its key without the ending: edges have a table of their own.
     """
     key = base_key(key)
-    about = next((s for s in told.values() if key in (s.get("units") or {})), None)
-    if about is not None:
-        direction = 1 if key in (about.get("higher_is_better") or ()) else -1
-        return Column(key, about.get("version"), str(about["units"][key]), direction)
-    metric = _registered().get(key)
+    own = next((s for s in metric_sets.values() if key in (s.get("units") or {})), None)
+    if own is not None:
+        direction = 1 if key in (own.get("higher_is_better") or ()) else -1
+        return Column(key, own.get("version"), str(own["units"][key]), direction)
+    metric = registered().get(key)
     return Column(key, None, metric.unit if metric else "", direction_of(key))
 
 
@@ -61,12 +58,12 @@ def is_on_edges(key: str) -> bool:
 
 
 def base_key(key: str) -> str:
-    """The key without the ending that says that only depth edges count."""
+    """The key without the ending of numbers on depth edges."""
     return next((key.removesuffix(ending) for ending in EDGE_ENDINGS if key.endswith(ending)), key)
 
 
 def headings(columns: Iterable[Column], arrows: bool = True) -> dict[Column, str]:
-    """Name each column: its key, with the version where columns would be mistaken for each other."""
+    """Name each column: its key, with the version where two columns have the same key."""
     columns = list(columns)
     keys = [column.key for column in columns]
     texts = {c: f"{c.key} v{c.version}" if keys.count(c.key) > 1 else c.key for c in columns}
@@ -74,6 +71,6 @@ def headings(columns: Iterable[Column], arrows: bool = True) -> dict[Column, str
 
 
 @lru_cache(maxsize=1)
-def _registered() -> dict[str, Metric]:
-    """All metrics of the registry by key."""
+def registered() -> dict[str, Metric]:
+    """All registered metrics by key."""
     return {m.key: m for name in METRICS.names() for m in getattr(METRICS.get(name), "metrics", ())}

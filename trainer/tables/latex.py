@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import Column, headings
@@ -15,8 +14,8 @@ _SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  #
 _SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
 _SPECIAL |= {
     c: f"{{{c}}}" for c in "[*"
-}  # at the beginning of a row the end of the one before would take them
-_MATHS = re.compile(r"(\$[^$]+\$)")  # names of earlier code are formulas: $\delta < 1.25$
+}  # at the beginning of a row they would be arguments of the \\ before
+_MATHS = re.compile(r"(\$[^$]+\$)")  # names in files of earlier code may be formulas: $\delta < 1.25$
 _OPENING = r"""% Needs \usepackage{booktabs}. \best and \nbest may be defined before.
 \providecommand{\best}[1]{\textbf{#1}}
 \providecommand{\nbest}[1]{\underline{#1}}
@@ -28,28 +27,19 @@ def latex(table: Table, decimals: int | None = None) -> str:
 
     `\\best` and `\\nbest` mark the best and the second best; published rows stand below a rule.
     """
-    style: dict[int, Callable[[str], str]] = {
-        PLAIN: lambda text: text,
-        BEST: lambda text: rf"\best{{{text}}}",
-        SECOND: lambda text: rf"\nbest{{{text}}}",
-    }
-    lines, ranked = grid(table, decimals, plus_minus=r" \ensuremath{\pm} ")
-    num_labels = 2 + len(mixed_fields(table))
-    body = []
-    for line in lines:
+    style = {PLAIN: "{}", BEST: r"\best{{{}}}", SECOND: r"\nbest{{{}}}"}
+    num_labels, ranked = 2 + len(mixed_fields(table)), len(table.rows)
+    titles = ["Model", *map(escape, mixed_fields(table)), "$n$"]
+    body = [[*titles, *map(_title, headings(table.columns, False).items())]]
+    for line in grid(table, decimals, plus_minus=r" \ensuremath{\pm} "):
         labels = [escape(cell.text) for cell in line[:num_labels]]
-        values = ["--" if c.text == BLANK else style[c.mark](c.text) for c in line[num_labels:]]
+        values = ["--" if c.text == BLANK else style[c.mark].format(c.text) for c in line[num_labels:]]
         body.append([*labels, *values])
-    titles = [
-        "Model",
-        *map(escape, mixed_fields(table)),
-        "$n$",
-        *map(_title, headings(table.columns, False).items()),
-    ]
-    rows = _aligned([titles, *body])
-    rules = [r"\midrule"] if len(lines) > ranked else []
-    told = " ".join(f"{key} {value};" for key, value in table.protocol.items() if value)
-    comments = [" ".join(line.split()) for line in (f"Protocol: {told}", *table.warnings, *table.notes)]
+    heading, *rows = _aligned(body)
+    lines = [r"\toprule", heading, r"\midrule", *rows[:ranked]]
+    lines += [r"\midrule"] * (len(rows) > ranked) + [*rows[ranked:], r"\bottomrule"]
+    protocol = " ".join(f"{key} {value};" for key, value in table.protocol.items() if value)
+    comments = [" ".join(line.split()) for line in (f"Protocol: {protocol}", *table.warnings, *table.notes)]
     return "\n".join(
         [
             _OPENING + "\n".join(f"% {line}" for line in comments),
@@ -59,8 +49,7 @@ def latex(table: Table, decimals: int | None = None) -> str:
             f"  \\caption{{{escape(table.title)}. Mean and standard deviation over $n$ seeds.}}",
             f"  \\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
             f"  \\begin{{tabular}}{{@{{}}{'l' * num_labels}{'r' * len(table.columns)}@{{}}}}",
-            *(f"    {text}" for text in (r"\toprule", rows[0], r"\midrule", *rows[1 : ranked + 1])),
-            *(f"    {text}" for text in (*rules, *rows[ranked + 1 :], r"\bottomrule")),
+            *(f"    {line}" for line in lines),
             r"  \end{tabular}",
             r"\end{table}",
             "",
@@ -69,12 +58,12 @@ def latex(table: Table, decimals: int | None = None) -> str:
 
 
 def escape(text: str) -> str:
-    """Make any text harmless."""
+    """Escape every character that has a meaning in LaTeX."""
     return "".join(_SPECIAL.get(c, c) for c in text)
 
 
 def _title(heading: tuple[Column, str]) -> str:
-    """The name of a metric; formulas between dollars stay."""
+    """Name a metric; formulas between dollars stay."""
     column, text = heading
     parts = [p if _MATHS.fullmatch(p) else escape(p.replace("_", " ")) for p in _MATHS.split(text)]
     return "".join(parts) + _ARROWS[column.direction]

@@ -1,9 +1,9 @@
-"""A table as cells of text: numbers with their spread, the marks of best and second best. And as Markdown."""
+"""A table as cells of text, with spreads and the marks of best and second best, and as Markdown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trainer.tables.aggregate import Cell, Row, Table, best_two
@@ -22,7 +22,7 @@ class Text:
 
 
 def decimals_of(table: Table, column: Column, decimals: int | None = None) -> int:
-    """Digits after the point: as asked for, else four where mean and spread are below 1, three below 10, two above."""
+    """Digits after the point: `decimals`, else four where means and spreads are below 1, three below 10, two above."""
     if decimals is not None:
         return decimals
     cells = [row.cells[column] for row in (*table.rows, *table.references) if column in row.cells]
@@ -39,30 +39,20 @@ def number(cell: Cell | None, digits: int, plus_minus: str = " ± ") -> str:
     return f"{cell.mean:.{digits}f}{spread}"
 
 
-def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") -> tuple[list[list[Text]], int]:
-    """Lay out the rows: model, fields in which rows differ, number of seeds, then the metrics.
-
-    Returns the rows, references last, and how many of them are ranked.
-    """
+def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") -> list[list[Text]]:
+    """Lay out the rows, references last: model, fields in which rows differ, number of seeds, then the metrics."""
     marks = {column: best_two(table, column) for column in table.columns}
     digits = {column: decimals_of(table, column, decimals) for column in table.columns}
-
-    def line(row: Row, ranked: bool) -> list[Text]:
-        cells = [
-            Text(row.model),
-            *(Text(row.shown.get(key, "")) for key in mixed_fields(table)),
-            Text(seeds(row)),
-        ]
+    lines = []
+    for i_row, row in enumerate((*table.rows, *table.references)):
+        mixed = (row.shown.get(key, "") for key in mixed_fields(table))
+        cells = [Text(text) for text in (row.model, *mixed, seeds(row))]
         for column in table.columns:
-            first, second = marks[column]
+            first, second = marks[column] if i_row < len(table.rows) else ((), ())
             mark = BEST if row.label in first else SECOND if row.label in second else PLAIN
-            cells.append(
-                Text(number(row.cells.get(column), digits[column], plus_minus), mark if ranked else PLAIN)
-            )
-        return cells
-
-    lines = [line(row, True) for row in table.rows] + [line(row, False) for row in table.references]
-    return lines, len(table.rows)
+            cells.append(Text(number(row.cells.get(column), digits[column], plus_minus), mark))
+        lines.append(cells)
+    return lines
 
 
 def head(table: Table, arrows: bool = True) -> list[str]:
@@ -76,13 +66,13 @@ def mixed_fields(table: Table) -> list[str]:
 
 
 def seeds(row: Row) -> str:
-    """Number of seeds; a range where some metrics miss some."""
+    """Number of seeds; a range where metrics have different numbers."""
     counts = {cell.n for cell in row.cells.values()} or {0}
     return str(row.n) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
 
 
 def by_seed(table: Table, column: Column, decimals: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """What each seed reached in one metric, lowest and highest: headings and rows."""
+    """One metric seed by seed, and max - min: headings and rows."""
     names = list(dict.fromkeys(seed for row in table.rows for seed in row.seeds))
     digits = decimals_of(table, column, decimals)
     lines = []
@@ -96,22 +86,17 @@ def by_seed(table: Table, column: Column, decimals: int | None = None) -> tuple[
 
 
 def units(table: Table) -> str:
-    """The units of the columns in one line; nothing where files do not tell them."""
-    told = {c.unit for c in table.columns}
-    if len(told) == 1:
-        return f"unit: {', '.join(told)}" if any(told) else ""
+    """The units of the columns in one line, as far as known."""
+    known = {c.unit for c in table.columns}
+    if len(known) == 1:
+        return f"unit: {', '.join(known)}" if any(known) else ""
     return f"units: {', '.join(f'{c.key} {c.unit}' for c in table.columns if c.unit)}"
 
 
 def markdown(table: Table, column: Column | None, decimals: int | None = None) -> str:
     """Write the table, the seeds of the metric `column`, notes and warnings as a Markdown section."""
-    style: dict[int, Callable[[str], str]] = {
-        PLAIN: lambda text: text,
-        BEST: lambda text: f"**{text}**",
-        SECOND: lambda text: f"<u>{text}</u>",
-    }
-    lines, _ = grid(table, decimals)
-    body = [[style[cell.mark](_escaped(cell.text)) for cell in line] for line in lines]
+    style = {PLAIN: "{}", BEST: "**{}**", SECOND: "<u>{}</u>"}
+    body = [[style[cell.mark].format(_escaped(cell.text)) for cell in line] for line in grid(table, decimals)]
     parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table)], body), ""]
     parts += ["Mean ± sample standard deviation over n seeds; **best**, <u>second best</u>.", units(table)]
     parts += [f"Images: {table.protocol['images']}."] if "images" in table.protocol else []
@@ -119,9 +104,9 @@ def markdown(table: Table, column: Column | None, decimals: int | None = None) -
         titles, rows = by_seed(table, column, decimals)
         parts += ["", f"### {column.key}, seed by seed", ""]
         parts += _pipes([_escaped(t) for t in titles], [[_escaped(t) for t in row] for row in rows])
-    for title, told in (("Inside the seed noise", table.warnings), ("Notes", table.notes)):
-        if told:
-            parts += ["", f"### {title}", "", *(f"- {_escaped(line)}" for line in told)]
+    for title, lines in (("Inside the seed noise", table.warnings), ("Notes", table.notes)):
+        if lines:
+            parts += ["", f"### {title}", "", *(f"- {_escaped(line)}" for line in lines)]
     protocol = [f"{k}: {v}" for k, v in table.protocol.items() if v]
     return "\n".join([*parts, "", f"Protocol: {'; '.join(protocol)}", ""])
 

@@ -25,10 +25,7 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Read scalars of a run folder as TensorBoard shows them: what a resumed run wrote twice is there once.
-
-    A run without events has no curves.
-    """
+    """Read the scalars of a run folder, each step once as in TensorBoard, although a resumed run may write it twice."""
     if not any(run.glob("events.out.tfevents.*")):
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -47,29 +44,23 @@ def draw_curves(
     seeds: Sequence[str] | None = None,
     required: bool = True,
 ) -> Path | None:
-    """Draw one scalar of all runs of some models: thin lines are seeds, the thick one is their mean, dotted where some
+    """Draw one scalar of all runs of some models: thin lines for seeds, a thick one for their mean, dotted where some
     seed has ended.
 
     Args:
         folders: model -> its folder, with one folder per version.
         tag: name of the scalar, e.g. val_metrics/AbsRel.
         path: PNG file. seeds: versions to draw; None = all.
-        required: whether it is a mistake that no run has the scalar.
-
-    Returns the path; None when nothing was drawn. Raises UserError naming the scalars that runs have.
+        required: when no run has the scalar, raise UserError; else return None.
     """
-    runs = {
-        model: [
-            read_curves(run)
-            for run in sorted(folder.iterdir())
-            if run.is_dir() and (not seeds or run.name in seeds)
-        ]
-        for model, folder in folders.items()
-    }
+    runs: dict[str, list[dict[str, Curve]]] = {}
+    for model, folder in folders.items():
+        chosen = (run for run in sorted(folder.iterdir()) if not seeds or run.name in seeds)
+        runs[model] = [read_curves(run) for run in chosen if run.is_dir()]
     known = {name for curves in runs.values() for curve in curves for name in curve}
-    if tag not in known and not required:
-        return None
     if tag not in known:
+        if not required:
+            return None
         raise UserError(f"--curves {tag}: no run has this scalar. {did_you_mean(tag, known)}")
     from matplotlib.ticker import MaxNLocator
 
@@ -103,7 +94,7 @@ def _draw_model(axes: Axes, curves: Sequence[Curve], label: str, i_model: int) -
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Average curves at the steps that most of them have: one that stopped early does not end the mean."""
+    """Average curves at the steps that most of them have, so that one that stopped early does not end the mean."""
     found: dict[int, list[float]] = {}
     for steps, values in curves:
         for step, value in zip(steps.tolist(), values.tolist(), strict=True):
@@ -124,7 +115,7 @@ def draw_bars(table: Table, path: Path) -> Path | None:
     labels = [row.label for row in rows]
     across = min(4, len(columns))
     down = math.ceil(len(columns) / across)
-    width = 3.2 * across + 0.08 * max(map(len, labels))  # names stand once, left
+    width = 3.2 * across + 0.08 * max(map(len, labels))  # names only at the left
     figure = _figure(width, down * (1.2 + 0.32 * len(rows)) + 0.4)
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes in grid.flat[len(columns) :]:
@@ -150,7 +141,7 @@ def draw_bars(table: Table, path: Path) -> Path | None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure that belongs to no window: nothing global is touched."""
+    """Make a figure without pyplot, which keeps global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")

@@ -1,4 +1,4 @@
-"""Published numbers as rows below a table: shown where the protocol is the same, never ranked."""
+"""Published numbers as rows below a table of the same protocol, never ranked."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 import yaml
 
 from models_zoo.registry import did_you_mean
-from trainer.metrics import METRICS
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import PUBLISHED, Cell, Row, Table
-from trainer.tables.columns import Column
+from trainer.tables.columns import Column, registered
 
 _FOLDER = Path(__file__).parent
 _PREFIX = "published_"
 
 
 def references() -> dict[str, Path]:
-    """Files of published numbers that come with the project, by name."""
+    """Files of published numbers in the project, by name."""
     return {p.stem.removeprefix(_PREFIX): p for p in sorted(_FOLDER.glob(f"{_PREFIX}*.yaml"))}
 
 
 def add_references(tables: list[Table], name: str) -> None:
-    """Give each table the published rows that were measured by its protocol; tables without any get a note.
+    """Add to each table the published rows of its protocol, or a note that there are none.
 
     Args:
         name: one of `references()`, or a YAML file of the same form.
@@ -42,12 +41,12 @@ def add_references(tables: list[Table], name: str) -> None:
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"{path}: is no file of published numbers ({reason}). See {known['benchmark']}"
+            f"{path}: is no file of published numbers ({reason}). For the form see {known['benchmark']}"
         ) from error
 
 
 def _add(table: Table, data: Mapping[str, Any]) -> None:
-    if "pixels" in table.protocol:  # depth edges alone: nothing published is
+    if "pixels" in table.protocol:  # nothing published is about depth edges alone
         return
     wrong: list[str] = []
     used: list[str] = []
@@ -57,11 +56,11 @@ def _add(table: Table, data: Mapping[str, Any]) -> None:
             if not any(d.startswith("dataset ") for d in differences):
                 wrong.append(f"{protocol} has {', '.join(differences)}")
             continue
-        for method, told in data["methods"].items():
-            alignment = str(wanted.get("alignment", told["scale"]))
+        for method, numbers in data["methods"].items():
+            alignment = str(wanted.get("alignment", numbers["scale"]))
             if table.protocol.get("alignment", alignment) != alignment:
                 continue
-            cells = _cells(table, told.get(protocol, {}), data)
+            cells = _cells(table, numbers.get(protocol, {}), data)
             if cells:
                 shown = {"alignment": alignment} if "alignment" not in table.protocol else {}
                 table.references.append(Row(f"{method}{PUBLISHED}", cells, shown=shown))
@@ -75,7 +74,7 @@ def _add(table: Table, data: Mapping[str, Any]) -> None:
 
 
 def _differences(table: Table, wanted: Mapping[str, Any]) -> list[str]:
-    """What of a published protocol is not that of the table. What the table does not know cannot differ."""
+    """List the differences of a published protocol from that of the table, among the fields that the table has."""
     return [
         f"{key} {value}, not {table.protocol[key]}"
         for key, value in wanted.items()
@@ -83,9 +82,9 @@ def _differences(table: Table, wanted: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _agrees(wanted: str, told: str) -> bool:
-    """True when all words are there; earlier code joined the words of a data set by underscores."""
-    words = f" {told} {told.replace('_', ' ')} ".replace(",", " ")
+def _agrees(wanted: str, value: str) -> bool:
+    """True when `value` has all words; earlier code joined the words of a data set by underscores."""
+    words = f" {value} {value.replace('_', ' ')} ".replace(",", " ")
     return all(f" {word} " in words or f" {word.replace('_', ' ')} " in words for word in wanted.split())
 
 
@@ -95,20 +94,11 @@ def _cells(table: Table, numbers: Mapping[str, Any], data: Mapping[str, Any]) ->
         if rule["of"] in values:
             mean, sd = values[rule["of"]]
             values[key] = mean * rule["times"], sd * rule["times"]
-    legacy = _legacy_names()
+    legacy = {key: getattr(metric, "legacy", "") for key, metric in registered().items()}
     cells = {}
     for column in table.columns:
-        key = (
-            column.key
-            if column.unit
-            else next((k for k in values if legacy.get(k) == column.key), column.key)
-        )
+        by_legacy = [] if column.unit else [key for key in values if legacy.get(key) == column.key]
+        key = (by_legacy or [column.key])[0]
         if key in values:
             cells[column] = Cell(*values[key], n=int(data["seeds"]))
     return cells
-
-
-def _legacy_names() -> dict[str, str]:
-    """Names in result files of earlier code, by ours."""
-    metrics = [m for name in METRICS.names() for m in getattr(METRICS.get(name), "metrics", ())]
-    return {m.key: getattr(m, "legacy", "") for m in metrics}

@@ -1,4 +1,4 @@
-"""Read result files: the numbers of one trained network, and the protocol they were measured by."""
+"""Read result files: the numbers of one trained network and the protocol behind them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ import yaml
 from trainer.runtime.errors import UserError
 from trainer.tables.columns import Column, column_of, is_on_edges
 
-# Parts of a protocol that differ between runs without making their numbers less comparable.
-_NOT_PROTOCOL = frozenset(
-    {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds", "device"}
-)
-_NOT_DATA = frozenset(
-    {
-        *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed"),
-        *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
-        *("hints_root", "depth_root", "storage", "max_retries"),
-    }
-)
+# Parts of a protocol in which comparable results may differ.
+_NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds"}
+_NOT_PROTOCOL |= {"device"}
+_NOT_DATA = {
+    *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
+    *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
+    *("storage", "max_retries"),
+}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image
-_LEGACY_CKPTS = ("best", "last")
-_LEGACY_MODES = ("stereo", "mono", "median", "lsqr", "metric")
-_LEGACY_ALIGNMENTS = {"mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
+_LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median"}
+_LEGACY_ALIGNMENTS |= {"lsqr": "lsqr_disp", "metric": "none"}
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,17 @@ def read_results(
     """Read every `<root>/**/<model>/<version>/results/<pattern>`.
 
     Args:
-        patterns: names of files; what has a slash is the path of one file.
-        problems: where to add the files that cannot be read; None = raise.
+        patterns: names of files; one with a slash is the path of a file.
+        problems: list to which files that cannot be read are added; None = raise.
 
     Raises UserError when there is no result, and naming all files that are no result files.
     """
-    found = {p for pattern in patterns for p in _matching(root, pattern) if p.is_file()}
-    paths = sorted(p for p in found if p.suffix == ".yaml" and not p.name.startswith("."))
+    found: set[Path] = set()
+    for pattern in patterns:
+        found.update([Path(pattern)] if "/" in pattern else root.rglob(f"results/{pattern}"))
+    paths = sorted(p for p in found if p.is_file() and p.suffix == ".yaml" and not p.name.startswith("."))
     wrong: list[str] = []
-    results = [result for path in paths for result in _tried(path, wrong)]
+    results = [result for path in paths for result in _try_read(path, wrong)]
     if wrong and (problems is None or not results):
         raise UserError("\n".join(wrong))
     if not paths:
@@ -68,11 +66,7 @@ def read_results(
     return results
 
 
-def _matching(root: Path, pattern: str) -> Iterable[Path]:
-    return [Path(pattern)] if "/" in pattern else root.rglob(f"results/{pattern}")
-
-
-def _tried(path: Path, wrong: list[str]) -> list[Result]:
+def _try_read(path: Path, wrong: list[str]) -> list[Result]:
     try:
         return read_result(path)
     except UserError as error:
@@ -81,10 +75,7 @@ def _tried(path: Path, wrong: list[str]) -> list[Result]:
 
 
 def read_file(path: Path, with_items: bool = True) -> Any:
-    """Read the YAML of a result file, without its images if they are not needed: there may be many.
-
-    Raises UserError when it cannot be read.
-    """
+    """Read the YAML of a result file, if asked without its images, which may be many. Raises UserError if it cannot."""
     try:
         text = path.read_text(encoding="utf-8")
         if not with_items and text.startswith("format:"):
@@ -98,14 +89,11 @@ def read_file(path: Path, with_items: bool = True) -> Any:
 
 
 def read_result(path: Path) -> list[Result]:
-    """Read one file; a second result where depth edges were scored apart.
-
-    Raises UserError when it is no result file.
-    """
+    """Read one file: one result, and another of depth edges if they were scored. Raises UserError for other files."""
     data = read_file(path, with_items=False)
     try:
         results = _results(path, data)
-    except (AttributeError, TypeError, ValueError):  # something else under a name that a result has
+    except (AttributeError, TypeError, ValueError):  # other content under the keys of a result
         results = []
     if not results:
         raise UserError(
@@ -116,15 +104,13 @@ def read_result(path: Path) -> list[Result]:
 
 
 def _results(path: Path, data: Any) -> list[Result]:
-    """What a file says; nothing when it is no result."""
+    """Extract the results of a file; none when it is no result file."""
+    protocol: dict[str, str]
     if isinstance(data, Mapping) and isinstance(data.get("protocol"), Mapping):
-        protocol, means, told = (
-            _fields(data["protocol"]),
-            data.get("mean"),
-            data["protocol"].get("metrics") or {},
-        )
+        protocol, means = _fields(data["protocol"]), data.get("mean")
+        metric_sets = data["protocol"].get("metrics") or {}
     elif _holds_numbers(data):
-        protocol, means, told = _legacy_protocol(path.stem, data), _legacy_means(data), {}
+        protocol, means, metric_sets = _legacy_protocol(path.stem, data), _legacy_means(data), {}
     else:
         return []
     if not isinstance(means, Mapping) or not _holds_numbers(means):
@@ -132,7 +118,7 @@ def _results(path: Path, data: Any) -> list[Result]:
     run = path.absolute().parent.parent
     results = []
     for on_edges in (False, True):
-        values = {column_of(k, told): float(v) for k, v in means.items() if is_on_edges(k) == on_edges}
+        values = {column_of(k, metric_sets): float(v) for k, v in means.items() if is_on_edges(k) == on_edges}
         if values:
             edges = {"pixels": "true depth edges"} if on_edges else {}
             results.append(Result(run.parent, run.name, path, {**protocol, **edges}, values))
@@ -140,7 +126,7 @@ def _results(path: Path, data: Any) -> list[Result]:
 
 
 def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
-    """Spell out what must agree for two results to be comparable."""
+    """List what must agree in two comparable results."""
     data = protocol.get("dataset") or {}
     split = Path(data["split_file"]).stem if data.get("split_file") else data.get("split")
     size = data.get("size")
@@ -158,7 +144,7 @@ def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
         ),
     }
     done = {"alignment", "crop", "min_depth_m", "max_depth_m", "items", "limit"} | _NOT_PROTOCOL
-    absent = ("None", "None-None m", "?", "")  # odometry knows no depth range, for example
+    absent = ("None", "None-None m", "?", "")  # odometry has no depth range, for example
     fields = {k: v for k, v in fields.items() if v not in absent}
     rest = {k: _text(v) for k, v in protocol.items() if k not in done and not isinstance(v, Mapping)}
     return {**fields, **rest}
@@ -175,7 +161,7 @@ def _holds_numbers(data: Any) -> bool:
 
 
 def _legacy_means(data: Mapping[str, Any] | list[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over images of a file of earlier code; a list of images is averaged, texts (`Cat`) are left out."""
+    """Means over images in a file of earlier code, which holds them, or a list of images with numbers and texts."""
     if isinstance(data, Mapping):
         return {str(k): float(v) for k, v in data.items()}
     columns: dict[str, list[float]] = {}
@@ -192,10 +178,10 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _legacy_protocol(stem: str, data: Any) -> dict[str, str]:
-    """All that a file of earlier code says of its protocol is its name: <dataset>_<checkpoint>_<mode>."""
+    """Read the protocol of a file of earlier code from its name: <dataset>_<checkpoint>_<mode>."""
     parts = stem.split("_")
-    mode = parts.pop() if parts[-1] in _LEGACY_MODES else "?"
-    checkpoint = parts.pop() if len(parts) > 1 and parts[-1] in _LEGACY_CKPTS else "?"
+    mode = parts.pop() if parts[-1] in _LEGACY_ALIGNMENTS else "?"
+    checkpoint = parts.pop() if len(parts) > 1 and parts[-1] in ("best", "last") else "?"
     return {
         "dataset": "_".join(parts),
         "checkpoint": checkpoint,

@@ -1,4 +1,4 @@
-"""How sure is an order? Welch's test between the seeds of two models, corrected for the number of pairs.
+"""How sure an order is: Welch's test between the seeds of two models, corrected for the number of pairs.
 
 Three seeds say little: of the 78 orders of 13 published systems (arXiv:2208.01489), most are inside the seed noise.
 """
@@ -25,16 +25,16 @@ class Comparison:
     worse: str
     p: float  # Welch's t test, two-sided
     p_holm: float  # corrected for all pairs of this metric
-    adjacent: bool  # nobody stands between the two
+    adjacent: bool  # neighbours in the order
 
     @property
     def is_noise(self) -> bool:
-        """True when the seeds do not tell the two apart."""
+        """True when the difference is inside the seed noise."""
         return not self.p_holm < ALPHA
 
 
 def compare(table: Table, column: Column) -> list[Comparison]:
-    """Compare all pairs of models that have two seeds or more."""
+    """Compare all pairs of models with two seeds or more."""
     ranked = [row for row in rank(table, column) if row.cells[column].n > 1]
     pairs = list(itertools.combinations(range(len(ranked)), 2))
     ps = [welch(ranked[i].cells[column], ranked[j].cells[column]) for i, j in pairs]
@@ -68,22 +68,19 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def flips(table: Table, column: Column) -> tuple[int, int]:
-    """Count orders of two models that turn round when one seed of each is looked at alone; and all orders."""
-    ranked = [row.cells[column] for row in rank(table, column)]
-    turned = total = 0
-    for a, b in itertools.combinations(ranked, 2):
-        total += 1
-        lead = a.mean - b.mean
-        turned += any(
-            (x - y) * lead < 0 for x in a.by_seed.values() for y in b.by_seed.values() if math.isfinite(x - y)
-        )
-    return turned, total
+    """Count the orders of two models that some choice of one seed each reverses, and all orders."""
+    pairs = list(itertools.combinations([row.cells[column] for row in rank(table, column)], 2))
+    turned = 0
+    for a, b in pairs:
+        seeds = itertools.product(a.by_seed.values(), b.by_seed.values())
+        turned += any((x - y) * (a.mean - b.mean) < 0 for x, y in seeds if math.isfinite(x - y))
+    return turned, len(pairs)
 
 
 def warn_of_noise(table: Table) -> list[Comparison]:
-    """Add to `table.warnings` the neighbours in the order of each metric that the seeds do not tell apart.
+    """Add to `table.warnings` the neighbours in the order of each metric whose difference is inside the seed noise.
 
-    Where published rows are there, a note says whether ours agree. Returns all comparisons, of distant pairs too.
+    Notes compare ours with published rows. Returns all comparisons, also of distant pairs.
     """
     comparisons: list[Comparison] = []
     for column in filter(lambda c: c.direction, table.columns):
@@ -98,7 +95,7 @@ def warn_of_noise(table: Table) -> list[Comparison]:
 
 
 def compare_with_published(table: Table) -> list[str]:
-    """Say for each model whose published row is there whether ours differs by more than the seeds of both do."""
+    """Compare each model with its published row, if any, by the seeds of both."""
     ours = {row.model: row for row in table.rows}
     lines = []
     for published in table.references:

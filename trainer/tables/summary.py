@@ -1,4 +1,4 @@
-"""Many numbers in one: mean rank, and mean improvement over one row. Each number is ranked under its own protocol."""
+"""Mean rank, and mean improvement over one row, over many numbers, each ranked under its own protocol."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _Number:
 def summarise(tables: Sequence[Table], relative_to: str | None = None) -> list[Table]:
     """Summarise tables of the same rows together: mean rank, and mean improvement over `relative_to` in per cent.
 
-    A number counts when it has a direction and every row has it; what is left out is named. Ties share the mean of
-    their ranks. The improvement of a mean v over that of the row, b, is 100 (v - b) / |b|, with the sign turned where
-    lower is better; its spread is over seeds, against the mean of that row. Tables of other rows are summarised apart,
-    those of one row not at all.
+    A number counts when it has a direction and every row has it; notes name the others. Ties share the mean of their
+    ranks. The improvement of a mean v over that of the row, b, is 100 (v - b) / |b|, with the sign turned where lower
+    is better; its spread is over seeds, against the mean of that row. Tables of other rows have summaries of their own,
+    those of one row none.
 
     Args:
         relative_to: label of a row, ranked or published.
@@ -76,17 +76,17 @@ def _summary(tables: Sequence[Table], group: Sequence[int], relative_to: str | N
         if compared:
             columns[Column(f"% better than {relative_to}", direction=1)] = _improvements(compared)
     notes += [f"table {i + 1}: {tables[i].title}" for i in group]  # a file of the summary stands alone
-    told = f"{len(numbers)} number{'s'[: len(numbers) != 1]} of table{'s'[: len(group) > 1]} "
-    told += ", ".join(str(i + 1) for i in group)
+    summarised = f"{len(numbers)} number{'s'[: len(numbers) != 1]} of table{'s'[: len(group) > 1]} "
+    summarised += ", ".join(str(i + 1) for i in group)
     rows = [
         Row(row.model, {c: cells[i_row] for c, cells in columns.items()}, row.seeds, row.shown)
         for i_row, row in enumerate(tables[group[0]].rows)
     ]
-    return Table({"summary": told}, list(columns), rows, notes=notes)
+    return Table({"summary": summarised}, list(columns), rows, notes=notes)
 
 
 def _numbers(table: Table, number: int, relative_to: str | None, notes: list[str]) -> Iterable[_Number]:
-    """The metrics that every row has; the others are named in `notes`."""
+    """Yield the metrics that every row has; add the others to `notes`."""
     base = next((row for row in (*table.rows, *table.references) if row.label == relative_to), None)
     for column in table.columns:
         if not column.direction:

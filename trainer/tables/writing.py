@@ -18,7 +18,7 @@ from trainer.tables.significance import Comparison
 
 
 def file_names(tables: Sequence[Table]) -> list[str]:
-    """A name for the files of each table; tables that differ in something else are numbered."""
+    """Name the files of each table; tables of one name are numbered."""
     names = [table.name for table in tables]
     seen: dict[str, int] = {}
     unique = []
@@ -50,7 +50,7 @@ def write_table(
     files.make_folder(folder)
     written = []
     for file, text in texts.items():
-        if not text:  # no pairs: what an earlier call left would be wrong
+        if not text:  # no pairs: a file of an earlier call would be wrong
             (folder / file).unlink(missing_ok=True)
         else:
             files.write_text(folder / file, text)
@@ -105,7 +105,7 @@ def pair_rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as CSV, keys first; nothing without rows."""
+    """Format rows with the same keys as CSV, keys first; "" without rows."""
     if not rows:
         return ""
     file = io.StringIO()

@@ -1,8 +1,7 @@
-"""What the trainer's loop costs beside a bare PyTorch loop: the same objective, data, optimizer and precision.
+"""The cost of the trainer's loop beside a bare PyTorch loop with the same objective, data, optimizer and precision.
 
-Both run in one process and take turns, so that whatever else slows the machine slows both. The bare loop moves a
-batch, clears the gradients, computes the loss, differentiates, steps. The trainer's side is the real `Loop` of
-`build_run`, with scalars, progress and safety as its YAML says.
+Both run in one process and take turns, so that other load slows both. The trainer's side is the real `Loop` of
+`build_run`, with scalars, progress and safety as in its YAML.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from trainer.checkpoint.state import Position
+from trainer.commands.jobs.bench_step import waiter
 from trainer.config import Config, load_config
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
@@ -34,7 +34,7 @@ from trainer.training.setup import PRECISIONS, build_optimizer
 
 SIDES = ("bare", "loop", "bare again")
 CLOCKS = {"wall clock": time.perf_counter, "CPU time": time.process_time}
-# What would make a round differ from the next, or the two sides from each other.
+# Settings that would make rounds or sides differ.
 SETTLED = ("accumulate_grad_batches=1", "limit_train_batches=~", "save_every_n_steps=~")
 BATCHES = 8  # kept in memory
 SHOWN_CALLS = 16
@@ -43,13 +43,13 @@ Sums = dict[tuple[str, str], list[float]]  # seconds of each round, by clock and
 
 
 class Endless:
-    """What the loop takes for its loader and sampler: `batches` of an epoch that no step is the last of."""
+    """A loader, and its own sampler, of an epoch whose end is never near."""
 
     def __init__(self, dataset: Any, batches: Iterable[Any]):
         self.dataset, self.batch_sampler, self._batches = dataset, self, batches
 
     def set_position(self, epoch: int, start_batch: int = 0) -> None:
-        """Begin where the batches do."""
+        """Ignore the position: the batches begin anywhere."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._batches)
@@ -59,7 +59,7 @@ class Endless:
 
 
 class Bare:
-    """A training step and nothing else, on a copy of the objective that starts from the same weights."""
+    """A bare training step on a copy of the objective."""
 
     def __init__(self, cfg: Config, loop: Loop):
         self.device = loop.accelerator.device
@@ -80,20 +80,18 @@ class Bare:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print. Raises UserError for steps that do not hold whole intervals between scalars."""
+    """Measure and print. Raises UserError when a round does not consist of whole intervals between scalars."""
     torch.set_num_threads(args.threads)
     overrides = [f"trainer.{setting}" for setting in SETTLED]
     overrides += [f"trainer.precision={args.precision}"] if args.precision else []
     cfg = load_config(args.cfg_file, args.cfg_default, [*args.set, *overrides])
     if str(cfg.trainer.precision) == "16":
-        raise UserError(
-            "precision 16 is not measured: its loss scaling would have to be written out on the bare side"
-        )
+        raise UserError("precision 16 cannot be measured: the bare loop has no loss scaling. Use 32 or bf16")
     every = cfg.trainer.log_every_n_steps
     steps = args.steps or every
     if steps % every:
         raise UserError(
-            f"--steps {steps} holds no whole number of intervals between scalars: use a multiple of"
+            f"--steps {steps}: a round must hold whole intervals between scalars: use a multiple of"
             f" trainer.log_every_n_steps ({every})"
         )
     with tempfile.TemporaryDirectory() as scratch, open(Path(scratch) / "log.txt", "w") as log:
@@ -111,10 +109,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> None:
-    """Print all tables: rounds with batches in memory, where a step's time goes, rounds with the real loader."""
+    """Print all tables."""
     bare, loader, device = Bare(cfg, loop), loop.train_loader, loop.accelerator.device
-    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
-    turn = steps if device.type == "cuda" else 1  # a GPU must not be waited for within a turn
+    wait = waiter(device.type)
+    turn = steps if device.type == "cuda" else 1  # no waiting for a GPU within a turn
     loader.batch_sampler.set_position(0, 0)
     batches = list(islice(cycle([*islice(loader, min(steps, BATCHES))]), steps))
     with loop.recorder.progress, loop.saver:
@@ -138,12 +136,12 @@ def take_turns(
     turn: int,
     wait: Callable[[], None],
 ) -> Sums:
-    """Train for `rounds` rounds after one to warm up; in each, every side takes `steps` steps, `turn` at a time.
+    """Train for one round to warm up and `rounds` more; in each, every side takes `steps` steps, `turn` at a time.
 
-    The loop's turn lasts from when it asks for its first batch until it asks for the one after its last.
+    The loop's turn lasts from its request for a first batch to its request for the one after its last.
 
     Args:
-        batches: the batches of every round, or one iterator that all sides draw from.
+        batches: those of every round, or one iterator for all sides.
     """
     sums: Sums = defaultdict(list)
 
@@ -155,7 +153,7 @@ def take_turns(
         return {name: read() for name, read in CLOCKS.items()}
 
     def dealt() -> Iterator[Any]:
-        """Give the loop its batches, and the other side its turns before and after."""
+        """Yield the batches of the loop's turns; the other side takes its own in between."""
         for i_round in range(rounds + 1):
             seconds = dict.fromkeys(((clock, side) for clock in CLOCKS for side in SIDES), 0.0)
             for start, side in ((start, side) for start in range(0, steps, turn) for side in SIDES):
@@ -175,7 +173,7 @@ def take_turns(
 
 
 def train(loop: Loop, batches: Iterable[Any]) -> None:
-    """Let the loop train on `batches`, as one epoch that does not end."""
+    """Train the loop on `batches` as part of one long epoch."""
     own = loop.train_loader
     loop.train_loader = Endless(own.dataset, batches)
     loop.state.position = Position(0, 0, loop.state.position.step)
@@ -198,7 +196,7 @@ def report_rounds(title: str, sums: Sums, steps: int) -> None:
 
 
 def report_outside(loop: Loop, bare: Bare, batches: list[Any], wait: Callable[[], None]) -> None:
-    """Print what a step takes outside the three calls that are the training: forward, backward, optimizer step."""
+    """Print the time of a step outside forward, backward and optimizer step."""
     found, clock = {}, _steadiest(loop)
     trains: dict[str, Callable[[list[Any]], None]] = {"bare": bare.train, "loop": partial(train, loop)}
     for side in ("bare", "loop"):
@@ -211,10 +209,10 @@ def report_outside(loop: Loop, bare: Bare, batches: list[Any], wait: Callable[[]
             trains[side](batches)
             found[side] = (clock() - began - sum(spent)) / len(batches), sum(spent) / len(batches)
     (bare_s, work), (loop_s, _) = found["bare"], found["loop"]
-    print("\noutside forward, backward and optimizer step, us per step: ", end="")
-    print(f"bare {1e6 * bare_s:.0f}, loop {1e6 * loop_s:.0f}", end=", ")
+    more = loop_s - bare_s
     print(
-        f"difference {1e6 * (loop_s - bare_s):.0f} = {(loop_s - bare_s) / (work + bare_s):.2%} of a bare step"
+        f"\noutside forward, backward and optimizer step, us per step: bare {1e6 * bare_s:.0f},"
+        f" loop {1e6 * loop_s:.0f}, difference {1e6 * more:.0f} = {more / (work + bare_s):.2%} of a bare step"
     )
 
 
@@ -222,7 +220,7 @@ def report_outside(loop: Loop, bare: Bare, batches: list[Any], wait: Callable[[]
 def timed_calls(
     methods: list[tuple[Any, str]], clock: Callable[[], float], wait: Callable[[], None]
 ) -> Iterator[list[float]]:
-    """Time the named methods while the block lasts; gives the growing list of their seconds."""
+    """Time calls of the named methods in this block. Yields the growing list of seconds."""
     spent: list[float] = []
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -247,7 +245,7 @@ def timed_calls(
 
 
 def report_calls(loop: Loop, batches: list[Any]) -> None:
-    """Print what the loop calls, by time under cProfile: the training itself and everything beside it."""
+    """Print the calls of the loop that take most time under cProfile."""
     profile = cProfile.Profile(_steadiest(loop))
     profile.runcall(train, loop, batches)
     profile.create_stats()
@@ -262,7 +260,7 @@ def report_calls(loop: Loop, batches: list[Any]) -> None:
 
 
 def report_epoch(loop: Loop, wait: Callable[[], None]) -> None:
-    """Print what a bare loop does not do at all, once per epoch."""
+    """Print the time of what only the trainer's loop does, once per epoch."""
     print("\nonce per epoch, ms")
     for name, action in {"save `last`": loop.saver.save_last, "validation": loop.validate}.items():
         seconds: list[float] = []
@@ -276,17 +274,13 @@ def report_epoch(loop: Loop, wait: Callable[[], None]) -> None:
 
 
 def _steadiest(loop: Loop) -> Callable[[], float]:
-    """The CPU time where the CPU does the work: other processes do not disturb it."""
+    """CPU time, which other processes do not disturb, where the CPU does the work."""
     return time.process_time if loop.accelerator.device.type == "cpu" else time.perf_counter
 
 
 def _forever(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-def _nothing() -> None:
-    return None
 
 
 def _title(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> str:

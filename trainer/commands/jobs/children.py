@@ -1,102 +1,56 @@
-"""One command at a time in a process of its own: its output goes to a log, signals to stop are passed on to it."""
+"""One command in a process of its own: its output goes to a log, a request to stop is passed on to it."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from trainer.runtime import files
-from trainer.runtime.rundir import RunDir
 from trainer.runtime.signals import StopSignals
 
-LEFTOVERS_SECONDS = 60.0  # that what a launcher leaves behind may take to save
+SAVING_SECONDS = 60.0  # after SIGTERM, for processes that a launcher leaves behind
 
 
-class Children:
-    """Run commands one after the other. While it is entered, the signals that stop a training stop the running one.
+def call(command: Sequence[str], log: Path, stop: StopSignals) -> int:
+    """Run a command and append its output to `log`. Returns its exit code, 127 when it cannot be started.
 
-    Each gets a session of its own, so that Ctrl-C in a terminal reaches it once, through here.
+    The command gets a session of its own. When a signal arrives here, all processes of that session receive SIGTERM: a
+    launcher of one process passes nothing on, and one of several passes SIGTERM on, but dies of SIGUSR1.
+
+    Raises CannotWrite when the log cannot be written.
     """
-
-    handled = StopSignals.handled
-
-    def __init__(self) -> None:
-        self.received: int | None = None  # the first signal
-        self._process: subprocess.Popen[bytes] | None = None
-        self._run: RunDir | None = None
-        self._started = 0.0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Children:
-        self._previous = {s: signal.signal(s, self._note) for s in self.handled}
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def run(self, command: Sequence[str], log: Path, run: RunDir | None = None) -> int:
-        """Run a command to its end and append what it says to `log`. Returns its exit code, 127 if it cannot start.
-
-        Args:
-            run: the folder that the command trains in; its `state.json` tells which process to ask to stop, for
-                launchers of a single process pass nothing on.
-
-        Raises CannotWrite when there can be no log.
-        """
-        with _appending(log) as file:
-            file.write(f"$ {shlex.join(command)}\n".encode())
-            file.flush()
-            self._run, self._started = run, time.time()
-            try:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-                )
-            except OSError as error:
-                file.write(f"{command[0]}: cannot be started: {error.strerror}\n".encode())
-                return 127
-            if self.received is not None:  # it came between the start and the line above
-                self._pass_on(self.received)
-            code = self._process.wait()
-            if self.received is not None:
-                _end_leftovers(self._process.pid)
-            self._process = None
-        return code
-
-    def wait(self, seconds: float) -> None:
-        """Wait, but not for long once a signal has come."""
-        end = time.monotonic() + seconds
-        while self.received is None and time.monotonic() < end:
-            time.sleep(0.1)
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = self.received or signum
-        self._pass_on(signum)
-
-    def _pass_on(self, signum: int) -> None:
-        if self._process is not None and self._process.poll() is None:
+    env = {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240",
+        **os.environ,
+    }  # seconds for a step and a save; 30 by default
+    with _appending(log) as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+        file.flush()
+        try:
+            process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+        except OSError as error:
+            file.write(f"{command[0]}: cannot be started: {error.strerror}\n".encode())
+            return 127
+        while process.poll() is None and stop.received is None:
+            time.sleep(0.05)
+        if process.poll() is None:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(self._trainer() or self._process.pid, signum)
-
-    def _trainer(self) -> int | None:
-        """The process that says of itself, since the command began, that it trains here."""
-        state = self._run.read_state() if self._run is not None else None
-        if (
-            self._run is None
-            or state is None
-            or (state.state, state.host) != ("running", socket.gethostname())
-        ):
-            return None
-        return state.pid if self._run.state_path.stat().st_mtime >= self._started else None
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+                deadline = time.monotonic() + SAVING_SECONDS
+                while time.monotonic() < deadline:
+                    os.killpg(process.pid, 0)  # raises when all have ended
+                    time.sleep(0.05)
+        return process.wait()
 
 
 def _appending(log: Path) -> BinaryIO:
@@ -107,21 +61,11 @@ def _appending(log: Path) -> BinaryIO:
         raise files.CannotWrite(files.why_not(log, error)) from error
 
 
-def _end_leftovers(group: int) -> None:
-    """Ask what is left of a command that ended to end, too, and wait for it: a launcher may die before its child."""
-    deadline = time.monotonic() + LEFTOVERS_SECONDS
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGTERM)
-        while time.monotonic() < deadline:
-            time.sleep(0.1)
-            os.killpg(group, 0)
-
-
 def last_words(log: Path) -> str:
-    """The last line that says something; of a mistake of the user, the one that begins with `error`."""
-    with suppress(OSError):
-        tail = log.read_bytes()[-4000:].decode(errors="replace").rpartition("\n$ ")[2]
-        lines = [line.strip() for line in tail.splitlines()[1:] if line.strip()]
-        told = [line for line in lines if line.startswith("error")]
-        return (told or lines or [""])[-1]
-    return ""
+    """The last line of the latest command in a log; of its errors if it printed any."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.rpartition("\n$ ")[2].splitlines()[1:] if line.strip()]
+    errors = [
+        line for line in lines if line.startswith(("error: ", "error ["))
+    ]  # not a launcher's "error_file: "
+    return (errors or lines or [""])[-1]

@@ -1,4 +1,4 @@
-"""From result files to tables on the terminal and in files."""
+"""Turn result files into tables on the terminal and in files."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from trainer.tables.significance import Comparison, flips, warn_of_noise
 from trainer.tables.summary import summarise
 from trainer.tables.writing import file_names, write_table
 
-FILE_WIDTH = 1000  # columns where there is no terminal: nothing is cut
-CURVE = "val_metrics/AbsRel"  # drawn where it was tracked
+FILE_WIDTH = 1000  # columns without a terminal: nothing is cut
+CURVE = "val_metrics/AbsRel"  # drawn by default
 STYLES = {PLAIN: ("", ""), BEST: (" ¹", "bold green"), SECOND: (" ²", "cyan")}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, group, compare, print, write; 1 when a file among the results could not be read.
+    """Read, group, compare, print, write; return 1 when a result file could not be read.
 
-    Raises UserError for whatever the user can mend before anything can be tabulated.
+    Raises UserError for mistakes that leave nothing to tabulate.
     """
     load_plugins(args.plugins)
     if not args.root.is_dir():
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _tabulate(
     results: Sequence[Result], args: argparse.Namespace
 ) -> tuple[list[Table], list[list[Comparison]], list[str]]:
-    """All tables, the comparisons of each, and what is to be said of them together."""
+    """Make all tables. Returns them, the comparisons of each, and notes on them together."""
     seeds, mix = args.seeds, args.mix
     tables = make_tables(results, args.root, seeds=seeds, mix=mix, models=args.models, metrics=args.metrics)
     if args.sort and not any(headline(table, args.sort) for table in tables):
@@ -78,8 +78,8 @@ def _tabulate(
     if args.by:
         chosen = args.metrics or ([args.sort] if args.sort else None)
         folders = set(_chosen(results, args).values())
-        told = by_category([r for r in results if r.folder in folders], args.by, chosen)
-        parts = make_tables(told, args.root, seeds=seeds, mix=mix)
+        by_part = by_category([r for r in results if r.folder in folders], args.by, chosen)
+        parts = make_tables(by_part, args.root, seeds=seeds, mix=mix)
     compared = [warn_of_noise(table) for table in (*tables, *parts)]
     wanted = args.summary or args.relative_to
     whole = summarise(tables, args.relative_to) if wanted else []
@@ -91,7 +91,7 @@ def _tabulate(
 
 
 def _chosen(results: Sequence[Result], args: argparse.Namespace) -> dict[str, Path]:
-    """The folders of the models to tabulate, by name."""
+    """Folders of the models to tabulate, by name."""
     named = model_names({r.folder for r in results}, args.root)
     return {name: folder for folder, name in named.items() if not args.models or name in args.models}
 
@@ -99,27 +99,20 @@ def _chosen(results: Sequence[Result], args: argparse.Namespace) -> dict[str, Pa
 def show(
     table: Table, comparisons: Sequence[Comparison], console: Console, number: int, args: argparse.Namespace
 ) -> None:
-    """Print a table, its headline metric seed by seed, and what to make of the order."""
+    """Print a table, its headline metric seed by seed, and how sure the order is."""
     column = _headline(table, args)
     _say(console, f"table {number}: {table.title}")
-    frame = Frame()
-    for i_column, title in enumerate(head(table)):
-        frame.add_column(title, justify="right" if i_column else "left", no_wrap=True)
-    lines, ranked = grid(table, args.decimals)
-    for i_line, line in enumerate(lines):
-        frame.add_row(
-            *(Text(cell.text + STYLES[cell.mark][0], style=STYLES[cell.mark][1]) for cell in line),
-            end_section=i_line == ranked - 1,
-        )
-    _print_whole(console, frame)
-    _say(
-        console,
-        f"mean ± sample standard deviation over n seeds; ¹ best, ² second best; {units(table)}".rstrip("; "),
-    )
+    lines = grid(table, args.decimals)
+    cells = [[Text(c.text + STYLES[c.mark][0], style=STYLES[c.mark][1]) for c in line] for line in lines]
+    _print_whole(console, head(table), cells, len(table.rows))
+    legend = "mean ± sample standard deviation over n seeds; ¹ best, ² second best"
+    _say(console, f"{legend}; {units(table)}".rstrip("; "))
     if "images" in table.protocol:
         _say(console, f"images: {table.protocol['images']}")
     if column is not None and table.rows:
-        _show_seeds(table, column, console, args.decimals)
+        titles, rows = by_seed(table, column, args.decimals)
+        _say(console, f"{column.key}, seed by seed")
+        _print_whole(console, titles, [[*map(Text, row)] for row in rows])
     _show_order(table, comparisons, column, console)
     for note in table.notes:
         _say(console, f"note: {note}")
@@ -127,32 +120,28 @@ def show(
 
 
 def _headline(table: Table, args: argparse.Namespace) -> Column | None:
-    """The metric to show seed by seed; a summary has none, for its ranks are of means."""
+    """The metric to show seed by seed; None for a summary, whose ranks are of means."""
     return None if "summary" in table.protocol else headline(table, args.sort) or headline(table)
 
 
-def _print_whole(console: Console, frame: Frame) -> None:
-    """Print a table as wide as it is: a number that is cut short is none."""
-    whole = console.measure(frame, options=console.options.update(max_width=FILE_WIDTH)).maximum
-    console.size = ConsoleDimensions(max(console.width, whole), console.height)  # of dumb terminals, too
-    console.print(frame)
-
-
-def _show_seeds(table: Table, column: Column, console: Console, decimals: int | None) -> None:
-    titles, rows = by_seed(table, column, decimals)
-    _say(console, f"{column.key}, seed by seed")
+def _print_whole(
+    console: Console, titles: Sequence[str], rows: Sequence[Sequence[Text]], ranked: int | None = None
+) -> None:
+    """Print a table as wide as it is, because a number that is cut is wrong, with a rule after `ranked` rows."""
     frame = Frame()
     for i_column, title in enumerate(titles):
         frame.add_column(title, justify="right" if i_column else "left", no_wrap=True)
-    for row in rows:
-        frame.add_row(*map(Text, row))
-    _print_whole(console, frame)
+    for i_row, row in enumerate(rows, start=1):
+        frame.add_row(*row, end_section=i_row == ranked)
+    whole = console.measure(frame, options=console.options.update(max_width=FILE_WIDTH)).maximum
+    console.size = ConsoleDimensions(max(console.width, whole), console.height)  # also of dumb terminals
+    console.print(frame)
 
 
 def _show_order(
     table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console
 ) -> None:
-    """Say of every metric how many orders are sure; of the headline, which neighbours are not."""
+    """Print how many orders of every metric are sure, and which neighbours in the headline metric are not."""
     pairs: dict[Column, list[Comparison]] = {}
     for comparison in comparisons:
         pairs.setdefault(comparison.column, []).append(comparison)
@@ -176,7 +165,7 @@ def write(
     results: Sequence[Result],
     args: argparse.Namespace,
 ) -> list[Path]:
-    """Write the files of all tables and the learning curves."""
+    """Write the files of all tables and the learning curves; return their paths."""
     paths: list[Path] = []
     for table, comparisons, name in zip(tables, compared, file_names(tables), strict=True):
         column = _headline(table, args)

@@ -1,0 +1,16 @@
+# The end of every script here: train, pass on requests to stop, queue the job again when its time was up.
+# Takes the arguments of the script, `train` (the launcher, an array), `run` (its folder) and `job` (its number).
+child= asked=
+pass_on() { asked=$1; [ -z "$child" ] || kill -TERM "$child"; } # a launcher of several passes on TERM, but not USR1
+trap 'pass_on USR1' USR1
+trap 'pass_on TERM' TERM
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240 # seconds that a launcher waits for a step and a save, less than --signal
+"${train[@]}" launch/train.py "$@" &
+child=$!
+[ -z "$asked" ] || kill -TERM "$child" # the request came before the trainer was started
+while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done # a signal ends the wait, not the run
+# The exit code of a launcher is the same for a run that was stopped and one that failed.
+if [ "$asked" = USR1 ] && ! grep -Eqs '"state": "(finished|failed)"' "$run/state.json"; then
+  scontrol requeue "$job"
+fi
+exit "$code"
