@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class AutoencoderReconstruction(Reconstruction):
     Raises ValueError when `use_automask` or `mask_name` is set.
     """
 
+    source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
     needs = frozenset({"autoencoder"})
     on_twin = False
 

@@ -7,7 +7,7 @@ inverse depth as in arXiv:2307.10713.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class DepthRegression(nn.Module):
         invert: compare inverse depths.
     """
 
+    source: ClassVar[str] = (
+        "Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051; arXiv:2307.10713"
+    )
     needs: frozenset[str] = frozenset({"hints"})
     on_twin = False
     mixes_items = True  # its mean is over the pixels with hints of the whole batch

@@ -6,6 +6,7 @@ Depth-VO-Feat, arXiv:1803.03893; FeatDepth, arXiv:2007.10603.
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class FeatureReconstruction(Reconstruction):
     Args: see `Reconstruction`.
     """
 
+    source: ClassVar[str] = "Depth-VO-Feat, arXiv:1803.03893; FeatDepth, arXiv:2007.10603"
     needs = frozenset({"supports", "features"})
     on_twin = False
 

@@ -7,6 +7,7 @@ second ones.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class FeatureRegulariser(nn.Module, ABC):
         use_edges: count differences less where the image has the same: weight exp(-image difference).
     """
 
+    source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
     needs: frozenset[str] = frozenset({"autoencoder"})
     on_twin = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ _WORST = 100.0  # of one pixel, whose mask is 0
 class MaskRegulariser(nn.Module):
     """Binary cross-entropy of the mask against ones, without which a mask of zeros would be best."""
 
+    source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813"
     needs: frozenset[str] = frozenset({"explainability"})
     on_twin = False
 

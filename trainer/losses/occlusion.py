@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ class OcclusionRegulariser(nn.Module):
         invert: prefer near to far.
     """
 
+    source: ClassVar[str] = "DVSO, arXiv:1807.02570"
     needs: frozenset[str] = frozenset()
     on_twin = False  # it looks at both views itself, which make one value
 

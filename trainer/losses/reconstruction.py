@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,10 @@ class ImageReconstruction(Reconstruction):
 
     Args: see `Reconstruction`.
     """
+
+    source: ClassVar[str] = (
+        "SfM-Learner, arXiv:1704.07813; Klodt & Vedaldi, ECCV 2018; Monodepth2, arXiv:1806.01260"
+    )
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales, batch and ALL pixels, and pictures of scale 0.

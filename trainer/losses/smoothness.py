@@ -7,6 +7,7 @@ division by the mean as in Monodepth2, arXiv:1806.01260.
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ class DisparitySmoothness(nn.Module):
         use_blur: smooth disparity and image (3x3 Gaussian, sigma 1) before each difference.
     """
 
+    source: ClassVar[str] = (
+        "Garg et al., arXiv:1603.04992; Monodepth, arXiv:1609.03677;"
+        " DVSO, arXiv:1807.02570; Monodepth2, arXiv:1806.01260"
+    )
     needs: frozenset[str] = frozenset()
     on_twin = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class StereoConsistency(nn.Module):
     Raises ValueError when `use_automask` is set.
     """
 
+    source: ClassVar[str] = "Monodepth, arXiv:1609.03677"
     needs: frozenset[str] = frozenset({"supports", "virtual_stereo"})
     on_twin = False  # it looks at both views itself
 
