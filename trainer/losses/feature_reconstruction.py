@@ -1,4 +1,4 @@
-"""Feature reconstruction: features of a support, warped into the target, should look like those of the target.
+"""Feature reconstruction: features of a support, warped into the target, should equal those of the target.
 
 Depth-VO-Feat, arXiv:1803.03893; FeatDepth, arXiv:2007.10603.
 """
@@ -16,7 +16,7 @@ from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
 from trainer.losses.reconstruction import Reconstruction, lower
 
-# Position in the list of features, from its deep end: stride 4, whether or not the encoder also gives stride 2.
+# Level from the deep end: stride 4, whether or not the encoder also has stride 2.
 _LEVEL = -4
 
 
@@ -62,7 +62,7 @@ class FeatureReconstruction(Reconstruction):
 
 
 def _level(feats: list[Tensor]) -> Tensor:
-    """The features to compare, (..., c h/4 w/4), as constants."""
+    """Return the features to compare, (..., c h/4 w/4), as constants."""
     if len(feats) < -_LEVEL:
         raise ValueError(
             f"feat_recon takes the {-_LEVEL}th level from the end, but the encoder has {len(feats)}"
@@ -71,6 +71,6 @@ def _level(feats: list[Tensor]) -> Tensor:
 
 
 def _warped(synthesis: ViewSynthesis, support: Tensor, depth: Tensor, P: Tensor) -> Tensor:
-    """Warp again for a picture: keeping maps of this many channels until somebody looks would cost too much."""
+    """Warp again for a picture: keeping maps of so many channels would take too much memory."""
     with torch.no_grad():
         return synthesis.warp(resize(support, synthesis.size), depth, P)

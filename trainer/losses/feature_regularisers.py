@@ -1,4 +1,4 @@
-"""Regularisers of learnt features, so that their differences can guide depth: they should vary, and steadily.
+"""Regularisers of learnt features, so that their differences can guide depth: they should vary, and smoothly.
 
 FeatDepth, arXiv:2007.10603: a discriminative term that rewards first differences, a convergent term that punishes
 second ones.
@@ -18,7 +18,7 @@ from trainer.losses._differences import absolute_differences
 
 
 class FeatureRegulariser(nn.Module, ABC):
-    """What both regularisers share: level k of the autoencoder's encoder, 0 = finest, counts 1 / 2**k.
+    """Base of both regularisers: level k of the autoencoder's encoder, 0 = finest, counts 1 / 2**k.
 
     Args:
         use_edges: count differences less where the image has the same: weight exp(-image difference).
@@ -33,7 +33,7 @@ class FeatureRegulariser(nn.Module, ABC):
         self.use_edges = use_edges
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
-        """Return the mean over levels for the target, plus that for the supports when there are any."""
+        """Return the mean over levels for the target, plus that for the supports if any."""
         value = self._mean_over_levels(scene.feats, scene.target)
         if scene.supports is not None and scene.n_supports:
             feats = [feat.flatten(0, 1) for feat in scene.supp_feats]
@@ -47,7 +47,7 @@ class FeatureRegulariser(nn.Module, ABC):
         return torch.stack(terms).mean()
 
     def _weighed_sum(self, feat: Tensor, image: Tensor) -> Tensor:
-        """Add the means over items, channels and pixels of every kind of difference of feat (b c h w)."""
+        """Sum the means over items, channels and pixels of all differences of feat (b c h w)."""
         differences = self.differences(feat)
         if self.use_edges:
             with torch.no_grad():
@@ -58,11 +58,11 @@ class FeatureRegulariser(nn.Module, ABC):
     @property
     @abstractmethod
     def sign(self) -> int:
-        """-1 where differences are wanted, 1 where they are not."""
+        """-1 to reward differences, 1 to punish them."""
 
     @abstractmethod
     def differences(self, x: Tensor) -> list[Tensor]:
-        """Absolute differences of x (b c h w) that count, each (b c h w)."""
+        """Return absolute differences of x (b c h w), each (b c h w)."""
 
 
 @LOSSES.register("feat_peaky")

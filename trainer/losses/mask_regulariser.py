@@ -29,7 +29,7 @@ class MaskRegulariser(nn.Module):
 
 
 def cross_entropy_with_ones(mask: Tensor) -> Tensor:
-    """Mean of -ln(mask), at most 100 per pixel. mask in [0, 1], any shape; the gradient is finite at 0, where it is 0.
+    """Return the mean of -ln(mask), at most 100 per pixel; mask in [0, 1], any shape. At 0 the gradient is 0.
 
     NaN stays NaN (`F.binary_cross_entropy` would stop the process on a GPU).
     """

@@ -39,10 +39,9 @@ class DisparitySmoothness(nn.Module):
         self.use_edges, self.use_laplacian, self.use_blur = use_edges, use_laplacian, use_blur
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
-        """Return the mean over scales of the weighted terms, and pictures of scale 0.
+        """Return the mean over scales, each at its own resolution, and pictures of scale 0.
 
-        Every scale is compared at its own resolution. The mean of a gradient runs over all h * w pixels, the
-        zeros of the border included (Monodepth2 leaves them out).
+        The mean of a gradient is over all h * w pixels, zeros at the border included (Monodepth2 leaves them out).
         """
         terms = []
         pictures: Pictures = {}
@@ -59,14 +58,14 @@ class DisparitySmoothness(nn.Module):
         return torch.stack(terms).mean(), pictures
 
     def gradients(self, x: Tensor) -> Gradients:
-        """First or second differences of x (b c h w), as the options say."""
+        """Return first or second differences of x (b c h w), according to the options."""
         gx, gy = absolute_differences(x, self.use_blur)
         if not self.use_laplacian:
             return gx, gy
         return absolute_differences(gx, self.use_blur)[0], absolute_differences(gy, self.use_blur)[1]
 
     def image_gradients(self, image: Tensor) -> Gradients:
-        """The same differences of an image (b 3 h w), mean of the channels (b 1 h w), constants."""
+        """Return the same differences of an image (b 3 h w), mean of the channels (b 1 h w), as constants."""
         with torch.no_grad():
             ix, iy = self.gradients(image)
             return ix.mean(1, keepdim=True), iy.mean(1, keepdim=True)
