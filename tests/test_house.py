@@ -46,7 +46,7 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
         *("summary", "writing"),
     },
-    "trainer.checkpoint": {"encoding", "foreign", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
     "trainer.evaluation": {"items", "predictions", "reference", "report", "session", "subject"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }

@@ -52,7 +52,12 @@ class Tiny(nn.Module):
 def save(checkpointer: Checkpointer, value: float, state: TrainState | None = None) -> None:
     objective = Tiny(value)
     optimizer = torch.optim.SGD(objective.parameters(), lr=value or 0.1)
-    checkpointer.save_last(objective, optimizer, None, None, state or TrainState(Position(0, 0, int(value))))
+    state = state or TrainState(Position(0, 0, int(value)))
+    checkpointer.write_last(*checkpointer.pack_last(objective, optimizer, None, None, state))
+
+
+def save_best(checkpointer: Checkpointer, objective: nn.Module, state: TrainState | None = None) -> None:
+    checkpointer.write_best(*checkpointer.pack_best(objective, state or TrainState()))
 
 
 @pytest.fixture
@@ -88,25 +93,16 @@ def test_a_run_is_restored_completely(checkpointer: Checkpointer) -> None:
 def test_last_and_best_describe_themselves(checkpointer: Checkpointer) -> None:
     state = TrainState(Position(3, 0, 17), metrics={"AbsRel": 0.12})
     save(checkpointer, 0.5, state)
-    checkpointer.save_best(Tiny(0.5), state, {"AbsRel": 0.11, "loss": 1.5})
-    for name, metrics in (("last", {"AbsRel": 0.12}), ("best", {"AbsRel": 0.11, "loss": 1.5})):
+    save_best(checkpointer, Tiny(0.5), state)
+    for name in ("last", "best"):
         metadata = safefile.read_metadata(checkpointer.folder / f"{name}.safetensors")
         assert (metadata["epoch"], metadata["step"], metadata["monitor"]) == ("3", "17", "AbsRel")
         assert json.loads(metadata["hparams"]) == HPARAMS
-        assert json.loads(metadata["metrics"]) == metrics
+        assert json.loads(metadata["metrics"]) == {"AbsRel": 0.12}
         assert len(metadata["checksum"]) == 64
     best = {f"networks.{net}.{kind}" for net in ("depth", "pose") for kind in ("weight", "bias")}
     assert set(load_file(checkpointer.folder / "best.safetensors")) == best  # and nothing of the optimizer
     assert "optimizer" not in metadata
-
-
-def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    other = Checkpointer(tmp_path, HPARAMS, "AbsRel", is_main=False)
-    save(other, 1.0)
-    other.save_best(Tiny(), TrainState())
-    assert steps(tmp_path) == {}
-    save(Checkpointer(tmp_path, HPARAMS, "AbsRel"), 1.0)
-    assert other.load_last() is not None
 
 
 def test_the_checkpoint_before_is_kept(checkpointer: Checkpointer) -> None:
@@ -183,7 +179,7 @@ def test_restoring_something_else_names_the_file(checkpointer: Checkpointer) -> 
 
 def test_networks_that_a_run_does_not_have_are_left_out(checkpointer: Checkpointer) -> None:
     """Stereo alone may start from a network that was trained on video and stereo."""
-    checkpointer.save_best(Tiny(1.0), TrainState())
+    save_best(checkpointer, Tiny(1.0))
     depth = Tiny(nets=("depth",))
     path = checkpointer.folder / "best.safetensors"
     assert read_pretrained(path).start(depth) == [f"{path}: net.pose: in the file, but this run has none"]
@@ -193,7 +189,7 @@ def test_networks_that_a_run_does_not_have_are_left_out(checkpointer: Checkpoint
 
 
 def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: Checkpointer) -> None:
-    checkpointer.save_best(Tiny(1.0), TrainState())
+    save_best(checkpointer, Tiny(1.0))
     path = checkpointer.folder / "best.safetensors"
     wide = Tiny(width=5, nets=("depth",))
     with pytest.raises(WrongArchitecture) as caught:
@@ -220,7 +216,7 @@ def test_a_file_without_networks_or_settings_is_named(tmp_path: Path) -> None:
 
 
 def test_ten_wrong_weights_are_enough(checkpointer: Checkpointer) -> None:
-    checkpointer.save_best(Tiny(nets=tuple("abcdefg")), TrainState())
+    save_best(checkpointer, Tiny(nets=tuple("abcdefg")))
     with pytest.raises(WrongArchitecture, match="14 weights") as caught:
         read_pretrained(checkpointer.folder / "best.safetensors").start(Tiny(nets=()))
     assert str(caught.value).count("in the file") == 10
@@ -234,7 +230,7 @@ def test_weights_load_from_a_file_or_a_run_folder_best_first(tmp_path: Path) -> 
             find_checkpoint(run.path)
         save(checkpointer, 1.0)
         assert find_checkpoint(run.path) == run.last_path
-        checkpointer.save_best(Tiny(2.0), TrainState())
+        save_best(checkpointer, Tiny(2.0))
     for path, value in ((run.path, 2.0), (run.ckpts, 2.0), (run.best_path, 2.0), (run.last_path, 1.0)):
         objective = Tiny()
         read_pretrained(path).start(objective)
@@ -246,7 +242,7 @@ def test_weights_load_from_a_file_or_a_run_folder_best_first(tmp_path: Path) -> 
 def test_a_capsule_holds_the_step_that_failed(checkpointer: Checkpointer) -> None:
     path = checkpointer.folder / "capsules" / "step.safetensors"
     batch = {"target": torch.full((1, 3, 2, 2), float("nan")), "index": torch.tensor([7]), "note": "text"}
-    other = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel", is_main=False)  # whoever fails saves
+    other = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel", is_main=False)  # any process may fail
     other.save_capsule(path, Tiny(3.0), batch, Position(1, 2, 30), micro_batch=2, seed=42, rank=1)
     capsule = load_capsule(path)
     assert capsule.batch.keys() == {"target", "index"}
@@ -272,7 +268,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunDir]:
         net["pretrained"] = True  # would need the internet
     with RunDir(tmp_path_factory.mktemp("models"), "m", "42") as run:
         run.write_hparams(hparams)
-        Checkpointer(run.ckpts, hparams, "AbsRel").save_best(objective, TrainState(Position(1, 0, 10)))
+        save_best(Checkpointer(run.ckpts, hparams, "AbsRel"), objective, TrainState(Position(1, 0, 10)))
     return objective, run
 
 
@@ -307,7 +303,7 @@ def test_corrected_hparams_win_over_those_in_the_file(real: tuple[Any, RunDir], 
 
 def test_a_best_that_is_gone_or_damaged_is_noticed(checkpointer: Checkpointer) -> None:
     assert "there is no such file" in (checkpointer.fault_of_best() or "")
-    checkpointer.save_best(Tiny(), TrainState())
+    save_best(checkpointer, Tiny())
     assert checkpointer.fault_of_best() is None
     damage(checkpointer.folder / "best.safetensors")
     assert "at least one bit is wrong" in (checkpointer.fault_of_best() or "")

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
-from tests.models_zoo.test_weights import Evil
 from tests.world import command, train_args
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read, read_metadata
@@ -99,15 +98,6 @@ def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     wrong = refused(capsys, save(content, tmp_path / "z.ckpt"), target)
     assert "depth.encoder.bn1.weight: nothing in the file, (64,) in the network" in wrong
     assert not target.exists()
-
-
-def test_a_malicious_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = lightning_checkpoint({"depth": TINY["depth"]}) | {"callbacks": Evil(tmp_path / "ran")}
-    said = refused(capsys, save(content, tmp_path / "x.ckpt"), tmp_path / "x.safetensors")
-    assert "refused" in said
-    assert "mkdir" in said
-    assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "x.safetensors").exists()
 
 
 @pytest.mark.long

@@ -42,7 +42,7 @@ class Checkpointer:
         folder: `ckpts/` of the run; it must exist before anything is saved.
         hparams: `config` (resolved), `seed`, `name`, `version`, ...
         monitor: name of the metric that decides what is best.
-        is_main: the other processes only load.
+        is_main: the other processes must not write.
     """
 
     def __init__(self, folder: Path | str, hparams: Mapping[str, Any], monitor: str, *, is_main: bool = True):
@@ -51,36 +51,20 @@ class Checkpointer:
         self._hparams = to_json(plain(hparams))
         self._last_is_good = True
 
-    def save_last(
-        self, objective: nn.Module, optimizer: Any, scheduler: Any, scaler: Any, state: TrainState
-    ) -> None:
-        """Save everything needed to continue exactly. Raises CannotWrite, and keeps the older `last` then.
-
-        Call it between optimizer steps: accumulated gradients are not part of the state.
-        """
-        if self.is_main:
-            self.write_last(*self.pack_last(objective, optimizer, scheduler, scaler, state))
-
-    def save_best(
-        self, objective: nn.Module, state: TrainState, metrics: Mapping[str, float] | None = None
-    ) -> None:
-        """Save weights and hparams. `metrics` default to those of the state. Raises CannotWrite."""
-        if self.is_main:
-            self.write_best(*self.pack_best(objective, state, metrics))
-
     def pack_last(
         self, objective: nn.Module, optimizer: Any, scheduler: Any, scaler: Any, state: TrainState
     ) -> tuple[Tensors, Metadata]:
-        """Return the tensors of `last`, in the memory of the run, and its metadata."""
+        """Return the tensors of `last`, in the memory of the run, and its metadata.
+
+        Call it between optimizer steps: accumulated gradients are not part of the state.
+        """
         tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
         return tensors, self._metadata(state.position) | metadata
 
-    def pack_best(
-        self, objective: nn.Module, state: TrainState, metrics: Mapping[str, float] | None = None
-    ) -> tuple[Tensors, Metadata]:
+    def pack_best(self, objective: nn.Module, state: TrainState) -> tuple[Tensors, Metadata]:
         """Return the tensors of `best`, in the memory of the run, and its metadata."""
-        text = metrics_json(state.metrics if metrics is None else metrics)
-        return weights(objective), self._metadata(state.position) | {"metrics": text}
+        metrics = {"metrics": metrics_json(state.metrics)}
+        return weights(objective), self._metadata(state.position) | metrics
 
     def write_last(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write the result of `pack_last`. Raises CannotWrite, and keeps the older `last` then."""
@@ -153,6 +137,7 @@ class Capsule:
     micro_batch: int  # which of the accumulated batches of the step
     seed: int
     rank: int
+    hparams: dict[str, Any]  # of the run
 
 
 def load_capsule(path: Path | str) -> Capsule:
@@ -163,5 +148,6 @@ def load_capsule(path: Path | str) -> Capsule:
     return Capsule(
         batch={k.removeprefix("batch."): v for k, v in saved.tensors.items() if k.startswith("batch.")},
         position=saved.state.position,
+        hparams=saved.hparams,
         **{key: int(saved.metadata[key]) for key in ("micro_batch", "seed", "rank")},
     )

@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {  # Monodepth2, arXiv:1806.01260
 
 @dataclass
 class Converted:
-    """A checkpoint made of published weights, not yet written."""
+    """A checkpoint with published weights, not yet written."""
 
     foreign: ForeignWeights
     tensors: dict[str, Tensor]  # `networks.<network>.<parameter>`

@@ -6,6 +6,7 @@ Everything is at least float32. Depth at full resolution, warped supports and re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -68,8 +69,10 @@ class Scene:
         self.target = full_precision(target)
         self.size = (target.shape[-2], target.shape[-1])
         self.supports = None if supports is None else full_precision(supports)
+        self.n_supports = 0 if supports is None else supports.shape[1]
         self.K, self.Ts, self.T_stereo, self.depth_hints = K, Ts, T_stereo, depth_hints
         self.disp = widened(disp)
+        self.scales = tuple(self.disp)  # ascending
         self.mask = None if mask is None else widened(mask)
         self.disp_stereo = None if disp_stereo is None else widened(disp_stereo)
         self.supp_idxs = tuple(supp_idxs)
@@ -80,19 +83,7 @@ class Scene:
         self._warps: dict[tuple[int, int], Tensor] = {}
         self._projections: dict[int, Tensor] = {}
         self._targets: dict[tuple[int, int], Tensor] = {}
-        self._feats: dict[str, list[Tensor]] = {}
-        self._synthesis: ViewSynthesis | None = None
         self._twin: Scene | None = None
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Scales that hold a disparity, ascending."""
-        return tuple(sorted(self.disp))
-
-    @property
-    def n_supports(self) -> int:
-        """Number of support images."""
-        return 0 if self.supports is None else self.supports.shape[1]
 
     def support(self, i_supp: int) -> Tensor:
         """Return support image (b 3 h w) at position `i_supp` of `supp_idxs`."""
@@ -119,12 +110,10 @@ class Scene:
             self._projections[i_supp] = self.synthesis.projection(self._need(self.Ts, "Ts")[:, i_supp])
         return self._projections[i_supp]
 
-    @property
+    @cached_property
     def synthesis(self) -> ViewSynthesis:
         """View synthesis for the camera of this scene."""
-        if self._synthesis is None:
-            self._synthesis = ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
-        return self._synthesis
+        return ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
 
     def mask_up(self, scale: int) -> Tensor | None:
         """Return the predicted mask (b n h w) of `scale` at full resolution; None without a mask."""
@@ -136,12 +125,12 @@ class Scene:
             self._targets[size] = resize(self.target, size)
         return self._targets[size]
 
-    @property
+    @cached_property
     def feats(self) -> list[Tensor]:
         """Features of the target, shallow to deep (b c_k h_k w_k), of the autoencoder or else the depth encoder."""
         return self._features("autoenc_feats", "depth_feats")
 
-    @property
+    @cached_property
     def supp_feats(self) -> list[Tensor]:
         """The same features of all supports, (b n c_k h_k w_k)."""
         return self._features("supp_autoenc_feats", "supp_depth_feats")
@@ -181,9 +170,7 @@ class Scene:
     def _features(self, *names: str) -> list[Tensor]:
         for name in names:
             if name in self.extras:
-                if name not in self._feats:
-                    self._feats[name] = [full_precision(feat) for feat in self.extras[name]]
-                return self._feats[name]
+                return [full_precision(feat) for feat in self.extras[name]]
         raise ValueError(f"this scene has none of {names}, which a loss needs; it has {sorted(self.extras)}")
 
     def _need(self, value: Tensor | None, name: str) -> Tensor:

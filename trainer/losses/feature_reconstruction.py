@@ -51,7 +51,8 @@ class FeatureReconstruction(Reconstruction):
             features = resize(support, scene.size)
             errors.append(compare(scene.synthesis.warp(features, depth, P)))
             if self.use_automask:
-                static += self.static_errors(compare, [features])
+                with torch.no_grad():
+                    static.append(compare(features))
             warp = partial(_warped, scene.synthesis, support, depth.detach(), P.detach())
             pictures[f"feats_warp/supp_{scene.supp_idxs[i]}"] = warp
         mask = self.mask_of(scene, 0)

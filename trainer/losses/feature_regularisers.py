@@ -27,6 +27,7 @@ class FeatureRegulariser(nn.Module, ABC):
     source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
     needs: frozenset[str] = frozenset({"autoencoder"})
     on_twin = False
+    sign: ClassVar[int]  # -1 rewards differences, 1 punishes them
 
     def __init__(self, use_edges: bool = False):
         super().__init__()
@@ -55,11 +56,6 @@ class FeatureRegulariser(nn.Module, ABC):
             differences = [d * weight for d, weight in zip(differences, weights, strict=True)]
         return self.sign * torch.stack([d.mean() for d in differences]).sum()
 
-    @property
-    @abstractmethod
-    def sign(self) -> int:
-        """-1 to reward differences, 1 to punish them."""
-
     @abstractmethod
     def differences(self, x: Tensor) -> list[Tensor]:
         """Return absolute differences of x (b c h w), each (b c h w)."""
@@ -67,7 +63,7 @@ class FeatureRegulariser(nn.Module, ABC):
 
 @LOSSES.register("feat_peaky")
 class FeaturePeakiness(FeatureRegulariser):
-    """Reward for first differences of the features, as a negative value: a flat feature tells no two pixels apart.
+    """Reward for first differences of the features, as a negative value: flat features cannot be matched.
 
     Args: see `FeatureRegulariser`.
     """
@@ -81,7 +77,7 @@ class FeaturePeakiness(FeatureRegulariser):
 
 @LOSSES.register("feat_smooth")
 class FeatureSmoothness(FeatureRegulariser):
-    """Second differences of the features: a slope that keeps its sign leads from far to the right place.
+    """Second differences of the features: with a slope of constant sign, distant pixels find their match.
 
     Args: see `FeatureRegulariser`.
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models_zoo.registry import did_you_mean
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
-from trainer.losses._photometric import ERRORS, Compare, LossName
+from trainer.losses._photometric import ERRORS, LossName
 
 MaskName = Literal["explainability", "uncertainty"]
 
@@ -83,20 +83,14 @@ class Reconstruction(nn.Module):
     def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Reduce errors of n supports, (b 1 h w) each, to one map: weigh by mask (b n h w), then minimum or mean."""
         if mask is not None:
-            errors = [self._weighed(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+            pairs = [(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+            if self.mask_name == "explainability":
+                errors = [error * m for error, m in pairs]
+            else:
+                errors = [error * (-m).exp() + m for error, m in pairs]
         if self.use_min:
             return reduce(lower, errors)
         return reduce(torch.add, errors) / len(errors)
-
-    def _weighed(self, error: Tensor, mask: Tensor) -> Tensor:
-        if self.mask_name == "explainability":
-            return error * mask
-        return error * (-mask).exp() + mask
-
-    def static_errors(self, compare: Compare, images: Sequence[Tensor]) -> list[Tensor]:
-        """Return the errors of n unwarped supports, (b 1 h w) each, as constants."""
-        with torch.no_grad():
-            return [compare(image) for image in images]
 
     def noise_like(self, error: Tensor) -> Tensor | float:
         """Draw the noise of the automask for maps like `error` (b 1 h w)."""
@@ -129,7 +123,8 @@ class ImageReconstruction(Reconstruction):
         static: list[Tensor] = []
         noise: Tensor | float = 0.0
         if self.use_automask:
-            static = self.static_errors(compare, [scene.support(i) for i in i_supps])
+            with torch.no_grad():
+                static = [compare(scene.support(i)) for i in i_supps]
             noise = self.noise_like(static[0])
         per_scale = []
         pictures: Pictures = {}

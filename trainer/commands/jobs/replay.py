@@ -7,8 +7,6 @@ import argparse
 import torch
 
 from trainer.checkpoint import load_capsule, load_objective
-from trainer.checkpoint.encoding import from_json
-from trainer.checkpoint.safefile import read_metadata
 from trainer.config.plugins import load_plugins
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import read_hparams
@@ -21,8 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Recompute the step and print the findings; return 0 when there are any, 1 when the step is finite here."""
     load_plugins(args.plugins)
     capsule = load_capsule(args.capsule)
-    stored = from_json(read_metadata(args.capsule)["hparams"])
-    hparams = stored if args.hparams is None else read_hparams(args.hparams)
+    hparams = capsule.hparams if args.hparams is None else read_hparams(args.hparams)
     device = _device(args.device)
     objective = load_objective(args.capsule, args.hparams).to(device)
     settings = hparams["config"].get("trainer", {})
