@@ -274,7 +274,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunDir]:
 
 def test_an_objective_is_rebuilt_from_one_file_without_downloads(real: tuple[Any, RunDir]) -> None:
     objective, run = real
-    for path in (run.best_path, run.path, str(run.path)):
+    for path in (run.best_path, str(run.path)):
         loaded = load_objective(path)
         assert not any(module.training for module in loaded.modules())
         for name, tensor in objective.state_dict().items():
