@@ -14,9 +14,9 @@ from torch import nn
 from tests.world import ROOT
 from trainer import build
 from trainer.build import build_dataset, build_loader, build_networks, build_objective
+from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.resume import check_resume
 from trainer.checkpoint.saved import Saved
-from trainer.checkpoint.state import to_json
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
 from trainer.runtime.errors import UserError

@@ -1,6 +1,6 @@
-"""What the losses of a step look at, predicted one image and one pair at a time.
+"""The inputs of the losses of a step, predicted one image and one pair at a time.
 
-Geometry as it stands in the papers: poses by the matrix exponential, inverses by general inversion.
+Geometry as in the papers: poses by the matrix exponential, inverses by general inversion.
 Letters in shapes: b batch, n supports, (h, w) image size, s scale.
 """
 
@@ -39,7 +39,7 @@ class View:
 
 @dataclass(frozen=True)
 class Step:
-    """All that the terms of one step look at."""
+    """The inputs of all terms of one step."""
 
     view: View
     virtual: View | None  # the stereo partner as predicted from the target; its only support is the target

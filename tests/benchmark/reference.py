@@ -143,19 +143,23 @@ REGRESSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def regression(pred: Tensor, target: Tensor, mask: Tensor, loss_name: str) -> Tensor:
-    """Average the error of valid pixels; 0 where there is none."""
+    """Average the error of valid pixels; 0 without any."""
     error = REGRESSIONS[loss_name]((pred - target).abs(), mask)
     return error[mask].sum() / mask.sum().clamp(min=1)
 
 
-def depth_regr(step: Step, loss_name: str = "berhu", use_automask: bool = False) -> dict[str, Tensor]:
+def depth_regr(
+    step: Step, loss_name: str = "berhu", use_automask: bool = False, invert: bool = False
+) -> dict[str, Tensor]:
     """Depth against hints, where the hint explains the image better if asked. Depth Hints, arXiv:1909.09051."""
     assert step.hints is not None
     masks = [step.hints > 0 for _ in step.view.depths]
     if use_automask:
         masks = [mask & (gain > 0) for mask, gain in zip(masks, gains_by_hint(step), strict=True)]
-    pred = torch.cat(list(step.view.depths.values()))
-    return {"": regression(pred, step.hints.repeat(len(masks), 1, 1, 1), torch.cat(masks), loss_name)}
+    pred, hints = torch.cat(list(step.view.depths.values())), step.hints.repeat(len(masks), 1, 1, 1)
+    if invert:
+        pred, hints = 1 / pred, torch.where(hints > 0, 1 / hints.clamp(min=1e-9), 0)
+    return {"": regression(pred, hints, torch.cat(masks), loss_name)}
 
 
 @torch.no_grad()

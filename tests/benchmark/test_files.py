@@ -26,18 +26,10 @@ VARIANTS = [
 BACKBONES = [p for p in VARIANTS if p.parent.name != "abl_smooth"]
 PAGES = [*SYSTEMS, *VARIANTS]
 SMALL = (
-    "dataset.type=synthetic",
-    "dataset.size=[96,64]",
-    "dataset.num_items=4",
-    "dataset.items_per_scene=2",
-    "loader.batch_size=2",
-    "loader.num_workers=0",
+    *("dataset.type=synthetic", "dataset.size=[96,64]", "dataset.num_items=4", "dataset.items_per_scene=2"),
+    *("loader.batch_size=2", "loader.num_workers=0"),
 )
-HUGE = (
-    "convnext_large",
-    "hrnet_w64",
-    "resnext101_32x8d",
-)  # too slow to build; their names are checked all the same
+HUGE = ("convnext_large", "hrnet_w64", "resnext101_32x8d")  # too slow to build; their names are checked
 
 
 def name_of(path: Path) -> str:
@@ -66,12 +58,8 @@ def load(path: Path, *overrides: str) -> Config:
 
 def load_small(path: Path) -> Config:
     """Load a page for small rendered images and encoders without weights."""
-    encoders = [
-        text
-        for net in load(path).net
-        for text in (f"net.{net}.enc_name=resnet18", f"net.{net}.pretrained=false")
-    ]
-    return load(path, *SMALL, *encoders)
+    encoders = {"enc_name": "resnet10t", "pretrained": "false"}
+    return load(path, *SMALL, *(f"net.{net}.{k}={v}" for net in load(path).net for k, v in encoders.items()))
 
 
 @pytest.mark.parametrize("path", [p for p in PAGES if p not in BACKBONES], ids=name_of)

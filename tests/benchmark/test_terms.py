@@ -14,8 +14,6 @@ from tests.benchmark.observation import observe
 from tests.benchmark.systems import merge
 from trainer.objective import Objective
 
-SAMPLED = {"monodepth2_MS", "monodepth", "feat_depth"}  # between them, all that samples images
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
@@ -100,80 +98,36 @@ def test_terms_and_gradients_of_a_published_system(name):
     compare(name, single=True)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLED))
-def test_legacy_sampling(name):
-    compare(name, legacy=True)
+def test_legacy_sampling():
+    compare("monodepth2_MS", legacy=True)
 
 
-EXPLAINED = {"depth": {"mask_name": "explainability", "num_ch_mask": 2}}
 UNSURE = {"depth": {"mask_name": "uncertainty", "num_ch_mask": 3}}
 VIRTUAL = {"depth": {"use_virtual_stereo": True}}
+MASKED = {"img_recon": {"mask_name": "uncertainty"}}
+L1 = {"stereo_const": {"loss_name": "l1"}}
+# Options of losses alone are compared in tests/losses/test_agreement.py.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "one scale, no far end": (
         "garg",
         {"net": {"depth": {"out_scales": [0]}}, "trainer": {"max_depth": None}},
     ),
     "behind the camera": ("monodepth2_MS", {"trainer": {"min_depth": 0.05}}),
-    "l1 reconstruction": ("monodepth2_MS", {"loss": {"img_recon": {"loss_name": "l1"}}}),
-    "l2 under a mask": ("sfm_learner", {"loss": {"img_recon": {"loss_name": "l2"}}}),
-    "mask of three, minimum, automask": (
-        "monodepth2_MS",
-        {"net": UNSURE, "loss": {"img_recon": {"mask_name": "uncertainty"}}},
-    ),
-    "automask of the mean": ("monodepth2_MS", {"loss": {"img_recon": {"use_min": False}}}),
-    "masked features": (
-        "depth_vo_feat",
-        {"net": EXPLAINED, "loss": {"feat_recon": {"mask_name": "explainability"}}},
-    ),
-    "features by their minimum": (
-        "depth_vo_feat",
-        {"loss": {"feat_recon": {"loss_name": "ssim", "use_min": True, "use_automask": True}}},
-    ),
-    "features without edges": (
-        "feat_depth",
-        {
-            "loss": {
-                "feat_peaky": {"use_edges": False},
-                "feat_smooth": {"use_edges": False},
-                "feat_recon": None,
-            },
-            "net": {"pose": None},
-            "dataset": {"supp_idxs": [0]},
-        },
-    ),
-    "hints by l1": ("kuznietsov", {"loss": {"depth_regr": {"loss_name": "l1"}}}),
-    "hints by berhu under an automask": (
-        "depth_hints_MS",
-        {"loss": {"depth_regr": {"loss_name": "berhu"}, "img_recon": {"use_min": False, "loss_name": "l1"}}},
-    ),
     "hints under an automask, reconstruction under a mask": (
         "depth_hints_MS",
-        {"net": UNSURE, "loss": {"img_recon": {"mask_name": "uncertainty"}}},
-    ),
-    "consistency by berhu": ("monodepth", {"loss": {"stereo_const": {"loss_name": "berhu"}}}),
-    "consistency by log_l1": ("monodepth", {"loss": {"stereo_const": {"loss_name": "log_l1"}}}),
-    "smoothness, second order, blurred": (
-        "dvso",
-        {"loss": {"disp_smooth": {"use_blur": True}, "disp_occ": {"invert": True}}},
-    ),
-    "smoothness, blurred, without edges": (
-        "garg",
-        {"loss": {"disp_smooth": {"use_blur": True, "use_edges": False}}},
+        {"net": UNSURE, "loss": MASKED},
     ),
     "stereo first": (
         "monodepth2_MS",
-        {"net": VIRTUAL, "dataset": {"supp_idxs": [0, -1, 1]}, "loss": {"stereo_const": {"loss_name": "l1"}}},
+        {"net": VIRTUAL, "dataset": {"supp_idxs": [0, -1, 1]}, "loss": L1},
     ),
     "stereo in the middle": (
         "monodepth2_MS",
-        {"net": VIRTUAL, "dataset": {"supp_idxs": [-1, 0, 1]}, "loss": {"stereo_const": {"loss_name": "l1"}}},
+        {"net": VIRTUAL, "dataset": {"supp_idxs": [-1, 0, 1]}, "loss": L1},
     ),
     "masks and virtual stereo": (
         "monodepth2_MS",
-        {
-            "net": merge(VIRTUAL, UNSURE),
-            "loss": {"img_recon": {"mask_name": "uncertainty"}, "disp_occ": {"weight": 0.1}},
-        },
+        {"net": merge(VIRTUAL, UNSURE), "loss": {**MASKED, "disp_occ": {"weight": 0.1}}},
     ),
     "blend and virtual stereo": (
         "superdepth",

@@ -1,4 +1,4 @@
-"""A run is saved whole, falls back on the checkpoint before when that is damaged, and is rebuilt from one file."""
+"""A run is saved completely, falls back on the checkpoint before a damaged one, and is rebuilt from one file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.world import ROOT
+from trainer.build import build_objective
 from trainer.checkpoint import (
     Checkpointer,
-    Position,
     Saved,
-    TrainState,
-    WrongArchitecture,
     find_checkpoint,
     load_capsule,
     load_objective,
-    load_pretrained,
+    read_pretrained,
     safefile,
 )
 from trainer.checkpoint.safefile import DamagedFile
-from trainer.checkpoint.state import WrongOptimizer
+from trainer.checkpoint.saved import WrongArchitecture
+from trainer.checkpoint.state import Position, TrainState, WrongOptimizer
+from trainer.config import load_config
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir
@@ -52,7 +52,12 @@ class Tiny(nn.Module):
 def save(checkpointer: Checkpointer, value: float, state: TrainState | None = None) -> None:
     objective = Tiny(value)
     optimizer = torch.optim.SGD(objective.parameters(), lr=value or 0.1)
-    checkpointer.save_last(objective, optimizer, None, None, state or TrainState(Position(0, 0, int(value))))
+    state = state or TrainState(Position(0, 0, int(value)))
+    checkpointer.write_last(*checkpointer.pack_last(objective, optimizer, None, None, state))
+
+
+def save_best(checkpointer: Checkpointer, objective: nn.Module, state: TrainState | None = None) -> None:
+    checkpointer.write_best(*checkpointer.pack_best(objective, state or TrainState()))
 
 
 @pytest.fixture
@@ -66,15 +71,13 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+def steps(folder: Path) -> dict[str, str]:
+    """The step of every file in a folder."""
+    return {p.name: safefile.read_metadata(p)["step"] for p in sorted(folder.iterdir())}
 
 
-def test_nothing_saved_is_nothing_loaded(checkpointer: Checkpointer) -> None:
+def test_a_run_is_restored_completely(checkpointer: Checkpointer) -> None:
     assert checkpointer.load_last() is None
-
-
-def test_a_run_is_restored_whole(checkpointer: Checkpointer) -> None:
     state = TrainState(Position(3, 2, 17), best=0.115, best_epoch=2, metrics={"AbsRel": 0.12})
     save(checkpointer, 0.5, state)
     saved = checkpointer.load_last()
@@ -87,43 +90,25 @@ def test_a_run_is_restored_whole(checkpointer: Checkpointer) -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_metadata_say_what_the_file_is(checkpointer: Checkpointer) -> None:
+def test_last_and_best_describe_themselves(checkpointer: Checkpointer) -> None:
     state = TrainState(Position(3, 0, 17), metrics={"AbsRel": 0.12})
     save(checkpointer, 0.5, state)
-    checkpointer.save_best(Tiny(0.5), state, {"AbsRel": 0.11, "loss": 1.5})
-    for name, metrics in (("last", {"AbsRel": 0.12}), ("best", {"AbsRel": 0.11, "loss": 1.5})):
+    save_best(checkpointer, Tiny(0.5), state)
+    for name in ("last", "best"):
         metadata = safefile.read_metadata(checkpointer.folder / f"{name}.safetensors")
         assert (metadata["epoch"], metadata["step"], metadata["monitor"]) == ("3", "17", "AbsRel")
         assert json.loads(metadata["hparams"]) == HPARAMS
-        assert json.loads(metadata["metrics"]) == metrics
-        assert metadata["format_version"] == "1"
+        assert json.loads(metadata["metrics"]) == {"AbsRel": 0.12}
         assert len(metadata["checksum"]) == 64
-
-
-def test_best_holds_weights_and_nothing_of_the_optimizer(checkpointer: Checkpointer) -> None:
-    checkpointer.save_best(Tiny(0.5), TrainState())
-    path = checkpointer.folder / "best.safetensors"
-    assert set(load_file(path)) == {
-        f"networks.{net}.{kind}" for net in ("depth", "pose") for kind in ("weight", "bias")
-    }
-    assert "optimizer" not in safefile.read_metadata(path)
-
-
-def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    other = Checkpointer(tmp_path, HPARAMS, "AbsRel", is_main=False)
-    save(other, 1.0)
-    other.save_best(Tiny(), TrainState())
-    assert names(tmp_path) == []
-    save(Checkpointer(tmp_path, HPARAMS, "AbsRel"), 1.0)
-    assert other.load_last() is not None
+    best = {f"networks.{net}.{kind}" for net in ("depth", "pose") for kind in ("weight", "bias")}
+    assert set(load_file(checkpointer.folder / "best.safetensors")) == best  # and nothing of the optimizer
+    assert "optimizer" not in metadata
 
 
 def test_the_checkpoint_before_is_kept(checkpointer: Checkpointer) -> None:
     for value in (1.0, 2.0, 3.0):
         save(checkpointer, value)
-    assert names(checkpointer.folder) == ["last.prev.safetensors", "last.safetensors"]
-    steps = [safefile.read_metadata(checkpointer.folder / n)["step"] for n in names(checkpointer.folder)]
-    assert steps == ["2", "3"]
+    assert steps(checkpointer.folder) == {"last.prev.safetensors": "2", "last.safetensors": "3"}
 
 
 def test_a_damaged_last_falls_back_and_never_replaces_the_good_one(checkpointer: Checkpointer) -> None:
@@ -139,10 +124,9 @@ def test_a_damaged_last_falls_back_and_never_replaces_the_good_one(checkpointer:
     assert "Continuing from the checkpoint before it, last.prev.safetensors" in saved.notes[0]
 
     save(restarted, 5.0)
-    before = safefile.read_metadata(checkpointer.folder / "last.prev.safetensors")
-    assert before["step"] == "1"  # not the damaged one
+    assert steps(checkpointer.folder)["last.prev.safetensors"] == "1"  # not the damaged one
     save(restarted, 6.0)
-    assert safefile.read_metadata(checkpointer.folder / "last.prev.safetensors")["step"] == "5"
+    assert steps(checkpointer.folder)["last.prev.safetensors"] == "5"
 
 
 def test_a_missing_last_falls_back(checkpointer: Checkpointer) -> None:
@@ -154,7 +138,7 @@ def test_a_missing_last_falls_back(checkpointer: Checkpointer) -> None:
     assert "last.safetensors is missing" in saved.notes[0]
 
 
-def test_two_damaged_files_end_the_matter(checkpointer: Checkpointer) -> None:
+def test_two_damaged_files_are_an_error(checkpointer: Checkpointer) -> None:
     save(checkpointer, 1.0)
     damage(checkpointer.folder / "last.safetensors")
     with pytest.raises(DamagedFile, match=r"/last\.safetensors: the tensors"):
@@ -177,10 +161,7 @@ def test_a_failed_save_keeps_last_and_the_one_before(checkpointer: Checkpointer,
             CannotWrite, match=r"last\.safetensors: cannot be written: No space left.*untouched"
         ):
             save(checkpointer, 3.0)
-    assert [safefile.read_metadata(checkpointer.folder / n)["step"] for n in names(checkpointer.folder)] == [
-        "1",
-        "2",
-    ]
+    assert steps(checkpointer.folder) == {"last.prev.safetensors": "1", "last.safetensors": "2"}
 
 
 def test_restoring_something_else_names_the_file(checkpointer: Checkpointer) -> None:
@@ -198,26 +179,26 @@ def test_restoring_something_else_names_the_file(checkpointer: Checkpointer) -> 
 
 def test_networks_that_a_run_does_not_have_are_left_out(checkpointer: Checkpointer) -> None:
     """Stereo alone may start from a network that was trained on video and stereo."""
-    checkpointer.save_best(Tiny(1.0), TrainState())
+    save_best(checkpointer, Tiny(1.0))
     depth = Tiny(nets=("depth",))
     path = checkpointer.folder / "best.safetensors"
-    assert load_pretrained(depth, path) == [f"{path}: net.pose: in the file, but this run has none"]
+    assert read_pretrained(path).start(depth) == [f"{path}: net.pose: in the file, but this run has none"]
     assert depth.value == 1
     with pytest.raises(WrongArchitecture, match="6 weights do not fit"):
-        load_pretrained(Tiny(nets=("extra",)), path)
+        read_pretrained(path).start(Tiny(nets=("extra",)))
 
 
 def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: Checkpointer) -> None:
-    checkpointer.save_best(Tiny(1.0), TrainState())
+    save_best(checkpointer, Tiny(1.0))
     path = checkpointer.folder / "best.safetensors"
     wide = Tiny(width=5, nets=("depth",))
     with pytest.raises(WrongArchitecture) as caught:
-        load_pretrained(wide, path)
+        read_pretrained(path).start(wide)
     assert wide.value == 0  # nothing was loaded
     assert str(caught.value).splitlines() == [
         f"{path}: 1 weights do not fit the networks:",
         "  networks.depth.weight: (2, 3) in the file, (2, 5) in the network",
-        "The file was trained with net.depth: enc_name tiny, width 3. Ask for the same, or for another file",
+        "The file was trained with net.depth: enc_name tiny, width 3. Ask for the same, or use another file",
     ]
     saved = Saved(path, *safefile.read(path))
     with pytest.raises(WrongArchitecture, match=r"\(file -> asked for\): net\.depth\.width: 3 -> 5"):
@@ -226,16 +207,18 @@ def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: 
         saved.load_weights(wide, built={"net": NET})
 
 
-def test_a_file_without_networks_is_told(tmp_path: Path) -> None:
+def test_a_file_without_networks_or_settings_is_named(tmp_path: Path) -> None:
     safefile.write(tmp_path / "x.safetensors", {"conv.weight": torch.ones(1)}, {})
     with pytest.raises(WrongArchitecture, match="The file holds no network"):
-        load_pretrained(Tiny(), tmp_path / "x.safetensors")
+        read_pretrained(tmp_path / "x.safetensors").start(Tiny())
+    with pytest.raises(UserError, match=r"holds no settings. Give hparams="):
+        load_objective(tmp_path / "x.safetensors")
 
 
 def test_ten_wrong_weights_are_enough(checkpointer: Checkpointer) -> None:
-    checkpointer.save_best(Tiny(nets=tuple("abcdefg")), TrainState())
+    save_best(checkpointer, Tiny(nets=tuple("abcdefg")))
     with pytest.raises(WrongArchitecture, match="14 weights") as caught:
-        load_pretrained(Tiny(nets=tuple("hij")[:0]), checkpointer.folder / "best.safetensors")
+        read_pretrained(checkpointer.folder / "best.safetensors").start(Tiny(nets=()))
     assert str(caught.value).count("in the file") == 10
     assert "... and 4 more" in str(caught.value)
 
@@ -247,19 +230,19 @@ def test_weights_load_from_a_file_or_a_run_folder_best_first(tmp_path: Path) -> 
             find_checkpoint(run.path)
         save(checkpointer, 1.0)
         assert find_checkpoint(run.path) == run.last_path
-        checkpointer.save_best(Tiny(2.0), TrainState())
+        save_best(checkpointer, Tiny(2.0))
     for path, value in ((run.path, 2.0), (run.ckpts, 2.0), (run.best_path, 2.0), (run.last_path, 1.0)):
         objective = Tiny()
-        load_pretrained(objective, path)
+        read_pretrained(path).start(objective)
         assert objective.value == value
     with pytest.raises(UserError, match="no such file"):
-        load_pretrained(Tiny(), run.path / "nothing.safetensors")
+        read_pretrained(run.path / "nothing.safetensors").start(Tiny())
 
 
 def test_a_capsule_holds_the_step_that_failed(checkpointer: Checkpointer) -> None:
     path = checkpointer.folder / "capsules" / "step.safetensors"
     batch = {"target": torch.full((1, 3, 2, 2), float("nan")), "index": torch.tensor([7]), "note": "text"}
-    other = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel", is_main=False)  # whoever fails saves
+    other = Checkpointer(checkpointer.folder, HPARAMS, "AbsRel", is_main=False)  # any process may fail
     other.save_capsule(path, Tiny(3.0), batch, Position(1, 2, 30), micro_batch=2, seed=42, rank=1)
     capsule = load_capsule(path)
     assert capsule.batch.keys() == {"target", "index"}
@@ -267,25 +250,16 @@ def test_a_capsule_holds_the_step_that_failed(checkpointer: Checkpointer) -> Non
     assert (capsule.position, capsule.micro_batch) == (Position(1, 2, 30), 2)
     assert (capsule.seed, capsule.rank) == (42, 1)
     objective = Tiny()
-    load_pretrained(objective, path)
+    read_pretrained(path).start(objective)
     assert objective.value == 3
     save(checkpointer, 1.0)
     with pytest.raises(UserError, match="is a checkpoint, not a capsule"):
         load_capsule(checkpointer.folder / "last.safetensors")
 
 
-def test_a_file_without_settings_asks_for_them(tmp_path: Path) -> None:
-    safefile.write(tmp_path / "x.safetensors", {}, {})
-    with pytest.raises(UserError, match=r"does not say what it was made of. Give hparams="):
-        load_objective(tmp_path / "x.safetensors")
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunDir]:
     """A small real objective and the folder of its run, whose settings ask for pretrained weights."""
-    from trainer.build import build_objective
-    from trainer.config import load_config
-
     encoders = [f"net.{net}.enc_name=mobilenetv3_small_050" for net in ("depth", "pose")]
     cfg = load_config(ROOT / "cfg/synthetic/monodepth2_M.yaml", ROOT / "cfg/synthetic/default.yaml", encoders)
     objective = build_objective(cfg)
@@ -294,13 +268,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunDir]:
         net["pretrained"] = True  # would need the internet
     with RunDir(tmp_path_factory.mktemp("models"), "m", "42") as run:
         run.write_hparams(hparams)
-        Checkpointer(run.ckpts, hparams, "AbsRel").save_best(objective, TrainState(Position(1, 0, 10)))
+        save_best(Checkpointer(run.ckpts, hparams, "AbsRel"), objective, TrainState(Position(1, 0, 10)))
     return objective, run
 
 
 def test_an_objective_is_rebuilt_from_one_file_without_downloads(real: tuple[Any, RunDir]) -> None:
     objective, run = real
-    for path in (run.best_path, run.path, str(run.path)):
+    for path in (run.best_path, str(run.path)):
         loaded = load_objective(path)
         assert not any(module.training for module in loaded.modules())
         for name, tensor in objective.state_dict().items():
@@ -329,7 +303,7 @@ def test_corrected_hparams_win_over_those_in_the_file(real: tuple[Any, RunDir], 
 
 def test_a_best_that_is_gone_or_damaged_is_noticed(checkpointer: Checkpointer) -> None:
     assert "there is no such file" in (checkpointer.fault_of_best() or "")
-    checkpointer.save_best(Tiny(), TrainState())
+    save_best(checkpointer, Tiny())
     assert checkpointer.fault_of_best() is None
     damage(checkpointer.folder / "best.safetensors")
     assert "at least one bit is wrong" in (checkpointer.fault_of_best() or "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from trainer.checkpoint import safefile
+from trainer.checkpoint.encoding import from_json, to_json
 from trainer.checkpoint.state import (
     Position,
     TrainState,
     WrongOptimizer,
-    from_json,
     pack_state,
     read_state,
-    to_json,
     unpack_state,
     weights,
 )
@@ -43,9 +42,8 @@ class Tiny(nn.Module):
     def forward(self, step: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
         x = torch.randn(2, 3, 8, 8, generator=generator)
-        return (
-            self.networks["depth"](x).square().mean() + self.networks["pose"](x[0, 0, :2, :2]).square().mean()
-        )
+        depth, pose = self.networks["depth"](x), self.networks["pose"](x[0, 0, :2, :2])
+        return depth.square().mean() + pose.square().mean()
 
 
 def train(objective: nn.Module, optimizer: Any, steps: range, scheduler: Any = None) -> None:
@@ -65,8 +63,18 @@ def through_a_file(
     return safefile.read(folder / "x")
 
 
-def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
-    for (name, left), right in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+def assert_resumes(folder: Path, build: Callable[[int], tuple[Tiny, Any, Any]], start: int, stop: int) -> Any:
+    """Check that a run saved at step `start` and continued by new objects reaches `stop` with the same weights."""
+    straight, optimizer, scheduler = build(0)
+    train(straight, optimizer, range(start), scheduler)
+    tensors, metadata = through_a_file(folder, straight, optimizer, scheduler)
+    train(straight, optimizer, range(start, stop), scheduler)
+    resumed, other, scheduler = build(1)
+    resumed.load_state_dict({k: v for k, v in tensors.items() if k.startswith("networks.")})
+    unpack_state(resumed, other, scheduler, None, tensors, metadata)
+    train(resumed, other, range(start, stop), scheduler)
+    assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    for (name, left), right in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(left, right), name
 
 
@@ -76,42 +84,22 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam amsgrad": {"amsgrad": True},
     "adam fused": {"fused": True},
     "sgd": {"momentum": 0.9},
-    "momentum": {"momentum": 0.9},
-    "rmsprop": {},
-    "rmsproptf": {},
-    "lamb": {},
-    "lion": {},
-    "adan": {},
-    "radam": {},
-    "nadamw": {},
+    **{name: {} for name in ("rmsprop", "rmsproptf", "lamb", "lion", "adan", "radam", "nadamw", "novograd")},
     "adabelief": {},  # step is an int
-    "adafactor": {},
     "adafactorbv": {},  # momentum in bfloat16, a dtype among the options
-    "novograd": {},
-    "madgrad": {},
-    "muon": {},
     "laprop": {},  # floats beside tensors
-    "lookahead_adamw": {},
+    **{name: {} for name in ("adafactor", "madgrad", "muon", "lookahead_adamw")},
 }
 
 
 @pytest.mark.parametrize("spec", OPTIMIZERS)
 def test_the_next_steps_are_the_same_to_the_bit(tmp_path: Path, spec: str) -> None:
-    def build(seed: int) -> tuple[Tiny, Any]:
+    def build(seed: int) -> tuple[Tiny, Any, None]:
         objective = Tiny(seed)
         name, options = spec.split(" ")[0], OPTIMIZERS[spec]
-        return objective, create_optimizer_v2(objective.networks, opt=name, lr=0.01, **options)
+        return objective, create_optimizer_v2(objective.networks, opt=name, lr=0.01, **options), None
 
-    straight, optimizer = build(0)
-    train(straight, optimizer, range(8))
-    tensors, metadata = through_a_file(tmp_path, straight, optimizer)
-    train(straight, optimizer, range(8, 11))
-
-    resumed, optimizer = build(1)
-    resumed.load_state_dict({k: v for k, v in tensors.items() if k.startswith("networks.")})
-    unpack_state(resumed, optimizer, None, None, tensors, metadata)
-    train(resumed, optimizer, range(8, 11))
-    assert_same_weights(straight, resumed)
+    assert_resumes(tmp_path, build, 8, 11)
 
 
 def test_packing_changes_nothing_and_repacking_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -138,25 +126,16 @@ def test_state_is_filed_under_the_names_of_parameters(tmp_path: Path) -> None:
 
 
 def test_parameters_in_another_order_get_their_own_momenta(tmp_path: Path) -> None:
-    def build(seed: int, backwards: bool) -> tuple[Tiny, Any]:
+    def build(seed: int) -> tuple[Tiny, Any, None]:
         objective = Tiny(seed)
-        parameters = list(objective.parameters())
-        return objective, torch.optim.Adam(
-            parameters[::-1] if backwards else parameters, lr=0.01, foreach=False
-        )
+        parameters = list(objective.parameters())[:: -1 if seed else 1]
+        return objective, torch.optim.Adam(parameters, lr=0.01, foreach=False), None
 
-    straight, optimizer = build(0, backwards=False)
-    train(straight, optimizer, range(3))
-    tensors, metadata = through_a_file(tmp_path, straight, optimizer)
-    train(straight, optimizer, range(3, 5))
-    resumed, optimizer = build(1, backwards=True)
-    resumed.load_state_dict({k: v for k, v in tensors.items() if k.startswith("networks.")})
-    unpack_state(resumed, optimizer, None, None, tensors, metadata)
-    train(resumed, optimizer, range(3, 5))
-    assert_same_weights(straight, resumed)
+    assert_resumes(tmp_path, build, 3, 5)
 
 
-def test_channels_last_momenta_stay_channels_last(tmp_path: Path) -> None:
+def test_adam_keeps_memory_format_and_step_counters(tmp_path: Path) -> None:
+    """Momenta stay channels last, steps 0-d float tensors on the CPU, as torch has them."""
     objective = Tiny().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(objective.parameters())
     train(objective, optimizer, range(2))
@@ -168,15 +147,6 @@ def test_channels_last_momenta_stay_channels_last(tmp_path: Path) -> None:
     after = optimizer.state[parameter]["exp_avg"]
     assert torch.equal(before, after)
     assert after.stride() == parameter.stride() == before.stride()
-
-
-def test_step_counters_stay_0d_float_tensors_on_the_cpu(tmp_path: Path) -> None:
-    """As torch's Adam has them; a captured or fused one moves them itself."""
-    objective = Tiny()
-    optimizer = torch.optim.Adam(objective.parameters())
-    train(objective, optimizer, range(2))
-    tensors, metadata = through_a_file(tmp_path, objective, optimizer)
-    unpack_state(objective, optimizer, None, None, tensors, metadata)
     steps = [entry["step"] for entry in optimizer.state.values()]
     assert all(s.shape == () and s.dtype == torch.float32 and s.device.type == "cpu" for s in steps)
 
@@ -253,69 +223,37 @@ def test_a_compiled_or_wrapped_module_is_refused() -> None:
         weights(nn.ModuleDict({"networks": nn.ModuleDict({"_orig_mod": nn.Linear(1, 1)})}))
 
 
-def build_scheduler(name: str, optimizer: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SequentialLR warns of itself when made
-        return {
-            "none": lambda: None,
-            "steplr": lambda: lr_scheduler.StepLR(optimizer, 2),
-            "multistep": lambda: lr_scheduler.MultiStepLR(optimizer, [2, 4, 4]),
-            "exp": lambda: lr_scheduler.ExponentialLR(optimizer, 0.9),
-            "cos": lambda: lr_scheduler.CosineAnnealingLR(optimizer, 7),
-            "cos_warm": lambda: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2),
-            "linear": lambda: lr_scheduler.LinearLR(optimizer),
-            "plateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5),
-            "lambda": lambda: lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch),
-            "one cycle": lambda: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20),
-            "chained": lambda: lr_scheduler.ChainedScheduler(
-                [lr_scheduler.ConstantLR(optimizer, 0.1, 2), lr_scheduler.ExponentialLR(optimizer, 0.9)],
-                optimizer=optimizer,
-            ),
-            "sequential": lambda: lr_scheduler.SequentialLR(
-                optimizer,
-                [
-                    lr_scheduler.LinearLR(optimizer, total_iters=2),
-                    lr_scheduler.MultiStepLR(optimizer, [1, 2]),
-                ],
-                milestones=[4],
-            ),
-        }[name]()
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "none": lambda optimizer: None,
+    "steplr": lambda optimizer: lr_scheduler.StepLR(optimizer, 2),
+    "multistep": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [2, 4, 4]),
+    "exp": lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.9),
+    "cos": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 7),
+    "cos_warm": lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2),
+    "linear": lr_scheduler.LinearLR,
+    "plateau": lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5),
+    "lambda": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch),
+    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20),
+    "chained": lambda optimizer: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(optimizer, 0.1, 2), lr_scheduler.ExponentialLR(optimizer, 0.9)], optimizer
+    ),
+    "sequential": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer,
+        [lr_scheduler.LinearLR(optimizer, total_iters=2), lr_scheduler.MultiStepLR(optimizer, [1, 2])],
+        milestones=[4],
+    ),
+}
 
 
-SCHEDULERS = [
-    "none",
-    "steplr",
-    "multistep",
-    "exp",
-    "cos",
-    "cos_warm",
-    "linear",
-    "plateau",
-    "lambda",
-    "one cycle",
-]
-
-
-@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # SequentialLR uses it and torch warns of itself
-@pytest.mark.parametrize("name", [*SCHEDULERS, "chained", "sequential"])
-def test_a_schedule_continues_where_it_stood(tmp_path: Path, name: str) -> None:
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # torch's SequentialLR warns about its own call
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_schedule_continues_where_it_stopped(tmp_path: Path, name: str) -> None:
     def build(seed: int) -> tuple[Tiny, Any, Any]:
         objective = Tiny(seed)
         optimizer = torch.optim.SGD(objective.parameters(), lr=0.05, momentum=0.9)
-        return objective, optimizer, build_scheduler(name, optimizer)
+        return objective, optimizer, SCHEDULERS[name](optimizer)
 
-    straight, optimizer, scheduler = build(0)
-    train(straight, optimizer, range(3), scheduler)
-    tensors, metadata = through_a_file(tmp_path, straight, optimizer, scheduler)
-    train(straight, optimizer, range(3, 10), scheduler)
-    rate = optimizer.param_groups[0]["lr"]
-
-    resumed, optimizer, scheduler = build(1)
-    resumed.load_state_dict({k: v for k, v in tensors.items() if k.startswith("networks.")})
-    unpack_state(resumed, optimizer, scheduler, None, tensors, metadata)
-    train(resumed, optimizer, range(3, 10), scheduler)
-    assert optimizer.param_groups[0]["lr"] == rate
-    assert_same_weights(straight, resumed)
+    assert_resumes(tmp_path, build, 3, 10)
 
 
 def test_the_gradient_scale_continues(tmp_path: Path) -> None:
@@ -401,13 +339,13 @@ def test_another_optimizer_is_refused() -> None:
 def test_another_schedule_is_refused() -> None:
     objective = Tiny()
     optimizer = torch.optim.Adam(objective.parameters())
-    steps, exp = build_scheduler("steplr", optimizer), build_scheduler("exp", optimizer)
-    for saved, built, told in (
+    steps, exp = (SCHEDULERS[name](optimizer) for name in ("steplr", "exp"))
+    for saved, built, message in (
         (steps, exp, "schedule StepLR, this run has ExponentialLR"),
         (steps, None, "schedule StepLR, this run has none"),
         (None, exp, "schedule none, this run has ExponentialLR"),
     ):
-        with pytest.raises(WrongOptimizer, match=told):
+        with pytest.raises(WrongOptimizer, match=message):
             unpack_state(objective, optimizer, built, None, *packed(objective, optimizer, saved))
 
 
@@ -422,7 +360,7 @@ def test_other_parameters_are_listed() -> None:
         unpack_state(objective, torch.optim.Adam(objective.networks["pose"].parameters()), None, None, *saved)
 
 
-def test_other_groups_are_told() -> None:
+def test_other_groups_are_counted() -> None:
     objective = Tiny()
     saved = packed(objective, torch.optim.Adam(objective.parameters()))
     groups = [{"params": net.parameters()} for net in objective.networks.values()]
@@ -431,14 +369,10 @@ def test_other_groups_are_told() -> None:
 
 
 def test_a_long_list_is_cut() -> None:
-    class Wide(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.networks = nn.ModuleDict({f"n{i}": nn.Linear(1, 1) for i in range(8)})
-
-    objective = Wide()
-    saved = packed(objective, torch.optim.SGD(objective.networks["n0"].parameters()))
-    with pytest.raises(WrongOptimizer, match=r"\.\.\. and 4 more"):
+    objective = Tiny()
+    objective.networks["many"] = nn.ModuleList(nn.Linear(1, 1) for _ in range(7))
+    saved = packed(objective, torch.optim.SGD(objective.networks["depth"].parameters()))
+    with pytest.raises(WrongOptimizer, match=r"\.\.\. and 7 more"):  # of 14 + 3
         unpack_state(objective, torch.optim.SGD(objective.parameters()), None, None, *saved)
 
 

@@ -1,4 +1,4 @@
-"""`convert` as a user runs it: it tells what it did, refuses in a sentence, and its files train and are scored."""
+"""`convert` as a user runs it: it reports what it did, refuses in a sentence, and its files train and are scored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
-from tests.models_zoo.test_weights import Evil
 from tests.world import command, train_args
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read, read_metadata
@@ -34,12 +33,10 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
     return err
 
 
-def test_a_lightning_checkpoint_is_told_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lightning_checkpoint_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = {"depth": {"enc_name": "resnet10t", "dec_name": "hrdepth"}, "pose": {"enc_name": "resnet10t"}}
-    source, target = (
-        save(lightning_checkpoint(net), tmp_path / "best.ckpt"),
-        tmp_path / "new" / "x.safetensors",
-    )
+    source = save(lightning_checkpoint(net), tmp_path / "best.ckpt")
+    target = tmp_path / "new" / "x.safetensors"
     assert main([str(source), str(target)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -47,8 +44,9 @@ def test_a_lightning_checkpoint_is_told_about(tmp_path: Path, capsys: pytest.Cap
         r"recognised: Lightning checkpoint .*2208\.01489.*, epoch 29, step 149250",
         r"  depth: .*enc_name resnet10t, dec_name hrdepth.*; \d+ tensors, [\d,]+ values",
         r"  pose: .*enc_name resnet10t",
-        r"dropped: second names of weights of hrdepth: 71 \(nets\.depth\.decoders\.disp\.decoder\.0.*, \.\.\.\)",
+        r"dropped: second names of weights of hrdepth: 71 \(nets\.depth\.decoders\.disp\.decoder\.0.* and 68 more\)",
         r"note: trainer\.legacy_sampling: true, because",
+        r"note: not taken over: dataset\.type: kitti_lmdb; .*\. Give with --cfg-file what",
         rf"saved: {re.escape(str(target))}",
         rf"  evaluate --ckpt {re.escape(str(target))} -c cfg/eval/kitti_eigen\.yaml",
         rf"  train .* --set trainer\.load_ckpt={re.escape(str(target))}",
@@ -78,7 +76,7 @@ def test_a_file_is_replaced_only_by_force(tmp_path: Path, capsys: pytest.Capture
     source = save(torchvision_resnet("resnet18"), tmp_path / "x.pth")
     target = tmp_path / "x.safetensors"
     target.write_text("precious")
-    assert "is there already. Use --force" in refused(capsys, source, target)
+    assert "exists already. Use --force" in refused(capsys, source, target)
     assert target.read_text() == "precious"
     assert main([str(source), str(target), "--force"]) == 0
     assert len(read(target)[0]) == 120
@@ -86,7 +84,7 @@ def test_a_file_is_replaced_only_by_force(tmp_path: Path, capsys: pytest.Capture
 
 def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "x.safetensors"
-    source = save(lightning_checkpoint({"depth": {}}), tmp_path / "x.ckpt")
+    source = save(lightning_checkpoint({"depth": TINY["depth"]}), tmp_path / "x.ckpt")
     assert "no such file or folder" in refused(capsys, tmp_path / "nothing.ckpt", target)
     assert "must end in .safetensors" in refused(capsys, source, tmp_path / "x.pth")
     (tmp_path / "folder.safetensors").mkdir()
@@ -95,38 +93,28 @@ def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     unknown = refused(capsys, save({"model": 1}, tmp_path / "y.ckpt"), target)
     assert unknown.count("  - ") == 3
     assert "It holds: model" in unknown
-    content = lightning_checkpoint({"depth": {}})
-    del content["state_dict"]["nets.depth.encoder.conv1.weight"]
+    content = lightning_checkpoint({"depth": TINY["depth"]})
+    del content["state_dict"]["nets.depth.encoder.bn1.weight"]
     wrong = refused(capsys, save(content, tmp_path / "z.ckpt"), target)
-    assert "depth.encoder.conv1.weight: nothing in the file, (64, 3, 7, 7) in the network" in wrong
+    assert "depth.encoder.bn1.weight: nothing in the file, (64,) in the network" in wrong
     assert not target.exists()
 
 
-def test_a_malicious_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = lightning_checkpoint({"depth": {}}) | {"callbacks": Evil(tmp_path / "ran")}
-    said = refused(capsys, save(content, tmp_path / "x.ckpt"), tmp_path / "x.safetensors")
-    assert "refused" in said
-    assert "mkdir" in said
-    assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "x.safetensors").exists()
-
-
 @pytest.mark.long
-def test_a_converted_file_is_scored_and_starts_a_training(tmp_path: Path) -> None:
+def test_a_converted_file_is_scored_and_starts_a_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monodepth2_folder(tmp_path / "m")
     target = tmp_path / "m.safetensors"
-    done = command("launch/convert.py", tmp_path / "m", target)
-    assert done.returncode == 0, done.stderr
-    said = re.search(r"want other statistics of images: (.*)$", done.stdout, re.M)
-    assert said
-    scored = command(
-        *("launch/evaluate.py", "--ckpt", target, "-c", "cfg/eval/synthetic.yaml", "--limit", "2"),
-        *("--set", "dataset.size=[96,64]", "dataset.test.num_items=4", "--save", tmp_path / "scored.yaml"),
-    )
-    assert scored.returncode == 0, scored.stderr
-    assert "alignment stereo" in scored.stdout
+    assert main([str(tmp_path / "m"), str(target)]) == 0
+    statistics = re.search(r"want other statistics of images: (.*)$", capsys.readouterr().out, re.M)
+    assert statistics
+    scored = ["--ckpt", str(target), "-c", "cfg/eval/synthetic.yaml", "--limit", "2"]
+    scored += ["--set", "dataset.size=[96,64]", "dataset.test.num_items=4"]
+    assert evaluate([*scored, "--save", str(tmp_path / "scored.yaml")]) == 0
+    assert "alignment stereo" in capsys.readouterr().out
     for source, version in ((target, "converted"), (tmp_path / "m", "itself")):
-        trained = train(tmp_path, source, version, *said[1].split(), encoder="resnet18")
+        trained = train(tmp_path, source, version, *statistics[1].split(), encoder="resnet18")
         assert trained.returncode == 0, trained.stderr
     files = [tmp_path / "run" / v / "ckpts" / "last.safetensors" for v in ("converted", "itself")]
     assert read_metadata(files[0])["step"] == "2"
@@ -137,14 +125,10 @@ def test_a_converted_file_is_scored_and_starts_a_training(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_training_starts_from_a_lightning_checkpoint_or_says_why_not(tmp_path: Path) -> None:
+def test_training_starts_from_a_lightning_checkpoint(tmp_path: Path) -> None:
     source = save(lightning_checkpoint(TINY), tmp_path / "x.ckpt")
     done = train(tmp_path, source, "1")
     assert done.returncode == 0, done.stderr
-    monodepth2_folder(tmp_path / "m")
-    done = train(tmp_path, tmp_path / "m", "2", encoder="resnet18")
-    assert done.returncode == 2
-    assert "depth: {mean: [0.45, 0.45, 0.45], std: [0.225, 0.225, 0.225]}" in done.stderr
 
 
 def train(out: Path, source: Path, version: str, *overrides: str, encoder: str = "resnet10t") -> Any:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.world import ROOT, SMALL, command
+from tests.world import ROOT, SMALL
 from trainer.build import build_dataset, build_objective
-from trainer.checkpoint import Checkpointer, Position
+from trainer.checkpoint import Checkpointer
+from trainer.checkpoint.state import Position
+from trainer.commands.replay import main
 from trainer.config import load_config
-
-pytestmark = pytest.mark.slow
 
 NAME = "step_00000005_rank_0.safetensors"
 
@@ -32,28 +32,29 @@ def capsule(folder: Path, broken: bool) -> Path:
     return folder / NAME
 
 
-def test_the_cause_is_named(tmp_path: Path) -> None:
-    done = command("launch/replay.py", capsule(tmp_path, broken=True))
-    assert done.returncode == 0, done.stderr
-    first, *_ = done.stdout.splitlines()
-    assert first == (
-        f"{NAME}: MS/1, epoch 0, step 5, micro-batch 0, process 0, seed 42; items 0, 3; on cpu, 32 bits"
+def test_the_cause_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(capsule(tmp_path, broken=True)), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"{NAME}: MS/1, epoch 0, step 5, micro-batch 0, process 0, seed 42; items 0, 3; on cpu, 32 bits\n"
     )
-    assert "\nfirst: the batch: target (1 of 36864 numbers not finite, the others 0" in done.stdout
+    assert "\nfirst: the batch: target (1 of 36864 numbers not finite, the others 0" in out
 
 
-def test_a_step_that_is_finite_here_says_what_to_try(tmp_path: Path) -> None:
+def test_a_step_that_is_finite_here_says_what_to_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = capsule(tmp_path, broken=False)
     for precision in ("32", "bf16"):
-        done = command("launch/replay.py", path, "--precision", precision)
-        assert done.returncode == 1, done.stderr
-        assert f"on cpu, {precision} bits" in done.stdout
-        assert "every number of this step is finite here" in done.stdout
-
-
-def test_what_cannot_be_replayed_is_a_sentence(tmp_path: Path) -> None:
-    done = command("launch/replay.py", tmp_path / "none.safetensors")
-    assert (done.returncode, "there is no such file" in done.stderr) == (2, True)
+        assert main([str(path), "--device", "cpu", "--precision", precision]) == 1
+        out = capsys.readouterr().out
+        assert f"on cpu, {precision} bits" in out
+        assert "every number of this step is finite here" in out
     if not torch.cuda.is_available():
-        done = command("launch/replay.py", capsule(tmp_path, broken=False), "--device", "cuda")
-        assert (done.returncode, "torch sees no GPU here" in done.stderr) == (2, True)
+        assert main([str(path), "--device", "cuda"]) == 2
+        assert "torch sees no GPU here" in capsys.readouterr().err
+
+
+def test_a_missing_capsule_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.safetensors")]) == 2
+    assert "there is no such file" in capsys.readouterr().err

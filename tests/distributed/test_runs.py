@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.world import ROOT, SMALL, run_world
-from trainer.checkpoint.state import to_json
+from trainer.checkpoint.encoding import to_json
 from trainer.config import load_config
 from trainer.runtime.rundir import RunDir
 from trainer.training.loop import Loop

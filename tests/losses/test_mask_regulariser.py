@@ -19,14 +19,6 @@ def masked_scene(dtype=torch.float64, **changes):
     return random_scene(dtype=dtype, **{"mask": mask, **changes})
 
 
-def test_agrees_with_numpy():
-    scene = masked_scene()
-    expected = np.mean([-np.log(mask.numpy()).mean() for mask in scene.mask.values()])
-    value, pictures = disp_mask()(scene)
-    assert value.item() == pytest.approx(expected)
-    assert not pictures
-
-
 def test_by_hand():
     """A mask that explains all costs nothing, one of 1/e costs 1, one of zeros 100."""
     for value, cost in ((1.0, 0.0), (np.exp(-1), 1.0), (0.0, 100.0)):
@@ -38,11 +30,6 @@ def test_by_hand():
 def test_is_binary_cross_entropy(dtype):
     mask = torch.cat([torch.rand(50, dtype=dtype), torch.tensor([0.0, 1e-30, 1.0], dtype=dtype)])
     assert torch.allclose(cross_entropy_with_ones(mask), F.binary_cross_entropy(mask, torch.ones_like(mask)))
-
-
-def test_gradients_are_exact():
-    inputs = [mask.requires_grad_() for mask in masked_scene().mask.values()]
-    assert torch.autograd.gradcheck(lambda a, b: disp_mask()(masked_scene(mask={0: a, 1: b}))[0], inputs)
 
 
 @pytest.mark.parametrize("logit", [-200.0, -95.0, -50.0, 50.0, 200.0])

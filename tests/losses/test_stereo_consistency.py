@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.losses import reference
 from tests.losses.scenes import SIZE, random_scene, stereo_scene
 from trainer.losses import LOSSES
 
@@ -12,15 +11,6 @@ NAMES = ["berhu", "l1", "log_l1"]
 
 def stereo_const(**kwargs):
     return LOSSES.create("stereo_const", **kwargs)
-
-
-def by_reference(scene, name, **options):
-    disps, disps_stereo = (
-        {s: d[:, 0].numpy() for s, d in m.items()} for m in (scene.disp, scene.disp_stereo)
-    )
-    return reference.stereo_consistency(
-        name, disps, disps_stereo, scene.K.numpy(), scene.T_stereo.numpy(), **options
-    )
 
 
 def columns(first, last, shift=1.0, front=3.0):
@@ -40,26 +30,12 @@ def two_planes(left=(8, 11), right=(5, 8)):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("b", [1, 2])
-def test_agrees_with_the_slow_reference(name, b):
-    scene = stereo_scene(b)
-    assert stereo_const(loss_name=name)(scene)[0].item() == pytest.approx(by_reference(scene, name), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_equal_planes_are_consistent(name):
+def test_planes_that_are_equal_or_differ_by_a_tenth(name):
     disp = {s: torch.full((2, 1, SIZE[0] >> s, SIZE[1] >> s), 0.2).double() for s in (0, 1)}
-    assert stereo_const(loss_name=name)(stereo_scene(disp=disp, disp_stereo=disp))[0].item() == pytest.approx(
-        0
-    )
-
-
-def test_planes_that_differ_by_a_tenth():
-    disp = {s: torch.full((2, 1, SIZE[0] >> s, SIZE[1] >> s), 0.2).double() for s in (0, 1)}
+    assert stereo_const(loss_name=name)(stereo_scene(disp=disp, disp_stereo=disp))[0].abs() < 1e-12
     other = {s: d + 0.1 for s, d in disp.items()}
-    assert stereo_const(loss_name="l1")(stereo_scene(disp=disp, disp_stereo=other))[
-        0
-    ].item() == pytest.approx(0.1)
+    value = stereo_const(loss_name="l1")(stereo_scene(disp=disp, disp_stereo=other))[0]
+    assert value.item() == pytest.approx(0.1)
 
 
 def test_true_disparities_differ_where_one_camera_sees_what_the_other_does_not():
@@ -83,35 +59,11 @@ def test_a_left_camera_on_the_other_side_is_the_mirror_image():
     assert torch.allclose(pictures["disp/warp"].flip(-1), plain["disp/warp"])
 
 
-def test_every_scale_and_direction_counts_the_same():
-    scene = stereo_scene()
-    alone = [  # at scale 0, the size tells how much to upsample
-        stereo_scene(disp={0: scene.disp[s]}, disp_stereo={0: scene.disp_stereo[s]}) for s in scene.scales
-    ]
-    expected = sum(stereo_const(loss_name="l1")(a)[0].item() for a in alone) / 2
-    assert stereo_const(loss_name="l1")(scene)[0].item() == pytest.approx(expected)
-
-
 def test_the_position_of_the_stereo_support_does_not_matter():
     value = stereo_const()(stereo_scene(supp_idxs=(0,)))[0]
     for supp_idxs in ((-1, 0), (0, 1), (-1, 0, 1)):
         scene = stereo_scene(supp_idxs=supp_idxs, disp=stereo_scene(supp_idxs=(0,)).disp)
         assert stereo_const()(scene)[0].item() == pytest.approx(value.item())
-
-
-@pytest.mark.parametrize("name", ["l1", "log_l1"])
-def test_both_disparities_learn_exactly_as_what_is_seen_and_as_what_warps(name):
-    small = {"b": 1, "size": (4, 6), "scales": (0,)}
-    disp, disp_stereo = (
-        m[0].detach().requires_grad_()
-        for m in (stereo_scene(**small).disp, stereo_scene(**small).disp_stereo)
-    )
-
-    def value(disp, disp_stereo):
-        scene = stereo_scene(**small, disp={0: disp}, disp_stereo={0: disp_stereo}, min_depth=0.5)
-        return stereo_const(loss_name=name)(scene)[0]
-
-    assert torch.autograd.gradcheck(value, (disp, disp_stereo))
 
 
 def test_pictures_have_no_graph():

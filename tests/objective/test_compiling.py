@@ -176,10 +176,10 @@ def test_what_torch_would_refuse_late_is_refused_at_once(options, message) -> No
 
 def test_inductor_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = r"needs a C\+\+ compiler on a CPU and finds no g\+\+-of-nobody \(\$CXX"
+    message = r"needs a C\+\+ compiler on a CPU and finds no g\+\+-of-nobody \(\$CXX"
     with (
         inductor_config.patch({"cpp.cxx": (None, "g++-of-nobody")}),
-        pytest.raises(UserError, match=told),
+        pytest.raises(UserError, match=message),
     ):
         compile_networks(make(), {})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -189,5 +189,6 @@ def _two_processes(rank: int, world: int) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_network_frozen_as_a_whole(tmp_path: Path) -> None:
     run_world(_two_processes, 2, tmp_path)

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import SWALR
 from tests.fakes import make_batch, make_losses, make_objective
 from tests.world import run_world
 from trainer.checkpoint import safefile
-from trainer.checkpoint.state import TrainState, from_json, pack_state, read_state, to_json, weights
+from trainer.checkpoint.encoding import from_json, to_json
+from trainer.checkpoint.state import TrainState, pack_state, read_state, weights
 from trainer.losses import LOSSES
 from trainer.objective import Objective
 from trainer.objective.batchnorm import synchronise_batchnorm

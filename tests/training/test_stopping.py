@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from trainer.checkpoint.state import from_json, to_json
+from trainer.checkpoint.encoding import from_json, to_json
 from trainer.runtime.errors import UserError
 from trainer.training.stopping import EarlyStopping
 

@@ -1,28 +1,20 @@
-"""Checkpoints: one safetensors file, written whole, verified when read, and everything needed to continue from it."""
+"""Checkpoints: one safetensors file, written atomically, verified when read, and everything needed to continue.
 
-from trainer.checkpoint.checkpointer import Checkpointer
-from trainer.checkpoint.loading import (
-    Capsule,
-    find_checkpoint,
-    load_capsule,
-    load_objective,
-    load_pretrained,
-    read_pretrained,
-)
-from trainer.checkpoint.saved import PartialWeights, Saved, WrongArchitecture
-from trainer.checkpoint.state import Position, TrainState
+Start here: `load_objective` to use a trained network, `pretrained` for the weights a new run starts from, `resume` for
+what may change when a run continues, `foreign` for weights of other code.
+"""
+
+from trainer.checkpoint.checkpointer import Capsule, Checkpointer, load_capsule
+from trainer.checkpoint.loading import find_checkpoint, load_objective
+from trainer.checkpoint.pretrained import read_pretrained
+from trainer.checkpoint.saved import Saved
 
 __all__ = [
     "Capsule",
     "Checkpointer",
-    "PartialWeights",
-    "Position",
     "Saved",
-    "TrainState",
-    "WrongArchitecture",
     "find_checkpoint",
     "load_capsule",
     "load_objective",
-    "load_pretrained",
     "read_pretrained",
 ]

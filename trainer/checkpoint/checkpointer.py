@@ -1,7 +1,7 @@
-"""Checkpoints: `last` to continue a run exactly, `best` to share and evaluate, capsules to replay failures.
+"""The files that a run writes and reads back: `last` to continue, `best` to share, capsules to replay a failed step.
 
-    ckpts/last.safetensors        weights, optimizer, schedule, position: verified before replacing the older
-    ckpts/last.prev.safetensors   the one before, for the day that the newest cannot be read
+    ckpts/last.safetensors        weights, optimizer, schedule, position: verified before it replaces the older one
+    ckpts/last.prev.safetensors   the one before, in case the newest cannot be read
     ckpts/best.safetensors        weights and hparams
 
 Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), and checksums.
@@ -10,39 +10,39 @@ Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from trainer.checkpoint import safefile
+from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.saved import Saved
 from trainer.checkpoint.state import (
+    Metadata,
     Position,
+    Tensors,
     TrainState,
     metrics_json,
     pack_state,
     position_metadata,
-    to_json,
     weights,
 )
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
 from trainer.runtime.rundir import BEST, LAST, PREVIOUS, plain
 
-if TYPE_CHECKING:
-    pass
-
 
 class Checkpointer:
     """Write and read the checkpoints of one run.
 
     Args:
-        folder: where they are, `ckpts/` of the run; it must exist before anything is saved.
-        hparams: what the run was made of: `config` (resolved), `seed`, `name`, `version`, ...
-        monitor: name of the number that decides what is best.
-        is_main: the others save nothing, but load.
+        folder: `ckpts/` of the run; it must exist before anything is saved.
+        hparams: `config` (resolved), `seed`, `name`, `version`, ...
+        monitor: name of the metric that decides what is best.
+        is_main: the other processes must not write.
     """
 
     def __init__(self, folder: Path | str, hparams: Mapping[str, Any], monitor: str, *, is_main: bool = True):
@@ -51,50 +51,33 @@ class Checkpointer:
         self._hparams = to_json(plain(hparams))
         self._last_is_good = True
 
-    def save_last(
-        self, objective: nn.Module, optimizer: Any, scheduler: Any, scaler: Any, state: TrainState
-    ) -> None:
-        """Save everything needed to continue exactly. Raises CannotWrite; the older `last` is kept then.
-
-        Saving takes place between optimizer steps: half-accumulated gradients are not part of the state.
-        """
-        if self.is_main:
-            self.write_last(*self.pack_last(objective, optimizer, scheduler, scaler, state))
-
-    def save_best(
-        self, objective: nn.Module, state: TrainState, metrics: Mapping[str, float] | None = None
-    ) -> None:
-        """Save weights and hparams. `metrics` default to those of the state. Raises CannotWrite."""
-        if self.is_main:
-            self.write_best(*self.pack_best(objective, state, metrics))
-
     def pack_last(
         self, objective: nn.Module, optimizer: Any, scheduler: Any, scaler: Any, state: TrainState
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What `last` consists of; the memory of the tensors is that of the run."""
-        tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
-        return tensors, self._about() | metadata
+    ) -> tuple[Tensors, Metadata]:
+        """Return the tensors of `last`, in the memory of the run, and its metadata.
 
-    def pack_best(
-        self, objective: nn.Module, state: TrainState, metrics: Mapping[str, float] | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What `best` consists of; the memory of the tensors is that of the run."""
-        metadata = self._about() | position_metadata(state.position)
-        metadata["metrics"] = metrics_json(state.metrics if metrics is None else metrics)
-        return weights(objective), metadata
+        Call it between optimizer steps: accumulated gradients are not part of the state.
+        """
+        tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
+        return tensors, self._metadata(state.position) | metadata
+
+    def pack_best(self, objective: nn.Module, state: TrainState) -> tuple[Tensors, Metadata]:
+        """Return the tensors of `best`, in the memory of the run, and its metadata."""
+        metrics = {"metrics": metrics_json(state.metrics)}
+        return weights(objective), self._metadata(state.position) | metrics
 
     def write_last(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        """Write what `pack_last` gave. Raises CannotWrite; the older `last` is kept then."""
+        """Write the result of `pack_last`. Raises CannotWrite, and keeps the older `last` then."""
         previous = self.folder / PREVIOUS if self._last_is_good else None
         safefile.write(self.folder / LAST, tensors, metadata, keep_previous=previous)
         self._last_is_good = True
 
     def write_best(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        """Write what `pack_best` gave. Raises CannotWrite; the older `best` is kept then."""
+        """Write the result of `pack_best`. Raises CannotWrite, and keeps the older `best` then."""
         safefile.write(self.folder / BEST, tensors, metadata)
 
     def load_last(self) -> Saved | None:
-        """Read and verify `last`, or the one before when that is damaged (said in `notes`); None without any.
+        """Read and verify `last`, or the one before (with a note) when it is damaged; None when there is neither.
 
         Raises DamagedFile when neither can be read.
         """
@@ -106,7 +89,7 @@ class Checkpointer:
                 return Saved(last, *safefile.read(last))
             reason = f"{last} is missing"
         except DamagedFile as error:
-            self._last_is_good = False  # it must not take the place of the good one before it
+            self._last_is_good = False  # it must not replace the good one before it
             if not previous.exists():
                 raise
             reason = str(error)
@@ -117,7 +100,7 @@ class Checkpointer:
             raise DamagedFile(f"{reason}. The one before is no better: {error}") from error
 
     def fault_of_best(self) -> str | None:
-        """Say what is wrong with `best`: gone, damaged; None when it can be read."""
+        """Return what is wrong with `best` (missing, damaged); None when it can be read."""
         try:
             safefile.read(self.folder / BEST)
         except UserError as error:
@@ -134,19 +117,37 @@ class Checkpointer:
         seed: int,
         rank: int,
     ) -> None:
-        """Save the weights and the batch of a step that failed, on whichever process it failed."""
+        """Save weights and batch of a failed step, on the process where it failed; see `Capsule`."""
         make_folder(path.parent)
         tensors = weights(objective) | {f"batch.{k}": v for k, v in batch.items() if isinstance(v, Tensor)}
-        metadata = (
-            self._about()
-            | position_metadata(position)
-            | {
-                "micro_batch": str(micro_batch),
-                "seed": str(seed),
-                "rank": str(rank),
-            }
-        )
-        safefile.write(path, tensors, metadata)
+        own = {"micro_batch": str(micro_batch), "seed": str(seed), "rank": str(rank)}
+        safefile.write(path, tensors, self._metadata(position) | own)
 
-    def _about(self) -> dict[str, str]:
-        return {"hparams": self._hparams, "monitor": self.monitor, "metrics": "{}"}
+    def _metadata(self, position: Position) -> Metadata:
+        about = {"hparams": self._hparams, "monitor": self.monitor, "metrics": "{}"}
+        return about | position_metadata(position)
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """The step at which a loss or gradient became NaN or infinite."""
+
+    batch: dict[str, Tensor]
+    position: Position  # before the step
+    micro_batch: int  # which of the accumulated batches of the step
+    seed: int
+    rank: int
+    hparams: dict[str, Any]  # of the run
+
+
+def load_capsule(path: Path | str) -> Capsule:
+    """Read a capsule; `load_objective` of the same file returns the weights of that step."""
+    saved = Saved(Path(path), *safefile.read(Path(path)))
+    if "rank" not in saved.metadata:
+        raise UserError(f"{path}: is a checkpoint, not a capsule; those are in <run folder>/capsules")
+    return Capsule(
+        batch={k.removeprefix("batch."): v for k, v in saved.tensors.items() if k.startswith("batch.")},
+        position=saved.state.position,
+        hparams=saved.hparams,
+        **{key: int(saved.metadata[key]) for key in ("micro_batch", "seed", "rank")},
+    )

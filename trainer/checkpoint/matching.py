@@ -1,4 +1,4 @@
-"""What of a file goes into networks that are already built, by names and shapes alone.
+"""Match the weights of a file to the parameters of networks, by names and shapes alone.
 
 Names are `<network>.<parameter>`; a part is a prefix of such names ("depth.encoder").
 """
@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LISTED = 10  # mismatches that a message shows
+
 
 @dataclass
 class Fit:
-    """What to load, what does not fit (name -> why), and what starts from scratch."""
+    """What to load, what does not fit (name -> why), and notes on what starts from scratch."""
 
     tensors: dict[str, Tensor]
     wrong: dict[str, str]
@@ -23,11 +25,10 @@ class Fit:
 
 
 def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequence[str] = ()) -> Fit:
-    """Match the weights of a file with those of the networks they shall start.
+    """Match the weights of a file to networks that start from them.
 
-    Every network, or part of one, that both have must fit completely. Networks that the file does not hold keep what
-    they have, those that nobody built are left out. An encoder that comes alone is handed to every network with an
-    encoder of the same architecture.
+    Every network, or part of one, that both have must fit completely. Networks missing from the file keep their
+    weights, those that were not built are ignored. An encoder alone goes to every network with the same encoder.
     """
     networks = list(dict.fromkeys(map(_network, built)))
     unused = sorted({_network(name) for name in saved} - set(networks))
@@ -35,29 +36,26 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
     if any(_network(name) in networks for name in saved):
         saved = {name: tensor for name, tensor in saved.items() if _network(name) in networks}
     held = {_network(name) for name in saved}
-    lacking = [net for net in networks if net not in held]
+    missing = [net for net in networks if net not in held]
     tensors = dict(saved)
-    spread = []
     for part in parts:
         net, _, rest = part.partition(".")
         if net in held and rest:
             notes.append(f"net.{net}: only {rest} is in the file; the rest starts from random numbers")
-        if rest == "encoder":
-            copies = {other: _encoder_for(other, part, saved, built) for other in lacking}
-            spread = [other for other, copy in copies.items() if copy]
-            for other in spread:
-                tensors |= copies[other]
+        for other in list(missing) if rest == "encoder" else ():
+            if copy := _encoder_for(other, part, saved, built):
+                tensors |= copy
+                missing.remove(other)
                 notes.append(
                     f"net.{other}: its encoder starts from the one in the file, the rest from random numbers"
                 )
-    rest_of = [net for net in lacking if net not in spread]
-    notes += [f"net.{net}: not in the file; it starts as a new network does" for net in rest_of]
+    notes += [f"net.{net}: not in the file; it starts as a new network does" for net in missing]
     expected = {name: tensor for name, tensor in built.items() if _expects(name, held, parts)}
     return Fit(tensors, compare(saved, expected or built), notes)
 
 
 def compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[str, str]:
-    """Say of each weight that is missing, left over or of another shape what is wrong, in network order."""
+    """Describe each weight that is missing, left over or of another shape, by name, in network order."""
     wrong = {}
     for name in {**built, **saved}:
         old, new = (str(tuple(t[name].shape)) if name in t else "" for t in (saved, built))
@@ -66,35 +64,41 @@ def compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[st
     return wrong
 
 
-def wrong_statistics(networks: Mapping[str, Any], net: Mapping[str, Any], parts: Sequence[str] = ()) -> str:
-    """Say which networks standardise images in another way than their weights were trained with; empty if none.
+def mismatch_lines(wrong: Mapping[str, str]) -> list[str]:
+    """Lay out the first results of `compare` for a message."""
+    lines = [f"  networks.{name}: {reason}" for name, reason in list(wrong.items())[:LISTED]]
+    return lines + ([f"  ... and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else [])
 
-    net: options of the networks of the file. Encoders that come alone are left out: what follows is trained anyway.
+
+def described(net: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out the options of networks for a message: "net.depth: enc_name resnet18, ...; net.pose: ..."."""
+    return "; ".join(f"net.{n}: " + ", ".join(f"{k} {v}" for k, v in kw.items()) for n, kw in net.items())
+
+
+def wrong_statistics(networks: Mapping[str, Any], net: Mapping[str, Any], parts: Sequence[str] = ()) -> str:
+    """Describe which networks standardise images differently from how their weights were trained; "" if none.
+
+    net: options of the networks of the file. Encoders that come alone are left out: the rest is trained anyway.
     """
     wanted = {}
     for name, options in net.items():
         own = getattr(networks[name], "standardise", None) if name in networks else None
         if own is None or f"{name}.encoder" in parts:
             continue
-        told = {key: list(options[key]) for key in ("mean", "std") if options.get(key)}
-        if any(
-            not torch.allclose(getattr(own, key).flatten()[:3].cpu(), torch.tensor(told[key])) for key in told
-        ):
-            wanted[name] = told
+        given = {key: torch.tensor(options[key]) for key in ("mean", "std") if options.get(key)}
+        if any(not torch.allclose(getattr(own, k).flatten()[:3].cpu(), value) for k, value in given.items()):
+            pairs = ", ".join(f"{key}: {list(options[key])}" for key in given)
+            wanted[name] = f"  {name}: {{{pairs}}}"
     if not wanted:
         return ""
-    lines = [
-        f"  {name}: {{{', '.join(f'{key}: {values}' for key, values in told.items())}}}"
-        for name, told in wanted.items()
-    ]
     return (
         f"net.{', net.'.join(wanted)}: the weights want images that are standardised in another way, which no shape"
-        " shows. Write in the YAML:\nnet:\n" + "\n".join(lines)
+        " shows. Write in the YAML:\nnet:\n" + "\n".join(wanted.values())
     )
 
 
 def is_part(name: str, parts: Sequence[str]) -> bool:
-    """Tell whether a weight belongs to one of the parts."""
+    """Return whether a weight belongs to one of the parts."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
@@ -103,7 +107,7 @@ def _network(name: str) -> str:
 
 
 def _expects(name: str, held: set[str], parts: Sequence[str]) -> bool:
-    """A weight of a network of the file, unless the file says that it holds another part of that network."""
+    """Return whether the file should hold a weight: it has the network, and not only other parts of it."""
     own = [part for part in parts if _network(part) == _network(name)]
     return _network(name) in held and (not own or is_part(name, own))
 
@@ -111,9 +115,9 @@ def _expects(name: str, held: set[str], parts: Sequence[str]) -> bool:
 def _encoder_for(
     net: str, part: str, saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The encoder `part` of a file under the names of the encoder of `net`; empty when the two differ.
+    """Return the encoder `part` of a file under the names of the encoder of `net`; empty when the two differ.
 
-    A first layer that takes two images where the file has one gets its filters twice, halved, as timm does it.
+    A first layer that takes two images where the file has one gets its filters twice, halved, like timm does.
     """
     prefix = f"{net}.encoder."
     target = {name: tensor for name, tensor in built.items() if name.startswith(prefix)}

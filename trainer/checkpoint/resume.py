@@ -1,4 +1,4 @@
-"""Which settings may change when a run continues."""
+"""Continue a run from its `last`: which settings may have changed since."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.checkpoint.saved import Saved
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import ABSENT, diff_config, plain, shown
 
-# Changing one of these would change which samples the remaining steps see, or what the step count means.
+# These decide which samples the remaining steps see, and what the step count means.
 FIXED_ON_RESUME = (
     "seed",
     "config.net.",
@@ -32,9 +32,7 @@ FIXED_ON_RESUME = (
     "config.trainer.ema",
     "config.trainer.swa",
 )
-
-
-# ... but not these: where the same data lies today, what only validation and timers see, where weights came from.
+# ... but not these: where the same data is now, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
     r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache)"
     r"|dataset\.(log_time|val|test))\b"
@@ -44,9 +42,9 @@ FREE_ON_RESUME = re.compile(
 def check_resume(
     saved: Saved, hparams: Mapping[str, Any], allowed: bool, defaults: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Raise UserError when `last` must not (`allowed`) or cannot be continued exactly; return what has changed.
+    """Raise UserError when `last` must not (`allowed`) or cannot be continued exactly; return notes on changes.
 
-    defaults: of keys that the run may be older than, by dotted name: without the key it ran as these say.
+    defaults: values of keys, by dotted name, that an older run lacks: it was trained with these.
     """
     if not allowed:
         raise UserError(
@@ -66,5 +64,5 @@ def check_resume(
 
 
 def to_digest(hparams: Mapping[str, Any]) -> str:
-    """A short fingerprint of settings, to compare those of several processes."""
+    """Hash settings, to compare those of several processes."""
     return hashlib.sha256(json.dumps(plain(hparams), sort_keys=True).encode()).hexdigest()[:12]

@@ -1,9 +1,8 @@
-"""One safetensors file, verified when written and when read. Knows tensors and text, nothing about training.
+"""Write and read one safetensors file, verified both times: tensors and text, nothing about training.
 
-The format is that of https://huggingface.co/docs/safetensors: 8 bytes header length, a JSON header, the data.
-It is written here because the library writes metadata in random order, so that equal content would give
-different files, and because the data is hashed on its way. A flipped bit in the data is invisible to the
-library; here two checksums cover everything.
+The format (https://huggingface.co/docs/safetensors) is 8 bytes header length, a JSON header, the data. The library
+writes metadata in random order, so equal content would give different files, and does not notice a flipped bit in the
+data; here two checksums cover everything.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FORMAT_VERSION = 1
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one
 HEADER_CHECKSUM = "header_checksum"  # sha256 of all other metadata, and names, types, shapes
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-PIECE = 1 << 24  # bytes hashed or written at a time, so that Ctrl-C is heard in between
+PIECE = 1 << 24  # bytes hashed or written at a time, so that Ctrl-C works in between
 
 DTYPES = {
     "F64": torch.float64,
@@ -60,14 +59,14 @@ _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 
 
 class DamagedFile(UserError):
-    """A file whose bytes are not what was once written; the message names it and what is wrong."""
+    """A file that was changed or cut after writing; the message names it and what is wrong."""
 
 
 @dataclass(frozen=True)
 class _Header:
-    """The beginning of a file: name, dtype name, shape of each tensor in the order of the data; metadata."""
+    """The header of a file."""
 
-    tensors: list[tuple[str, str, list[int]]]
+    tensors: list[tuple[str, str, list[int]]]  # name, dtype name, shape, in the order of the data
     metadata: dict[str, str]
 
     def to_bytes(self) -> bytes:
@@ -105,12 +104,11 @@ def write(
 ) -> None:
     """Write `tensors` and `metadata` to `path`, replacing it only when the new file is complete and verified.
 
-    Tensors may live on any device, share storage (each name gets its own bytes) and be non-contiguous. The
-    bytes of the file are a function of the content alone. Adds `checksum`, `header_checksum` and
-    `format_version` to the metadata.
+    Tensors may be on any device, share storage (each name gets its own bytes) and be non-contiguous. Equal content
+    gives equal bytes. Adds `checksum`, `header_checksum` and `format_version` to the metadata.
 
     Args:
-        keep_previous: new name of the file that `path` is now; a file that is already there is dropped.
+        keep_previous: new name of the file now at `path`, replacing any of that name.
 
     Raises:
         CannotWrite: disk full, read-only, ...; `path` is untouched then.
@@ -124,15 +122,16 @@ def write(
     specs = [(name, NAMES[tensor.dtype], list(tensor.shape)) for name, tensor in data.items()]
     header = _Header(specs, {**metadata, "format_version": str(FORMAT_VERSION)})
     digest = header.new_hash()
-    for piece in _all_pieces(data):
-        digest.update(piece)
+    for tensor in data.values():
+        for piece in _pieces(tensor):
+            digest.update(piece)
     header.metadata[CHECKSUM] = digest.hexdigest()
     header.metadata[HEADER_CHECKSUM] = header.header_checksum()
     with replacing(path, keep_previous) as staged:
         with open(staged, "wb") as file:
             file.write(header.to_bytes())
-            for piece in _all_pieces(data):
-                file.write(piece)
+            for tensor in data.values():
+                file.writelines(_pieces(tensor))
             file.flush()
             os.fsync(file.fileno())
         _verify(staged, header)
@@ -141,7 +140,7 @@ def write(
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read and verify a file. Returns CPU tensors, each with memory of its own, and the metadata.
 
-    Raises DamagedFile when a single bit differs from what was written, UserError when there is no such file.
+    Raises DamagedFile when a single bit differs from what was written, UserError when the file is missing.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -160,7 +159,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read and verify the header alone, in no time. Raises like `read`, but not for wrong bits in tensors."""
+    """Read and verify the header alone, which is fast. Raises like `read`, but not for wrong bits in tensors."""
     path = Path(path)
     with _opened(path) as file:
         return _read_header(path, file).metadata
@@ -183,13 +182,13 @@ def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """Open for reading; what the operating system has against it becomes a sentence."""
+    """Open for reading. Raises UserError when that fails."""
     try:
         with open(path, "rb") as file:
             yield file
     except FileNotFoundError as error:
-        there = sorted(p.name for p in path.parent.glob("*.safetensors"))
-        known = f"{path.parent} holds: {', '.join(there)}" if there else "Check the path"
+        others = sorted(p.name for p in path.parent.glob("*.safetensors"))
+        known = f"{path.parent} holds: {', '.join(others)}" if others else "Check the path"
         raise UserError(f"{path}: there is no such file. {known}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder. Name the .safetensors file in it") from error
@@ -198,7 +197,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def _read_header(path: Path, file: BufferedReader) -> _Header:
-    """Parse and verify all but the data, and that the file has just as many bytes as the data needs."""
+    """Parse and verify the header, and that the file is as long as it says."""
 
     def damaged(reason: str) -> DamagedFile:
         return DamagedFile(f"{path}: {reason}. {_ADVICE}")
@@ -235,7 +234,7 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
 
 
 def _parse(text: bytes) -> tuple[_Header, int]:
-    """Read the JSON header. Returns it and the number of bytes of data; raises ValueError, KeyError, ..."""
+    """Parse the JSON header. Returns it and the number of bytes of data; raises ValueError, KeyError, ..."""
     entries = json.loads(text.decode())
     metadata = entries.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):
@@ -257,19 +256,14 @@ def _num_bytes(dtype: str, shape: Iterable[int]) -> int:
 
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """Give the memory of a contiguous CPU tensor as pieces of bytes that can be read and written."""
+    """Yield the memory of a contiguous CPU tensor in pieces of bytes, to read or write."""
     flat = tensor.reshape(-1).view(torch.uint8).numpy()
     for start in range(0, len(flat), PIECE):
         yield flat[start : start + PIECE].data
 
 
-def _all_pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    for tensor in tensors.values():
-        yield from _pieces(tensor)
-
-
 def _verify(path: Path, header: _Header) -> None:
-    """Read back what was written and raise OSError when it differs from what was meant."""
+    """Read the file back and raise OSError when it differs from what should be in it."""
     expected, digest = header.to_bytes(), header.new_hash()
     buffer = memoryview(bytearray(PIECE))
     with open(path, "rb") as file:

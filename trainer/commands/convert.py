@@ -3,7 +3,7 @@
     convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors
     convert models/hrdepth_MS/042/models/best.ckpt models/imported/hrdepth_MS.safetensors
 
-What cannot be translated is an error that lists it; what is left out on purpose is told.
+Weights that cannot be converted are an error that lists them; everything left out is reported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.cli import guarded, program
+from trainer.runtime.errors import UserError, listed
 
 if TYPE_CHECKING:
     from trainer.checkpoint.foreign import Converted
@@ -28,35 +29,29 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog=program("convert"),
         description="Turn published weights into a checkpoint for `evaluate` and `train`. SRC is a Monodepth2 folder,"
         " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), or a ResNet with"
-        " torchvision's names, which becomes an encoder. Nothing in SRC is run.",
+        " torchvision's names, which becomes an encoder. Nothing in SRC is run. Networks, image size, support frames"
+        " and depth range are those of SRC, all other settings defaults.",
         epilog="Example: convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors",
     )
     add = parser.add_argument
     add("source", type=Path, metavar="SRC", help="file or folder to read")
     add("target", type=Path, metavar="DST", help="file to write, ending in .safetensors")
-    add("--force", action="store_true", help="replace DST if it is there")
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        metavar="YAML",
-        help="settings that win over those of SRC: sections as in a configuration, or the hparams.yaml of the run",
-    )
+    add("--force", action="store_true", help="replace DST if it exists")
+    text = "settings that win: sections of a configuration, or the hparams.yaml of the run if SRC holds no settings"
+    add("-c", "--cfg-file", type=Path, metavar="YAML", help=text)
     return parser.parse_args(argv)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, read, check, write, tell; return the exit code."""
+    """Run the command; return the exit code."""
     args = parse(argv)
-    from trainer.runtime.errors import UserError
-
     if args.target.suffix != SUFFIX:
-        raise UserError(f"{args.target}: must end in {SUFFIX}, the only kind of file that is written")
+        raise UserError(f"{args.target}: must end in {SUFFIX}, the only format that is written")
     if args.target.is_dir():
         raise UserError(f"{args.target}: is a folder. Name a file in it")
     if args.target.exists() and not args.force:
-        raise UserError(f"{args.target}: is there already. Use --force to replace it, or another name")
+        raise UserError(f"{args.target}: exists already. Use --force to replace it, or another name")
 
     from trainer.checkpoint.foreign import convert
 
@@ -67,22 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(converted: Converted, target: Path) -> list[str]:
-    """Tell what was recognised, what became of it, and how to go on, line by line."""
+    """Report what was recognised and converted, and how to go on, line by line."""
     foreign = converted.foreign
     trained = f", epoch {foreign.epoch}, step {foreign.step}" if foreign.step else ""
     lines = [f"recognised: {foreign.format}{trained}", "networks:"]
     for name, options in converted.config.net.items():
         sizes = [t.numel() for key, t in foreign.tensors.items() if key.startswith(f"{name}.")]
-        told = ", ".join(f"{key} {value}" for key, value in options.items() if value not in (None, False))
-        lines.append(f"  {name}: {told}; {len(sizes)} tensors, {sum(sizes):,} values")
-    if converted.foreign.parts:
-        lines.append(f"holds only: {', '.join(converted.foreign.parts)}")
-    lines += [
-        f"dropped: {reason}: {len(names)} ({_some(names)})" for reason, names in foreign.dropped.items()
-    ]
+        text = ", ".join(f"{key} {value}" for key, value in options.items() if value not in (None, False))
+        lines.append(f"  {name}: {text}; {len(sizes)} tensors, {sum(sizes):,} values")
+    if foreign.parts:
+        lines.append(f"holds only: {', '.join(foreign.parts)}")
+    for reason, names in foreign.dropped.items():
+        lines.append(f"dropped: {reason}: {len(names)} ({listed(names)})")
     lines += [f"note: {note}" for note in converted.notes]
     lines += [f"saved: {target}", "next:"]
-    if not any(part.startswith("depth.") for part in converted.foreign.parts):
+    if not any(part.startswith("depth.") for part in foreign.parts):
         lines.append(f"  evaluate --ckpt {target} -c cfg/eval/kitti_eigen.yaml")
     lines.append(
         "  train -c <MODEL>.yaml -d <default>.yaml -o models/tuned -n tuned -v 42 -s 42"
@@ -94,21 +88,17 @@ def report(converted: Converted, target: Path) -> list[str]:
 
 
 def _other_statistics(converted: Converted) -> str:
-    """What to add to the command when the networks do not standardise images as new ones do."""
+    """Return the settings to add to the command when the networks do not standardise images like new ones."""
     from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 
     new = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    told = [
+    settings = [
         f"net.{name}.{key}={list(options[key])}".replace(" ", "")
         for name, options in converted.foreign.net.items()
         for key, usual in new.items()
         if list(options.get(key, usual)) != usual
     ]
-    return " ".join(told)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return " ".join(settings)
 
 
 if __name__ == "__main__":

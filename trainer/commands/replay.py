@@ -1,4 +1,4 @@
-"""Recompute the step at which a training stopped, and name the first module that made a NaN or an infinity.
+"""Recompute the step at which a training stopped, and name the first module whose output is NaN or infinite.
 
 replay models/<EXP>/<name>/<version>/capsules/<file>.safetensors
 """
@@ -17,27 +17,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog=program("replay"),
-        description="Recompute the step at which a training stopped, from the capsule that it left, and name what was"
-        " not finite first: in the batch, the weights, a module of the networks, a loss, or a gradient. Exit code 0"
-        " when that was found, 1 when the step is finite here.",
+        description="Recompute the step at which a training stopped, from its capsule, and name what was not finite"
+        " first: the batch, the weights, a module of the networks, a loss, or a gradient. Exit code 0 when there was"
+        " something, 1 when the step is finite here.",
         epilog="Example: replay models/kitti/MS/42/capsules/step_00001200_rank_0.safetensors",
     )
     add = parser.add_argument
     add("capsule", type=Path, metavar="CAPSULE", help="file in <run folder>/capsules")
     add_shared(parser, "--hparams")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default auto)")
-    add(
-        "--precision",
-        choices=("32", "16", "bf16"),
-        help="bits of the networks (default: those of the training). A step that is finite in 32 alone wants bf16",
+    text = (
+        "bits of the networks (default: those of the training). A step that is finite in 32 only needs bf16"
     )
+    add("--precision", choices=("32", "16", "bf16"), help=text)
     add_shared(parser, "--plugins")
     return parser.parse_args(argv)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, recompute, tell; return the exit code."""
+    """Run the command; return the exit code."""
     args = parse(argv)
     from trainer.commands.jobs.replay import run
 

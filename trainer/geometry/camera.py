@@ -9,9 +9,9 @@ from torch import Tensor
 def scale_intrinsics(K: Tensor, size_from: tuple[int, int], size_to: tuple[int, int]) -> Tensor:
     """Adapt K to a resized image.
 
-    K (..., 3, 3) in pixels of `size_from` = (width, height). Returns K in pixels of `size_to`: rows 0 and 1
-    in proportion, principal point included, as Monodepth2 (arXiv:1806.01260) does; the half-pixel of a strict
-    treatment is left out. Raises ValueError when a size is not positive.
+    K (..., 3, 3) in pixels of `size_from` = (width, height). Returns K in pixels of `size_to`: rows 0 and 1 scaled,
+    principal point included, as in Monodepth2 (arXiv:1806.01260), without the half-pixel of a strict treatment. Raises
+    ValueError when a size is not positive.
     """
     if min(*size_from, *size_to) <= 0:
         raise ValueError(f"sizes must be positive (width, height), got {size_from} and {size_to}")

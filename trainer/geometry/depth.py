@@ -11,10 +11,9 @@ from trainer.geometry.precision import full_precision
 def disp_to_depth(disp: Tensor, min_depth: float = 0.1, max_depth: float | None = 100.0) -> Tensor:
     """Scale sigmoid disparity to depth.
 
-    disp (b 1 h w), 0..1, 0 = far. Returns depth (b 1 h w) in [min_depth, max_depth], in the unit of the two
-    bounds (the stereo baseline's, 0.1 = 0.54 m). `max_depth` None or 0 means no far bound; depth then ends
-    where float precision does. Raises ValueError when min_depth <= 0 or max_depth < min_depth. Monodepth2,
-    arXiv:1806.01260, sec. 3.
+    disp (b 1 h w), 0..1, 0 = far. Returns depth (b 1 h w) in [min_depth, max_depth], in their unit (that of the stereo
+    baseline, 0.1 = 0.54 m). `max_depth` None or 0: no bound but float precision. Raises ValueError when min_depth <= 0
+    or max_depth < min_depth. Monodepth2, arXiv:1806.01260, sec. 3.
     """
     disp = full_precision(disp)
     far, near = _inverse_bounds(min_depth, max_depth)

@@ -14,9 +14,8 @@ _SERIES_BELOW = 1e-3
 def axis_angle_to_matrix(R: Tensor) -> Tensor:
     """Turn rotation vectors into rotation matrices (Rodrigues).
 
-    R (..., 3): axis times angle in radians. Returns (..., 3, 3). Near zero a series takes over, so that the
-    derivatives at zero are the generators of rotation; dividing by the angle, as SfM-Learner
-    (arXiv:1704.07813) does, loses them.
+    R (..., 3): axis times angle in radians. Returns (..., 3, 3). A series near zero keeps the derivatives there, the
+    generators of rotation; dividing by the angle, as SfM-Learner (arXiv:1704.07813) does, loses them.
     """
     R = full_precision(R)
     x, y, z = R.unbind(-1)
@@ -32,7 +31,7 @@ def axis_angle_to_matrix(R: Tensor) -> Tensor:
 def _sine_terms(squared: Tensor) -> tuple[Tensor, Tensor]:
     """Return sin(t) / t and (1 - cos(t)) / t**2 for t**2 (...), finite with all derivatives at zero."""
     small = squared < _SERIES_BELOW
-    safe = squared.masked_fill(small, 1.0)  # or else the branch not taken would hand NaN to the gradient
+    safe = squared.masked_fill(small, 1.0)  # else the branch not taken would make the gradient NaN
     angle = safe.sqrt()
     half = (angle / 2).sin()
     a = 1 - squared / 6 * (1 - squared / 20 * (1 - squared / 42))

@@ -1,7 +1,7 @@
 """The number format of geometry: never 16 bit.
 
-The functions of this room use elementwise operations and sums for their small matrix products, because
-autocast would run `matmul` and `einsum` in 16 bit whatever the type of their input.
+Small matrix products are elementwise products and sums here, because autocast would run `matmul` and `einsum` in
+16 bit whatever the type of their input.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A scene: one target image, its supports, and what the networks say about them. Losses see nothing else.
+"""A scene: a batch of targets with supports and predictions. Losses see nothing else.
 
-Everything here is at least float32. What several losses or scales ask for is computed once and kept: depth at
-full resolution, warped supports, resized images.
+Everything is at least float32. Depth at full resolution, warped supports and resized images are computed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,16 +20,16 @@ from trainer.geometry.synthesis import ViewSynthesis
 
 Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
 
-# What a loss shows of a scene, {tag: (b c h w)}, detached; a callable is drawn only when somebody looks.
+# Images of a loss, {tag: (b c h w)}, detached; a callable is drawn only when it is logged.
 Pictures = dict[str, Tensor | Callable[[], Tensor]]
 
 
 class Scene:
-    """One target per batch item, its n supports and its predictions.
+    """Targets, their n supports each, and predictions.
 
     Args:
         target: (b 3 h w) RGB in [0, 1], without colour augmentation.
-        supports: (b n 3 h w) likewise; None where nothing but the target is known.
+        supports: (b n 3 h w) likewise; None if missing.
         K: (b 3 3) intrinsics in pixels of (h, w).
         Ts: (b n 4 4) motion target -> support.
         disp: {s: (b 1 ...)} sigmoid disparity; must hold scale 0.
@@ -37,12 +37,11 @@ class Scene:
         supp_idxs: frame offset of each support, 0 = the other camera of the stereo pair.
         min_depth, max_depth: depth at disparity 1 and 0.
         legacy_sampling: see `ViewSynthesis`.
-        disp_stereo: {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item; None = not
-            predicted.
+        disp_stereo: {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item; None = not predicted.
         T_stereo: (b 4 4) motion target -> stereo support.
         depth_hints: (b 1 h w) proxy depth, 0 = none.
         extras: all other network outputs by name (features, autoencoder images).
-        is_virtual: this is the view of `stereo_twin`, for which no mask is ever predicted.
+        is_virtual: this is the scene of a `stereo_twin`, which has no mask.
 
     Raises ValueError when scale 0 is missing.
     """
@@ -70,10 +69,12 @@ class Scene:
         self.target = full_precision(target)
         self.size = (target.shape[-2], target.shape[-1])
         self.supports = None if supports is None else full_precision(supports)
+        self.n_supports = 0 if supports is None else supports.shape[1]
         self.K, self.Ts, self.T_stereo, self.depth_hints = K, Ts, T_stereo, depth_hints
-        self.disp = _widened(disp)
-        self.mask = None if mask is None else _widened(mask)
-        self.disp_stereo = None if disp_stereo is None else _widened(disp_stereo)
+        self.disp = widened(disp)
+        self.scales = tuple(self.disp)  # ascending
+        self.mask = None if mask is None else widened(mask)
+        self.disp_stereo = None if disp_stereo is None else widened(disp_stereo)
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.extras = dict(extras or {})
@@ -82,34 +83,21 @@ class Scene:
         self._warps: dict[tuple[int, int], Tensor] = {}
         self._projections: dict[int, Tensor] = {}
         self._targets: dict[tuple[int, int], Tensor] = {}
-        self._feats: dict[str, list[Tensor]] = {}
-        self._synthesis: ViewSynthesis | None = None
         self._twin: Scene | None = None
 
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Scales that hold a disparity, ascending."""
-        return tuple(sorted(self.disp))
-
-    @property
-    def n_supports(self) -> int:
-        """Number of support images."""
-        return 0 if self.supports is None else self.supports.shape[1]
-
     def support(self, i_supp: int) -> Tensor:
-        """Support image (b 3 h w) at position `i_supp` of `supp_idxs`."""
+        """Return support image (b 3 h w) at position `i_supp` of `supp_idxs`."""
         return self._need(self.supports, "supports")[:, i_supp]
 
     def depth(self, scale: int) -> Tensor:
-        """Depth (b 1 h w) of the disparity at `scale`, upsampled to full resolution first."""
+        """Return depth (b 1 h w) of the disparity at `scale`, which is upsampled first."""
         if scale not in self._depths:
-            self._depths[scale] = disp_to_depth(
-                resize(self.disp[scale], self.size), self.min_depth, self.max_depth
-            )
+            disp = resize(self.disp[scale], self.size)
+            self._depths[scale] = disp_to_depth(disp, self.min_depth, self.max_depth)
         return self._depths[scale]
 
     def warp(self, scale: int, i_supp: int) -> Tensor:
-        """Support `i_supp` (b 3 h w) seen from the target, with the depth of `scale`."""
+        """Warp support `i_supp` (b 3 h w) into the target with the depth of `scale`."""
         key = (scale, i_supp)
         if key not in self._warps:
             P = self.projection(i_supp)
@@ -117,49 +105,47 @@ class Scene:
         return self._warps[key]
 
     def projection(self, i_supp: int) -> Tensor:
-        """Projection (b 3 4) from pixels and depth of the target to pixels of support `i_supp`."""
+        """Return the projection (b 3 4) from pixels and depth of the target to pixels of support `i_supp`."""
         if i_supp not in self._projections:
             self._projections[i_supp] = self.synthesis.projection(self._need(self.Ts, "Ts")[:, i_supp])
         return self._projections[i_supp]
 
-    @property
+    @cached_property
     def synthesis(self) -> ViewSynthesis:
-        """The view synthesis of this scene's camera."""
-        if self._synthesis is None:
-            self._synthesis = ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
-        return self._synthesis
+        """View synthesis for the camera of this scene."""
+        return ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
 
     def mask_up(self, scale: int) -> Tensor | None:
-        """Predicted mask (b n h w) of `scale` at full resolution; None without a mask."""
+        """Return the predicted mask (b n h w) of `scale` at full resolution; None without a mask."""
         return None if self.mask is None else resize(self.mask[scale], self.size)
 
     def target_at(self, size: tuple[int, int]) -> Tensor:
-        """The target (b 3 *size), resized bilinearly without antialiasing."""
+        """Return the target (b 3 *size), resized bilinearly without antialiasing."""
         if size not in self._targets:
             self._targets[size] = resize(self.target, size)
         return self._targets[size]
 
-    @property
+    @cached_property
     def feats(self) -> list[Tensor]:
-        """Features of the target, shallow to deep (b c_k h_k w_k): the autoencoder's if there is one, else depth's."""
+        """Features of the target, shallow to deep (b c_k h_k w_k), of the autoencoder or else the depth encoder."""
         return self._features("autoenc_feats", "depth_feats")
 
-    @property
+    @cached_property
     def supp_feats(self) -> list[Tensor]:
         """The same features of all supports, (b n c_k h_k w_k)."""
         return self._features("supp_autoenc_feats", "supp_depth_feats")
 
     @property
     def views(self) -> tuple[Scene, ...]:
-        """This scene, and its stereo twin where that is predicted."""
+        """This scene, and its stereo twin if predicted."""
         twin = self.stereo_twin()
         return (self,) if twin is None else (self, twin)
 
     def stereo_twin(self) -> Scene | None:
-        """The scene as the virtual stereo camera sees it; None when its disparity was not predicted.
+        """Return the scene seen from the virtual stereo camera; None when its disparity was not predicted.
 
-        Target and stereo support change places and the motion is inverted; there is no mask for this view.
-        Monodepth, arXiv:1609.03677, sec. 3.2.
+        Target and stereo support change places, the motion is inverted, there is no mask. Monodepth, arXiv:1609.03677,
+        sec. 3.2.
         """
         if self.disp_stereo is None:
             return None
@@ -184,18 +170,12 @@ class Scene:
     def _features(self, *names: str) -> list[Tensor]:
         for name in names:
             if name in self.extras:
-                if name not in self._feats:
-                    self._feats[name] = [full_precision(feat) for feat in self.extras[name]]
-                return self._feats[name]
-        raise ValueError(
-            f"this scene has none of {names}, which a loss asks for; it has {sorted(self.extras)}"
-        )
+                return [full_precision(feat) for feat in self.extras[name]]
+        raise ValueError(f"this scene has none of {names}, which a loss needs; it has {sorted(self.extras)}")
 
     def _need(self, value: Tensor | None, name: str) -> Tensor:
         if value is None:
-            raise ValueError(
-                f"this scene has no {name!r}, which a loss asks for; supports are {self.supp_idxs}"
-            )
+            raise ValueError(f"this scene has no {name!r}, which a loss needs; supports are {self.supp_idxs}")
         return value
 
 
@@ -206,5 +186,6 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
-def _widened(maps: Scales) -> Scales:
+def widened(maps: Mapping[int, Tensor]) -> Scales:
+    """Return maps by ascending scale, at least float32, in the contiguous layout."""
     return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}

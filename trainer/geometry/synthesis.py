@@ -1,7 +1,7 @@
 """View synthesis: a support image seen from the target camera.
 
-A target pixel p = (u, v, 1) at depth d lies at d K^-1 p; T moves it to the support camera, K projects it. With the 3x4
-matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3]: no list of rays is ever stored.
+A target pixel p = (u, v, 1) at depth d is the point d K^-1 p; T moves it to the support camera, K projects it. With the
+3x4 matrix P = K [R K^-1 | t] this is one affine map per pixel, Y = d P[:, :3] p + P[:, 3], without a list of rays.
 SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260.
 """
 
@@ -21,7 +21,7 @@ NEAREST = 0.1  # projected coordinates are divided by at least this depth
 
 
 class View(NamedTuple):
-    """A support image seen from the target."""
+    """A support image warped into the target view."""
 
     image: Tensor  # (b c h w)
     z: Tensor  # (b 1 h w) depth of the target's points in the support camera, at least machine epsilon
@@ -29,7 +29,7 @@ class View(NamedTuple):
 
 
 class ViewSynthesis:
-    """Warp support images into a target view; made once per target, used for every scale and support.
+    """Warp support images into a target view, for every scale and support.
 
     Args:
         K: (b 3 3) intrinsics shared by target and supports, in pixels of `size`.
@@ -59,7 +59,7 @@ class ViewSynthesis:
         return self._sample(image, grid)
 
     def view(self, image: Tensor, depth: Tensor, T: Tensor) -> View:
-        """Warp as `warp` does, and tell depth and validity in the support camera as well."""
+        """Warp like `warp`, and return depth and validity in the support camera as well."""
         grid, z = project(full_precision(depth), self.projection(T))
         inside = (grid.abs() < 1).all(-1).unsqueeze(1)
         return View(self._sample(image, grid), z.clamp_min(torch.finfo(z.dtype).eps), inside & (z > 0))
@@ -72,17 +72,16 @@ class ViewSynthesis:
 def project(depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """Project the pixels of a depth map.
 
-    depth (b 1 h w), P (b 3 4) as in the heading of this module. Returns the grid (b h w 2) of x and y, -1 and
-    1 at the centres of the outermost pixels, and z (b 1 h w), the depth in the support camera, without
-    gradient. All of K Y is divided by max(z, 0.1): points nearer than that, or behind the camera, are drawn
-    towards the origin instead of flying off.
+    depth (b 1 h w), P (b 3 4) as at the top of this file. Returns the grid (b h w 2) of x and y, -1 and 1 at the
+    centres of the outermost pixels, and z (b 1 h w), the depth in the support camera, without gradient. All of K Y is
+    divided by max(z, 0.1): points nearer than that, or behind the camera, are drawn towards the origin.
     """
     grid, z = _Project.apply(depth, P)
     return grid, z
 
 
 class _Project(torch.autograd.Function):
-    """`project` with its derivative by hand: autograd would keep ten maps where depth and P suffice."""
+    """`project` with a derivative by hand: autograd would keep ten maps instead of depth and P."""
 
     @staticmethod
     def forward(ctx: Any, depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,13 +128,13 @@ def _project_part(d: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _rays(P: Tensor, u: Tensor, v: Tensor) -> list[Tensor]:
-    """The three rows of P[:, :3] (u, v, 1): maps (n h w), fresh memory."""
+    """Return the three rows of P[:, :3] (u, v, 1): maps (n h w) in new memory."""
     a, b, c = P[:, :, :3, None, None].unbind(2)  # (n 3 1 1) each
     return list((a * u + (b * v + c)).unbind(1))
 
 
 def _pixels(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixel coordinates of a map (..., h, w): u (1 w) and v (h 1)."""
+    """Return pixel coordinates of a map (..., h, w): u (1 w) and v (h 1)."""
     h, w = like.shape[-2:]
     u = torch.arange(w, dtype=like.dtype, device=like.device)
     v = torch.arange(h, dtype=like.dtype, device=like.device)
@@ -143,8 +142,5 @@ def _pixels(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cache_pieces(x: Tensor) -> list[slice]:
-    """Cut the batch axis of x into what is best worked on at once: one item on the CPU, everything elsewhere.
-
-    Maps of one item stay in the cache of a core from one operation to the next; those of a batch do not.
-    """
+    """Split the batch axis of x: item by item on the CPU, so that maps stay in the cache of a core; else not at all."""
     return [slice(i, i + 1) for i in range(len(x))] if x.device.type == "cpu" else [slice(0, len(x))]

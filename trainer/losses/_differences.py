@@ -1,4 +1,4 @@
-"""Differences of neighbouring pixels, first and second: what the regularisers of disparity and features share."""
+"""First and second differences of neighbouring pixels, for the regularisers of disparity and features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Along x and along y, none negative, each of the shape of what was differentiated.
+# Along x and along y, not negative, each of the shape of the input.
 Gradients = tuple[Tensor, Tensor]
 
 _SIDE = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))  # Gaussian of sigma 1 over three pixels
@@ -16,7 +16,7 @@ _CENTRE = 1 - 2 * _SIDE
 
 
 def absolute_differences(x: Tensor, use_blur: bool = False) -> Gradients:
-    """Compare each pixel of x (b c h w) with its right and its lower neighbour; 0 where there is none."""
+    """Return |x - right neighbour| and |x - lower neighbour| of x (b c h w); 0 in the last column and row."""
     if use_blur:
         x = blur(x)
     dx = (x[..., :-1] - x[..., 1:]).abs()
@@ -32,5 +32,5 @@ def blur(x: Tensor) -> Tensor:
 
 
 def magnitude(gx: Tensor, gy: Tensor) -> Tensor:
-    """Length of a gradient, sqrt(max(gx**2 + gy**2, eps))."""
+    """Return the length of a gradient, sqrt(max(gx**2 + gy**2, eps))."""
     return (gx.square() + gy.square()).clamp_min(torch.finfo(gx.dtype).eps).sqrt()

@@ -1,8 +1,7 @@
 """Photometric distance between two images: dense, one channel. Nothing here reduces over pixels.
 
-An error is asked in two steps, `compare = error.against(target)` and then `compare(image)` for every
-candidate, because a training step compares one target with many images and the target's share of the work
-need be done only once.
+Errors are computed in two steps, `compare = error.against(target)` and `compare(image)` for every image, so that the
+statistics of the target are computed once.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class DenseError(Protocol):
     """A distance between images of c channels, as a map."""
 
     def against(self, target: Tensor) -> Compare:
-        """Prepare the comparison of images (b c h w) with `target` (b c h w), which counts as a constant."""
+        """Return the comparison of images (b c h w) with `target` (b c h w), a constant."""
         ...
 
 
@@ -77,10 +76,9 @@ ERRORS: dict[str, Callable[[], DenseError]] = {"ssim": PhotoError, "l1": L1Error
 
 
 class _SsimL1(torch.autograd.Function):
-    """`PhotoError` with its derivative by hand.
+    """`PhotoError` with a derivative by hand, item by item on the CPU.
 
-    Autograd would keep some fifteen maps of the image's size for each comparison and walk through memory for
-    each of them. Here the image alone is kept, the rest is computed again on the way back, an item at a time.
+    Autograd would keep some fifteen maps of the size of the image; this keeps the image and recomputes the rest.
     """
 
     @staticmethod
@@ -113,13 +111,13 @@ class _SsimL1(torch.autograd.Function):
 
 
 def _target_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """For each 3x3 window of y: its sum, and 81 times its variance, plus C2."""
+    """Return for each 3x3 window of y its sum, and 81 times its variance, plus C2."""
     sums = _box(y)
     return sums, _box(y * y).mul_(9).addcmul_(sums, sums, value=-1).add_(_C2)
 
 
 def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:
-    """SSIM as num / den, what these consist of (num = n1 * n2, den = d1 * d2), and the window sums of x."""
+    """Return SSIM as num / den, their factors (num = n1 * n2, den = d1 * d2), and the window sums of x."""
     sx = _box(x)
     n1 = (sx * sy).mul_(2)
     n2 = _box(x * y).mul_(18).sub_(n1).add_(_C2)
@@ -131,7 +129,7 @@ def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Ten
 
 
 def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Tensor) -> Tensor:
-    """Gradient with respect to x, given that with respect to SSIM; 0 where (1 - SSIM) / 2 is clamped."""
+    """Return the gradient with respect to x, given that of SSIM; 0 where (1 - SSIM) / 2 is clamped."""
     num, den, n1, n2, d1, d2, sx = _ssim_ratio(x, y, sy, spread_y)
     ssim = num.div_(den)
     grad = grad * (ssim.abs() <= 1)
@@ -151,14 +149,14 @@ def _box(x: Tensor) -> Tensor:
 
 
 def _box_adjoint(g: Tensor) -> Tensor:
-    """Apply the transpose of the linear map `_box`: hand each window sum's gradient back to its pixels."""
+    """Apply the transpose of the linear map `_box`, from gradients of window sums to gradients of pixels."""
     return _sum_of_three(_sum_of_three(g, -2, transpose=True), -1, transpose=True)
 
 
 def _sum_of_three(x: Tensor, dim: int, transpose: bool = False) -> Tensor:
     """Add to each entry along `dim` its two neighbours, the border mirrored; or apply the transpose of that map.
 
-    The end of a row has one neighbour, which counts twice; in the transpose the one before it receives twice.
+    The end of a row has one neighbour, which counts twice; in the transpose that neighbour receives twice.
     """
     n = x.shape[dim]
     out = x.clone()

@@ -1,7 +1,7 @@
-"""What a loss must know of the other processes, so that the mean of their gradients is that of one process.
+"""Reductions over processes for losses, so that the mean of their gradients equals that of one process.
 
-Constants alone travel, no gradient does. Only with gradients on: in training all processes take the same steps, but in
-validation some have more batches than others, which would wait for ever.
+The results are constants. Nothing is reduced without gradients: in validation some processes have more batches than
+others, and would wait forever.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """Mean of `x` (any shape) over all processes, a constant; `x` itself without gradients or others."""
+    """Return the mean of `x` (any shape) over all processes, a constant; `x` itself without gradients."""
     return _reduced(x, dist.ReduceOp.SUM) / dist.get_world_size() if _is_shared() else x.detach()
 
 
 def max_over_processes(x: Tensor) -> Tensor:
-    """Largest `x` (any shape) of all processes, a constant; `x` itself without gradients or others."""
+    """Return the largest `x` (any shape) of all processes, a constant; `x` itself without gradients."""
     return _reduced(x, dist.ReduceOp.MAX) if _is_shared() else x.detach()
 
 

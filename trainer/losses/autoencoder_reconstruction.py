@@ -1,9 +1,9 @@
-"""Autoencoder reconstruction: what it makes of an image should be that image. FeatDepth, arXiv:2007.10603."""
+"""Autoencoder reconstruction: the output should equal the input. FeatDepth, arXiv:2007.10603."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ from trainer.losses.reconstruction import MaskName, Reconstruction
 
 @LOSSES.register("autoenc_recon")
 class AutoencoderReconstruction(Reconstruction):
-    """Difference between images and what the autoencoder makes of them, upsampled from every scale.
+    """Difference between images and their autoencoder reconstructions, upsampled from every scale.
 
-    The network may have seen altered colours; it is asked for the image without them.
+    The network may see augmented colours; its output is compared with the clean image.
 
     Args:
         loss_name: how two images are compared.
@@ -31,6 +31,7 @@ class AutoencoderReconstruction(Reconstruction):
     Raises ValueError when `use_automask` or `mask_name` is set.
     """
 
+    source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
     needs = frozenset({"autoencoder"})
     on_twin = False
 
@@ -49,21 +50,17 @@ class AutoencoderReconstruction(Reconstruction):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """Name the options that make no sense for images that are not warped."""
-        problems = []
-        if kwargs.get("use_automask"):
-            problems.append("use_automask must be false: an autoencoder warps nothing; remove it")
-        if kwargs.get("mask_name") is not None:
-            problems.append("mask_name must be null: an autoencoder warps nothing; remove it")
-        return problems
+        """List options that make no sense for images that are not warped."""
+        wrong = {"use_automask": "false"} if kwargs.get("use_automask") else {}
+        wrong |= {"mask_name": "null"} if kwargs.get("mask_name") is not None else {}
+        return [
+            f"{key} must be {value}: an autoencoder warps nothing; remove it" for key, value in wrong.items()
+        ]
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
-        """Return the plain mean over scales, pixels, and all images: the target and, when there, the supports.
-
-        Raises ValueError when there is no autoencoder.
-        """
+        """Return the mean over scales, pixels, target and supports. Raises ValueError without an autoencoder."""
         if "autoenc_imgs" not in scene.extras:
-            raise ValueError("autoenc_recon: no autoencoder has seen this scene, add net.autoencoder")
+            raise ValueError("autoenc_recon: no autoencoder predictions in this scene, add net.autoencoder")
         images = [scene.target]
         predictions: list[Mapping[int, Tensor]] = [scene.extras["autoenc_imgs"]]
         of_supports: Mapping[int, Tensor] = scene.extras.get("supp_autoenc_imgs", {})

@@ -1,13 +1,13 @@
 """Depth regression: depth should be near a proxy, such as the result of stereo matching.
 
-Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051, which asks the images whether to believe the proxy;
+Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051 (only where the proxy explains the images better);
 inverse depth as in arXiv:2307.10713.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from trainer.losses.reconstruction import Reconstruction
 
 @LOSSES.register("depth_regr")
 class DepthRegression(nn.Module):
-    """Distance between the depth of every scale and the depth hints, where there are any.
+    """Distance between the depth of every scale and the depth hints, at pixels that have one.
 
     Args:
         loss_name: how two depths are compared; berhu: linear up to a fifth of the largest difference, then square.
@@ -31,27 +31,29 @@ class DepthRegression(nn.Module):
         invert: compare inverse depths.
     """
 
+    source: ClassVar[str] = (
+        "Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051; arXiv:2307.10713"
+    )
     needs: frozenset[str] = frozenset({"hints"})
     on_twin = False
-    mixes_items = True  # its mean is over the pixels with hints of the whole batch
+    mixes_items = True  # the mean is over all pixels with hints in the batch
 
     def __init__(self, loss_name: RegressionName = "berhu", use_automask: bool = False, invert: bool = False):
         super().__init__()
         self.distance = criterion(loss_name)
         self.use_automask, self.invert = use_automask, invert
         self.needs = self.needs_with({"use_automask": use_automask})
-        self.photometric: Reconstruction | None = None  # given by the objective, which knows all losses
+        self.photometric: Reconstruction | None = None  # img_recon, set by the objective
 
     @classmethod
     def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
-        """What the loss needs with these options."""
+        """Return the needs with these options."""
         return cls.needs | ({"supports", "img_recon"} if kwargs.get("use_automask") else set())
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
-        """Return the mean over all pixels of all scales that count, and which these are at scale 0.
+        """Return the mean over valid pixels of all scales (0 without any), and a picture of those of scale 0.
 
-        berHu's threshold comes from the same pixels. Without any the value is 0. Raises ValueError when the scene has
-        no hints, or `use_automask` has no photometric error to ask.
+        Raises ValueError when the scene has no hints, or `use_automask` has no photometric error.
         """
         if scene.depth_hints is None:
             raise ValueError("depth_regr: this scene has no depth hints, set dataset.use_hints: true")
@@ -68,13 +70,13 @@ class DepthRegression(nn.Module):
         return self.distance(depth, hints, torch.cat(valid)), {"masks/hints": valid[0]}
 
     def _hint_is_better(self, scene: Scene, hints: Tensor) -> list[Tensor]:
-        """Where the hint explains the target better than the depth of each scale does, (b 1 h w) bool.
+        """Return, for each scale, where the hint explains the target better than the depth, (b 1 h w) bool.
 
-        Hints of 0 are harmless: view synthesis divides by no depth below 0.1.
+        Hints of 0 are harmless: view synthesis divides by at least 0.1.
         """
         photometric = self.photometric
         if photometric is None:
-            raise ValueError("use_automask asks img_recon for its photometric error: add loss.img_recon")
+            raise ValueError("use_automask needs the photometric error of img_recon: add loss.img_recon")
         i_supps = range(scene.n_supports)
         synthesis, projections = scene.synthesis, [scene.projection(i) for i in i_supps]
         # The scene keeps these images for the other losses, so they must not be made without gradient.

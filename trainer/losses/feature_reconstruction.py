@@ -1,4 +1,4 @@
-"""Feature reconstruction: features of a support, warped into the target, should look like those of the target.
+"""Feature reconstruction: features of a support, warped into the target, should equal those of the target.
 
 Depth-VO-Feat, arXiv:1803.03893; FeatDepth, arXiv:2007.10603.
 """
@@ -6,6 +6,7 @@ Depth-VO-Feat, arXiv:1803.03893; FeatDepth, arXiv:2007.10603.
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
 from trainer.losses.reconstruction import Reconstruction, lower
 
-# Position in the list of features, from its deep end: stride 4, whether or not the encoder also gives stride 2.
+# Level from the deep end: stride 4, whether or not the encoder also has stride 2.
 _LEVEL = -4
 
 
@@ -29,6 +30,7 @@ class FeatureReconstruction(Reconstruction):
     Args: see `Reconstruction`.
     """
 
+    source: ClassVar[str] = "Depth-VO-Feat, arXiv:1803.03893; FeatDepth, arXiv:2007.10603"
     needs = frozenset({"supports", "features"})
     on_twin = False
 
@@ -49,7 +51,8 @@ class FeatureReconstruction(Reconstruction):
             features = resize(support, scene.size)
             errors.append(compare(scene.synthesis.warp(features, depth, P)))
             if self.use_automask:
-                static += self.static_errors(compare, [features])
+                with torch.no_grad():
+                    static.append(compare(features))
             warp = partial(_warped, scene.synthesis, support, depth.detach(), P.detach())
             pictures[f"feats_warp/supp_{scene.supp_idxs[i]}"] = warp
         mask = self.mask_of(scene, 0)
@@ -60,7 +63,7 @@ class FeatureReconstruction(Reconstruction):
 
 
 def _level(feats: list[Tensor]) -> Tensor:
-    """The features to compare, (..., c h/4 w/4), as constants."""
+    """Return the features to compare, (..., c h/4 w/4), as constants."""
     if len(feats) < -_LEVEL:
         raise ValueError(
             f"feat_recon takes the {-_LEVEL}th level from the end, but the encoder has {len(feats)}"
@@ -69,6 +72,6 @@ def _level(feats: list[Tensor]) -> Tensor:
 
 
 def _warped(synthesis: ViewSynthesis, support: Tensor, depth: Tensor, P: Tensor) -> Tensor:
-    """Warp again for a picture: keeping maps of this many channels until somebody looks would cost too much."""
+    """Warp again for a picture: keeping maps of so many channels would take too much memory."""
     with torch.no_grad():
         return synthesis.warp(resize(support, synthesis.size), depth, P)

@@ -1,4 +1,4 @@
-"""Regularisers of learnt features, so that their differences can guide depth: they should vary, and steadily.
+"""Regularisers of learnt features, so that their differences can guide depth: they should vary, and smoothly.
 
 FeatDepth, arXiv:2007.10603: a discriminative term that rewards first differences, a convergent term that punishes
 second ones.
@@ -7,6 +7,7 @@ second ones.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +18,23 @@ from trainer.losses._differences import absolute_differences
 
 
 class FeatureRegulariser(nn.Module, ABC):
-    """What both regularisers share: level k of the autoencoder's encoder, 0 = finest, counts 1 / 2**k.
+    """Base of both regularisers: level k of the autoencoder's encoder, 0 = finest, counts 1 / 2**k.
 
     Args:
         use_edges: count differences less where the image has the same: weight exp(-image difference).
     """
 
+    source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
     needs: frozenset[str] = frozenset({"autoencoder"})
     on_twin = False
+    sign: ClassVar[int]  # -1 rewards differences, 1 punishes them
 
     def __init__(self, use_edges: bool = False):
         super().__init__()
         self.use_edges = use_edges
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
-        """Return the mean over levels for the target, plus that for the supports when there are any."""
+        """Return the mean over levels for the target, plus that for the supports if any."""
         value = self._mean_over_levels(scene.feats, scene.target)
         if scene.supports is not None and scene.n_supports:
             feats = [feat.flatten(0, 1) for feat in scene.supp_feats]
@@ -45,7 +48,7 @@ class FeatureRegulariser(nn.Module, ABC):
         return torch.stack(terms).mean()
 
     def _weighed_sum(self, feat: Tensor, image: Tensor) -> Tensor:
-        """Add the means over items, channels and pixels of every kind of difference of feat (b c h w)."""
+        """Sum the means over items, channels and pixels of all differences of feat (b c h w)."""
         differences = self.differences(feat)
         if self.use_edges:
             with torch.no_grad():
@@ -53,19 +56,14 @@ class FeatureRegulariser(nn.Module, ABC):
             differences = [d * weight for d, weight in zip(differences, weights, strict=True)]
         return self.sign * torch.stack([d.mean() for d in differences]).sum()
 
-    @property
-    @abstractmethod
-    def sign(self) -> int:
-        """-1 where differences are wanted, 1 where they are not."""
-
     @abstractmethod
     def differences(self, x: Tensor) -> list[Tensor]:
-        """Absolute differences of x (b c h w) that count, each (b c h w)."""
+        """Return absolute differences of x (b c h w), each (b c h w)."""
 
 
 @LOSSES.register("feat_peaky")
 class FeaturePeakiness(FeatureRegulariser):
-    """Reward for first differences of the features, as a negative value: a flat feature tells no two pixels apart.
+    """Reward for first differences of the features, as a negative value: flat features cannot be matched.
 
     Args: see `FeatureRegulariser`.
     """
@@ -79,7 +77,7 @@ class FeaturePeakiness(FeatureRegulariser):
 
 @LOSSES.register("feat_smooth")
 class FeatureSmoothness(FeatureRegulariser):
-    """Second differences of the features: a slope that keeps its sign leads from far to the right place.
+    """Second differences of the features: with a slope of constant sign, distant pixels find their match.
 
     Args: see `FeatureRegulariser`.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ _WORST = 100.0  # of one pixel, whose mask is 0
 class MaskRegulariser(nn.Module):
     """Binary cross-entropy of the mask against ones, without which a mask of zeros would be best."""
 
+    source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813"
     needs: frozenset[str] = frozenset({"explainability"})
     on_twin = False
 
@@ -26,7 +29,7 @@ class MaskRegulariser(nn.Module):
 
 
 def cross_entropy_with_ones(mask: Tensor) -> Tensor:
-    """Mean of -ln(mask), at most 100 per pixel. mask in [0, 1], any shape; the gradient is finite at 0, where it is 0.
+    """Return the mean of -ln(mask), at most 100 per pixel; mask in [0, 1], any shape. At 0 the gradient is 0.
 
     NaN stays NaN (`F.binary_cross_entropy` would stop the process on a GPU).
     """

@@ -1,4 +1,4 @@
-"""What losses can need of networks and batches, and what to say when it is not there."""
+"""What losses can need of networks and batches, and what to do when it is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models_zoo.registry import did_you_mean
 
 @dataclass(frozen=True)
 class Facts:
-    """What losses are offered, by networks and data that are built, or by a configuration that asks for them."""
+    """What networks and data offer to losses, built or as configured."""
 
     networks: Collection[str]
     losses: Collection[str]
@@ -21,10 +21,10 @@ class Facts:
     mask_name: str | None = None
     virtual_stereo: bool = False
     use_hints: bool = True
-    encodes: bool = True  # the depth network gives its features
+    encodes: bool = True  # the depth network has a method `encode`
 
 
-# What a loss may list in `needs`: (is it offered?, what it is and how to offer it).
+# What a loss may list in `needs`: (is it offered?, what it is and how to get it).
 NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
     "supports": (
         lambda f: bool(f.supp_idxs) and ("pose" in f.networks or not any(f.supp_idxs)),
@@ -54,11 +54,11 @@ NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
         "the loss img_recon, whose photometric error it uses: add loss.img_recon",
     ),
 }
-# Keys of a batch that a loss with a need reads, and the setting that brings them.
+# Keys of a batch that losses read, and the setting that adds them.
 KEYS = {
-    "target": "every data set gives it",
+    "target": "every data set has it",
     "supports": "set dataset.supp_idxs",
-    "K": "every data set gives it",
+    "K": "every data set has it",
     "T_stereo": "dataset.supp_idxs has 0, so use a data set with stereo pairs",
     "depth_hints": "set dataset.use_hints: true",
 }
@@ -67,7 +67,7 @@ KEYS = {
 def unmet(
     networks: nn.ModuleDict, losses: Collection[str], needed_by: Mapping[str, str], supp_idxs: Sequence[int]
 ) -> list[str]:
-    """List what the losses need and networks and supports do not give. needed_by: {need: a loss that says so}."""
+    """List the needs of losses that networks and supports do not meet. needed_by: {need: a loss that has it}."""
     if "depth" not in networks:
         return [f"networks must hold 'depth', got {sorted(networks)}"]
     if len(set(supp_idxs)) != len(supp_idxs):
@@ -81,12 +81,12 @@ def unmet(
         mask_name=getattr(depth, "mask_name", None),
         virtual_stereo=virtual_stereo,
         encodes=hasattr(depth, "encode"),
-    )  # hints are a matter of the batch
+    )  # hints are checked in the batch
     have = f"networks: {', '.join(networks)}; supp_idxs: {tuple(supp_idxs)}"
     problems = []
     for need, key in needed_by.items():
         if need not in NEEDS:
-            problems.append(f"loss {key!r} needs {need!r}, which nobody gives. {did_you_mean(need, NEEDS)}")
+            problems.append(f"loss {key!r} needs {need!r}, which is unknown. {did_you_mean(need, NEEDS)}")
             continue
         offered, how = NEEDS[need]
         if not offered(facts):
@@ -109,7 +109,7 @@ def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int]) -> list[str
 
 
 def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Raise ValueError naming the keys that the batch lacks, what brings them, and the keys that it has."""
+    """Raise ValueError naming the missing keys of the batch, how to get them, and the keys it has."""
     missing = [f"the batch has no {key!r}: {KEYS[key]}" for key in keys if key not in batch]
     if missing:
         raise ValueError("\n".join([*missing, f"keys of the batch: {', '.join(sorted(batch))}"]))

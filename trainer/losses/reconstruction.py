@@ -1,4 +1,4 @@
-"""Reconstruction: an image seen from another camera should look like the target.
+"""Reconstruction: a support warped into the target should look like the target.
 
 SfM-Learner, arXiv:1704.07813 (explainability); Klodt & Vedaldi, ECCV 2018 (uncertainty); Monodepth2,
 arXiv:1806.01260 (minimum over supports, automask).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from models_zoo.registry import did_you_mean
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
-from trainer.losses._photometric import ERRORS, Compare, LossName
+from trainer.losses._photometric import ERRORS, LossName
 
 MaskName = Literal["explainability", "uncertainty"]
 
 
 class Reconstruction(nn.Module):
-    """Options and per-pixel rules that all reconstruction losses share; what they compare is their own matter.
+    """Options and per-pixel rules of all reconstruction losses.
 
     Args:
         loss_name: how two images are compared.
         use_min: take the best support per pixel instead of the mean of all.
-        use_automask: a pixel that the unwarped support explains better does not teach.
+        use_automask: ignore pixels that the unwarped support explains better.
         mask_name: what the predicted mask does to the error, null = no mask.
         automask_noise: standard deviation of the noise that breaks ties of the automask; 0 = deterministic.
     """
@@ -61,13 +61,13 @@ class Reconstruction(nn.Module):
 
     @classmethod
     def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
-        """What the loss needs with these options."""
+        """Return the needs with these options."""
         return cls.needs | ({"mask"} if kwargs.get("mask_name") is not None else set())
 
     def mask_of(self, scene: Scene, scale: int) -> Tensor | None:
-        """The mask (b n h w) to apply at `scale`: none without `mask_name`, and none for a virtual view.
+        """Return the mask (b n h w) of `scale`; None without `mask_name` and for a virtual view.
 
-        Raises ValueError when `mask_name` asks for a mask that was not predicted.
+        Raises ValueError when the mask was not predicted, or has other channels than one per support.
         """
         if self.mask_name is None or scene.is_virtual:
             return None
@@ -75,33 +75,25 @@ class Reconstruction(nn.Module):
         if mask is None:
             raise ValueError(f"mask_name {self.mask_name!r}: no mask was predicted, set net.depth.mask_name")
         if mask.shape[1] != scene.n_supports:
-            counts = f"{mask.shape[1]} channels for {scene.n_supports} supports"
-            raise ValueError(f"the mask has {counts}: set net.depth.num_ch_mask")
+            raise ValueError(
+                f"the mask has {mask.shape[1]} channels for {scene.n_supports} supports: set net.depth.num_ch_mask"
+            )
         return mask
 
     def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        """Make one map (b 1 h w) of the supports' errors, n times (b 1 h w): weigh, then minimum or mean.
-
-        mask (b n h w). Of equal errors the earlier support counts.
-        """
+        """Reduce errors of n supports, (b 1 h w) each, to one map: weigh by mask (b n h w), then minimum or mean."""
         if mask is not None:
-            errors = [self._weighed(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+            pairs = [(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+            if self.mask_name == "explainability":
+                errors = [error * m for error, m in pairs]
+            else:
+                errors = [error * (-m).exp() + m for error, m in pairs]
         if self.use_min:
             return reduce(lower, errors)
         return reduce(torch.add, errors) / len(errors)
 
-    def _weighed(self, error: Tensor, mask: Tensor) -> Tensor:
-        if self.mask_name == "explainability":
-            return error * mask
-        return error * (-mask).exp() + mask
-
-    def static_errors(self, compare: Compare, images: Sequence[Tensor]) -> list[Tensor]:
-        """Errors of the unwarped supports, n times (b 1 h w), constants."""
-        with torch.no_grad():
-            return [compare(image) for image in images]
-
     def noise_like(self, error: Tensor) -> Tensor | float:
-        """Draw the noise of one step for maps like `error` (b 1 h w)."""
+        """Draw the noise of the automask for maps like `error` (b 1 h w)."""
         return torch.randn_like(error) * self.automask_noise if self.automask_noise else 0.0
 
 
@@ -117,6 +109,10 @@ class ImageReconstruction(Reconstruction):
     Args: see `Reconstruction`.
     """
 
+    source: ClassVar[str] = (
+        "SfM-Learner, arXiv:1704.07813; Klodt & Vedaldi, ECCV 2018; Monodepth2, arXiv:1806.01260"
+    )
+
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales, batch and ALL pixels, and pictures of scale 0.
 
@@ -127,7 +123,8 @@ class ImageReconstruction(Reconstruction):
         static: list[Tensor] = []
         noise: Tensor | float = 0.0
         if self.use_automask:
-            static = self.static_errors(compare, [scene.support(i) for i in i_supps])
+            with torch.no_grad():
+                static = [compare(scene.support(i)) for i in i_supps]
             noise = self.noise_like(static[0])
         per_scale = []
         pictures: Pictures = {}

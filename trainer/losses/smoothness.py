@@ -7,6 +7,7 @@ division by the mean as in Monodepth2, arXiv:1806.01260.
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ class DisparitySmoothness(nn.Module):
         use_blur: smooth disparity and image (3x3 Gaussian, sigma 1) before each difference.
     """
 
+    source: ClassVar[str] = (
+        "Garg et al., arXiv:1603.04992; Monodepth, arXiv:1609.03677;"
+        " DVSO, arXiv:1807.02570; Monodepth2, arXiv:1806.01260"
+    )
     needs: frozenset[str] = frozenset()
     on_twin = True
 
@@ -34,10 +39,9 @@ class DisparitySmoothness(nn.Module):
         self.use_edges, self.use_laplacian, self.use_blur = use_edges, use_laplacian, use_blur
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
-        """Return the mean over scales of the weighted terms, and pictures of scale 0.
+        """Return the mean over scales, each at its own resolution, and pictures of scale 0.
 
-        Every scale is compared at its own resolution. The mean of a gradient runs over all h * w pixels, the
-        zeros of the border included (Monodepth2 leaves them out).
+        The mean of a gradient is over all h * w pixels, zeros at the border included (Monodepth2 leaves them out).
         """
         terms = []
         pictures: Pictures = {}
@@ -54,14 +58,14 @@ class DisparitySmoothness(nn.Module):
         return torch.stack(terms).mean(), pictures
 
     def gradients(self, x: Tensor) -> Gradients:
-        """First or second differences of x (b c h w), as the options say."""
+        """Return first or second differences of x (b c h w), according to the options."""
         gx, gy = absolute_differences(x, self.use_blur)
         if not self.use_laplacian:
             return gx, gy
         return absolute_differences(gx, self.use_blur)[0], absolute_differences(gy, self.use_blur)[1]
 
     def image_gradients(self, image: Tensor) -> Gradients:
-        """The same differences of an image (b 3 h w), mean of the channels (b 1 h w), constants."""
+        """Return the same differences of an image (b 3 h w), mean of the channels (b 1 h w), as constants."""
         with torch.no_grad():
             ix, iy = self.gradients(image)
             return ix.mean(1, keepdim=True), iy.mean(1, keepdim=True)

@@ -1,8 +1,8 @@
-"""Stereo consistency: the disparities of the two cameras should be one another's view. Monodepth, arXiv:1609.03677."""
+"""Stereo consistency: the disparity of each camera should equal the other's, warped. Monodepth, arXiv:1609.03677."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,16 @@ class StereoConsistency(nn.Module):
     Raises ValueError when `use_automask` is set.
     """
 
+    source: ClassVar[str] = "Monodepth, arXiv:1609.03677"
     needs: frozenset[str] = frozenset({"supports", "virtual_stereo"})
-    on_twin = False  # it looks at both views itself
+    on_twin = False  # `forward` compares both views
 
     def __init__(self, loss_name: RegressionName = "berhu", use_automask: Literal[False] = False):
         super().__init__()
         if use_automask:
             raise ValueError(f"use_automask must be false, got {use_automask}: no pixel is left out")
         self.distance = criterion(loss_name)
-        self.mixes_items = loss_name == "berhu"  # its threshold is that of the whole batch
+        self.mixes_items = loss_name == "berhu"  # the threshold is that of the batch
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over directions, scales, batch and pixels, and the warped disparities of scale 0.

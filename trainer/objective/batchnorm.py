@@ -13,7 +13,7 @@ from trainer.geometry.precision import full_precision
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes; the gradient of a sum over processes is the sum of their gradients."""
+    """Sum a tensor over all processes; the gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -29,11 +29,10 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics cover the batch of all processes, on any backend.
+    """BatchNorm with training statistics over the batch of all processes; torch's SyncBatchNorm refuses the CPU.
 
-    torch's SyncBatchNorm does the same but refuses the CPU. Input and output (b c h w); every process must bring one.
-    Mean and variance are merged in float64 from each process's own, so the result equals that of one process with
-    the whole batch.
+    Input and output (b c h w), from every process. Mean and variance are merged in float64, so the result equals that
+    of one process with the whole batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +66,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm2d of `model` use the statistics of the global batch; parameters and names stay."""
+    """Let every BatchNorm2d of `model` use the statistics of the global batch; parameters and names stay."""
     from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 
     if device.type == "cuda":
@@ -81,7 +80,7 @@ def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _global_act_class(cls: type) -> type:
-    """timm's BatchNorm with a fused activation, on top of the global statistics."""
+    """Put timm's BatchNorm with a fused activation on top of the global statistics."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.act(self.drop(GlobalBatchNorm2d.forward(self, x)))
@@ -90,15 +89,15 @@ def _global_act_class(cls: type) -> type:
 
 
 def statistics_of(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Running means and variances of every BatchNorm among `modules`."""
+    """Return running means and variances of every BatchNorm among `modules`."""
     norms = (module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm))
     return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
 
 
 def share_statistics(model: nn.Module) -> None:
-    """Give all processes the BatchNorm statistics of process 0, as its checkpoint has them.
+    """Copy the BatchNorm statistics of process 0, which are in its checkpoint, to all processes.
 
-    Weights are the same everywhere, but statistics are each process's own unless they are synchronised.
+    Unlike weights, they differ between processes unless they are synchronised.
     """
     if dist.is_initialized():
         for statistic in statistics_of(model.modules()):

@@ -1,8 +1,8 @@
-"""torch.compile for the networks, in place: names in the state dict stay, and what cannot run is said before training.
+"""torch.compile for the networks, in place: names in the state dict stay; what cannot run is an error before training.
 
-The objective is not compiled as a whole: geometry and losses branch on their configuration. A network with blocks that
-are recomputed (`trainer.objective.recompute`) is compiled block by block, so that a block is recomputed by the code
-that ran forward: torch's own way, a checkpoint inside a graph, stops at graph breaks and under DistributedDataParallel.
+Geometry and losses branch on their configuration and are not compiled. A network with recomputed blocks
+(`trainer.objective.recompute`) is compiled block by block, so that a block is recomputed by the code that ran forward:
+torch's own way, a checkpoint inside a graph, fails at graph breaks and under DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import importlib.util
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trainer.runtime.errors import UserError
 
 OPTIONS = ("backend", "mode", "dynamic", "fullgraph")
 INDUCTOR = "inductor"  # torch's default backend, the only one that knows modes and needs a compiler
-C_COMPILERS = ("cc", "gcc", "clang")  # what Triton builds its launchers with, unless $CC says otherwise
+C_COMPILERS = ["cc", "gcc", "clang"]  # what Triton builds its launchers with, unless $CC says otherwise
 SYNCHRONISED = (GlobalBatchNorm2d, nn.SyncBatchNorm)
 VARIANTS = 8  # of one module: training or not, with gradients or not, shapes; torch's own limit
 
@@ -34,8 +35,8 @@ def compile_networks(objective: Objective, options: Mapping[str, Any]) -> list[s
     """Compile every network when it is first called. Returns notes: "compiled: depth (inductor)".
 
     Call it when the networks are on their device, frozen and made to recompute, and before Accelerate wraps them. Deep
-    copies of the objective are not compiled, but can be. Modes and shapes that differ (training, validation, the last
-    batch) are compiled once each.
+    copies of the objective are not compiled, but can be. Every mode and shape (training, validation, the last batch) is
+    compiled once.
 
     Args:
         options: of `torch.compile`: `backend` ("inductor" by default), `mode`, `dynamic`, `fullgraph`.
@@ -46,13 +47,13 @@ def compile_networks(objective: Objective, options: Mapping[str, Any]) -> list[s
     given = {key: value for key, value in options.items() if value is not None}
     if given.get("fullgraph") and any(isinstance(m, SYNCHRONISED) for m in objective.networks.modules()):
         raise UserError(
-            "trainer.compile.fullgraph: batch norm that is synchronised between processes is not compiled. Set"
-            " fullgraph or trainer.sync_batchnorm to false"
+            "trainer.compile.fullgraph: batch norm synchronised between processes is not compiled. Set fullgraph or"
+            " trainer.sync_batchnorm to false"
         )
     how = ", ".join([given.get("backend", INDUCTOR), *([given["mode"]] if "mode" in given else [])])
     notes = []
     for name, network in objective.networks.items():
-        blocks = list(_recomputed(network))
+        blocks = [module for module in network.modules() if hasattr(module, "recomputed_path")]
         _allow_variants(VARIANTS * (1 + len(blocks)))
         _leave_out_synchronised(network)
         for module in blocks or [network]:
@@ -99,51 +100,29 @@ def _allow_variants(number: int) -> None:
 
 
 def _leave_out_synchronised(network: nn.Module) -> None:
-    """Run the layers that talk to other processes as they are: no compiler reorders their collectives."""
+    """Run layers that communicate with other processes uncompiled, so that collectives keep their order."""
     for module in network.modules():
-        if isinstance(module, SYNCHRONISED):
-            cls = type(module)
-            module.__class__ = _UNCOMPILED.setdefault(cls, _uncompiled(cls))
+        if isinstance(module, SYNCHRONISED) and not hasattr(module, "is_uncompiled"):
+            module.__class__ = _uncompiled(type(module))  # type: ignore[arg-type]
 
 
-_UNCOMPILED: dict[type, type] = {}  # one uncompiled class per class
-
-
+@cache
 def _uncompiled(cls: Any) -> type:
-    if cls in _UNCOMPILED.values():
-        return cls
-    return type(f"Uncompiled{cls.__name__}", (cls,), {"forward": torch.compiler.disable(cls.forward)})
-
-
-def _recomputed(network: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in network.modules() if hasattr(module, "recomputed_path"))
+    own = {"forward": torch.compiler.disable(cls.forward), "is_uncompiled": True}
+    return type(f"Uncompiled{cls.__name__}", (cls,), own)
 
 
 def _missing(device_type: str) -> str | None:
-    """Say what inductor would lack on this kind of device, or None."""
-    if device_type != "cpu":
-        return _missing_for_triton()
-    tried = [
-        compiler for compiler in torch._inductor.config.cpp.cxx if compiler
-    ]  # None: fetched when asked for
-    if not any(shutil.which(compiler) for compiler in tried) and not os.environ.get(
-        "TORCH_INDUCTOR_INSTALL_GXX"
-    ):
-        return (
-            f"inductor needs a C++ compiler on a CPU and finds no {' or '.join(tried)} ($CXX names another)"
-        )
-    return _missing_headers()
-
-
-def _missing_for_triton() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "inductor needs the package 'triton' on this device"
-    named = os.environ.get("CC")
-    if not any(shutil.which(compiler) for compiler in ([named] if named else C_COMPILERS)):
-        return f"Triton needs a C compiler and finds none of {named or ', '.join(C_COMPILERS)} ($CC names another)"
-    return _missing_headers()
-
-
-def _missing_headers() -> str | None:
+    """Return what inductor lacks on this kind of device, or None."""
+    if device_type == "cpu":
+        tried = [name for name in torch._inductor.config.cpp.cxx if name]  # None: downloaded on request
+        if not any(map(shutil.which, tried)) and not os.environ.get("TORCH_INDUCTOR_INSTALL_GXX"):
+            return f"inductor needs a C++ compiler on a CPU and finds no {' or '.join(tried)} ($CXX names another)"
+    else:
+        if importlib.util.find_spec("triton") is None:
+            return "inductor needs the package 'triton' on this device"
+        tried = [os.environ["CC"]] if os.environ.get("CC") else C_COMPILERS
+        if not any(map(shutil.which, tried)):
+            return f"Triton needs a C compiler and finds none of {', '.join(tried)} ($CC names another)"
     header = Path(sysconfig.get_path("include"), "Python.h")
     return None if header.exists() else f"inductor needs the headers of Python and finds no {header}"

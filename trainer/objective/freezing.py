@@ -1,8 +1,7 @@
-"""Parts of the networks that are not trained: which parameters, and what stays as it is together with them.
+"""Freeze parts of the networks: a frozen part is a fixed function.
 
-A frozen part is a fixed function. Its parameters get no gradient and no place in the optimizer; modules all of whose
-parameters are frozen stay in evaluation mode, so that BatchNorm keeps and uses its running statistics and dropout and
-drop-path draw nothing.
+Its parameters get no gradient and are not in the optimizer. Modules without other parameters stay in evaluation mode,
+so that BatchNorm keeps and uses its running statistics, and dropout and drop-path do nothing.
 """
 
 from __future__ import annotations
@@ -16,26 +15,25 @@ from torch import nn
 
 from models_zoo.registry import did_you_mean
 from trainer.objective.objective import Objective
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, listed
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def freeze(objective: Objective, patterns: Sequence[str], batchnorm: bool = False) -> list[str]:
-    """Freeze what `patterns` name. Returns notes: "frozen: 60 tensors, 11.2 M parameters (depth.encoder)".
+    """Freeze parameters. Returns notes: "frozen: 60 tensors, 11.2 M parameters (depth.encoder)".
 
     Call it before the optimizer is built, and after `synchronise_batchnorm`, which makes new modules. Deep copies of
-    the objective are frozen in the same places.
+    the objective are frozen, too.
 
     Args:
         patterns: paths of modules under `objective.networks` ("depth", "depth.encoder"), or patterns of parameter
             names ("*.bn1.*"), as in `optimizer.group_lr`.
-        batchnorm: also freeze every BatchNorm of every network: running statistics are used and kept, scales and
-            shifts not trained. Mask R-CNN, arXiv:1703.06870, sec. 3.1. No layer then mixes the items of a batch, so
-            the result does not depend on the number of processes.
+        batchnorm: also freeze running statistics, scales and shifts of every BatchNorm of every network. Mask R-CNN,
+            arXiv:1703.06870, sec. 3.1. No layer then mixes the items of a batch, so the result does not depend on the
+            number of processes.
 
-    Raises UserError, before anything is changed, for a pattern that names nothing and when nothing would be left to
-    train.
+    Raises UserError, before anything is changed, for a pattern without a match, and when nothing is left to train.
     """
     networks = objective.networks
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
@@ -48,8 +46,8 @@ def freeze(objective: Objective, patterns: Sequence[str], batchnorm: bool = Fals
     with_layers = named | {f"{path}.{name}" for path in layers if batchnorm for name in ("weight", "bias")}
     frozen = {id(parameter) for name, parameter in parameters.items() if name in with_layers}
     if all(id(p) in frozen or not p.requires_grad for p in parameters.values()):
-        told = ", ".join(patterns) + (" and frozen_batchnorm" if batchnorm else "")
-        raise UserError(f"trainer.freeze: {told.removeprefix(' and ')} leaves nothing to train. Freeze less")
+        text = ", ".join(patterns) + (" and frozen_batchnorm" if batchnorm else "")
+        raise UserError(f"trainer.freeze: {text.removeprefix(' and ')} leaves nothing to train. Freeze less")
 
     for name in named & parameters.keys():
         parameters[name].requires_grad_(False)
@@ -67,9 +65,9 @@ def freeze(objective: Objective, patterns: Sequence[str], batchnorm: bool = Fals
 
 
 def without_statistics(objective: Objective) -> list[str]:
-    """Warn of frozen BatchNorm layers whose running statistics are those of a new layer, mean 0 and variance 1.
+    """Return a warning about frozen BatchNorm layers that do not normalise, with mean 0 and variance 1 of a new layer.
 
-    They do not normalise at all. Call it when all weights have been read, those of a run that continues included.
+    Call it when all weights are loaded.
     """
     fresh = {
         f"{path}.{name}".rstrip(".")
@@ -79,9 +77,9 @@ def without_statistics(objective: Objective) -> list[str]:
     }
     if not fresh:
         return []
-    some = ", ".join(sorted(fresh)[:3]) + (", ..." if len(fresh) > 3 else "")
     return [
-        f"{len(fresh)} frozen batch norm layers have never seen data (mean 0, variance 1) and do nothing: {some}."
+        f"{len(fresh)} frozen batch norm layers have never seen data (mean 0, variance 1) and do nothing:"
+        f" {listed(sorted(fresh))}."
         " Start from trained weights (net.<network>.pretrained, trainer.load_ckpt), or do not freeze them"
     ]
 
@@ -105,7 +103,7 @@ def _require_matches(networks: nn.Module, matched: Mapping[str, Sequence[str]]) 
 
 
 def _constant(networks: nn.Module, named: set[str]) -> list[str]:
-    """Paths of the largest modules under `networks` of which nothing is trained because of `named`."""
+    """Return paths of the largest modules under `networks` in which `named` leaves nothing to train."""
     paths: list[str] = []
     for path, module in networks.named_modules():  # parents come before their children
         if not path or any(path.startswith(f"{above}.") for above in paths):
@@ -124,6 +122,6 @@ def _is_new(layer: Any) -> bool:
 
 
 def _counted(parameters: Mapping[str, nn.Parameter], names: Sequence[str]) -> str:
-    """Say how many tensors these are and how many numbers they hold, those with two names once."""
+    """Count tensors and their values, those with two names once."""
     sizes = {id(parameters[name]): parameters[name].numel() for name in names if name in parameters}
     return f"{len(sizes)} tensors, {sum(sizes.values()) / 1e6:.3g} M parameters"

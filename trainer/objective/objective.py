@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from models_zoo.registry import did_you_mean
 from trainer.geometry import disp_to_depth, invert_pose, pose_matrix
 from trainer.geometry.precision import full_precision
-from trainer.geometry.scene import Pictures, Scene
+from trainer.geometry.scene import Pictures, Scene, widened
 from trainer.losses.needs import batch_keys, require, unmet
 from trainer.objective.pictures import StepPictures, detached
 from trainer.types import Batch, StepOutput
 
 
 class Objective(nn.Module):
-    """Everything between a batch and a number to minimise. Its state dict holds `networks.*` alone.
+    """Compute the loss of a batch. The state dict holds `networks.*` alone.
 
     Args:
-        networks: "depth", and where needed "pose" and "autoencoder" (`models_zoo`).
+        networks: "depth", and if needed "pose" and "autoencoder" (`models_zoo`).
         losses: by name, in order of evaluation (`trainer.losses`).
-        weights: factor of each loss, 1 where not given.
+        weights: factor of each loss, 1 by default.
         supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
         min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no bound.
         legacy_sampling: see `trainer.geometry.ViewSynthesis`.
 
-    Raises ValueError when a loss needs what networks and supports cannot give, or an argument names nothing known.
+    Raises ValueError when networks and supports do not meet the needs of a loss, or a weight has no loss.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Objective(nn.Module):
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = False
         self.fixed: tuple[str, ...] = ()  # modules under `networks` that never enter training mode
-        self._needed_by: dict[str, str] = {}  # what the losses need, and the first loss that says so
+        self._needed_by: dict[str, str] = {}  # need -> the first loss that has it
         for key, loss in losses.items():
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]
             self._needed_by |= {need: key for need in needs if need not in self._needed_by}
@@ -63,23 +63,23 @@ class Objective(nn.Module):
                 loss.photometric = losses["img_recon"]
 
     def train(self, mode: bool = True) -> Objective:
-        """Enter training or evaluation mode, but for the modules in `fixed`: those stay in evaluation mode."""
+        """Enter training or evaluation mode, except for the modules in `fixed`, which stay in evaluation mode."""
         super().train(mode)
         for path in self.fixed:
             self.networks.get_submodule(path).eval()
         return self
 
     def use_channels_last(self) -> None:
-        """Lay out weights and images of the networks channels last: faster, rounded in another order."""
+        """Store weights and images of the networks channels last: faster, with other rounding."""
         self.channels_last = True
         for network in self.networks.values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Predict, compare, weigh. Raises ValueError naming the keys that the batch lacks.
+        """Predict, compare, weigh. Raises ValueError naming missing keys of the batch.
 
-        Gradients flow from `loss` and `losses` alone: a prediction that led to parameters which no loss uses would make
-        DistributedDataParallel wait for them. `predict` keeps the graph.
+        Only `loss` and `losses` have a graph: with one, a prediction that no loss uses would make
+        DistributedDataParallel wait for its parameters. `predict` keeps the graph.
         """
         require(batch, batch_keys(self._needed_by, self.supp_idxs))
         predictions = self.predict(batch)
@@ -88,29 +88,22 @@ class Objective(nn.Module):
             loss, losses, pictures = self._compare(scene)
             predictions["depth"] = {0: scene.depth(0)}
         predictions = {key: detached(value) for key, value in predictions.items()}
-        return StepOutput(
-            loss, losses, predictions, StepPictures(batch, predictions, pictures, self.supp_idxs)
-        )
+        drawn = StepPictures(batch, predictions, pictures, self.supp_idxs)
+        return StepOutput(loss, losses, predictions, drawn)
 
     def predict_only(self, batch: Batch) -> StepOutput:
         """Predict depth without comparing anything, for items without supports: `loss` is NaN, `losses` empty."""
         target = batch.get("target_aug", batch["target"])
         predictions: dict[str, Any] = {"disp": self.predict_disp(target)}
         predictions["depth"] = {0: disp_to_depth(predictions["disp"][0], self.min_depth, self.max_depth)}
-        return StepOutput(
-            target.new_full((), torch.nan),
-            {},
-            predictions,
-            StepPictures(batch, predictions, {}, self.supp_idxs),
-        )
+        drawn = StepPictures(batch, predictions, {}, self.supp_idxs)
+        return StepOutput(target.new_full((), torch.nan), {}, predictions, drawn)
 
     def predict(self, batch: Batch) -> dict[str, Any]:
-        """Run the networks only. Returns `trainer.types.Predictions` without `depth`.
+        """Run only the networks. Returns `trainer.types.Predictions` without `depth`.
 
-        `Ts` where the batch has supports, `disp_stereo` where it has `T_stereo`. Where the networks are there, also
-        `R` and `t` (b m 3), axis-angle and translation of the m supports with an offset other than 0, as predicted,
-        before inversion; `autoenc_imgs`, `autoenc_feats`, and the same of all supports (b n ...) as
-        `supp_autoenc_imgs`, `supp_autoenc_feats`; or, when a loss compares features, `supp_depth_feats`, constants.
+        `Ts` requires supports, `disp_stereo` requires `T_stereo`, `R` and `t` a pose network, `autoenc_*` and
+        `supp_autoenc_*` an autoencoder, and `supp_depth_feats` a loss that compares features.
         """
         target = self._network_input(batch.get("target_aug", batch["target"]))
         predictions = self._predict_depth_net(target, batch.get("T_stereo"))
@@ -129,7 +122,7 @@ class Objective(nn.Module):
 
     def predict_disp(self, images: Tensor) -> dict[int, Tensor]:
         """Predict sigmoid disparity {s: (b 1 h/2^s w/2^s)}, float32, of RGB images (b 3 h w) in [0, 1]."""
-        return _widened(self.networks["depth"](self._network_input(images))["disp"])
+        return widened(self.networks["depth"](self._network_input(images))["disp"])
 
     def predict_depth(self, images: Tensor) -> Tensor:
         """Predict depth (b 1 h w), in units of the 0.1 baseline, of RGB images (b 3 h w) in [0, 1]."""
@@ -140,7 +133,7 @@ class Objective(nn.Module):
 
     def _predict_depth_net(self, target: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
         out = dict(self.networks["depth"](target))
-        predictions = out | {key: _widened(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out}
+        predictions = out | {key: widened(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out}
         if "disp_stereo" in out:
             both_views = predictions.pop("disp_stereo")
             if T_stereo is not None:  # the other camera is on the right, channel 0, or on the left, channel 1
@@ -151,10 +144,10 @@ class Objective(nn.Module):
         return predictions
 
     def _predict_motion(self, target: Tensor, supports: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
-        """Motion target -> support of every support, in the order of `supp_idxs`: by the pose network unless stereo.
+        """Predict the motion target -> support of every support; that of stereo is given.
 
-        Both images of a pair go in by time, the earlier first; an offset below zero is therefore inverted. All pairs
-        make one batch, pair-major, so BatchNorm sees them together.
+        The pose network takes the earlier image first, so motions to offsets below zero are inverted. All pairs make
+        one batch, pair-major, so BatchNorm sees them together.
         """
         moving = [i for i, offset in enumerate(self.supp_idxs) if offset != 0]
         if (moving and "pose" not in self.networks) or (0 in self.supp_idxs and T_stereo is None):
@@ -167,7 +160,7 @@ class Objective(nn.Module):
             first = torch.cat([supports[:, i] if self.supp_idxs[i] < 0 else target for i in moving])
             second = torch.cat([target if self.supp_idxs[i] < 0 else supports[:, i] for i in moving])
             out = self.networks["pose"](self._network_input(torch.cat([first, second], 1)))
-            # Of the two motions that the network gives, the second is a legacy of Monodepth2 and never used.
+            # The network predicts two motions; the second is a legacy of Monodepth2 and never used.
             raw = {key: full_precision(out[key][:, 0]).unflatten(0, (len(moving), -1)) for key in ("R", "t")}
             for motion, i in zip(pose_matrix(raw["R"], raw["t"]), moving, strict=True):
                 Ts[i] = invert_pose(motion) if self.supp_idxs[i] < 0 else motion
@@ -186,7 +179,7 @@ class Objective(nn.Module):
         return out
 
     def _encode_supports(self, supports: Tensor) -> list[Tensor]:
-        """Features (b n c h w) of the depth encoder for supports (b n 3 h w): constants that leave no trace."""
+        """Return features (b n c h w) of the depth encoder for supports (b n 3 h w), as constants."""
         # After the forward pass with gradients: autocast would cache 16-bit weights without them.
         depth: Any = self.networks["depth"]
         with torch.no_grad(), _without_running_statistics(depth):
@@ -240,7 +233,7 @@ class Objective(nn.Module):
 
 @contextmanager
 def _without_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Let no BatchNorm in training update its running statistics meanwhile; it still uses those of the batch."""
+    """Keep BatchNorm in training from updating its running statistics; it still uses those of the batch."""
     tracking: list[Any] = [
         m for m in network.modules() if getattr(m, "track_running_stats", False) and m.training
     ]
@@ -251,8 +244,3 @@ def _without_running_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for module in tracking:
             module.track_running_stats = True
-
-
-def _widened(maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Maps by ascending scale, at least float32, in the ordinary layout."""
-    return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}

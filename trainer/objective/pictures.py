@@ -14,14 +14,7 @@ _SHOWN = ("disp", "disp_stereo", "mask", "depth_feats", "autoenc_imgs", "autoenc
 
 
 class StepPictures:
-    """Remember what a step could show; calling it makes the pictures. Holds references, no graph, no copies.
-
-    Args:
-        batch: what the step was given.
-        predictions: what the networks made of it.
-        of_losses: what the losses have to show.
-        supp_idxs: frame offset of each support.
-    """
+    """Draw the pictures of a step when it is called. Holds references, no graph, no copies."""
 
     def __init__(
         self, batch: Batch, predictions: Mapping[str, Any], of_losses: Pictures, supp_idxs: Sequence[int]
@@ -54,11 +47,8 @@ class StepPictures:
 
     def _predicted(self) -> Images:
         images: Images = {}
-        for tag, key in (
-            ("disp/target", "disp"),
-            ("disp/stereo", "disp_stereo"),
-            ("imgs/autoenc", "autoenc_imgs"),
-        ):
+        tags = {"disp/target": "disp", "disp/stereo": "disp_stereo", "imgs/autoenc": "autoenc_imgs"}
+        for tag, key in tags.items():
             images |= {f"{tag}_{s}": maps for s, maps in self.shown.get(key, {}).items()}
         images |= {f"masks/mask_0_{s}": maps[:, :1] for s, maps in self.shown.get("mask", {}).items()}
         for tag, key in (("feats/target", "depth_feats"), ("feats/autoenc", "autoenc_feats")):
@@ -67,7 +57,7 @@ class StepPictures:
 
 
 def detached(value: Any) -> Any:
-    """The tensors of a prediction, in dicts and lists or alone, without their graph."""
+    """Return the tensors of a prediction, in dicts and lists or alone, without their graph."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, dict):

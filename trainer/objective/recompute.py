@@ -1,15 +1,15 @@
-"""Gradient checkpointing: blocks of the networks keep their inputs alone and compute the rest again on the way back.
+"""Gradient checkpointing: blocks of the networks keep only their inputs and recompute the rest in the backward pass.
 
-Memory for time, about a third more of it; loss, gradients and running statistics are the same numbers. Training Deep
-Nets with Sublinear Memory Cost, arXiv:1604.06174. timm's own `set_grad_checkpointing` would update the running
-statistics of BatchNorm twice per step, and knows no decoders.
+It saves memory and takes about a third more time; loss, gradients and running statistics stay bit for bit. Training
+Deep Nets with Sublinear Memory Cost, arXiv:1604.06174. timm's `set_grad_checkpointing` would update the running
+statistics of BatchNorm twice per step, and has nothing for decoders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,15 +19,15 @@ from torch.utils.checkpoint import checkpoint
 from trainer.objective.objective import Objective
 from trainer.runtime.errors import UserError
 
-STATISTICS = ("running_", "num_batches_tracked")  # how buffers begin that a forward pass may change
+STATISTICS = ("running_", "num_batches_tracked")  # prefixes of buffers that a forward pass may change
 
 
 class Recomputed(nn.Module):
-    """A module whose activations are computed again in the backward pass, when it is in training and has one.
+    """A module that recomputes its activations in the backward pass of a training step.
 
-    Made by `recompute`, which gives a module a class with this one in front of its own: parameters, names, hooks and
-    deep copies stay what they were. The call is taken over rather than `forward`, so that a compiled module is
-    recomputed by its compiled code (`trainer.objective.compiling`).
+    `recompute` puts this class in front of the module's own, which keeps parameters, names, hooks and deep copies.
+    `__call__` is overridden rather than `forward`, so that a compiled module is recomputed by its compiled code
+    (`trainer.objective.compiling`).
     """
 
     recomputed_path: str  # for messages
@@ -37,19 +37,14 @@ class Recomputed(nn.Module):
             return super().__call__(*args, **kwargs)
         args = tuple(
             list(arg) if isinstance(arg, list) else arg for arg in args
-        )  # lists that the caller extends
+        )  # the caller may extend lists
         versions = _versions(args)
-        out = checkpoint(
-            super().__call__,
-            *args,
-            use_reentrant=False,
-            context_fn=partial(_contexts, self),
-            **kwargs,
-        )
+        contexts = partial(_contexts, self)
+        out = checkpoint(super().__call__, *args, use_reentrant=False, context_fn=contexts, **kwargs)
         if _versions(args) != versions:
             raise UserError(
-                f"trainer.gradient_checkpointing: {self.recomputed_path} changes its input in place, so that it cannot"
-                " be computed again. Set trainer.gradient_checkpointing to false"
+                f"trainer.gradient_checkpointing: {self.recomputed_path} changes its input in place, so it cannot be"
+                " recomputed. Set trainer.gradient_checkpointing to false"
             )
         return out
 
@@ -57,15 +52,14 @@ class Recomputed(nn.Module):
 def recompute(objective: Objective) -> list[str]:
     """Let the blocks of all networks recompute their activations. Returns notes, one per network.
 
-    Call it after `synchronise_batchnorm` and `freeze`, before the networks are compiled and wrapped. Modules that stay
-    in evaluation mode (`trainer.objective.freezing`) keep their activations where a gradient passes through them.
-    Raises UserError when there is no block.
+    Call it after `synchronise_batchnorm` and `freeze`, before the networks are compiled and wrapped. Frozen modules,
+    which stay in evaluation mode, keep their activations. Raises UserError when there is no block.
     """
     notes = []
     for name, network in objective.networks.items():
         units = dict(find_units(network, name))
         for path, unit in units.items():
-            unit.__class__ = _recomputed_class(type(unit))
+            unit.__class__ = _recomputed_class(type(unit))  # type: ignore[arg-type]
             unit.recomputed_path = path  # type: ignore[assignment]
         if units:
             notes.append(f"recomputed in the backward pass: {len(units)} blocks of {name}")
@@ -79,10 +73,10 @@ def recompute(objective: Objective) -> list[str]:
 
 
 def find_units(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield path and module of the largest blocks below `module` that hold no sequence of blocks themselves.
+    """Yield path and module of the largest blocks below `module` that contain no sequence of blocks.
 
-    A block is a module with parameters that has further modules with parameters in it: a residual block, a transformer
-    block, a convolution with its activation. Whatever holds hooks is left whole, for they would be called twice.
+    A block is a module that contains modules with parameters: a residual block, a transformer block, a convolution with
+    its activation. Modules with hooks are left out, because these would be called twice.
     """
     for name, child in module.named_children():
         child_path = f"{path}.{name}".lstrip(".")
@@ -95,17 +89,17 @@ def find_units(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Modu
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether some module below this one has parameters."""
+    """Return whether some module below this one has parameters."""
     return any(next(child.parameters(recurse=False), None) is not None for child in [*module.modules()][1:])
 
 
 def _is_callable(module: nn.Module) -> bool:
-    """Whether the module computes something: `ModuleList` and `ModuleDict` do not."""
+    """Return whether the module has a forward, which `ModuleList` and `ModuleDict` have not."""
     return type(module).forward is not nn.Module.forward
 
 
 def _holds_blocks(module: nn.Module) -> bool:
-    """Whether there is a sequence of two blocks or more in it."""
+    """Return whether the module contains a sequence of two blocks or more."""
     sequences = (m for m in module.modules() if isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict)))
     return any(sum(map(_is_block, sequence.children())) > 1 for sequence in sequences)
 
@@ -114,31 +108,26 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
-_CLASSES: dict[type, type] = {}  # one recomputed class per class
-
-
+@cache
 def _recomputed_class(cls: type) -> type:
-    if cls not in _CLASSES:
-        _CLASSES[cls] = type(f"Recomputed{cls.__name__}", (Recomputed, cls), {})
-    return _CLASSES[cls]
+    return type(f"Recomputed{cls.__name__}", (Recomputed, cls), {})
 
 
 def _versions(args: Sequence[Any]) -> list[int]:
-    """How often each tensor has been changed in place."""
+    """Return how often each tensor was changed in place."""
     return [arg._version for arg in args if isinstance(arg, Tensor)]
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what surrounds the forward pass, nothing, and its recomputation."""
+    """Return the contexts of the forward pass and of its recomputation."""
     return nullcontext(), _statistics_set_aside(module)
 
 
 @contextmanager
 def _statistics_set_aside(module: nn.Module) -> Iterator[None]:
-    """Let the module update copies of its running statistics meanwhile.
+    """Let the module update copies of its running statistics, from which training computes nothing.
 
-    They are replaced rather than saved and written back: another backward pass may hold the tensors. In training
-    nothing is computed from them.
+    They are replaced rather than saved and written back, because another backward pass may hold the tensors.
     """
     kept = [
         (holder, name, buffer)

@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from timm.models import adapt_input_conv
 
+from tests.checkpoint.test_foreign import PAIR, TINY, assert_equal, from_net, save
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
 from tests.world import ROOT
 from trainer.build import build_objective
-from trainer.checkpoint import (
-    WrongArchitecture,
-    find_checkpoint,
-    load_pretrained,
-)
-from trainer.checkpoint.foreign import Converted, convert
+from trainer.checkpoint import find_checkpoint, read_pretrained
+from trainer.checkpoint.foreign import convert
+from trainer.checkpoint.saved import WrongArchitecture
 from trainer.config import load_config
 from trainer.objective import Objective
 from trainer.runtime.errors import UserError
 
-PAIR = {"depth": {"enc_name": "resnet18"}, "pose": {"enc_name": "resnet18"}}
-HINTS = {"img_recon": {"weight": 1}, "depth_regr": {"weight": 1, "loss_name": "log_l1", "use_automask": True}}
+
+def load_pretrained(objective: Objective, path: Path | str) -> list[str]:
+    return read_pretrained(path).start(objective)
 
 
-def save(content: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
-    return path
-
-
-def from_net(net: dict[str, Any], path: Path, **options: Any) -> Converted:
-    return convert(save(lightning_checkpoint(net, **options), path))
-
-
-def small(*overrides: str) -> Objective:
+def small(*overrides: str, enc_name: str = "resnet10t") -> Objective:
     """A new objective with the networks of `PAIR`, as a training builds it."""
     folder = ROOT / "cfg/synthetic"
-    return build_objective(load_config(folder / "monodepth2_MS.yaml", folder / "default.yaml", overrides))
+    changes = [f"net.{net}.enc_name={enc_name}" for net in PAIR]
+    return build_objective(
+        load_config(folder / "monodepth2_MS.yaml", folder / "default.yaml", [*changes, *overrides])
+    )
 
 
 STATISTICS = [
@@ -47,13 +38,6 @@ STATISTICS = [
     for net in ("depth", "pose")
     for key, value in (("mean", 0.45), ("std", 0.225))
 ]
-
-
-def assert_equal(objective: Objective, tensors: dict[str, Tensor], *prefixes: str) -> None:
-    state = objective.state_dict()
-    names = [name for name in tensors if name.startswith(prefixes or "networks.")]
-    assert names
-    assert all(torch.equal(state[name], tensors[name]) for name in names)
 
 
 def test_training_starts_from_a_lightning_checkpoint_itself(tmp_path: Path) -> None:
@@ -70,7 +54,7 @@ def test_training_starts_from_monodepth2_only_with_its_statistics(tmp_path: Path
     converted = convert(tmp_path / "m")
     converted.save(tmp_path / "m.safetensors")
     for path in (tmp_path / "m", tmp_path / "m.safetensors"):
-        objective = small()
+        objective = small(enc_name="resnet18")
         before = objective.state_dict()["networks.depth.encoder.conv1.weight"].clone()
         with pytest.raises(WrongArchitecture) as caught:
             load_pretrained(objective, path)
@@ -80,14 +64,14 @@ def test_training_starts_from_monodepth2_only_with_its_statistics(tmp_path: Path
             "  pose: {mean: [0.45, 0.45, 0.45], std: [0.225, 0.225, 0.225]}",
         ]
         assert torch.equal(objective.state_dict()["networks.depth.encoder.conv1.weight"], before)
-        objective = small(*STATISTICS)
+        objective = small(*STATISTICS, enc_name="resnet18")
         assert load_pretrained(objective, path) == []
         assert_equal(objective, converted.tensors)
 
 
-def test_networks_that_are_not_in_the_file_are_told(tmp_path: Path) -> None:
+def test_networks_missing_from_the_file_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
-    converted = from_net({"depth": {"enc_name": "resnet18"}}, path)
+    converted = from_net({"depth": TINY}, path)
     objective = small()
     pose = objective.state_dict()["networks.pose.squeeze.0.weight"].clone()
     notes = load_pretrained(objective, path)
@@ -97,7 +81,7 @@ def test_networks_that_are_not_in_the_file_are_told(tmp_path: Path) -> None:
 
 
 def test_other_options_are_an_error_with_the_cause(tmp_path: Path) -> None:
-    path = save(lightning_checkpoint({**PAIR, "depth": {"dec_name": "cadepth"}}), tmp_path / "x.ckpt")
+    path = save(lightning_checkpoint({**PAIR, "depth": {**TINY, "dec_name": "cadepth"}}), tmp_path / "x.ckpt")
     with pytest.raises(WrongArchitecture, match=r"was trained with net\.depth: .*dec_name cadepth"):
         load_pretrained(small(), path)
 
@@ -109,10 +93,10 @@ def test_an_encoder_starts_all_networks_of_its_kind(converted: bool, tmp_path: P
     if converted:
         convert(path).save(tmp_path / "x.safetensors")
         path = tmp_path / "x.safetensors"
-    objective = small("net.autoencoder={enc_name: resnet18, pretrained: false}")
+    objective = small("net.autoencoder={enc_name: resnet18, pretrained: false}", enc_name="resnet18")
     notes = load_pretrained(objective, path)
-    told = [note.removeprefix(f"{path}: ").partition(":")[0] for note in notes]
-    assert told == ["net.depth", "net.pose", "net.autoencoder"]
+    nets = [note.removeprefix(f"{path}: ").partition(":")[0] for note in notes]
+    assert nets == ["net.depth", "net.pose", "net.autoencoder"]
     loaded = objective.state_dict()
     for net in ("depth", "pose", "autoencoder"):
         for name, tensor in state.items():
@@ -120,23 +104,11 @@ def test_an_encoder_starts_all_networks_of_its_kind(converted: bool, tmp_path: P
                 assert torch.equal(loaded[f"networks.{net}.encoder.{name}"], tensor), name
     first = state["conv1.weight"]
     assert torch.equal(loaded["networks.depth.encoder.conv1.weight"], first)
-    assert torch.equal(loaded["networks.pose.encoder.conv1.weight"], torch.cat([first, first], 1) / 2)
-    objective = small("net.pose.enc_name=resnet34")
+    assert torch.equal(loaded["networks.pose.encoder.conv1.weight"], adapt_input_conv(6, first))
+    objective = small("net.depth.enc_name=resnet18")
     assert "net.pose: not in the file" in load_pretrained(objective, path)[1]
     with pytest.raises(WrongArchitecture, match="enc_name resnet18"):
-        load_pretrained(small("net.depth.enc_name=resnet34"), path)
-
-
-def test_pose_filters_are_adapted_as_timm_does(tmp_path: Path) -> None:
-    from timm.models import adapt_input_conv
-
-    state = torchvision_resnet("resnet18")
-    objective = small()
-    load_pretrained(objective, save(state, tmp_path / "x.pth"))
-    expected = adapt_input_conv(6, state["conv1.weight"])
-    assert torch.allclose(
-        objective.state_dict()["networks.pose.encoder.conv1.weight"], expected, rtol=0, atol=0
-    )
+        load_pretrained(small(), path)
 
 
 def test_what_cannot_start_a_training_is_an_ordinary_mistake(tmp_path: Path) -> None:
