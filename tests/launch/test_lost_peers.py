@@ -86,12 +86,12 @@ sys.path.insert(0, os.getcwd())
 from trainer.commands.train import main
 from trainer.training.loop import Loop
 from trainer.runtime.errors import UserError
-descend = Loop.descend
+step = Loop.step
 def failing(self, batches):
     if self.state.position.step == 2 and os.environ["RANK"] == "1":
         raise {error}
-    return descend(self, batches)
-Loop.descend = failing
+    return step(self, batches)
+Loop.step = failing
 sys.exit(main())
 """
 
