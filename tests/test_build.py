@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.world import ROOT
-from trainer import build
 from trainer.build import build_dataset, build_loader, build_networks, build_objective
 from trainer.checkpoint.resume import check_resume
 from trainer.checkpoint.saved import Saved
@@ -20,6 +19,7 @@ from trainer.checkpoint.state import to_json
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
 from trainer.runtime.errors import UserError
+from trainer.training import setup
 from trainer.training.run import check_monitors
 from trainer.training.setup import build_accelerator
 
@@ -86,11 +86,11 @@ def test_validation_sees_every_item_whatever_training_drops() -> None:
 
 def test_a_loss_cannot_be_watched_where_nothing_is_compared() -> None:
     val = build_dataset(config("dataset.val.supp_idxs=~", "dataset.supp_idxs=[0]"), "val")
-    check_monitors({"trainer.monitor": "AbsRel"}, ["img_recon"], {"val": val})
+    check_monitors({"trainer.monitor": "AbsRel"}, ["img_recon"], val)
     with pytest.raises(
         UserError, match=r"trainer.monitor: loss needs supports, but dataset.val.supp_idxs is empty"
     ):
-        check_monitors({"trainer.monitor": "loss"}, ["img_recon"], {"val": val})
+        check_monitors({"trainer.monitor": "loss"}, ["img_recon"], val)
 
 
 class _Built(Exception):
@@ -109,7 +109,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             build_accelerator(config(*overrides), tmp_path)
         return built.value.args[0]
 
-    monkeypatch.setattr(build, "Accelerator", refuse)
+    monkeypatch.setattr(setup, "Accelerator", refuse)
     return arguments
 
 
@@ -127,12 +127,12 @@ def test_the_time_out_reaches_the_process_group(given: Any, minutes: float) -> N
         (
             "INDUCTOR",
             "trainer.compile=false",
-            "trainer.compile is off, but the launcher was told dynamo_backend: inductor",
+            "trainer.compile is off, but the launcher sets dynamo_backend: inductor",
         ),
         (
             "eager",
             "trainer.compile=true",
-            "trainer.compile is inductor, but the launcher was told dynamo_backend: eager",
+            "trainer.compile is inductor, but the launcher sets dynamo_backend: eager",
         ),
     ],
 )
@@ -158,7 +158,7 @@ def test_processes_that_do_not_meet_are_told_in_a_sentence(
     def wait(**kwargs: Any) -> None:
         raise dist.DistStoreError("Timed out after 6 seconds waiting for clients. 1/2 clients joined.")
 
-    monkeypatch.setattr(build, "Accelerator", wait)
+    monkeypatch.setattr(setup, "Accelerator", wait)
     with pytest.raises(UserError, match=r"did not meet within 0\.1 minutes: Timed out .* 1/2 clients joined"):
         build_accelerator(config("trainer.timeout_minutes=0.1"), tmp_path)
 
@@ -167,8 +167,8 @@ def test_processes_that_do_not_meet_are_told_in_a_sentence(
     ("name", "value", "told"),
     [
         ("GRADIENT_ACCUMULATION_STEPS", "4", r"gradient_accumulation_steps: 4\. .*trainer\.accumulate_grad"),
-        ("USE_FSDP", "true", r"to use FSDP, which this trainer does not"),
-        ("USE_DEEPSPEED", "true", r"to use DEEPSPEED, which this trainer does not"),
+        ("USE_FSDP", "true", r"uses FSDP, which this trainer does not support"),
+        ("USE_DEEPSPEED", "true", r"uses DEEPSPEED, which this trainer does not support"),
     ],
 )
 def test_what_the_launcher_would_do_behind_our_back_is_refused(

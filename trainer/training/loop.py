@@ -15,7 +15,7 @@ from typing import Any
 from accelerate.utils import send_to_device
 
 from trainer.checkpoint.state import Position, TrainState
-from trainer.metrics.validation import higher_is_better
+from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.runtime.seeding import STATISTICS, TRAINING, seed_everything
@@ -278,16 +278,12 @@ class Loop:
         if self.stopping is not None:
             self.stopping.update(result.value(self.stopping.monitor), epoch)
         state.position = Position(epoch + 1, 0, state.position.step)
-        if all_finite([value]) and self.improves(value) and self.saver.save_best(self.validated):
+        is_better = state.best is None or improvement(settings.monitor, value, state.best) > 0
+        if all_finite([value]) and is_better and self.saver.save_best(self.validated):
             state.best, state.best_epoch = value, epoch
         self.saver.save_last()
         self.saver.wait()
         self.record_epoch(result, scheduled)
-
-    def improves(self, value: float) -> bool:
-        """True when `value` beats the best so far in the direction of the monitored number."""
-        best = self.state.best
-        return best is None or (value > best if higher_is_better(self.settings.monitor) else value < best)
 
     def record_epoch(self, result: ValidationResult, scheduled: dict[str, float]) -> None:
         """Write the state of the run and the result of its validation."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.metrics.validation import higher_is_better
+from trainer.metrics.validation import improvement
 from trainer.runtime.errors import UserError
 
 
@@ -42,9 +42,9 @@ class EarlyStopping:
             self._since = epoch - 1
         if not math.isfinite(value):
             return
-        if self._best is None or self._gain(value, self._best) > 0:
+        if self._best is None or improvement(self.monitor, value, self._best) > 0:
             self._best, self._best_epoch = float(value), epoch
-        if self._reference is None or self._gain(value, self._reference) > self.min_delta:
+        if self._reference is None or improvement(self.monitor, value, self._reference) > self.min_delta:
             self._reference, self._since = float(value), epoch
 
     @property
@@ -83,7 +83,3 @@ class EarlyStopping:
         if state["monitor"] == self.monitor:
             self._best, self._best_epoch = state["best"], state["best_epoch"]
             self._reference, self._since, self._epoch = state["reference"], state["since"], state["epoch"]
-
-    def _gain(self, value: float, over: float) -> float:
-        """By how much `value` is better than another."""
-        return value - over if higher_is_better(self.monitor) else over - value
