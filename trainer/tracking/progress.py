@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO, get_args
@@ -67,38 +66,33 @@ def counting(
             bar.close()
 
 
-class Progress(ABC):
-    """Display of a run. As a context manager it gives the terminal back on leaving, after an error too.
+class Progress:
+    """Display of a run; this one, of processes other than the main one, shows nothing.
+
+    As a context manager it gives the terminal back on leaving, after an error too.
 
     Steps are optimizer steps. `info` is shown beside the bar, {"loss": 0.12, "data": "3 %"}, numbers with four digits;
     None keeps the previous one.
     """
 
-    @abstractmethod
     def epoch(self, epoch: int, done: int = 0) -> None:
         """Begin epoch `epoch`, counted from 0, with `done` steps already taken (after a resume)."""
 
-    @abstractmethod
     def advance(self, info: Info | None = None) -> None:
         """Count one training step, or one batch after `validation`."""
 
-    @abstractmethod
     def validation(self, total: int) -> None:
         """Begin a validation of `total` batches, which ends with `end_epoch` or the next `epoch`."""
 
-    @abstractmethod
     def end_epoch(self, info: Info | None = None) -> None:
         """End the epoch and show its result."""
 
-    @abstractmethod
     def message(self, text: str) -> None:
         """Print a text without tearing the bar."""
 
-    @abstractmethod
     def summary(self, rows: Mapping[str, str], title: str = "") -> None:
         """Print a small table of names and values."""
 
-    @abstractmethod
     def close(self) -> None:
         """Stop drawing. Messages still work; a second call does nothing."""
 
@@ -126,24 +120,12 @@ def make_progress(
     if kind not in get_args(Kind):
         raise UserError(f"progress: {kind!r} is not a kind. {did_you_mean(kind, get_args(Kind))}")
     if not is_main:
-        return Silent()
+        return Progress()
     look: Callable[..., Progress] = {"auto": Rich, "rich": Rich, "tqdm": Tqdm, "plain": Plain}[kind]
     stream = stream or (sys.stderr if look is Tqdm else sys.stdout)
     if not _is_terminal(stream):
         look = Plain
     return look(total_epochs, steps_per_epoch, stream, clock)
-
-
-class Silent(Progress):
-    """Shows nothing, for processes other than the main one."""
-
-    def epoch(self, epoch: int, done: int = 0) -> None: ...
-    def advance(self, info: Info | None = None) -> None: ...
-    def validation(self, total: int) -> None: ...
-    def end_epoch(self, info: Info | None = None) -> None: ...
-    def message(self, text: str) -> None: ...
-    def summary(self, rows: Mapping[str, str], title: str = "") -> None: ...
-    def close(self) -> None: ...
 
 
 class _Shown(Progress):
@@ -198,9 +180,6 @@ class Plain(_Shown):
 
     def message(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
-
-    def close(self) -> None:
-        """Do nothing: the terminal was not changed."""
 
 
 class Tqdm(_Shown):
