@@ -50,7 +50,7 @@ def test_a_killed_process_is_told_in_one_sentence(stage: Stage, dead: str, alive
     assert tracebacks(log) == set()
     assert f"exitcode  : -9 (pid: {read(stage.marks / dead)})" in root_cause(log)
     assert (state(stage.out)["state"], last_step(stage.out)) == (said, PAUSE)
-    hint = "If `state.json` goes on saying running, it was process 0 that died"  # who else would write it
+    hint = "If `state.json` still says running, it was process 0 that died"  # who else would write it
     assert (hint in log) == (dead == "0")
 
 

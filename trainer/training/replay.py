@@ -167,7 +167,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _range(tensor: Tensor) -> str:
-    """How many numbers are not finite, and between what the others lie."""
+    """Return the range of the finite numbers, and how many are not finite."""
     values = tensor.detach().float().flatten()
     finite = values[torch.isfinite(values)]
     text = f"{finite.min():.4g} to {finite.max():.4g}" if len(finite) else ""

@@ -23,7 +23,7 @@ from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
 
-LAST_WORD = 2.0  # seconds in which a launcher finds out who died first
+LAST_WORD = 2.0  # seconds for the launcher to find out who died first
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,19 +130,17 @@ def _where() -> str:
     return f" [process {os.environ.get('RANK')}]" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
-def _without_a_peer(when: str, told: str) -> str:
-    """Say that another process is gone, and what is left."""
-    unsure = (
-        "" if is_first_process() else " If `state.json` goes on saying running, it was process 0 that died."
-    )
+def _without_a_peer(when: str, reason: str) -> str:
+    """Return the message about a lost process."""
+    unsure = "" if is_first_process() else " If `state.json` still says running, it was process 0 that died."
     return (
-        f"error{_where()}: another process died or fell silent {when} ({told}); its own message, if it left one, tells"
-        f" why. `last` holds the latest save, and the same command continues.{unsure}"
+        f"error{_where()}: another process died or fell silent {when} ({reason}); see its own message, if it left"
+        f" one. `last` holds the latest save, and the same command continues.{unsure}"
     )
 
 
 def _leave_after_the_dead() -> NoReturn:
-    """Leave with 1, but not before the launcher has seen who died: it names the first as the root cause.
+    """Exit with 1 once the launcher has seen who died: it reports the first as the root cause.
 
     Leaving the process group in order would wait for the others.
     """
@@ -165,13 +163,13 @@ def _summary(job: Run) -> dict[str, str]:
     stopping = job.loop.stopping
     if stopping is not None and stopping.stop:
         rows["stopped early"] = stopping.reason
-    if "AbsRel" in state.metrics:  # where there is no true depth, there is nothing to evaluate against
+    if "AbsRel" in state.metrics:  # without true depth there is nothing to evaluate against
         rows["evaluate"] = f"evaluate --ckpt {folder.path}"
     return rows
 
 
 def _earlier(folder: RunDir) -> dict[str, Any]:
-    """What the run was made of when it was started before; nothing where that cannot be read."""
+    """Return the hparams of an earlier start, empty if they cannot be read."""
     try:
         return read_hparams(folder.hparams_path)
     except UserError:
