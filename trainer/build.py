@@ -20,6 +20,8 @@ from trainer.losses import LOSSES
 from trainer.objective import Objective
 from trainer.runtime.errors import UserError
 
+UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that supports from stereo alone do not need
+
 
 def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Module]:
     """Build the networks of `net:` by name. Raises UserError for one that cannot be built or has no weights.
@@ -30,7 +32,7 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
     networks: dict[str, nn.Module] = {}
     problems = []
     for name, kwargs in cfg.net.items():
-        if name == "pose" and not any(cfg.supp_idxs):
+        if name in UNUSED_WITHOUT_VIDEO and not any(cfg.supp_idxs):
             continue
         if name in given and "pretrained" in kwargs:
             kwargs = {**kwargs, "pretrained": False}
