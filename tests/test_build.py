@@ -1,4 +1,4 @@
-"""What is decided while a run is built: networks nobody asks, batches that cannot be shared, impossible monitors."""
+"""Building a run: unused networks, batches that cannot be shared, monitors, launchers, settings that may change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.world import ROOT
-from trainer import build
 from trainer.build import build_dataset, build_loader, build_networks, build_objective
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.resume import check_resume
@@ -20,6 +19,7 @@ from trainer.checkpoint.saved import Saved
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
 from trainer.runtime.errors import UserError
+from trainer.training import setup
 from trainer.training.run import check_monitors
 from trainer.training.setup import build_accelerator
 
@@ -31,7 +31,6 @@ def config(*overrides: str) -> Config:
 
 
 def test_stereo_alone_builds_no_pose_network() -> None:
-    """Its parameters would never get a gradient, which several processes do not forgive."""
     assert list(build_networks(config("dataset.supp_idxs=[0]"))) == ["depth"]
     assert list(build_networks(config("dataset.supp_idxs=[-1,0]"))) == ["depth", "pose"]
 
@@ -44,17 +43,12 @@ def test_weights_from_a_checkpoint_need_no_download() -> None:
 def test_networks_that_a_checkpoint_lacks_still_get_their_pretrained_weights(monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     cfg = config("net.depth.pretrained=true", "net.pose.pretrained=true")
-    with pytest.raises(UserError, match=r"net\.pose: The pretrained weights of the encoder resnet10t"):
+    with pytest.raises(UserError, match=r"^net\.pose: The pretrained weights of the encoder resnet10t"):
         build_networks(cfg, given=["depth"])
-
-
-def test_all_weights_that_cannot_be_had_are_told_at_once(monkeypatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    cfg = config("net.depth.pretrained=true", "net.pose.pretrained=true")
     with pytest.raises(
-        UserError, match=r"set net\.depth\.pretrained: false[\s\S]*set net\.pose\.pretrained: false"
+        UserError, match=r"(?s)set net\.depth\.pretrained: false.*set net\.pose\.pretrained: false"
     ):
-        build_networks(cfg)
+        build_networks(cfg)  # all at once
 
 
 def test_an_argument_that_a_loss_refuses_is_the_users_mistake(monkeypatch) -> None:
@@ -86,11 +80,15 @@ def test_validation_sees_every_item_whatever_training_drops() -> None:
 
 def test_a_loss_cannot_be_watched_where_nothing_is_compared() -> None:
     val = build_dataset(config("dataset.val.supp_idxs=~", "dataset.supp_idxs=[0]"), "val")
-    check_monitors({"trainer.monitor": "AbsRel"}, ["img_recon"], {"val": val})
-    with pytest.raises(
-        UserError, match=r"trainer.monitor: loss needs supports, but dataset.val.supp_idxs is empty"
-    ):
-        check_monitors({"trainer.monitor": "loss"}, ["img_recon"], {"val": val})
+    check_monitors({"trainer.monitor": "AbsRel"}, ["img_recon"], val)
+    wanted = {
+        "trainer.monitor": "loss",
+        "scheduler.monitor": "AbsRle",
+        "trainer.early_stopping.monitor": None,
+    }
+    problems = r"trainer.monitor: loss needs supports, but dataset.val.supp_idxs is empty.*\n.*mean 'AbsRel'"
+    with pytest.raises(UserError, match=problems):
+        check_monitors(wanted, ["img_recon"], val)
 
 
 class _Built(Exception):
@@ -109,7 +107,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             build_accelerator(config(*overrides), tmp_path)
         return built.value.args[0]
 
-    monkeypatch.setattr(build, "Accelerator", refuse)
+    monkeypatch.setattr(setup, "Accelerator", refuse)
     return arguments
 
 
@@ -121,66 +119,46 @@ def test_the_time_out_reaches_the_process_group(given: Any, minutes: float) -> N
     assert timedelta(0) < extra < timedelta(seconds=1)
 
 
-@pytest.mark.parametrize(
-    ("launcher", "run", "told"),
-    [
-        (
-            "INDUCTOR",
-            "trainer.compile=false",
-            "trainer.compile is off, but the launcher was told dynamo_backend: inductor",
-        ),
-        (
-            "eager",
-            "trainer.compile=true",
-            "trainer.compile is inductor, but the launcher was told dynamo_backend: eager",
-        ),
-    ],
-)
-def test_a_launcher_that_would_compile_otherwise_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launcher: str, run: str, told: str
-) -> None:
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", launcher)
-    with pytest.raises(UserError, match=f"{told}.*--set trainer.compile.backend={launcher.lower()}"):
-        build_accelerator(config(run), tmp_path)
+def test_accelerate_never_compiles(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for launcher in ("no", "NO", "INDUCTOR"):
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", launcher)
+        assert given("trainer.compile=true")["dynamo_backend"] == "no"
 
 
-@pytest.mark.parametrize("launcher", ["no", "NO", "INDUCTOR"])
-def test_what_the_run_compiles_accelerate_does_not_compile_again(
-    given: Any, monkeypatch: pytest.MonkeyPatch, launcher: str
-) -> None:
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", launcher)
-    assert given("trainer.compile=true")["dynamo_backend"] == "no"
-
-
-def test_processes_that_do_not_meet_are_told_in_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_processes_that_do_not_meet_get_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def wait(**kwargs: Any) -> None:
         raise dist.DistStoreError("Timed out after 6 seconds waiting for clients. 1/2 clients joined.")
 
-    monkeypatch.setattr(build, "Accelerator", wait)
+    monkeypatch.setattr(setup, "Accelerator", wait)
     with pytest.raises(UserError, match=r"did not meet within 0\.1 minutes: Timed out .* 1/2 clients joined"):
         build_accelerator(config("trainer.timeout_minutes=0.1"), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "compiles", "message"),
     [
-        ("GRADIENT_ACCUMULATION_STEPS", "4", r"gradient_accumulation_steps: 4\. .*trainer\.accumulate_grad"),
-        ("USE_FSDP", "true", r"to use FSDP, which this trainer does not"),
-        ("USE_DEEPSPEED", "true", r"to use DEEPSPEED, which this trainer does not"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "false", r"_steps: 4\. .*trainer\.accumulate_grad"),
+        ("USE_FSDP", "true", "false", "uses FSDP, which this trainer does not support"),
+        ("USE_DEEPSPEED", "true", "false", "uses DEEPSPEED, which this trainer does not support"),
+        (
+            "DYNAMO_BACKEND",
+            "INDUCTOR",
+            "false",
+            r"is off, .* dynamo_backend: inductor.*--set .*backend=inductor",
+        ),
+        ("DYNAMO_BACKEND", "eager", "true", r"is inductor, .* dynamo_backend: eager.*--set .*backend=eager"),
     ],
 )
-def test_what_the_launcher_would_do_behind_our_back_is_refused(
-    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_launcher_that_contradicts_the_run_is_refused(
+    name: str, value: str, compiles: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_{name}", value)
-    with pytest.raises(UserError, match=told):
-        build_accelerator(config(), tmp_path)
+    with pytest.raises(UserError, match=message):
+        build_accelerator(config(f"trainer.compile={compiles}"), tmp_path)
 
 
 def continued(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What is said when a run with the keys `old` of `trainer` continues with `new`."""
+    """The notes when a run with the keys `old` of `trainer` continues with `new`."""
     hparams = {"seed": 1, "config": {"trainer": {"max_epochs": 2, **old}}}
     saved = Saved(Path("last"), {}, {"hparams": to_json(hparams)})
     defaults = {f"config.trainer.{key}": value for key, value in config().trainer_defaults().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,17 @@ def _enter(rank: int, fn: Callable[..., None], world: int, store: str, args: tup
         dist.destroy_process_group()
 
 
-def run_world(fn: Callable[..., None], world: int, folder: Path, *args: Any) -> None:
-    """Call fn(rank, world, *args) in `world` processes of one gloo group; fails when one of them fails."""
-    mp.spawn(_enter, args=(fn, world, str(folder / "store"), args), nprocs=world)
+def run_world(
+    fn: Callable[..., None], world: int, folder: Path, *args: Any, start_method: str = "spawn"
+) -> None:
+    """Call fn(rank, world, *args) in `world` processes of one gloo group; fails when one of them fails.
+
+    "fork" spares the imports of each process, a minute on a busy machine, but allows no backward pass.
+    """
+    store = str(folder / "store")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+        mp.start_processes(_enter, (fn, world, store, args), nprocs=world, start_method=start_method)
 
 
 def environment(**changes: str) -> dict[str, str]:

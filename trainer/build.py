@@ -1,7 +1,6 @@
-"""Build the parts of a run from a configuration: the place that knows both the YAML keys and the classes.
+"""From YAML to classes: networks, losses, objective, datasets and loaders of a configuration, which stays unchanged.
 
-Nothing below this room ever sees the configuration, and nothing here changes it. `trainer.training.run` puts the parts
-together.
+Only this room and those above it know the configuration.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from trainer.losses import LOSSES
 from trainer.objective import Objective
 from trainer.runtime.errors import UserError
 
-UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that stereo alone does not need
+UNUSED_WITHOUT_VIDEO = ("pose",)  # networks that supports from stereo alone do not need
 
 
 def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Module]:
     """Build the networks of `net:` by name. Raises UserError for one that cannot be built or has no weights.
 
-    A pose network that no support would ask is left out. `given` names the networks whose weights come from a
-    checkpoint: nothing is fetched for them, whatever the YAML says.
+    A pose network that no support uses is left out. Networks in `given` get their weights from a checkpoint: none are
+    downloaded for them.
     """
     networks: dict[str, nn.Module] = {}
     problems = []
@@ -47,7 +46,7 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
 
 
 def build_losses(cfg: Config) -> dict[str, nn.Module]:
-    """Build the losses of `loss:` by name, in their order. Raises UserError for arguments that a loss refuses."""
+    """Build the losses of `loss:` by name, in order. Raises UserError for arguments that a loss refuses."""
     try:
         return {
             name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
@@ -58,9 +57,9 @@ def build_losses(cfg: Config) -> dict[str, nn.Module]:
 
 
 def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
-    """Build networks and losses into the one module that the loop trains; `given` as in `build_networks`.
+    """Build networks and losses into one module, the one that is trained; `given` as in `build_networks`.
 
-    Raises UserError for what cannot be built, and for losses that need what networks and data do not give.
+    Raises UserError when one cannot be built, or a loss needs something that networks and data do not provide.
     """
     losses, networks = build_losses(cfg), build_networks(cfg, given)
     try:
@@ -86,7 +85,7 @@ def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> Dept
 def build_loader(
     cfg: Config, mode: str, dataset: DepthDataset, seed: int, rank: int, world: int, limit: int | None = None
 ) -> DataLoader:
-    """Build one process's loader; `limit` keeps only the first batches (validation)."""
+    """Build the loader of process `rank` of `world`; `limit` keeps the first batches only."""
     kwargs = dict(cfg.loader_kwargs(mode))
     batch_size = kwargs.pop("batch_size")
     num_items = len(dataset) if limit is None else min(len(dataset), limit * batch_size)

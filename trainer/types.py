@@ -1,4 +1,4 @@
-"""The one statement of what travels through the house: batch keys, prediction keys, shapes and units.
+"""Batches and predictions: their keys, shapes and units.
 
 Letters in shapes: b batch, n support frames, (h, w) network input size, (H, W) size of the ground truth.
 """
@@ -13,9 +13,10 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 STEREO_BASELINE_M = 0.54  # metres between the cameras of a KITTI stereo pair
-STEREO_BASELINE_UNITS = 0.1  # what `T_stereo` calls that distance (Monodepth2, arXiv:1806.01260)
-# 5.4: takes the depth of a network trained on stereo pairs to metres.
-METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS
+STEREO_BASELINE_UNITS = 0.1  # the same in `T_stereo` (Monodepth2, arXiv:1806.01260)
+METRES_PER_UNIT = (
+    STEREO_BASELINE_M / STEREO_BASELINE_UNITS
+)  # 5.4, for depth of networks trained on stereo pairs
 
 DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
 
@@ -29,11 +30,11 @@ class Batch(TypedDict, total=False):
     supports_aug: Tensor  # (b n 3 h w) likewise; absent = `supports`
     K: Tensor  # (b 3 3) intrinsics in pixels of (h, w)
     T_stereo: Tensor  # (b 4 4) target -> stereo support, when 0 is in `supp_idxs`; baseline 0.1 units
-    depth: Tensor  # (b 1 H W) ground truth in metres, 0 = none; (H, W) is its own resolution
-    depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = none
-    Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, where a dataset knows it
-    K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, where a dataset knows them
-    edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, where a dataset knows them
+    depth: Tensor  # (b 1 H W) ground truth in metres, 0 = missing, at its own resolution
+    depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = missing
+    Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, if known
+    K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, if known
+    edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, if known
     index: Tensor  # (b,) dataset index, int64
     load_ms: Tensor  # (b, len(DATA_STAGES)) milliseconds spent on the item, when `dataset.log_time`
 
@@ -43,10 +44,7 @@ Images = dict[str, Tensor]
 
 @dataclass
 class StepOutput:
-    """What one forward pass of the objective returns.
-
-    `images` is computed when it is first read: a step that nobody looks at pays nothing for it.
-    """
+    """The result of a forward pass of the objective. `images` are computed when first read."""
 
     loss: Tensor  # scalar: sum of weight_k * (loss_k + stereo_loss_k)
     losses: dict[str, Tensor]  # unweighted scalars: {"img_recon": ..., "stereo_img_recon": ...}
@@ -70,9 +68,7 @@ class Predictions(TypedDict, total=False):
     R: Tensor  # (b m 3) axis-angle of the m supports with an offset other than 0, as predicted, before inversion
     t: Tensor  # (b m 3) translation of the same
     depth_feats: list[Tensor]  # (b c_k h_k w_k) of the depth encoder, shallow to deep
-    supp_depth_feats: list[
-        Tensor
-    ]  # (b n c_k h_k w_k) of the supports, constants, if a loss compares features
+    supp_depth_feats: list[Tensor]  # (b n c_k h_k w_k) of the supports, constant, if a loss compares features
     autoenc_imgs: dict[int, Tensor]  # (b 3 h/2^s w/2^s) reconstruction of the target
     autoenc_feats: list[Tensor]  # as depth_feats, of the autoencoder
     supp_autoenc_imgs: dict[int, Tensor]  # (b n 3 ...) reconstruction of the supports

@@ -73,8 +73,11 @@ def test_sides_take_turns_and_share_the_work():
         train_loader = SimpleNamespace(dataset=None)
         state = TrainState()
 
-        def train_epoch(self):
-            took.extend(("loop", batch) for batch in self.train_loader)
+        def epoch(self):
+            return iter(self.train_loader)
+
+        def step(self, batch):
+            took.append(("loop", batch))
 
     bare = SimpleNamespace(train=lambda batches: took.extend(("bare", batch) for batch in batches))
     loop = Loop()

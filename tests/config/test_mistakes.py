@@ -166,7 +166,7 @@ MISTAKES = [
     ("trainer:\n  max_epochs: 1\n  max_epochs: 2",
      "x.yaml:3: trainer.max_epochs is given twice, first on line 2. *"),
     ("trainer:\n\tmax_epochs: 1",
-     "x.yaml:2: not valid YAML: a tab stands where YAML wants spaces. Indent with spaces"),
+     "x.yaml:2: not valid YAML: a tab in the indentation. Indent with spaces"),
     ("trainer: {max_epochs: 1", "x.yaml:1: not valid YAML: expected ',' or '}', *"),
     ("trainer: 'open", "x.yaml:1: not valid YAML: found unexpected end of stream *"),
     ("a: 1\n---\nb: 2", "x.yaml:2: not valid YAML: but found another document *"),

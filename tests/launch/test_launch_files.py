@@ -194,17 +194,17 @@ def test_float16_is_refused_without_a_gpu(tmp_path: Path) -> None:
         (
             "single_gpu_bf16",
             "trainer.precision=32",
-            "trainer.precision is 32, but the launcher was told mixed_precision: bf16",
+            "trainer.precision is 32, but the launcher sets mixed_precision: bf16",
         ),
         (
             "single_gpu_fp16",
             "trainer.precision=bf16",
-            "trainer.precision is bf16, but the launcher was told mixed_precision: fp16",
+            "trainer.precision is bf16, but the launcher sets mixed_precision: fp16",
         ),
         (
             "single_gpu_compile",
             "trainer.compile=false",
-            "trainer.compile is off, but the launcher was told dynamo_backend: inductor",
+            "trainer.compile is off, but the launcher sets dynamo_backend: inductor",
         ),
     ],
     ids=["bf16", "fp16", "compile"],

@@ -50,7 +50,7 @@ def test_a_killed_process_is_told_in_one_sentence(stage: Stage, dead: str, alive
     assert tracebacks(log) == set()
     assert f"exitcode  : -9 (pid: {read(stage.marks / dead)})" in root_cause(log)
     assert (state(stage.out)["state"], last_step(stage.out)) == (said, PAUSE)
-    hint = "If `state.json` goes on saying running, it was process 0 that died"  # who else would write it
+    hint = "If `state.json` still says running, it was process 0 that died"  # who else would write it
     assert (hint in log) == (dead == "0")
 
 
@@ -86,12 +86,12 @@ sys.path.insert(0, os.getcwd())
 from trainer.commands.train import main
 from trainer.training.loop import Loop
 from trainer.runtime.errors import UserError
-descend = Loop.descend
+step = Loop.step
 def failing(self, batches):
     if self.state.position.step == 2 and os.environ["RANK"] == "1":
         raise {error}
-    return descend(self, batches)
-Loop.descend = failing
+    return step(self, batches)
+Loop.step = failing
 sys.exit(main())
 """
 

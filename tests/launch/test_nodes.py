@@ -32,15 +32,15 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from trainer.commands.train import main
 from trainer.training.loop import Loop
-descend, rank = Loop.descend, os.environ.get("RANK", "0")
-def descend_later(self, batches):
+step, rank = Loop.step, os.environ.get("RANK", "0")
+def step_later(self, batches):
     mark, paused = Path(os.environ["MARKS"], rank), os.environ["PAUSED"].split()
     if self.state.position.step == {PAUSE} and rank in paused and not mark.exists():
         mark.write_text(str(os.getpid()))
         while self.signals.received is None:
             time.sleep(0.01)
-    return descend(self, batches)
-Loop.descend = descend_later
+    return step(self, batches)
+Loop.step = step_later
 sys.exit(main())
 """
 

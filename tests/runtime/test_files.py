@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import resource
 import signal
-import subprocess
-import sys
+import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.world import ROOT
+from tests.runtime.conftest import forked
 from trainer.checkpoint import safefile
 from trainer.runtime import files
 from trainer.runtime.files import CannotWrite
 
-
-def run(code: str, *args: object) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)], env=environment, stdout=subprocess.PIPE
-    )
+Refuse = Callable[[Any, str, int], None]
 
 
 def test_killed_while_writing_the_old_file_is_still_good(tmp_path: Path) -> None:
     """A process is killed with the new file staged and not yet renamed; the next start cleans up."""
     path = tmp_path / "last.safetensors"
     safefile.write(path, {"t": torch.ones(3)}, {})
-    code = (
-        "import sys, time, torch; from pathlib import Path; from trainer.checkpoint import safefile\n"
-        "safefile._verify = lambda *_: (print('staged', flush=True), time.sleep(60))\n"
-        "safefile.write(Path(sys.argv[1]), {'t': torch.zeros(1000)}, {})\n"
-    )
-    writer = run(code, path)
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == b"staged\n"
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate()
+
+    def write() -> None:
+        safefile._verify = lambda *_: time.sleep(60)
+        safefile.write(path, {"t": torch.zeros(1000)}, {})
+
+    writer, deadline = forked(write), time.monotonic() + 60
     staged = tmp_path / f".last.safetensors.tmp-{writer.pid}"
-    assert staged.stat().st_size > 4000
+    while not (staged.exists() and staged.stat().st_size > 4000):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    writer.kill()
+    writer.join()
     assert torch.equal(safefile.read(path)[0]["t"], torch.ones(3))
     assert files.clean_stale(tmp_path) == [staged]
     assert list(tmp_path.iterdir()) == [path]
@@ -49,50 +47,46 @@ def test_killed_while_writing_the_old_file_is_still_good(tmp_path: Path) -> None
 
 def test_killed_at_any_moment_there_is_always_a_good_file(tmp_path: Path) -> None:
     """Processes that do nothing but write are killed at ten arbitrary moments."""
-    code = """
-import multiprocessing, sys, time, torch
-from pathlib import Path
-from trainer.checkpoint import safefile; from trainer.runtime import files
-folder = Path(sys.argv[1])
-path, previous = folder / "last", folder / "last.prev"
-def write_on(first):
-    for i in range(first, 1000):
-        tensor = torch.full((300_000,), float(i))
-        safefile.write(path, {"t": tensor}, {"i": str(i)}, keep_previous=previous)
-write_on(998)
-for k in range(10):
-    process = multiprocessing.get_context("fork").Process(target=write_on, args=(0,))
-    process.start()
-    time.sleep(0.01 + 0.0037 * k)
-    process.kill()
-    process.join()
-    for file in (path, previous):
-        if file == path or file.exists():
-            tensors, metadata = safefile.read(file)
-            assert (tensors["t"] == float(metadata["i"])).all()
-    files.clean_stale(folder)
-    assert {p.name for p in folder.iterdir()} <= {"last", "last.prev"}
-"""
-    killer = run(code, tmp_path)
-    killer.communicate()
-    assert killer.returncode == 0
+    path, previous = tmp_path / "last", tmp_path / "last.prev"
+
+    def write(numbers: range = range(1000)) -> None:
+        for i in numbers:
+            tensors = {"t": torch.full((300_000,), float(i))}
+            safefile.write(path, tensors, {"i": str(i)}, keep_previous=previous)
+
+    write(range(998, 1000))
+    for k in range(10):
+        writer = forked(write)
+        time.sleep(0.01 + 0.0037 * k)
+        writer.kill()
+        writer.join()
+        for file in (path, previous):
+            if file == path or file.exists():
+                tensors, metadata = safefile.read(file)
+                assert (tensors["t"] == float(metadata["i"])).all()
+        files.clean_stale(tmp_path)
+        assert {p.name for p in tmp_path.iterdir()} <= {"last", "last.prev"}
 
 
 def test_a_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
     """The kernel stops the write half way (EFBIG), as a full disk would."""
-    path = tmp_path / "x.safetensors"
+    path, messages = tmp_path / "x.safetensors", multiprocessing.get_context("fork").SimpleQueue()
     safefile.write(path, {"t": torch.ones(3)}, {})
-    code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from trainer.checkpoint import safefile\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try: safefile.write(Path(sys.argv[1]), {'t': torch.zeros(1_000_000)}, {})\n"
-        "except safefile.UserError as error: print(error)\n"
-    )
-    output = run(code, path).communicate()[0].decode()
-    assert f"{path}: cannot be written: File too large" in output
-    assert "ulimit -f" in output
-    assert "is untouched" in output
+
+    def write() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            safefile.write(path, {"t": torch.zeros(1_000_000)}, {})
+        except CannotWrite as error:
+            messages.put(str(error))
+
+    writer = forked(write)
+    message = messages.get()
+    writer.join()
+    assert f"{path}: cannot be written: File too large" in message
+    assert "ulimit -f" in message
+    assert "is untouched" in message
     assert torch.equal(safefile.read(path)[0]["t"], torch.ones(3))
     assert list(tmp_path.iterdir()) == [path]
 
@@ -108,17 +102,12 @@ def test_a_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_what_the_disk_refuses_is_told_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str, call: str
+def test_a_refusal_of_the_disk_is_reported_with_a_remedy(
+    tmp_path: Path, refuse: Refuse, number: int, fix: str, call: str
 ) -> None:
-    path = tmp_path / "x.safetensors"
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, call, refuse)
+    refuse(os, call, number)
     with pytest.raises(CannotWrite, match=f"x.safetensors: cannot be written: .*{fix}") as caught:
-        safefile.write(path, {"t": torch.zeros(2)}, {})
+        safefile.write(tmp_path / "x.safetensors", {"t": torch.zeros(2)}, {})
     assert "untouched" not in str(caught.value)  # there was nothing before
     assert list(tmp_path.iterdir()) == []
 
@@ -132,13 +121,8 @@ def test_interrupted_by_the_keyboard_nothing_is_left_behind(tmp_path: Path) -> N
     assert (tmp_path / "x").read_text() == "old"
 
 
-def test_without_hard_links_the_older_file_is_still_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "no hard links here")
-
-    monkeypatch.setattr(os, "link", refuse)
+def test_without_hard_links_the_older_file_is_still_kept(tmp_path: Path, refuse: Refuse) -> None:
+    refuse(os, "link", errno.EPERM)
     for text in "abc":
         with files.replacing(tmp_path / "x", keep_previous=tmp_path / "previous") as staged:
             staged.write_text(text)
@@ -146,20 +130,17 @@ def test_without_hard_links_the_older_file_is_still_kept(
     assert (tmp_path / "previous").read_text() == "b"
 
 
-def test_a_failed_second_name_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EIO, "broken")
-
+def test_a_failed_second_name_keeps_the_old_file(tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "x").write_text("old")
-    monkeypatch.setattr(os, "link", refuse)
+    refuse(os, "link", errno.EIO)
     with pytest.raises(CannotWrite), files.replacing(tmp_path / "x", keep_previous=tmp_path / "p") as staged:
         staged.write_text("new")
     assert (tmp_path / "x").read_text() == "old"
 
 
-def test_only_what_the_dead_left_is_cleaned(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
+def test_only_files_of_dead_processes_are_cleaned(tmp_path: Path) -> None:
+    dead = forked(lambda: None)
+    dead.join()
     mine, theirs = tmp_path / f".x.tmp-{os.getpid()}", tmp_path / ".x.tmp-1"
     others = [tmp_path / ".x.tmp-abc", tmp_path / "x.tmp-99999999"]
     stale = [tmp_path / f".x.tmp-{dead.pid}", tmp_path / f".x.tmp-{10**30}"]

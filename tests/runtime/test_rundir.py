@@ -1,60 +1,60 @@
-"""A run's folder belongs to one process as long as that lives, and tells how the run stands."""
+"""A run folder belongs to one process while that lives, and keeps the state of the run."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.world import ROOT
+from tests.runtime.conftest import forked
+from tests.world import environment
 from trainer.checkpoint.state import Position
 from trainer.runtime import rundir
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir, diff_config, read_hparams
 
-
-def start(code: str, *args: object) -> subprocess.Popen[str]:
-    """Start a process that prints one line when it is ready."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
+Refuse = Callable[[Any, str, int], None]
 
 HOLD = """
-import sys, time
+import multiprocessing, sys, time
 from trainer.runtime.rundir import RunDir
 run = RunDir(sys.argv[1], "m", "42").open()
+if len(sys.argv) > 2:
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,)).start()
 print("ready", flush=True)
 time.sleep(60)
 """
 
-HOLD_WITH_WORKER = """
-import multiprocessing, sys, time
-from trainer.runtime.rundir import RunDir
-run = RunDir(sys.argv[1], "m", "42").open()
-worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,))
-worker.start()
-print("ready", flush=True)
-worker.join()
-"""
+
+@contextmanager
+def held(folder: Path, *worker: str) -> Iterator[int]:
+    """Hold the lock of run m/42 in another process until the block ends; yields its id."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), *worker],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_the_folder_is_laid_out_as_promised(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_other_processes_leave_no_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["", ".", "..", "a/b", "../a", ".hidden", "-v", "a b", "a\n", "x" * 201, "ü" * 101]
 )
-def test_what_cannot_name_a_folder_is_refused(tmp_path: Path, value: str) -> None:
+def test_names_of_no_folder_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"--name .* cannot name a folder"):
         RunDir(tmp_path, value, "42")
     with pytest.raises(UserError, match=r"--version .* cannot name a folder"):
@@ -95,29 +95,21 @@ def test_names_are_used_as_given(tmp_path: Path, value: str) -> None:
     assert RunDir(tmp_path, value, value).path == tmp_path / value / value
 
 
-def test_a_second_run_is_told_who_is_there(tmp_path: Path) -> None:
-    first = start(HOLD, tmp_path)
-    try:
-        with pytest.raises(UserError) as caught:
-            RunDir(tmp_path, "m", "42").open()
-    finally:
-        end(first)
-    message = str(caught.value)
-    assert f"process {first.pid} on {os.uname().nodename}, since 20" in message
-    assert "another --version" in message
+def test_a_second_run_names_the_first(tmp_path: Path) -> None:
+    with held(tmp_path) as pid, pytest.raises(UserError) as caught:
+        RunDir(tmp_path, "m", "42").open()
+    assert f"process {pid} on {os.uname().nodename}, since 20" in str(caught.value)
+    assert "another --version" in str(caught.value)
     RunDir(tmp_path, "m", "43").open().close()
 
 
-@pytest.mark.parametrize("code", [HOLD, HOLD_WITH_WORKER], ids=["alone", "with a worker that survives"])
-def test_the_lock_dies_with_its_process(tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize("worker", [(), ("worker",)], ids=["alone", "with a worker that survives"])
+def test_the_lock_dies_with_its_process(tmp_path: Path, worker: tuple[str, ...]) -> None:
     """No stale lock after SIGKILL, not even while a forked loader worker still lives."""
-    first = start(code, tmp_path)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    with held(tmp_path, *worker):
+        pass
     with RunDir(tmp_path, "m", "42") as run:
         assert json.loads((run.path / ".lock").read_text())["pid"] == os.getpid()
-    assert first.stdout is not None
-    first.stdout.close()
 
 
 def test_a_closed_folder_can_be_opened_again(tmp_path: Path) -> None:
@@ -137,36 +129,33 @@ def test_an_unsigned_lock_is_still_a_lock(tmp_path: Path) -> None:
             RunDir(tmp_path, "m", "42").open()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_a_disk_without_locks_gives_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, None])
+def test_a_disk_or_system_without_locks_gives_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Refuse, caplog: Any, number: int | None
 ) -> None:
-    import fcntl
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    if number is None:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        refuse(fcntl, "flock", number)
     with RunDir(tmp_path, "m", "42"):
         assert "only one run" in caplog.text
 
 
-def test_a_system_without_locks_gives_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("owner", "call", "number", "message"),
+    [
+        (fcntl, "flock", errno.EIO, r"\.lock: cannot be written: Input/output error"),
+        (rundir.os, "open", errno.EACCES, r"\.lock: cannot be written: Permission denied.*may write"),
+        (Path, "mkdir", errno.EROFS, "42: cannot be made: Read-only file system.*where you may write"),
+        (Path, "mkdir", errno.EACCES, "42: cannot be made: Permission denied.*may write"),
+        (Path, "mkdir", errno.ENOSPC, "42: cannot be made: No space left on device.*Free some"),
+    ],
+)
+def test_a_refusal_of_the_disk_is_reported_with_a_remedy(
+    tmp_path: Path, refuse: Refuse, owner: Any, call: str, number: int, message: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    with RunDir(tmp_path, "m", "42"):
-        assert "only one run" in caplog.text
-
-
-def test_a_lock_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(CannotWrite, match=r"\.lock: cannot be written: Input/output error"):
+    refuse(owner, call, number)
+    with pytest.raises(CannotWrite, match=message):
         RunDir(tmp_path, "m", "42").open()
 
 
@@ -176,33 +165,9 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         RunDir(tmp_path, "m", "42").open()
 
 
-@pytest.mark.parametrize(
-    ("number", "fix"),
-    [(errno.EROFS, "where you may write"), (errno.EACCES, "may write"), (errno.ENOSPC, "Free some")],
-)
-def test_a_folder_that_cannot_be_made_is_told_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(CannotWrite, match=f"42: cannot be made: {os.strerror(number)}.*{fix}"):
-        RunDir(tmp_path, "m", "42").open()
-
-
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(rundir.os, "open", refuse)
-    with pytest.raises(CannotWrite, match=r"\.lock: cannot be written: Permission denied.*may write"):
-        RunDir(tmp_path, "m", "42").open()
-
-
-def test_opening_clears_what_a_killed_process_left(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
+def test_opening_deletes_files_of_a_killed_process(tmp_path: Path) -> None:
+    dead = forked(lambda: None)
+    dead.join()
     with RunDir(tmp_path, "m", "42") as run:
         stale = [folder / f".x.tmp-{dead.pid}" for folder in (run.path, run.ckpts, run.results)]
     for path in stale:
@@ -211,7 +176,7 @@ def test_opening_clears_what_a_killed_process_left(tmp_path: Path) -> None:
         assert not any(path.exists() for path in stale)
 
 
-def test_the_state_tells_how_the_run_stands(tmp_path: Path) -> None:
+def test_the_state_of_a_run_is_written_and_read(tmp_path: Path) -> None:
     with RunDir(tmp_path, "m", "42") as run:
         assert run.read_state() is None
         run.write_state("running", Position(1, 5, 17))
@@ -276,7 +241,7 @@ def test_hparams_that_are_not_data_are_refused(tmp_path: Path) -> None:
         ("", "holds nothing"),
     ],
 )
-def test_a_useless_hparams_file_is_told(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_useless_hparams_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "h.yaml").write_text(text)
     with pytest.raises(UserError, match=reason):
         read_hparams(tmp_path / "h.yaml")
@@ -285,18 +250,12 @@ def test_a_useless_hparams_file_is_told(tmp_path: Path, text: str, reason: str) 
 
 
 def test_differences_are_listed_by_dotted_key() -> None:
-    old = {
-        "seed": 1,
-        "config": {"net": {"depth": {"enc_name": "resnet18"}}, "loss": {"a": {"weight": 1}}, "x": {}},
-    }
-    new = {
-        "seed": 1,
-        "config": {"net": {"depth": {"enc_name": "resnet50"}}, "loss": {"b": {"weight": 1}}, "x": {}},
-    }
+    old = {"seed": 1, "net": {"depth": {"enc_name": "resnet18"}}, "loss": {"a": {"weight": 1}}, "x": {}}
+    new = {"seed": 1, "net": {"depth": {"enc_name": "resnet50"}}, "loss": {"b": {"weight": 1}}, "x": {}}
     assert diff_config(old, new) == [
-        "config.net.depth.enc_name: resnet18 -> resnet50",
-        "config.loss.a.weight: 1 -> (absent)",
-        "config.loss.b.weight: (absent) -> 1",
+        "net.depth.enc_name: resnet18 -> resnet50",
+        "loss.a.weight: 1 -> (absent)",
+        "loss.b.weight: (absent) -> 1",
     ]
 
 

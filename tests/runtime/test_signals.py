@@ -1,4 +1,4 @@
-"""The first signal is a request, the second one an order."""
+"""The first signal is a request, the second one ends the process."""
 
 from __future__ import annotations
 
@@ -49,11 +49,7 @@ HELD = (
     [
         ("", {}, signal.SIGHUP),
         (IGNORED, {}, None),  # as nohup does
-        (
-            IGNORED,
-            {"TORCHELASTIC_RUN_ID": "none"},
-            signal.SIGHUP,
-        ),  # only its launcher sends it, and kills next
+        (IGNORED, {"TORCHELASTIC_RUN_ID": "none"}, signal.SIGHUP),  # from its launcher, which kills next
     ],
 )
 def test_a_closed_terminal_is_a_request_unless_it_is_ignored(

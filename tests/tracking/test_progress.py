@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from tests.world import ROOT
 from trainer.runtime.errors import UserError
-from trainer.tracking.progress import Progress, make_progress
+from trainer.tracking.progress import Progress, counting, make_progress
 
 
 class Clock:
@@ -63,9 +64,17 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     terminal.close()
 
 
-def train(progress: Progress, clock: Clock) -> None:
-    """Two epochs of four steps, one second each; a word every two steps; three batches of validation."""
-    with progress:
+def make(
+    kind: str, stream: TextIO, clock: Clock, epochs: int = 2, steps: int = 4, is_main: bool = True
+) -> Progress:
+    sizes = {"total_epochs": epochs, "steps_per_epoch": steps}
+    return make_progress(kind, is_main=is_main, stream=stream, clock=clock, **sizes)  # type: ignore[arg-type]
+
+
+def train(kind: str, stream: TextIO, is_main: bool = True) -> None:
+    """Two epochs of four steps, one second each; info every two steps; three batches of validation."""
+    clock = Clock()
+    with (progress := make(kind, stream, clock, is_main=is_main)):
         for epoch in range(2):
             progress.epoch(epoch)
             for step in range(1, 5):
@@ -80,12 +89,10 @@ def train(progress: Progress, clock: Clock) -> None:
     progress.summary({"best AbsRel": "11.5 % (epoch 1)", "files": "models/a/042"}, title="Finished")
 
 
-def test_plain_lines_are_exact() -> None:
-    clock, stream = Clock(), io.StringIO()
-    train(
-        make_progress("plain", is_main=True, total_epochs=2, steps_per_epoch=4, stream=stream, clock=clock),
-        clock,
-    )
+@pytest.mark.parametrize("kind", ["plain", "auto", "rich", "tqdm"])
+def test_without_a_terminal_every_kind_prints_exact_lines(kind: str) -> None:
+    stream = io.StringIO()
+    train(kind, stream)
     assert stream.getvalue().splitlines() == [
         "epoch 1/2  step 2/4  loss 0.1235  data 3 %  1 it/s  0:06 left",
         "epoch 1/2  step 4/4  loss 0.1235  data 3 %  1 it/s  0:04 left",
@@ -100,14 +107,13 @@ def test_plain_lines_are_exact() -> None:
         "best AbsRel  11.5 % (epoch 1)",
         "files        models/a/042",
     ]
+    assert not {"\r", "\x1b"} & set(stream.getvalue())
 
 
 def test_steps_of_an_earlier_start_are_not_speed() -> None:
     """Resumed at step 1000 of 2000: 10 steps in 5 s are 2 it/s, and 990 steps are left, 8:15."""
     clock, stream = Clock(), io.StringIO()
-    progress = make_progress(
-        "plain", is_main=True, total_epochs=1, steps_per_epoch=2000, stream=stream, clock=clock
-    )
+    progress = make("plain", stream, clock, epochs=1, steps=2000)
     progress.epoch(0, done=1000)
     clock.now += 5
     for step in range(1, 11):
@@ -115,54 +121,23 @@ def test_steps_of_an_earlier_start_are_not_speed() -> None:
     assert stream.getvalue() == "epoch 1/1  step 1010/2000  2 it/s  8:15 left\n"
 
 
-@pytest.mark.parametrize("kind", ["auto", "rich", "tqdm"])
-def test_without_a_terminal_every_kind_is_plain(kind: str) -> None:
-    clock, stream, plain = Clock(), io.StringIO(), io.StringIO()
-    train(
-        make_progress(kind, is_main=True, total_epochs=2, steps_per_epoch=4, stream=stream, clock=clock),
-        clock,
-    )
-    clock = Clock()
-    train(
-        make_progress("plain", is_main=True, total_epochs=2, steps_per_epoch=4, stream=plain, clock=clock),
-        clock,
-    )
-    assert stream.getvalue() == plain.getvalue()
-    assert "\r" not in stream.getvalue()
-    assert "\x1b" not in stream.getvalue()
-
-
 def test_a_dumb_terminal_gets_plain_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    clock = Clock()
-    train(
-        make_progress(
-            "auto", is_main=True, total_epochs=2, steps_per_epoch=4, stream=terminal.stream, clock=clock
-        ),
-        clock,
-    )
+    train("auto", terminal.stream)
     assert "\x1b" not in terminal.text()
 
 
 def test_other_ranks_are_silent(terminal: Terminal, capfd: pytest.CaptureFixture[str]) -> None:
-    clock = Clock()
     for kind in ("auto", "rich", "tqdm", "plain"):
-        train(
-            make_progress(kind, is_main=False, total_epochs=2, steps_per_epoch=4, stream=terminal.stream),
-            clock,
-        )
+        train(kind, terminal.stream, is_main=False)
+    with counting("depth", 3, is_main=False, stream=terminal.stream) as count:
+        count()
     assert terminal.text() == ""
     assert capfd.readouterr() == ("", "")
 
 
 def test_rich_draws_bars_speed_time_and_words(terminal: Terminal) -> None:
-    clock = Clock()
-    train(
-        make_progress(
-            "rich", is_main=True, total_epochs=2, steps_per_epoch=4, stream=terminal.stream, clock=clock
-        ),
-        clock,
-    )
+    train("rich", terminal.stream)
     raw = terminal.text()
     assert "\x1b[?25h" in raw[raw.rindex("\x1b[?25l") :], "the cursor comes back"
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw)
@@ -175,9 +150,7 @@ def test_rich_draws_bars_speed_time_and_words(terminal: Terminal) -> None:
 
 def test_rich_puts_prints_above_the_bars_and_gives_stdout_back(terminal: Terminal) -> None:
     stdout = sys.stdout
-    with make_progress(
-        "rich", is_main=True, total_epochs=1, steps_per_epoch=2, stream=terminal.stream
-    ) as progress:
+    with make("rich", terminal.stream, Clock()) as progress:
         progress.epoch(0)
         assert sys.stdout is not stdout
         print("from a library")
@@ -187,7 +160,7 @@ def test_rich_puts_prints_above_the_bars_and_gives_stdout_back(terminal: Termina
 
 def test_tqdm_shows_bar_and_words_without_threads(terminal: Terminal) -> None:
     before = threading.active_count()
-    progress = make_progress("tqdm", is_main=True, total_epochs=1, steps_per_epoch=4, stream=terminal.stream)
+    progress = make("tqdm", terminal.stream, Clock(), epochs=1)
     progress.epoch(0, done=1)
     progress.advance({"loss": 0.5})
     progress.message("a note")
@@ -198,6 +171,26 @@ def test_tqdm_shows_bar_and_words_without_threads(terminal: Terminal) -> None:
     assert re.search(r"epoch 1/1:  50%\|.*2/4 .*loss 0\.5", text)
     assert "a note\r\n" in text
     assert text.rstrip().endswith("epoch 1/1  done in 0:00  AbsRel 11.5")
+
+
+@pytest.mark.parametrize(("total", "of"), [(5, " of 5"), (None, "")])
+def test_a_job_without_a_terminal_prints_a_line_a_minute(total: int | None, of: str) -> None:
+    clock, stream = Clock(), io.StringIO()
+    with counting("depth", total, done=1, unit="frame", stream=stream, clock=clock) as count:
+        for _ in range(2):
+            clock.now += 59
+            count(2)  # two processes: the last item is counted once
+        clock.now += 60
+        count(0 if total is None else 2)
+    assert stream.getvalue() == f"depth: 5{of} frames\n" * 2
+
+
+def test_a_job_on_a_terminal_draws_a_bar_and_removes_it(terminal: Terminal) -> None:
+    with counting("depth", 4, done=1, stream=terminal.stream) as count:
+        count(3)
+    text = terminal.text()
+    assert re.search(r"depth:  25%\|.*1/4", text)
+    assert text.endswith("\r")
 
 
 DEBUGGED = """
@@ -239,4 +232,4 @@ def test_a_breakpoint_under_tqdm_takes_commands(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_names_the_choices() -> None:
     with pytest.raises(UserError, match=r"'ritch' is not a kind\. Did you mean 'rich'\?.*plain.*tqdm"):
-        make_progress("ritch", is_main=True, total_epochs=1, steps_per_epoch=1)  # type: ignore[arg-type]
+        make("ritch", io.StringIO(), Clock())

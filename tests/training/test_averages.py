@@ -76,16 +76,8 @@ def assert_equal(ours: nn.Module, theirs: nn.Module) -> None:
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("warmup", "expected"),
-    [
-        (
-            True,
-            [0.9, 1.8, 2.7],
-        ),  # keeps 1/10, 2/11, 3/12: 0.9 * 1; 2/11 * 0.9 + 9/11 * 2; 1/4 * 1.8 + 3/4 * 3
-        (False, [0.5, 1.25, 2.125]),  # keeps 1/2
-    ],
-)
+# With warm-up it keeps 1/10, 2/11, 3/12: 0.9 * 1; 2/11 * 0.9 + 9/11 * 2; 1/4 * 1.8 + 3/4 * 3. Without, 1/2.
+@pytest.mark.parametrize(("warmup", "expected"), [(True, [0.9, 1.8, 2.7]), (False, [0.5, 1.25, 2.125])])
 def test_ema_of_a_scalar(warmup: bool, expected: list[float]) -> None:
     objective = make_objective()
     set_gain(objective, 0.0)
@@ -144,24 +136,17 @@ def fresh_pass(objective: Objective, batches: list[Any]) -> dict[str, list[torch
     """Means over batches of mean and unbiased variance of what enters each BatchNorm, in training mode."""
     entered: dict[str, list[torch.Tensor]] = {}
     depth = objective.networks["depth"]
-    hooks = [
-        module.register_forward_pre_hook(
-            lambda _, args, name=name: entered.setdefault(name, []).append(args[0])
-        )
-        for name, module in depth.named_modules()
-        if isinstance(module, nn.BatchNorm2d)
-    ]
+    for name, module in depth.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            note = entered.setdefault(name, []).append
+            module.register_forward_pre_hook(lambda _, args, note=note: note(args[0]))
     objective.train()
     with torch.no_grad():
         for batch in batches:
             objective.predict(batch)
-    for hook in hooks:
-        hook.remove()
+    reductions = (torch.mean, torch.var)
     return {
-        name: [
-            torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0),
-            torch.stack([x.var((0, 2, 3)) for x in inputs]).mean(0),
-        ]
+        name: [torch.stack([reduce(x, (0, 2, 3)) for x in inputs]).mean(0) for reduce in reductions]
         for name, inputs in entered.items()
     }
 
@@ -215,9 +200,7 @@ def test_frozen_parts_stay_what_they_are() -> None:
     objective = objective_with_norms()
     train(objective, range(2))
     freeze(objective, ["depth.encoder"])
-    frozen = {
-        n: t.clone() for n, t in objective.state_dict().items() if n.startswith("networks.depth.encoder")
-    }
+    frozen = {n: t.clone() for n, t in objective.state_dict().items() if "depth.encoder" in n}
     ema, swa = EMA(objective, decay=0.3, warmup=False), averaged_over_two(objective)
     train(objective, range(6, 9), ema)
     swa.update(2)
@@ -246,21 +229,15 @@ def test_swa_of_a_run_that_is_continued_is_the_same(tmp_path: Path) -> None:
     assert other.num_averaged == 3
 
 
-def test_a_state_from_before_swa_began_holds_no_weights() -> None:
-    swa = SWA(make_objective(), start_epoch=3)
-    swa.update(2)
-    state = swa.state_dict()
-    assert state["weights"] == {}
-    later = SWA(make_objective(), start_epoch=1)
-    later.load_state_dict(state)
-    assert later.module is None
-
-
-def test_a_mean_that_has_begun_keeps_its_first_epoch() -> None:
+def test_a_mean_that_has_begun_keeps_its_first_epoch_and_one_before_holds_no_weights() -> None:
     """Half of 2 epochs was epoch 0; half of the 4 that are planned now would be epoch 2."""
-    swa = averaged_over_two(make_objective())
     later = SWA(make_objective(), start_epoch=2)
-    later.load_state_dict(swa.state_dict())
+    later.update(1)
+    assert later.state_dict()["weights"] == {}
+    again = SWA(make_objective(), start_epoch=1)
+    again.load_state_dict(later.state_dict())
+    assert (again.module, again.start_epoch) == (None, 1)
+    later.load_state_dict(averaged_over_two(make_objective()).state_dict())
     assert later.start_epoch == 0
 
 
@@ -273,25 +250,19 @@ def test_averages_of_another_model_are_refused_by_name() -> None:
     assert "networks.depth.encoder.0.weight: only in the file" in message
     assert "networks.depth.head.weight: not in the file" not in message  # the eleventh
     assert message.endswith("... and 8 more")
-    with pytest.raises(
-        UserError, match=r"networks\.pose\.gain: \(2,\) float32 in the file, \(\) float32 now"
-    ):
+    with pytest.raises(UserError, match=r"pose\.gain: \(2,\) float32 in the file, \(\) float32 now"):
         EMA(objective_with_norms()).load_state_dict(state)
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
-def test_senseless_decays_are_refused(decay: float) -> None:
-    with pytest.raises(UserError, match="decay"):
-        EMA(make_objective(), decay=decay)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("start_epoch", -1), ("lr", 0.0), ("lr", math.nan), ("anneal_epochs", -1), ("bn_batches", 0)],
-)
-def test_senseless_settings_of_swa_are_refused(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=name):
-        SWA(make_objective(), **{"start_epoch": 0, name: value})
+def test_settings_out_of_range_are_refused() -> None:
+    objective = make_objective()
+    for decay in (-0.1, 1.0, math.nan):
+        with pytest.raises(UserError, match="decay"):
+            EMA(objective, decay=decay)
+    wrong = [("start_epoch", -1), ("lr", 0.0), ("lr", math.nan), ("anneal_epochs", -1), ("bn_batches", 0)]
+    for name, value in wrong:
+        with pytest.raises(UserError, match=name):
+            SWA(objective, **{"start_epoch": 0, name: value})
 
 
 def test_the_copy_stands_alone() -> None:
@@ -417,10 +388,8 @@ def test_rates_of_swa_by_hand_and_in_a_run_that_is_continued() -> None:
         assert rates_of(optimizer) == pytest.approx(rates, rel=1e-12)
         exact = rates_of(optimizer)
 
-        other, again = (
-            SWA(make_objective(), start_epoch=2, lr=0.05, anneal_epochs=2),
-            two_groups(tuple(exact)),
-        )
+        other = SWA(make_objective(), start_epoch=2, lr=0.05, anneal_epochs=2)
+        again = two_groups(tuple(exact))
         other.load_state_dict(from_json(to_json(swa.state_dict(), {})))
         for group, initial in zip(again.param_groups, expected[0], strict=True):
             group["initial_lr"] = initial  # the schedule's, part of the optimizer's state

@@ -1,4 +1,4 @@
-"""What a run writes and says while it trains: means over processes, scalars of the loop, warnings, lost items."""
+"""Records of a run: means over processes, scalars of the loop, warnings, unreadable items."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.types import StepOutput
 
 
 class Heard:
-    """A tracker and a progress display that keep what they are told."""
+    """A tracker and a progress display that keep their input."""
 
     def __init__(self) -> None:
         self.written: list[tuple[dict, int]] = []
@@ -70,11 +70,10 @@ def _each_brings_its_own(rank: int, world: int) -> None:
     assert {tag for tag in written if "metrics" in tag} == {f"train_metrics/{k}" for k in VALIDATION_METRICS}
     assert written["train_metrics/Acc"] == pytest.approx(
         50
-    )  # of the one item with truth, whose depth is 2 and 4
+    )  # of the one item with truth: its depth is 2 and 4
     std = 0.125 * (64 * 64 / (64 * 64 - 1)) ** 0.5  # of 0.25 and 0.5 in equal parts, mean 0.375
-    assert written["train_health/disp_variation"] == pytest.approx(
-        std / 0.375 / 2
-    )  # constant on the other process
+    variation = std / 0.375 / 2  # constant on the other process
+    assert written["train_health/disp_variation"] == pytest.approx(variation)
     assert written["train_safety/skipped"] == 3
     assert written["epoch"] == 2
 
@@ -82,8 +81,16 @@ def _each_brings_its_own(rank: int, world: int) -> None:
 _total = recording.total
 
 
-def test_what_a_step_shows_is_averaged_over_processes_in_one_reduction(tmp_path: Path) -> None:
-    run_world(_each_brings_its_own, 2, tmp_path)
+def _both(rank: int, world: int) -> None:
+    _each_brings_its_own(rank, world)
+    recording.total = _total
+    _each_meets_two(rank, world)
+
+
+def test_two_processes_average_a_step_in_one_reduction_and_count_an_unreadable_item_once(
+    tmp_path: Path,
+) -> None:
+    run_world(_both, 2, tmp_path, start_method="fork")
 
 
 def test_a_step_that_is_not_due_writes_nothing() -> None:
@@ -92,7 +99,7 @@ def test_a_step_that_is_not_due_writes_nothing() -> None:
     assert heard.written == []
 
 
-def test_a_sick_run_is_warned_once_whoever_sees_it_first() -> None:
+def test_a_failing_run_is_reported_once_by_training_or_validation() -> None:
     recorder, heard = recorder_of()
     for step in range(100, 160, 10):
         recorder.step(step_output(0.1), {}, 0.1, {}, step=step, due=True)  # disparity 0.5 everywhere
@@ -107,7 +114,7 @@ def test_a_sick_run_is_warned_once_whoever_sees_it_first() -> None:
     assert len(heard.said) == 1
 
 
-def test_time_spent_in_waiting_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_spent_waiting_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, heard = recorder_of()
     clock = [0.0]
     monkeypatch.setattr(recording, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
@@ -122,14 +129,12 @@ def test_time_spent_in_waiting_is_measured_and_told(monkeypatch: pytest.MonkeyPa
         clock[0] += 4.0
     shares = [written["train_health/waiting_share"] for written, _ in heard.written]
     assert shares == pytest.approx([6 / 6, 12 / 16, 18 / 26, 24 / 36, 30 / 46])
-    assert heard.said[0].startswith("warning: 67% of the time goes in waiting for data (24 s of 36 s")
+    assert heard.said[0].startswith("warning: 67% of the time is spent waiting for data (24 s of 36 s")
     assert len(heard.said) == 1
 
 
 def _each_meets_two(rank: int, world: int) -> None:
-    heard = Heard()
-    accelerator = SimpleNamespace(num_processes=world, device=torch.device("cpu"))
-    recorder = Recorder(accelerator, heard, heard)
+    recorder, heard = recorder_of(world)
     marks = torch.zeros(8, dtype=torch.bool)
     sets = {"train": SimpleNamespace(unreadable=marks), "val": SimpleNamespace(unreadable=None)}
     recorder.unreadable(sets, step=4)
@@ -139,10 +144,6 @@ def _each_meets_two(rank: int, world: int) -> None:
     tag = "train_data/unreadable"
     assert heard.written == [({tag: 0}, 4), ({tag: 3}, 8), ({tag: 3}, 12)]
     assert [text[:20] for text in heard.said] == ["warning: 3 of 8 trai"]
-
-
-def test_unreadable_items_are_counted_once_over_processes(tmp_path: Path) -> None:
-    run_world(_each_meets_two, 2, tmp_path)
 
 
 def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:

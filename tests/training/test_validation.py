@@ -52,20 +52,10 @@ def accelerator(rank: int = 0, world: int = 1) -> Any:
     )
 
 
-def result_of(
-    items: list[dict[str, Tensor]], size: int, total: int, rank: int = 0, world: int = 1
-) -> ValidationResult:
-    return validate(
-        Doubling(),
-        batches(items, size) if items else [],
-        total,
-        accelerator=accelerator(rank, world),
-        seed=1,
-        epoch=0,
-        min_depth=0.1,
-        max_depth=100.0,
-        want_images=False,
-    )
+def result_of(items: list[Any], size: int, total: int, rank: int = 0, world: int = 1) -> ValidationResult:
+    limits = {"min_depth": 0.1, "max_depth": 100.0}
+    given, where = batches(items, size) if items else [], accelerator(rank, world)
+    return validate(Doubling(), given, total, accelerator=where, seed=1, epoch=0, want_images=False, **limits)
 
 
 def test_the_mean_is_over_items_with_truth() -> None:
@@ -106,4 +96,4 @@ def _deal(rank: int, world: int) -> None:
 
 
 def test_two_processes_find_the_same_means(tmp_path: Path) -> None:
-    run_world(_deal, 2, tmp_path)
+    run_world(_deal, 2, tmp_path, start_method="fork")

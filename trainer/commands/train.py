@@ -14,9 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if (
-    not __package__
-):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
+if not __package__:  # started as a file, by `sweep`: import the project around it
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from trainer.commands.cli import add_config_arguments, add_shared, guarded, program
@@ -41,17 +39,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--progress",
         choices=("auto", "rich", "tqdm", "plain"),
         default="auto",
-        help="look of the progress (default auto)",
+        help="progress display (default auto)",
     )
     parser.add_argument(
-        "--timings", action="store_true", help="show where the time up to the first optimizer step went"
+        "--timings", action="store_true", help="print the time of each part up to the first optimizer step"
     )
     return parser.parse_args(argv)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, train, say where the results are; return the exit code."""
+    """Parse, build, train, print where the results are; return the exit code."""
     args = parse(argv)
     from trainer.commands.jobs.train import run
 

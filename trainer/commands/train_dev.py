@@ -1,8 +1,7 @@
-"""Train for debugging: the main job made small, with a plain bar and a working `breakpoint()`.
+"""Train for debugging: a short run with a plain bar and a working `breakpoint()`.
 
-5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in the temporary
-folder, scalars at every step. `--grad-norm` logs the gradient norm of every network, `--detect-anomaly` names the
-operation that produced a NaN.
+5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in the temporary folder,
+scalars at every step.
 """
 
 from __future__ import annotations
@@ -22,31 +21,22 @@ SCRATCH = Path(tempfile.gettempdir()) / "monodepth_dev"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; what debugging changes goes in front of the user's own --set."""
+    """Parse the command line; the settings for debugging precede the user's --set, which win."""
     parser = argparse.ArgumentParser(prog=program("train_dev"), description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_config_arguments(parser)
-    add(
-        "-o",
-        "--ckpt-dir",
-        type=Path,
-        default=SCRATCH,
-        metavar="DIR",
-        help=f"default {SCRATCH}, emptied at each start",
-    )
+    where = f"default {SCRATCH}, emptied at each start"
+    add("-o", "--ckpt-dir", type=Path, default=SCRATCH, metavar="DIR", help=where)
     add("-n", "--name", default="dev", help="default dev")
     add("-v", "--version", default="0", help="default 0")
     add_shared(parser, "--seed")
     add("--epochs", type=int, default=5, help="default 5")
     add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
     add(
-        "--workers",
-        type=int,
-        default=0,
-        help="loader processes (default 0, so that breakpoint() works in a dataset)",
+        "--workers", type=int, default=0, help="loader processes (default 0: breakpoint() works in a dataset)"
     )
     add("--grad-norm", action="store_true", help="log the gradient norm of every network")
-    add("--timings", action="store_true", help="show where the time up to the first optimizer step went")
+    add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
     args = parser.parse_args(argv)
     args.progress = "tqdm"
@@ -66,7 +56,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def empty(name: str, version: str) -> None:
-    """Empty a scratch folder that nobody is using. Raises UserError when a run is in it."""
+    """Empty a scratch folder. Raises UserError when a run is using it."""
     from trainer.runtime.rundir import RunDir
 
     with RunDir(SCRATCH, name, version) as folder:

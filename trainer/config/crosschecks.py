@@ -185,9 +185,8 @@ def _workers(config: Resolved, report: Report) -> None:
 
 def _monitors(config: Resolved, report: Report) -> None:
     """What is watched must be computed: `best` or the schedule would otherwise fail after the first epoch."""
-    from trainer.metrics.validation import VALIDATION_METRICS
+    from trainer.metrics.validation import monitor_problem
 
-    tracked = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in config.loss)]
     validates = config.trainer.get("limit_val_batches", 0) > 0
     with_depth = config.datasets.get("val", ("", {}))[1].get("use_depth", True)
     watched: list[tuple[KeyPath, Any]] = [(("trainer", "monitor"), config.trainer.get("monitor"))]
@@ -197,13 +196,10 @@ def _monitors(config: Resolved, report: Report) -> None:
             mend = "set trainer.limit_val_batches above 0"
             report.wrong(("scheduler", "type"), f"plateau needs validation; {mend}")
     for path, name in watched:
-        if name is None:
-            continue
-        if name not in tracked:
-            report.wrong(path, f"{name!r} is not a number of the validation. {did_you_mean(name, tracked)}")
-        elif name in VALIDATION_METRICS and validates and not with_depth:
-            mend = "set dataset.val.use_depth: true, or watch loss"
-            report.wrong(path, f"{name} needs true depth, but use_depth is false for val; {mend}")
+        if name is not None:
+            problem = monitor_problem(name, config.loss, has_depth=with_depth or not validates)
+            if problem is not None:
+                report.wrong(path, problem)
 
 
 def _unvalidated(config: Resolved, report: Report) -> None:

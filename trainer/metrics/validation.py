@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models_zoo.registry import did_you_mean
 
 VALIDATION_UNITS = {"MAE": "m", "RMSE": "m", "LogSI": "100 ln m", "AbsRel": "%", "Acc": "%"}
 VALIDATION_METRICS = tuple(VALIDATION_UNITS)
@@ -13,6 +17,31 @@ VALIDATION_METRICS = tuple(VALIDATION_UNITS)
 def higher_is_better(name: str) -> bool:
     """Say whether a larger value of the monitored quantity is the better one: true of accuracies only."""
     return "Acc" in name
+
+
+def improvement(name: str, value: float, best: float) -> float:
+    """Return by how much `value` of the monitored quantity is better than `best`; negative when it is worse."""
+    return value - best if higher_is_better(name) else best - value
+
+
+def monitor_problem(
+    name: str, loss_names: Iterable[str], *, has_depth: bool = True, has_supports: bool = True
+) -> str | None:
+    """Return why validation does not compute the number called `name` and what to do, None when it does.
+
+    Numbers are the metrics of this file, "loss", and "loss_<name>" of each loss.
+    """
+    known = [*VALIDATION_METRICS, "loss", *(f"loss_{loss}" for loss in loss_names)]
+    if name not in known:
+        return f"{name!r} is not a number of the validation. {did_you_mean(name, known)}"
+    if name in VALIDATION_METRICS and not has_depth:
+        fix = "set dataset.val.use_depth: true, or watch loss"
+        return f"{name} needs true depth, but use_depth is false for val; {fix}"
+    if name not in VALIDATION_METRICS and not has_supports:
+        return (
+            f"{name} needs supports, but dataset.val.supp_idxs is empty; name supports there, or watch AbsRel"
+        )
+    return None
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""What a run stands on: whole files, the run folder, processes, signals, seeds, YAML text. Every file here is open."""
+"""The foundations of a run: whole files, run folder, processes, signals, seeds, YAML text. Every file here is open."""

@@ -1,4 +1,4 @@
-"""The error that a user's mistake raises, and the lists in its message."""
+"""The error for a user's mistake, and lists in messages."""
 
 from __future__ import annotations
 

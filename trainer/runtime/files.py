@@ -1,4 +1,4 @@
-"""Replace a file as a whole or not at all: staged beside it, synced, renamed. Blind to what is in it."""
+"""Files that are replaced as a whole or not at all: staged beside the old one, synced, renamed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ _STAGED = re.compile(r"\..+\.tmp-(\d+)")
 
 
 class CannotWrite(UserError):
-    """The disk refused; the message says why, how much is free, and that what was there is still there."""
+    """The disk refused; the message gives the reason and the free space, and says that an old file is untouched."""
 
 
 @contextmanager
 def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
-    """Give a file beside `path` to write to; it replaces `path` when the block ends well, else it is removed.
+    """Yield a file beside `path` to write to; it replaces `path` when the block succeeds, else it is removed.
 
-    Args:
-        keep_previous: new name of the file that `path` is now; a file that is already there is dropped.
-
-    Raises CannotWrite for every OSError in the block; `path` is untouched then.
+    The old file gets the name `keep_previous`, if given, in place of any file of that name. Raises CannotWrite for
+    every OSError in the block and leaves `path` untouched.
     """
     path = Path(path)
     staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -37,14 +35,15 @@ def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
         os.replace(staged, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise CannotWrite(_refusal(path, error)) from error
+        kept = ". The file that was there before is untouched" if path.exists() else ""
+        raise CannotWrite(why_not(path, error) + kept) from error
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file. Raises CannotWrite; the old file is untouched then."""
+    """Replace a text file. Raises CannotWrite and leaves the old file untouched."""
     with replacing(path) as staged, open(staged, "wb") as file:
         file.write(text.encode())
         file.flush()
@@ -52,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def clean_stale(folder: Path) -> list[Path]:
-    """Delete what processes that died while writing left in `folder`; return it."""
+    """Delete and return the staged files in `folder` of processes that have died."""
     stale = []
     for path in Path(folder).glob(".*.tmp-*"):
         match = _STAGED.fullmatch(path.name)
@@ -63,7 +62,7 @@ def clean_stale(folder: Path) -> list[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. Raises CannotWrite, naming the file that is in the way if any."""
+    """Make a folder and its parents. Raises CannotWrite, naming a file that is in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -76,7 +75,7 @@ def make_folder(folder: Path) -> None:
 
 
 def require_space(folder: Path, num_bytes: int, purpose: str) -> None:
-    """Raise CannotWrite when the disk of `folder` has less than `num_bytes` left for `purpose`, a plural."""
+    """Raise CannotWrite when the disk of `folder` has less than `num_bytes` free for `purpose`, a plural."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise CannotWrite(
@@ -86,7 +85,7 @@ def require_space(folder: Path, num_bytes: int, purpose: str) -> None:
 
 
 def why_not(path: Path, error: OSError, doing: str = "written") -> str:
-    """Say in one sentence what the operating system has against `path`, and what to do about it."""
+    """Return a sentence on why `path` cannot be written and what to do about it."""
     if error.errno == errno.ENOSPC:
         fix = "Free some space or choose another folder"
     elif error.errno == errno.EDQUOT:
@@ -101,20 +100,15 @@ def why_not(path: Path, error: OSError, doing: str = "written") -> str:
 
 
 def _free(path: Path) -> str:
-    """How much space is left where `path` is or would be."""
+    """Return the free space where `path` is or would be, in brackets."""
     for folder in path.parents:
         with suppress(OSError):
             return f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free there)"
     return ""
 
 
-def _refusal(path: Path, error: OSError) -> str:
-    kept = ". The file that was there before is untouched" if path.exists() else ""
-    return why_not(path, error) + kept
-
-
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file a second name, so that it survives being replaced and `path` is never missing."""
+    """Give the file a second name, so that it survives the replacement and `path` never goes missing."""
     previous.unlink(missing_ok=True)
     try:
         os.link(path, previous)
@@ -125,7 +119,7 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut; some network file systems cannot be asked to."""
+    """Make the new name survive a power cut; some network file systems refuse."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Optional packages: imported when needed; a missing one is an error that names the extra to install."""
+"""Optional packages, imported when needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer.runtime.errors import UserError
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
-    """Import a package. Raises UserError naming the extra that brings it, and the `purpose` it is needed for."""
+    """Import a package. Raises UserError naming the `purpose` and the extra to install when it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Several processes: how they meet, decide together and notice that one is gone. Importing this loads no torch."""
+"""Several processes: meeting, joint decisions, lost peers. Importing this file loads no torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 def check_world(accelerator: Any) -> None:
-    """Raise UserError when the launcher started more processes than Accelerate knows of.
+    """Raise UserError when the launcher started more processes than Accelerate sees.
 
-    Without this check every process would believe to be alone and all would write the same checkpoint.
+    Each would otherwise train alone and write the same checkpoint.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != accelerator.num_processes:
@@ -41,9 +41,9 @@ def check_equal(accelerator: Any, value: Any, what: str) -> None:
     values: list[Any] = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(values, value)
     if any(other != values[0] for other in values):
-        told = "; ".join(f"process {rank}: {v}" for rank, v in enumerate(values))
+        shown = "; ".join(f"process {rank}: {v}" for rank, v in enumerate(values))
         raise UserError(
-            f"the processes do not agree on {what} ({told}). All need the same files and --ckpt-dir"
+            f"the processes do not agree on {what} ({shown}). All need the same files and --ckpt-dir"
         )
 
 
@@ -64,7 +64,7 @@ LOST = re.compile(
 
 
 def lost_peer(error: BaseException) -> str | None:
-    """Return in one line what the backend said, when `error` means that a process died or fell silent; else None.
+    """Return the backend's message in one line when `error` means that a process died or fell silent, else None.
 
     gloo raises a RuntimeError that names its own source file, NCCL and the store a DistError.
     """
@@ -82,11 +82,11 @@ def lost_peer(error: BaseException) -> str | None:
 
 
 def init_method() -> str | None:
-    """How the processes meet: None, as the launcher says; another one where a launcher has started them again.
+    """Return the `init_method` of the process group: None, or our own after a restart by the launcher.
 
-    Its store outlives them and still holds the addresses of those that died, and a new process that reads one before it
-    is replaced fails, or waits for somebody who never comes. On one machine the number of the attempt keeps them apart.
-    Launchers of several machines may count differently: there nothing is changed.
+    The launcher's store outlives its processes and still holds the addresses of dead ones: a new process that reads one
+    of these fails or waits for ever. On one machine the number of the attempt keeps them apart; launchers of several
+    machines may count differently, so nothing is changed for them.
     """
     environ = os.environ
     alone = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
@@ -98,7 +98,7 @@ def init_method() -> str | None:
 
 @cache
 def _attempts() -> str:
-    """Make the meeting place known to torch, once."""
+    """Register the rendezvous with torch, once."""
     import torch
 
     torch.distributed.register_rendezvous_handler("attempt", _meet)
@@ -106,36 +106,33 @@ def _attempts() -> str:
 
 
 def _meet(url: str, **kwargs: Any) -> Iterator[tuple[Any, int, int]]:
-    """Meet as `env://` does, with keys of this attempt alone."""
+    """Meet as `env://` does, with keys of this attempt only."""
     import torch
 
     store, rank, world = next(torch.distributed.rendezvous("env://", **kwargs))
-    yield (
-        torch.distributed.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store),
-        rank,
-        world,
-    )
+    prefix = f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    yield torch.distributed.PrefixStore(prefix, store), rank, world
 
 
 def any_process(accelerator: Any, flag: bool) -> bool:
-    """Whether `flag` is true on any process; a barrier, too."""
+    """Return whether `flag` is true on any process; also a barrier."""
     import torch
 
     return bool(total(accelerator, torch.tensor(float(flag), device=accelerator.device)))
 
 
 def is_first_process() -> bool:
-    """True on the process that may speak, before Accelerate is there to ask."""
+    """Return whether this is the main process, before Accelerate exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
 class FoundByAll(UserError):
-    """What every process finds at the same time, so that one of them is enough to say it."""
+    """An error that every process raises at the same time, so one of them prints it."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all that work on one evaluation; torch.distributed is running when there are several."""
+    """This process among those of one evaluation; torch.distributed is initialised when there are several."""
 
     rank: int = 0
     world: int = 1
@@ -146,11 +143,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, batches: Sequence[T]) -> list[T]:
-        """Every world-th of `batches`, beginning with the rank."""
+        """Return every world-th of `batches`, starting at the rank."""
         return list(batches[self.rank :: self.world])
 
     def gather(self, mine: Sequence[T]) -> list[T]:
-        """Join what all processes have, on each of them. Waits for all. Raises UserError when one is gone."""
+        """Return the lists of all processes joined, on each of them. Raises UserError when one is gone."""
         if self.world == 1:
             return list(mine)
         from torch import distributed
@@ -161,7 +158,7 @@ class Processes:
         return [row for part in parts for row in part]
 
     def wait(self) -> None:
-        """Let nobody go on before all are here."""
+        """Wait for all processes."""
         if self.world > 1:
             from torch import distributed
 
@@ -171,7 +168,7 @@ class Processes:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Blame the other process when it is gone: it has said why, and a traceback of this one would hide that."""
+    """Raise UserError when another process is gone: its own message must not be hidden by our traceback."""
     try:
         yield
     except RuntimeError as error:

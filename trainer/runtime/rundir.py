@@ -1,4 +1,4 @@
-"""The folder of one run: where things are, who may write there, and how the run stands. No tensors here."""
+"""The folder of one run: its paths, its lock, its state and hparams."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class PositionLike(Protocol):
-    """How far a run has come."""
+    """Epoch and optimizer step of a run."""
 
     @property
     def epoch(self) -> int: ...
@@ -45,7 +45,7 @@ class PositionLike(Protocol):
 
 @dataclass(frozen=True)
 class RunState:
-    """What `state.json` says: how a run stands, for people and for launchers that cannot see exit codes."""
+    """The content of `state.json`, for people and for launchers that cannot see exit codes."""
 
     state: str  # one of STATES
     epoch: int
@@ -61,13 +61,9 @@ class RunDir:
         with RunDir("models/kitti", "monodepth2", "42") as run:
             run.write_state("running", position)
 
-    Making the object touches nothing. `open` makes the folders and takes the lock, held until `close` or
-    until the process dies, however it dies: nothing has to be removed by hand before a restart.
-
-    Args:
-        is_main: only the main process locks and writes; on the others a method that would write does nothing.
-
-    Raises UserError for a name or version that is no name of a folder.
+    Creating the object touches no file. `open` makes the folders and takes the lock, held until `close` or until the
+    process dies: nothing has to be removed by hand before a restart. Only the main process (`is_main`) locks and
+    writes. Raises UserError for a name or version that cannot name a folder.
     """
 
     def __init__(self, ckpt_dir: Path | str, name: str, version: str, *, is_main: bool = True):
@@ -86,7 +82,7 @@ class RunDir:
         self._lock: int | None = None
 
     def open(self) -> RunDir:
-        """Make the folders, take the lock, delete what a killed process left half-written.
+        """Make the folders, take the lock, delete half-written files of a killed process.
 
         Raises CannotWrite when the folder cannot be made or written to, UserError when another run holds it.
         """
@@ -101,7 +97,7 @@ class RunDir:
         return self
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -113,7 +109,7 @@ class RunDir:
         self.close()
 
     def write_state(self, state: str, position: PositionLike) -> None:
-        """Note how the run stands and how far it has come. Raises ValueError for a state not in STATES."""
+        """Write `state.json`. Raises ValueError for a state not in STATES."""
         if state not in STATES:
             raise ValueError(f"{state!r} is not a state of a run. Known: {', '.join(STATES)}")
         if self.is_main:
@@ -121,7 +117,7 @@ class RunDir:
             files.write_text(self.state_path, json.dumps(vars(now), indent=1) + "\n")
 
     def read_state(self) -> RunState | None:
-        """How the run stood last; None when it never began. An unreadable note must not hinder a restart."""
+        """Read `state.json`; None when it is missing, or unreadable, which must not prevent a restart."""
         try:
             return RunState(**json.loads(self.state_path.read_text()))
         except FileNotFoundError:
@@ -132,18 +128,18 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        """True when the run says that it reached its last epoch."""
+        """True when `state.json` says that the run reached its last epoch."""
         state = self.read_state()
         return state is not None and state.state == "finished"
 
     def write_hparams(self, hparams: Mapping[str, Any], command: Sequence[str] = ()) -> None:
-        """Write hparams.yaml: the resolved config and the command line, to be read and fixed by hand."""
+        """Write hparams.yaml: the resolved config and the command line, to be read and edited by hand."""
         if self.is_main:
             data = plain({**hparams, "command": list(command)} if command else hparams)
             files.write_text(self.hparams_path, _HEADING + yaml_text.dump(data))
 
     def capsule_path(self, step: int, rank: int = 0, micro_batch: int = 0) -> Path:
-        """Where a batch and the weights of a step that failed are kept for a replay."""
+        """Return the file for batch and weights of a failed step."""
         which = f"_batch_{micro_batch}" if micro_batch else ""
         return self.capsules / f"step_{step:08d}_rank_{rank}{which}.safetensors"
 
@@ -177,10 +173,7 @@ def diff_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Copy settings as what YAML and JSON know: dicts with text keys, lists, text, numbers, bools, null.
-
-    Raises TypeError for anything that is not data.
-    """
+    """Copy settings as dicts with text keys, lists, text, numbers, bools, None. Raises TypeError for anything else."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -215,7 +208,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as `diff_config` writes it."""
+    """Format a value for `diff_config`."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -224,7 +217,7 @@ def _now() -> str:
 
 
 def _take_lock(folder: Path) -> int:
-    """Lock the folder. Returns the descriptor that holds the lock, which ends with the process."""
+    """Lock the folder; return the descriptor that holds the lock until the process ends."""
     path = folder / ".lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -245,10 +238,10 @@ def _take_lock(folder: Path) -> int:
             f" since {owner['since']}. Wait for it, stop it, or use another --version"
         ) from error
     except ImportError:
-        _LOG.warning("%s: this system has no file locks; see to it that only one run writes here", folder)
+        _LOG.warning("%s: this system has no file locks; make sure that only one run writes here", folder)
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # some network file systems
-            _LOG.warning("%s: the disk knows no locks; see to it that only one run writes here", folder)
+            _LOG.warning("%s: the disk has no file locks; make sure that only one run writes here", folder)
         else:
             os.close(descriptor)
             raise CannotWrite(files.why_not(path, error)) from error
@@ -259,7 +252,7 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
     unknown = {"pid": "?", "host": "?", "since": "?"}
     try:
         return {**unknown, **json.loads(os.pread(descriptor, 4096, 0))}
-    except (OSError, ValueError, TypeError):  # it has just been taken and not been signed yet
+    except (OSError, ValueError, TypeError):  # taken a moment ago and not signed yet
         return unknown
 
 
@@ -268,17 +261,17 @@ _held: weakref.WeakSet[RunDir] = weakref.WeakSet()  # open run folders of this p
 
 @cache
 def _forget_in_children() -> None:
-    """Let forked children close the locks: a loader's worker may outlive a killed trainer."""
+    """Close the locks in forked children: a loader worker may outlive a killed trainer."""
 
     def forget() -> None:
         for run in list(_held):
             run.close()
 
-    os.register_at_fork(after_in_child=forget)  # cannot be taken back: once per process
+    os.register_at_fork(after_in_child=forget)  # cannot be undone: once per process
 
 
 def installed_version() -> str:
-    """Version of this project, "unknown" where it runs from a clone that is not installed."""
+    """Return the version of this project, "unknown" when it is not installed."""
     try:
         return version("monodepth-trainer")
     except PackageNotFoundError:

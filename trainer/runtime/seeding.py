@@ -1,6 +1,6 @@
 """Randomness as a function of position, never of history: (seed, step, rank) -> a random state.
 
-A resumed run draws the same numbers as an uninterrupted one because nothing about the past has to be replayed.
+A resumed run therefore draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def seed_everything(*position: int) -> None:
     seed = seed_of(*position)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from the global stream
-    # Not torch.manual_seed: for every kind of device that is not in use it writes down the call stack, 1 ms a step.
+    # Not torch.manual_seed: it records the call stack for every kind of device that is not in use, 1 ms a step.
     torch.default_generator.manual_seed(seed)
     for backend in (torch.cuda, torch.xpu):
         if backend.is_initialized():

@@ -1,4 +1,4 @@
-"""Requests to stop from outside: the first SIGTERM, SIGINT, SIGUSR1 or SIGHUP is noted and obeyed at the next step."""
+"""Stop signals: the first SIGTERM, SIGINT, SIGUSR1 or SIGHUP is noted, and obeyed after the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-PATIENCE = 3.0  # seconds after which a second signal means: now
+PATIENCE = 3.0  # seconds after which a second signal ends the process
 
 
 class Preempted(Exception):
@@ -21,10 +21,9 @@ class Preempted(Exception):
 
 
 def _stopping() -> tuple[signal.Signals, ...]:
-    """What asks a run to stop, where the system knows it. SIGHUP, a terminal that closes, is left ignored by `nohup`.
+    """Return the stop signals of this system, without a SIGHUP (closed terminal) that `nohup` ignores.
 
-    An elastic launcher hears it all the same, passes it on and then kills: its processes, which no terminal reaches,
-    obey it in any case.
+    Under an elastic launcher SIGHUP stays: the launcher passes it on, whatever `nohup` says, and then kills.
     """
     known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
     signals = [s for s in known if s is not None]
@@ -35,11 +34,10 @@ def _stopping() -> tuple[signal.Signals, ...]:
 
 
 class StopSignals:
-    """Catch stop signals while a run trains; one that comes `PATIENCE` later gets the default and ends the process.
+    """Catch stop signals while a run trains; one more than `PATIENCE` seconds after the first ends the process.
 
-    Launchers and schedulers often deliver one request twice within moments: that is not impatience.
-
-    Install it after the process group exists: a rank that ignores SIGTERM while it waits for others cannot be ended.
+    Launchers and schedulers often deliver one request twice within moments. Enter it once the process group exists: a
+    rank that ignores SIGTERM while it waits for others cannot be ended.
     """
 
     handled = _stopping()  # as the process was started

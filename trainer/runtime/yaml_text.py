@@ -1,7 +1,7 @@
-"""YAML with places: text becomes plain values, and every key remembers the file and line that set it.
+"""YAML with places: text becomes plain values, and every key keeps the file and line that set it.
 
-Nothing here knows what the keys mean. Broken files become lines of a report instead of exceptions, so that
-one run shows the mistakes of all files.
+The keys have no meaning here. Mistakes become lines of a report instead of exceptions, so that those of all files are
+shown at once.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][\d_]*|0x[0-9a-fA-F]+)$")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads scalars as people mean them: 1e-4 is a number, while 2011_09_26, 2011-09-26, 007 and 1:30 stay
-    text.
+    """Reads 1e-4 as a number, and 2011_09_26, 2011-09-26, 007 and 1:30 as text.
 
-    YAML 1.1 wants 1.0e-4 for a float and would turn the others into integers, dates and base-60 numbers.
+    YAML 1.1 requires 1.0e-4 for a float and reads the others as integers, dates and base-60 numbers.
     """
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists on one line, as people do."""
+    """Writes lists on one line."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -58,19 +57,18 @@ _Dumper.add_representer(
 class Layer:
     """One source of settings, or several merged ones.
 
-    `places` tells where a key was set last: "cfg/x.yaml:12", or "--set loss.x=3" for an override. `removed`
-    are the keys that had a value until a later source said null, `outdated` those beside a `type` that a later source
-    replaced by another.
+    `places`: where a key was set last, "cfg/x.yaml:12" or "--set loss.x=3". `removed`: keys that a later source set to
+    null. `outdated`: keys beside a `type` that a later source replaced.
     """
 
     data: Any = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     removed: set[KeyPath] = field(default_factory=set)
     outdated: set[KeyPath] = field(default_factory=set)
-    label: str = ""  # names the source as a whole
+    label: str = ""  # name of the source
 
     def place(self, path: KeyPath) -> str:
-        """Where `path` was set; for a key that is missing, where its nearest ancestor was."""
+        """Return where `path` was set; for a missing key, where its nearest ancestor was."""
         depth, node = 0, self.data
         while depth < len(path) and isinstance(node, Mapping) and path[depth] in node:
             node = node[path[depth]]
@@ -89,8 +87,7 @@ def _beside(path: Path) -> str:
 
 
 def read_file(path: Path, problems: list[str]) -> Layer | None:
-    """Read one YAML file whose top level is a mapping. What is wrong is added to `problems`; None =
-    unusable."""
+    """Read a YAML file with a mapping at its top. Mistakes are added to `problems`; None = unusable."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -104,20 +101,13 @@ def read_file(path: Path, problems: list[str]) -> Layer | None:
         layer = read_text(text, str(path), problems)
         if layer is None or isinstance(layer.data, dict):
             return layer
-        holds = (
-            "nothing"
-            if layer.data is None
-            else "a list"
-            if isinstance(layer.data, list)
-            else repr(layer.data)
-        )
+        holds = {type(None): "nothing", list: "a list"}.get(type(layer.data), repr(layer.data))
         problems.append(f"{path}: holds {holds}; expected a mapping of sections (net, loss, dataset, ...)")
     return None
 
 
 def read_text(text: str, label: str, problems: list[str], *, lines: bool = True) -> Layer | None:
-    """Parse YAML text. Places are "label:line", or just `label` without `lines`. None = not YAML, told in
-    `problems`."""
+    """Parse YAML text. Places are "label:line", or `label` without `lines`. None = not YAML, see `problems`."""
     reader = _Reader(text, label, lines)
     try:
         data = reader.read()
@@ -133,17 +123,18 @@ def read_text(text: str, label: str, problems: list[str], *, lines: bool = True)
 
 
 def dump(data: Mapping[str, Any]) -> str:
-    """Write plain data as readable YAML: keys in order, lists on one line. `read_text` gives the same data
-    back."""
-    return str(
-        yaml.dump(
-            data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
-        )
-    )
+    """Write plain data as readable YAML: keys in order, lists on one line. `read_text` returns the same data."""
+    style: dict[str, Any] = {
+        "sort_keys": False,
+        "allow_unicode": True,
+        "width": 120,
+        "default_flow_style": False,
+    }
+    return str(yaml.dump(data, Dumper=_Dumper, **style))
 
 
 class _Reader:
-    """Turns one YAML text into plain data, and notes places and duplicate keys on the way."""
+    """Turns a YAML text into plain data, and collects places and problems."""
 
     def __init__(self, text: str, label: str, lines: bool):
         self.label, self.lines = label, lines
@@ -163,11 +154,12 @@ class _Reader:
     def at(self, mark: Any) -> str:
         return f"{self.label}:{mark.line + 1}" if self.lines and mark else self.label
 
+    def _problem(self, node: yaml.Node, text: str) -> None:
+        self.problems.append(f"{self.at(node.start_mark)}: {text}")
+
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         if node in self._open:
-            self.problems.append(
-                f"{self.at(node.start_mark)}: {'.'.join(path)}: an alias may not hold itself"
-            )
+            self._problem(node, f"{'.'.join(path)}: an alias may not hold itself")
             return None
         self._open.append(node)
         try:
@@ -181,9 +173,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
-            where = ".".join(path) or "the value"
-            self.problems.append(
-                f"{self.at(node.start_mark)}: {where}: tag {node.tag} is not supported; remove it"
+            self._problem(
+                node, f"{'.'.join(path) or 'the value'}: tag {node.tag} is not supported; remove it"
             )
             return None
         return self._loader.construct_object(node)
@@ -192,23 +183,18 @@ class _Reader:
         data: dict[str, Any] = {}
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == f"{_TAG}merge":  # `<<: *base`: the mapping's own keys win, wherever they stand
+            if key_node.tag == f"{_TAG}merge":  # `<<: *base`: the mapping's own keys win, in any order
                 for name, value in self._bases(value_node, path).items():
                     data.setdefault(name, value)
                 continue
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag != f"{_TAG}str" or key is None:
                 shown = "a list or mapping" if key is None else f"{key!r} ({key_node.tag.removeprefix(_TAG)})"
-                self.problems.append(
-                    f"{self.at(key_node.start_mark)}: {shown} is no key: keys are text; quote it"
-                )
+                self._problem(key_node, f"{shown} is no key: keys are text; quote it")
                 continue
             if key in first_line:
-                where = ".".join((*path, key))
-                before = f"first on line {first_line[key]}"
-                self.problems.append(
-                    f"{self.at(key_node.start_mark)}: {where} is given twice, {before}. Remove one"
-                )
+                where, before = ".".join((*path, key)), f"first on line {first_line[key]}"
+                self._problem(key_node, f"{where} is given twice, {before}. Remove one")
             first_line[key] = key_node.start_mark.line + 1
             here = (*path, key)
             self.places[here] = self.at(key_node.start_mark)
@@ -220,7 +206,7 @@ class _Reader:
         bases: dict[str, Any] = {}
         for base in nodes:
             if not isinstance(base, yaml.MappingNode):
-                self.problems.append(f"{self.at(base.start_mark)}: << takes a mapping, as in <<: *name")
+                self._problem(base, "<< takes a mapping, as in <<: *name")
                 continue
             kept = dict(self.places)
             bases = {**self._value(base, path), **bases}
@@ -231,5 +217,5 @@ class _Reader:
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     problem = (error.problem or error.context or "").strip()
     if "'\\t'" in problem:
-        return "a tab stands where YAML wants spaces. Indent with spaces"
+        return "a tab in the indentation. Indent with spaces"
     return f"{problem} ({error.context})" if error.context and error.context != problem else problem

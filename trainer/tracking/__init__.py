@@ -1,1 +1,1 @@
-"""What a run shows: curves and pictures for the trackers, progress in the terminal, a watch on its health."""
+"""Curves and pictures for trackers, progress displays in the terminal, and a health watch."""

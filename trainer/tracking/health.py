@@ -1,7 +1,7 @@
-"""The health watch: the known ways in which self-supervised depth goes wrong, seen while a run trains.
+"""The health watch: detects the known failures of self-supervised depth while a run trains.
 
-A look is a few numbers of one micro-batch, computed where the tensors are; nothing here fetches, draws or learns.
-What they mean is judged later, from plain numbers that are the same on all processes.
+`look` measures one micro-batch on its device, without transfers, random draws or gradients. `judge` turns the measured
+numbers, equal on all processes, into warnings.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from trainer.types import Batch, StepOutput
 
-# When a number counts. A fresh network is nearly constant, its pose nearly the identity, and a healthy run can take
-# tens of steps to leave both; one batch of odd pictures is no sickness either.
-GRACE_STEPS = 100  # optimizer steps of a run before which its networks are not judged
-LOOKS = 3  # looks in a row, of which one alone would be chance
+# A fresh network is nearly constant, its pose nearly the identity, and a healthy run can take tens of steps to leave
+# both. A single batch of odd pictures is no failure either.
+GRACE_STEPS = 100  # optimizer steps of a run before its networks are judged
+LOOKS = 3  # looks in a row that must agree
 
-CONSTANT_DISPARITY = 1e-3  # std / mean of a picture below which nothing can be seen in it
-ONE_DEPTH = 1.02  # 95th over 5th percentile of a picture: 1.03 to 1.2 of fresh networks, 2 to 20 later
-AT_THE_LIMIT = 1.25  # factor from a limit of depth: the one within which a prediction counts as right (Acc)
+CONSTANT_DISPARITY = 1e-3  # std / mean of a picture
+ONE_DEPTH = 1.02  # 95th over 5th percentile of a picture: 1.03 to 1.2 for fresh networks, 2 to 20 later
+AT_THE_LIMIT = 1.25  # factor from a limit of depth, as in the accuracy Acc
 AT_LIMIT_SHARE = 0.95  # of the pixels: sky fills half a picture at most
 # Without a far limit, depth is min_depth / disparity. A sigmoid below 1e-4 has a slope below 1e-4: it hardly learns.
 RUNAWAY = 1e4  # times min_depth
@@ -33,19 +33,19 @@ HOLE_SHARE = 0.03  # of the lower half
 IDENTITY_PIXELS = 0.02  # no picture changes by so small a motion; healthy runs begin above 0.04
 AUTOMASK_REMOVED = 0.95  # of the pixels: 0.2 to 0.86 where the camera moves, 0.96 and more where it stands
 WAITING_SHARE = 0.3  # of the time of an epoch
-WAITING_SECONDS = 10.0  # of an epoch; less is the start of the workers, or not worth a word
+WAITING_SECONDS = 10.0  # of an epoch; less is the start of the workers
 
-# What several remedies share.
+# Shared remedies.
 _RATE = "optimizer.lr: a tenth of what it is, or trainer.gradient_clip_val: 1"
 _FROM_SCRATCH = "from scratch, loss.img_recon.use_automask: false and optimizer.group_lr: {pose: 1e-3}"
 _MOVING = "leave out frames without motion (dataset.split_file, dataset.frame_gap: 2)"
 
 
 class Health:
-    """Watch one start of a run; each kind of trouble is told once.
+    """Watch one start of a run and warn once of each kind of trouble.
 
     Args:
-        min_depth, max_depth: limits of the predicted depth, in its own units; infinity = no far limit.
+        min_depth, max_depth: limits of the predicted depth in its own units; infinity = no far limit.
     """
 
     def __init__(self, min_depth: float = 0.1, max_depth: float = 100.0):
@@ -54,26 +54,25 @@ class Health:
         self.near = AT_THE_LIMIT * min_depth
         self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth
         self._in_a_row: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @torch.no_grad()
     def look(self, output: StepOutput, batch: Batch) -> dict[str, Tensor]:
-        """Measure one micro-batch: scalars by name, means over its items, on their device and never fetched.
+        """Measure one micro-batch: scalars by name, means over its items, left on their device.
 
         - disp_variation: std / mean of the disparity of a picture.
         - depth_near, depth_far: share of pixels within a factor 1.25 of min_depth and of max_depth; without a far
           limit, beyond 1e4 min_depth.
         - depth_median; depth_spread: 95th over 5th percentile of a picture.
-        - holes: share of the lower half that is blobs beyond 4 times the median of their row, or at the far limit.
-          There the ground is seen, and things in front of it. What moves as fast as the camera keeps its place in
-          the picture as if it were infinitely far, and is predicted so: Monodepth2, arXiv:1806.01260, sec. 3.2 and 4.
-        - pose_parallax, pose_rotation: pixels by which the predicted translation moves what is at the median depth,
-          and the predicted rotation the centre. Where a pose network predicts.
-        - automask_removed: share of pixels that teach nothing because a support explains them better unwarped. Where
-          img_recon has an automask.
+        - holes: share of the lower half, which shows ground and objects, covered by blobs beyond 4 times the median of
+          their row or at the far limit. Objects that move with the camera look infinitely far: Monodepth2,
+          arXiv:1806.01260, sec. 3.2 and 4.
+        - pose_parallax, pose_rotation (with a pose network): pixels by which the predicted translation moves a point
+          at the median depth, and the predicted rotation the centre.
+        - automask_removed (with an automask in img_recon): share of pixels that a support explains better unwarped.
         """
         disp = output.predictions["disp"][0].flatten(1).float()
-        depth = output.predictions["depth"][0].float()[..., ::2, ::2]  # a quarter of the pixels tells as much
+        depth = output.predictions["depth"][0].float()[..., ::2, ::2]  # a quarter of the pixels is enough
         ranked = depth.flatten(1).sort(1).values
         low, median, high = (ranked[:, int(q * (ranked.shape[1] - 1))] for q in (0.05, 0.5, 0.95))
         seen = {
@@ -97,36 +96,36 @@ class Health:
     def judge(
         self, values: Mapping[str, float], waiting_share: float, *, waited: float, step: int
     ) -> list[str]:
-        """Return the warnings that a look gives rise to; none for what was told before.
+        """Return new warnings about a look.
 
         Args:
-            values: those of `look`, averaged over processes.
-            waiting_share: share of the time of this epoch spent waiting for data, `waited` seconds.
-            step: optimizer steps done since the run began, whatever was done before a resume.
+            values: the values of `look`, averaged over processes.
+            waiting_share: share of this epoch spent waiting for data, `waited` seconds.
+            step: optimizer steps since the run began, including those before a resume.
         """
         found = {**self._of_depth(values), **_of_motion(values)} if step >= GRACE_STEPS else {}
         if waiting_share > WAITING_SHARE and waited > WAITING_SECONDS:
             found["data"] = _data_bound(waiting_share, waited)
         self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
-        return self._tell({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS})
+        return self._new({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS})
 
     def judge_validation(self, disp_variation: float) -> list[str]:
-        """Return a warning when the disparity (std / mean) is constant on all validation data, after any epoch.
+        """Return a warning when the disparity (std / mean) is constant on all validation data.
 
-        That is one look at everything, so it needs no others. None where the depth lies at a limit, as was told.
+        One look at all data is enough. No warning after one of depth at a limit, which implies this one.
         """
-        is_constant = disp_variation < CONSTANT_DISPARITY  # false of NaN: nothing was validated
-        if not is_constant or {"exploding depth", "collapsed depth"} & self._told:
+        is_constant = disp_variation < CONSTANT_DISPARITY  # False for NaN: nothing was validated
+        if not is_constant or {"exploding depth", "collapsed depth"} & self._warned:
             return []
-        return self._tell({"constant disparity": _constant(disp_variation)})
+        return self._new({"constant disparity": _constant(disp_variation)})
 
-    def _tell(self, found: Mapping[str, str]) -> list[str]:
-        new = {kind: text for kind, text in found.items() if kind not in self._told}
-        self._told.update(new)
+    def _new(self, found: Mapping[str, str]) -> list[str]:
+        new = {kind: text for kind, text in found.items() if kind not in self._warned}
+        self._warned.update(new)
         return list(new.values())
 
     def _of_depth(self, values: Mapping[str, float]) -> dict[str, str]:
-        """What is wrong with the range of depth. Each kind implies the later ones, which are then not told."""
+        """Check the range of depth. Each failure implies the later ones, which are then not reported."""
         if values["depth_far"] > (AT_LIMIT_SHARE if self.is_bounded else RUNAWAY_SHARE):
             return {"exploding depth": self._exploding(values)}
         if values["depth_near"] > AT_LIMIT_SHARE:
@@ -163,9 +162,9 @@ class Health:
 
 
 def holes(depth: Tensor, far: float) -> Tensor:
-    """Share of the lower half of depth (b 1 h w) that is blobs of far depth: beyond `far`, or 4 medians of the row.
+    """Return the share of the lower half of depth (b 1 h w) in blobs beyond `far` or 4 medians of the row.
 
-    A blob covers at least one square of 3x3 pixels; what is smaller is noise at edges.
+    A blob covers at least 3x3 pixels; anything smaller is noise at edges.
     """
     ground = depth[..., depth.shape[-2] // 2 :, :]
     ranked = ground.sort(-1).values
@@ -188,7 +187,7 @@ def _of_motion(values: Mapping[str, float]) -> dict[str, str]:
         )
     if values.get("automask_removed", 0.0) > AUTOMASK_REMOVED:
         found["automask"] = (
-            f"warning: the automask removes {values['automask_removed']:.1%} of the pixels, and what is left teaches"
+            f"warning: the automask removes {values['automask_removed']:.1%} of the pixels; the rest teaches"
             " little. Usual causes: a camera that stands still, or a pose that explains nothing yet."
             f" Remedies: {_MOVING}; {_FROM_SCRATCH}."
         )
@@ -214,8 +213,8 @@ def _one_depth(values: Mapping[str, float]) -> str:
 
 def _holes(share: float) -> str:
     return (
-        f"warning: holes of infinite depth: {share:.1%} of the lower half of the pictures are blobs far behind what"
-        " their rows show. Usual cause: things that move as fast as the camera (a car ahead) look infinitely far."
+        f"warning: holes of infinite depth: {share:.1%} of the lower half of the pictures are blobs far behind the"
+        " rest of their rows. Usual cause: objects that move with the camera (a car ahead) look infinitely far."
         " Set loss.img_recon.use_automask: true and loss.img_recon.use_min: true, add stereo supports"
         " (dataset.supp_idxs: [-1, 1, 0]) where there are any, or leave such drives out (dataset.split_file)."
     )
@@ -223,7 +222,7 @@ def _holes(share: float) -> str:
 
 def _data_bound(share: float, waited: float) -> str:
     return (
-        f"warning: {share:.0%} of the time goes in waiting for data ({waited:.0f} s of {waited / share:.0f} s of this"
+        f"warning: {share:.0%} of the time is spent waiting for data ({waited:.0f} s of {waited / share:.0f} s of this"
         " epoch). Raise loader.num_workers (one per CPU core that is free), store pictures smaller and faster to"
         " read (`prepare jpeg`, `prepare lmdb`), or lower dataset.size."
     )

@@ -1,8 +1,8 @@
-"""Progress: what a person sees while a run trains. Three looks behind one small interface, and a silent one.
+"""Progress displays: how far a run is, in three looks behind one interface, and how far any other job is.
 
 - `rich`: live bars on a terminal, for training.
 - `tqdm`: a bar on stderr without threads or captured streams, so that `breakpoint()` works in the loop.
-- `plain`: whole lines, for log files; what the other two become where there is no terminal.
+- `plain`: whole lines, for log files; the other two fall back to it without a terminal.
 """
 
 from __future__ import annotations
@@ -10,49 +10,89 @@ from __future__ import annotations
 import os
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TextIO, get_args
 
 from models_zoo.registry import did_you_mean
 from trainer.runtime.errors import UserError
 
+LINE_SECONDS = 60  # between the lines of `counting`, where there is no terminal
+
 Kind = Literal["auto", "rich", "tqdm", "plain"]
 Info = Mapping[str, float | str]
 
 
-class Progress(ABC):
-    """How far a run is. Use as a context manager: leaving it, by an error too, gives the terminal back.
+@contextmanager
+def counting(
+    job: str,
+    total: int | None,
+    *,
+    done: int = 0,
+    unit: str = "item",
+    is_main: bool = True,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[..., None]]:
+    """Show how many items a job has done: a bar on a terminal, elsewhere a line a minute.
 
-    Steps are optimizer steps. `info` is shown beside the bar, {"loss": 0.12, "data": "3 %"}: numbers are
-    shortened to four digits, None keeps what is shown.
+        with counting("depth", len(dataset), is_main=rank == 0) as count:
+            for item in my_share:
+                count(world)  # as many on each process; a plain `count()` counts one
+
+    Args:
+        total: number of items, None if unknown. done: items of an earlier start.
+        is_main: False shows nothing.
+        stream: stderr by default. clock: seconds.
+    """
+    stream, shown = stream or sys.stderr, clock()
+    bar = _bar(job, total, done, stream, unit) if is_main and _is_terminal(stream) else None
+
+    def count(n: int = 1) -> None:
+        nonlocal done, shown
+        n = n if total is None else min(n, total - done)
+        done += n
+        if bar is not None:
+            bar.update(n)
+        elif is_main and clock() - shown >= LINE_SECONDS:
+            shown = clock()
+            of = "" if total is None else f" of {total}"
+            print(f"{job}: {done}{of} {unit}s", file=stream, flush=True)
+
+    try:
+        yield count
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+class Progress:
+    """Display of a run; this one, of processes other than the main one, shows nothing.
+
+    As a context manager it gives the terminal back on leaving, after an error too.
+
+    Steps are optimizer steps. `info` is shown beside the bar, {"loss": 0.12, "data": "3 %"}, numbers with four digits;
+    None keeps the previous one.
     """
 
-    @abstractmethod
     def epoch(self, epoch: int, done: int = 0) -> None:
-        """Begin epoch `epoch`, counted from 0, of which `done` steps were made before (after a resume)."""
+        """Begin epoch `epoch`, counted from 0, with `done` steps already taken (after a resume)."""
 
-    @abstractmethod
     def advance(self, info: Info | None = None) -> None:
-        """Count one step of training, or one batch of validation after `validation`."""
+        """Count one training step, or one batch after `validation`."""
 
-    @abstractmethod
     def validation(self, total: int) -> None:
-        """Begin a validation of `total` batches; it lasts until `end_epoch` or the next `epoch`."""
+        """Begin a validation of `total` batches, which ends with `end_epoch` or the next `epoch`."""
 
-    @abstractmethod
     def end_epoch(self, info: Info | None = None) -> None:
         """End the epoch and show its result."""
 
-    @abstractmethod
     def message(self, text: str) -> None:
         """Print a text without tearing the bar."""
 
-    @abstractmethod
     def summary(self, rows: Mapping[str, str], title: str = "") -> None:
-        """Print a small table: what was reached and where the files are."""
+        """Print a small table of names and values."""
 
-    @abstractmethod
     def close(self) -> None:
         """Stop drawing. Messages still work; a second call does nothing."""
 
@@ -72,36 +112,24 @@ def make_progress(
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
-    """Build the progress display called `kind`; "auto" is rich.
+    """Build the progress display called `kind`; "auto" is rich. Raises UserError for an unknown kind.
 
-    `stream` is where it goes: stdout by default, stderr for tqdm. Where that is no terminal, or one that
-    cannot move its cursor (TERM=dumb), every kind is plain. `clock` gives seconds. Raises UserError else.
+    `stream` is stdout by default, stderr for tqdm. Without a terminal that can move its cursor every kind is plain, and
+    off the main process it is silent. `clock` gives seconds.
     """
     if kind not in get_args(Kind):
         raise UserError(f"progress: {kind!r} is not a kind. {did_you_mean(kind, get_args(Kind))}")
     if not is_main:
-        return Silent()
+        return Progress()
     look: Callable[..., Progress] = {"auto": Rich, "rich": Rich, "tqdm": Tqdm, "plain": Plain}[kind]
     stream = stream or (sys.stderr if look is Tqdm else sys.stdout)
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if not _is_terminal(stream):
         look = Plain
     return look(total_epochs, steps_per_epoch, stream, clock)
 
 
-class Silent(Progress):
-    """Shows nothing: the processes other than the main one."""
-
-    def epoch(self, epoch: int, done: int = 0) -> None: ...
-    def advance(self, info: Info | None = None) -> None: ...
-    def validation(self, total: int) -> None: ...
-    def end_epoch(self, info: Info | None = None) -> None: ...
-    def message(self, text: str) -> None: ...
-    def summary(self, rows: Mapping[str, str], title: str = "") -> None: ...
-    def close(self) -> None: ...
-
-
 class _Shown(Progress):
-    """What the three visible looks share: where the run is, and the texts that are the same in all."""
+    """The position in the run, and the texts that all visible looks print."""
 
     def __init__(self, total_epochs: int, steps_per_epoch: int, stream: TextIO, clock: Callable[[], float]):
         self._epochs, self._steps = total_epochs, steps_per_epoch
@@ -127,12 +155,12 @@ class _Shown(Progress):
 
 
 class Plain(_Shown):
-    """A line whenever there is `info`, with the steps per second since the last one; no carriage returns."""
+    """A line whenever `info` is given, with the steps per second since the last one; no carriage returns."""
 
     def epoch(self, epoch: int, done: int = 0) -> None:
         super().epoch(epoch, done)
         self._validating = False
-        self._told, self._told_at = done, self._began
+        self._printed, self._printed_at = done, self._began
 
     def advance(self, info: Info | None = None) -> None:
         if self._validating:
@@ -140,8 +168,8 @@ class Plain(_Shown):
         self._step += 1
         if info is not None:
             now = self._clock()
-            rate = (self._step - self._told) / max(now - self._told_at, 1e-9)
-            self._told, self._told_at = self._step, now
+            rate = (self._step - self._printed) / max(now - self._printed_at, 1e-9)
+            self._printed, self._printed_at = self._step, now
             left = (self._epochs - self._epoch) * self._steps - self._step
             pace = [f"{rate:.3g} it/s", f"{_hms(left / rate)} left"]
             self.message("  ".join([self._where(), f"step {self._step}/{self._steps}", *_words(info), *pace]))
@@ -152,9 +180,6 @@ class Plain(_Shown):
 
     def message(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
-
-    def close(self) -> None:
-        """Nothing was taken from the terminal."""
 
 
 class Tqdm(_Shown):
@@ -188,17 +213,9 @@ class Tqdm(_Shown):
             self._bar.close()
             self._bar = None
 
-    def _open(self, what: str, total: int, done: int = 0) -> None:
-        import tqdm
-
-        class Bar(tqdm.tqdm):
-            monitor_interval = 0  # tqdm's monitor thread would draw while a debugger waits for input
-
+    def _open(self, description: str, total: int, done: int = 0) -> None:
         self.close()
-        # Some containers do not know their width: 0. A terminal that was closed is none any more.
-        known = self._stream.isatty() and os.get_terminal_size(self._stream.fileno()).columns > 0
-        shape = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
-        self._bar = Bar(total=total, initial=done, desc=what, file=self._stream, leave=False, **shape)
+        self._bar = _bar(description, total, done, self._stream)
 
 
 class Rich(_Shown):
@@ -218,7 +235,7 @@ class Rich(_Shown):
         super().epoch(epoch, done)
         self._end_validation()
         made = epoch * self._steps + done
-        if self._run is None:  # made with `completed`: steps of an earlier start must not count as speed
+        if self._run is None:  # steps of an earlier start must not count as speed
             total = self._epochs * self._steps
             self._run = self._bars.add_task("run", total=total, completed=made, count=self._where(), info="")
             self._part = self._bars.add_task("epoch", total=self._steps, completed=done, count="", info="")
@@ -267,8 +284,26 @@ class Rich(_Shown):
             self._check = None
 
 
+def _is_terminal(stream: TextIO) -> bool:
+    """Return whether bars can be drawn: on a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _bar(description: str, total: int | None, done: int, stream: TextIO, unit: str = "it") -> Any:
+    """Open a tqdm bar, redrawn in `update` alone and removed by `close`."""
+    import tqdm
+
+    class Bar(tqdm.tqdm):
+        monitor_interval = 0  # tqdm's monitor thread would draw while a debugger waits for input
+
+    # Some containers report a width of 0, and a terminal may have been closed.
+    known = stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    shape: dict[str, Any] = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+    return Bar(total=total, initial=done, desc=description, file=stream, leave=False, unit=unit, **shape)
+
+
 def _rich_bars(console: Any, clock: Callable[[], float]) -> Any:
-    """Build the columns: name, bar, count, steps per second, time left, what the loop tells."""
+    """Build the bars with their columns: name, bar, count, steps per second, time left, info."""
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 

@@ -1,9 +1,8 @@
-"""Tracking: what a run shows while it trains, sent to the trackers that Accelerate knows.
+"""Tracking: scalars, pictures, texts and hyperparameters of a run, sent to the trackers that Accelerate supports.
 
-One clock: every entry, be it scalar, picture or text, of training or of validation, carries the number of
-optimizer steps done. So one number, `first_step`, is enough to hide what a resumed run writes a second time.
-A tracker that fails in the middle of a run (disk full, network down) is reported once and does not stop it; TensorBoard
-goes on in another file when it can.
+Every entry of training and validation carries the number of optimizer steps done, so one number, `first_step`, hides
+what a resumed run writes again. A tracker that fails in mid-run (disk full, network down) is reported once and does not
+stop the run; TensorBoard continues in another file when it can.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,14 +30,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HPARAMS_TAG = "hparams"  # the text tab with the resolved configuration
 TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accept numbers only
-TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others take a batch of them
-PROJECT = {"tensorboard": ""}  # it writes to logging_dir/project: no project = the root of the run
+TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others accept a batch
 FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
-REOPEN_SECONDS = (
-    60.0  # between attempts to go on in another file: each leaves an empty one while the disk is full
-)
+REOPEN_SECONDS = 60.0  # between attempts to open another file: on a full disk each leaves an empty one
 
 
 def check_trackers(names: Iterable[str]) -> list[str]:
@@ -54,8 +49,9 @@ def check_trackers(names: Iterable[str]) -> list[str]:
             hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
             raise UserError(f"trainer.trackers: {name!r} is not a tracker. {hint}")
         if name in builtin and name not in installed:
-            fix = f"pip install {name}, or take it out of the list"
-            raise UserError(f"trainer.trackers: {name!r} is not installed. {fix}")
+            raise UserError(
+                f"trainer.trackers: {name!r} is not installed. pip install {name}, or take it out of the list"
+            )
     return names
 
 
@@ -68,49 +64,43 @@ def start(
     first_step: int = 0,
     warn: Callable[[str], None] | None = None,
 ) -> Tracker:
-    """Start the trackers called `names` and return the one object that writes to them all.
+    """Start the trackers called `names`, on the main process alone, and return the object that writes to all.
 
     Args:
-        accelerator: its `log_with` and `trackers` are set here, whatever it was created with.
+        accelerator: its `log_with` and `trackers` are replaced.
         names: trackers of Accelerate; none = nothing is tracked.
-        run_dir: TensorBoard writes one events file per start right here, without subfolders; other trackers
-            that keep local files use folders of their own inside.
-        project: group of runs on hosted trackers; the run is called by the last two parts of run_dir.
-        first_step: first optimizer step that will be written: 0 for a new run, steps done + 1 after a resume.
-            What an earlier start left in run_dir from there on is hidden.
-        warn: takes the text of a warning; the `logging` module by default.
-    Raises UserError for an unknown or missing tracker, and when one cannot start. Nothing is started off
-    the main process.
+        run_dir: TensorBoard writes one events file per start here; trackers with local files use subfolders.
+        project: group of runs on hosted trackers; a run is named by the last two parts of run_dir.
+        first_step: first optimizer step to be written: 0 for a new run, steps done + 1 after a resume. Entries of an
+            earlier start from there on are hidden.
+        warn: prints a warning; the `logging` module by default.
+
+    Raises UserError for a tracker that is unknown, not installed or cannot start.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     run_dir = Path(run_dir)
     names = check_trackers(names)
-    _hear_writers()
+    _silence_writers()
     trackers: list[GeneralTracker] = []
     if accelerator.is_main_process:
         options = _start_options(run_dir, first_step)
         for name in names:
             tracker = LOGGER_TYPE_TO_CLASS[name]
-            where = [PROJECT.get(name, project)]
-            where += [str(run_dir)] if tracker.requires_logging_directory else []
-            trackers.append(tracker(*where, **options.get(name, {})))
+            group = "" if name == "tensorboard" else project  # it writes to run_dir/project
+            folder = [str(run_dir)] if tracker.requires_logging_directory else []
+            trackers.append(tracker(group, *folder, **options.get(name, {})))
     accelerator.log_with = trackers
     try:
         accelerator.init_trackers(project)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"trainer.trackers {', '.join(names)}: could not start in {run_dir}: {reason}"
-        ) from error
+        where = f"{', '.join(names)}: could not start in {run_dir}"
+        raise UserError(f"trainer.trackers {where}: {type(error).__name__}: {error}") from error
     return Tracker(accelerator, first_step, warn or logging.getLogger(__name__).warning)
 
 
 class Tracker:
-    """Writes scalars, pictures, texts and hyperparameters of a run to every tracker that was started.
-
-    On other than the main process, and without trackers, every method returns at once. Made by `start`.
-    """
+    """Writes to every tracker that `start` started; without any, and off the main process, does nothing."""
 
     def __init__(self, accelerator: Accelerator, first_step: int, warn: Callable[[str], None]):
         self._accelerator = accelerator
@@ -121,11 +111,11 @@ class Tracker:
 
     @property
     def active(self) -> bool:
-        """Whether anything is written: ask before computing what only a tracker wants."""
+        """Whether anything is written."""
         return bool(self._accelerator.trackers)
 
     def scalars(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Write scalars, fetched from their device in one transfer; NaN and infinity are written as such."""
+        """Write scalars, fetched from their device in one transfer; NaN and infinity too."""
         if self.active:
             numbers = to_floats(values)
             self._each(lambda tracker: tracker.log(numbers, step=step))
@@ -154,33 +144,36 @@ class Tracker:
         self._each(lambda tracker: tracker.log({tag: text}, step=step), only=TAKES_TEXT)
 
     def hparams(self, config: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
-        """Record the configuration (plain YAML data) as a text and as the hyperparameters of the run.
+        """Write the configuration (plain YAML data) as a text and as hyperparameters.
 
-        `metrics` are the scalar tags that TensorBoard's HPARAMS tab shows beside them: "val_metrics/AbsRel".
+        `metrics` are scalar tags to show beside them in TensorBoard's HPARAMS tab: "val_metrics/AbsRel".
         """
         if not self.active:
             return
         import yaml
 
         page = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        self.text(HPARAMS_TAG, f"```yaml\n{page}```", self._first_step)
+        self.text("hparams", f"```yaml\n{page}```", self._first_step)
         flat = flatten(config)
         self._each(lambda tracker: _log_hparams(tracker, flat, metrics, self._first_step))
 
     def close(self) -> None:
-        """Finish every tracker. A second call does nothing; `Accelerator.end_training` finds none left."""
+        """Finish every tracker. A second call does nothing, nor does `Accelerator.end_training`."""
         self._each(lambda tracker: tracker.finish())
         self._accelerator.trackers.clear()
 
     def _each(self, write: Callable[[GeneralTracker], None], only: frozenset[str] | None = None) -> None:
+        def written(tracker: GeneralTracker) -> bool:
+            write(tracker)
+            return True
+
         for tracker in self._accelerator.trackers:
-            if only is not None and tracker.name not in only:
-                continue
-            if not self._attempt(f"tracker {tracker.name}", partial(_written, write), tracker):
+            is_meant = only is None or tracker.name in only
+            if is_meant and not self._attempt(f"tracker {tracker.name}", written, tracker):
                 self._reopen(tracker)
 
     def _reopen(self, tracker: GeneralTracker) -> None:
-        """Let TensorBoard's writer begin a new file at its next entry: its thread ended with the old one."""
+        """Let TensorBoard's writer open a new file at its next entry: the thread of the old one has ended."""
         now = time.monotonic()
         writer: Any = getattr(tracker, "writer", None)
         if hasattr(writer, "all_writers") and now - self._reopened_at > REOPEN_SECONDS:
@@ -188,7 +181,7 @@ class Tracker:
             writer.file_writer = writer.all_writers = None
 
     def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
-        """Act; whatever is raised, hours of training weigh more: None, with one warning for each `what`."""
+        """Call `action`; warn once per `what` and return None on any error, which must not end hours of training."""
         try:
             return action(*args)
         except Exception as error:
@@ -199,26 +192,21 @@ class Tracker:
             return None
 
 
-def _written(write: Callable[[GeneralTracker], None], tracker: GeneralTracker) -> bool:
-    write(tracker)
-    return True
-
-
 @cache
-def _hear_writers() -> None:
-    """Keep the tracebacks of TensorBoard's writing threads off the terminal: the next entry raises their error, too."""
-    otherwise = threading.excepthook
+def _silence_writers() -> None:
+    """Hide the tracebacks of TensorBoard's writing threads: the next entry raises their errors again."""
+    previous = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
         is_writer = type(args.thread).__module__.startswith("tensorboard.")
         if not (is_writer and issubclass(args.exc_type, OSError)):
-            otherwise(args)
+            previous(args)
 
     threading.excepthook = hook
 
 
 def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
-    """Turn numbers and one-element tensors into floats, in their order, with one transfer per device.
+    """Convert numbers and one-element tensors to floats, in order, with one transfer per device.
 
     Raises ValueError naming the tag of a tensor with more or fewer than one element.
     """
@@ -236,7 +224,7 @@ def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; lists, None, NaN, inf become texts."""
+    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; lists, None, NaN and inf become text."""
     flat: dict[str, bool | int | float | str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -249,7 +237,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int
 
 
 def _start_options(run_dir: Path, first_step: int) -> dict[str, dict[str, Any]]:
-    """Keyword arguments with which each tracker starts, beside its project."""
+    """Return each tracker's keyword arguments beside its project."""
     run_name = "/".join(run_dir.absolute().parts[-2:])  # <name>/<version>
     return {
         "tensorboard": {"purge_step": first_step, "flush_secs": FLUSH_SECONDS},
@@ -263,7 +251,7 @@ def _start_options(run_dir: Path, first_step: int) -> dict[str, dict[str, Any]]:
 
 
 def _log_pictures(tracker: GeneralTracker, pictures: Mapping[str, np.ndarray], step: int) -> None:
-    """Write pictures (h w 3) uint8 in the form the tracker takes, if it takes any."""
+    """Write pictures (h w 3) uint8 in the tracker's format, if it accepts any."""
     log_images = getattr(tracker, "log_images", None)
     if log_images is None:
         return

@@ -1,7 +1,6 @@
-"""Pictures: tensors become colours. Pure functions, but for `picture_sheet`, which writes one PNG.
+"""Pictures: functions that turn tensors into colours, and `picture_sheet`, which writes a PNG.
 
-Colours are float RGB in [0, 1] on the CPU. A pixel that is not finite is shown in magenta instead of raising:
-the moment something goes wrong is when the pictures are needed most.
+Colours are float RGB in [0, 1] on the CPU. Pixels that are not finite are magenta.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MAX_IMAGES, PER_ROW = 6, 2
 ERROR_VMAX = 0.3  # relative error where the colour scale ends
 DISP_QUANTILE = 0.95  # a few very near pixels must not darken the rest
 SPARSE_BELOW = 0.5  # share of pixels with ground truth below which points are thickened
-PIXELS_PER_RADIUS = 500  # points of a map 1242 wide become 5 x 5 pixels, 640 wide 3 x 3, 192 wide stay single
+PIXELS_PER_RADIUS = 500  # points of a map 1242 wide become 5 x 5 pixels, 640 wide 3 x 3, 192 wide 1 x 1
 
 
 def colour_disp(disp: Tensor, vmax: float | Tensor | None = None) -> Tensor:
@@ -39,10 +38,10 @@ def colour_disp(disp: Tensor, vmax: float | Tensor | None = None) -> Tensor:
 
 
 def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
-    """Colour a depth map by its inverse, like a disparity; black where there is no ground truth (depth <= 0).
+    """Colour a depth map by its inverse, like a disparity; black where depth is missing (<= 0).
 
-    depth (b 1 h w), metres; `vmax` in 1/metres as in `colour_disp`. Sparse maps (LiDAR) are thickened, the
-    nearest point in front, so that thumbnails show them; measured pixels stay. Returns (b 3 h w).
+    depth (b 1 h w), metres; `vmax` in 1/metres as in `colour_disp`. Sparse maps (LiDAR) are thickened for thumbnails,
+    the nearest point in front; measured pixels stay. Returns (b 3 h w).
     """
     depth = _cpu(depth)
     known = depth > 0
@@ -53,10 +52,10 @@ def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
 
 
 def colour_error(abs_rel: Tensor, valid: Tensor | None = None, vmax: float = ERROR_VMAX) -> Tensor:
-    """Colour a relative error: blue = 0, red = `vmax` and above, black where `valid` is false.
+    """Colour a relative error: blue = 0, red = `vmax` and above, black where `valid` is False.
 
-    abs_rel (b 1 h w), fraction; valid (b 1 h w) bool, None = everywhere. Sparse errors are thickened, the
-    largest in front. Returns (b 3 h w).
+    abs_rel (b 1 h w), fraction; valid (b 1 h w) bool, None = everywhere. Sparse errors are thickened, the largest in
+    front. Returns (b 3 h w).
     """
     abs_rel = _cpu(abs_rel)
     known = torch.ones_like(abs_rel, dtype=torch.bool) if valid is None else valid.detach().cpu().bool()
@@ -66,12 +65,12 @@ def colour_error(abs_rel: Tensor, valid: Tensor | None = None, vmax: float = ERR
 
 
 def colour_mask(mask: Tensor) -> Tensor:
-    """Show the first channel of a mask (b c h w), bool or [0, 1], grey: white = kept. Returns (b 3 h w)."""
+    """Show the first channel of a mask (b c h w), bool or [0, 1], in grey: white = kept. Returns (b 3 h w)."""
     return colour_image(mask[:, :1])
 
 
 def colour_image(image: Tensor) -> Tensor:
-    """Show an image (b 1|3 h w) as it is, cut to [0, 1]. Returns (b 3 h w)."""
+    """Show an image (b 1|3 h w), clamped to [0, 1]. Returns (b 3 h w)."""
     image = _cpu(image)
     return _mark(image.nan_to_num().clamp(0, 1).expand(-1, 3, -1, -1), image)
 
@@ -92,11 +91,10 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def pca_rgb(features: Tensor) -> Tensor:
-    """Show features by their three main directions as red, green, blue.
+    """Show the first three principal components of features as red, green and blue.
 
-    features (b c h w). The directions are those of the whole batch, so one colour means one thing in all its
-    images; each is stretched to [0, 1] over the batch. Signs: the largest loading is positive.
-    Directions without variance (constant input, fewer than three channels) are 0. Returns (b 3 h w).
+    features (b c h w). The components are those of the whole batch, stretched to [0, 1] over it; the largest loading is
+    positive. Components without variance (constant input, fewer than three channels) are 0. Returns (b 3 h w).
     """
     features = _cpu(features)
     b, c, h, w = features.shape
@@ -125,7 +123,7 @@ def grid(images: Tensor, max_images: int = MAX_IMAGES, per_row: int = PER_ROW, g
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """Turn colours (3 h w) in [0, 1] into an array (h w 3) of uint8."""
+    """Convert colours (3 h w) in [0, 1] to an array (h w 3) of uint8."""
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
@@ -143,10 +141,10 @@ PICTURES: dict[str, Callable[[Tensor], Tensor]] = {  # first part of an image na
 
 
 def render(name: str, tensor: Tensor) -> Tensor:
-    """Turn the image called `name` ("disp/target_0") into colours by the part before its slash: see PICTURES.
+    """Colour the image called `name` ("disp/target_0") as PICTURES says for the part before the slash.
 
-    tensor (b c h w). A name outside the table is shown by its channels: 1 stretched to grey, 3 as an image,
-    more by their main directions. Returns (b 3 h w). Raises ValueError when the tensor has no four axes.
+    tensor (b c h w). Other names are shown by their channels: 1 in grey, 3 as an image, more by principal components.
+    Returns (b 3 h w). Raises ValueError when the tensor does not have four axes.
     """
     if tensor.ndim != 4:
         raise ValueError(f"image {name!r} has shape {tuple(tensor.shape)}: expected (b c h w)")
@@ -170,12 +168,12 @@ COLOUR_BARS = {  # key -> colour map, what its ends mean
 def picture_sheet(
     rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = ""
 ) -> None:
-    """Write a PNG with one line per image: input, predicted disparity, ground truth, relative error.
+    """Write a PNG with one row per image: input, predicted disparity, ground truth, relative error.
 
-    Each row maps `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres, 0 = none, `error`
-    (h w) fraction, NaN = none, to arrays of any size; an (h w 3) array, uint8 or in [0, 1], is shown as it
-    is. A column that no row has is left out. Optional texts of a row: `label` (which image) and `abs_rel`
-    (fraction, shown in per cent). Raises ValueError when there is nothing to show.
+    Keys of a row: `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres, 0 = missing, `error` (h w)
+    fraction, NaN = missing, of any size; an (h w 3) array, uint8 or in [0, 1], is shown unchanged. Columns without
+    pictures are left out. Optional: `label`, a text, and `abs_rel`, a fraction. Raises ValueError when there is nothing
+    to show.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -211,7 +209,7 @@ def picture_sheet(
 
 
 def _aspect(row: Mapping[str, Any]) -> float:
-    """Height over width of the first picture of a row; 0.3, like KITTI, for an empty row."""
+    """Return height over width of the first picture of a row; 0.3, as in KITTI, for an empty row."""
     shapes = (np.shape(row[key]) for key in SHEET_COLUMNS if row.get(key) is not None)
     h, w = next(shapes, (3, 10))[:2]
     return h / w
@@ -247,7 +245,7 @@ def _cpu(x: Tensor) -> Tensor:
 
 
 def _mark(colours: Tensor, source: Tensor) -> Tensor:
-    """Paint magenta where any channel of source (b c h w) is not finite."""
+    """Colour magenta where any channel of source (b c h w) is not finite."""
     broken = ~source.isfinite().all(1, keepdim=True)
     return torch.where(broken, torch.tensor(MAGENTA).view(1, 3, 1, 1), colours)
 
@@ -279,16 +277,14 @@ def _thicken(value: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         return value, known
     size = 2 * radius + 1
     shown = F.max_pool2d(known.float(), size, stride=1, padding=radius) > 0
-    grown = F.max_pool2d(
-        torch.where(known, value, 0.0), size, stride=1, padding=radius
-    )  # values are never < 0
+    grown = F.max_pool2d(torch.where(known, value, 0.0), size, stride=1, padding=radius)  # values are >= 0
     return torch.where(known, value, grown), shown
 
 
 def _main_axes(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions of largest variance of centred pixels (n c): (c 3), and their variances (3,), largest first.
+    """Return the principal axes (c 3) of centred pixels (n c) and their variances (3,), largest first.
 
-    Works on the smaller Gram matrix: late features have more channels than pixels. Missing directions are 0.
+    Works on the smaller Gram matrix: late features have more channels than pixels. Missing axes are 0.
     """
     n, c = pixels.shape
     if n >= c:

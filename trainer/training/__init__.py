@@ -1,1 +1,1 @@
-"""The training: from a checked configuration to a ready run, and the loop that takes its steps."""
+"""Training: setting up a run from its configuration, and the loop that takes its steps."""

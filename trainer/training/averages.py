@@ -1,4 +1,4 @@
-"""Averages of the weights over training: exponential (EMA), or of equal weights over late epochs (SWA).
+"""Averages of the weights over training: exponential (EMA), and the mean of late epochs with equal weights (SWA).
 
 An average is a second `Objective`, ready to be validated and saved as `best`; training goes on with the first.
 torch's `AveragedModel` would read a counter from the device in every step, blend integer buffers and know no warm-up,
@@ -28,10 +28,65 @@ _SHOWN = 10  # wrong weights that a message lists
 _Pairs = tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]
 
 
+class Averages:
+    """The averages of one run: EMA, SWA, both or none. SWA takes over once it has begun."""
+
+    def __init__(self, ema: EMA | None = None, swa: SWA | None = None):
+        self.ema, self.swa = ema, swa
+
+    @property
+    def module(self) -> Objective | None:
+        """The objective that is validated and saved as `best`; None = the trained one."""
+        if self.swa is not None and self.swa.module is not None:
+            return self.swa.module
+        return None if self.ema is None else self.ema.module
+
+    def begin_epoch(self, optimizer: Any, epoch: int) -> None:
+        """Set the learning rates of an epoch of SWA. `optimizer` is the raw one."""
+        if self.swa is not None:
+            self.swa.set_rates(optimizer, epoch)
+
+    def owns_rates(self, epoch: int) -> bool:
+        """Return whether SWA sets the learning rates of `epoch`, in place of the schedule."""
+        return self.swa is not None and self.swa.owns_rates(epoch)
+
+    def update(self) -> None:
+        """Update the EMA after an optimizer step."""
+        if self.ema is not None:
+            self.ema.update()
+
+    def end_epoch(self, epoch: int) -> None:
+        """Add the weights at the end of `epoch` to the SWA mean; a second call for one epoch changes nothing."""
+        if self.swa is not None:
+            self.swa.update(epoch)
+
+    def prepare(self, trained: Objective, batches: Iterable[Batch]) -> None:
+        """Prepare BatchNorm statistics for validation: SWA computes its own from training `batches`.
+
+        Otherwise all processes take those of process 0, which `best` will hold.
+        """
+        if self.swa is not None and self.swa.module is not None:
+            self.swa.update_statistics(batches)
+        else:
+            share_statistics(self.module or trained)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to continue exactly."""
+        parts = {"ema": self.ema, "swa": self.swa}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`. Raises UserError when it holds averages of another model."""
+        if self.ema is not None and "ema" in state:
+            self.ema.load_state_dict(state["ema"])
+        if self.swa is not None and "swa" in state:
+            self.swa.load_state_dict(state["swa"])
+
+
 class EMA:
     """Exponential moving average of weights and BatchNorm statistics, updated after every optimizer step.
 
-    Make it once the objective lies on its device with the weights that training starts from: the average starts there.
+    It starts from the current weights: create it once the objective has its initial weights and is on its device.
 
     Args:
         objective: the raw module that is trained.
@@ -53,7 +108,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the weights of now; nothing is read from the device."""
+        """Move the average towards the current weights; nothing is read from the device."""
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         if self._pairs is None:  # looking the tensors up takes milliseconds
@@ -62,26 +117,26 @@ class EMA:
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, and the tensors themselves (not copies) by name."""
+        """Return the number of updates, and the tensors by name (not copies)."""
         return {"num_updates": self.num_updates, "weights": _detached(self.module)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly from a `state_dict`. Raises UserError naming weights that are not those of this model."""
+        """Continue exactly from a `state_dict`. Raises UserError naming weights that this model does not have."""
         _load(self.module, state["weights"], "EMA")
         self.num_updates = state["num_updates"]
 
 
 class SWA:
-    """Mean of the weights at the ends of epochs, each counting the same (Izmailov et al., arXiv:1803.05407).
+    """Mean of the weights at the ends of epochs (Izmailov et al., arXiv:1803.05407).
 
-    Make it once the objective lies on its device. Epochs count from 0.
+    Create it once the objective is on its device. Epochs count from 0.
 
     Args:
         objective: the raw module that is trained.
         start_epoch: the first epoch whose weights enter the mean.
-        lr: learning rate from `start_epoch` on, in place of the schedule; None = the schedule goes on. It is meant
-            for parameters at the optimizer's own rate; a group with a tenth of that gets a tenth of this.
-        anneal_epochs: how many epochs go, by cosine, from the schedule's rate at `start_epoch` to `lr`; 0 = none.
+        lr: learning rate from `start_epoch` on, in place of the schedule; None = the schedule goes on. It is the rate
+            of parameters at the optimizer's own rate; a group with a tenth of that gets a tenth of this.
+        anneal_epochs: epochs of cosine annealing from the schedule's rate at `start_epoch` to `lr`; 0 = none.
         bn_batches: training batches per process that the BatchNorm statistics are computed from; None = all given.
 
     Raises UserError when a number is outside its range.
@@ -95,18 +150,21 @@ class SWA:
         anneal_epochs: int = 0,
         bn_batches: int | None = None,
     ):
-        _require("start_epoch", start_epoch, start_epoch >= 0, "at least 0")
-        _require("lr", lr, lr is None or lr > 0, "more than 0")
-        _require("anneal_epochs", anneal_epochs, anneal_epochs >= 0, "at least 0")
-        _require("bn_batches", bn_batches, bn_batches is None or bn_batches > 0, "at least 1")
+        for name, value, is_valid, range_ in (
+            ("start_epoch", start_epoch, start_epoch >= 0, "at least 0"),
+            ("lr", lr, lr is None or lr > 0, "more than 0"),
+            ("anneal_epochs", anneal_epochs, anneal_epochs >= 0, "at least 0"),
+            ("bn_batches", bn_batches, bn_batches is None or bn_batches > 0, "at least 1"),
+        ):
+            if not is_valid:
+                raise UserError(f"the {name} of SWA is {value}; it must be {range_}")
         self.start_epoch, self.lr, self.anneal_epochs = start_epoch, lr, anneal_epochs
         self.bn_batches = bn_batches
         self.num_averaged = 0
-        self._last_epoch: int | None = None  # the latest whose weights are in the mean
+        self._last_epoch: int | None = None  # the latest in the mean
         self._before: dict[str, list[float]] | None = None  # rates of all groups when `lr` took over
         self._source = objective
-        # Not only when it is needed: memory that is lacking is better missed at the start.
-        self._averaged = _averaged_copy(objective)
+        self._averaged = _averaged_copy(objective)  # now, so that too little memory shows at the start
 
     @property
     def module(self) -> Objective | None:
@@ -115,10 +173,10 @@ class SWA:
 
     @torch.no_grad()
     def update(self, epoch: int) -> None:
-        """Add the weights of now, at the end of `epoch`, to the mean.
+        """Add the current weights, at the end of `epoch`, to the mean.
 
-        Nothing happens before `start_epoch`, nor for an epoch that is in the mean already, as after a run was
-        continued. Buffers are taken over; those of BatchNorm need `update_statistics` then.
+        Epochs before `start_epoch` or already in the mean (after a resume) are ignored. Buffers are copied; those of
+        BatchNorm then need `update_statistics`.
         """
         if epoch < self.start_epoch or (self._last_epoch is not None and epoch <= self._last_epoch):
             return
@@ -127,14 +185,14 @@ class SWA:
         self._last_epoch = epoch
 
     def update_statistics(self, batches: Iterable[Batch]) -> None:
-        """Compute the BatchNorm statistics of the mean weights, which none of the averaged models had, anew.
+        """Compute the BatchNorm statistics of the mean weights, which no trained model has had.
 
-        Each statistic becomes the plain mean over batches; frozen BatchNorm keeps its own. Without any BatchNorm that
-        is trained no batch is read.
+        Each statistic becomes the plain mean over batches; frozen BatchNorm keeps its own. Without any trained
+        BatchNorm no batch is read.
 
         Args:
-            batches: training batches on the device, as many on every process. Draws such as dropout come from the
-                global generators: seed them before each batch is yielded. Autocast is the caller's.
+            batches: training batches on the device, as many on every process. Seed the global generators, which
+                dropout draws from, before each batch is yielded. Autocast is the caller's.
 
         Raises ValueError when nothing is averaged yet or there is no batch.
         """
@@ -147,20 +205,22 @@ class SWA:
         self._averaged.eval()
         if norms and not predict.num_batches:
             raise ValueError("SWA got no training batch to compute BatchNorm statistics from")
-        if (world := _num_processes()) > 1:  # a BatchNorm that is not synchronised saw its own share alone
+        if (
+            dist.is_initialized() and dist.get_world_size() > 1
+        ):  # unsynchronised BatchNorm saw its share alone
             for statistic in statistics_of(norms):
                 dist.all_reduce(statistic)
-                statistic /= world
+                statistic /= dist.get_world_size()
 
     def owns_rates(self, epoch: int) -> bool:
-        """Whether `set_rates` decides the learning rates of `epoch`; the schedule need not be stepped after it."""
+        """Return whether `set_rates` sets the rates of `epoch`; the schedule need not be stepped after it."""
         return self.lr is not None and epoch >= self.start_epoch
 
     def set_rates(self, optimizer: Any, epoch: int) -> None:
         """Set the learning rates of `epoch`, at its start and whenever it is continued; before SWA do nothing.
 
-        They are a function of the epoch and of the rates that the first call finds, which are part of the state.
-        Raises UserError when the optimizer's own rate is 0, to which no other can keep its ratio.
+        They are a function of the epoch and of the rates at the first call, which are part of the state. Raises
+        UserError when the optimizer's own rate is 0, to which no other can keep its ratio.
         """
         if self.lr is None:
             return
@@ -179,7 +239,7 @@ class SWA:
             group["lr"] = group["lr"].fill_(now) if isinstance(group["lr"], Tensor) else now
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, and once there is a mean its tensors themselves (not copies) by name."""
+        """Return the numbers and, once there is a mean, its tensors by name (not copies)."""
         return {
             "start_epoch": self.start_epoch,
             "num_averaged": self.num_averaged,
@@ -191,8 +251,8 @@ class SWA:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly from a `state_dict`.
 
-        A mean that has begun keeps its first epoch: more epochs than were planned do not move it. Raises UserError
-        naming weights that are not those of this model.
+        A mean that has begun keeps its first epoch, even if more epochs are planned now. Raises UserError naming
+        weights that this model does not have.
         """
         if state["num_averaged"] or state["before"]:
             self.start_epoch = state["start_epoch"]
@@ -203,7 +263,7 @@ class SWA:
 
 
 class _Predict(nn.Module):
-    """What `update_bn` takes for a model: batches go to `predict`, and only `norms` start anew."""
+    """The model that `update_bn` sees: batches go to `predict`, and only `norms` are reset."""
 
     def __init__(self, averaged: Objective, norms: list[_BatchNorm]):
         super().__init__()
@@ -217,17 +277,12 @@ class _Predict(nn.Module):
         return iter(self.norms)
 
 
-def _require(name: str, value: Any, is_right: bool, least: str) -> None:
-    if not is_right:
-        raise UserError(f"the {name} of SWA is {value}; it must be {least}")
-
-
 def _averaged_copy(objective: Objective) -> Objective:
     return deepcopy(objective).requires_grad_(False).eval()
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the name that files use; those with several names once, by the first."""
+    """Parameters and buffers by their names in files; those with several names once, by the first."""
     once: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         once.setdefault(id(tensor), (name, tensor))
@@ -243,7 +298,7 @@ def _is_weight(tensor: Tensor) -> bool:
 
 
 def _pairs(average: nn.Module, source: nn.Module, is_averaged: Callable[[Tensor], bool]) -> _Pairs:
-    """The tensors that are averaged, and those that are copied: of the average and of the source, in one order."""
+    """Pair the tensors of the average with those of the source: the averaged ones, and the copied ones."""
     averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
     copied: tuple[list[Tensor], list[Tensor]] = ([], [])
     for own, theirs in zip(_tensors(average).values(), _tensors(source).values(), strict=True):
@@ -254,7 +309,7 @@ def _pairs(average: nn.Module, source: nn.Module, is_averaged: Callable[[Tensor]
 
 
 def _move(pairs: _Pairs, fn: Any, num: int = 0) -> None:
-    """Change the tensors that are averaged by one of torch's multi_avg_fn, copy the others. num: averaged before."""
+    """Update the averaged tensors by one of torch's multi_avg_fn, copy the others. num: weights averaged before."""
     averaged, copied = pairs
     if averaged[0]:
         fn(*averaged, num)
@@ -263,81 +318,22 @@ def _move(pairs: _Pairs, fn: Any, num: int = 0) -> None:
 
 
 @torch.no_grad()
-def _load(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> None:
+def _load(module: nn.Module, saved: Mapping[str, Tensor], kind: str) -> None:
     own = _tensors(module)
     wrong = [f"  {name}: only in the file" for name in saved if name not in own]
     wrong += [f"  {name}: not in the file" for name in own if name not in saved]
     wrong += [
-        f"  {name}: {_kind(saved[name])} in the file, {_kind(tensor)} now"
+        f"  {name}: {_shape(saved[name])} in the file, {_shape(tensor)} now"
         for name, tensor in own.items()
-        if name in saved and _kind(saved[name]) != _kind(tensor)
+        if name in saved and _shape(saved[name]) != _shape(tensor)
     ]
     if wrong:
         if len(wrong) > _SHOWN:
             wrong[_SHOWN:] = [f"  ... and {len(wrong) - _SHOWN} more"]
-        raise UserError(f"the saved {what} averages other weights than this model has:\n" + "\n".join(wrong))
+        raise UserError(f"the saved {kind} has other weights than this model:\n" + "\n".join(wrong))
     for name, tensor in own.items():
         tensor.copy_(saved[name])
 
 
-def _kind(tensor: Tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-class Averages:
-    """A moving average, a mean of late epochs, both or none; the mean takes over once it has begun."""
-
-    def __init__(self, ema: EMA | None = None, swa: SWA | None = None):
-        self.ema, self.swa = ema, swa
-
-    @property
-    def module(self) -> Objective | None:
-        """The objective with the weights that are validated and kept as `best`; None = those that are trained."""
-        if self.swa is not None and self.swa.module is not None:
-            return self.swa.module
-        return None if self.ema is None else self.ema.module
-
-    def begin_epoch(self, optimizer: Any, epoch: int) -> None:
-        """Set the learning rates of the epoch where the mean decides them. `optimizer` is the raw one."""
-        if self.swa is not None:
-            self.swa.set_rates(optimizer, epoch)
-
-    def owns_rates(self, epoch: int) -> bool:
-        """Whether the learning rates of `epoch` are decided here and not by the schedule."""
-        return self.swa is not None and self.swa.owns_rates(epoch)
-
-    def update(self) -> None:
-        """After an optimizer step."""
-        if self.ema is not None:
-            self.ema.update()
-
-    def end_epoch(self, epoch: int) -> None:
-        """After the last step of an epoch; a second call for the same epoch changes nothing."""
-        if self.swa is not None:
-            self.swa.update(epoch)
-
-    def prepare(self, trained: Objective, batches: Iterable[Batch]) -> None:
-        """Before validation: bring the batch statistics in order; the mean reads `batches` of training for its own.
-
-        All processes then validate what the file will hold: the statistics of process 0, where each has its own.
-        """
-        if self.swa is not None and self.swa.module is not None:
-            self.swa.update_statistics(batches)
-        else:
-            share_statistics(self.module or trained)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `last` must hold to continue exactly."""
-        parts = {"ema": self.ema, "swa": self.swa}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly. Raises UserError when the averages are those of another model."""
-        if self.ema is not None and "ema" in state:
-            self.ema.load_state_dict(state["ema"])
-        if self.swa is not None and "swa" in state:
-            self.swa.load_state_dict(state["swa"])

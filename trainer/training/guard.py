@@ -1,7 +1,7 @@
-"""Numerical safety: may this optimizer step be taken? All processes decide it together, in one exchange per batch.
+"""Numerical guard: decides on all processes together whether an optimizer step may be taken.
 
-A loss or a gradient that is NaN or infinite either stops the run or makes it skip the step, as if the batch had not
-been there. What the failed step was made of is kept in a capsule, for `replay`.
+A loss or gradient that is NaN or infinite stops the run or makes it skip the step, as if the batch had not existed. A
+capsule keeps batch and weights of the failed step for `replay`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from trainer.checkpoint.state import Position
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import total
 
-CAPSULES = 4  # micro-batches of one step that are kept: each capsule holds the weights, too
-SCALER_PATIENCE = 20  # steps in a row in which the scale of fp16 was halved: a million-fold then
+CAPSULES = 4  # micro-batches of one step that are kept; each capsule holds the weights too
+SCALER_PATIENCE = 20  # steps in a row that halved the scale of fp16: by a million in all
 
 ADVICE = (
     "Usual causes: too high a learning rate (try trainer.gradient_clip_val: 1), precision 16 (try bf16), corrupt"
@@ -28,18 +28,18 @@ ADVICE = (
 
 
 class NonFiniteLoss(RuntimeError):
-    """Loss, gradient or weights became NaN or infinite; the message says at which step and what can be done."""
+    """Loss, gradient or weights became NaN or infinite; the message names the step and remedies."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all processes know of a step before its weights change."""
+    """The judgement of all processes on a step, before the weights change."""
 
     loss: float  # mean over processes, and over the micro-batches so far
     bad_loss: bool  # on any process
-    flags: tuple[bool, ...] = ()  # what the processes asked for, raised by any of them
+    flags: tuple[bool, ...] = ()  # requests, raised by any process
     bad_gradient: bool = False
-    culprits: tuple[int, ...] = ()  # processes whose loss is not finite; several are not told apart: empty
+    culprits: tuple[int, ...] = ()  # process whose loss is not finite; empty if several
 
     @property
     def is_sound(self) -> bool:
@@ -48,20 +48,20 @@ class Verdict:
 
 
 class StepGuard:
-    """Watch the steps of a run: `begin`, `judge` every loss, `judge_gradient`; then take the step or `refuse` it.
+    """Guard the steps of a run: `begin`, `judge` every loss, `judge_gradient`; then take the step or `refuse` it.
 
-    A loss is judged before its backward pass: on a CPU the one of `grid_sample` reads anywhere in memory where a
-    coordinate is NaN. Gradients are the same on all processes once they are reduced, so each judges its own.
+    Losses are judged before their backward pass, because that of `grid_sample` on a CPU reads arbitrary memory where a
+    coordinate is NaN. Gradients are equal on all processes once reduced, so each process judges its own.
 
-    Under "stop" the gradients of one-dimensional parameters (biases, scales of norms) are looked at: what is not finite
-    in a backward pass meets some of them on its way, and reading all gradients takes up to 2 % of a small step. Under
-    "skip" all are read, for nothing may slip through. fp16 has its own watch, the gradient scaler.
+    Under "stop" only gradients of one-dimensional parameters (biases, scales of norms) are checked: numbers that are
+    not finite reach some of them on their way back, and checking all takes up to 2 % of a small step. Under "skip" all
+    are checked. With fp16 the gradient scaler does it.
 
     Args:
         objective: the raw module.
-        checkpointer: saves the capsules. run: knows where (`RunDir.capsule_path`).
-        policy: "stop" or "skip". limit: skipped steps in one epoch that are accepted.
-        seed: of the run, for the capsule.
+        checkpointer: saves the capsules. run: the run folder, for their paths.
+        policy: "stop" or "skip". limit: steps that may be skipped in one epoch.
+        seed: of the run, for the capsules.
     """
 
     def __init__(
@@ -83,22 +83,23 @@ class StepGuard:
         self.losses: list[float] = []  # of the micro-batches of the step
         scaler = accelerator.scaler
         self._scale = 0.0 if scaler is None else scaler.get_scale()  # after the latest step
-        self.watched = _watched(objective, everything=policy == "skip")
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        self.watched = trained if policy == "skip" else [p for p in trained if p.ndim <= 1] or trained
         self._buffers = list(objective.buffers()) if policy == "skip" else []
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
         self._capsules_saved = self._is_culprit = False
 
     def state_dict(self) -> dict[str, int]:
-        """What has been skipped so far, for `last`."""
+        """Return the counts of skipped steps."""
         return {"epoch": self.epoch, "skipped": self.skipped, "skipped_in_epoch": self.skipped_in_epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on counting where `state` stands."""
+        """Continue from a `state_dict`."""
         self.epoch, self.skipped = state["epoch"], state["skipped"]
         self.skipped_in_epoch = state["skipped_in_epoch"]
 
     def begin(self, epoch: int) -> None:
-        """Before the first micro-batch of a step: remember the statistics that a bad batch would spoil."""
+        """Begin a step: keep a copy of the statistics that a bad batch would spoil."""
         if epoch != self.epoch:
             self.epoch, self.skipped_in_epoch = epoch, 0
         self.losses = []
@@ -106,9 +107,9 @@ class StepGuard:
             torch._foreach_copy_(self._before, self._buffers)
 
     def judge(self, loss: Tensor, flags: Sequence[bool] = ()) -> Verdict:
-        """Judge a micro-batch before its backward pass: one reduction over the processes, one transfer. All call it.
+        """Judge a micro-batch before its backward pass, with one reduction over all processes and one transfer.
 
-        loss: scalar. flags: what this process asks for; the verdict says what any process asks for.
+        loss: scalar. flags: requests of this process; the verdict has those of any process.
         """
         loss = loss.detach().float()
         asked = torch.tensor([float(flag) for flag in flags], device=loss.device)
@@ -122,7 +123,7 @@ class StepGuard:
         return Verdict(mean, num_bad > 0, raised, culprits=culprits)
 
     def judge_gradient(self, verdict: Verdict) -> Verdict:
-        """After the last backward pass: the same verdict, with what is to be said of the gradients."""
+        """Complete the verdict after the last backward pass, from the gradients."""
         gradients = [p.grad for p in self.watched if p.grad is not None]
         if self.accelerator.scaler is not None or not gradients:
             return verdict
@@ -130,32 +131,34 @@ class StepGuard:
         return replace(verdict, bad_gradient=not is_finite)
 
     def refuse(self, verdict: Verdict, position: Position, batches: Sequence[Any]) -> str:
-        """Leave a step out: undo what it left behind, count it, keep capsules of the first. Returns a sentence.
+        """Leave a step out: restore the statistics, count it, save capsules of the first one. Returns a sentence.
 
-        Raises NonFiniteLoss when the policy is to stop, or too many steps of the epoch were left out.
+        Raises NonFiniteLoss under "stop", and when too many steps of the epoch were left out.
         """
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._before)
         what = "loss" if verdict.bad_loss else "gradient"
         where = "" if self._capsules_saved else self._keep(verdict, position, batches)
         self._capsules_saved = True
-        told = f"the {what} is not finite in epoch {position.epoch + 1}, step {position.step + 1}{where}"
+        found = f"the {what} is not finite in epoch {position.epoch + 1}, step {position.step + 1}{where}"
         self.skipped += 1
         self.skipped_in_epoch += 1
         if self.policy == "stop":
-            raise NonFiniteLoss(f"{told}. `last` holds the latest saved state. {ADVICE}")
+            raise NonFiniteLoss(f"{found}. `last` holds the latest saved state. {ADVICE}")
         if self.skipped_in_epoch > self.limit:
             raise NonFiniteLoss(
-                f"{told}. {self.skipped_in_epoch} steps of this epoch were left out, more than"
+                f"{found}. {self.skipped_in_epoch} steps of this epoch were left out, more than"
                 f" trainer.nonfinite_limit: {self.limit}. `last` holds the latest saved state. {ADVICE}"
             )
-        return f"{told}: the step is left out ({self.skipped_in_epoch} of at most {self.limit} in this epoch)"
+        return (
+            f"{found}: the step is left out ({self.skipped_in_epoch} of at most {self.limit} in this epoch)"
+        )
 
     def was_taken(self, position: Position) -> bool:
-        """Whether the step changed the weights: the gradient scaler of fp16 leaves out those that overflow.
+        """Return whether the step changed the weights: the gradient scaler of fp16 leaves out overflowing ones.
 
-        It halves its scale then; what the optimizer says of it is wrong where it is fused. Raises NonFiniteLoss when no
-        scale fits.
+        It halves its scale then; what Accelerate's optimizer reports is wrong for fused ones. Raises NonFiniteLoss when
+        no scale fits.
         """
         if self.accelerator.scaler is None:
             return True
@@ -171,7 +174,7 @@ class StepGuard:
         return was_taken
 
     def check_weights(self, position: Position) -> None:
-        """Raise NonFiniteLoss rather than let weights that are not finite replace a good checkpoint."""
+        """Raise NonFiniteLoss when weights are not finite, before they replace a good checkpoint."""
         weights = [p.detach() for p in self.objective.parameters() if p.requires_grad]
         if not torch.isfinite(torch.stack(torch._foreach_norm(weights))).all():
             raise NonFiniteLoss(
@@ -180,9 +183,9 @@ class StepGuard:
             )
 
     def _keep(self, verdict: Verdict, position: Position, batches: Sequence[Any]) -> str:
-        """Save capsules of the micro-batches that may be the cause; say where they are, as part of a sentence.
+        """Save capsules of the micro-batches that may be the cause; return their place, as part of a sentence.
 
-        After the reduction of the gradients nobody knows whose batch spoilt them, so each process keeps its own.
+        Reduced gradients do not show whose batch spoilt them, so each process saves its own.
         """
         rank, micro_batch = self.accelerator.process_index, len(self.losses) - 1
         suspects = [micro_batch] if verdict.bad_loss else [*range(len(batches))][:CAPSULES]
@@ -199,15 +202,9 @@ class StepGuard:
         return f", on process {rank}; `replay {paths[0]}` names what broke first"
 
     def _elsewhere(self, verdict: Verdict, position: Position, micro_batch: int) -> str:
-        """Where the trouble is when it is not on this process."""
+        """Return the place of capsules of other processes."""
         if not verdict.culprits:
             return f", on several processes; `replay` names what broke first in {self.run.capsules}"
         (rank,) = verdict.culprits
         path = self.run.capsule_path(position.step, rank, micro_batch)
         return f", on process {rank}; `replay {path}` names what broke first"
-
-
-def _watched(objective: nn.Module, everything: bool) -> list[nn.Parameter]:
-    """The parameters whose gradients are looked at in every step."""
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    return trained if everything else [p for p in trained if p.ndim <= 1] or trained

@@ -1,8 +1,7 @@
-"""The training loop. It speaks in beats: fetch, predict, compare, descend, record.
+"""The training loop, in beats: move, predict, compare, descend, record.
 
-No metric, picture or path is computed here. Accelerate places, wraps, autocasts and reduces; the order of samples,
-the randomness, schedules, checkpoints and resuming are ours, so that a run is a function of its configuration and
-seed alone.
+No metric, picture or path is computed here. Accelerate places, wraps, autocasts and reduces; sample order, randomness,
+schedules, checkpoints and resuming are ours, so that a run is a function of its configuration and seed alone.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from accelerate.utils import send_to_device
 
 from trainer.checkpoint.state import Position, TrainState
-from trainer.metrics.validation import higher_is_better
+from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.runtime.seeding import STATISTICS, TRAINING, seed_everything
@@ -31,15 +30,15 @@ from trainer.types import StepOutput
 
 @dataclass(frozen=True)
 class Settings:
-    """What the loop is told once, in flat numbers."""
+    """The settings of a loop, in flat numbers."""
 
     max_epochs: int
     seed: int = 42
     accumulate: int = 1  # micro-batches per optimizer step
     clip_norm: float | None = None  # largest gradient norm; None = no clipping
     log_every: int = 100  # optimizer steps between scalars
-    monitor: str = "AbsRel"  # what `best` is chosen by
-    scheduler_monitor: str | None = None  # what a plateau schedule watches; None = `monitor`
+    monitor: str = "AbsRel"  # metric or loss that selects `best`
+    scheduler_monitor: str | None = None  # of a plateau schedule; None = `monitor`
     min_depth: float = 0.1
     max_depth: float = 100.0
     log_images: bool = True
@@ -48,14 +47,14 @@ class Settings:
 
 
 class Loop:
-    """One run: networks, data and optimizer on one side; checkpoints and records on the other.
+    """Train one run, validate and save it.
 
     Args:
-        parts: what changes while it trains, all of it raw.
-        model: the objective, prepared by Accelerate, trained. optimizer: likewise; the raw one where it can be.
+        parts: everything that changes while the run trains, not wrapped by Accelerate.
+        model: the objective as Accelerate prepared it. optimizer: likewise, or the raw one (see `build_run`).
         train_loader, val_loader: not prepared; their batch samplers deal the global batches out to this process.
             Without val_loader nothing is validated and no `best` is kept.
-        saver: when and how checkpoints are written. run: the folder.
+        run: the run folder.
     """
 
     def __init__(
@@ -83,13 +82,14 @@ class Loop:
         self.signals = StopSignals()
 
     def fit(self) -> TrainState:
-        """Train until `max_epochs` or an early stop, from wherever the state stands.
+        """Train from the current state until `max_epochs` or an early stop.
 
-        Raises NonFiniteLoss, or Preempted after a stop signal, when everything needed to continue has been saved.
+        Raises NonFiniteLoss, CannotWrite, and Preempted once a stop signal has been answered with a saved state.
         """
         with self.signals, self.recorder.progress, self.saver:
             while not self.is_finished():
-                self.train_epoch()
+                for batches in self.epoch():
+                    self.step(batches)
                 self.saver.save_last()  # a run that ends during validation must not lose the epoch
                 self.leave_if_asked()
                 self.finish_epoch(self.validate())
@@ -97,24 +97,21 @@ class Loop:
         return self.state
 
     def is_finished(self) -> bool:
-        """True when all epochs are done, or the watched number has stalled for too long."""
+        """True when all epochs are done, or the watched number has stopped improving."""
         stalled = self.stopping is not None and self.stopping.stop
         return stalled or self.state.position.epoch >= self.settings.max_epochs
 
-    def train_epoch(self) -> None:
-        """Take the optimizer steps of one epoch that are still to be taken."""
-        position = self.state.position
-        self.recorder.progress.epoch(position.epoch, position.batch // self.settings.accumulate)
-        self.averages.begin_epoch(self.parts.optimizer, position.epoch)
+    def epoch(self) -> Iterator[list[Any]]:
+        """Yield the batches of the optimizer steps left in this epoch."""
+        epoch, batch = self.state.position.epoch, self.state.position.batch
+        self.recorder.progress.epoch(epoch, batch // self.settings.accumulate)
+        self.averages.begin_epoch(self.parts.optimizer, epoch)
         self.model.train()
-        for batches in self.recorder.timed(self.groups()):
-            output, batch, verdict = self.descend(batches)
-            self.record(output, batch, verdict)
-            self.save_or_leave(verdict)
-        self.averages.end_epoch(position.epoch)
+        yield from self.recorder.timed(self.groups())
+        self.averages.end_epoch(epoch)
 
     def groups(self) -> Iterator[list[Any]]:
-        """Fetch the rest of the epoch, as lists of the micro-batches that make one optimizer step."""
+        """Read the rest of the epoch in groups of micro-batches, one group per optimizer step."""
         position, settings = self.state.position, self.settings
         self.train_loader.batch_sampler.set_position(position.epoch, position.batch)
         left = None if settings.limit_train is None else max(settings.limit_train - position.batch, 0)
@@ -122,50 +119,57 @@ class Loop:
         while group := list(islice(batches, settings.accumulate)):
             yield group
 
-    def descend(self, batches: list[Any]) -> tuple[StepOutput, Any, Verdict]:
-        """Take one optimizer step over `batches`, unless it is refused; return output and batch of the last of them."""
-        settings, position = self.settings, self.state.position
+    def step(self, batches: list[Any]) -> None:
+        """Move, predict, compare, descend, record: one optimizer step over micro-batches, unless the guard refuses."""
+        position, part = self.state.position, self.recorder.part
         self.optimizer.zero_grad(set_to_none=True)
         self.guard.begin(position.epoch)
         for number, read in enumerate(batches):
-            batch = send_to_device(read, self.accelerator.device, non_blocking=True)
-            seed_everything(settings.seed, TRAINING, position.step, number, self.accelerator.process_index)
-            last = number == len(batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.recorder.part("Forward"):
-                    output: StepOutput = self.model(batch)
+            batch = self.move(read, number)
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                with part("Forward"):
+                    output = self.model(batch)
                     verdict = self.guard.judge(output.loss, self.requests())
                 if verdict.bad_loss:
                     break
-                with self.recorder.part("Backward"):
+                with part("Backward"):
                     self.accelerator.backward(output.loss / len(batches))
         if not verdict.bad_loss:
             verdict = self.guard.judge_gradient(verdict)
         if verdict.is_sound:
-            with self.recorder.part("Optimizer"):
-                self.step()
+            with part("Optimizer"):
+                self.clip()
+                self.optimizer.step()
+                if self.guard.was_taken(position):
+                    self.averages.update()
         else:
             self.recorder.progress.message(f"warning: {self.guard.refuse(verdict, position, batches)}")
         self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
-        return output, batch, verdict
+        self.record(output, batch, verdict)
+        self.save_or_leave(verdict)
+
+    def move(self, batch: Any, number: int) -> Any:
+        """Move micro-batch `number` of a step to the device, and seed the draws of its forward pass."""
+        moved = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        step, rank = self.state.position.step, self.accelerator.process_index
+        seed_everything(self.settings.seed, TRAINING, step, number, rank)
+        return moved
 
     def requests(self) -> tuple[bool, bool, bool]:
-        """What this process asks of all: to stop, to save by the clock, to hear that a save has failed."""
+        """This process's requests to all: to stop, to save by the clock, to report a failed save."""
         return self.signals.received is not None, self.saver.is_due_now(), self.saver.has_to_stop()
 
-    def step(self) -> None:
-        """Change the weights."""
+    def clip(self) -> None:
+        """Clip the gradient norm; keep the norms before clipping for a step that logs them."""
         settings = self.settings
         if settings.log_grad_norm and self.is_logged(self.state.position.step + 1):
             self.recorder.norms = optim.grad_norms(self.objective.networks, self.accelerator.scaler)
         if settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
-        self.optimizer.step()
-        if self.guard.was_taken(self.state.position):
-            self.averages.update()
 
     def is_logged(self, step: int) -> bool:
-        """Whether the scalars of a step are written."""
+        """True when the scalars of a step are written."""
         return step % self.settings.log_every == 0
 
     def record(self, output: StepOutput, batch: Any, verdict: Verdict) -> None:
@@ -186,14 +190,14 @@ class Loop:
 
     def scheduled(self) -> dict[str, float]:
         """Epoch and learning rates, one per rate that differs."""
-        optimizer, told = self.parts.optimizer, {"epoch": float(self.state.position.epoch)}
+        optimizer, scalars = self.parts.optimizer, {"epoch": float(self.state.position.epoch)}
         rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
         for i, rate in enumerate(rates):
-            told[f"lr-{type(optimizer).__name__}" + (f"-{i}" if i else "")] = rate
-        return told
+            scalars[f"lr-{type(optimizer).__name__}" + (f"-{i}" if i else "")] = rate
+        return scalars
 
     def save_or_leave(self, verdict: Verdict) -> None:
-        """Save `last` when it is due; after a stop signal save it and leave."""
+        """Save `last` when it is due; after a stop signal, save it and leave."""
         is_asked, is_due_by_clock, has_failed = verdict.flags
         if has_failed:
             self.saver.raise_trouble()
@@ -206,17 +210,17 @@ class Loop:
             self.saver.save_last()
 
     def leave_if_asked(self) -> None:
-        """Between epochs or batches of the validation, when `last` is saved: leave if any process was asked to."""
+        """Leave if any process was asked to stop. Call it between epochs or validation batches, with `last` saved."""
         if any_process(self.accelerator, self.signals.received is not None):
             self.leave()
 
     def leave(self) -> None:
-        """Raise Preempted once `last` is on the disk."""
+        """Raise Preempted once `last` is on disk."""
         self.saver.finish()
         raise Preempted(self.signals.received or StopSignals.handled[0])
 
     def validate(self) -> ValidationResult:
-        """Compare predictions with the truth on the validation data, each process on its share."""
+        """Validate this process's share of the validation data; the result covers all of it."""
         if self.val_loader is None:
             return ValidationResult()
         with self.accelerator.autocast():
@@ -249,11 +253,11 @@ class Loop:
 
     @property
     def validated(self) -> Any:
-        """The module with the weights that are validated and kept as `best`."""
+        """The objective whose weights are validated and kept as `best`: an average, or the trained one."""
         return self.averages.module or self.objective
 
     def statistics_batches(self) -> Iterator[Any]:
-        """Batches of the epoch that has just ended, for the batch statistics of averaged weights."""
+        """Read the epoch that has just ended again, for the BatchNorm statistics of averaged weights."""
         epoch = self.state.position.epoch
         self.train_loader.batch_sampler.set_position(epoch, 0)
         for number, batch in enumerate(islice(self.train_loader, self.settings.limit_train)):
@@ -264,7 +268,7 @@ class Loop:
     def finish_epoch(self, result: ValidationResult) -> None:
         """Advance the schedule, keep `best` and `last`, record the validation.
 
-        Recording comes last, when `last` is on the disk: what a killed run repeats must not be shown twice.
+        Records are written once `last` is on disk: what a killed run repeats must not be logged twice.
         """
         state, settings, scheduled = self.state, self.settings, self.scheduled()
         epoch, value = state.position.epoch, result.value(settings.monitor)
@@ -274,23 +278,19 @@ class Loop:
         if self.stopping is not None:
             self.stopping.update(result.value(self.stopping.monitor), epoch)
         state.position = Position(epoch + 1, 0, state.position.step)
-        if all_finite([value]) and self.improves(value) and self.saver.save_best(self.validated):
+        is_better = state.best is None or improvement(settings.monitor, value, state.best) > 0
+        if all_finite([value]) and is_better and self.saver.save_best(self.validated):
             state.best, state.best_epoch = value, epoch
         self.saver.save_last()
         self.saver.wait()
         self.record_epoch(result, scheduled)
 
-    def improves(self, value: float) -> bool:
-        """True when `value` beats the best so far in the direction of the monitored number."""
-        best = self.state.best
-        return best is None or (value > best if higher_is_better(self.settings.monitor) else value < best)
-
     def record_epoch(self, result: ValidationResult, scheduled: dict[str, float]) -> None:
-        """Write down how the run stands and what the validation found."""
+        """Write the state of the run and the result of its validation."""
         position = self.state.position
         try:
             self.run.write_state("running", position)
-        except CannotWrite as error:  # a note for people; the checkpoint is what counts
+        except CannotWrite as error:  # informative only; the checkpoint is what counts
             self.recorder.progress.message(f"warning: {error}")
         items = [self.val_loader.dataset.describe(i) for i in result.shown_items]
         self.recorder.validation(result, items, self.settings.monitor, scheduled, position.step)

@@ -1,4 +1,4 @@
-"""Optimizers and schedules: timm's optimizers by name, torch's epoch schedules by their short names."""
+"""Optimizers by timm's names, steps of torch's epoch schedules, gradient norms."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def make_optimizer(
 
     Args:
         type: any optimizer name of timm (`adam`, `adamw`, `sgd` = Nesterov, `lamb`, ...).
-        lr: learning rate of all parameters but those named by `backbone_lr`.
+        lr: learning rate of all other parameters.
         weight_decay: not applied to biases and 1-D parameters.
         frozen_bn: stop the gradients of BatchNorm scales and shifts.
         backbone_lr: learning rate of parameters with "encoder" in their name (SlowTV, arXiv:2307.10713).
-        group_lr: learning rates of parts, by name of a network ("pose") or pattern of parameter names
-            ("depth.encoder.*"); the last that matches wins, before `backbone_lr` and `lr`.
+        group_lr: learning rates by network ("pose") or pattern of parameter names ("depth.encoder.*"); the last match
+            wins, before `backbone_lr` and `lr`.
         kwargs: passed on to the optimizer.
 
-    Raises UserError when a part of `group_lr` names nothing that is trained.
+    Raises UserError when a key of `group_lr` matches no trained parameter.
     """
     from timm.optim import create_optimizer_v2
 
@@ -69,9 +69,9 @@ def make_optimizer(
 
 
 def step_scheduler(scheduler: Any, value: float | None) -> None:
-    """Advance a schedule by one epoch; `value` is what ReduceLROnPlateau watches (skipped when it is not finite)."""
+    """Advance a schedule by one epoch; ReduceLROnPlateau watches `value` and is skipped when it is not finite."""
     if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        with warnings.catch_warnings():  # a run killed after its last step goes on with this one
+        with warnings.catch_warnings():  # a run killed after its last step resumes here
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             scheduler.step()
     elif value is not None and math.isfinite(value):
@@ -79,9 +79,9 @@ def step_scheduler(scheduler: Any, value: float | None) -> None:
 
 
 def grad_norms(networks: Mapping[str, nn.Module], scaler: Any = None) -> dict[str, torch.Tensor]:
-    """L2 norm of the gradient of each network and of all together, before clipping; values stay on the device.
+    """Return the L2 norm of the gradients of each network and of all, left on the device.
 
-    `scaler` is the GradScaler of fp16 training: its factor is taken out.
+    `scaler`: the GradScaler of fp16 training, whose factor is divided out.
     """
     norms: dict[str, torch.Tensor] = {}
     factor = 1.0 if scaler is None else 1.0 / scaler.get_scale()

@@ -1,4 +1,4 @@
-"""What the loop shows and writes while it trains: scalars, pictures, timers, warnings. Nothing here changes the run."""
+"""Records of a run: scalars, pictures, timers and warnings. Nothing here changes the run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class Recorder:
     """Write the records of a run to its trackers and its progress display.
 
     Args:
-        accelerator: for means over processes; its main process alone writes.
-        tracker: see `trainer.tracking.tracker`. progress: see `trainer.tracking.progress`.
-        min_depth, max_depth: limits of the predicted depth, for the training metrics and the health watch.
+        tracker, progress: see `trainer.tracking`; they write on the main process only.
+        min_depth, max_depth: limits of the predicted depth, for training metrics and the health watch.
     """
 
     def __init__(
@@ -38,15 +37,15 @@ class Recorder:
         self.accelerator, self.tracker, self.progress = accelerator, tracker, progress
         self.limits = min_depth, max_depth
         self.health = Health(min_depth, max_depth)
-        self.extra: dict[str, float] = {}  # scalars of the loop, by tag, written with those of a step
-        self.norms: dict[str, Tensor] = {}  # gradient norms of the latest step, where they are wanted
+        self.extra: dict[str, float] = {}  # scalars of the loop, by tag
+        self.norms: dict[str, Tensor] = {}  # gradient norms of the latest logged step
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
         self._scheduled_at = -1  # step whose learning rates are written
-        self._lost: dict[str, int] = {}  # items that could not be read, as last told
+        self._lost: dict[str, int] = {}  # unreadable items, as last reported
 
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
-        """Pass `groups` on and note how long each was waited for and worked on."""
+        """Yield `groups`, and measure the time spent waiting for each and working on it."""
         self._waited = self._worked = 0.0
         iterator, done = iter(groups), object()
         while True:
@@ -62,7 +61,7 @@ class Recorder:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of a block to the timer `Module/<name>` of this step; a GPU is not waited for."""
+        """Add the time of a block to the timer `Module/<name>` of this step, without waiting for a GPU."""
         start = time.perf_counter()
         yield
         key = f"Module/{name}"
@@ -77,7 +76,7 @@ class Recorder:
         step: int,
         due: bool,
     ) -> None:
-        """Count a step; when it is due, show its loss and write its scalars. All processes must call it."""
+        """Count a step; if due, show its loss and write its scalars. Call it on all processes."""
         if not due:
             self.progress.advance()
             return
@@ -97,10 +96,10 @@ class Recorder:
             self.progress.message(warning)
 
     def _measured(self, output: StepOutput, batch: Any) -> tuple[dict[str, float], dict[str, float]]:
-        """What the latest micro-batch shows, over all processes: scalars by tag, and what the health watch saw.
+        """Measure the latest micro-batch over all processes: scalars by tag, and values of the health watch.
 
-        Unweighted losses and what was seen are averaged over processes, depth metrics over the items with ground
-        truth. All of them travel together: one reduction, one transfer.
+        Unweighted losses and health values are averaged over processes, depth metrics over items with ground truth, in
+        one reduction and one transfer.
         """
         terms = {f"train_losses/loss_{k}": v.detach() for k, v in output.losses.items()}
         like = output.loss.detach()
@@ -118,7 +117,7 @@ class Recorder:
         return tagged, dict(zip(seen, numbers[len(terms) : len(means)], strict=True))
 
     def _metric_sums(self, output: StepOutput, batch: Any) -> Tensor:
-        """Depth metrics of this process summed over its items with ground truth, and their number: (6) or (0)."""
+        """Return depth metrics summed over this process's items with ground truth, and their number: (6) or (0)."""
         if "depth" not in batch:
             return output.loss.new_zeros(0)
         depth = output.predictions["depth"][0].detach()
@@ -126,7 +125,7 @@ class Recorder:
         return torch.cat([torch.where(valid[:, None], values, 0.0).sum(0), valid.sum()[None].to(values)])
 
     def pictures(self, output: StepOutput, items: Iterable[str], step: int) -> None:
-        """Write the pictures of a training step and the names of its items; only the main process computes them."""
+        """Write the pictures of a training step and the names of its items, on the main process only."""
         if self.accelerator.is_main_process and self.tracker.active:
             self.tracker.images(output.images, step, prefix="train_")
             self.tracker.text("train_items", " - ".join(items), step)
@@ -139,22 +138,25 @@ class Recorder:
         scheduled: Mapping[str, float],
         step: int,
     ) -> None:
-        """Write and show what a validation found, at the number of optimizer steps done before it."""
+        """Write and show a validation after `step` optimizer steps."""
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
         scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
         if result.num_items:
-            told = self._scheduled_at == step  # by the last step of the epoch
-            self.tracker.scalars({**scalars, **({} if told else scheduled)}, step)
+            written = self._scheduled_at == step  # by the last step of the epoch
+            self.tracker.scalars({**scalars, **({} if written else scheduled)}, step)
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
             self.tracker.text("val_items", " - ".join(items), step)
         self.progress.end_epoch(result.shown)
-        self._warn(result, monitor)
+        if result.num_items and not all_finite([result.value(monitor)]):
+            self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is")
+        for warning in self.health.judge_validation(result.disp_variation):
+            self.progress.message(warning)
 
     def unreadable(self, datasets: Mapping[str, Any], step: int) -> None:
-        """Write how many items of each data set could not be read since the start; say so when there are more.
+        """Write how many items of each dataset could not be read so far; warn when there are more than before.
 
-        All processes must call it: what any of them met is counted once.
+        Call it on all processes: an item that several met is counted once.
         """
         for mode, dataset in datasets.items():
             if dataset.unreadable is None:
@@ -166,19 +168,12 @@ class Recorder:
                 self._lost[mode] = count
                 self.progress.message(
                     f"warning: {count} of {len(met)} {mode} items could not be read so far; others took their place."
-                    " Their files are named above, where they were met"
+                    " Their files are named above"
                 )
-
-    def _warn(self, result: ValidationResult, monitor: str) -> None:
-        """Say what a person must know about a validation and would not see in its numbers."""
-        if result.num_items and not all_finite([result.value(monitor)]):
-            self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is")
-        for warning in self.health.judge_validation(result.disp_variation):
-            self.progress.message(warning)
 
 
 def _loading(batch: Any) -> dict[str, Tensor]:
-    """Mean milliseconds per item of each stage of loading, where the dataset measures them (dataset.log_time)."""
+    """Return mean milliseconds per item of each loading stage, if the dataset measures them (dataset.log_time)."""
     if "load_ms" not in batch:
         return {}
     means = batch["load_ms"].mean(0).unbind()

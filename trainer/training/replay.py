@@ -1,7 +1,7 @@
-"""Recompute a training step that failed, and name the first thing in it that is not finite.
+"""Recompute a failed training step and find where it first became NaN or infinite.
 
-What a module of the network or a loss puts out is looked at when it is made, what comes back in the backward pass when
-it arrives: the first number that is NaN or infinite is where the trouble began, all others are its echo.
+Outputs of modules and losses are checked in the forward pass, gradients in the backward pass, in order: the first one
+that is not finite is the cause of all others.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from trainer.objective import Objective
+from trainer.runtime.errors import listed
 from trainer.runtime.seeding import TRAINING, seed_everything
-
-LISTED = 3  # places of one kind that are named
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in a run a step stands: what its random draws are a function of."""
+    """The position of a step in a run, which its random draws depend on."""
 
     seed: int
     step: int  # optimizer steps done before
@@ -33,11 +32,11 @@ class Moment:
 
 @dataclass
 class Replayed:
-    """What came out of a step. `findings` are in the order of the step: the first is the cause."""
+    """The result of a step. `findings` are in the order of the step: the first is the cause."""
 
     loss: float
     losses: dict[str, float]  # unweighted terms
-    ranges: dict[str, str] = field(default_factory=dict)  # of batch and predictions: what is where
+    ranges: dict[str, str] = field(default_factory=dict)  # of target and predictions
     findings: list[str] = field(default_factory=list)
 
 
@@ -47,16 +46,13 @@ def replay(
     moment: Moment,
     autocast: torch.dtype | None = None,
 ) -> Replayed:
-    """Take the forward and, if the loss is finite, the backward pass of a step again, on the device of `batch`.
+    """Repeat the forward and, if the loss is finite, the backward pass of a step, on the device of `batch`.
 
     Args:
         objective: with the weights of the step, on that device; it is put into training mode and gets gradients.
-        batch: what the process was given (`trainer.types.Batch`).
-        moment: which step it is.
-        autocast: type the networks computed in, None for float32.
-
-    With several processes this is the share of one: statistics of batch norm that covered the global batch cover this
-    share alone.
+        batch: the share of one process (`trainer.types.Batch`); BatchNorm statistics cover it alone.
+        moment: position of the step.
+        autocast: type that the networks computed in, None for float32.
     """
     objective.train()
     objective.zero_grad(set_to_none=True)
@@ -69,7 +65,7 @@ def replay(
     findings += watch.first_output
     terms = {name: float(value.detach()) for name, value in output.losses.items()}
     if not findings and not torch.isfinite(output.loss):
-        findings.append(f"the sum of the losses: {_listed([f'{k} {v:.4g}' for k, v in terms.items()])}")
+        findings.append(f"the sum of the losses: {listed([f'{k} {v:.4g}' for k, v in terms.items()])}")
     if not findings:
         watch.seek_gradients = True
         output.loss.backward()
@@ -84,11 +80,11 @@ def replay(
 def name_operation(
     objective: Objective, batch: Mapping[str, Tensor], moment: Moment, autocast: torch.dtype | None = None
 ) -> str:
-    """Name the operation of the backward pass that makes a NaN; "" when none does. Takes the step once more, slowly."""
+    """Repeat the step, slowly, and name the operation whose backward pass makes a NaN; "" when none does."""
     seed_everything(moment.seed, TRAINING, moment.step, moment.micro_batch, moment.rank)
     objective.zero_grad(set_to_none=True)
     with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the mode announces itself, and prints where the forward pass was
+        warnings.simplefilter("ignore")  # of the mode, and of the place in the forward pass
         try:
             with _cast(batch["target"].device.type, autocast):
                 output = objective(batch)
@@ -108,7 +104,7 @@ class _Watch:
 
     @contextmanager
     def watching(self, objective: Objective) -> Iterator[None]:
-        """Look at every module while the block runs; gradients are looked at later, too."""
+        """Check the outputs of all modules while the block runs, and their gradients once they are computed."""
         hooks = [
             module.register_forward_hook(self._hook(name))
             for name, module in objective.named_modules()
@@ -148,7 +144,7 @@ def _cast(device: str, dtype: torch.dtype | None) -> torch.autocast:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in nested dicts, lists and tuples."""
+    """Yield the floating-point tensors in nested dicts, lists and tuples."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
@@ -161,33 +157,28 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _broken(named: Mapping[str, Tensor]) -> list[str]:
-    """One line for all tensors that hold numbers which are not finite; none when all are."""
+    """Return one line naming the tensors with numbers that are not finite, or none."""
     wrong = [f"{name} ({_range(tensor)})" for name, tensor in named.items() if not _is_finite(tensor)]
-    return [_listed(wrong)] if wrong else []
+    return [listed(wrong)] if wrong else []
 
 
 def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def _listed(lines: list[str]) -> str:
-    more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
-    return ", ".join(lines[:LISTED]) + more
-
-
 def _range(tensor: Tensor) -> str:
-    """How many numbers are not finite, and between what the others lie."""
+    """Return the range of the finite numbers, and how many are not finite."""
     values = tensor.detach().float().flatten()
     finite = values[torch.isfinite(values)]
-    told = f"{finite.min():.4g} to {finite.max():.4g}" if len(finite) else ""
+    text = f"{finite.min():.4g} to {finite.max():.4g}" if len(finite) else ""
     if len(finite) < len(values):
         wrong = f"{len(values) - len(finite)} of {len(values)} numbers not finite"
-        told = f"{wrong}, the others {told}" if told else wrong
-    return told
+        text = f"{wrong}, the others {text}" if text else wrong
+    return text
 
 
 def _predicted(predictions: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a person looks at first: disparity and depth at full size, motions."""
+    """Return disparity and depth at full size, and motions."""
     found = {key: predictions[key][0] for key in ("disp", "depth") if 0 in predictions.get(key, {})}
     if "Ts" in predictions:
         found |= {"rotations": predictions["Ts"][..., :3, :3], "translations": predictions["Ts"][..., :3, 3]}

@@ -1,7 +1,7 @@
-"""When checkpoints are written and by whom: every so many steps or minutes, at once or beside the training.
+"""Save checkpoints every so many steps or minutes, in the foreground or in a thread.
 
-Writing beside the training works on a copy of the state and goes through the same staged, verified replacement, one
-file after the other: whenever the process dies, each file is the old one or the new one.
+The thread writes a copy of the state by the same staged, verified replacement, one file after the other: whenever the
+process dies, each file is the old one or the new one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from trainer.checkpoint import Checkpointer
@@ -26,7 +25,7 @@ from trainer.training.stopping import EarlyStopping
 
 @dataclass
 class Parts:
-    """All that changes while a run trains, as `last` must hold it. `optimizer` is the raw one."""
+    """Everything that changes while a run trains and that `last` holds. `optimizer` is the raw one."""
 
     objective: Any
     optimizer: Any
@@ -37,14 +36,14 @@ class Parts:
     stopping: EarlyStopping | None = None
 
     def restore(self) -> None:
-        """Put the parts back to where `state` says that they were."""
+        """Restore guard, averages and early stopping from `state`."""
         for name, part in self.stateful().items():
             if name in self.state.extra:
                 part.load_state_dict(self.state.extra[name])
         self.state.extra = {}  # it holds a copy of every averaged weight
 
     def stateful(self) -> dict[str, Any]:
-        """The parts whose state is kept in `TrainState.extra`, by its keys."""
+        """Return the parts whose state is in `TrainState.extra`, by its keys."""
         parts = {"guard": self.guard, "averages": self.averages, "stopping": self.stopping}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -52,14 +51,13 @@ class Parts:
 class Saver:
     """Write the checkpoints of a run when they are due. All processes call it; the main one writes.
 
-    As a context manager it finishes, when the block ends, what is being written, however the block ends.
+    As a context manager it finishes a write in progress, also after an error.
 
     Args:
-        every_steps: optimizer steps between saves of `last`, None = no such saves. every_minutes: by the clock.
-        background: write `last` in a thread, from a copy. One write is under way at most; the next one waits for it.
-        on_error: what a failed write does, "stop" = raise CannotWrite on all processes, "continue" = `warn`.
-        warn: takes a sentence, in the thread of the caller.
-        clock: seconds.
+        every_steps: optimizer steps between saves of `last`; None = no such saves. every_minutes: by the clock.
+        background: write `last` in a thread, from a copy; a save waits for the one before it.
+        on_error: after a failed write, "stop" = raise CannotWrite on all processes, "continue" = `warn`.
+        warn: prints a sentence, called in the caller's thread. clock: seconds.
     """
 
     def __init__(
@@ -85,19 +83,19 @@ class Saver:
         self._is_behind = False  # the latest state could not be written
 
     def is_due_at(self, step: int) -> bool:
-        """Whether `last` is to be saved after optimizer step `step`: the same on all processes."""
+        """Return whether `last` is due after optimizer step `step`, on all processes alike."""
         return self.every_steps is not None and step % self.every_steps == 0
 
     def is_due_now(self) -> bool:
-        """Whether it is by the clock; only the main process's counts."""
+        """Return whether `last` is due by the clock, which the main process alone reads."""
         if not self.every_minutes or not self.checkpointer.is_main:
             return False
         return self.clock() - self._saved_at >= 60 * self.every_minutes
 
     def save_last(self) -> None:
-        """Save everything needed to continue, or begin to.
+        """Save everything needed to continue, or start to in the background.
 
-        Raises NonFiniteLoss rather than replace a good checkpoint by weights that are not finite, and CannotWrite.
+        Raises CannotWrite, and NonFiniteLoss rather than replace a good checkpoint by weights that are not finite.
         """
         parts = self.parts
         parts.guard.check_weights(parts.state.position)
@@ -110,9 +108,9 @@ class Saver:
         self._leave_in_trouble()
 
     def save_best(self, objective: Any) -> bool:
-        """Save the weights of `objective` as the best so far, always at once: the next `last` says that they are there.
+        """Save the weights of `objective` as the best so far, in the foreground: the next `last` refers to them.
 
-        Returns whether they are, on all processes the same. Raises CannotWrite.
+        Returns whether that succeeded, on all processes alike. Raises CannotWrite.
         """
         error = None
         if self.checkpointer.is_main:
@@ -125,7 +123,7 @@ class Saver:
         return saved
 
     def has_to_stop(self) -> bool:
-        """Whether the run must end because something could not be written; under "continue" only warn."""
+        """Return whether a failed write must end the run; under "continue" only warn."""
         self._collect()
         if self._trouble is not None and self.on_error == "continue":
             self.warn(f"warning: {self._trouble}. Training goes on; the next save tries again")
@@ -133,12 +131,12 @@ class Saver:
         return self._trouble is not None
 
     def raise_trouble(self) -> None:
-        """Raise CannotWrite: with the reason on the process that knows it."""
+        """Raise CannotWrite, with the reason on the process that knows it."""
         trouble, self._trouble = self._trouble, None
         raise trouble or CannotWrite("the main process could not save; see its message")
 
     def finish(self) -> None:
-        """Before a run ends well its state must be on the disk: whatever the policy, try again or raise CannotWrite."""
+        """Make sure that the latest state is on disk: under any policy, try again or raise CannotWrite."""
         self.wait()
         self.background, self.on_error, self._trouble = False, "stop", None
         if any_process(self.accelerator, self._is_behind):
@@ -164,7 +162,7 @@ class Saver:
         if not self.background:
             self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
             return
-        copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
 
@@ -176,13 +174,13 @@ class Saver:
         return None
 
     def wait(self) -> None:
-        """Wait for what is being written."""
+        """Wait for a write in progress."""
         if self._writing is not None:
             wait([self._writing])
             self._collect()
 
     def _collect(self) -> None:
-        """Take note of how the write in the thread ended, if it has."""
+        """Note how the write in the thread ended, if it has."""
         if self._writing is None or not self._writing.done():
             return
         error = self._writing.exception()
@@ -194,8 +192,3 @@ class Saver:
     def _note(self, error: CannotWrite | None) -> None:
         self._is_behind = error is not None
         self._trouble = error or self._trouble
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that training does not change any more."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor.detach())

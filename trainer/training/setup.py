@@ -1,4 +1,4 @@
-"""Equip a run from its configuration: networks made ready for training, and what watches, averages, saves and stops."""
+"""Set up what a run trains with: accelerator, placed networks, optimizer, schedule, the other parts, the saver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
-from trainer.checkpoint import Checkpointer
+from trainer.checkpoint import Checkpointer, TrainState
 from trainer.config import Config, optimizers
 from trainer.objective import Objective, batchnorm, freezing
 from trainer.objective.compiling import compile_networks
@@ -26,12 +26,94 @@ from trainer.training.guard import StepGuard
 from trainer.training.saver import Parts, Saver
 from trainer.training.stopping import EarlyStopping
 
+PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
+DDP_OPTIONS = {
+    "gradient_as_bucket_view": True,
+    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error.
+    "find_unused_parameters": True,
+}
+
+
+def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
+    """Build the Accelerator with the YAML's precision, without compiling, on the CPU where there is no GPU.
+
+    Raises UserError when the launcher contradicts the YAML, and when the processes do not meet in time.
+    """
+    precision = PRECISIONS[str(cfg.trainer.precision)]
+    _check_launcher(cfg, precision)
+    has_xpu = hasattr(torch, "xpu") and torch.xpu.is_available()
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or has_xpu),
+            dynamo_backend="no",  # `trainer.compile` compiles; Accelerate must not do it again
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=not cfg.trainer.sync_batchnorm, **DDP_OPTIONS
+                ),
+                InitProcessGroupKwargs(
+                    init_method=processes.init_method(),
+                    # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
+                    timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
+                ),
+            ],
+        )
+    except RuntimeError as error:
+        reason = processes.lost_peer(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"the processes did not meet within {cfg.trainer.timeout_minutes:g} minutes: {reason}. Were all started, on"
+            " every machine, with the same number of processes? docs/launching.md, section `Several machines`"
+        ) from error
+    # torch says once that all parameters are used after all, and deprecates an argument that Accelerate passes on.
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+    processes.check_world(accelerator)
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError(
+            "trainer.precision: 16 needs a GPU (Accelerate ignores fp16 on a CPU and would train in 32 bit)."
+            " Use `--set trainer.precision=bf16` or 32."
+        )
+    return accelerator
+
+
+def _check_launcher(cfg: Config, precision: str) -> None:
+    """Raise UserError when the settings of `accelerate launch`, found in the environment, contradict the YAML."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", precision):
+        value = {name: value for value, name in PRECISIONS.items()}.get(launched, 32)
+        raise UserError(
+            f"trainer.precision is {cfg.trainer.precision}, but the launcher sets mixed_precision: {launched}. Make"
+            f" them equal (`--set trainer.precision={value}`) or launch with mixed_precision: 'no'"
+        )
+    accumulated = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if accumulated != "1":  # it would divide every gradient once more
+        raise UserError(
+            f"the launcher sets gradient_accumulation_steps: {accumulated}. Leave that out, and set"
+            " trainer.accumulate_grad_batches"
+        )
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise UserError(
+                f"the launcher uses {kind}, which this trainer does not support: its networks fit one device. Use"
+                " distributed_type: MULTI_GPU (launch/accelerate/multi_gpu.yaml)"
+            )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    own = getattr(cfg.trainer.compile, "backend", "no")
+    if backend not in ("no", own):
+        raise UserError(
+            f"trainer.compile is {'off' if own == 'no' else own}, but the launcher sets dynamo_backend: {backend}."
+            f" Make them equal (`--set trainer.compile.backend={backend}`) or launch with dynamo_backend: 'no'"
+        )
+
 
 def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[str]:
-    """Bring the networks to the device: layout, batch statistics, what is frozen, recomputed, compiled.
+    """Move the networks to the device, then freeze, recompute and compile as the configuration says.
 
-    Returns notes. The order matters: each step finds the modules as the ones before left them. Raises UserError for
-    parts that do not exist, or that this machine cannot compile.
+    Returns notes. Each step needs the modules as the steps before left them. Raises UserError for parts that do not
+    exist or that this machine cannot compile.
     """
     if accelerator.num_processes > 1 and cfg.trainer.sync_batchnorm:
         batchnorm.synchronise_batchnorm(objective, accelerator.device)
@@ -46,28 +128,43 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
     return notes
 
 
-def make_guard(
+def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
+    """Build the one optimizer of all networks."""
+    return optim.make_optimizer(objective.networks, **cfg.optimizer_kwargs())
+
+
+def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
+    """Build the epoch schedule, or None."""
+    kwargs = cfg.scheduler_kwargs()
+    return optimizers.make_scheduler(optimizer, **kwargs) if kwargs else None
+
+
+def make_parts(
     cfg: Config,
     accelerator: Accelerator,
-    objective: Objective,
     checkpointer: Checkpointer,
     folder: Any,
     seed: int,
-) -> StepGuard:
-    """Make what decides whether a step may be taken."""
-    return StepGuard(
+    trained: tuple[Objective, Any, Any],
+    state: TrainState,
+) -> Parts:
+    """Add guard, averages and early stopping to `trained` (objective, raw optimizer, scheduler); restore all."""
+    guard = StepGuard(
         accelerator,
-        objective,
+        trained[0],
         checkpointer,
         folder,
         policy=cfg.trainer.nonfinite,
         limit=cfg.trainer.nonfinite_limit,
         seed=seed,
     )
+    parts = Parts(*trained, state, guard, make_averages(cfg, trained[0]), make_stopping(cfg))
+    parts.restore()
+    return parts
 
 
 def make_averages(cfg: Config, objective: Objective) -> Averages:
-    """Make the averages of weights; they begin with those that the objective has now."""
+    """Build the averages of weights; they start from the current ones."""
     ema, swa = cfg.trainer.ema, cfg.trainer.swa
     moving = None if ema is None else EMA(objective, ema.decay, ema.warmup)
     if swa is None:
@@ -77,7 +174,7 @@ def make_averages(cfg: Config, objective: Objective) -> Averages:
 
 
 def make_stopping(cfg: Config) -> EarlyStopping | None:
-    """Make what ends the run early, if anything does."""
+    """Build early stopping, or None."""
     stopping = cfg.trainer.early_stopping
     if stopping is None:
         return None
@@ -91,7 +188,7 @@ def make_saver(
     parts: Parts,
     warn: Callable[[str], None],
 ) -> Saver:
-    """Make what writes the checkpoints when they are due."""
+    """Build the saver, which writes checkpoints when they are due."""
     return Saver(
         accelerator,
         checkpointer,
@@ -102,103 +199,3 @@ def make_saver(
         on_error=cfg.trainer.on_save_error,
         warn=warn,
     )
-
-
-PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
-
-
-DDP_OPTIONS = {
-    "gradient_as_bucket_view": True,
-    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error.
-    "find_unused_parameters": True,
-}
-
-
-def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
-    """Build the one optimizer over all networks."""
-    return optim.make_optimizer(objective.networks, **cfg.optimizer_kwargs())
-
-
-def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
-    """Build the epoch schedule, or None."""
-    kwargs = cfg.scheduler_kwargs()
-    return optimizers.make_scheduler(optimizer, **kwargs) if kwargs else None
-
-
-def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
-    """Build the Accelerator: precision and compiling from the YAML, whatever the launcher says; CPU without a GPU.
-
-    Raises UserError where the launcher contradicts the YAML, and when the processes do not meet in time.
-    """
-    precision = PRECISIONS[str(cfg.trainer.precision)]
-    _check_launcher(cfg, precision)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=precision,
-            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or _has_xpu()),
-            dynamo_backend="no",  # `trainer.compile` compiles; a launcher that says so, too, must not do it again
-            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=not cfg.trainer.sync_batchnorm,
-                    **DDP_OPTIONS,
-                ),
-                InitProcessGroupKwargs(
-                    init_method=processes.init_method(),
-                    # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
-                    timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
-                ),
-            ],
-        )
-    except RuntimeError as error:
-        told = processes.lost_peer(error)
-        if told is None:
-            raise
-        raise UserError(
-            f"the processes did not meet within {cfg.trainer.timeout_minutes:g} minutes: {told}. Were all started, on"
-            " every machine, with the same number of processes? docs/launching.md, section `Several machines`"
-        ) from error
-    # What torch says once where all are used after all, and of an argument that Accelerate passes on.
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-    processes.check_world(accelerator)
-    if precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError(
-            "trainer.precision: 16 needs a GPU (Accelerate ignores fp16 on a CPU and would train in 32 bit)."
-            " Use `--set trainer.precision=bf16` or 32."
-        )
-    return accelerator
-
-
-def _check_launcher(cfg: Config, precision: str) -> None:
-    """Raise UserError when what `accelerate launch` read from its file is not what the YAML says."""
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if told not in ("no", precision):
-        known = {name: value for value, name in PRECISIONS.items()}
-        raise UserError(
-            f"trainer.precision is {cfg.trainer.precision}, but the launcher was told mixed_precision: {told}. Say the"
-            f" same twice (`--set trainer.precision={known.get(told, 32)}`) or launch with mixed_precision: 'no'"
-        )
-    accumulated = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if accumulated != "1":  # it would divide every gradient once more
-        raise UserError(
-            f"the launcher was told gradient_accumulation_steps: {accumulated}. Leave that out, and set"
-            " trainer.accumulate_grad_batches"
-        )
-    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
-            raise UserError(
-                f"the launcher was told to use {kind}, which this trainer does not: its networks fit one device. Use"
-                " distributed_type: MULTI_GPU (launch/accelerate/multi_gpu.yaml)"
-            )
-    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
-    own = getattr(cfg.trainer.compile, "backend", "no")
-    if backend not in ("no", own):
-        raise UserError(
-            f"trainer.compile is {'off' if own == 'no' else own}, but the launcher was told dynamo_backend: {backend}."
-            f" Say the same twice (`--set trainer.compile.backend={backend}`) or launch with dynamo_backend: 'no'"
-        )
-
-
-def _has_xpu() -> bool:
-    return hasattr(torch, "xpu") and torch.xpu.is_available()

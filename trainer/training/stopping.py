@@ -1,4 +1,4 @@
-"""Early stopping: the end of a training that has ceased to improve."""
+"""Early stopping: ends a training that no longer improves."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.metrics.validation import higher_is_better
+from trainer.metrics.validation import improvement
 from trainer.runtime.errors import UserError
 
 
 class EarlyStopping:
-    """Watch one validated number and say when it has not improved for too long.
+    """Watch one number of the validation and stop when it has not improved for too long.
 
     Args:
-        monitor: name of the number; accuracies should rise, all others fall.
-        patience: epochs in a row without an improvement after which training stops, at least 1.
-        min_delta: an improvement is a change for the better by more than this, in the unit of the number; at least 0.
+        monitor: name of the number, as in `trainer.metrics.validation`.
+        patience: epochs in a row without improvement, at least 1.
+        min_delta: improvements are larger than this, in the unit of the number; at least 0.
 
     Raises UserError when `patience` or `min_delta` is outside its range.
     """
@@ -29,22 +29,22 @@ class EarlyStopping:
                 f"the min_delta of early stopping is {min_delta}; it must be finite and at least 0"
             )
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
-        self._best: float | None = None  # the very best value, for people
+        self._best: float | None = None  # for the message
         self._best_epoch: int | None = None
-        self._reference: float | None = None  # what must be beaten by more than `min_delta`
-        self._since: int | None = None  # the latest epoch that did, or the one before the first
+        self._reference: float | None = None  # to be beaten by more than `min_delta`
+        self._since: int | None = None  # the latest epoch that beat it, or the one before the first
         self._epoch: int | None = None  # the latest seen
 
     def update(self, value: float, epoch: int) -> None:
-        """Take note of the value validated after `epoch` (from 0); one that is not finite improves nothing."""
+        """Record the value after `epoch` (from 0); one that is not finite is no improvement."""
         self._epoch = epoch
         if self._since is None:
             self._since = epoch - 1
         if not math.isfinite(value):
             return
-        if self._best is None or self._gain(value, self._best) > 0:
+        if self._best is None or improvement(self.monitor, value, self._best) > 0:
             self._best, self._best_epoch = float(value), epoch
-        if self._reference is None or self._gain(value, self._reference) > self.min_delta:
+        if self._reference is None or improvement(self.monitor, value, self._reference) > self.min_delta:
             self._reference, self._since = float(value), epoch
 
     @property
@@ -59,7 +59,7 @@ class EarlyStopping:
 
     @property
     def reason(self) -> str:
-        """How long nothing has improved, and the best so far, as a sentence without its full stop; epochs from 1."""
+        """The reason to stop, a sentence without its full stop; epochs count from 1."""
         waited = f"{self.num_waited} epoch" + ("" if self.num_waited == 1 else "s")
         if self._best is None or self._best_epoch is None:
             return f"{self.monitor} has had no finite value for {waited}"
@@ -68,7 +68,7 @@ class EarlyStopping:
         return f"{self.monitor} has not improved{by} for {waited} ({best})"
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been seen, as plain data."""
+        """Return the history as plain data."""
         return {
             "monitor": self.monitor,
             "best": self._best,
@@ -79,11 +79,7 @@ class EarlyStopping:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`, with the patience of now; what was seen of another number is forgotten."""
+        """Continue from a `state_dict` with the current patience; the history of another number is dropped."""
         if state["monitor"] == self.monitor:
             self._best, self._best_epoch = state["best"], state["best_epoch"]
             self._reference, self._since, self._epoch = state["reference"], state["since"], state["epoch"]
-
-    def _gain(self, value: float, over: float) -> float:
-        """By how much `value` is better than another."""
-        return value - over if higher_is_better(self.monitor) else over - value

@@ -1,7 +1,8 @@
-"""Validation during training: per-item rows, so that means are the same on any number of processes."""
+"""Validation during training: one row per item, so means are the same on any number of processes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,31 +20,27 @@ from trainer.types import Images, StepOutput
 class ValidationResult:
     """Means over all items of one validation pass, and pictures of this process's last batch."""
 
-    losses: dict[str, float] = field(
-        default_factory=dict
-    )  # "loss" = weighted total, then the unweighted terms
+    losses: dict[str, float] = field(default_factory=dict)  # "loss" = weighted total, then unweighted terms
     metrics: dict[str, float] = field(default_factory=dict)  # over the items with ground truth
     num_items: int = 0
     num_with_depth: int = 0
-    disp_variation: float = float(
-        "nan"
-    )  # mean over items of std / mean of the disparity; 0 = a constant picture
+    disp_variation: float = math.nan  # mean over items of std / mean of the disparity; 0 = constant
     images: Images = field(default_factory=dict)
     shown_items: list[int] = field(default_factory=list)  # dataset indices of those pictures
 
     @property
     def shown(self) -> dict[str, float]:
-        """The numbers worth a line: the total loss and the metrics."""
+        """The total loss and the metrics, for display."""
         return {"loss": self.losses["loss"], **self.metrics} if self.losses else self.metrics
 
     def value(self, monitor: str) -> float:
-        """The tracked number called `monitor`, NaN where it could not be computed."""
-        return self.metrics.get(monitor, self.losses.get(monitor.removeprefix("loss_"), float("nan")))
+        """Return the number called `monitor`, NaN if it could not be computed."""
+        return self.metrics.get(monitor, self.losses.get(monitor.removeprefix("loss_"), math.nan))
 
 
 def all_finite(values: Iterable[float]) -> bool:
-    """True when no value is NaN or infinite."""
-    return all(v - v == 0 for v in values)
+    """Return whether no value is NaN or infinite."""
+    return all(map(math.isfinite, values))
 
 
 @torch.no_grad()
@@ -62,13 +59,13 @@ def validate(
 ) -> ValidationResult:
     """Run the objective over `batches` and average per item, exactly.
 
-    Every item owns one row of a table; each process fills the rows of its own items and the tables are added up, so a
-    mean does not depend on how items were dealt out. The losses of a batch are shared by its items, unless one of them
-    mixes these (`trainer.losses`): then every item is compared alone, for batches are smaller on more processes.
+    Each process fills the rows of its items in a table with one row per item, and the tables are summed, so a mean does
+    not depend on who had which item. Items share the losses of their batch, unless a loss mixes items
+    (`trainer.losses`): then each item is compared alone, since batches are smaller on more processes.
 
     Args:
-        objective: the raw module in eval mode, never the DDP wrapper (its buffer broadcast would wait for idle ranks).
-            Batches without supports are only predicted, not compared: there are metrics then but no losses.
+        objective: the raw module in eval mode, not the DDP wrapper (its buffer broadcast would wait for idle ranks).
+            Batches without supports are only predicted: they give metrics but no losses.
         batches: this process's share; dataset indices 0 .. num_items-1 occur exactly once over all processes.
     """
     dtype = torch.float64 if accelerator.device.type != "mps" else torch.float32
@@ -79,7 +76,8 @@ def validate(
         batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
         seed_everything(seed, VALIDATION, epoch, number, accelerator.process_index)
         with accelerator.autocast():
-            output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)
+            has_supports = "supports" in batch and batch["supports"].shape[1] > 0
+            output = objective(batch) if has_supports else objective.predict_only(batch)
             losses = _losses(objective, output, batch).to(dtype)
         names = ["loss", *output.losses] if output.losses else []
         rows.append((batch["index"], _rows(output, losses, batch, min_depth, max_depth)))
@@ -95,12 +93,8 @@ def validate(
     return result
 
 
-def _has_supports(batch: Any) -> bool:
-    return "supports" in batch and batch["supports"].shape[1] > 0
-
-
 def _losses(objective: Any, output: StepOutput, batch: Any) -> Tensor:
-    """Total and terms for the items of a batch (b k): those of the batch, or of each item where a loss mixes them."""
+    """Return total and terms for each item (b k): of the batch, or of the item alone if a loss mixes items."""
     b, outputs = len(batch["index"]), [output]
     if not output.losses:
         return output.loss.new_zeros(b, 0)
@@ -110,7 +104,7 @@ def _losses(objective: Any, output: StepOutput, batch: Any) -> Tensor:
 
 
 def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_depth: float) -> Tensor:
-    """Columns of the table for one batch: disparity variation, losses, metrics, has depth (b k)."""
+    """Return the rows of a batch (b k): disparity variation, losses, metrics, has depth."""
     b, dtype = len(batch["index"]), losses.dtype
     disp = output.predictions["disp"][0].flatten(1).to(dtype)
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
@@ -127,7 +121,7 @@ def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_
 def _gather(
     rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype
 ) -> Tensor | None:
-    """Put all processes' rows into one table (num_items k), or None when nobody had any."""
+    """Put all processes' rows into one table (num_items k), or None without any."""
     width = torch.tensor([rows[0][1].shape[1] if rows else 0], device=accelerator.device)
     if accelerator.num_processes > 1:
         torch.distributed.all_reduce(width, op=torch.distributed.ReduceOp.MAX)
@@ -140,7 +134,7 @@ def _gather(
 
 
 def _agree_on_names(names: list[str], accelerator: Any) -> list[str]:
-    """Names of the loss columns in order; a process without items learns them from the others."""
+    """Return the names of the loss columns; a process without items gets them from the others."""
     if accelerator.num_processes == 1:
         return names
     gathered: list[list[str]] = [[] for _ in range(accelerator.num_processes)]

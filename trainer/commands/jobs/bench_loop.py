@@ -178,7 +178,8 @@ def train(loop: Loop, batches: Iterable[Any]) -> None:
     loop.train_loader = Endless(own.dataset, batches)
     loop.state.position = Position(0, 0, loop.state.position.step)
     try:
-        loop.train_epoch()
+        for read in loop.epoch():
+            loop.step(read)
     finally:
         loop.train_loader = own
 

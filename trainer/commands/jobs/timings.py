@@ -1,4 +1,4 @@
-"""Where the time goes from the command to the first optimizer step: what `--timings` shows."""
+"""The time from the command to the first optimizer step, for `--timings`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-IMPORTS, CONFIGURATION = (
-    "interpreter and imports",
-    "configuration, with timm",
-)  # it checks names against timm's
+IMPORTS, CONFIGURATION = "interpreter and imports", "configuration, with timm"
 BATCH, STEP = "first batch", "first step"
 
 
 class Stopwatch:
-    """Seconds of each part of a start, counted from the birth of this process: by the wall clock and of its CPU time.
+    """Wall-clock and CPU seconds of each part of a start, from the birth of this process.
 
-    Where others use the machine as well, the CPU time is the steadier of the two. Work of loader processes and
-    waiting are in the first alone.
+    CPU time is steadier on a shared machine, but leaves out waiting and loader processes.
 
     Args:
         age: wall-clock seconds since the process began.
-        clock, cpu_clock: seconds, from anywhere; CPU seconds since the process began.
+        clock, cpu_clock: seconds, from any origin; CPU seconds since the process began.
     """
 
     def __init__(
@@ -39,17 +35,14 @@ class Stopwatch:
         self.laps: dict[str, tuple[float, float]] = {}  # name: wall-clock and CPU seconds, in order
 
     def lap(self, name: str) -> None:
-        """Book the time since the last lap under `name`, in addition to what is there."""
+        """Add the time since the last lap to `name`."""
         now, cpu = self._clock(), self._cpu_clock()
         wall_before, cpu_before = self.laps.get(name, (0.0, 0.0))
         self.laps[name] = wall_before + now - self._last, cpu_before + cpu - self._last_cpu
         self._last, self._last_cpu = now, cpu
 
     def show_after_first_step(self, loop: Any) -> None:
-        """Book the first batch and the first optimizer step of `loop` and print the table; later steps cost nothing.
-
-        Only the main process prints. A run that takes no step prints nothing.
-        """
+        """Time the first batch and the first optimizer step of `loop`, then print the table on the main process."""
         groups = loop.groups
 
         def watched() -> Iterator[list[Any]]:
@@ -65,7 +58,7 @@ class Stopwatch:
         loop.groups = watched
 
     def table(self) -> str:
-        """The parts in their order, and their sum, as lines of text."""
+        """Return the parts in order and their sum, one per line."""
         walls, cpus = zip(*self.laps.values(), strict=True)
         rows = [*self.laps.items(), ("total", (sum(walls), sum(cpus)))]
         lines = [f"  {name:<36}{wall:>8.2f}{cpu:>8.2f}" for name, (wall, cpu) in rows]
@@ -73,7 +66,7 @@ class Stopwatch:
 
 
 def process_age() -> float:
-    """Wall-clock seconds since this process began, to 0.01 s on Linux, else to a second."""
+    """Return wall-clock seconds since this process began, to 0.01 s on Linux, else to a second."""
     try:
         ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:

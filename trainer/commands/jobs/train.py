@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from trainer.commands.cli import leave, outliving, say
@@ -22,13 +23,13 @@ from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
 
-LAST_WORD = 2.0  # seconds in which a launcher finds out who died first
+LAST_WORD = 2.0  # seconds for the launcher to find out who died first
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the run, train it to its end, say where everything is; return 0, 1, or 128 + signal.
+    """Build the run, train it to its end, print where the results are; return 0, 1, or 128 + signal.
 
-    Raises UserError for what is wrong before training starts.
+    Raises UserError for mistakes found before training starts.
     """
     watch = Stopwatch()
     watch.lap(IMPORTS)
@@ -44,7 +45,11 @@ def run(args: argparse.Namespace) -> int:
                 watch.show_after_first_step(job.loop)
             for note in job.notes:
                 job.loop.recorder.progress.message(f"note: {note}")
-            return _train(job)
+            began = job.loop.state.position
+            # A launcher that ends all processes because of one must not cut short the last words.
+            with StopSignals(), _ending(job) as end:
+                job.loop.fit()
+            return _leave(job, end, had_finished=job.loop.state.position == began)
 
 
 def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[[str], None]) -> Run:
@@ -59,80 +64,83 @@ def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[
             lap=lap,
         )
     except RuntimeError as error:
-        told = lost_peer(error)
-        if told is None:
+        reason = lost_peer(error)
+        if reason is None:
             raise
-        say(_without_a_peer("before the first step", told))
+        say(_without_a_peer("before the first step", reason))
         _leave_after_the_dead()
 
 
-def _train(job: Run) -> int:
-    loop = job.loop
-    began = loop.state.position
-    with StopSignals():  # a launcher that ends all processes because of one must not cut short the last words
-        code, is_alone = _fit(job)
-    if is_alone:
-        _leave_after_the_dead()
-    if code == 0:
-        had_finished = loop.state.position == began
-        title = "had finished before: nothing was trained" if had_finished else "finished"
-        loop.recorder.progress.summary(_summary(job), title=title)
-    several = loop.accelerator.num_processes > 1
-    loop.accelerator.end_training()
-    if several:
-        leave(code)
-    return code
+@dataclass
+class _End:
+    """How training ended: state for `state.json`, exit code, last words, and whether another process is gone."""
+
+    state: str = "failed"
+    code: int = 1
+    words: str = ""
+    lost_peer: bool = False
 
 
-def _fit(job: Run) -> tuple[int, bool]:
-    """Train, note how it ended, say it when not well. Returns the exit code, and whether another process is gone."""
-    loop, folder = job.loop, job.folder
-    state, code, said, is_alone = "failed", 1, "", False
+@contextmanager
+def _ending(job: Run) -> Iterator[_End]:
+    """Turn the expected ends of training into an exit code and a sentence, and write them down; close the trackers."""
+    loop, end = job.loop, _End()
     try:
-        loop.fit()
-        state, code = "finished", 0
+        yield end
+        end.state, end.code = "finished", 0
     except Preempted as stop:
-        state, code = "preempted", 128 + stop.signum
+        end.state, end.code = "preempted", 128 + stop.signum
         if loop.accelerator.is_main_process:  # the others would say the same
-            said = (
-                f"{stop} after step {loop.state.position.step}; `last` is saved, the same command continues"
-            )
-    except (NonFiniteLoss, UserError) as error:  # told as sentences: their traceback would help nobody
-        said = f"error{_where()}: {error}"
+            step = loop.state.position.step
+            end.words = f"{stop} after step {step}; `last` is saved, the same command continues"
+    except (NonFiniteLoss, UserError) as error:  # sentences: their traceback would help nobody
+        end.words = f"error{_where()}: {error}"
     except RuntimeError as error:
-        told = lost_peer(error)
-        if told is None:
+        reason = lost_peer(error)
+        if reason is None:
             raise
-        is_alone, said = True, _without_a_peer(f"after step {loop.state.position.step}", told)
+        end.lost_peer = True
+        end.words = _without_a_peer(f"after step {loop.state.position.step}", reason)
     finally:
         try:
-            folder.write_state(state, loop.state.position)
+            job.folder.write_state(end.state, loop.state.position)
         except CannotWrite as error:  # it must not hide what happened before
-            said = "\n".join(filter(None, [said, f"error: {error}"]))
+            end.words = "\n".join(filter(None, [end.words, f"error: {error}"]))
         finally:
             loop.recorder.tracker.close()
-    if said:
-        say(said)
-    return code, is_alone
+    if end.words:
+        say(end.words)
+
+
+def _leave(job: Run, end: _End, had_finished: bool) -> int:
+    """Print the summary of a finished run and part from the other processes; return the exit code."""
+    if end.lost_peer:
+        _leave_after_the_dead()
+    if end.code == 0:
+        title = "had finished before: nothing was trained" if had_finished else "finished"
+        job.loop.recorder.progress.summary(_summary(job), title=title)
+    several = job.loop.accelerator.num_processes > 1
+    job.loop.accelerator.end_training()
+    if several:
+        leave(end.code)
+    return end.code
 
 
 def _where() -> str:
     return f" [process {os.environ.get('RANK')}]" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
-def _without_a_peer(when: str, told: str) -> str:
-    """Say that another process is gone, and what is left."""
-    unsure = (
-        "" if is_first_process() else " If `state.json` goes on saying running, it was process 0 that died."
-    )
+def _without_a_peer(when: str, reason: str) -> str:
+    """Return the message about a lost process."""
+    unsure = "" if is_first_process() else " If `state.json` still says running, it was process 0 that died."
     return (
-        f"error{_where()}: another process died or fell silent {when} ({told}); its own message, if it left one, tells"
-        f" why. `last` holds the latest save, and the same command continues.{unsure}"
+        f"error{_where()}: another process died or fell silent {when} ({reason}); see its own message, if it left"
+        f" one. `last` holds the latest save, and the same command continues.{unsure}"
     )
 
 
 def _leave_after_the_dead() -> NoReturn:
-    """Leave with 1, but not before the launcher has seen who died: it names the first as the root cause.
+    """Exit with 1 once the launcher has seen who died: it reports the first as the root cause.
 
     Leaving the process group in order would wait for the others.
     """
@@ -155,13 +163,13 @@ def _summary(job: Run) -> dict[str, str]:
     stopping = job.loop.stopping
     if stopping is not None and stopping.stop:
         rows["stopped early"] = stopping.reason
-    if "AbsRel" in state.metrics:  # where there is no true depth, there is nothing to evaluate against
+    if "AbsRel" in state.metrics:  # without true depth there is nothing to evaluate against
         rows["evaluate"] = f"evaluate --ckpt {folder.path}"
     return rows
 
 
 def _earlier(folder: RunDir) -> dict[str, Any]:
-    """What the run was made of when it was started before; nothing where that cannot be read."""
+    """Return the hparams of an earlier start, empty if they cannot be read."""
     try:
         return read_hparams(folder.hparams_path)
     except UserError:
