@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.data.clips.survey import Survey
+    from trainer.data.clips.video import Film
 
 _SHORTEST = 3  # frames of a clip: a target and both neighbours
 
@@ -48,7 +49,8 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
     from trainer.runtime.errors import UserError
     from trainer.runtime.optional import require
 
-    require("cv2", "hints", "Decoding videos")
+    require("av", "video", "Decoding videos")
+    require("cv2", "hints", "Looking through videos")
     if every < 1:
         raise UserError(f"--every must be at least 1, got {every}")
     twice = {path.stem for path in videos if sum(path.stem == other.stem for other in videos) > 1}
@@ -146,34 +148,23 @@ def _gone(out: Path, video: Path, clips: list[int]) -> int:
 
 def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
     """Go through a video once; write the frames that are kept, then the survey."""
-    import cv2
-
     from trainer.data.clips.survey import Survey
+    from trainer.data.clips.video import Film, jpeg
     from trainer.runtime.errors import UserError
 
     if not video.is_file():
         raise UserError(
             f"{video} is a folder: name the videos in it" if video.is_dir() else f"{video} does not exist"
         )
-    film = cv2.VideoCapture(str(video))
-    if not film.isOpened():
-        raise UserError(
-            f"{video} is not a video that OpenCV can decode. Convert it: ffmpeg -i {video.name} -c:v libx264 -crf 18"
-            " video.mp4"
-        )
-    size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    announced = max(int(film.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-    survey = Survey(fps=film.get(cv2.CAP_PROP_FPS), size=size, announced=announced)
-    if not report_only:
-        clean_stale_under(out.glob(f"{video.stem}-[0-9]*"))
-        _note(out, video, every, None)
-    try:
+    with Film(video) as film:
+        survey = Survey(fps=film.fps, size=(0, 0), announced=film.announced)
+        if not report_only:
+            clean_stale_under(out.glob(f"{video.stem}-[0-9]*"))
+            _note(out, video, every, None)
         for clip, number, frame in _kept(_frames(film, survey, every, video.name), survey):
             path = _place(out, video, clip, number)
             if not report_only and not path.is_file():
-                store(path, cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-    finally:
-        film.release()
+                store(path, jpeg(frame))
     if not survey.read:
         raise UserError(f"{video} has no frame that can be decoded. Copy it again")
     if not report_only:
@@ -187,23 +178,23 @@ def _note(out: Path, video: Path, every: int, survey: Survey | None) -> None:
     store(_manifest(out, video), json.dumps(content).encode())
 
 
-def _frames(film: Any, survey: Survey, every: int, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Every n-th frame (h w 3), BGR, under a progress bar."""
-    import cv2
+def _frames(film: Film, survey: Survey, every: int, name: str) -> Iterator[NDArray[np.uint8]]:
+    """Yield every n-th frame (h w 3), RGB, under a progress bar; count in the survey."""
     from tqdm import tqdm
 
     from trainer.data.clips.survey import uneven_share
+    from trainer.data.clips.video import pixels
 
     times = []
-    with tqdm(total=survey.announced or None, unit="frame", desc=name, disable=None) as bar:
-        while film.grab():
-            bar.update()
-            survey.read += 1
-            times.append(film.get(cv2.CAP_PROP_POS_MSEC))
-            if (survey.read - 1) % every == 0:
-                ok, frame = film.retrieve()
-                if ok:
-                    yield frame
+    for frame in tqdm(film, total=film.announced or None, unit="frame", desc=name, disable=None):
+        if frame is None:
+            continue
+        times.append(frame.time or 0.0)
+        if survey.read % every == 0:
+            rgb = pixels(frame)
+            survey.size = rgb.shape[1], rgb.shape[0]
+            yield rgb
+        survey.read += 1
     survey.uneven = uneven_share(times)
 
 

@@ -24,7 +24,7 @@ _WANTED_SHIFT = 2.5  # between neighbours for training: that of KITTI, 0.8 % of 
 _LONGEST_GAP = 10
 _CORNERS, _FEWEST_CORNERS = 400, 20
 _COMBED = 4.0  # of `combing`: progressive films have 0.8 to 2, interlaced ones 11
-_BLACK = "most frames are blank. OpenCV shows some interlaced films so: ffmpeg -i FILM -vf yadif -c:v libx264 OUT.mp4"
+_BLACK = "most frames are blank"
 _BURNT = 235  # mean grey level above which a pixel that never changes is taken for sky
 
 Picture = NDArray[np.uint8]
@@ -40,11 +40,11 @@ class Comparison(NamedTuple):
 
 
 def small_grey(frame: Picture) -> Picture:
-    """Grey values (h 320) of a frame (h w 3) in OpenCV's order BGR."""
+    """Grey values (h 320) of a frame (h w 3) RGB."""
     cv2 = _opencv()
     height = max(round(frame.shape[0] * WIDTH / frame.shape[1]), 8)
     small: Picture = cv2.resize(
-        cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), (WIDTH, height), interpolation=cv2.INTER_AREA
+        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (WIDTH, height), interpolation=cv2.INTER_AREA
     )
     return small
 
@@ -67,7 +67,7 @@ def combing(frame: Picture) -> float:
     nothing to be seen: 0.
     """
     cv2 = _opencv()
-    grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(np.int16)
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.int16)
     rows, columns = _sticking_out(grey), _sticking_out(grey.T)
     return rows / max(columns, 1e-3) if rows > 0.02 else 0.0
 
