@@ -40,11 +40,12 @@ class Metric:
 
 
 class _Declared:
-    """What every metric set says of its numbers.
+    """What a metric set declares.
 
-    `version` belongs to the keys: it rises when the meaning of a key changes; stored with the numbers.
+    `source` cites its publication. `version` rises when the meaning of a key changes; results store it.
     """
 
+    source: ClassVar[str]
     version: ClassVar[int]
     metrics: ClassVar[tuple[Metric, ...]]
 

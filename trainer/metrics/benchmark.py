@@ -15,6 +15,7 @@ class BenchmarkMetrics(MetricSet):
     arXiv:2208.01489.
     """
 
+    source = "Uhrig et al., arXiv:1708.06500; arXiv:2208.01489"
     version = 1
     metrics = (
         Metric("mae", "m", legacy="MAE"),

@@ -11,6 +11,7 @@ from trainer.metrics import METRICS, Metric, MetricSet
 class EigenMetrics(MetricSet):
     """AbsRel, SqRel, RMSE, LogRMSE and the three ratio accuracies of Eigen et al. (arXiv:1406.2283)."""
 
+    source = "Eigen et al., arXiv:1406.2283"
     version = 1
     metrics = (
         Metric("abs_rel", "fraction", legacy="AbsRel"),

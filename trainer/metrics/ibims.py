@@ -21,6 +21,7 @@ class IbimsMetrics(MapMetricSet):
     the toolbox of iBims does, so that numbers compare with arXiv:2208.01489.
     """
 
+    source = "iBims-1, arXiv:1805.01328; arXiv:2208.01489"
     version = 1
     needs = frozenset({"edges"})
     metrics = (

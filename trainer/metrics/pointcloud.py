@@ -19,6 +19,7 @@ class PointcloudMetrics(MapMetricSet):
     F-score and IoU within 10 and 20 cm. Needs the intrinsics of the image.
     """
 
+    source = "arXiv:2203.08122"
     version = 1
     needs = frozenset({"K"})
     metrics = (
