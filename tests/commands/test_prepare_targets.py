@@ -133,7 +133,7 @@ def test_items_without_truth_are_named_and_nothing_is_written(
     assert targets(raw, jobs=2) == 0
     assert load(out)["depth"].shape == (2, 38, 124)
     assert targets(raw) == 0
-    assert "is there already; --overwrite" in capsys.readouterr().out
+    assert "exists; --overwrite replaces it" in capsys.readouterr().out
 
 
 def test_points_that_are_left_out_are_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

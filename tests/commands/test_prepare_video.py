@@ -16,7 +16,8 @@ from tests.data.clips import damage_frames, film
 from trainer.commands.jobs import prepare_video
 from trainer.commands.prepare import main
 from trainer.data import DATASETS
-from trainer.data.clips.survey import WIDTH, Survey, compare, small_grey, uneven_share
+from trainer.data.clips.motion import WIDTH, compare, small_grey, uneven_share
+from trainer.data.clips.survey import Survey
 from trainer.data.synthetic import Synthetic
 
 SIZE = (320, 96)
