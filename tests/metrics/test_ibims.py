@@ -72,5 +72,5 @@ def test_zero_depth_has_no_logarithm_and_stays_zero():
 
 def test_without_scikit_image_the_remedy_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.feature", None)
-    with pytest.raises(UserError, match=r'needs scikit-image.*pip install -e "\.\[eval\]"'):
+    with pytest.raises(UserError, match=r'needs the package skimage.*pip install -e "\.\[eval\]"'):
         METRICS.create("ibims")
