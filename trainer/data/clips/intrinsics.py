@@ -15,13 +15,13 @@ from trainer.runtime.errors import UserError
 
 Array = NDArray[Any]
 
-_NORMALISED = 8.0  # in widths of the picture this is a view of 7 degrees; in pixels, cameras have more
+_NORMALISED = 8.0  # focal length in picture widths, a view of 7 degrees; in pixels, cameras have more
 
 
 def read_intrinsics(path: Path) -> Array:
     """Read K (3 3): nine numbers row by row, four (`fx fy cx cy`), or the sixteen of a 4x4 matrix.
 
-    Raises UserError naming the file when it is something else, no camera, or not in pixels.
+    Raises UserError naming the file for other contents, an impossible camera, or K that is not in pixels.
     """
     try:
         numbers = [float(word) for word in path.read_text(encoding="utf-8-sig").replace(",", " ").split()]

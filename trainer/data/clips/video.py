@@ -1,7 +1,7 @@
-"""Frames of a video file: decoded once into a folder of pictures, because only those can be read in any order.
+"""Frames of a video file, decoded once into a folder of pictures: only these can be read in any order.
 
-Seeking in a video decodes everything since the last key frame, and is not exact with every codec; several workers
-reading shuffled items would decode the film again and again.
+Seeking in a video decodes everything since the last key frame; workers that read shuffled items would decode the film
+again and again.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 def extract_frames(video: Path, cache: Path) -> Path:
-    """Decode a video into `<cache>/<name>-<digest>/<7 digits>.jpg` and return the folder; at once if it is there.
+    """Decode a video into `<cache>/<name>-<digest>/<7 digits>.jpg`, unless it is complete, and return the folder.
 
-    The digest is that of path, size and time of the file. Several processes may call this together: one decodes, the
-    others wait. What was interrupted, or has lost frames, is completed. Raises UserError when the file is no video or
-    cannot be cached.
+    The digest is that of path, size and time of the file. Of several processes one decodes, the others wait. A folder
+    that was interrupted or lost frames is completed. Raises UserError when the file is no video or cannot be cached.
     """
     try:
         facts = video.stat()
@@ -149,7 +148,7 @@ def jpeg(rgb: NDArray[np.uint8]) -> bytes:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether all frames are there: disks for scratch files are cleaned of what is old."""
+    """Return whether no frame is missing: old files on scratch disks may be deleted."""
     summary = folder / "frames.txt"
     count = str(len(list(folder.glob("*.jpg"))))
     match summary.read_text().split() if summary.is_file() else ():
@@ -164,14 +163,14 @@ def _is_flat(path: Path) -> bool:
 
 
 def lost_frames(folder: Path) -> int:
-    """Tell how many frames the video announced but did not hold; a few are common, many mean a damaged file."""
+    """Count the frames that the video announced but did not hold; a few are common, many mean a damaged file."""
     decoded, announced = map(int, (folder / "frames.txt").read_text().split())
     return max(announced - decoded, 0)
 
 
 def unfinished(folder: Path) -> list[str]:
-    """Name the videos that `prepare video` began to write into `folder` and was stopped in, and how to finish them."""
-    return [told for manifest in sorted(folder.glob(".*.json")) if (told := _unfinished(manifest))]
+    """List the videos that a stopped `prepare video` wrote only in part into `folder`, and how to finish them."""
+    return [note for manifest in sorted(folder.glob(".*.json")) if (note := _unfinished(manifest))]
 
 
 def _unfinished(manifest: Path) -> str:
@@ -179,24 +178,22 @@ def _unfinished(manifest: Path) -> str:
         match json.loads(manifest.read_text()):
             case {"facts": {"video": str(video), "every": int(every)}, "survey": None}:
                 option = f" --every {every}" if every != 1 else ""
-                return (
-                    f"{video} was not decoded to its end. Finish it: prepare video {video} --out"
-                    f" {manifest.parent}{option}"
-                )
+                command = f"prepare video {video} --out {manifest.parent}{option}"
+                return f"{video} was not decoded to its end. Finish it: {command}"
     except (OSError, ValueError) as error:
         _log.debug("%s is not of prepare video: %s", manifest, error)
     return ""
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/monodepth_trainer/frames`, or that in ~/.cache."""
+    """Return `$XDG_CACHE_HOME/monodepth_trainer/frames`, or that in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "monodepth_trainer" / "frames"
 
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that dies with its process; a warning where there are none."""
+    """Hold a lock that dies with its process; warn where the file system has no locks."""
     with open(lock, "w") as file:
         try:
             import fcntl  # POSIX only
