@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,7 +23,7 @@ SIZE = (320, 96)
 
 
 @pytest.fixture(scope="module")
-def drives() -> list[list[np.ndarray]]:
+def drives():
     """Two rendered drives of 10 frames."""
     dataset = Synthetic(
         num_items=20, items_per_scene=10, size=SIZE, supp_idxs=None, right_targets=False, use_depth=False
@@ -33,17 +32,15 @@ def drives() -> list[list[np.ndarray]]:
     return [frames[:10], frames[10:]]
 
 
-def read(path: Path) -> np.ndarray:
+def read(path):
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def video(*arguments: object) -> int:
+def video(*arguments):
     return main(["video", *map(str, arguments)])
 
 
-def test_standing_frames_go_and_cuts_begin_clips(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_standing_frames_go_and_cuts_begin_clips(drives, tmp_path, capsys):
     one, two = drives
     blank = np.zeros_like(one[0])
     path = film(
@@ -68,9 +65,7 @@ def test_standing_frames_go_and_cuts_begin_clips(
     assert len(dataset) == 2 * 8
 
 
-def test_the_same_command_continues(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_continues(drives, tmp_path, capsys):
     path, out = film(tmp_path / "a.avi", drives[0]), tmp_path / "frames"
     video(path, "--out", out)
     first = capsys.readouterr().out
@@ -96,16 +91,11 @@ def test_the_same_command_continues(
     assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
 
 
-def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(
-    drives: list[list[np.ndarray]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_path, monkeypatch, capsys):
     path, out = film(tmp_path / "a.avi", drives[0]), tmp_path / "frames"
     write, calls = prepare_video.store, iter(range(5))
 
-    def stop(path: Path, content: bytes) -> None:
+    def stop(path, content):
         if next(calls, None) is None:
             raise KeyboardInterrupt
         write(path, content)
@@ -124,9 +114,7 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(
     assert told not in DATASETS.create("folder", **options).notes()
 
 
-def test_a_film_that_stands_leaves_nothing_to_train_on(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_film_that_stands_leaves_nothing_to_train_on(drives, tmp_path, capsys):
     path = film(tmp_path / "a.avi", [drives[0][0]] * 12)
     assert video(path, "--out", tmp_path / "out") == 1
     text = capsys.readouterr().out
@@ -136,9 +124,7 @@ def test_a_film_that_stands_leaves_nothing_to_train_on(
     assert "most frames are blank" in capsys.readouterr().out
 
 
-def test_interlaced_films_are_told_apart(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interlaced_films_are_told_apart(drives, tmp_path, capsys):
     video(film(tmp_path / "whole.avi", drives[0]), "--out", tmp_path / "out")
     assert "warning: interlaced" not in capsys.readouterr().out
     woven = [frame.copy() for frame in drives[0][:-1]]
@@ -148,9 +134,7 @@ def test_interlaced_films_are_told_apart(
     assert "warning: interlaced: every second line is of another moment" in capsys.readouterr().out
 
 
-def test_black_bars_are_cut_off_by_the_command_that_is_told(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_black_bars_are_cut_off_by_the_command_that_is_told(drives, tmp_path, capsys):
     bars = [cv2.copyMakeBorder(frame, 32, 16, 48, 16, cv2.BORDER_CONSTANT) for frame in drives[0]]
     video(film(tmp_path / "a.avi", bars), "--out", tmp_path / "out")
     found = re.search(r"crop=(\d+):(\d+):(\d+):(\d+)", capsys.readouterr().out)
@@ -162,9 +146,7 @@ def test_black_bars_are_cut_off_by_the_command_that_is_told(
     assert 122 <= top + height <= 128  # 32 + 96
 
 
-def test_a_burnt_out_sky_is_no_bonnet(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_burnt_out_sky_is_no_bonnet(drives, tmp_path, capsys):
     sky = [frame.copy() for frame in drives[0]]
     for frame in sky:
         frame[:30] = 255
@@ -172,7 +154,7 @@ def test_a_burnt_out_sky_is_no_bonnet(
     assert "never changes" not in capsys.readouterr().out
 
 
-def test_time_steps_that_differ_are_counted() -> None:
+def test_time_steps_that_differ_are_counted():
     assert uneven_share([0, 40, 80, 120, 160]) == 0
     assert uneven_share([0, 33, 67, 100, 133]) == 0
     assert uneven_share([0, 100, 200, 600, 700, 800, 900, 1300, 1400]) == 0.25
@@ -181,9 +163,7 @@ def test_time_steps_that_differ_are_counted() -> None:
     assert any("25% of the frames come off the beat" in line for line in survey.warnings())
 
 
-def test_broken_videos_are_named_and_the_others_are_done(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_videos_are_named_and_the_others_are_done(drives, tmp_path, capsys):
     good = film(tmp_path / "good.avi", drives[0])
     broken = tmp_path / "broken.avi"
     broken.write_bytes(b"no film" * 100)
@@ -198,21 +178,19 @@ def test_broken_videos_are_named_and_the_others_are_done(
     assert f"{tmp_path} is a folder: name the videos in it" in capsys.readouterr().err
 
 
-def test_report_only_writes_nothing(drives: list[list[np.ndarray]], tmp_path: Path) -> None:
+def test_report_only_writes_nothing(drives, tmp_path):
     path = film(tmp_path / "a.avi", drives[0])
     assert video(path, "--out", tmp_path / "out", "--report-only") == 1
     assert not (tmp_path / "out").exists()
 
 
-def turning(frame: np.ndarray, count: int) -> list[np.ndarray]:
+def turning(frame, count):
     """The same picture shifted further and further: what a camera far from everything sees when it turns."""
     moves = [np.array([[1.0, 0, -4 * i], [0, 1, 0]]) for i in range(count)]
     return [cv2.warpAffine(frame, move, (240, 96)) for move in moves]
 
 
-def test_a_camera_that_only_turns_is_warned_of(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_camera_that_only_turns_is_warned_of(drives, tmp_path, capsys):
     path = film(tmp_path / "turn.avi", turning(drives[0][0], 12))
     video(path, "--out", tmp_path / "out")
     assert "warning: no parallax" in capsys.readouterr().out
@@ -221,9 +199,7 @@ def test_a_camera_that_only_turns_is_warned_of(
     assert "no parallax" not in capsys.readouterr().out
 
 
-def test_a_bonnet_blur_and_flicker_are_warned_of(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bonnet_blur_and_flicker_are_warned_of(drives, tmp_path, capsys):
     frames = []
     for i, frame in enumerate(drives[0]):
         frame = cv2.GaussianBlur(frame, (9, 9), 0) if i % 3 == 2 else frame.copy()
@@ -238,9 +214,7 @@ def test_a_bonnet_blur_and_flicker_are_warned_of(
     assert "the brightness jumps" in text
 
 
-def test_frames_that_cannot_be_decoded_are_counted(
-    drives: list[list[np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_frames_that_cannot_be_decoded_are_counted(drives, tmp_path, capsys):
     path = damage_frames(film(tmp_path / "a.avi", drives[0]), 3, 6, 7)
     assert video(path, "--out", tmp_path / "out") == 1
     text = capsys.readouterr().out
@@ -248,7 +222,7 @@ def test_frames_that_cannot_be_decoded_are_counted(
     assert "3 of 10 announced frames could not be decoded" in text
 
 
-def test_shift_and_parallax_have_the_size_they_should(drives: list[list[np.ndarray]]) -> None:
+def test_shift_and_parallax_have_the_size_they_should(drives):
     grey = small_grey(drives[0][0])
     assert grey.shape[1] == WIDTH
     moved = np.roll(grey, 5, axis=1)
@@ -261,13 +235,13 @@ def test_shift_and_parallax_have_the_size_they_should(drives: list[list[np.ndarr
 
 
 @pytest.mark.parametrize(("shift", "gap"), [(0.5, 5), (2.5, 1), (20.0, 1), (0.1, 10)])
-def test_the_gap_makes_neighbours_differ_as_those_of_kitti(shift: float, gap: int) -> None:
+def test_the_gap_makes_neighbours_differ_as_those_of_kitti(shift, gap):
     survey = Survey(fps=30, size=(640, 192), shifts=[shift] * 3, parallaxes=[1.0] * 3, clips=[3])
     assert survey.frame_gap == gap
     assert any(f"frame_gap: {gap}" in line for line in survey.report())
 
 
-def test_more_of_what_goes_wrong() -> None:
+def test_more_of_what_goes_wrong():
     survey = Survey(
         fps=30, size=(480, 640), announced=1000, read=900, standing=600, clips=[10] * 5, shifts=[60.0],
         parallaxes=[20.0],
@@ -283,7 +257,7 @@ def test_more_of_what_goes_wrong() -> None:
     assert json.dumps(fine.report())
 
 
-def test_real_frames_are_fit_for_training(shared_data: Path, tmp_path: Path) -> None:
+def test_real_frames_are_fit_for_training(shared_data, tmp_path):
     paths = sorted((shared_data / "kitti_odom/sequences/06/image_0").glob("*.jpg"))[:20]
     path = film(tmp_path / "kitti.avi", [read(path) for path in paths])
     assert video(path, "--out", tmp_path / "out") == 1

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
-from trainer.data.files.damage import TAIL, is_whole
 from trainer.runtime.files import require_space
 
 _SHARE = 0.3  # of the bytes of a PNG; KITTI has 0.19
@@ -30,7 +29,7 @@ class Outcome(NamedTuple):
 
 def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     """Convert and compare; return 1 when pictures were broken or came back different."""
-    from trainer.data.kitti_raw.places import find_raw  # imports torch, which other processes do without
+    from trainer.data.kitti_raw.places import find_raw  # imports torch, which the other processes do without
 
     raw = find_raw(root, "--root")
     pictures = sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/*.png"))
@@ -58,6 +57,8 @@ def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
 
 def _is_there(jpg: Path) -> bool:
     """Check that a JPEG exists and ends as one, without reading the rest."""
+    from trainer.data.files.damage import TAIL, is_whole
+
     if not jpg.is_file():
         return False
     with open(jpg, "rb") as file:
