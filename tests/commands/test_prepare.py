@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,23 +122,16 @@ class TestReader:
                 assert np.median(error) < 0.01
 
     def test_jpeg_without_scans(self, tmp_path):
-        assert (
-            _run(tmp_path / "jpg", "--format", "jpg", "--no-lidar", "--no-annotated", "--scene", "corridor")
-            == 0
-        )
-        dataset = _reader(tmp_path / "jpg", use_depth=False, size=(124, 38))
+        assert _run(tmp_path, "--format", "jpg", "--no-lidar", "--no-annotated", "--scene", "corridor") == 0
+        dataset = _reader(tmp_path, use_depth=False, size=(124, 38))
         assert dataset.check() == []
         assert dataset.load(0).target.std() > 10
-        names = _files(tmp_path / "jpg")
-        assert not [name for name in names if name.endswith((".bin", ".png"))]
+        assert not [name for name in _files(tmp_path) if name.endswith((".bin", ".png"))]
 
 
 class TestResume:
     def test_only_what_is_missing_is_written_again(self, recording, tmp_path, capsys):
-        out = tmp_path / "copy"
-        for name, content in _files(recording).items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(content)
+        out = shutil.copytree(recording, tmp_path / "copy")
         (out / DRIVE / "velodyne_points/data/0000000002.bin").unlink()
         (out / DRIVE / "image_03/data/.0000000002.png.tmp").write_bytes(b"cut off")
         (out / DRIVE / "image_03/data/0000000002.png").unlink()
@@ -174,21 +168,19 @@ class TestResume:
         assert "other values: seed 0 -> 7" in capsys.readouterr().err
         assert _files(recording) == before
 
-    def test_a_foreign_folder_is_left_alone(self, tmp_path, capsys):
-        (tmp_path / "thesis.tex").write_text("years of work")
-        assert _run(tmp_path) == 2
-        assert f"{tmp_path} is not empty and was not written by this command" in capsys.readouterr().err
-        assert list(_files(tmp_path)) == ["thesis.tex"]
-
-    def test_a_place_that_cannot_be_a_folder(self, tmp_path, capsys):
-        (tmp_path / "file").write_text("")
-        assert _run(tmp_path / "file" / "out") == 2
-        assert "cannot be written" in capsys.readouterr().err
-
-    def test_a_broken_manifest(self, tmp_path, capsys):
-        (tmp_path / "synthetic.json").write_text("{")
-        assert _run(tmp_path) == 2
-        assert "synthetic.json cannot be read" in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        ("file", "out", "message"),
+        [
+            ("thesis.tex", "", "is not empty and was not written by this command"),
+            ("file", "file/out", "cannot be written"),
+            ("synthetic.json", "", "synthetic.json cannot be read"),
+        ],
+    )
+    def test_other_files_are_left_alone(self, tmp_path, capsys, file, out, message):
+        (tmp_path / file).write_text("{")
+        assert _run(tmp_path / out) == 2
+        assert message in capsys.readouterr().err
+        assert _files(tmp_path) == {file: b"{"}
 
 
 def test_moments_of_a_drive_are_independent(recording, tmp_path):
@@ -230,7 +222,7 @@ def test_a_size_needs_two_numbers(tmp_path, capsys):
     assert "'1242' is not WIDTHxHEIGHT" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_told_in_a_sentence(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_is_reported_in_a_sentence(tmp_path, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 

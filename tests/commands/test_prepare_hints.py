@@ -66,7 +66,7 @@ def test_hints_that_readers_refuse_are_made_again(raw, quick, capsys, damage):
     assert path.read_bytes() == whole
 
 
-def test_lines_that_name_no_picture_are_told(raw, quick, capsys):
+def test_lines_that_name_no_picture_are_reported(raw, quick, capsys):
     split = raw / "splits" / "synthetic" / "test_files.txt"
     split.write_text("image 7\n")
     assert hints(raw, "--splits", "synthetic") == 1

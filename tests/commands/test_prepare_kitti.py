@@ -73,7 +73,7 @@ def test_missing_pictures_absent_drives_and_bad_lines(raw, capsys):
     assert f"1 item of mine train lacks its support -1:\n  {DRIVE}/image_02/0000000000" in text
 
 
-def test_a_neighbour_before_the_first_frame_is_told_in_words(raw, capsys):
+def test_a_neighbour_before_the_first_frame_is_reported_in_words(raw, capsys):
     split = raw / "splits/mine/train_files.txt"
     split.parent.mkdir()
     split.write_text(f"{DRIVE} 0 l\n")
@@ -81,7 +81,7 @@ def test_a_neighbour_before_the_first_frame_is_told_in_words(raw, capsys):
     assert f"lacks its support -1:\n  {DRIVE}/image_02 before the first frame" in capsys.readouterr().out
 
 
-def test_a_date_of_which_there_is_nothing_is_told_once(raw, capsys):
+def test_a_date_of_which_there_is_nothing_is_reported_once(raw, capsys):
     split = raw / "splits/mine/train_files.txt"
     split.parent.mkdir()
     date = "2011_09_28"
@@ -93,20 +93,20 @@ def test_a_date_of_which_there_is_nothing_is_told_once(raw, capsys):
 
 
 @pytest.mark.parametrize(
-    ("split", "line", "told", "published"),
+    ("split", "line", "kind", "published"),
     [
         ("benchmark", "image {}", "pictures of KITTI's test server", "500"),
         ("odom", "8 {} r", "frames of KITTI odometry (dataset.type=kitti_odom)", "-"),
     ],
 )
-def test_splits_of_other_data_are_no_mistake(raw, capsys, split, line, told, published):
+def test_splits_of_other_data_are_no_mistake(raw, capsys, split, line, kind, published):
     folder = raw.parent / "elsewhere" / split
     folder.mkdir(parents=True)
     (folder / "test_files.txt").write_text("".join(f"{line.format(i)}\n" for i in range(500)))
     assert check(raw, "--splits-dir", str(folder.parent)) == 0
     text = capsys.readouterr().out
     assert row(text, split, "test")[:5] == [split, "test", "500", published, "500"]
-    assert f"{split} test names {told}: they are no raw items" in text
+    assert f"{split} test names {kind}: they are no raw items" in text
     with (folder / "test_files.txt").open("a") as file:
         file.write("nonsense\n")
     assert check(raw, "--splits-dir", str(folder.parent)) == 1

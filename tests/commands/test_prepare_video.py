@@ -40,6 +40,17 @@ def video(*arguments):
     return main(["video", *map(str, arguments)])
 
 
+@pytest.fixture
+def report(tmp_path, capsys):
+    """What `prepare video` prints for a film of these frames."""
+
+    def run(frames):
+        video(film(tmp_path / "a.avi", frames), "--out", tmp_path / "out", "--report-only")
+        return capsys.readouterr().out
+
+    return run
+
+
 def test_standing_frames_go_and_cuts_begin_clips(drives, tmp_path, capsys):
     one, two = drives
     blank = np.zeros_like(one[0])
@@ -104,54 +115,45 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_
         patch.setattr(prepare_video, "store", stop)
         assert video(path, "--out", out) == 130
     assert 0 < len(list(out.rglob("*.jpg"))) < 10
-    told = f"{path} was not decoded to its end. Finish it: prepare video {path} --out {out}"
+    note = f"{path} was not decoded to its end. Finish it: prepare video {path} --out {out}"
     options = {"path": str(out), "val_every": 0, "fov": 80.0}
-    assert told in DATASETS.create("folder", **options).notes()
+    assert note in DATASETS.create("folder", **options).notes()
     assert video(path, "--out", out, "--every", 2) == 2
     assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
     video(path, "--out", out)
     assert len(list(out.rglob("*.jpg"))) == 10
-    assert told not in DATASETS.create("folder", **options).notes()
+    assert note not in DATASETS.create("folder", **options).notes()
 
 
-def test_a_film_that_stands_leaves_nothing_to_train_on(drives, tmp_path, capsys):
-    path = film(tmp_path / "a.avi", [drives[0][0]] * 12)
-    assert video(path, "--out", tmp_path / "out") == 1
-    text = capsys.readouterr().out
+def test_a_film_that_stands_leaves_nothing_to_train_on(drives, report):
+    text = report([drives[0][0]] * 12)
     assert "warning: nothing is left to train on: the camera stands" in text
     assert "train on them" not in text
-    video(film(tmp_path / "b.avi", [np.zeros_like(drives[0][0])] * 5), "--out", tmp_path / "out")
-    assert "most frames are blank" in capsys.readouterr().out
+    assert "most frames are blank" in report([np.zeros_like(drives[0][0])] * 5)
 
 
-def test_interlaced_films_are_told_apart(drives, tmp_path, capsys):
-    video(film(tmp_path / "whole.avi", drives[0]), "--out", tmp_path / "out")
-    assert "warning: interlaced" not in capsys.readouterr().out
+def test_interlaced_films_are_told_apart(drives, report):
+    assert "warning: interlaced" not in report(drives[0])
     woven = [frame.copy() for frame in drives[0][:-1]]
     for frame, later in zip(woven, drives[0][1:], strict=True):
         frame[1::2] = later[1::2]
-    video(film(tmp_path / "woven.avi", woven), "--out", tmp_path / "out")
-    assert "warning: interlaced: every second line is of another moment" in capsys.readouterr().out
+    assert "warning: interlaced: every second line is of another moment" in report(woven)
 
 
-def test_black_bars_are_cut_off_by_the_command_that_is_told(drives, tmp_path, capsys):
-    bars = [cv2.copyMakeBorder(frame, 32, 16, 48, 16, cv2.BORDER_CONSTANT) for frame in drives[0]]
-    video(film(tmp_path / "a.avi", bars), "--out", tmp_path / "out")
-    found = re.search(r"crop=(\d+):(\d+):(\d+):(\d+)", capsys.readouterr().out)
-    assert found
-    width, height, left, top = map(int, found.groups())
+def test_the_command_in_the_warning_cuts_black_bars_off(drives, report):
+    text = report([np.pad(frame, ((32, 16), (48, 16), (0, 0))) for frame in drives[0]])
+    width, height, left, top = map(int, re.search(r"crop=(\d+):(\d+):(\d+):(\d+)", text).groups())
     assert 48 <= left <= 52
     assert 32 <= top <= 36
     assert 360 <= left + width <= 368  # 48 + 320
     assert 122 <= top + height <= 128  # 32 + 96
 
 
-def test_a_burnt_out_sky_is_no_bonnet(drives, tmp_path, capsys):
+def test_a_burnt_out_sky_is_no_bonnet(drives, report):
     sky = [frame.copy() for frame in drives[0]]
     for frame in sky:
         frame[:30] = 255
-    video(film(tmp_path / "a.avi", sky), "--out", tmp_path / "out")
-    assert "never changes" not in capsys.readouterr().out
+    assert "never changes" not in report(sky)
 
 
 def test_time_steps_that_differ_are_counted():
@@ -168,38 +170,29 @@ def test_broken_videos_are_named_and_the_others_are_done(drives, tmp_path, capsy
     broken = tmp_path / "broken.avi"
     broken.write_bytes(b"no film" * 100)
     assert video(broken, good, tmp_path / "none.mp4", "--out", tmp_path / "out") == 2
-    told = capsys.readouterr()
-    assert f"{broken} is not a video that FFmpeg can decode" in told.err
-    assert "none.mp4 does not exist" in told.err
-    assert "10 kept in 1 clip;" in told.out
+    note = capsys.readouterr()
+    assert f"{broken} is not a video that FFmpeg can decode" in note.err
+    assert "none.mp4 does not exist" in note.err
+    assert "10 kept in 1 clip;" in note.out
     assert video(good, good, "--out", tmp_path / "out") == 2
     assert "videos of the same name: good" in capsys.readouterr().err
     assert video(tmp_path, "--out", tmp_path / "out") == 2
     assert f"{tmp_path} is a folder: name the videos in it" in capsys.readouterr().err
 
 
-def test_report_only_writes_nothing(drives, tmp_path):
-    path = film(tmp_path / "a.avi", drives[0])
-    assert video(path, "--out", tmp_path / "out", "--report-only") == 1
+def test_report_only_writes_nothing(drives, tmp_path, report):
+    assert "10 kept in 1 clip" in report(drives[0])
     assert not (tmp_path / "out").exists()
 
 
-def turning(frame, count):
-    """The same picture shifted further and further: what a camera far from everything sees when it turns."""
-    moves = [np.array([[1.0, 0, -4 * i], [0, 1, 0]]) for i in range(count)]
-    return [cv2.warpAffine(frame, move, (240, 96)) for move in moves]
+def test_a_camera_that_only_turns_is_warned_of(drives, report):
+    """Everything shifts alike, as what is far away does."""
+    moves = [np.array([[1.0, 0, -4 * i], [0, 1, 0]]) for i in range(12)]
+    assert "warning: no parallax" in report([cv2.warpAffine(drives[0][0], move, (240, 96)) for move in moves])
+    assert "no parallax" not in report(drives[0])
 
 
-def test_a_camera_that_only_turns_is_warned_of(drives, tmp_path, capsys):
-    path = film(tmp_path / "turn.avi", turning(drives[0][0], 12))
-    video(path, "--out", tmp_path / "out")
-    assert "warning: no parallax" in capsys.readouterr().out
-    path = film(tmp_path / "drive.avi", drives[0])
-    video(path, "--out", tmp_path / "out")
-    assert "no parallax" not in capsys.readouterr().out
-
-
-def test_a_bonnet_blur_and_flicker_are_warned_of(drives, tmp_path, capsys):
+def test_a_bonnet_blur_and_flicker_are_warned_of(drives, report):
     frames = []
     for i, frame in enumerate(drives[0]):
         frame = cv2.GaussianBlur(frame, (9, 9), 0) if i % 3 == 2 else frame.copy()
@@ -207,8 +200,7 @@ def test_a_bonnet_blur_and_flicker_are_warned_of(drives, tmp_path, capsys):
             frame = np.clip(frame * 0.8, 0, 255).astype(np.uint8)
         frame[80:] = 40  # a bonnet
         frames.append(frame)
-    video(film(tmp_path / "a.avi", frames), "--out", tmp_path / "out")
-    text = capsys.readouterr().out
+    text = report(frames)
     assert "of the picture never changes (bonnet" in text
     assert "% of the frames are blurred" in text
     assert "the brightness jumps" in text
