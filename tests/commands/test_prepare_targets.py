@@ -191,16 +191,16 @@ def test_real_recordings(shared_data, tmp_path):
 
 def test_syns_patches_have_edges_and_categories(tmp_path):
     root, rng = tmp_path / "syns_patches", np.random.default_rng(0)
+    pictures = {
+        "images": rng.integers(0, 255, (376, 1242, 3), dtype=np.uint8),
+        "edges": rng.integers(0, 2, (376, 1242), dtype=np.uint8) * 255,
+    }
     for scene in ("01", "02"):
-        for folder in ("images", "depths", "edges"):
-            (root / scene / folder).mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 255, (376, 1242, 3), dtype=np.uint8)).save(
-            root / scene / "images/3.png"
-        )
+        (root / scene / "depths").mkdir(parents=True)
         np.save(root / scene / "depths/3.npy", rng.uniform(1, 50, (376, 1242)).astype(np.float32))
-        Image.fromarray(rng.integers(0, 2, (376, 1242), dtype=np.uint8) * 255).save(
-            root / scene / "edges/3.png"
-        )
+        for folder, picture in pictures.items():
+            (root / scene / folder).mkdir()
+            Image.fromarray(picture).save(root / scene / folder / "3.png", compress_level=0)
         (root / scene / "info.txt").write_text("x\nScene Category: Nature: Woods\n", encoding="latin-1")
     (root / "splits").mkdir()
     (root / "splits/val_files.txt").write_text("02 3.png\n01 3.png\n")

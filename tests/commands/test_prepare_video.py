@@ -25,9 +25,8 @@ SIZE = (320, 96)
 @pytest.fixture(scope="module")
 def drives():
     """Two rendered drives of 10 frames."""
-    dataset = Synthetic(
-        num_items=20, items_per_scene=10, size=SIZE, supp_idxs=None, right_targets=False, use_depth=False
-    )
+    options = {"supp_idxs": None, "right_targets": False, "use_depth": False}
+    dataset = Synthetic(num_items=20, items_per_scene=10, size=SIZE, **options)
     frames = [dataset.load(i).target for i in range(20)]
     return [frames[:10], frames[10:]]
 
@@ -54,16 +53,14 @@ def report(tmp_path, capsys):
 def test_standing_frames_go_and_cuts_begin_clips(drives, tmp_path, capsys):
     one, two = drives
     blank = np.zeros_like(one[0])
-    path = film(
-        tmp_path / "drive.avi", [*one[:4], *[one[3]] * 5, *one[4:], *[blank] * 2, *two, one[0], one[1]]
-    )
+    frames = [*one[:4], *[one[3]] * 5, *one[4:], *[blank] * 2, *two, one[0], one[1]]
+    path = film(tmp_path / "drive.avi", frames)
     out = tmp_path / "frames"
     assert video(path, "--out", out) == 1  # so few frames are worth a warning
     text = capsys.readouterr().out
     assert "320x96, 10 frames per second, 29 frames read" in text
-    assert (
-        "20 kept in 2 clips; dropped: 5 standing, 2 blank, 2 in clips shorter than 3 frames; 2 cuts" in text
-    )
+    dropped = "5 standing, 2 blank, 2 in clips shorter than 3 frames; 2 cuts"
+    assert f"20 kept in 2 clips; dropped: {dropped}" in text
     assert "warning: only 20 frames are left" in text
     assert f"dataset.type=folder dataset.path={out} dataset.frame_gap=1" in text
     names = sorted(str(p.relative_to(out)) for p in out.rglob("*.jpg"))
@@ -94,9 +91,8 @@ def test_the_same_command_continues(drives, tmp_path, capsys):
     assert capsys.readouterr().out == first
     shutil.rmtree(out / "a-000")
     video(path, "--out", out)
-    assert (
-        capsys.readouterr().out == f"{path}: 10 of 10 frames are no longer in {out}: decoded again\n{first}"
-    )
+    gone = f"{path}: 10 of 10 frames are no longer in {out}: decoded again"
+    assert capsys.readouterr().out == f"{gone}\n{first}"
     assert sorted(out.rglob("*.jpg")) == files
     assert video(path, "--out", out, "--every", 2) == 2
     assert "holds frames of another a.avi, or with another --every" in capsys.readouterr().err
@@ -242,9 +238,8 @@ def test_more_of_what_goes_wrong():
     for part in ("100 of 1000 announced", "67% of the frames stand still", "higher than wide", "far apart (19%",
                  "a cut every 10 frames"):  # fmt: skip
         assert part in text
-    fine = Survey(
-        fps=10, size=(640, 192), announced=1000, read=1000, clips=[1000], shifts=[3.0], parallaxes=[1.0]
-    )
+    counts = {"announced": 1000, "read": 1000, "clips": [1000]}
+    fine = Survey(fps=10, size=(640, 192), shifts=[3.0], parallaxes=[1.0], **counts)
     assert fine.warnings() == []
     assert json.dumps(fine.report())
 

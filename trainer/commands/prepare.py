@@ -181,7 +181,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--jobs", type=_positive, default=cores, metavar="N", help="processes (default: one per core)"
+        "--jobs", type=_positive, default=cores, metavar="N", help="processes (default: cores)"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.metrics.protocol import DepthProtocol
+from trainer.metrics.protocol import DepthProtocol, Scores
 
 # Pixels kept of an image: all of KITTI's annotated depth, every 4th of a dense map of 1242 x 376.
 MOST_PIXELS = 2**17
@@ -66,9 +66,7 @@ class Baselines:
             },
         }
 
-    def _mean(
-        self, protocol: DepthProtocol, guess_of: Callable[[MaskedTruth], np.ndarray]
-    ) -> dict[str, float]:
+    def _mean(self, protocol: DepthProtocol, guess_of: Callable[[MaskedTruth], np.ndarray]) -> Scores:
         scores = []
         for truth in self._truths:
             guess, target = guess_of(truth), truth.depth.astype(np.float64)

@@ -15,9 +15,7 @@ class Crop:
     bottom: float = 1.0
     left: float = 0.0
     right: float = 1.0
-    made_for: tuple[int, int] | None = (
-        None  # the only (height, width) that the source defines it for; None = any
-    )
+    made_for: tuple[int, int] | None = None  # (height, width) that the source defines it for; None = any
 
     def box(self, height: int, width: int) -> tuple[slice, slice]:
         """Return rows and columns of an image, half open; fractions are cut to whole pixels."""

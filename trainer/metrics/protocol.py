@@ -17,6 +17,8 @@ HEADLINES = {
     "abs_rel": 1.0,
     "abs_rel_pct": 0.01,
 }  # AbsRel, and its factor to a fraction; compares with baselines
+Scores = dict[str, float]  # by key
+
 EDGES = "_edges"  # suffix of the keys of numbers on true depth edges alone
 CHOICES: dict[str, Callable[[], Mapping[str, Any]]] = {
     "alignment": lambda: ALIGNMENTS,
@@ -97,7 +99,7 @@ class DepthProtocol:
         """Clip metres to [min_depth, max_depth]."""
         return np.clip(depth, self.min_depth, self.max_depth)
 
-    def score(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    def score(self, pred: np.ndarray, truth: np.ndarray) -> Scores:
         """Score the valid pixels (n,), in metres, by the sets that need no maps. Clips the prediction."""
         pred = self.clip(pred)
         return _merged(s.compute(pred, truth) for s in self._pixel_sets)
@@ -133,9 +135,7 @@ class DepthProtocol:
             row |= {key if key in own else key + EDGES: value for key, value in found.items()}
         return row
 
-    def mean(
-        self, scores: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
-    ) -> dict[str, float]:
+    def mean(self, scores: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> Scores:
         """Average each metric over the images that have it."""
         wanted = [*self.keys, *self.edge_keys] if keys is None else keys
         columns = {key: [score[key] for score in scores if key in score] for key in wanted}
@@ -179,7 +179,7 @@ class DepthProtocol:
         ours, target = pred[scored], truth[scored].astype(np.float64)
         fit = self.alignment.fit(ours, target)
         metres = fit.apply(ours)
-        row = {"pixels": int(scored.sum()), **self._describe_fit(fit, ours, target, metres)}
+        row = {"pixels": int(scored.sum()), **self._facts(fit, ours, target, metres)}
         aligned = self.clip(metres)
         sets = [s for s in self.sets.values() if on_edges or not _on_edges(s)]
         maps: DepthMaps | None = None
@@ -192,9 +192,7 @@ class DepthProtocol:
             scores.append(metric_set.compute(maps))
         return row | _merged(scores)
 
-    def _describe_fit(
-        self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray
-    ) -> dict[str, Any]:
+    def _facts(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
         """Describe an alignment: pred, truth and aligned metres are (n,)."""
         facts: dict[str, Any] = {"factor": fit.scale}
         if self.alignment.has_shift:
@@ -230,9 +228,9 @@ def _on_edges(metric_set: MetricSet | MapMetricSet) -> bool:
     return isinstance(metric_set, MapMetricSet) and "edges" in metric_set.needs
 
 
-def _merged(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def _merged(scores: Iterable[Scores]) -> Scores:
     """Join the scores of several sets. Raises ValueError when two give different numbers for one key."""
-    joined: dict[str, float] = {}
+    joined: Scores = {}
     for score in scores:
         for key, value in score.items():
             before = joined.setdefault(key, value)

@@ -41,9 +41,8 @@ def run(
     complete = sum(report.num_complete for report in reports.values())
     print(f"{complete} of {sum(report.num_items for report in reports.values())} items are complete")
     if not broken:
-        print(
-            f"{len(parts)} files read to their end, none broken" if deep else "files not read (--deep does)"
-        )
+        read = f"{len(parts)} files read to their end, none broken"
+        print(read if deep else "files not read (--deep does)")
     return int(bool(lacking or broken))
 
 

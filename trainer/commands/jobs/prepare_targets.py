@@ -62,9 +62,8 @@ def run(
     done = len(paths) - len(missing)
     outcomes = list(spread(_make, missing, jobs, _open, (order,), unit="item", done=done))
     notes = dict.fromkeys(outcome.note for outcome in outcomes if outcome.note)  # both cameras share a scan
-    print_problems(
-        list(notes), "LiDAR scans have points that are left out", "LiDAR scan has points that are left out"
-    )
+    left_out = "points that are left out"
+    print_problems(list(notes), f"LiDAR scans have {left_out}", f"LiDAR scan has {left_out}")
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         print_problems(problems, f"of {len(paths)} items have no target; {out} is not written")
@@ -108,11 +107,8 @@ def _open(order: Order) -> None:
     _order = order
     if order.type != "kitti":
         dataset = _dataset(order.type, order.root, order.mode)
-        _targets, _name, _count = (
-            (lambda i: targets.dataset_target(dataset, i)),
-            dataset.describe,
-            dataset.__len__,
-        )
+        _targets = lambda i: targets.dataset_target(dataset, i)  # noqa: E731
+        _name, _count = dataset.describe, dataset.__len__
         return
     lines = read_split(order.split_file)
     recordings = open_recordings(order.root, order.depth_root)[1]

@@ -85,9 +85,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
         facts, seen = content["facts"], content["survey"]
         survey = None if seen is None else Survey(**seen)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{manifest} cannot be read ({error}). Remove it to decode the video again"
-        ) from error
+        raise UserError(f"{manifest} cannot be read ({error}). Remove it to decode again") from error
     if facts != _facts(video, every):
         raise UserError(
             f"{out} holds frames of another {video.name}, or with another --every. Choose another --out, or remove"
@@ -111,9 +109,8 @@ def _gone(out: Path, video: Path, clips: list[int]) -> int:
 def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
     """Decode a video; write the frames that are kept, then the survey."""
     if not video.is_file():
-        raise UserError(
-            f"{video} is a folder: name the videos in it" if video.is_dir() else f"{video} does not exist"
-        )
+        problem = "is a folder: name the videos in it" if video.is_dir() else "does not exist"
+        raise UserError(f"{video} {problem}")
     with Film(video) as film:
         survey = Survey(fps=film.fps, size=(0, 0), announced=film.announced)
         if not report_only:

@@ -105,9 +105,7 @@ class ClipDataset(RecordedDataset):
         for role, (name, number) in self._roles(line).items():
             path = self._find(name, number)
             if path is None:
-                raise DataError(
-                    f"{role} {name}/{number} is missing: no such picture. Remove the item from the split"
-                )
+                raise DataError(f"{role} {name}/{number} is missing. Remove the item from the split")
             paths[role] = path
         with self.stage("Image"):
             target = read_image(paths.pop("target"), self.size)
@@ -150,9 +148,7 @@ def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
 def refuse_stereo(supp_idxs: Sequence[int], what: str) -> None:
     """Raise UserError when the stereo partner of a single camera is requested."""
     if 0 in supp_idxs:
-        raise UserError(
-            f"dataset.supp_idxs has 0, the stereo partner, but {what} is one camera. Remove the 0"
-        )
+        raise UserError(f"dataset.supp_idxs has 0, the stereo partner, but {what} is one camera. Remove it")
 
 
 def refuse_hints(use_hints: bool, what: str) -> None:

@@ -34,9 +34,7 @@ def read_intrinsics(path: Path) -> Array:
         side = math.isqrt(len(numbers))
         K = np.array(numbers).reshape(side, side)[:3, :3].copy()
     else:
-        raise UserError(
-            f"{path}: expected fx fy cx cy, or a matrix of 3x3 numbers, got {len(numbers)} numbers"
-        )
+        raise UserError(f"{path}: expected fx fy cx cy, or a 3x3 matrix, got {len(numbers)} numbers")
     upper = not K[1, 0] and K[2].tolist() == [0, 0, 1]
     if not (np.isfinite(K).all() and upper and K[0, 0] > 0 and K[1, 1] > 0):
         raise UserError(f"{path}: {K.tolist()} is no camera: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")

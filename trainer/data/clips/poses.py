@@ -13,6 +13,8 @@ from trainer.data.base import DataError
 
 Array = NDArray[Any]
 
+_UNPACK = "Unpack the calibration archive of the benchmark"
+
 
 @dataclass(frozen=True)
 class Rig:
@@ -53,13 +55,11 @@ def read_rig(path: Path) -> Rig:
         values = {key.strip(): np.array([float(n) for n in row.split()]) for key, row in rows.items()}
         matrices = {key: row.reshape(3, 4) for key, row in values.items()}
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}). Unpack the calibration archive of the benchmark"
-        ) from error
+        raise DataError(f"{path} cannot be read ({error}). {_UNPACK}") from error
     P = {int(key[1]): matrix for key, matrix in matrices.items() if key in ("P0", "P1", "P2", "P3")}
     for name, matrix in matrices.items():
         if not np.isfinite(matrix).all():
-            raise DataError(f"{path}: {name} is not finite. Unpack the calibration archive of the benchmark")
+            raise DataError(f"{path}: {name} is not finite. {_UNPACK}")
     for number, matrix in P.items():
         if min(matrix[0, 0], matrix[1, 1]) <= 0 or matrix[2, :3].tolist() != [0, 0, 1]:
             expected = "fx s cx ., 0 fy cy ., 0 0 1 . with positive focal lengths"

@@ -92,9 +92,8 @@ class Film:
         try:
             self._container = self._av.open(str(path))
         except self._av.FFmpegError as error:
-            raise UserError(
-                f"{path} is not a video that FFmpeg can decode ({error.strerror}). {_CONVERT}"
-            ) from error
+            why = error.strerror
+            raise UserError(f"{path} is not a video that FFmpeg can decode ({why}). {_CONVERT}") from error
         stream = self._container.streams.best("video")
         if stream is None:
             self._container.close()

@@ -27,6 +27,7 @@ VIEW_DISTANCE = 90.0  # metres of furnished street beyond the end of the drive
 LANE_HALF = 1.7  # metres kept free on both sides of the camera's path
 
 Rng = np.random.Generator
+Array = NDArray[np.float64]
 SceneKind = Literal["road", "corridor", "mixed"]
 Layout = Callable[[Rng, int, float, float, int, float], Scene]
 
@@ -61,9 +62,7 @@ def draw_scene(
     return layout(rng, frames, 0.0 if stands else speed, rotation, moving_objects, clutter)
 
 
-def average_intrinsics(
-    size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)
-) -> NDArray[np.float64]:
+def average_intrinsics(size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)) -> Array:
     """Return K (3 3) in pixels of size (w, h), the principal point in the middle.
 
     focal: in widths and heights; the default is KITTI's average (Monodepth2, arXiv:1806.01260).
@@ -87,9 +86,7 @@ def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: i
     return Scene.finish(stage, drive, int(rng.integers(2**31)))
 
 
-def corridor(
-    rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float
-) -> Scene:
+def corridor(rng: Rng, frames: int, speed: float, rotation: float, walkers: int, clutter: float) -> Scene:
     """Furnish a corridor; the camera moves at `CORRIDOR_PACE` of the speed."""
     drive = Drive.draw(rng, CORRIDOR_CAMERA_HEIGHT + rng.normal(0.0, 0.05), CORRIDOR_PACE * speed, rotation)
     start, end = drive.reach(frames)
@@ -110,7 +107,7 @@ def corridor(
     for _ in range(round(clutter * rng.integers(0, 4))):
         if end + 2.0 < z_wall - 1.0:
             _loose_thing(rng, stage, rng.uniform(*free), rng.uniform(end + 2.0, z_wall - 1.0))
-    for _ in range(moving_objects):  # people who keep ahead and cross the corridor around a random frame
+    for _ in range(walkers):  # people who keep ahead and cross the corridor around a random frame
         ahead = rng.uniform(2.0, np.clip(z_wall - end - 0.5, 2.1, 9.0))
         pace = rng.uniform(0.05, 0.12) * rng.choice([-1, 1])
         x = rng.uniform(*free) - pace * rng.uniform(0.0, frames - 1.0)

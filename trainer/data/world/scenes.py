@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.world.drive import Drive
-from trainer.data.world.raycast import BACKGROUND, Boxes, View, cast
+from trainer.data.world.raycast import BACKGROUND, F32, Boxes, View, cast
 from trainer.data.world.shading import FaceTable, Light, Material, Sky, face_table, shade, surface_origins
 from trainer.types import STEREO_BASELINE_M
 
@@ -74,9 +74,7 @@ class Scene:
         T[:3, 3] += right * STEREO_BASELINE_M * T[:3, 0]
         return View(T, K, size)
 
-    def render(
-        self, frame: int, view: View
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+    def render(self, frame: int, view: View) -> tuple[NDArray[np.uint8], F32, NDArray[np.bool_]]:
         """Return RGB (h w 3), depth (h w) in metres, and a mask of the background (h w)."""
         boxes, table = self._at(frame)
         depth, face = cast(view, boxes, self.z_background)

@@ -20,9 +20,7 @@ F32 = NDArray[np.float32]
 Colour = tuple[float, float, float]  # linear RGB, 0..1
 
 CONTACT_HEIGHT = 0.35  # metres: scale of the darkening where something meets the ground
-_EDGE_ON = (
-    1e-4  # least squared cosine between ray and normal; the footprint of an edge-on surface is infinite
-)
+_EDGE_ON = 1e-4  # least squared cosine between ray and normal, for a finite footprint
 
 
 @dataclass(frozen=True)
@@ -223,9 +221,8 @@ def _sky_colour(sky: Sky, x: F32, height: F32, pixel: F32) -> list[F32]:
     upward = np.clip(height * np.float32(1 / 28.0), 0, 1)
     colours = []
     for horizon, zenith, hills in zip(sky.horizon, sky.zenith, sky.hills, strict=True):
-        base = (np.float32(horizon) + np.float32(zenith - horizon) * upward) * (
-            1 + np.float32(sky.clouds) * clouds
-        )
+        base = np.float32(horizon) + np.float32(zenith - horizon) * upward
+        base *= 1 + np.float32(sky.clouds) * clouds
         base += below * (np.float32(hills) * (1 + np.float32(0.3) * leaves) - base)
         colours.append(base)
     return colours

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 
 TILE = 256  # texels: period of the noise
 FINEST = 6.0  # texels: shortest wavelength in the noise, long enough for bilinear interpolation
@@ -64,9 +65,7 @@ def noise(u: F32, v: F32, footprint: F32) -> F32:
     return value
 
 
-def _bilinear(
-    table: F32, top: NDArray, bottom: NDArray, left: NDArray, right: NDArray, du: F32, dv: F32
-) -> F32:
+def _bilinear(table: F32, top: I32, bottom: I32, left: I32, right: I32, du: F32, dv: F32) -> F32:
     a, b = table.take(top + left), table.take(top + right)
     a += du * (b - a)
     c, d = table.take(bottom + left), table.take(bottom + right)
