@@ -29,7 +29,7 @@ from tests.data.clips import (
     level,
     noise_frame,
     scar,
-)  # fmt: skip
+)
 from trainer.data import DATASETS
 from trainer.data.base import DataError
 from trainer.data.clips import video as _video
@@ -155,31 +155,28 @@ def odd(tmp_path, change):
     return folder(tmp_path).check()
 
 
-def turned(orientation):
+def test_another_size_is_told(tmp_path):
+    (problem,) = odd(tmp_path, lambda path: grey_frame(path, 1, (64, 20)))
+    assert (
+        f"1 of 5 pictures are not 40x20 as the first of the clip, the first: {tmp_path}/000002.png (64x20"
+        in (problem)
+    )
+
+
+def test_pictures_that_lie_on_their_side_are_told(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    return lambda path: Image.new("RGB", (WIDTH, HEIGHT)).save(path, exif=exif)
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (WIDTH, HEIGHT))
+    (problem,) = odd(tmp_path, lambda path: picture.save(path, exif=exif))
+    assert "1 of 5 pictures lie on a side or head" in problem
+    exif[0x0112] = 1
+    assert odd(tmp_path, lambda path: picture.save(path, exif=exif)) == []
 
 
-def deep(path):
-    Image.fromarray(np.full((HEIGHT, WIDTH), 20_000, np.uint16)).save(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda path: grey_frame(path, 1, (64, 20)),
-            "are not 40x20 as the first of the clip, the first: {} (64x20",
-        ),
-        (turned(6), "lie on a side or head"),
-        (deep, "have more than 8 bits per pixel"),  # and would come out white
-    ],
-)
-def test_an_odd_picture_is_reported(tmp_path, change, message):
-    (problem,) = odd(tmp_path, change)
-    assert f"1 of 5 pictures {message.format(tmp_path / '000002.png')}" in problem
-    assert odd(tmp_path, turned(1)) == []
+def test_16_bit_grey_which_would_come_out_white_is_told(tmp_path):
+    deep = Image.fromarray(np.full((HEIGHT, WIDTH), 20_000, np.uint16))
+    (problem,) = odd(tmp_path, deep.save)
+    assert "1 of 5 pictures have more than 8 bits per pixel" in problem
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
@@ -215,7 +212,7 @@ def test_a_clip_may_have_its_own_intrinsics_and_the_others_those_of_all(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "told"),
     [
         ("1 2 3", "got 3 numbers"),
         ("a b", "cannot be read"),
@@ -225,24 +222,22 @@ def test_a_clip_may_have_its_own_intrinsics_and_the_others_those_of_all(tmp_path
         ("0.58 0 0.5 0 1.92 0.5 0 0 1", "normalised"),
     ],
 )
-def test_intrinsics_that_are_none_are_named(tmp_path, text, message):
+def test_intrinsics_that_are_none_are_named(tmp_path, text, told):
     (tmp_path / "K.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=rf"K\.txt.*{message}"):
+    with pytest.raises(UserError, match=rf"K\.txt.*{told}"):
         read_intrinsics(tmp_path / "K.txt")
 
 
-@pytest.mark.parametrize(
-    ("K", "doubt"),
-    [
-        ("60 64 39.5 19.5", "(40, 20), far from the middle of pictures of 40x20. Does it belong to"),
-        ("30 32 9.5 19.5", "(10, 20), far from the middle of pictures of 40x20. Are cx and cy swapped"),
-    ],
-)
-def test_intrinsics_of_another_size_are_doubted(tmp_path, K, doubt):
+def test_intrinsics_of_another_size_are_doubted(tmp_path):
     frames(tmp_path, range(3))
-    (tmp_path / "K.txt").write_text(K)
+    (tmp_path / "K.txt").write_text("60 64 39.5 19.5")
     (note,) = folder(tmp_path).notes()
-    assert f"principal point at {doubt}" in note
+    assert "principal point at (40, 20), far from the middle of pictures of 40x20. Does it belong to" in note
+    (tmp_path / "K.txt").write_text("30 32 9.5 19.5")
+    (note,) = folder(tmp_path).notes()
+    assert (
+        "principal point at (10, 20), far from the middle of pictures of 40x20. Are cx and cy swapped" in note
+    )
 
 
 def test_a_field_of_view_of_90_degrees_is_a_focal_length_of_half_the_width(tmp_path):
@@ -273,7 +268,7 @@ def test_an_unknown_camera_is_guessed_and_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "told"),
     [
         ({"supp_idxs": [-1, 0]}, "stereo partner"),
         ({"use_hints": True}, "no depth hints"),
@@ -285,14 +280,18 @@ def test_an_unknown_camera_is_guessed_and_told(tmp_path):
         ({"val_every": 10, "mode": "val"}, "none of 5 frames is left for val"),
     ],
 )
-def test_options_without_meaning_are_refused(tmp_path, options, message):
+def test_options_without_meaning_are_refused(tmp_path, options, told):
     frames(tmp_path, range(5))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=told):
         folder(tmp_path, **options)
-    if "frame_gap" in options:
-        (tmp_path / "split.txt").write_text(f"{tmp_path.name} 1\n")
-        with pytest.raises(UserError, match=message):
-            folder(tmp_path, split_file=str(tmp_path / "split.txt"), **options)
+
+
+def test_a_gap_of_nothing_is_refused_with_a_split_file_too(tmp_path):
+    frames(tmp_path, range(3))
+    split = tmp_path / "split.txt"
+    split.write_text(f"{tmp_path.name} 1\n")
+    with pytest.raises(UserError, match="frame_gap must be 1"):
+        folder(tmp_path, split_file=str(split), frame_gap=0)
 
 
 def test_no_such_folder_lists_where_it_was_looked_for(tmp_path, monkeypatch):
@@ -363,12 +362,20 @@ def test_what_there_was_no_time_for_is_counted(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("damage_picture", [cut, deep])
-def test_the_first_process_of_a_machine_looks_for_all(tmp_path, monkeypatch, damage_picture):
+def test_the_first_process_of_a_machine_looks_for_all(tmp_path, monkeypatch):
     frames(tmp_path, range(4))
-    damage_picture(tmp_path / "000002.png")
+    cut(tmp_path / "000002.png")
     for world, rank, num_problems in (("2", "0", 1), ("2", "1", 0), ("1", "1", 1)):
         monkeypatch.setenv("WORLD_SIZE", world)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert len(folder(tmp_path).check()) == num_problems
+
+
+def test_the_first_process_of_a_machine_looks_at_the_headers(tmp_path, monkeypatch):
+    frames(tmp_path, range(4))
+    Image.fromarray(np.full((HEIGHT, WIDTH), 20_000, np.uint16)).save(tmp_path / "000002.png")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, num_problems in (("0", 1), ("1", 0)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert len(folder(tmp_path).check()) == num_problems
 
@@ -416,10 +423,10 @@ def test_an_item_that_cannot_be_read_is_replaced_named_and_counted(scarred, num_
     assert {0, 1, 5, 6} <= set(read)
     assert dataset.unreadable.nonzero().flatten().tolist() == [2, 3, 4]  # counted for all processes
     if not num_workers:
-        message = [r.message for r in caplog.records]
-        assert len(message) == 3
-        assert all("4.png is not a readable picture" in line for line in message)
-        assert message[2].endswith("Another item takes its place (3 of 7 items so far)")
+        told = [r.message for r in caplog.records]
+        assert len(told) == 3
+        assert all("4.png is not a readable picture" in line for line in told)
+        assert told[2].endswith("Another item takes its place (3 of 7 items so far)")
         loaded(dataset, epoch=1)
         assert len(caplog.records) == 3  # told once
 
