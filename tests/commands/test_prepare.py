@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.world import ROOT
 from trainer.commands.jobs.preparing import _begin, spread
 from trainer.commands.prepare import main
 from trainer.data.kitti import KittiRaw
@@ -25,28 +29,28 @@ OPTIONS = ["--drives", "2", "--frames", "5", "--size", f"{SIZE[0]}x{SIZE[1]}", "
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
 
 
-def _run(out: Path, *options: str) -> int:
+def _run(out, *options):
     return main(["synthetic", "--out", str(out), *OPTIONS, *options])
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def _files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _reader(out: Path, **options: Any) -> KittiRaw:
+def _reader(out, **options):
     defaults = {"split": "synthetic", "depth_size": None, "size": SIZE, "supp_idxs": (-1, 0, 1)}
     return KittiRaw(root=str(out), **(defaults | options))
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recording(tmp_path_factory):
     out = tmp_path_factory.mktemp("prepare") / "kitti_raw_sync"
     assert _run(out) == 0
     return out
 
 
 class TestLayout:
-    def test_files_lie_where_kitti_has_them(self, recording: Path) -> None:
+    def test_files_lie_where_kitti_has_them(self, recording):
         names = set(_files(recording))
         truth = "depth_benchmark/2011_09_26/2011_09_26_drive_0002_sync/proj_depth/groundtruth"
         assert names >= {
@@ -61,7 +65,7 @@ class TestLayout:
         )  # frames, timestamps, calibration, splits, manifest
         assert len((recording / DRIVE / "image_02/timestamps.txt").read_text().splitlines()) == 5
 
-    def test_the_right_camera_stands_54_cm_to_the_right(self, recording: Path) -> None:
+    def test_the_right_camera_stands_54_cm_to_the_right(self, recording):
         calibration = read_calibration(recording / "2011_09_26")
         left, right = calibration.P_rect[2], calibration.P_rect[3]
         np.testing.assert_allclose((right - left)[0, 3] / left[0, 0], -STEREO_BASELINE_M)
@@ -69,7 +73,7 @@ class TestLayout:
         assert calibration.sizes[2] == SIZE
 
     @pytest.mark.parametrize(("drives", "frames"), [(1, 5), (2, 30), (3, 3), (25, 4)])
-    def test_modes_share_no_frame_and_leave_none_out(self, drives: int, frames: int) -> None:
+    def test_modes_share_no_frame_and_leave_none_out(self, drives, frames):
         modes = split_lines(Recording(drives=drives, frames=frames))
         lines = [line for mode in modes.values() for line in mode]
         assert len(lines) == len(set(lines)) == drives * (frames - 2) * 2
@@ -81,13 +85,13 @@ class TestLayout:
 
 class TestReader:
     @pytest.mark.parametrize("mode", ["train", "val", "test"])
-    def test_every_item_of_every_split_is_complete(self, recording: Path, mode: Any) -> None:
+    def test_every_item_of_every_split_is_complete(self, recording, mode):
         dataset = _reader(recording, mode=mode)
         assert dataset.check() == []
         assert dataset.notes() == []
         assert dataset[len(dataset) - 1]["supports"].shape == (3, 3, SIZE[1], SIZE[0])
 
-    def test_pictures_and_annotated_depth_are_what_was_rendered(self, recording: Path) -> None:
+    def test_pictures_and_annotated_depth_are_what_was_rendered(self, recording):
         dataset = _reader(recording, use_benchmark=True)
         writer = KittiWriter(recording, Recording(2, 5, SIZE, annotated=True))
         scene = writer._load_scene(0)
@@ -101,7 +105,7 @@ class TestReader:
             assert item.depth is not None
             np.testing.assert_allclose(item.depth, expected, atol=1 / 512 + 1e-4)
 
-    def test_scans_fall_on_their_pixels(self, recording: Path) -> None:
+    def test_scans_fall_on_their_pixels(self, recording):
         """Exact for the left camera, which the scan is made from; the right one looks past some edges."""
         scans, exact = _reader(recording), _reader(recording, use_benchmark=True)
         for index in range(4):
@@ -117,26 +121,17 @@ class TestReader:
             else:
                 assert np.median(error) < 0.01
 
-    def test_jpeg_without_scans(self, tmp_path: Path) -> None:
-        assert (
-            _run(tmp_path / "jpg", "--format", "jpg", "--no-lidar", "--no-annotated", "--scene", "corridor")
-            == 0
-        )
-        dataset = _reader(tmp_path / "jpg", use_depth=False, size=(124, 38))
+    def test_jpeg_without_scans(self, tmp_path):
+        assert _run(tmp_path, "--format", "jpg", "--no-lidar", "--no-annotated", "--scene", "corridor") == 0
+        dataset = _reader(tmp_path, use_depth=False, size=(124, 38))
         assert dataset.check() == []
         assert dataset.load(0).target.std() > 10
-        names = _files(tmp_path / "jpg")
-        assert not [name for name in names if name.endswith((".bin", ".png"))]
+        assert not [name for name in _files(tmp_path) if name.endswith((".bin", ".png"))]
 
 
 class TestResume:
-    def test_only_what_is_missing_is_written_again(
-        self, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        out = tmp_path / "copy"
-        for name, content in _files(recording).items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(content)
+    def test_only_what_is_missing_is_written_again(self, recording, tmp_path, capsys):
+        out = shutil.copytree(recording, tmp_path / "copy")
         (out / DRIVE / "velodyne_points/data/0000000002.bin").unlink()
         (out / DRIVE / "image_03/data/.0000000002.png.tmp").write_bytes(b"cut off")
         (out / DRIVE / "image_03/data/0000000002.png").unlink()
@@ -148,15 +143,11 @@ class TestResume:
         assert kept.stat().st_mtime_ns == before
 
     def test_a_full_disk_stops_it_and_the_same_command_continues(
-        self,
-        recording: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
+        self, recording, tmp_path, monkeypatch, capsys
+    ):
         write, calls = Path.write_bytes, iter(range(30))
 
-        def fill(path: Path, content: bytes) -> int:
+        def fill(path, content):
             if next(calls, None) is None:
                 write(path, content[: len(content) // 2])
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -171,34 +162,28 @@ class TestResume:
         assert _run(tmp_path / "out") == 0
         assert _files(tmp_path / "out") == _files(recording)
 
-    def test_other_values_are_refused_and_named(
-        self, recording: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_other_values_are_refused_and_named(self, recording, capsys):
         before = _files(recording)
         assert _run(recording, "--seed", "7") == 2
         assert "other values: seed 0 -> 7" in capsys.readouterr().err
         assert _files(recording) == before
 
-    def test_a_foreign_folder_is_left_alone(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        (tmp_path / "thesis.tex").write_text("years of work")
-        assert _run(tmp_path) == 2
-        assert f"{tmp_path} is not empty and was not written by this command" in capsys.readouterr().err
-        assert list(_files(tmp_path)) == ["thesis.tex"]
-
-    def test_a_place_that_cannot_be_a_folder(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        (tmp_path / "file").write_text("")
-        assert _run(tmp_path / "file" / "out") == 2
-        assert "cannot be written" in capsys.readouterr().err
-
-    def test_a_broken_manifest(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        (tmp_path / "synthetic.json").write_text("{")
-        assert _run(tmp_path) == 2
-        assert "synthetic.json cannot be read" in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        ("file", "out", "message"),
+        [
+            ("thesis.tex", "", "is not empty and was not written by this command"),
+            ("file", "file/out", "cannot be written"),
+            ("synthetic.json", "", "synthetic.json cannot be read"),
+        ],
+    )
+    def test_other_files_are_left_alone(self, tmp_path, capsys, file, out, message):
+        (tmp_path / file).write_text("{")
+        assert _run(tmp_path / out) == 2
+        assert message in capsys.readouterr().err
+        assert _files(tmp_path) == {file: b"{"}
 
 
-def test_moments_of_a_drive_are_independent(recording: Path, tmp_path: Path) -> None:
+def test_moments_of_a_drive_are_independent(recording, tmp_path):
     writer = KittiWriter(tmp_path, Recording(2, 5, SIZE, annotated=True))
     writer.write(Moment(1, 3))
     written = _files(tmp_path)
@@ -206,7 +191,7 @@ def test_moments_of_a_drive_are_independent(recording: Path, tmp_path: Path) -> 
     assert written.items() <= _files(recording).items()
 
 
-def test_another_seed_is_another_street(recording: Path, tmp_path: Path) -> None:
+def test_another_seed_is_another_street(recording, tmp_path):
     writer = KittiWriter(tmp_path, Recording(2, 5, SIZE, seed=1, lidar=False))
     writer.write(Moment(0, 0))
     name = f"{DRIVE}/image_02/data/0000000000.png"
@@ -226,21 +211,19 @@ def test_another_seed_is_another_street(recording: Path, tmp_path: Path) -> None
         ({"seed": -1}, "--seed must be at least 0"),
     ],
 )
-def test_a_wrong_value_is_named(values: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_named(values, message):
     with pytest.raises(UserError, match=message):
         Recording(**values)
 
 
-def test_a_size_needs_two_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_size_needs_two_numbers(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["synthetic", "--out", str(tmp_path), "--size", "1242"])
     assert "'1242' is not WIDTHxHEIGHT" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_told_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stop(*_: Any) -> None:
+def test_ctrl_c_is_reported_in_a_sentence(tmp_path, monkeypatch, capsys):
+    def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(KittiWriter, "write", stop)
@@ -248,16 +231,41 @@ def test_ctrl_c_is_told_in_a_sentence(
     assert capsys.readouterr().err.endswith("stopped; the same command continues\n")
 
 
-def _die(_: int) -> None:
+def die(_):
     os._exit(9)
 
 
-def test_a_process_that_is_killed_is_told() -> None:
+def test_a_process_that_is_killed_is_reported():
     with pytest.raises(UserError, match=r"one of 2 processes was killed.*lower --jobs"):
-        list(spread(_die, [0, 1], 2))
+        list(spread(die, [0, 1], 2))
 
 
-def test_other_processes_leave_at_ctrl_c_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="asks for a group of processes")
+def test_a_killed_run_leaves_no_process_behind():
+    start = "import time; from trainer.commands.jobs.preparing import spread"
+    code = f"{start}\nfor _ in spread(time.sleep, [0, 600, 600], 2): print(flush=True)"
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE
+    )
+    run.stdout.readline()  # of the first task: the others run
+    run.kill()
+    run.communicate()
+    end = time.monotonic() + 60
+    while group_lives(run.pid):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def group_lives(pid):
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_other_processes_leave_at_ctrl_c_without_a_word(monkeypatch):
     before, left = signal.getsignal(signal.SIGINT), []
     monkeypatch.setattr(os, "_exit", left.append)
     try:
@@ -269,7 +277,7 @@ def test_other_processes_leave_at_ctrl_c_without_a_word(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("jobs", ["0", "-2", "many"])
-def test_jobs_is_a_number_of_processes(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_is_a_number_of_processes(jobs, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["jpeg", "--jobs", jobs])
     assert f"'{jobs}' is not a number of processes: 1 or more" in capsys.readouterr().err

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from trainer.commands.prepare import main
@@ -13,28 +10,15 @@ DATE = "2011_09_26"
 DRIVE = f"{DATE}/{DATE}_drive_0001_sync"
 
 
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("kitti") / "kitti_raw_sync"
-    options = ["--drives", "1", "--frames", "6", "--size", "124x38", "--annotated"]
-    assert main(["synthetic", "--out", str(out), *options]) == 0
-    return out
-
-
-@pytest.fixture
-def raw(recording: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(recording, tmp_path / "kitti_raw_sync"))
-
-
-def check(raw: Path, *options: str) -> int:
+def check(raw, *options):
     return main(["kitti", "check", "--root", str(raw), "--jobs", "1", *options])
 
 
-def row(text: str, *start: str) -> list[str]:
+def row(text, *start):
     return next(line.split() for line in text.splitlines() if line.split()[: len(start)] == list(start))
 
 
-def test_a_complete_recording_passes(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_recording_passes(recording, capsys):
     assert check(recording, "--deep") == 0
     text = capsys.readouterr().out
     # split mode lines published bad complete target -1 +1 stereo LiDAR annotated hints
@@ -44,9 +28,7 @@ def test_a_complete_recording_passes(recording: Path, capsys: pytest.CaptureFixt
     assert "files read to their end, none broken" in text
 
 
-def test_every_kind_of_broken_file_is_named_and_counted(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_kind_of_broken_file_is_named_and_counted(raw, capsys):
     picture = raw / DRIVE / "image_02/data/0000000001.png"
     picture.write_bytes(picture.read_bytes()[:-200])
     scan = raw / DRIVE / "velodyne_points/data/0000000002.bin"
@@ -69,13 +51,13 @@ def test_every_kind_of_broken_file_is_named_and_counted(
     assert row(text, "synthetic", "train")[-1] == "1"
 
 
-def test_processes_find_the_same(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_processes_find_the_same(raw, capsys):
     (raw / DRIVE / "velodyne_points/data/0000000002.bin").write_bytes(b"123")
     assert check(raw, "--deep", "--jobs", "2") == 1
     assert "1 broken file or database:" in capsys.readouterr().out
 
 
-def test_missing_pictures_absent_drives_and_bad_lines(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_pictures_absent_drives_and_bad_lines(raw, capsys):
     (raw / DRIVE / "image_02/data/0000000000.png").unlink()
     other = f"{DATE}/{DATE}_drive_0099_sync"
     lines = [f"{DRIVE} 1 l", f"{DRIVE} 2 r", f"{other} 1 l", f"{other} 2 r", "nonsense"]
@@ -91,9 +73,7 @@ def test_missing_pictures_absent_drives_and_bad_lines(raw: Path, capsys: pytest.
     assert f"1 item of mine train lacks its support -1:\n  {DRIVE}/image_02/0000000000" in text
 
 
-def test_a_neighbour_before_the_first_frame_is_told_in_words(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_neighbour_before_the_first_frame_is_reported_in_words(raw, capsys):
     split = raw / "splits/mine/train_files.txt"
     split.parent.mkdir()
     split.write_text(f"{DRIVE} 0 l\n")
@@ -101,7 +81,7 @@ def test_a_neighbour_before_the_first_frame_is_told_in_words(
     assert f"lacks its support -1:\n  {DRIVE}/image_02 before the first frame" in capsys.readouterr().out
 
 
-def test_a_date_of_which_there_is_nothing_is_told_once(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_date_of_which_there_is_nothing_is_reported_once(raw, capsys):
     split = raw / "splits/mine/train_files.txt"
     split.parent.mkdir()
     date = "2011_09_28"
@@ -113,29 +93,27 @@ def test_a_date_of_which_there_is_nothing_is_told_once(raw: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("split", "line", "told", "published"),
+    ("split", "line", "kind", "published"),
     [
         ("benchmark", "image {}", "pictures of KITTI's test server", "500"),
         ("odom", "8 {} r", "frames of KITTI odometry (dataset.type=kitti_odom)", "-"),
     ],
 )
-def test_splits_of_other_data_are_no_mistake(
-    raw: Path, capsys: pytest.CaptureFixture[str], split: str, line: str, told: str, published: str
-) -> None:
+def test_splits_of_other_data_are_no_mistake(raw, capsys, split, line, kind, published):
     folder = raw.parent / "elsewhere" / split
     folder.mkdir(parents=True)
     (folder / "test_files.txt").write_text("".join(f"{line.format(i)}\n" for i in range(500)))
     assert check(raw, "--splits-dir", str(folder.parent)) == 0
     text = capsys.readouterr().out
     assert row(text, split, "test")[:5] == [split, "test", "500", published, "500"]
-    assert f"{split} test names {told}: they are no raw items" in text
+    assert f"{split} test names {kind}: they are no raw items" in text
     with (folder / "test_files.txt").open("a") as file:
         file.write("nonsense\n")
     assert check(raw, "--splits-dir", str(folder.parent)) == 1
     assert f"501 bad lines in {split} test" in capsys.readouterr().out
 
 
-def test_wrong_names_are_answered_with_the_choices(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_names_are_answered_with_the_choices(raw, capsys):
     assert check(raw, "--splits", "sinthetic") == 2
     assert "Did you mean 'synthetic'?" in capsys.readouterr().err
     assert check(raw.parent / "nowhere") == 2
@@ -144,7 +122,7 @@ def test_wrong_names_are_answered_with_the_choices(raw: Path, capsys: pytest.Cap
     assert f"no <split>/<mode>_files.txt in {raw / DATE}. Name the folder" in capsys.readouterr().err
 
 
-def test_real_recordings(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_recordings(shared_data, capsys):
     assert check(shared_data / "kitti_raw", "--splits", "kitti_raw", "--deep") == 0
     text = capsys.readouterr().out
     assert row(text, "kitti_raw", "train")[2:10] == ["8", "-", "0", "8", "8", "8", "8", "8"]

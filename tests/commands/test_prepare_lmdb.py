@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -23,31 +22,24 @@ OPTIONS = {"split": "synthetic", "size": (124, 38), "supp_idxs": [-1, 1, 0], "de
 NUM_DATABASES = 2 + 1 + 2 + 2 + 1  # pictures, scans, annotated depth, hints, calibration
 
 
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("kitti") / "kitti_raw_sync"
-    options = ["--drives", "1", "--frames", "6", "--size", "124x38", "--annotated"]
-    assert main(["synthetic", "--out", str(out), *options]) == 0
+@pytest.fixture
+def raw(raw):
+    """The recording with depth hints."""
     for camera in (2, 3):
-        folder = out / "depth_hints" / DRIVE / f"image_0{camera}"
+        folder = raw / "depth_hints" / DRIVE / f"image_0{camera}"
         folder.mkdir(parents=True)
         for number in range(6):
             np.save(folder / f"{number:010d}.npy", np.full((3, 4), number + camera, np.float32))
-    return out
+    return raw
 
 
-@pytest.fixture
-def raw(recording: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(recording, tmp_path / "kitti_raw_sync"))
-
-
-def pack(raw: Path, jobs: int = 1) -> tuple[int, Path]:
+def pack(raw, jobs=1):
     out = raw.parent / "kitti_raw_sync_lmdb"
     return main(["lmdb", "--root", str(raw), "--out", str(out), "--jobs", str(jobs)]), out
 
 
 @pytest.mark.parametrize("options", [{}, {"use_benchmark": True, "intrinsics": "calibrated"}])
-def test_items_equal_those_of_the_files(raw: Path, options: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_items_equal_those_of_the_files(raw, options, capsys):
     code, out = pack(raw)
     assert code == 0
     assert f"{NUM_DATABASES} databases, {NUM_DATABASES} of them new" in capsys.readouterr().out
@@ -59,7 +51,7 @@ def test_items_equal_those_of_the_files(raw: Path, options: dict, capsys: pytest
             assert torch.equal(entries[index][key], value), key
 
 
-def test_pictures_keep_their_bytes_and_nothing_is_pickled(raw: Path) -> None:
+def test_pictures_keep_their_bytes_and_nothing_is_pickled(raw):
     _, out = pack(raw)
     key = f"{3:010d}"
     database = Database(str(out / DRIVE / "image_02/data"))
@@ -71,9 +63,7 @@ def test_pictures_keep_their_bytes_and_nothing_is_pickled(raw: Path) -> None:
     assert Database(str(out / DATE / "calibration")).value("cam2cam/P_rect_02").shape == (3, 4)
 
 
-def test_only_what_is_missing_incomplete_or_broken_is_written(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_what_is_missing_incomplete_or_broken_is_written(raw, capsys):
     _, out = pack(raw)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("data.mdb")}
     cut = out / DRIVE / "image_03/data/data.mdb"
@@ -96,7 +86,7 @@ def test_only_what_is_missing_incomplete_or_broken_is_written(
     assert f"{NUM_DATABASES} databases, 0 of them new" in capsys.readouterr().out
 
 
-def test_broken_files_are_left_out_named_and_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_files_are_left_out_named_and_counted(raw, capsys):
     picture = raw / DRIVE / "image_02/data/0000000001.png"
     picture.write_bytes(picture.read_bytes()[:-200])
     scan = raw / DRIVE / "velodyne_points/data/0000000002.bin"
@@ -112,7 +102,7 @@ def test_broken_files_are_left_out_named_and_counted(raw: Path, capsys: pytest.C
     assert any("target" in problem and "image_02/0000000001 is missing" in problem for problem in problems)
 
 
-def test_the_check_reads_databases(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_reads_databases(raw, capsys):
     _, out = pack(raw)
     check = ["kitti", "check", "--root", str(out), "--jobs", "1", "--deep"]
     assert main(check) == 0
@@ -124,13 +114,13 @@ def test_the_check_reads_databases(raw: Path, capsys: pytest.CaptureFixture[str]
     assert f"1 broken file or database:\n  {cut.parent} is cut off: 9000 of" in text
 
 
-def test_databases_are_not_packed_again(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_databases_are_not_packed_again(raw, capsys):
     _, out = pack(raw)
     assert main(["lmdb", "--root", str(out), "--out", str(out.parent / "twice")]) == 2
     assert "holds databases already" in capsys.readouterr().err
 
 
-def test_hints_are_made_from_databases(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hints_are_made_from_databases(raw, monkeypatch):
     from trainer.data.kitti_raw import hints
 
     monkeypatch.setattr(hints, "SETTINGS", ((1, 16),))
@@ -147,16 +137,14 @@ def test_hints_are_made_from_databases(raw: Path, monkeypatch: pytest.MonkeyPatc
 class Marker:
     """What runs when it is unpickled leaves a folder behind."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path):
         self.path = path
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self):
         return os.mkdir, (str(self.path),)
 
 
-def test_the_check_names_and_counts_malicious_entries(
-    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_check_names_and_counts_malicious_entries(raw, tmp_path, capsys):
     _, out = pack(raw)
     scans = out / DRIVE / "velodyne_points/data"
     shutil.rmtree(scans)
@@ -173,7 +161,7 @@ def test_the_check_names_and_counts_malicious_entries(
     assert not (tmp_path / "owned").exists()
 
 
-def test_annotated_depth_that_is_there_twice_becomes_one_database(raw: Path) -> None:
+def test_annotated_depth_that_is_there_twice_becomes_one_database(raw):
     truth = raw / "depth_benchmark"
     shutil.copytree(truth / DATE, truth / "train")
     packages = list_packages(raw, truth, None)

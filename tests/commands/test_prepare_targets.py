@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,34 +22,21 @@ DRIVE = f"{DATE}/{DATE}_drive_0001_sync"
 SIZE = (124, 38)
 
 
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("kitti") / "kitti_raw_sync"
-    options = ["--drives", "1", "--frames", "6", "--size", "124x38", "--annotated", "--split", "mini"]
-    assert main(["synthetic", "--out", str(out), *options]) == 0
-    return out
-
-
-@pytest.fixture
-def raw(recording: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(recording, tmp_path / "kitti_raw_sync"))
-
-
-def targets(raw: Path, *options: str, split: str = "mini", jobs: int = 1) -> int:
+def targets(raw, *options, split="synthetic", jobs=1):
     return main(["targets", "--root", str(raw), "--split", split, "--jobs", str(jobs), *options])
 
 
-def load(path: Path, **options: Any) -> dict[str, np.ndarray]:
+def load(path, **options):
     with np.load(path, **options) as archive:
         return dict(archive)
 
 
 @pytest.mark.parametrize("mode", ["val", "test"])
-def test_maps_and_intrinsics_are_those_of_the_mode(raw: Path, mode: Any) -> None:
+def test_maps_and_intrinsics_are_those_of_the_mode(raw, mode):
     assert targets(raw, "--mode", mode) == 0
-    made = load(raw / "splits" / "mini" / f"targets_{mode}.npz")  # one size: no pickle
+    made = load(raw / "splits" / "synthetic" / f"targets_{mode}.npz")  # one size: no pickle
     dataset = KittiRaw(
-        str(raw), "mini", use_benchmark=True, depth_size=None, intrinsics="calibrated", mode=mode, size=SIZE,
+        str(raw), "synthetic", use_benchmark=True, depth_size=None, intrinsics="calibrated", mode=mode, size=SIZE,
     )  # fmt: skip
     assert made["items"].tolist() == [dataset.describe(i) for i in range(len(dataset))]
     for i in range(len(dataset)):
@@ -59,11 +44,11 @@ def test_maps_and_intrinsics_are_those_of_the_mode(raw: Path, mode: Any) -> None
         np.testing.assert_array_equal(made["depth"][i], item.depth)
         np.testing.assert_allclose(made["K"][i], item.K, rtol=1e-6)
     assert made["truth"].item() == dataset.truth
-    assert not list((raw / "splits" / "mini").glob(".*"))
+    assert not list((raw / "splits" / "synthetic").glob(".*"))
 
 
-def test_eigen_has_metres_ahead_of_the_lidar(raw: Path) -> None:
-    shutil.copytree(raw / "splits/mini", raw / "splits/eigen")
+def test_eigen_has_metres_ahead_of_the_lidar(raw):
+    shutil.copytree(raw / "splits/synthetic", raw / "splits/eigen")
     assert targets(raw, split="eigen") == 0
     assert targets(raw, "--source", "lidar", "--out", str(raw / "z.npz"), split="eigen") == 0
     ahead, z = load(raw / "splits/eigen/targets_test.npz")["depth"], load(raw / "z.npz")["depth"]
@@ -75,7 +60,7 @@ def test_eigen_has_metres_ahead_of_the_lidar(raw: Path) -> None:
     np.testing.assert_array_equal(ahead[0], project_points(scan, projection, SIZE, forward=True))
 
 
-def test_intrinsics_are_those_of_rectified_pictures(raw: Path) -> None:
+def test_intrinsics_are_those_of_rectified_pictures(raw):
     path = raw / DATE / "calib_cam_to_cam.txt"
     lines = [
         f"{line.partition(':')[0]}: {'1 ' * 9}" if line.startswith("K_") else line
@@ -83,17 +68,17 @@ def test_intrinsics_are_those_of_rectified_pictures(raw: Path) -> None:
     ]
     path.write_text("\n".join(lines))
     assert targets(raw) == 0
-    K = load(raw / "splits/mini/targets_test.npz")["K"]
+    K = load(raw / "splits/synthetic/targets_test.npz")["K"]
     np.testing.assert_allclose(K[0], read_calibration(raw / DATE).P_rect[2][:, :3], rtol=1e-6)
 
 
-def test_recordings_of_different_size(raw: Path) -> None:
+def test_recordings_of_different_size(raw):
     """Arrays of arrays as earlier code reads them; padded, they hold no pickle."""
     folder = raw / "depth_benchmark" / DRIVE / "proj_depth/groundtruth/image_03"
     for path in folder.iterdir():
         values = np.asarray(Image.open(path))[:37, :120].copy()
         Image.fromarray(values).save(path)
-    out = raw / "splits/mini/targets_test.npz"
+    out = raw / "splits/synthetic/targets_test.npz"
     assert targets(raw) == 0
     with pytest.raises(ValueError, match="allow_pickle"):
         load(out)
@@ -107,11 +92,9 @@ def test_recordings_of_different_size(raw: Path) -> None:
     assert not made["depth"][1, 37:].any()
 
 
-def test_items_without_truth_are_named_and_nothing_is_written(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_items_without_truth_are_named_and_nothing_is_written(raw, capsys):
     (raw / DRIVE / "velodyne_points/data/0000000004.bin").write_bytes(b"")
-    out = raw / "splits/mini/targets_test.npz"
+    out = raw / "splits/synthetic/targets_test.npz"
     assert targets(raw, "--source", "lidar") == 1
     text = capsys.readouterr().out
     assert f"2 of 2 items have no target; {out} is not written" in text
@@ -125,7 +108,7 @@ def test_items_without_truth_are_named_and_nothing_is_written(
         in (capsys.readouterr().out)
     )
     assert not out.exists()
-    part = next(raw.glob("splits/mini/.targets_test.annotated.parts/0.npz"))
+    part = next(raw.glob("splits/synthetic/.targets_test.annotated.parts/0.npz"))
     before = part.stat().st_mtime_ns
     truth.write_bytes(content)
     (raw / DRIVE / "image_02/data/0000000004.png").unlink()  # pictures are not asked for
@@ -133,10 +116,10 @@ def test_items_without_truth_are_named_and_nothing_is_written(
     assert targets(raw, jobs=2) == 0
     assert load(out)["depth"].shape == (2, 38, 124)
     assert targets(raw) == 0
-    assert "is there already; --overwrite" in capsys.readouterr().out
+    assert "exists; --overwrite replaces it" in capsys.readouterr().out
 
 
-def test_points_that_are_left_out_are_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_points_that_are_left_out_are_counted(raw, capsys):
     path = raw / DRIVE / "velodyne_points/data/0000000004.bin"
     points = np.fromfile(path, np.float32).reshape(-1, 4)
     points[:3, 1] = np.nan, np.inf, -np.inf
@@ -148,21 +131,21 @@ def test_points_that_are_left_out_are_counted(raw: Path, capsys: pytest.CaptureF
     assert "left out" not in capsys.readouterr().out
 
 
-def test_a_run_that_goes_on_with_another_split_takes_nothing_of_the_old_one(raw: Path) -> None:
-    split = raw / "splits/mini/test_files.txt"
+def test_a_run_that_goes_on_with_another_split_takes_nothing_of_the_old_one(raw):
+    split = raw / "splits/synthetic/test_files.txt"
     lines = split.read_text().splitlines()
     (raw / "depth_benchmark" / DRIVE / "proj_depth/groundtruth/image_03/0000000004.png").unlink()
     assert targets(raw) == 1  # the left one is done
     split.write_text(f"{lines[0].replace(' 4 ', ' 2 ')}\n")
     assert targets(raw) == 0
-    made = load(raw / "splits/mini/targets_test.npz")
+    made = load(raw / "splits/synthetic/targets_test.npz")
     assert made["items"].tolist() == [f"{DRIVE}/image_02/0000000002"]
     truth = raw / "depth_benchmark" / DRIVE / "proj_depth/groundtruth/image_02/0000000002.png"
     np.testing.assert_array_equal(made["depth"][0], read_annotated(str(truth)))
 
 
-def test_the_page_of_published_tables_has_the_same_truth(raw: Path) -> None:
-    shutil.copytree(raw / "splits/mini", raw / "splits/eigen")
+def test_the_page_of_published_tables_has_the_same_truth(raw):
+    shutil.copytree(raw / "splits/synthetic", raw / "splits/eigen")
     assert targets(raw, split="eigen") == 0
     made = load(raw / "splits/eigen/targets_test.npz")
     for name, same in (("kitti_eigen_legacy", True), ("kitti_eigen", False)):
@@ -174,26 +157,26 @@ def test_the_page_of_published_tables_has_the_same_truth(raw: Path) -> None:
         np.testing.assert_allclose(item["K_depth"].numpy(), made["K"][0], rtol=1e-6)
 
 
-def test_wrong_options_are_named(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_named(raw, capsys):
     assert main(["targets", "--root", str(raw)]) == 2
     assert "--split is required for KITTI" in capsys.readouterr().err
-    (raw / "splits/mini/test_files.txt").unlink()
+    (raw / "splits/synthetic/test_files.txt").unlink()
     assert targets(raw) == 2
-    assert "split mini has no test_files.txt; it has train, val" in capsys.readouterr().err
+    assert "split synthetic has no test_files.txt; it has train, val" in capsys.readouterr().err
     assert targets(raw, "--mode", "val", "--out", "x.txt") == 2
     assert "must end in .npz" in capsys.readouterr().err
 
 
-def test_databases_give_the_same(raw: Path) -> None:
+def test_databases_give_the_same(raw):
     out = raw.parent / "kitti_raw_sync_lmdb"
     assert main(["lmdb", "--root", str(raw), "--out", str(out), "--jobs", "1"]) == 0
     assert targets(raw) == targets(out) == 0
-    one, other = (load(root / "splits/mini/targets_test.npz") for root in (raw, out))
+    one, other = (load(root / "splits/synthetic/targets_test.npz") for root in (raw, out))
     for key in one:
         np.testing.assert_array_equal(one[key], other[key])
 
 
-def test_real_recordings(shared_data: Path, tmp_path: Path) -> None:
+def test_real_recordings(shared_data, tmp_path):
     (tmp_path / "real").mkdir()
     shutil.copy(shared_data / "splits/kitti_raw/benchmark_test_files.txt", tmp_path / "real/test_files.txt")
     options = ["--splits-dir", str(tmp_path), "--out", str(tmp_path / "t.npz")]
@@ -206,18 +189,18 @@ def test_real_recordings(shared_data: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made["depth"][0], read_annotated(str(path)))
 
 
-def test_syns_patches_have_edges_and_categories(tmp_path: Path) -> None:
+def test_syns_patches_have_edges_and_categories(tmp_path):
     root, rng = tmp_path / "syns_patches", np.random.default_rng(0)
+    pictures = {
+        "images": rng.integers(0, 255, (376, 1242, 3), dtype=np.uint8),
+        "edges": rng.integers(0, 2, (376, 1242), dtype=np.uint8) * 255,
+    }
     for scene in ("01", "02"):
-        for folder in ("images", "depths", "edges"):
-            (root / scene / folder).mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 255, (376, 1242, 3), dtype=np.uint8)).save(
-            root / scene / "images/3.png"
-        )
+        (root / scene / "depths").mkdir(parents=True)
         np.save(root / scene / "depths/3.npy", rng.uniform(1, 50, (376, 1242)).astype(np.float32))
-        Image.fromarray(rng.integers(0, 2, (376, 1242), dtype=np.uint8) * 255).save(
-            root / scene / "edges/3.png"
-        )
+        for folder, picture in pictures.items():
+            (root / scene / folder).mkdir()
+            Image.fromarray(picture).save(root / scene / folder / "3.png", compress_level=0)
         (root / scene / "info.txt").write_text("x\nScene Category: Nature: Woods\n", encoding="latin-1")
     (root / "splits").mkdir()
     (root / "splits/val_files.txt").write_text("02 3.png\n01 3.png\n")

@@ -18,12 +18,24 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.clips import HEIGHT, WIDTH, cut, frames, grey_frame, level, noise_frame, scar
+from tests.data.clips import (
+    HEIGHT,
+    WIDTH,
+    cut,
+    damage_frames,
+    film,
+    frames,
+    grey_frame,
+    level,
+    noise_frame,
+    scar,
+)
 from trainer.data import DATASETS
 from trainer.data.base import DataError
 from trainer.data.clips import video as _video
 from trainer.data.clips.clips import Clip, choose_frames, gaps, list_clip
 from trainer.data.clips.intrinsics import read_intrinsics
+from trainer.data.clips.video import Film, pixels
 from trainer.data.files import damage
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.loaders import EpochBatches, make_loader
@@ -450,17 +462,15 @@ def test_a_disk_that_is_gone_ends_the_run(scarred):
 # Videos
 
 
+def noisy(number):
+    """A picture of 64 x 48 with the mean level 20 number + 9.5."""
+    noise = np.random.default_rng(number).integers(0, 20, (48, 64, 3))
+    return (20 * number + noise).astype(np.uint8)
+
+
 @pytest.fixture
 def video(tmp_path):
-    """Twelve noisy frames of 64 x 48; frame k has the mean level 20 k + 9.5."""
-    cv2 = pytest.importorskip("cv2")
-    path = tmp_path / "walk.avi"
-    film = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        film.write((20 * number + rng.integers(0, 20, (48, 64, 3))).astype(np.uint8))
-    film.release()
-    return path
+    return film(tmp_path / "walk.avi", map(noisy, range(12)))
 
 
 def test_a_video_is_its_frames_and_is_decoded_once(video, tmp_path):
@@ -539,7 +549,7 @@ def refuse(number):
     return call
 
 
-def test_a_full_disk_is_told_and_decoding_goes_on_later(video, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_decoding_goes_on_later(video, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", refuse(errno.ENOSPC))
@@ -548,57 +558,83 @@ def test_a_full_disk_is_told_and_decoding_goes_on_later(video, tmp_path, monkeyp
     assert len(folder(video, cache=str(cache))) == 10
 
 
-class Film:
-    """A film of grey frames, of which some cannot be decoded (None)."""
-
-    def __init__(self, levels):
-        self._levels, self._place = levels, -1
-
-    def isOpened(self):
-        return True
-
-    def get(self, _):
-        return len(self._levels)
-
-    def grab(self):
-        self._place += 1
-        return self._place < len(self._levels)
-
-    def retrieve(self):
-        frame = self._levels[self._place]
-        return frame is not None, frame
-
-    def release(self):
-        pass
-
-
-def noise(number):
-    return np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-
-
-def test_a_frame_that_cannot_be_decoded_is_a_gap(video, tmp_path, monkeypatch):
-    levels = [noise(i) if i != 5 else None for i in range(9)]
-    monkeypatch.setattr("cv2.VideoCapture", lambda _: Film(levels))
+def test_a_frame_that_cannot_be_decoded_is_a_gap(video, tmp_path):
+    damage_frames(video, 5)
     dataset = folder(video, cache=str(tmp_path / "cache"), fov=60)
-    assert [int(dataset.describe(i).rpartition("/")[2]) for i in range(len(dataset))] == [1, 2, 3, 7]
+    assert [int(dataset.describe(i).rpartition("/")[2]) for i in range(len(dataset))] == [
+        1,
+        2,
+        3,
+        7,
+        8,
+        9,
+        10,
+    ]
     assert "walk: 1 gap in the numbers of its frames" in dataset.notes()
     assert f"{video}: 1 frame that it announces could not be decoded" in dataset.notes()
 
 
-def test_a_film_that_comes_out_empty_is_refused(video, tmp_path, monkeypatch):
-    monkeypatch.setattr("cv2.VideoCapture", lambda _: Film([np.zeros((48, 64, 3), np.uint8)] * 5))
-    with pytest.raises(UserError, match=r"walk\.avi: its frames come out empty.*yadif"):
-        folder(video, cache=str(tmp_path / "cache"))
+def levels(path):
+    with Film(path) as frames_of_it:
+        return [frame and round(float(pixels(frame).mean()) / 20) for frame in frames_of_it]
+
+
+def test_a_gap_is_where_time_jumps_though_the_decoder_fails_earlier(tmp_path):
+    """H.264 stores frames that refer to later ones behind these: the error comes before frames ahead of the gap."""
+    path = film(tmp_path / "a.mp4", map(noisy, range(12)), codec="libx264", bf="2", g="12")
+    damage_frames(path, 4)
+    found = levels(path)
+    (gap,) = [i for i, value in enumerate(found) if value is None]
+    assert found[:gap] + found[gap + 1 :] == [i for i in range(12) if i != gap]
+
+
+def test_frames_are_turned_upright_and_have_their_times(tmp_path):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:, 32:] = 255  # white on the right
+    path = film(tmp_path / "a.mp4", [picture] * 4, codec="mpeg4", times=[0, 10, 40, 50])
+    with Film(path) as straight:
+        assert [frame.time for frame in straight] == pytest.approx([0, 0.1, 0.4, 0.5])
+    content = path.read_bytes()
+    place = content.index(b"tkhd") + 44  # of the matrix; a quarter turn clockwise
+    path.write_bytes(
+        content[:place]
+        + struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+        + content[place + 36 :]
+    )
+    with Film(path) as turned:
+        rgb = pixels(next(iter(turned)))
+    assert rgb.shape == (64, 48, 3)
+    assert rgb[:24].mean() < 20 < 235 < rgb[40:].mean()
+
+
+def test_interlaced_films_are_decoded(tmp_path):
+    path = film(tmp_path / "a.avi", map(noisy, range(6)), codec="mpeg4", flags="+ildct+ilme")
+    assert levels(path) == list(range(6))
+
+
+def test_a_blank_film_is_refused(tmp_path):
+    path = film(tmp_path / "walk.avi", [np.zeros((48, 64, 3), np.uint8)] * 5)
+    with pytest.raises(UserError, match=r"walk\.avi: its frames are blank"):
+        folder(path, cache=str(tmp_path / "cache"))
 
 
 def test_a_video_that_is_none_or_cut_is_named(video, tmp_path):
     (tmp_path / "no.mp4").write_text("not a film")
-    with pytest.raises(UserError, match=r"no\.mp4: not one frame can be decoded"):
+    with pytest.raises(UserError, match=r"no\.mp4 is not a video that FFmpeg can decode"):
         folder(tmp_path / "no.mp4", cache=str(tmp_path / "cache"))
-    cut(video, 0.6)
+    damage_frames(video, *range(12))
+    with pytest.raises(UserError, match=r"walk\.avi: no frame can be decoded"):
+        folder(video, cache=str(tmp_path / "cache"))
+    cut(film(video, map(noisy, range(12))), 0.6)
     dataset = folder(video, cache=str(tmp_path / "cache"))
     assert 0 < len(dataset) < 10
     assert dataset.check() == []
+
+
+def test_without_pyav_the_extra_is_named(video, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r'Reading the video .* pip install -e "\.\[video\]"'):
+        folder(video, cache=str(tmp_path / "cache"))
 
 
 def test_videos_beside_folders_are_clips_too(video, tmp_path):

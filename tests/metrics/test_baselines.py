@@ -67,22 +67,22 @@ def test_rows_of_different_heights_meet_at_the_same_fraction():
 
 def test_a_ground_plane_is_known_from_its_rows():
     plane = np.repeat([[40.0], [20.0], [10.0]], 5, axis=1)
-    told = Baselines([masked(plane)]).score(DepthProtocol(["eigen"], "none", "none"))
-    assert told["row_mean_depth"]["abs_rel"] == 0
-    assert told["constant_depth"]["abs_rel"] > 0.3
+    scores = Baselines([masked(plane)]).score(DepthProtocol(["eigen"], "none", "none"))
+    assert scores["row_mean_depth"]["abs_rel"] == 0
+    assert scores["constant_depth"]["abs_rel"] > 0.3
 
 
 def test_constant_becomes_the_median_of_each_image_when_that_is_what_alignment_gives():
     truths = [masked([[1, 2, 9]]), masked([[10, 20, 90]])]
-    told = Baselines(truths).score(DepthProtocol(["eigen"], "median", "none", max_depth=100))
-    assert told["constant_depth"]["abs_rel"] == pytest.approx(np.mean([1, 0, 7 / 9]))
-    assert "per image" in told["constant_depth"]["depth_m"]
+    scores = Baselines(truths).score(DepthProtocol(["eigen"], "median", "none", max_depth=100))
+    assert scores["constant_depth"]["abs_rel"] == pytest.approx(np.mean([1, 0, 7 / 9]))
+    assert "per image" in scores["constant_depth"]["depth_m"]
 
 
 def test_baselines_are_metres_and_not_scaled_by_the_stereo_factor():
-    told = Baselines([masked([[7, 7, 7]])]).score(DepthProtocol(["eigen"], "stereo", "none"))
-    assert told["constant_depth"]["depth_m"] == 7
-    assert told["constant_depth"]["abs_rel"] == 0
+    scores = Baselines([masked([[7, 7, 7]])]).score(DepthProtocol(["eigen"], "stereo", "none"))
+    assert scores["constant_depth"]["depth_m"] == 7
+    assert scores["constant_depth"]["abs_rel"] == 0
 
 
 def test_of_a_dense_map_enough_pixels_are_kept():

@@ -26,6 +26,6 @@ def test_a_true_motion_of_length_zero_is_refused():
 def test_summary_names_what_a_fixed_guess_reaches():
     # the car drives straight: support -1 lies behind, support +1 ahead; a fixed guess is perfect
     truth = np.array([[[0, 0, 1], [0, 0, -1]], [[0, 0, 2], [0, 0, 0]]], dtype=float)
-    told = summarise_directions(-truth, truth)
-    assert (told["mean"], told["mean_of_fixed_direction"]) == (180, 0)
-    assert (told["count"], told["skipped_without_motion"]) == (3, 1)
+    summary = summarise_directions(-truth, truth)
+    assert (summary["mean"], summary["mean_of_fixed_direction"]) == (180, 0)
+    assert (summary["count"], summary["skipped_without_motion"]) == (3, 1)

@@ -47,13 +47,10 @@ def test_a_step_moved_by_three_pixels():
     assert scores["dir_acc"] == pytest.approx(100 * 37 / 40)
 
 
-def test_an_edge_ten_pixels_away_is_none():
+def test_no_edge_within_ten_pixels():
     scores = score(step(30), step(10), edge_at(10))
     assert (scores["edge_accuracy"], scores["edge_completeness"]) == (10, 10)
-
-
-def test_a_flat_prediction_has_no_edge():
-    scores = score(np.full((20, 40), 30.0), step(20), edge_at(20))
+    scores = score(np.full((20, 40), 30.0), step(20), edge_at(20))  # flat
     assert (scores["edge_accuracy"], scores["edge_completeness"]) == (10, 10)
     assert scores["dir_far"] == 50  # near half seen beyond the plane
 
@@ -70,7 +67,7 @@ def test_zero_depth_has_no_logarithm_and_stays_zero():
     assert log_depth(np.array([[0.0, 1.0, np.e]])).tolist() == [[0, 0, 1]]
 
 
-def test_without_scikit_image_the_remedy_is_told(monkeypatch):
+def test_without_scikit_image_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.feature", None)
-    with pytest.raises(UserError, match=r'needs scikit-image.*pip install -e "\.\[eval\]"'):
+    with pytest.raises(UserError, match=r'needs the package skimage.*pip install -e "\.\[eval\]"'):
         METRICS.create("ibims")

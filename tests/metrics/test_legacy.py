@@ -26,18 +26,18 @@ def test_columns_in_the_order_of_the_reference(sets, names):
 
 def test_later_sets_take_the_place_of_earlier_ones():
     rows, protocol = items(["eigen", "benchmark"])
-    told = legacy_rows(rows, protocol)
-    assert list(told)[:5] == ["Ratio", *EIGEN[:4]]
-    assert told["AbsRel"] == pytest.approx(100 * rows[0]["abs_rel"])
+    renamed = legacy_rows(rows, protocol)
+    assert list(renamed)[:5] == ["Ratio", *EIGEN[:4]]
+    assert renamed["AbsRel"] == pytest.approx(100 * rows[0]["abs_rel"])
 
 
 def test_categories_keep_the_items_apart():
     edges = np.zeros((24, 32), bool)
     edges[:, 16] = True
     rows, protocol = items(["benchmark", "ibims"], edges)
-    told = legacy_rows([{"index": 0, "name": "x", "cat": "Indoor", "subcat": "Room", **rows[0]}], protocol)
-    assert isinstance(told, list)
-    (row,) = told
+    renamed = legacy_rows([{"index": 0, "name": "x", "cat": "Indoor", "subcat": "Room", **rows[0]}], protocol)
+    assert isinstance(renamed, list)
+    (row,) = renamed
     assert list(row)[:4] == ["Ratio", "Cat", "SubCat", "MAE"]
     assert row["Cat"] == "Indoor"
     assert [key for key in row if key.endswith("-Edges")] == [
@@ -57,7 +57,7 @@ def test_means_hold_edges_that_the_first_item_lacks():
     edges[:, 16] = True
     without, protocol = items(["benchmark"])
     rows = [*without, *items(["benchmark"], edges)[0]]
-    told = legacy_rows(rows, protocol)
-    assert told["MAE-Edges"] == rows[1]["mae_edges"]
-    assert told["MAE"] == pytest.approx((rows[0]["mae"] + rows[1]["mae"]) / 2)
-    assert list(told)[: 1 + len(BENCHMARK)] == ["Ratio", *BENCHMARK]
+    renamed = legacy_rows(rows, protocol)
+    assert renamed["MAE-Edges"] == rows[1]["mae_edges"]
+    assert renamed["MAE"] == pytest.approx((rows[0]["mae"] + rows[1]["mae"]) / 2)
+    assert list(renamed)[: 1 + len(BENCHMARK)] == ["Ratio", *BENCHMARK]

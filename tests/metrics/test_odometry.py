@@ -29,11 +29,11 @@ def test_four_right_turns_come_back():
 
 
 def test_the_unit_of_a_prediction_does_not_matter():
-    told = score_sequence(straight(300, 0.01), straight(300, 1.0))
-    assert told["ate_m"] == pytest.approx(0, abs=1e-12)
-    assert told["t_err_pct"] == pytest.approx(0, abs=1e-10)
-    assert told["scale"] == pytest.approx(100)
-    assert (told["frames"], told["path_m"], told["snippets"]) == (301, pytest.approx(300), 297)
+    scores = score_sequence(straight(300, 0.01), straight(300, 1.0))
+    assert scores["ate_m"] == pytest.approx(0, abs=1e-12)
+    assert scores["t_err_pct"] == pytest.approx(0, abs=1e-10)
+    assert scores["scale"] == pytest.approx(100)
+    assert (scores["frames"], scores["path_m"], scores["snippets"]) == (301, pytest.approx(300), 297)
 
 
 def test_snippet_error_by_hand():
@@ -64,8 +64,13 @@ def test_a_scale_error_of_ten_per_cent_is_ten_per_cent_of_drift():
 
 
 def test_short_sequences_have_no_drift():
-    told = score_sequence(straight(3), straight(3))
-    assert (told["ate_m"], told["t_err_pct"], told["snippets"], told["segments"]) == (None, None, 0, 0)
+    scores = score_sequence(straight(3), straight(3))
+    assert (scores["ate_m"], scores["t_err_pct"], scores["snippets"], scores["segments"]) == (
+        None,
+        None,
+        0,
+        0,
+    )
     assert score_sequence(straight(4), straight(4))["snippets"] == 1
 
 

@@ -1,7 +1,5 @@
 """Point clouds: by hand on a wall, and against brute force."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -67,12 +65,6 @@ def test_without_intrinsics_there_are_no_points():
         score(np.ones((2, 2)), np.ones((2, 2)), K=None)
 
 
-def test_without_scipy_the_remedy_is_told(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.spatial", None)
-    with pytest.raises(UserError, match=r'needs scipy.*pip install -e "\.\[eval\]"'):
-        METRICS.create("pointcloud")
-
-
 def test_threads_are_those_of_torch_and_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     pred, truth = rng.uniform(2, 9, (2, 12, 16))
@@ -85,6 +77,6 @@ def test_threads_are_those_of_torch_and_change_nothing(monkeypatch):
             return super().query(points, workers=workers)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr("scipy.spatial.cKDTree", Spy)
+    monkeypatch.setattr("trainer.metrics.pointcloud.cKDTree", Spy)
     assert score(pred, truth) == alone
     assert used == [3, 3]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from trainer.metrics import METRICS, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
 from trainer.metrics.protocol import DepthProtocol
@@ -15,13 +16,13 @@ from trainer.runtime.errors import UserError
         ("garg", (153, 371), (44, 1197)),  # 0.40810811 * 375 = 153.04, 0.99189189 * 375 = 371.96, ...
         ("eigen", (124, 342), (44, 1197)),  # 0.3324324 * 375 = 124.66, 0.91351351 * 375 = 342.57
         ("none", (0, 375), (0, 1242)),
+        ("nyu", (45, 471), (41, 601)),
     ],
 )
-def test_crops_of_a_kitti_image(crop, rows, columns):
-    box = CROPS[crop].box(375, 1242)
-    assert (box[0].start, box[0].stop) == rows
-    assert (box[1].start, box[1].stop) == columns
-    mask = CROPS[crop].mask(375, 1242)
+def test_crops(crop, rows, columns):
+    size = CROPS[crop].made_for or (375, 1242)  # of KITTI
+    assert CROPS[crop].box(*size) == (slice(*rows), slice(*columns))
+    mask = CROPS[crop].mask(*size)
     assert mask.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
     assert mask[rows[0], columns[0]]
     assert mask[rows[1] - 1, columns[1] - 1]
@@ -51,31 +52,24 @@ def test_range_is_open_and_zero_is_no_truth():
 
 def test_prediction_is_clipped_after_alignment():
     protocol = DepthProtocol(["eigen"], "none", "none", min_depth=1, max_depth=80)
-    assert protocol.score(np.array([1000.0, 0.1]), np.array([40.0, 2.0]))["abs_rel"] == pytest.approx(
-        (40 / 40 + 1 / 2) / 2
-    )
+    scores = protocol.score(np.array([1000.0, 0.1]), np.array([40.0, 2.0]))
+    assert scores["abs_rel"] == pytest.approx((40 / 40 + 1 / 2) / 2)
 
 
 def test_description_holds_all_that_a_reader_needs():
-    told = DepthProtocol(["eigen"], "stereo", "garg", 1e-3, 80).describe()
-    assert (told["alignment"], told["factor"], told["crop"]) == ("stereo", pytest.approx(5.4), "garg")
-    assert (told["min_depth_m"], told["max_depth_m"], told["flip_post_processing"]) == (0.001, 80.0, False)
-    assert told["metrics"]["eigen"]["units"]["rmse"] == "m"
-    assert told["metrics"]["eigen"]["higher_is_better"] == ["d1", "d2", "d3"]
-
-
-def test_crop_of_nyu():
-    box = CROPS["nyu"].box(480, 640)
-    assert (box[0].start, box[0].stop, box[1].start, box[1].stop) == (45, 471, 41, 601)
+    facts = DepthProtocol(["eigen"], "stereo", "garg", 1e-3, 80).describe()
+    assert (facts["alignment"], facts["factor"], facts["crop"]) == ("stereo", pytest.approx(5.4), "garg")
+    assert (facts["min_depth_m"], facts["max_depth_m"], facts["flip_post_processing"]) == (0.001, 80.0, False)
+    assert facts["metrics"]["eigen"]["units"]["rmse"] == "m"
+    assert facts["metrics"]["eigen"]["higher_is_better"] == ["d1", "d2", "d3"]
 
 
 def test_sets_stand_beside_each_other_and_share_what_they_agree_on():
     protocol = DepthProtocol(["eigen", "benchmark"], "none", "none")
     assert protocol.keys.count("rmse") == 1
     row = protocol.score_image(np.array([[3.0, 4.0]]), np.array([[2.0, 4.0]]))
-    assert row == pytest.approx(
-        {**row, "pixels": 2, "factor": 1, "abs_rel": 0.25, "abs_rel_pct": 25, "mae": 0.5}
-    )
+    expected = {"pixels": 2, "factor": 1, "abs_rel": 0.25, "abs_rel_pct": 25, "mae": 0.5}
+    assert row == pytest.approx(row | expected)
     assert list(row) == ["pixels", "factor", "truth_over_prediction", *protocol.keys]
     assert row["truth_over_prediction"] == pytest.approx(3 / 3.5)
 
@@ -85,32 +79,24 @@ def test_the_benchmark_alone_has_a_headline():
     assert protocol.abs_rel({"abs_rel_pct": 12.5}) == pytest.approx(0.125)
 
 
-def test_a_key_with_two_units_is_refused(monkeypatch):
-    from trainer.metrics import METRICS, Metric, MetricSet
-
-    class Feet(MetricSet):
-        version = 1
-        metrics = (Metric("rmse", "ft"),)
-
-        def compute(self, pred, truth):
-            return {"rmse": 0.0}
-
-    monkeypatch.setitem(METRICS._entries, "feet", Feet)
-    with pytest.raises(UserError, match=r"'feet' means another 'rmse' \(ft\)"):
-        DepthProtocol(["eigen", "feet"], "none", "none")
-
-
-def test_a_key_with_two_values_is_no_number(monkeypatch):
-    from trainer.metrics import METRICS, Metric, MetricSet
+def add_rmse(monkeypatch, unit):
+    """Register a metric set 'other' with an rmse of -1 in this unit."""
 
     class Other(MetricSet):
         version = 1
-        metrics = (Metric("rmse", "m"),)
+        metrics = (Metric("rmse", unit),)
 
         def compute(self, pred, truth):
             return {"rmse": -1.0}
 
     monkeypatch.setitem(METRICS._entries, "other", Other)
+
+
+def test_a_key_has_one_unit_and_one_value(monkeypatch):
+    add_rmse(monkeypatch, "ft")
+    with pytest.raises(UserError, match=r"'other' means another 'rmse' \(ft\)"):
+        DepthProtocol(["eigen", "other"], "none", "none")
+    add_rmse(monkeypatch, "m")
     with pytest.raises(ValueError, match="two metric sets give 'rmse'"):
         DepthProtocol(["eigen", "other"], "none", "none").score(np.ones(2), np.ones(2))
 

@@ -1,52 +1,210 @@
-"""Prepare data: look over KITTI, convert it, make depth hints, evaluation targets, synthetic drives, frames of videos.
+"""Prepare data: check KITTI, convert it, make depth hints, evaluation targets, synthetic drives, frames of videos.
 
-    prepare kitti check        what is there, what is missing, per split
+    prepare kitti check        what is there and what is missing, per split
     prepare lmdb | jpeg        KITTI as LMDB databases; its PNG pictures as JPEG
     prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
     prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
 
-The same command continues what was stopped. Exit code 1: done, but some inputs were missing or broken; they are named.
-130: stopped by Ctrl-C.
+A stopped command continues when it is started again. Exit code 1: done, but some inputs are missing or broken and
+named. 130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from trainer.commands.cli import guarded, program
-from trainer.commands.jobs import (
-    prepare_hints,
-    prepare_jpeg,
-    prepare_kitti,
-    prepare_lmdb,
-    prepare_synthetic,
-    prepare_targets,
-    prepare_video,
-)
 
-JOBS = (
-    prepare_kitti, prepare_lmdb, prepare_jpeg, prepare_hints, prepare_targets, prepare_synthetic, prepare_video
-)  # fmt: skip
+_DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; the result has the function to call as `run` and its arguments."""
+    """Parse the command line: `job`, and the arguments of its `run`."""
     parser = argparse.ArgumentParser(prog=program("prepare"), description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for job in JOBS:
-        job.add_parser(jobs)
+    for add_job in (_kitti, _lmdb, _jpeg, _hints, _targets, _synthetic, _video):
+        add_job(jobs)
     return parser.parse_args(argv)
+
+
+def _kitti(jobs: Any) -> None:
+    kitti = jobs.add_parser("kitti", help="check KITTI", description="Check KITTI.")
+    parser = kitti.add_subparsers(required=True, metavar="WHAT").add_parser(
+        "check",
+        help="what is there and what is missing, per split",
+        description="Count per split how many items have target, supports, LiDAR, annotated depth and depth hints;"
+        " list missing drives and, with --deep, broken files. Exit code 0: all items can be loaded.",
+        epilog="Example: prepare kitti check --root data/kitti_raw_sync --splits eigen_zhou --deep",
+    )
+    _add_places(parser, "depth", "hints")
+    _add_splits(parser)
+    add = parser.add_argument
+    add("--supp-idxs", type=int, nargs="*", default=[-1, 1, 0], metavar="N", help="supports (default -1 1 0)")
+    add("--deep", action="store_true", help="read every file to its end")
+    _add_processes(parser)
+
+
+def _lmdb(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "lmdb",
+        help="KITTI as LMDB databases",
+        description="Pack KITTI into one LMDB database per drive and sensor, for dataset.type=kitti_lmdb. Pictures"
+        " stay encoded. The same command continues and skips complete databases.",
+        epilog="Example: prepare lmdb --root data/kitti_raw_sync --out data/kitti_raw_sync_lmdb",
+    )
+    _add_places(parser, "depth", "hints")
+    parser.add_argument("--out", **_DIR, required=True, help="folder of the databases")
+    _add_processes(parser)
+
+
+def _jpeg(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "jpeg",
+        help="KITTI's PNG pictures as JPEG",
+        description="Write each PNG picture of KITTI raw beside itself as JPEG, quality 92, 4:2:0, and compare what"
+        " is read back with the original. Readers take the PNG as long as it exists. The same command continues.",
+        epilog="Example: prepare jpeg --root data/kitti_raw_sync --remove-png",
+    )
+    _add_places(parser)
+    parser.add_argument("--check", action="store_true", help="compare the JPEG files of an earlier run, too")
+    parser.add_argument("--remove-png", action="store_true", help="delete each PNG whose JPEG was compared")
+    _add_processes(parser)
+
+
+def _hints(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "hints",
+        help="depth hints by stereo matching",
+        description="Match the stereo pairs of KITTI with twelve settings of semi-global matching and keep, per"
+        " pixel, what rebuilds the picture best (arXiv:1909.09051). 1.3 MB per picture. The same command continues.",
+        epilog="Example: prepare hints --root data/kitti_raw_sync --splits eigen_zhou",
+    )
+    _add_places(parser)
+    parser.add_argument("--out", **_DIR, help="default: depth_hints in the raw folder, where readers look")
+    _add_splits(parser)
+    _add_processes(parser)
+
+
+def _targets(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "targets",
+        help="ground truth of a split in one file",
+        description="Write depth maps and intrinsics of a split into <split folder>/targets_<mode>.npz. KITTI:"
+        " annotated depth, but for the split eigen metres ahead of the LiDAR, as published numbers have it; K is"
+        " that of the rectified pictures. Nothing is written while an item lacks its truth."
+        " The same command continues.",
+        epilog="Example: prepare targets --root data/kitti_raw_sync --split eigen_benchmark",
+    )
+    _add_places(parser, "depth")
+    add = parser.add_argument
+    add("--type", choices=("kitti", "syns_patches"), default="kitti", help="data set (default kitti)")
+    add("--split", metavar="NAME", help="of KITTI; required there")
+    add("--splits-dir", **_DIR, help="folder of splits; default: in or beside the raw folder")
+    add("--mode", choices=("train", "val", "test"), default="test", help="part of the split (default test)")
+    add(
+        "--source",
+        choices=("annotated", "lidar", "lidar-forward"),
+        help="annotated depth; LiDAR, metres along the optical axis; LiDAR, metres ahead of it. Default: by split",
+    )
+    add("--out", type=Path, metavar="NPZ", help="default: targets_<mode>.npz beside the split file")
+    add("--padded", action="store_true", help="pad maps of different size, so that the file holds no pickle")
+    add("--overwrite", action="store_true", help="replace an existing file")
+    _add_processes(parser)
+
+
+def _synthetic(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "synthetic",
+        help="store synthetic drives as KITTI raw recordings",
+        description="Store synthetic drives as KITTI raw recordings. The same command continues them.",
+        epilog="Example: prepare synthetic --out data/kitti_raw_sync --drives 4 --frames 100 --annotated",
+    )
+    add, flag = parser.add_argument, argparse.BooleanOptionalAction
+    add("--out", **_DIR, required=True, help="new folder, or one that this command began")
+    add("--drives", type=int, default=4, metavar="N", help="drives, each a scene of its own (default 4)")
+    add("--frames", type=int, default=100, metavar="N", help="frames per drive (default 100)")
+    add("--size", type=_size, default=(1242, 375), metavar="WxH", help="of the pictures (default 1242x375)")
+    add("--seed", type=int, default=0, help="of all scenes (default 0)")
+    add("--format", choices=("png", "jpg"), default="png", help="of the pictures (default png)")
+    add("--lidar", action=flag, default=True, help="write LiDAR scans (default)")
+    add("--annotated", action=flag, default=False, help="write exact depth as 16-bit PNG")
+    add("--scene", choices=("road", "corridor", "mixed"), default="road", help="scenes (default road)")
+    add("--motion", type=float, default=0.8, metavar="M", help="mean metres per frame (default 0.8)")
+    add("--rotation", type=float, default=1.0, metavar="DEG", help="largest angle of the camera (default 1)")
+    add(
+        "--moving-objects",
+        type=int,
+        default=0,
+        metavar="N",
+        help="moving cars and people per drive (default 0)",
+    )
+    add("--standing", type=float, default=0.0, metavar="P", help="share of drives without motion (default 0)")
+    add("--split", default="synthetic", metavar="NAME", help="splits/<NAME>/*_files.txt (default synthetic)")
+
+
+def _video(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "video",
+        help="a video as a folder of frames",
+        description="Decode videos, drop frames in which the camera stands, cut them into clips where the scene"
+        " changes, and report frame rate, motion, parallax, sharpness and a frame gap for training. Warn of what"
+        " usually goes wrong. The same command skips finished videos.",
+        epilog="Example: prepare video drive.mp4 --out data/my_frames",
+    )
+    add = parser.add_argument
+    add("videos", type=Path, nargs="+", metavar="VIDEO", help="video files")
+    add("--out", **_DIR, required=True, help="folder of clips: <video>-<number>/<10 digits>.jpg")
+    add("--every", type=int, default=1, metavar="N", help="look at every N-th frame only (default 1)")
+    add("--report-only", action="store_true", help="write no frames")
+
+
+def _add_places(parser: argparse.ArgumentParser, *parts: str) -> None:
+    """Add --root, and --depth-root and --hints-root for the `parts` "depth" and "hints"."""
+    add = parser.add_argument
+    add("--root", metavar="DIR", help="folder that is or contains kitti_raw_sync; default: the usual places")
+    for part, name in {"depth": "annotated depth", "hints": "depth hints"}.items():
+        if part in parts:
+            add(f"--{part}-root", metavar="DIR", help=f"{name}; default: in or beside the raw folder")
+
+
+def _add_splits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--splits", nargs="+", metavar="NAME", help="only these splits; default: all")
+    parser.add_argument("--splits-dir", **_DIR, help="folder of splits; default: in or beside the raw folder")
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", type=_positive, default=cores, metavar="N", help="processes (default: cores)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes: 1 or more")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, e.g. 1242x375")
+    return int(width), int(height)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, do the job; return the exit code."""
     args = vars(parse(argv))
-    args.pop("job")
+    job = import_module(f"trainer.commands.jobs.prepare_{args.pop('job')}")
     try:
-        code: int = args.pop("run")(**args)
+        code: int = job.run(**args)
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130

@@ -1,10 +1,10 @@
-"""How good depth is: metric sets, alignment of scale, crops, baselines. Nothing here loads data or networks.
+"""Evaluate depth: metric sets, alignment of scale, crops, baselines. Nothing here loads data or networks.
 
-A metric set is one published evaluation protocol and one file of this package; it registers under the name
+A metric set is one published evaluation protocol and one file of this package, registered under the name
 that `evaluate --metrics` takes. The metrics watched during training are in `validation.py`.
 
-Two sets may share a key only where they mean the same number in the same unit: a key says its unit where
-another set has the same quantity in another one (`abs_rel` is a fraction, `abs_rel_pct` per cent).
+Two sets share a key only for the same number in the same unit; otherwise the key names the unit: `abs_rel` is a
+fraction, `abs_rel_pct` per cent.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ class Metric:
 
     Args:
         key: its name in result files.
-        unit: of the number.
-        higher_is_better: which direction is better.
-        legacy: its name in the result files of the KITTI benchmark (arXiv:2208.01489), with their unit and
-            formula; "" where they have no such number.
+        legacy: its name in the result files of the KITTI benchmark (arXiv:2208.01489); "" = not in them.
     """
 
     key: str
@@ -40,11 +37,12 @@ class Metric:
 
 
 class _Declared:
-    """What every metric set says of its numbers.
+    """What a metric set declares.
 
-    `version` belongs to the keys: it rises when the meaning of a key changes; stored with the numbers.
+    `source` cites its publication. `version` rises when the meaning of a key changes; results store it.
     """
 
+    source: ClassVar[str]
     version: ClassVar[int]
     metrics: ClassVar[tuple[Metric, ...]]
 
@@ -55,7 +53,7 @@ class _Declared:
 
 
 class MetricSet(_Declared, ABC):
-    """A published set of metrics on the valid pixels of one image, wherever they lie."""
+    """A published set of metrics on the valid pixels of one image, whatever their places."""
 
     @abstractmethod
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -64,20 +62,21 @@ class MetricSet(_Declared, ABC):
 
 @dataclass(frozen=True)
 class DepthMaps:
-    """One image to score as a whole: maps of the size of its truth, metres, and what is known beside them."""
+    """One image to score as a whole: maps (H W) of the size of its truth, in metres."""
 
     pred: np.ndarray  # (H W) aligned and clipped, positive
     truth: np.ndarray  # (H W) 0 = none
-    scored: np.ndarray  # (H W) bool, the pixels that count: valid ones, on depth edges in a pass over edges
-    valid: np.ndarray  # (H W) bool, all pixels that have a truth within range and crop
+    scored: (
+        np.ndarray
+    )  # (H W) bool, the pixels to score: valid ones, in a pass over edges only those on edges
+    valid: np.ndarray  # (H W) bool, all pixels with a truth within range and crop
     K: np.ndarray | None = None  # (3 3) intrinsics in pixels of (H, W), pixel centres at integers
 
 
 class MapMetricSet(_Declared, ABC):
-    """A published set of metrics that needs to know where a pixel lies.
+    """A published set of metrics that depends on the places of pixels.
 
-    `needs` says what of an image it reads beside depth: "K", or "edges": then it is computed on the true depth
-    edges alone, for data sets that have them.
+    `needs` names other inputs: "K", or "edges", which restricts it to true depth edges, for data sets that have them.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

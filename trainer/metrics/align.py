@@ -1,9 +1,8 @@
-"""What turns the depth of a network into metres, one fit per image.
+"""Align predicted depth with metres, one fit per image.
 
-Monocular training leaves the scale of the world open, so the truth has to lend it (`median`, Zhou et al.,
-arXiv:1704.07813). Training with a stereo pair knows it up to the unit in which the baseline was given
-(`stereo`). Networks trained on many data sets know inverse depth up to scale and shift (`lsqr_disp`, MiDaS,
-arXiv:1907.01341).
+Monocular training leaves scale open, so it comes from the truth (`median`, Zhou et al., arXiv:1704.07813). Training
+with a stereo pair gives depth up to the unit of the baseline (`stereo`). Networks trained on many data sets give
+inverse depth up to scale and shift (`lsqr_disp`, MiDaS, arXiv:1907.01341).
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ import numpy as np
 
 from trainer.types import METRES_PER_UNIT
 
-CONSTANT = 1e-6  # spread over magnitude below which numbers differ by the rounding of float32 (1e-7) alone
-INFINITE = 1e10  # depth that stands for an infinite one: farther than anything, and its inverse is not 0
+CONSTANT = 1e-6  # relative spread below which numbers differ by float32 rounding (1e-7) alone
+INFINITE = 1e10  # stands for infinite depth; its inverse is not 0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How one prediction becomes metres: scale and shift of its depth, or of its inverse depth."""
+    """Scale and shift of depth, or of inverse depth."""
 
     scale: float
     shift: float = 0.0
     of_inverse: bool = False
 
     def apply(self, depth: np.ndarray) -> np.ndarray:
-        """Turn depth, any shape and unit, into metres. A depth of 0, which is none, is 1/0 = 0 where inverted.
+        """Convert depth, any shape and unit, to metres. Depth 0 means missing; its inverse is 0.
 
-        What a shift brings to 0 or below is no depth either: a protocol clips it to the least it knows, so what the fit
-        says is beyond infinity counts as nearest, as in the evaluators of arXiv:2208.01489 and arXiv:2307.10713.
+        A shift may give results <= 0. A protocol clips them to its smallest depth, so a depth beyond infinity counts as
+        nearest, as in the evaluators of arXiv:2208.01489 and arXiv:2307.10713.
         """
         if self.of_inverse:
             return invert(self.scale * invert(depth) + self.shift)
@@ -54,7 +53,7 @@ def stereo(pred: np.ndarray, truth: np.ndarray) -> Fit:
 def median(pred: np.ndarray, truth: np.ndarray) -> Fit:
     """Scale so that the medians over the valid pixels agree; an even count averages its two middle values.
 
-    A prediction whose median is 0 or less has nothing to scale: it stays as it is.
+    A prediction with a median <= 0 keeps its scale.
     """
     centre = float(np.median(pred))
     return Fit(float(np.median(truth)) / centre if centre > 0 else 1.0)
@@ -73,8 +72,7 @@ def lsqr_depth(pred: np.ndarray, truth: np.ndarray) -> Fit:
 def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Find a, b that minimise sum (a x + b - y)^2, x and y (n,).
 
-    A constant x has many such lines, all with the value mean(y) there: it gets a = 0, b = mean(y). Centred normal
-    equations: x and y may be large beside their spread.
+    A constant x gets a = 0, b = mean(y). Solves centred normal equations: x and y may be large beside their spread.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     mean_x, mean_y = x.mean(), y.mean()
@@ -91,10 +89,10 @@ def invert(depth: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Alignment:
-    """A way to find the fit, and what a result file says about it.
+    """A way to fit, as stored in result files.
 
-    `constant` says what any constant becomes by borrowing from the truth of each image; "" = it stays, nothing is
-    borrowed. `of_shift`: what gets a shift beside its scale, "" = nothing.
+    `constant` is the value that any constant prediction becomes; "" = unchanged, the fit does not use the truth.
+    `of_shift` is the quantity that gets a shift beside its scale; "" = none.
     """
 
     fit: FitTo
@@ -104,14 +102,10 @@ class Alignment:
 
     @property
     def has_shift(self) -> bool:
-        """Whether it finds scale and shift, not scale alone."""
         return bool(self.of_shift)
 
     def align_baseline(self, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Bring a depth in metres that was made without the image to where a network would be brought.
-
-        It borrows from each truth what a network borrows, and is taken as it is otherwise.
-        """
+        """Align a depth in metres that was made without the image, if the fit uses the truth."""
         return self.fit(guess, truth).apply(guess) if self.constant else guess
 
 

@@ -1,6 +1,6 @@
-"""Depths that do not look at the image: what a network has to beat.
+"""Baselines that ignore the image: the best constant depth and the mean depth of each row.
 
-Both are fitted to the very truth that scores them. That favours them, so beating one errs on the safe side.
+Both are fitted to the truth that scores them, which favours them over a network.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer.metrics.protocol import DepthProtocol
+from trainer.metrics.protocol import DepthProtocol, Scores
 
-MOST_PIXELS = (
-    2**17
-)  # of an image that are kept: all of KITTI's annotated depth, every 4th of a dense map of 1242 x 376
-COARSE_BITS = 16  # of a float32, which tell it to 1 %
+# Pixels kept of an image: all of KITTI's annotated depth, every 4th of a dense map of 1242 x 376.
+MOST_PIXELS = 2**17
+COARSE_BITS = 16  # of a float32: a precision of 1 %
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,11 @@ class MaskedTruth:
     depth: np.ndarray  # (n,) float32 metres, n <= MOST_PIXELS
     row: np.ndarray  # (n,) int16
     size: tuple[int, int]  # height and width of the image, pixels
-    is_part: bool = False  # there are more valid pixels
+    is_part: bool = False  # of the valid pixels
 
     @classmethod
     def of(cls, truth: np.ndarray, valid: np.ndarray) -> MaskedTruth:
-        """Take the pixels of truth (H W) metres where valid (H W) is true, evenly spaced where they are too many."""
+        """Keep the pixels of truth (H W), metres, where valid (H W) is true; evenly spaced ones of too many."""
         height, width = truth.shape
         places = np.flatnonzero(valid)
         is_part = len(places) > MOST_PIXELS
@@ -41,20 +40,15 @@ class MaskedTruth:
 
 
 class Baselines:
-    """The best constant depth and the mean depth of each row, fitted once to the truth that scores them."""
+    """The best constant depth and the mean depth of each row, fitted once."""
 
     def __init__(self, truths: Sequence[MaskedTruth]):
-        """Fit both."""
         self._truths = truths
         self._constant = best_constant_depth([t.depth for t in truths])
         self._row_mean = RowMeanDepth(truths)
 
     def score(self, protocol: DepthProtocol) -> dict[str, dict[str, Any]]:
-        """Score both; say how each was made.
-
-        They have the metrics that need no maps. Where the protocol lends a prediction the scale of each image, it
-        lends it to the baselines too.
-        """
+        """Score both by the metrics that need no maps, aligned as predictions are; describe how each was made."""
         aligned = protocol.alignment.constant
         part = f", at most {MOST_PIXELS} pixels of each" if any(t.is_part for t in self._truths) else ""
         fitted_to = f"the truth of the evaluated items{part}"
@@ -72,9 +66,7 @@ class Baselines:
             },
         }
 
-    def _mean(
-        self, protocol: DepthProtocol, guess_of: Callable[[MaskedTruth], np.ndarray]
-    ) -> dict[str, float]:
+    def _mean(self, protocol: DepthProtocol, guess_of: Callable[[MaskedTruth], np.ndarray]) -> Scores:
         scores = []
         for truth in self._truths:
             guess, target = guess_of(truth), truth.depth.astype(np.float64)
@@ -83,19 +75,14 @@ class Baselines:
 
 
 def best_constant_depth(truths: Sequence[np.ndarray]) -> float:
-    """Find the one depth in metres that has the smallest AbsRel over all images, exactly.
+    """Find the constant depth in metres with the smallest AbsRel over all images, exactly.
 
-    The mean over images of mean(|c - t| / t) is a weighted sum of distances to c, so its minimum is the
-    weighted median of the truths with weights 1 / (t * pixels of the image).
-
-    Args:
-        truths: valid true depths of each image, (n_i,) in metres, positive, n_i >= 1.
-
-    Returns:
-        The smallest of the minimisers, as float32; one of the given depths.
+    truths are the valid depths of each image, (n_i,) in metres, positive, n_i >= 1. The mean over images of
+    mean(|c - t| / t) is a weighted sum of distances to c, so its minimum is the weighted median of the truths with
+    weights 1 / (t * pixels of the image). Returns the smallest minimiser, one of the given depths, as float32.
     """
-    # Positive floats sort like their bits. The upper half of the bits tells which depths to look at closely: sorting
-    # all of them would take 40 bytes a pixel, gigabytes for the annotated depth of a test set.
+    # Positive floats sort like their bits. The upper half of the bits selects the depths to sort: sorting all would
+    # take 40 bytes a pixel, gigabytes for the annotated depth of a test set.
     whole = [np.ascontiguousarray(t, np.float32) for t in truths]
     coarse = np.zeros(1 << (32 - COARSE_BITS))
     for t in whole:
@@ -118,24 +105,23 @@ def _weight(depth: np.ndarray) -> np.ndarray:
 
 
 class RowMeanDepth:
-    """Mean true depth of each image row: what the ground plane alone gives away.
+    """Mean true depth of each image row over all images.
 
-    Rows of images of different heights meet at the same fraction of the height, in as many bins as the
-    tallest has rows.
+    Rows of images of different heights are matched by their fraction of the height, in as many bins as the tallest
+    image has rows.
     """
 
     def __init__(self, truths: Sequence[MaskedTruth]):
-        """Average over the pixels of all images."""
         self.bins = max(t.size[0] for t in truths)
         total, count = np.zeros(self.bins), np.zeros(self.bins)
         for truth in truths:
             place = self._bin(truth)
             total += np.bincount(place, weights=truth.depth, minlength=self.bins)
             count += np.bincount(place, minlength=self.bins)
-        self._mean = total / np.maximum(count, 1)  # a bin without truth is never asked for
+        self._mean = total / np.maximum(count, 1)  # bins without truth are never read
 
     def predict(self, truth: MaskedTruth) -> np.ndarray:
-        """Depth (n,) in metres at the pixels of an image that took part in the average."""
+        """Return depth (n,) in metres at the pixels of an image that was averaged."""
         return self._mean[self._bin(truth)]
 
     def _bin(self, truth: MaskedTruth) -> np.ndarray:

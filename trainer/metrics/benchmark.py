@@ -1,4 +1,4 @@
-"""The numbers of the KITTI depth benchmark (Uhrig et al., arXiv:1708.06500), in metres, 1/km and per cent."""
+"""The metrics of the KITTI depth benchmark (Uhrig et al., arXiv:1708.06500), in metres, 1/km and per cent."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class BenchmarkMetrics(MetricSet):
     arXiv:2208.01489.
     """
 
+    source = "Uhrig et al., arXiv:1708.06500; arXiv:2208.01489"
     version = 1
     metrics = (
         Metric("mae", "m", legacy="MAE"),
@@ -29,10 +30,7 @@ class BenchmarkMetrics(MetricSet):
     )
 
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """Score predicted against true depth, both (n,) in metres, positive.
-
-        The variance in `log_si_pct` is that of the deviations from the mean, which cannot turn out negative.
-        """
+        """Score predicted against true depth, both (n,) in metres, positive."""
         error = pred - truth
         inverse = 1000 * (1 / pred - 1 / truth)
         log = 100 * (np.log(pred) - np.log(truth))
@@ -43,7 +41,7 @@ class BenchmarkMetrics(MetricSet):
             "inv_rmse": float(np.sqrt(np.mean(inverse**2))),
             "log_mae_pct": float(np.mean(np.abs(log))),
             "log_rmse_pct": float(np.sqrt(np.mean(log**2))),
-            "log_si_pct": float(np.std(log)),
+            "log_si_pct": float(np.std(log)),  # never the root of a negative number
             "abs_rel_pct": float(100 * np.mean(np.abs(error) / truth)),
             "sq_rel_pct": float(100 * np.mean(error**2 / truth**2)),
         }

@@ -1,4 +1,4 @@
-"""The part of an image that is scored. KITTI protocols leave out the sky and the borders: no LiDAR there."""
+"""Crops: the part of an image that is scored. KITTI protocols leave out sky and borders, which have no LiDAR."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Crop:
-    """Bounds as fractions of the image height (top, bottom) and width (left, right).
-
-    `made_for`: the only size (height, width) that its source has it for; None = any.
-    """
+    """Bounds as fractions of the image height (top, bottom) and width (left, right)."""
 
     top: float = 0.0
     bottom: float = 1.0
     left: float = 0.0
     right: float = 1.0
-    made_for: tuple[int, int] | None = None
+    made_for: tuple[int, int] | None = None  # (height, width) that the source defines it for; None = any
 
     def box(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of an image of that many pixels: fractions cut to whole pixels, half open."""
-        rows = slice(int(self.top * height), int(self.bottom * height))
-        columns = slice(int(self.left * width), int(self.right * width))
-        return rows, columns
+        """Return rows and columns of an image, half open; fractions are cut to whole pixels."""
+        return (
+            slice(int(self.top * height), int(self.bottom * height)),
+            slice(int(self.left * width), int(self.right * width)),
+        )
 
     def mask(self, height: int, width: int) -> np.ndarray:
-        """True inside the crop, (height, width) bool."""
+        """Mark the pixels inside the crop, (height width) bool."""
         mask = np.zeros((height, width), dtype=bool)
         mask[self.box(height, width)] = True
         return mask
@@ -37,7 +35,7 @@ CROPS: dict[str, Crop] = {
     "none": Crop(),
     # Garg et al., arXiv:1603.04992: what nearly all papers call "the Eigen crop".
     "garg": Crop(top=0.40810811, bottom=0.99189189, left=0.03594771, right=0.96405229),
-    # The crop of Eigen et al. itself, arXiv:1406.2283: reaches further up, so its numbers are not comparable.
+    # The crop of Eigen et al. itself, arXiv:1406.2283; it reaches further up: not comparable.
     "eigen": Crop(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229),
     # NYU Depth v2 as in Eigen et al., arXiv:1406.2283: rows 45-471, columns 41-601 of 480 x 640; projection leaves
     # the border without truth. Half a pixel on top, so that rounding cannot lose a whole one.

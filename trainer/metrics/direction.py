@@ -1,4 +1,4 @@
-"""The angle between two motions: monocular training must find a direction, the length it cannot know."""
+"""The angle between predicted and true translation: monocular training leaves only the length open."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ NO_DIRECTION_DEG = 90.0  # what a random direction scores on average
 
 
 def direction_error_deg(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Measure the angle between translations (n 3) of any length: (n,) degrees in [0, 180].
+    """Return the angle between translations (n 3) of any length: (n,) degrees in [0, 180].
 
-    A prediction of length 0 has no direction and scores 90. Raises ValueError when a truth has length 0.
+    A prediction of length 0 scores 90. Raises ValueError when a truth has length 0.
     """
     if not np.linalg.norm(truth, axis=-1).all():
         raise ValueError("a true translation has length 0 and therefore no direction: leave it out")
@@ -25,9 +25,8 @@ def direction_error_deg(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def summarise_directions(pred: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Average the angle between predicted and true translations, (b n 3) each, over b images and n supports.
 
-    Returns what result files hold: mean and median in degrees, the mean of a guess that does not look (one
-    direction per support, the mean of the true ones), and counts. A camera that does not move has no
-    direction and is not counted.
+    Returns mean and median in degrees, the mean for a constant guess (the mean true direction of each support), and
+    counts. A camera that does not move is skipped.
     """
     length = np.linalg.norm(truth, axis=-1)
     moves = length > 0  # (b n)

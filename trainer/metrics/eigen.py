@@ -1,4 +1,4 @@
-"""The seven numbers of Eigen et al., arXiv:1406.2283, by which KITTI depth is compared since."""
+"""The seven metrics of Eigen et al., arXiv:1406.2283, the standard for KITTI depth."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from trainer.metrics import METRICS, Metric, MetricSet
 class EigenMetrics(MetricSet):
     """AbsRel, SqRel, RMSE, LogRMSE and the three ratio accuracies of Eigen et al. (arXiv:1406.2283)."""
 
+    source = "Eigen et al., arXiv:1406.2283"
     version = 1
     metrics = (
         Metric("abs_rel", "fraction", legacy="AbsRel"),
@@ -25,8 +26,7 @@ class EigenMetrics(MetricSet):
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         """Score predicted against true depth, both (n,) in metres, positive.
 
-        `sq_rel` divides by the truth, not by its square: historically wrong, kept because every table uses
-        it. The ratio accuracies are strict: a ratio of exactly 1.25 is not below 1.25.
+        `sq_rel` divides by the truth, not by its square: historically wrong, kept because every table uses it.
         """
         error = pred - truth
         ratio = np.maximum(pred / truth, truth / pred)

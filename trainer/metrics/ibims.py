@@ -1,4 +1,4 @@
-"""How sharp and how true depth edges are, and on which side of 10 m things stand: iBims-1, arXiv:1805.01328."""
+"""Accuracy and completeness of depth edges, and directed depth errors: iBims-1, arXiv:1805.01328."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric
 from trainer.runtime.optional import require
 
 PLANE_M = 10.0  # distance of the plane that directed errors refer to
-FAR_PIXELS = 10.0  # a predicted edge that far from every true one is none of them; the score without any edge
+FAR_PIXELS = 10.0  # predicted edges that far from every true one do not count; the score without any edge
 
 
 @METRICS.register("ibims")
@@ -21,6 +21,7 @@ class IbimsMetrics(MapMetricSet):
     the toolbox of iBims does, so that numbers compare with arXiv:2208.01489.
     """
 
+    source = "iBims-1, arXiv:1805.01328; arXiv:2208.01489"
     version = 1
     needs = frozenset({"edges"})
     metrics = (
@@ -40,18 +41,19 @@ class IbimsMetrics(MapMetricSet):
         found = self._canny(log_depth(maps.pred), sigma=1)
         to_truth = distance_transform_edt(~maps.scored)[found]
         to_truth = to_truth[to_truth < FAR_PIXELS]
-        matched = len(to_truth) > 0
+        completeness = accuracy = FAR_PIXELS
+        if len(to_truth):
+            accuracy = float(np.mean(to_truth))
+            completeness = float(np.mean(distance_transform_edt(~found)[maps.scored]))
         return {
             "dir_acc": float(100 * np.mean(near_pred == near_truth)),
             "dir_near": float(100 * np.mean(near_pred & ~near_truth)),
             "dir_far": float(100 * np.mean(~near_pred & near_truth)),
-            "edge_accuracy": float(np.mean(to_truth)) if matched else FAR_PIXELS,
-            "edge_completeness": float(np.mean(distance_transform_edt(~found)[maps.scored]))
-            if matched
-            else FAR_PIXELS,
+            "edge_accuracy": accuracy,
+            "edge_completeness": completeness,
         }
 
 
 def log_depth(depth: np.ndarray) -> np.ndarray:
-    """Natural logarithm of depth (H W) in metres; 0, which is no depth, stays 0."""
+    """Return the natural logarithm of depth (H W) in metres; 0, a missing depth, stays 0."""
     return np.log(depth, out=np.zeros(depth.shape), where=depth > 0)

@@ -1,4 +1,4 @@
-"""The spelling of the result files of the KITTI benchmark (arXiv:2208.01489), for notebooks that read them."""
+"""Rename results to the keys of the result files of the KITTI benchmark (arXiv:2208.01489)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def legacy_rows(
 ) -> dict[str, float] | list[dict[str, Any]]:
     """Rename the items of a result and average them.
 
-    Returns means by name in the order of the metric sets, after `Ratio` (or `Scale`, `Shift`); where an item has a
-    category (`cat`), the list of items instead, as those files hold for SYNS-Patches. Where two metric sets have one
-    name (AbsRel of `eigen` and of `benchmark`), the later set's number stands at the place of the earlier.
+    Returns means by name in the order of the metric sets, after `Ratio` (or `Scale`, `Shift`); if an item has a
+    category (`cat`), the list of items instead, as for SYNS-Patches. When two sets share a name (AbsRel of `eigen` and
+    of `benchmark`), the later set's number takes the place of the earlier.
     """
     rows = [legacy_row(item, protocol) for item in items]
     if any("Cat" in row for row in rows):

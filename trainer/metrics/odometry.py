@@ -1,6 +1,6 @@
-"""How well chained camera motions follow the true path: ATE of short snippets, and KITTI's drift over long ones.
+"""Trajectory errors of chained camera motions: ATE of short snippets, and KITTI's drift over long segments.
 
-A motion T (4 4) maps points of a frame's camera to that of the next frame. A pose (4 4) maps points of the camera to
+A motion (4 4) maps points from the camera of a frame to that of the next. A pose (4 4) maps points from the camera to
 the world, which is the camera of the first frame.
 """
 
@@ -32,11 +32,11 @@ def trajectory(motions: np.ndarray) -> np.ndarray:
 
 
 def snippet_errors(pred: np.ndarray, true: np.ndarray, frames: int = 5) -> np.ndarray:
-    """Absolute trajectory error of every snippet of so many frames, (n - frames + 2,) metres, as SfM-Learner has it.
+    """Return the absolute trajectory error of every snippet of `frames` frames, (n - frames + 2,) metres.
 
     pred, true (n 4 4) are motions. Each snippet starts at the origin and is scaled on its own; its error is the root
-    of the summed squared distances over the number of frames (arXiv:1704.07813: not the root of their mean). Empty
-    when there are fewer frames.
+    of the summed squared distances over the number of frames (SfM-Learner, arXiv:1704.07813: not the root of their
+    mean). Empty for too few frames.
     """
     errors = []
     for start in range(len(pred) - frames + 2):
@@ -47,7 +47,7 @@ def snippet_errors(pred: np.ndarray, true: np.ndarray, frames: int = 5) -> np.nd
 
 
 def scale_to(pred: np.ndarray, true: np.ndarray) -> float:
-    """The factor that brings predicted positions (n 3) nearest to true ones; 1 when they do not move."""
+    """Return the factor that brings predicted positions (n 3) nearest to true ones; 1 when they do not move."""
     power = float(np.sum(pred**2))
     return float(np.sum(pred * true)) / power if power else 1.0
 
@@ -55,10 +55,10 @@ def scale_to(pred: np.ndarray, true: np.ndarray) -> float:
 def segment_errors(
     pred: np.ndarray, true: np.ndarray, lengths: Sequence[float] = LENGTHS_M
 ) -> list[dict[str, float]]:
-    """Drift over segments of the true path, as the development kit of KITTI odometry has it (Geiger, CVPR 2012).
+    """Measure drift over segments of the true path, as the KITTI odometry development kit (Geiger, CVPR 2012).
 
-    pred, true (n 4 4) are poses in metres. A segment starts at every tenth frame and ends where the path has become
-    longer than its length. Returns for each `length_m`, `t_err` (metres per metre) and `r_err` (radians per metre).
+    pred, true (n 4 4) are poses in metres. A segment starts at every tenth frame and ends where the path exceeds its
+    length. Returns for each `length_m`, `t_err` (metres per metre) and `r_err` (radians per metre).
     """
     path = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1))])
     found = []
@@ -76,7 +76,7 @@ def segment_errors(
 
 
 def score_sequence(pred: np.ndarray, true: np.ndarray, frames: int = 5) -> dict[str, Any]:
-    """Score the motions (n 4 4) of one unbroken sequence; what is too short for it is None.
+    """Score the motions (n 4 4) of one unbroken sequence; None for errors that need a longer one.
 
     For the drift the whole path is scaled once, because monocular motion has no unit.
     """
@@ -85,6 +85,7 @@ def score_sequence(pred: np.ndarray, true: np.ndarray, frames: int = 5) -> dict[
     scale = scale_to(ours[:, :3, 3], theirs[:, :3, 3])
     ours[:, :3, 3] *= scale
     segments = segment_errors(ours, theirs)
+    turn = 100 * float(np.degrees(np.mean([s["r_err"] for s in segments]))) if segments else None
     return {
         "frames": len(pred) + 1,
         "path_m": float(np.sum(np.linalg.norm(true[:, :3, 3], axis=1))),
@@ -94,7 +95,5 @@ def score_sequence(pred: np.ndarray, true: np.ndarray, frames: int = 5) -> dict[
         "ate_std_m": float(snippets.std()) if len(snippets) else None,
         "segments": len(segments),
         "t_err_pct": 100 * float(np.mean([s["t_err"] for s in segments])) if segments else None,
-        "r_err_deg_per_100m": 100 * float(np.degrees(np.mean([s["r_err"] for s in segments])))
-        if segments
-        else None,
+        "r_err_deg_per_100m": turn,
     }

@@ -1,4 +1,4 @@
-"""How well predicted surfaces cover true ones: distances between the two point clouds (arXiv:2203.08122)."""
+"""Distances between the point clouds of predicted and true depth (arXiv:2203.08122)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric
 from trainer.runtime.errors import UserError
 
-NEGLIGIBLE = 1e-3  # precision and recall both below: there is nothing to divide by
+NEGLIGIBLE = 1e-3  # precision and recall below it make F-score and IoU unstable
 
 
 @METRICS.register("pointcloud")
@@ -19,6 +19,7 @@ class PointcloudMetrics(MapMetricSet):
     F-score and IoU within 10 and 20 cm. Needs the intrinsics of the image.
     """
 
+    source = "arXiv:2203.08122"
     version = 1
     needs = frozenset({"K"})
     metrics = (
@@ -33,12 +34,10 @@ class PointcloudMetrics(MapMetricSet):
         """Compare the points of the scored pixels. Raises UserError when the image has no intrinsics."""
         if maps.K is None:
             raise UserError(
-                "the metric set 'pointcloud' needs intrinsics, and the items have none: leave it out"
+                "the metric set 'pointcloud' needs intrinsics, which the items lack: leave it out"
             )
         pred, truth = (back_project(depth, maps.scored, maps.K) for depth in (maps.pred, maps.truth))
-        threads = (
-            torch.get_num_threads()
-        )  # a dense map takes seconds on one; launchers set what a process may use
+        threads = torch.get_num_threads()  # as launchers set them; a dense map takes seconds on one
         to_truth, _ = cKDTree(truth).query(pred, workers=threads)
         to_pred, _ = cKDTree(pred).query(truth, workers=threads)
         f_10, iou_10 = overlap(to_truth, to_pred, 0.1)
@@ -53,17 +52,17 @@ class PointcloudMetrics(MapMetricSet):
 
 
 def back_project(depth: np.ndarray, scored: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Turn the marked pixels of depth (H W) into points (n 3): depth * K^-1 (u, v, 1), pixels at integers."""
+    """Back-project the scored pixels of depth (H W) to points (n 3): depth * K^-1 (u, v, 1), pixels at integers."""
     v, u = np.nonzero(scored)
     pixels = np.stack([u, v, np.ones_like(u)]).astype(np.float64)  # (3 n)
     return (np.linalg.solve(K.astype(np.float64), pixels) * depth[scored]).T
 
 
 def overlap(to_truth: np.ndarray, to_pred: np.ndarray, within: float) -> tuple[float, float]:
-    """F-score and IoU, fractions, of points whose nearest neighbour is less than `within` metres away.
+    """Return F-score and IoU, fractions, of points whose nearest neighbour is less than `within` metres away.
 
-    to_truth (n,) are the distances of predicted points, to_pred (m,) those of true ones. Where next to nothing
-    matches, both are the precision.
+    to_truth (n,) are the distances of predicted points, to_pred (m,) those of true ones. If next to nothing matches,
+    both are the precision.
     """
     precision, recall = float(np.mean(to_truth < within)), float(np.mean(to_pred < within))
     if precision < NEGLIGIBLE and recall < NEGLIGIBLE:

@@ -1,4 +1,4 @@
-"""An evaluation protocol: which pixels count, how depth becomes metres, what is measured; printable."""
+"""An evaluation protocol: which pixels count, how depth is aligned, what is measured; printable."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from trainer.runtime.errors import UserError
 HEADLINES = {
     "abs_rel": 1.0,
     "abs_rel_pct": 0.01,
-}  # what predictions and baselines are compared by, as a fraction
-EDGES = "_edges"  # ending of the keys of numbers on true depth edges alone
-# What a protocol is told by name.
+}  # AbsRel, and its factor to a fraction; compares with baselines
+Scores = dict[str, float]  # by key
+
+EDGES = "_edges"  # suffix of the keys of numbers on true depth edges alone
 CHOICES: dict[str, Callable[[], Mapping[str, Any]]] = {
     "alignment": lambda: ALIGNMENTS,
     "crop": lambda: CROPS,
     "metric set": lambda: {name: METRICS.get(name) for name in METRICS.names()},
 }
-FROM_ELSEWHERE = {"metric set": ". One of your own needs its module: --plugins MODULE"}
 
 
 class DepthProtocol:
-    """Which pixels count, how depth becomes metres, and what is measured.
+    """Which pixels count, how depth is aligned, and what is measured.
 
     Args:
         metrics: names of metric sets; one of them must have AbsRel (`eigen` or `benchmark`).
         alignment: a name of `trainer.metrics.align`.
         crop: a name of `trainer.metrics.crop`.
-        min_depth: pixels with min_depth < truth < max_depth count; predictions are clipped to that range, in
-            metres. The truth is not.
+        min_depth: metres; pixels with min_depth < truth < max_depth count, predictions are clipped to that range.
         max_depth: see `min_depth`.
-        flip: whether predictions are blends of those for the image and its mirror image; only stored.
+        flip: whether predictions are blended with those of the mirror image; only stored.
 
     Raises UserError naming the choices when a name is unknown, when two sets give a key different units, and
     when the depth range is empty.
@@ -58,9 +57,7 @@ class DepthProtocol:
         if not 0 < min_depth < max_depth:
             raise UserError(f"evaluation needs 0 < min_depth < max_depth, got {min_depth} and {max_depth} m")
         self.min_depth, self.max_depth, self.flip = float(min_depth), float(max_depth), flip
-        self.sets: dict[str, MetricSet | MapMetricSet] = {
-            name: choose("metric set", name)() for name in metrics
-        }
+        self.sets: dict[str, MetricSet | MapMetricSet] = {n: choose("metric set", n)() for n in metrics}
         self.units = self._units()
         known = [key for key in HEADLINES if key in self.units]
         if not known:
@@ -69,17 +66,17 @@ class DepthProtocol:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the metric sets read beside depth: "K", "edges"."""
+        """Inputs of the metric sets beside depth: "K", "edges"."""
         return frozenset().union(*(s.needs for s in self._map_sets))
 
     @property
     def pixel_keys(self) -> list[str]:
-        """Keys of the sets that need no maps: what baselines have too."""
+        """Keys of the sets that need no maps, which baselines have, too."""
         return list(dict.fromkeys(key for s in self._pixel_sets for key in s.keys))
 
     @property
     def keys(self) -> list[str]:
-        """All keys that an item has when its data set has no edges, in order."""
+        """Keys of an item of a data set without edges, in order."""
         return list(dict.fromkeys(key for s in self.sets.values() if not _on_edges(s) for key in s.keys))
 
     @property
@@ -95,15 +92,15 @@ class DepthProtocol:
         return (truth > self.min_depth) & (truth < self.max_depth) & self.crop.mask(*truth.shape)
 
     def where(self) -> str:
-        """Say in words which pixels count."""
+        """Return in words which pixels count."""
         return f"between {self.min_depth:g} and {self.max_depth:g} m inside the crop {self.names['crop']!r}"
 
     def clip(self, depth: np.ndarray) -> np.ndarray:
         """Clip metres to [min_depth, max_depth]."""
         return np.clip(depth, self.min_depth, self.max_depth)
 
-    def score(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """Metrics of the valid pixels (n,), in metres, of the sets that need no maps. The prediction is clipped."""
+    def score(self, pred: np.ndarray, truth: np.ndarray) -> Scores:
+        """Score the valid pixels (n,), in metres, by the sets that need no maps. Clips the prediction."""
         pred = self.clip(pred)
         return _merged(s.compute(pred, truth) for s in self._pixel_sets)
 
@@ -120,12 +117,12 @@ class DepthProtocol:
             pred: depth (H W) in the unit of the network.
             truth: (H W) metres, 0 = none.
             K: (3 3) intrinsics in pixels of (H, W).
-            edges: (H W) bool, depth edges of the truth. A second pass then scores valid edge pixels alone, aligned
-                on them alone (arXiv:2208.01489); its keys end in `_edges`.
+            edges: (H W) bool, depth edges of the truth. A second pass then aligns and scores valid edge pixels alone
+                (arXiv:2208.01489); its keys end in `_edges`.
 
-        Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels it brings to 0 or below; with
-        a factor that no truth had a say in, `truth_over_prediction`, the ratio of medians; then `unpredicted` and
-        `infinite` pixels of the prediction where there are any; then the metrics. None without a valid pixel.
+        Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels aligned to <= 0; with a factor
+        that ignores the truth, `truth_over_prediction`, the ratio of medians; the numbers of `unpredicted` and
+        `infinite` pixels unless 0; then the metrics. None without a valid pixel.
         """
         valid = self.valid_pixels(truth)
         if not valid.any():
@@ -133,25 +130,23 @@ class DepthProtocol:
         row = self._pass(pred, truth, valid, valid, K, on_edges=False)
         scored = valid & edges if edges is not None else np.zeros_like(valid)
         if scored.any():
-            told = self._pass(pred, truth, scored, valid, K, on_edges=True)
+            found = self._pass(pred, truth, scored, valid, K, on_edges=True)
             own = {key for s in self._map_sets if _on_edges(s) for key in s.keys}
-            row |= {key if key in own else key + EDGES: value for key, value in told.items()}
+            row |= {key if key in own else key + EDGES: value for key, value in found.items()}
         return row
 
-    def mean(
-        self, scores: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None
-    ) -> dict[str, float]:
-        """Mean over images of each metric; images that lack a key do not count for it."""
+    def mean(self, scores: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> Scores:
+        """Average each metric over the images that have it."""
         wanted = [*self.keys, *self.edge_keys] if keys is None else keys
         columns = {key: [score[key] for score in scores if key in score] for key in wanted}
         return {key: float(np.mean(column)) for key, column in columns.items() if column}
 
     def abs_rel(self, scores: Mapping[str, Any]) -> float:
-        """AbsRel among the numbers of a network or a baseline, as a fraction."""
+        """Return AbsRel of a network or a baseline as a fraction."""
         return HEADLINES[self.headline] * float(scores[self.headline])
 
     def describe(self, with_edges: bool = False) -> dict[str, Any]:
-        """The protocol as it is stored beside the numbers; with the pass over depth edges, where there was one."""
+        """Return the protocol as stored beside the numbers; `with_edges` adds the pass over depth edges."""
         edges = {
             "pixels": "valid ones on true depth edges",
             "alignment": "fitted to these pixels alone, for ibims too",
@@ -178,40 +173,35 @@ class DepthProtocol:
         }
 
     def _pass(
-        self,
-        pred: np.ndarray,
-        truth: np.ndarray,
-        scored: np.ndarray,
-        valid: np.ndarray,
-        K: np.ndarray | None,
+        self, pred: np.ndarray, truth: np.ndarray, scored: np.ndarray, valid: np.ndarray, K: np.ndarray | None,
         on_edges: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # fmt: skip
         ours, target = pred[scored], truth[scored].astype(np.float64)
         fit = self.alignment.fit(ours, target)
         metres = fit.apply(ours)
-        row = {"pixels": int(scored.sum()), **self._about(fit, ours, target, metres)}
+        row = {"pixels": int(scored.sum()), **self._facts(fit, ours, target, metres)}
         aligned = self.clip(metres)
         sets = [s for s in self.sets.values() if on_edges or not _on_edges(s)]
         maps: DepthMaps | None = None
-        told = []
+        scores = []
         for metric_set in sets:
             if isinstance(metric_set, MetricSet):
-                told.append(metric_set.compute(aligned, target))
+                scores.append(metric_set.compute(aligned, target))
                 continue
             maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
-            told.append(metric_set.compute(maps))
-        return row | _merged(told)
+            scores.append(metric_set.compute(maps))
+        return row | _merged(scores)
 
-    def _about(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
-        """What is worth knowing of an alignment (n,) beside the metrics."""
-        told: dict[str, Any] = {"factor": fit.scale}
+    def _facts(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
+        """Describe an alignment: pred, truth and aligned metres are (n,)."""
+        facts: dict[str, Any] = {"factor": fit.scale}
         if self.alignment.has_shift:
-            told |= {"shift": fit.shift, "nonpositive": int((metres <= 0).sum())}
+            facts |= {"shift": fit.shift, "nonpositive": int((metres <= 0).sum())}
         elif not self.alignment.constant:
             centre = float(np.median(pred))
-            told["truth_over_prediction"] = float(np.median(truth)) / centre if centre > 0 else None
+            facts["truth_over_prediction"] = float(np.median(truth)) / centre if centre > 0 else None
         odd = {"unpredicted": (pred <= 0).sum(), "infinite": (pred >= INFINITE / 2).sum()}
-        return told | {key: int(count) for key, count in odd.items() if count}
+        return facts | {key: int(count) for key, count in odd.items() if count}
 
     @property
     def _pixel_sets(self) -> list[MetricSet]:
@@ -238,24 +228,21 @@ def _on_edges(metric_set: MetricSet | MapMetricSet) -> bool:
     return isinstance(metric_set, MapMetricSet) and "edges" in metric_set.needs
 
 
-def _merged(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Join what sets measured. Raises ValueError where two mean different numbers by one key."""
-    joined: dict[str, float] = {}
-    for of_set in scores:
-        for key in joined.keys() & of_set.keys():
-            if not np.isclose(joined[key], of_set[key], rtol=1e-9, atol=1e-12, equal_nan=True):
-                raise ValueError(
-                    f"two metric sets give {key!r}: {joined[key]} and {of_set[key]}. Rename one of them"
-                )
-        joined = {**joined, **{key: value for key, value in of_set.items() if key not in joined}}
+def _merged(scores: Iterable[Scores]) -> Scores:
+    """Join the scores of several sets. Raises ValueError when two give different numbers for one key."""
+    joined: Scores = {}
+    for score in scores:
+        for key, value in score.items():
+            before = joined.setdefault(key, value)
+            if before is not value and not np.isclose(before, value, rtol=1e-9, atol=1e-12, equal_nan=True):
+                raise ValueError(f"two metric sets give {key!r}: {before} and {value}. Rename one of them")
     return joined
 
 
 def choose(kind: str, name: str) -> Any:
-    """What a name of `CHOICES` stands for. Raises UserError naming the nearest and all choices."""
+    """Return the choice with that name. Raises UserError naming the nearest and all choices."""
     known = CHOICES[kind]()
+    plugins = ". One of your own needs its module: --plugins MODULE" if kind == "metric set" else ""
     if name not in known:
-        raise UserError(
-            f"{name!r} is not a known {kind}. {did_you_mean(name, known)}{FROM_ELSEWHERE.get(kind, '')}"
-        )
+        raise UserError(f"{name!r} is not a known {kind}. {did_you_mean(name, known)}{plugins}")
     return known[name]

@@ -1,4 +1,4 @@
-"""The five numbers watched during training, one row per image: median scaled, not those of the tables."""
+"""The five metrics monitored during training, per image and median scaled; not those of the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALIDATION_METRICS = tuple(VALIDATION_UNITS)
 
 
 def higher_is_better(name: str) -> bool:
-    """Say whether a larger value of the monitored quantity is the better one: true of accuracies only."""
+    """Return whether a larger value of the monitored quantity is better: true of accuracies only."""
     return "Acc" in name
 
 
@@ -57,9 +57,8 @@ def validation_metrics(
         max_depth: see `min_depth`.
 
     Returns:
-        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has
-        any true depth. The row of an image without is 0 and must not enter a mean. Where a
-        prediction is NaN, so are the errors of its image; its Acc is 0.
+        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has any true
+        depth. Rows of other images are 0 and must not enter a mean. A NaN prediction makes the errors NaN and Acc 0.
     """
     depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
     depth = depth.clamp(min_depth, max_depth)
@@ -79,7 +78,7 @@ def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: floa
     error = pred - truth
     log_error = pred.log() - truth.log()
     ratio = torch.maximum(pred / truth, truth / pred)
-    # The variance is mean(e^2) - mean(e)^2 without its cancellation: the root never sees a negative number.
+    # var: mean(e^2) - mean(e)^2 would cancel and may turn out negative.
     return torch.stack(
         (
             error.abs().mean(),

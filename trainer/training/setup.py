@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
-from trainer.checkpoint import Checkpointer, TrainState
+from trainer.checkpoint import Checkpointer
+from trainer.checkpoint.state import TrainState
 from trainer.config import Config, optimizers
 from trainer.objective import Objective, batchnorm, freezing
 from trainer.objective.compiling import compile_networks

@@ -6,45 +6,21 @@ import io
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from trainer.commands.jobs.preparing import (
-    add_jobs_argument,
-    clean_stale_under,
-    print_problems,
-    spread,
-    store,
-)
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
+from trainer.runtime.files import require_space
 
 _SHARE = 0.3  # of the bytes of a PNG; KITTI has 0.19
 _LEAST_PSNR = 30.0  # dB of the grey values; KITTI has about 42, the next frame of a drive 12 to 17
 
 
-def add_parser(jobs: Any) -> None:
-    """Describe the command line."""
-    parser = jobs.add_parser(
-        "jpeg",
-        help="KITTI's PNG pictures as JPEG",
-        description="Write each PNG picture of KITTI raw beside itself as JPEG, quality 92, 4:2:0, and compare what"
-        " is read back with the original. Readers take the PNG while it is there. The same command continues.",
-        epilog="Example: prepare jpeg --root data/kitti_raw_sync --remove-png",
-    )
-    add = parser.add_argument
-    add(
-        "--root", metavar="DIR", help="folder that is, or contains, kitti_raw_sync; default: the usual places"
-    )
-    add("--check", action="store_true", help="compare the JPEG files of an earlier run, too")
-    add("--remove-png", action="store_true", help="delete each PNG whose JPEG was compared with it")
-    add_jobs_argument(parser)
-    parser.set_defaults(run=run)
-
-
 class Outcome(NamedTuple):
-    """What became of a picture."""
+    """The result for one picture."""
 
     problem: str = ""
     psnr: float = math.inf  # dB
@@ -53,8 +29,7 @@ class Outcome(NamedTuple):
 
 def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     """Convert and compare; return 1 when pictures were broken or came back different."""
-    from trainer.data.kitti_raw.places import find_raw
-    from trainer.runtime.files import require_space
+    from trainer.data.kitti_raw.places import find_raw  # imports torch, which the other processes do without
 
     raw = find_raw(root, "--root")
     pictures = sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/*.png"))
@@ -69,22 +44,19 @@ def run(root: str | None, check: bool, remove_png: bool, jobs: int) -> int:
     if good:
         before, after = (sum(outcome.sizes[i] for outcome in good) / 1e6 for i in (0, 1))
         values = [outcome.psnr for outcome in good]
-        print(
-            f"{before:.1f} MB became {after:.1f} MB; PSNR {sum(values) / len(values):.1f} dB, worst {min(values):.1f}"
-        )
+        mean = sum(values) / len(values)
+        print(f"{before:.1f} MB became {after:.1f} MB; PSNR {mean:.1f} dB, worst {min(values):.1f}")
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     print_problems(problems, "pictures stay PNG", "picture stays PNG")
     if remove_png:
         print(f"{len(good)} PNG files deleted")
     elif good:
-        print(
-            "readers take the PNG files while they are there; --remove-png deletes those that were compared"
-        )
+        print("readers take the PNG files while they exist; --remove-png deletes those that were compared")
     return int(len(good) < len(outcomes))
 
 
 def _is_there(jpg: Path) -> bool:
-    """Tell whether a JPEG is there and ends as one; nothing else is read."""
+    """Check that a JPEG exists and ends as one, without reading the rest."""
     from trainer.data.files.damage import TAIL, is_whole
 
     if not jpg.is_file():
@@ -95,7 +67,7 @@ def _is_there(jpg: Path) -> bool:
 
 
 def _convert(task: tuple[Path, bool]) -> Outcome:
-    """Write the JPEG if it is not there or broken, read it back, compare; delete the PNG if that is wanted."""
+    """Write the JPEG if it is missing or broken, read it back, compare; with `remove` delete the PNG."""
     png, remove = task
     jpg = png.with_suffix(".jpg")
     try:
@@ -109,8 +81,8 @@ def _convert(task: tuple[Path, bool]) -> Outcome:
     back = _read(jpg, content)
     if back.shape != original.shape:
         return Outcome(
-            f"{jpg}: {back.shape[1]}x{back.shape[0]} pixels, {png.name} has other ones. Delete the JPEG and run prepare"
-            " jpeg again"
+            f"{jpg}: {back.shape[1]}x{back.shape[0]} pixels, unlike {png.name}. Delete the JPEG and run prepare jpeg"
+            " again"
         )
     psnr = _psnr(original, back)
     if psnr < _LEAST_PSNR:
@@ -127,8 +99,6 @@ def _convert(task: tuple[Path, bool]) -> Outcome:
 
 
 def _encoded(picture: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
     return buffer.getvalue()
@@ -144,9 +114,6 @@ def _is_readable(path: Path, content: bytes) -> bool:
 
 def _read(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """Decode a picture (h w 3), RGB. Raises ValueError naming the file."""
-    import numpy as np
-    from PIL import Image
-
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
@@ -156,9 +123,6 @@ def _read(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
 
 def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of the grey values in dB: halved colour makes up most of what is lost otherwise."""
-    import numpy as np
-    from PIL import Image
-
     grey, back = (np.asarray(Image.fromarray(picture).convert("L"), np.float64) for picture in (one, other))
     square = float(((grey - back) ** 2).mean())
     return math.inf if square == 0 else 10 * math.log10(255**2 / square)

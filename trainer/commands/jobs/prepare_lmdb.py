@@ -5,47 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from trainer.commands.jobs.preparing import (
-    add_jobs_argument,
-    add_kitti_arguments,
-    print_problems,
-    spread,
-    store,
-)
-
-if TYPE_CHECKING:
-    from trainer.data.kitti_raw.pack import Package
-
-
-def add_parser(jobs: Any) -> None:
-    """Describe the command line."""
-    parser = jobs.add_parser(
-        "lmdb",
-        help="KITTI as LMDB databases",
-        description="Pack KITTI into one LMDB database per drive and sensor, for dataset.type=kitti_lmdb. Pictures"
-        " stay encoded as they are. The same command continues; databases that are complete are left alone.",
-        epilog="Example: prepare lmdb --root data/kitti_raw_sync --out data/kitti_raw_sync_lmdb",
-    )
-    add_kitti_arguments(parser)
-    add = parser.add_argument
-    add("--hints-root", metavar="DIR", help="depth hints; default: in or beside the raw folder")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the databases")
-    add_jobs_argument(parser)
-    parser.set_defaults(run=run)
+from trainer.commands.jobs.preparing import print_problems, spread, store
+from trainer.data.files.lmdb import write_database
+from trainer.data.files.splits import list_splits
+from trainer.data.kitti_raw.files import Listing
+from trainer.data.kitti_raw.pack import Package, capacity, is_packed, list_packages, read_entries
+from trainer.data.kitti_raw.places import open_recordings
+from trainer.runtime.errors import UserError
+from trainer.runtime.files import CannotWrite, make_folder, require_space, why_not
+from trainer.runtime.optional import require
 
 
 def run(root: str | None, depth_root: str | None, hints_root: str | None, out: Path, jobs: int) -> int:
     """Write the databases that are missing or incomplete; return 1 when files were broken and left out."""
-    from trainer.data.files.splits import list_splits
-    from trainer.data.kitti_raw.files import Listing
-    from trainer.data.kitti_raw.pack import capacity, is_packed, list_packages
-    from trainer.data.kitti_raw.places import open_recordings
-    from trainer.runtime.errors import UserError
-    from trainer.runtime.files import make_folder, require_space
-    from trainer.runtime.optional import require
-
     require("lmdb", "lmdb", "Writing LMDB databases")
     raw, recordings = open_recordings(root, depth_root, hints_root)
     if not isinstance(recordings, Listing):
@@ -66,11 +39,7 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
 
 
 def _write(task: tuple[Package, Path]) -> list[str]:
-    """Write a database beside its place and move it there. Returns the files that were left out, and why."""
-    from trainer.data.files.lmdb import write_database
-    from trainer.data.kitti_raw.pack import capacity, read_entries
-    from trainer.runtime.files import CannotWrite, make_folder, why_not
-
+    """Write a database beside its place and move it there; return the files left out, with reasons."""
     package, out = task
     path = out / package.database
     make_folder(path.parent)

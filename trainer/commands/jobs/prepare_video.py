@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from trainer.commands.jobs.preparing import clean_stale_under, store
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainer.data.clips.survey import Survey
-
-_SHORTEST = 3  # frames of a clip: a target and both neighbours
-
-
-def add_parser(jobs: Any) -> None:
-    """Describe the command line."""
-    parser = jobs.add_parser(
-        "video",
-        help="a video as a folder of frames",
-        description="Decode videos, drop frames in which the camera stands, cut them into clips where the scene"
-        " changes, and report frame rate, motion, parallax, sharpness and a frame gap for training. Warns of what"
-        " usually goes wrong. Videos that are done are left alone by the same command.",
-        epilog="Example: prepare video drive.mp4 --out data/my_frames",
-    )
-    add = parser.add_argument
-    add("videos", type=Path, nargs="+", metavar="VIDEO", help="video files")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of clips: <video>-<number>/<10 digits>.jpg",
-    )
-    add("--every", type=int, default=1, metavar="N", help="look at every N-th frame only (default 1)")
-    add("--report-only", action="store_true", help="write no frames")
-    parser.set_defaults(run=run)
+from trainer.data.clips.motion import uneven_share
+from trainer.data.clips.survey import Survey
+from trainer.data.clips.video import Film, jpeg, pixels
+from trainer.runtime.errors import UserError
+from trainer.runtime.optional import require
 
 
 def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
-    """Decode what is not there yet, print a report for each video; return 1 when there are warnings."""
-    from trainer.runtime.errors import UserError
-    from trainer.runtime.optional import require
-
-    require("cv2", "hints", "Decoding videos")
+    """Decode what is missing, print a report for each video; return 1 when there are warnings."""
+    require("av", "video", "Decoding videos")
+    require("cv2", "hints", "Looking through videos")
     if every < 1:
         raise UserError(f"--every must be at least 1, got {every}")
     twice = {path.stem for path in videos if sum(path.stem == other.stem for other in videos) > 1}
@@ -56,7 +31,7 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
         raise UserError(f"videos of the same name: {', '.join(sorted(twice))}. Give each its own --out")
     warned, gaps, problems = False, [], []
     for video in videos:
-        survey = _look_through(video, out, every, report_only)
+        survey = _survey(video, out, every, report_only)
         if isinstance(survey, str):
             problems.append(survey)
             continue
@@ -71,16 +46,12 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
         raise UserError("\n".join(problems))
     if gaps and not report_only:
         print(f"train on them with dataset.type=folder dataset.path={out} dataset.frame_gap={max(gaps)}")
-        print(
-            f"a film does not tell its camera: set dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)"
-        )
+        print(f"the camera is unknown: set dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)")
     return int(warned)
 
 
-def _look_through(video: Path, out: Path, every: int, report_only: bool) -> Survey | str:
-    """What is in a video, from now or an earlier run; or what is wrong with it."""
-    from trainer.runtime.errors import UserError
-
+def _survey(video: Path, out: Path, every: int, report_only: bool) -> Survey | str:
+    """Return the survey of a video, from now or an earlier run, or an error message."""
     try:
         return _done(out, video, every) or _decode(video, out, every, report_only)
     except UserError as error:
@@ -97,22 +68,15 @@ def _place(out: Path, video: Path, clip: int, number: int) -> Path:
 
 def _facts(video: Path, every: int) -> dict[str, Any]:
     stat = video.stat()
-    return {
-        "video": str(video.resolve()),
-        "bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        "every": every,
-    }
+    path = str(video.resolve())
+    return {"video": path, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "every": every}
 
 
 def _done(out: Path, video: Path, every: int) -> Survey | None:
-    """The survey of an earlier run, when the same video was decoded to its end and all its frames are still there.
+    """Return the survey of an earlier run if it decoded the same video to its end and all its frames still exist.
 
-    Raises UserError when frames of another video, or of another choice, are there, all of them or some.
+    Raises UserError when `out` has frames of another video or of another `every`.
     """
-    from trainer.data.clips.survey import Survey
-    from trainer.runtime.errors import UserError
-
     manifest = _manifest(out, video)
     if not manifest.is_file() or not video.is_file():
         return None
@@ -121,9 +85,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
         facts, seen = content["facts"], content["survey"]
         survey = None if seen is None else Survey(**seen)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{manifest} cannot be read ({error}). Remove it to decode the video again"
-        ) from error
+        raise UserError(f"{manifest} cannot be read ({error}). Remove it to decode again") from error
     if facts != _facts(video, every):
         raise UserError(
             f"{out} holds frames of another {video.name}, or with another --every. Choose another --out, or remove"
@@ -136,7 +98,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
 
 
 def _gone(out: Path, video: Path, clips: list[int]) -> int:
-    """Count the frames that an earlier run wrote and that were deleted since; `clips` are the frames of each."""
+    """Count the deleted frames of an earlier run; `clips` has the number of frames of each clip."""
     return sum(
         not _place(out, video, clip, number).is_file()
         for clip, length in enumerate(clips)
@@ -145,35 +107,19 @@ def _gone(out: Path, video: Path, clips: list[int]) -> int:
 
 
 def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
-    """Go through a video once; write the frames that are kept, then the survey."""
-    import cv2
-
-    from trainer.data.clips.survey import Survey
-    from trainer.runtime.errors import UserError
-
+    """Decode a video; write the frames that are kept, then the survey."""
     if not video.is_file():
-        raise UserError(
-            f"{video} is a folder: name the videos in it" if video.is_dir() else f"{video} does not exist"
-        )
-    film = cv2.VideoCapture(str(video))
-    if not film.isOpened():
-        raise UserError(
-            f"{video} is not a video that OpenCV can decode. Convert it: ffmpeg -i {video.name} -c:v libx264 -crf 18"
-            " video.mp4"
-        )
-    size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    announced = max(int(film.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-    survey = Survey(fps=film.get(cv2.CAP_PROP_FPS), size=size, announced=announced)
-    if not report_only:
-        clean_stale_under(out.glob(f"{video.stem}-[0-9]*"))
-        _note(out, video, every, None)
-    try:
-        for clip, number, frame in _kept(_frames(film, survey, every, video.name), survey):
+        problem = "is a folder: name the videos in it" if video.is_dir() else "does not exist"
+        raise UserError(f"{video} {problem}")
+    with Film(video) as film:
+        survey = Survey(fps=film.fps, size=(0, 0), announced=film.announced)
+        if not report_only:
+            clean_stale_under(out.glob(f"{video.stem}-[0-9]*"))
+            _note(out, video, every, None)
+        for clip, number, frame in survey.keep(_frames(film, survey, every, video.name)):
             path = _place(out, video, clip, number)
             if not report_only and not path.is_file():
-                store(path, cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-    finally:
-        film.release()
+                store(path, jpeg(frame))
     if not survey.read:
         raise UserError(f"{video} has no frame that can be decoded. Copy it again")
     if not report_only:
@@ -182,81 +128,21 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
 
 
 def _note(out: Path, video: Path, every: int, survey: Survey | None) -> None:
-    """Say whose frames are in `out`, before the first is written, and what was seen, after the last."""
-    content = {"facts": _facts(video, every), "survey": survey and dataclasses.asdict(survey)}
+    """Write the manifest: whose frames are in `out` before the first one, and the survey after the last."""
+    content = {"facts": _facts(video, every), "survey": survey and asdict(survey)}
     store(_manifest(out, video), json.dumps(content).encode())
 
 
-def _frames(film: Any, survey: Survey, every: int, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Every n-th frame (h w 3), BGR, under a progress bar."""
-    import cv2
-    from tqdm import tqdm
-
-    from trainer.data.clips.survey import uneven_share
-
+def _frames(film: Film, survey: Survey, every: int, name: str) -> Iterator[NDArray[np.uint8]]:
+    """Yield every n-th frame (h w 3), RGB, under a progress bar; count in the survey."""
     times = []
-    with tqdm(total=survey.announced or None, unit="frame", desc=name, disable=None) as bar:
-        while film.grab():
-            bar.update()
-            survey.read += 1
-            times.append(film.get(cv2.CAP_PROP_POS_MSEC))
-            if (survey.read - 1) % every == 0:
-                ok, frame = film.retrieve()
-                if ok:
-                    yield frame
-    survey.uneven = uneven_share(times)
-
-
-def _kept(
-    frames: Iterator[NDArray[np.uint8]], survey: Survey
-) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-    """Give (clip, number, frame) of what is kept, clips being numbered from 0; fills in the survey."""
-    from trainer.data.clips.survey import (
-        CUT,
-        STANDING,
-        Stillness,
-        combing,
-        compare,
-        is_blank,
-        sharpness,
-        small_grey,
-    )
-
-    stillness = Stillness()
-    last: NDArray[np.uint8] | None = None  # grey values of the frame that was kept last
-    waiting: list[NDArray[np.uint8]] = []  # of a clip that is too short so far
-    length = 0
-    for frame in frames:
-        grey = small_grey(frame)
-        if is_blank(grey):
-            survey.blank += 1
+    for frame in tqdm(film, total=film.announced or None, unit="frame", desc=name, disable=None):
+        if frame is None:
             continue
-        if last is not None:
-            difference = compare(last, grey)
-            if difference.found < CUT:
-                survey.cuts += 1
-                survey.too_short += len(waiting)
-                length, waiting = 0, []
-            elif difference.shift < STANDING:
-                survey.standing += 1
-                continue
-            else:
-                survey.shifts.append(difference.shift)
-                survey.parallaxes.append(difference.parallax)
-                survey.flicker.append(difference.brightness)
-        last = grey
-        survey.sharp.append(sharpness(grey))
-        if len(survey.sharp) % 4 == 1:  # as slow as all the rest together
-            survey.combed.append(combing(frame))
-        stillness.add(grey)
-        length += 1
-        waiting.append(frame)
-        if length == _SHORTEST:
-            survey.clips.append(0)
-        if length >= _SHORTEST:
-            for entry in waiting:
-                yield len(survey.clips) - 1, survey.clips[-1], entry
-                survey.clips[-1] += 1
-            waiting = []
-    survey.too_short += len(waiting)
-    survey.still_share, survey.changing = stillness.share(), stillness.changing()
+        times.append(frame.time or 0.0)
+        if survey.read % every == 0:
+            rgb = pixels(frame)
+            survey.size = rgb.shape[1], rgb.shape[0]
+            yield rgb
+        survey.read += 1
+    survey.uneven = uneven_share(times)

@@ -1,7 +1,4 @@
-"""Clips: the numbered pictures of one moving camera. Which files there are, which of them are items, what is missing.
-
-Nothing here decodes a picture.
-"""
+"""Clips, the numbered pictures of one moving camera: list files, choose items, find missing frames. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -33,9 +30,9 @@ class Clip(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One item: a frame of a clip, and where it is asked for; or what is wrong there."""
+    """One item: a frame of a clip, or the problem of a split line."""
 
-    place: str  # "<split file>:<line>", or "" where nobody wrote it down
+    place: str  # "<split file>:<line>", or "" without a split file
     clip: str
     number: int
     problem: str = ""
@@ -44,9 +41,9 @@ class Line(NamedTuple):
 def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequence[str] = PICTURES) -> Clip:
     """List the pictures of a folder, in natural order (frame2 before frame10).
 
-    Numbers are those at the end of the file names, and `step` the commonest difference of two successive ones, unless
-    it is given. Where names have no such numbers, or these follow no rule, frames are counted from 0. Of files that
-    differ in their ending only, the first of `suffixes` is taken; hidden files are not.
+    Numbers are those at the end of the file names, and `step` defaults to the commonest difference of two successive
+    ones. Without such numbers, or a common difference, frames are counted from 0. Of files that differ in their suffix
+    only, the first of `suffixes` is taken; hidden files are skipped.
     """
     with os.scandir(folder) as entries:
         found = [e.name for e in entries if _suffix(e.name) in suffixes and not e.name.startswith(".")]
@@ -61,35 +58,29 @@ def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequen
 
 
 def gaps(clip: Clip) -> int:
-    """Count the places where frames are missing between two that are there."""
-    numbers = sorted(clip.frames)
-    return sum(later - earlier != clip.step for earlier, later in pairwise(numbers))
+    """Count the gaps between the frames."""
+    return sum(later - earlier != clip.step for earlier, later in pairwise(sorted(clip.frames)))
 
 
 def choose_frames(clip: Clip, offsets: Sequence[int], mode: str, val_every: int) -> list[int]:
     """Choose the targets of a mode: frames that have all their neighbours, `offsets` frames away.
 
     Frames are cut into blocks of equal length, at most 50; every `val_every`-th block is for val and test. Training
-    leaves out what lies next to such a block, so that no picture is read by both when validation's supports reach no
-    further than those of training. `val_every` 0: all frames in all modes.
+    skips the frames next to such a block: no picture is read by both, unless supports of validation reach further than
+    those of training. `val_every` 0: all frames in all modes.
     """
     numbers = sorted(clip.frames)
-    whole = [all(n + offset * clip.step in clip.frames for offset in offsets) for n in numbers]
-    if not val_every:
-        return [n for n, is_whole in zip(numbers, whole, strict=True) if is_whole]
-    block = max(1, min(MAX_BLOCK, len(numbers) // val_every))
-    held_out = [i // block % val_every == val_every - 1 for i in range(len(numbers))]
-    if mode != "train":
-        return [
-            n for n, is_whole, is_out in zip(numbers, whole, held_out, strict=True) if is_whole and is_out
-        ]
-    reach = 2 * max(map(abs, offsets), default=0)
-    near = [any(held_out[max(0, i - reach) : i + reach + 1]) for i in range(len(numbers))]
-    return [n for n, is_whole, is_near in zip(numbers, whole, near, strict=True) if is_whole and not is_near]
+    if val_every:
+        block = max(1, min(MAX_BLOCK, len(numbers) // val_every))
+        held_out = [i // block % val_every == val_every - 1 for i in range(len(numbers))]
+        reach = 2 * max(map(abs, offsets), default=0)
+        near = [any(held_out[max(0, i - reach) : i + reach + 1]) for i in range(len(numbers))]
+        numbers = [n for i, n in enumerate(numbers) if (not near[i] if mode == "train" else held_out[i])]
+    return [n for n in numbers if all(n + offset * clip.step in clip.frames for offset in offsets)]
 
 
 def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expected: str) -> list[Line]:
-    """Read a split file, one item per line; `parse` gives clip and number, or None. UserError for no such file."""
+    """Read a split file, one item per line; `parse` returns clip and number, or None. UserError when it is missing."""
     lines = []
     for i, row in read_rows(path, expected):
         found = parse(row)
@@ -100,7 +91,7 @@ def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expec
 
 def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callable[[Line], Mapping[str, tuple[str, int]]]
 ) -> list[str]:  # fmt: skip
-    """List bad lines and frames that are not on disk.
+    """List bad lines and missing frames.
 
     roles: line -> {"target": (clip, number), "support -1": ...}, all pictures of an item.
     """
@@ -113,18 +104,15 @@ def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callabl
             if clip is None or not clip.frames:
                 absent[name] += 1
             elif number not in clip.frames:
+                extent = f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
                 place = f"{line.place}: " if line.place else ""
-                missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {_extent(clip)}")
+                missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {extent}")
     known = did_you_mean("", [name for name, clip in clips.items() if clip.frames])
     problems += [
         f"there are no pictures of {name}: {counted(n, 'frame is', 'frames are')} missing. {known}"
         for name, n in absent.items()
     ]
     return problems + capped(missing, "missing frames")
-
-
-def _extent(clip: Clip) -> str:
-    return f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
 
 
 def _suffix(name: str) -> str:
@@ -137,16 +125,16 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _numbers(stems: Sequence[str]) -> list[int] | None:
-    """The numbers at the end of names that are alike before them; None when there are none, or one occurs twice."""
+    """Return the numbers at the end of names with a common beginning; None without, or when one occurs twice."""
     found = [re.fullmatch(r"(.*?)(\d+)", stem.lower()) for stem in stems]
-    if not all(found) or len({match[1] for match in found if match}) != 1:
-        return None
     numbers = [int(match[2]) for match in found if match]
-    return numbers if len(set(numbers)) == len(numbers) else None
+    if len(set(numbers)) < len(stems) or len({match[1] for match in found if match}) != 1:
+        return None
+    return numbers
 
 
 def _usual_step(numbers: Iterable[int]) -> int | None:
-    """The difference that at least half of the neighbours have; None without one, as for time stamps."""
+    """Return the difference of at least half of the neighbours; None without one, as for time stamps."""
     ordered = sorted(numbers)
     steps = Counter(b - a for a, b in pairwise(ordered))
     if not steps:

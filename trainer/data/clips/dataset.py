@@ -1,4 +1,4 @@
-"""Data sets made of clips: a target and the frames around it, found, checked and read in the same way."""
+"""The base of data sets of clips, whose items are a target and the frames around it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.runtime.errors import UserError
 
 
 class ClipDataset(RecordedDataset):
-    """Items are frames of clips. A subclass finds `clips` and hands over its items with `_set_items`."""
+    """Items are frames of clips. A subclass finds `clips` and passes its items to `_set_items`."""
 
     clips: Mapping[str, Clip]
     lines: Sequence[Line]
@@ -59,7 +59,7 @@ class ClipDataset(RecordedDataset):
         return line.place if line.problem else f"{line.clip}/{line.number}"
 
     def check(self) -> list[str]:
-        """List bad lines, and pictures that are not on disk, cut short, or of another size or kind than the others."""
+        """List bad lines, and pictures that are missing, cut short, or of another size or kind than the others."""
         problems = check_lines(self.lines, self.clips, self._roles)
         used: dict[str, dict[str, None]] = {}
         for line in self.lines:
@@ -72,17 +72,14 @@ class ClipDataset(RecordedDataset):
         return problems + find_odd_pictures(used, {name: self._native_size(name) for name in used})
 
     def notes(self) -> list[str]:
-        """Say where clips have gaps, which no item reaches across, or names that show none."""
+        """Report gaps in clips, which no item spans, and clips whose names show none."""
         found = {name: gaps(clip) for name, clip in self.clips.items() if clip.frames}
         uncounted = [name for name, clip in self.clips.items() if clip.counted and len(clip.frames) > 1]
+        order = "the names of its pictures are not numbered in one row: taken in natural order, as if none were missing"
         return [
             *super().notes(),
             *(f"{name}: {counted(n, 'gap')} in the numbers of its frames" for name, n in found.items() if n),
-            *(
-                f"{name}: the names of its pictures are not numbered in one row: taken in natural order, as if none"
-                " were missing"
-                for name in uncounted
-            ),
+            *(f"{name}: {order}" for name in uncounted),
         ]
 
     def _support(self, line: Line, offset: int) -> tuple[str, int]:
@@ -108,9 +105,7 @@ class ClipDataset(RecordedDataset):
         for role, (name, number) in self._roles(line).items():
             path = self._find(name, number)
             if path is None:
-                raise DataError(
-                    f"{role} {name}/{number} is missing: no such picture. Remove the item from the split"
-                )
+                raise DataError(f"{role} {name}/{number} is missing. Remove the item from the split")
             paths[role] = path
         with self.stage("Image"):
             target = read_image(paths.pop("target"), self.size)
@@ -119,7 +114,7 @@ class ClipDataset(RecordedDataset):
         return line, target, supports
 
     def _native_size(self, name: str) -> tuple[int, int]:
-        """(width, height) of the pictures of a clip, from the header of the first. Raises DataError."""
+        """Return (width, height) of the pictures of a clip, from the header of the first. Raises DataError."""
         if name not in self._sizes:
             self._sizes[name] = picture_size(next(iter(self.clips[name].frames.values())))
         return self._sizes[name]
@@ -135,7 +130,7 @@ def picture_size(path: str) -> tuple[int, int]:
 
 
 def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
-    """Say that K (3 3) seems to belong to pictures of another (width, height), for notes; "" where it may be right."""
+    """Return a note that K (3 3) seems to belong to pictures of another (width, height), or ""."""
     width, height = size
     cx, cy = K[0, 2], K[1, 2]
     if abs(cx - width / 2) < width / 4 and abs(cy - height / 2) < height / 4:
@@ -151,14 +146,12 @@ def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
 
 
 def refuse_stereo(supp_idxs: Sequence[int], what: str) -> None:
-    """Raise UserError when the stereo partner is asked of a single camera."""
+    """Raise UserError when the stereo partner of a single camera is requested."""
     if 0 in supp_idxs:
-        raise UserError(
-            f"dataset.supp_idxs has 0, the stereo partner, but {what} is one camera. Remove the 0"
-        )
+        raise UserError(f"dataset.supp_idxs has 0, the stereo partner, but {what} is one camera. Remove it")
 
 
 def refuse_hints(use_hints: bool, what: str) -> None:
-    """Raise UserError when depth hints are asked of a data set that has none."""
+    """Raise UserError when depth hints are requested of a data set without them."""
     if use_hints:
         raise UserError(f"dataset.use_hints: {what} has no depth hints. Set it to false")

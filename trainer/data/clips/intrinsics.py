@@ -15,13 +15,13 @@ from trainer.runtime.errors import UserError
 
 Array = NDArray[Any]
 
-_NORMALISED = 8.0  # in widths of the picture this is a view of 7 degrees; in pixels, cameras have more
+_NORMALISED = 8.0  # focal length in picture widths, a view of 7 degrees; in pixels, cameras have more
 
 
 def read_intrinsics(path: Path) -> Array:
     """Read K (3 3): nine numbers row by row, four (`fx fy cx cy`), or the sixteen of a 4x4 matrix.
 
-    Raises UserError naming the file when it is something else, no camera, or not in pixels.
+    Raises UserError naming the file for other contents, an impossible camera, or K that is not in pixels.
     """
     try:
         numbers = [float(word) for word in path.read_text(encoding="utf-8-sig").replace(",", " ").split()]
@@ -34,9 +34,7 @@ def read_intrinsics(path: Path) -> Array:
         side = math.isqrt(len(numbers))
         K = np.array(numbers).reshape(side, side)[:3, :3].copy()
     else:
-        raise UserError(
-            f"{path}: expected fx fy cx cy, or a matrix of 3x3 numbers, got {len(numbers)} numbers"
-        )
+        raise UserError(f"{path}: expected fx fy cx cy, or a 3x3 matrix, got {len(numbers)} numbers")
     upper = not K[1, 0] and K[2].tolist() == [0, 0, 1]
     if not (np.isfinite(K).all() and upper and K[0, 0] > 0 and K[1, 1] > 0):
         raise UserError(f"{path}: {K.tolist()} is no camera: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")

@@ -1,7 +1,4 @@
-"""Calibration and pose files of KITTI odometry, and what follows from them.
-
-A. Geiger et al., CVPR 2012, and the development kit of the odometry benchmark.
-"""
+"""Calibration and pose files of KITTI odometry (A. Geiger et al., CVPR 2012, and its development kit)."""
 
 from __future__ import annotations
 
@@ -16,10 +13,12 @@ from trainer.data.base import DataError
 
 Array = NDArray[Any]
 
+_UNPACK = "Unpack the calibration archive of the benchmark"
+
 
 @dataclass(frozen=True)
 class Rig:
-    """The cameras of a sequence: 0 and 1 grey, 2 and 3 colour, left and right of each."""
+    """The cameras of a sequence: 0 and 1 grey, 2 and 3 colour, left and right."""
 
     path: Path
     P: dict[int, Array]  # (3 4) rectified camera 0, metres -> homogeneous pixels
@@ -50,34 +49,28 @@ class Rig:
 
 
 def read_rig(path: Path) -> Rig:
-    """Read calib.txt: lines `P0: ...` to `P3: ...` and `Tr: ...` of 12 numbers, as many as there are. DataError."""
+    """Read calib.txt: lines `P0: ...` to `P3: ...` and `Tr: ...` of 12 numbers, all optional. Raises DataError."""
     try:
         rows = dict(row.split(":", 1) for row in path.read_text(encoding="utf-8").splitlines() if ":" in row)
         values = {key.strip(): np.array([float(n) for n in row.split()]) for key, row in rows.items()}
         matrices = {key: row.reshape(3, 4) for key, row in values.items()}
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}). Unpack the calibration archive of the benchmark"
-        ) from error
+        raise DataError(f"{path} cannot be read ({error}). {_UNPACK}") from error
     P = {int(key[1]): matrix for key, matrix in matrices.items() if key in ("P0", "P1", "P2", "P3")}
     for name, matrix in matrices.items():
-        _refuse_nonsense(name, matrix, is_camera=name in ("P0", "P1", "P2", "P3"), path=path)
+        if not np.isfinite(matrix).all():
+            raise DataError(f"{path}: {name} is not finite. {_UNPACK}")
+    for number, matrix in P.items():
+        if min(matrix[0, 0], matrix[1, 1]) <= 0 or matrix[2, :3].tolist() != [0, 0, 1]:
+            expected = "fx s cx ., 0 fy cy ., 0 0 1 . with positive focal lengths"
+            raise DataError(f"{path}: P{number} is no camera: expected {expected}")
     return Rig(path, P, matrices.get("Tr"))
-
-
-def _refuse_nonsense(name: str, matrix: Array, is_camera: bool, path: Path) -> None:
-    if not np.isfinite(matrix).all():
-        raise DataError(f"{path}: {name} is not finite. Unpack the calibration archive of the benchmark")
-    if is_camera and (min(matrix[0, 0], matrix[1, 1]) <= 0 or matrix[2, :3].tolist() != [0, 0, 1]):
-        raise DataError(
-            f"{path}: {name} is no camera: expected fx s cx ., 0 fy cy ., 0 0 1 . with positive focal lengths"
-        )
 
 
 def read_poses(path: Path) -> Array:
     """Read poses, one frame per line as 12 (3x4) or 16 numbers (4x4) by rows: (n 4 4) camera -> world, metres.
 
-    Raises DataError naming the line that is something else.
+    Raises DataError naming the first other line.
     """
     poses = []
     try:

@@ -1,13 +1,14 @@
-"""Frames of a video file: decoded once into a folder of pictures, because only those can be read in any order.
+"""Frames of a video file, decoded once into a folder of pictures: only these can be read in any order.
 
-Seeking in a video decodes everything since the last key frame, and is not exact with every codec; several workers
-reading shuffled items would decode the film again and again.
+Seeking in a video decodes everything since the last key frame; workers that read shuffled items would decode the film
+again and again.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageStat
 from tqdm import tqdm
 
@@ -23,17 +26,17 @@ from trainer.runtime.errors import UserError
 from trainer.runtime.optional import require
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv")
-_QUALITY = 95  # of the JPEG files
+_THREADS = 4  # of the decoder: an error near the end of a film loses at most as many frames behind it
+_CONVERT = "Copy it again or convert it: ffmpeg -i VIDEO -c:v libx264 -crf 18 video.mp4"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some network file systems
 _log = logging.getLogger(__name__)
 
 
 def extract_frames(video: Path, cache: Path) -> Path:
-    """Decode a video into `<cache>/<name>-<digest>/<7 digits>.jpg` and return the folder; at once if it is there.
+    """Decode a video into `<cache>/<name>-<digest>/<7 digits>.jpg`, unless it is complete, and return the folder.
 
-    The digest is that of path, size and time of the file. Several processes may call this together: one decodes, the
-    others wait. What was interrupted, or has lost frames, is completed. Raises UserError when the file is no video or
-    cannot be cached.
+    The digest is that of path, size and time of the file. Of several processes one decodes, the others wait. A folder
+    that was interrupted or lost frames is completed. Raises UserError when the file is no video or cannot be cached.
     """
     try:
         facts = video.stat()
@@ -58,43 +61,93 @@ def extract_frames(video: Path, cache: Path) -> Path:
 
 
 def _decode(video: Path, folder: Path) -> None:
-    """Write the frames that `folder` does not have yet."""
-    cv2 = require("cv2", "hints", f"reading the video {video}")
-    film = cv2.VideoCapture(str(video))
-    try:
-        done = max((int(path.stem) for path in folder.glob("*.jpg")), default=0)  # the last may be cut short
-        announced = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
-        with tqdm(total=max(announced, 0) or None, desc=f"frames of {video.name}", disable=None) as bar:
-            number = 0
-            while film.grab():
-                path = folder / f"{number:07d}.jpg"
-                if number >= done or not path.is_file():
-                    _keep(film, path)
-                number += 1
-                bar.update()
-    finally:
-        film.release()
+    """Write the frames that `folder` lacks; a frame that cannot be decoded leaves a gap in the numbers."""
+    done = max((int(path.stem) for path in folder.glob("*.jpg")), default=0)  # the last may be cut short
+    number = 0
+    with Film(video) as film, tqdm(total=film.announced or None, desc=video.name, disable=None) as bar:
+        for number, frame in enumerate(film, 1):
+            path = folder / f"{number - 1:07d}.jpg"
+            if frame is not None and (number > done or not path.is_file()):
+                path.write_bytes(jpeg(pixels(frame)))
+            bar.update()
     written = sorted(folder.glob("*.jpg"))
     if not written:
-        raise UserError(f"{video}: not one frame can be decoded. Is it a video, and whole?")
+        raise UserError(f"{video}: no frame can be decoded. Copy the file again")
     if all(_is_flat(written[place]) for place in (0, len(written) // 2, -1)):
-        raise UserError(
-            f"{video}: its frames come out empty, as those of some interlaced films do. Convert it:"
-            f" ffmpeg -i {video.name} -vf yadif -c:v libx264 -crf 18 video.mp4"
-        )
-    (folder / "frames.txt").write_text(f"{len(written)} {max(announced, number)}\n")
+        raise UserError(f"{video}: its frames are blank. Choose another film")
+    (folder / "frames.txt").write_text(f"{len(written)} {max(film.announced, number)}\n")
 
 
-def _keep(film: Any, path: Path) -> None:
-    """Write the grabbed frame; one that cannot be decoded leaves a gap. Raises OSError, which says why."""
-    cv2 = require("cv2", "hints", "reading videos")
-    okay, frame = film.retrieve()
-    if okay:
-        path.write_bytes(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+class Film:
+    """A video file, to be decoded once from its beginning. Use it in a `with` block.
+
+    PyAV and not OpenCV: the pixels are the same, but OpenCV stops at the first frame that it cannot decode and returns
+    uninitialised memory for interlaced films.
+
+    Raises UserError when FFmpeg cannot open the file.
+    """
+
+    def __init__(self, path: Path):
+        self._av = require("av", "video", f"Reading the video {path}")
+        try:
+            self._container = self._av.open(str(path))
+        except self._av.FFmpegError as error:
+            why = error.strerror
+            raise UserError(f"{path} is not a video that FFmpeg can decode ({why}). {_CONVERT}") from error
+        stream = self._container.streams.best("video")
+        if stream is None:
+            self._container.close()
+            raise UserError(f"{path} has no video in it. {_CONVERT}")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = _THREADS
+        self._stream = stream
+        self.fps = float(stream.average_rate or 0)
+        seconds = (self._container.duration or 0) / self._av.time_base
+        self.announced: int = max(stream.frames or round(seconds * self.fps), 0)
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield every frame (`av.VideoFrame`) in order of presentation, and None for one that cannot be decoded."""
+        lost, late = 0, 0.0
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                except self._av.FFmpegError:
+                    lost += 1
+                    continue
+                for frame in frames:
+                    # Where frames are reordered, the error comes before frames ahead of the gap.
+                    if lost and (frame.time is None or frame.time > late):
+                        yield from [None] * lost
+                        lost = 0
+                    late = (frame.time or 0.0) + 1.5 / (self.fps or 25)
+                    yield frame
+        except self._av.FFmpegError as error:
+            _log.debug("%s ends early: %s", self._container.name, error)
+        yield from [None] * lost
+
+
+def pixels(frame: Any) -> NDArray[np.uint8]:
+    """Convert a frame of a `Film` to RGB (h w 3), upright as its rotation tag says."""
+    rgb = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90))) if frame.rotation else rgb
+
+
+def jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    """Encode RGB (h w 3) as JPEG of quality 95, 4:2:0."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
+    return buffer.getvalue()
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether all frames are there: disks for scratch files are cleaned of what is old."""
+    """Return whether no frame is missing: old files on scratch disks may be deleted."""
     summary = folder / "frames.txt"
     count = str(len(list(folder.glob("*.jpg"))))
     match summary.read_text().split() if summary.is_file() else ():
@@ -109,14 +162,14 @@ def _is_flat(path: Path) -> bool:
 
 
 def lost_frames(folder: Path) -> int:
-    """Tell how many frames the video announced but did not hold; a few are common, many mean a damaged file."""
+    """Count the frames that the video announced but did not hold; a few are common, many mean a damaged file."""
     decoded, announced = map(int, (folder / "frames.txt").read_text().split())
     return max(announced - decoded, 0)
 
 
 def unfinished(folder: Path) -> list[str]:
-    """Name the videos that `prepare video` began to write into `folder` and was stopped in, and how to finish them."""
-    return [told for manifest in sorted(folder.glob(".*.json")) if (told := _unfinished(manifest))]
+    """List the videos that a stopped `prepare video` wrote only in part into `folder`, and how to finish them."""
+    return [note for manifest in sorted(folder.glob(".*.json")) if (note := _unfinished(manifest))]
 
 
 def _unfinished(manifest: Path) -> str:
@@ -124,24 +177,22 @@ def _unfinished(manifest: Path) -> str:
         match json.loads(manifest.read_text()):
             case {"facts": {"video": str(video), "every": int(every)}, "survey": None}:
                 option = f" --every {every}" if every != 1 else ""
-                return (
-                    f"{video} was not decoded to its end. Finish it: prepare video {video} --out"
-                    f" {manifest.parent}{option}"
-                )
+                command = f"prepare video {video} --out {manifest.parent}{option}"
+                return f"{video} was not decoded to its end. Finish it: {command}"
     except (OSError, ValueError) as error:
         _log.debug("%s is not of prepare video: %s", manifest, error)
     return ""
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/monodepth_trainer/frames`, or that in ~/.cache."""
+    """Return `$XDG_CACHE_HOME/monodepth_trainer/frames`, or that in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "monodepth_trainer" / "frames"
 
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that dies with its process; a warning where there are none."""
+    """Hold a lock that dies with its process; warn where the file system has no locks."""
     with open(lock, "w") as file:
         try:
             import fcntl  # POSIX only

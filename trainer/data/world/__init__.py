@@ -1,1 +1,1 @@
-"""Ray-cast scenes: layouts, objects, materials, shading. The synthetic data set is drawn from them."""
+"""Ray-cast scenes for the synthetic data set: layouts, objects, materials, shading."""

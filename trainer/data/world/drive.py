@@ -1,7 +1,4 @@
-"""Where the camera is in every frame of a drive: forward at a steady pace, swaying and turning a little.
-
-Closed formulas in the frame number, so that any frame is found without the frames before it.
-"""
+"""The path of the camera: forward at a steady pace, swaying and turning a little; a formula of the frame number."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PAD = 5  # frames: how far before the first and after the last frame of a drive supports may be taken
+PAD = 5  # frames before the first and after the last frame of a drive that supports may take
 
 
 @dataclass(frozen=True)
 class Drive:
-    """A left camera's way along the street. Frame numbers may be any real number."""
+    """The path of a left camera along the street. Frame numbers may be any real number."""
 
     height: float  # metres above the ground
     speed: float  # metres per frame, 0 = standing
@@ -40,7 +37,7 @@ class Drive:
         )
 
     def pose(self, frame: float) -> NDArray[np.float64]:
-        """Camera-to-world motion (4 4) of the left camera, metres."""
+        """Return the camera-to-world motion (4 4) of the left camera, metres."""
         yaw, pitch, roll = (self.turn * np.sin(2 * np.pi * frame / self.period + self.phase)).sum(axis=1)
         side = self.sway * np.sin(2 * np.pi * frame / 15.0 + self.phase[0, 0])
         T = np.eye(4)
@@ -49,7 +46,7 @@ class Drive:
         return T
 
     def reach(self, frames: int) -> tuple[float, float]:
-        """First and last z that the camera sees on `frames` frames with their supports, metres."""
+        """Return the first and last z of the camera over `frames` frames and their supports, metres."""
         return -PAD * self.speed, (frames - 1 + PAD) * self.speed
 
 

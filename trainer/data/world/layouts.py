@@ -1,7 +1,7 @@
-"""Furnishing of scenes: streets and corridors whose widths, heights and contents differ widely.
+"""Furnish scenes: streets and corridors whose widths, heights and contents differ widely.
 
 Sizes of things (storeys, cars, people, doors) hardly vary, and everything stands on the ground, seen from a
-nearly constant height: these are the cues that a network can carry over to a scene it has not seen.
+nearly constant height: cues that a network can carry over to new scenes.
 """
 
 from __future__ import annotations
@@ -24,27 +24,20 @@ ROAD_CAMERA_HEIGHT = 1.65  # metres, KITTI (Geiger, IJRR 2013)
 CORRIDOR_CAMERA_HEIGHT = 1.5
 CORRIDOR_PACE = 0.4  # speed indoors relative to the road
 VIEW_DISTANCE = 90.0  # metres of furnished street beyond the end of the drive
-LANE_HALF = 1.7  # metres kept free to both sides of the camera's way
+LANE_HALF = 1.7  # metres kept free on both sides of the camera's path
 
 Rng = np.random.Generator
+Array = NDArray[np.float64]
 SceneKind = Literal["road", "corridor", "mixed"]
 Layout = Callable[[Rng, int, float, float, int, float], Scene]
 
-
 _RANGES = {
-    "motion": (0, 10),
-    "rotation": (0, 20),
-    "moving_objects": (0, 100),
-    "standing": (0, 1),
-    "clutter": (0, 2),
-}
+    "motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1), "clutter": (0, 2)
+}  # fmt: skip
 
 
 def check_drive_options(name_of: Callable[[str], str], **values: float) -> None:
-    """Raise UserError when motion, rotation, moving_objects, standing or clutter is out of range.
-
-    `name_of` turns a key into what the user calls it.
-    """
+    """Raise UserError when a value of `_RANGES` is out of range; `name_of` turns its key into its option."""
     for key, value in values.items():
         low, high = _RANGES[key]
         if not low <= value <= high:
@@ -52,19 +45,13 @@ def check_drive_options(name_of: Callable[[str], str], **values: float) -> None:
 
 
 def draw_scene(
-    seed: Sequence[int],
-    kind: SceneKind,
-    frames: int,
-    motion: float,
-    rotation: float,
-    moving_objects: int,
-    standing: float,
-    clutter: float = 1.0,
-) -> Scene:
-    """Draw a scene for a drive of `frames` frames; a function of its arguments and of nothing else.
+    seed: Sequence[int], kind: SceneKind, frames: int, motion: float, rotation: float, moving_objects: int,
+    standing: float, clutter: float = 1.0,
+) -> Scene:  # fmt: skip
+    """Draw a scene for a drive of `frames` frames, a function of the arguments alone.
 
-    motion: mean metres per frame on the road; rotation: degrees; standing: probability that the camera does
-    not move; clutter: how many things stand around, 1 = as usual.
+    motion: mean metres per frame on the road; rotation: degrees; standing: probability of a camera that does not move;
+    clutter: density of objects, 1 = as usual.
     """
     rng = np.random.default_rng(list(seed))
     layouts: dict[str, Layout] = {"road": road, "corridor": corridor}
@@ -75,9 +62,7 @@ def draw_scene(
     return layout(rng, frames, 0.0 if stands else speed, rotation, moving_objects, clutter)
 
 
-def average_intrinsics(
-    size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)
-) -> NDArray[np.float64]:
+def average_intrinsics(size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)) -> Array:
     """Return K (3 3) in pixels of size (w, h), the principal point in the middle.
 
     focal: in widths and heights; the default is KITTI's average (Monodepth2, arXiv:1806.01260).
@@ -94,17 +79,14 @@ def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: i
     stage = _outdoors(rng, end + VIEW_DISTANCE + 10.0, edges[0])
     for side, edge in zip((-1, 1), edges, strict=True):
         _street_side(rng, stage, side, edge, start - 25.0, end + VIEW_DISTANCE, clutter)
-    _obstacles(
-        rng, stage, edges, end + (25.0 if moving_objects else 5.0), clutter
-    )  # not in front of those who move
+    # beyond the moving objects
+    _obstacles(rng, stage, edges, end + (25.0 if moving_objects else 5.0), clutter)
     for _ in range(moving_objects):
         _moving_road_user(rng, stage, edges, drive, frames)
     return Scene.finish(stage, drive, int(rng.integers(2**31)))
 
 
-def corridor(
-    rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float
-) -> Scene:
+def corridor(rng: Rng, frames: int, speed: float, rotation: float, walkers: int, clutter: float) -> Scene:
     """Furnish a corridor; the camera moves at `CORRIDOR_PACE` of the speed."""
     drive = Drive.draw(rng, CORRIDOR_CAMERA_HEIGHT + rng.normal(0.0, 0.05), CORRIDOR_PACE * speed, rotation)
     start, end = drive.reach(frames)
@@ -125,9 +107,7 @@ def corridor(
     for _ in range(round(clutter * rng.integers(0, 4))):
         if end + 2.0 < z_wall - 1.0:
             _loose_thing(rng, stage, rng.uniform(*free), rng.uniform(end + 2.0, z_wall - 1.0))
-    for _ in range(
-        moving_objects
-    ):  # people who keep ahead of us and cross the corridor around a random frame
+    for _ in range(walkers):  # people who keep ahead and cross the corridor around a random frame
         ahead = rng.uniform(2.0, np.clip(z_wall - end - 0.5, 2.1, 9.0))
         pace = rng.uniform(0.05, 0.12) * rng.choice([-1, 1])
         x = rng.uniform(*free) - pace * rng.uniform(0.0, frames - 1.0)
@@ -171,8 +151,8 @@ def _indoors(rng: Rng, z_background: float) -> Stage:
 
 
 def _street_side(
-    rng: Rng, stage: Stage, side: int, edge: float, z_start: float, z_end: float, clutter: float
-) -> None:
+    rng: Rng, stage: Stage, side: int, edge: float, z_start: float, z_end: float, clutter: float,
+) -> None:  # fmt: skip
     """Furnish one side: kerb, then a front of houses or trees behind a hedge, parked cars, poles, people."""
     walk = 0.4 * 50.0 ** rng.uniform()  # 0.4 m to 20 m between carriageway and front: lanes and squares
     front = abs(edge) + walk
@@ -226,22 +206,18 @@ def _park(rng: Rng, stage: Stage, side: int, front: float, z_start: float, z_end
 
 
 def _obstacles(rng: Rng, stage: Stage, edges: tuple[float, float], z_free: float, clutter: float) -> None:
-    """Perhaps close the view: something in the lane, a house across the street."""
+    """Add, at random, a vehicle in the lane and a house across the street."""
     if rng.random() < 0.6 * clutter:
         put = car if rng.random() < 0.6 else truck
         put(rng, stage, rng.uniform(edges[0] + 1.0, edges[1] - 1.0), z_free + rng.exponential(8.0), heading=1)
     if rng.random() < 0.5 * clutter:
         z = z_free + rng.exponential(18.0)
-        stage.add(
-            facade(rng),
-            rng.uniform(-10.0, 10.0),
-            z + 5.0,
-            (rng.uniform(20.0, 60.0), rng.uniform(5.0, 14.0), 10.0),
-        )
+        front, x = facade(rng), rng.uniform(-10.0, 10.0)
+        stage.add(front, x, z + 5.0, (rng.uniform(20.0, 60.0), rng.uniform(5.0, 14.0), 10.0))
 
 
 def _moving_road_user(rng: Rng, stage: Stage, edges: tuple[float, float], drive: Drive, frames: int) -> None:
-    """Add a car ahead at our pace, an oncoming car, or somebody crossing, in view around a random frame."""
+    """Add a car ahead at the camera's pace, an oncoming car, or a crossing person, in view around a random frame."""
     pace = max(drive.speed, 0.3)
     frame = rng.uniform(0.0, frames - 1.0)
     kind = rng.integers(3)
@@ -258,15 +234,8 @@ def _moving_road_user(rng: Rng, stage: Stage, edges: tuple[float, float], drive:
 
 
 def _corridor_side(
-    rng: Rng,
-    stage: Stage,
-    side: int,
-    wall: float,
-    z_start: float,
-    z_end: float,
-    ceiling: float,
-    clutter: float,
-) -> None:
+    rng: Rng, stage: Stage, side: int, wall: float, z_start: float, z_end: float, ceiling: float, clutter: float
+) -> None:  # fmt: skip
     """Furnish one side of a corridor: wall pieces with niches, cupboards and crates along them."""
     paint, niches = wall_paint(rng), rng.uniform(0.0, 0.6)
     z = z_start

@@ -1,4 +1,4 @@
-"""Materials: what walls, grounds and furniture look like, drawn at random within what is usual."""
+"""Random materials of walls, grounds and furniture."""
 
 from __future__ import annotations
 
@@ -10,22 +10,18 @@ Rng = np.random.Generator
 
 
 def grey(rng: Rng, low: float, high: float) -> Colour:
-    """A nearly neutral colour with a brightness between `low` and `high`."""
+    """Draw a nearly neutral colour with a brightness between `low` and `high`."""
     level = rng.uniform(low, high)
     r, g, b = level * rng.uniform(0.85, 1.15, 3)
     return r, g, b
 
 
 def facade(rng: Rng) -> Material:
-    """A house front with windows, a storey every 3 m."""
+    """Draw a house front with windows, a storey every 3 m."""
     glass = rng.uniform(0.02, 0.12)
     colour = [
-        (0.5, 0.46, 0.36),
-        (0.36, 0.16, 0.1),
-        (0.55, 0.55, 0.52),
-        (0.42, 0.32, 0.18),
-        (0.25, 0.26, 0.28),
-    ]
+        (0.5, 0.46, 0.36), (0.36, 0.16, 0.1), (0.55, 0.55, 0.52), (0.42, 0.32, 0.18), (0.25, 0.26, 0.28)
+    ]  # fmt: skip
     r, g, b = np.array(colour[rng.integers(len(colour))]) * rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
     return Material(
         (r, g, b), grain=rng.uniform(0.12, 0.3), grain_amount=rng.uniform(0.12, 0.22),
@@ -37,7 +33,7 @@ def facade(rng: Rng) -> Material:
 
 
 def wall_paint(rng: Rng) -> Material:
-    """A corridor wall, perhaps with doors."""
+    """Draw a corridor wall, perhaps with doors."""
     return Material(
         grey(rng, 0.2, 0.6), grain=rng.uniform(0.08, 0.16),
         streak=(rng.uniform(0.3, 1.0), rng.uniform(0.3, 1.0)),
@@ -47,7 +43,7 @@ def wall_paint(rng: Rng) -> Material:
 
 
 def paving(rng: Rng) -> Material:
-    """Slabs of stone."""
+    """Draw slabs of stone."""
     side = rng.uniform(0.5, 1.2)
     return Material(
         grey(rng, 0.15, 0.35), grain=0.15, streak=(0.4, 1.2), period=(side, side), duty=(0.92, 0.92),
@@ -56,7 +52,7 @@ def paving(rng: Rng) -> Material:
 
 
 def grass(rng: Rng) -> Material:
-    """A lawn."""
+    """Draw a lawn."""
     green = rng.uniform(0.12, 0.3)
     return Material(
         (green * rng.uniform(0.6, 0.95), green, green * 0.35), grain=0.12, grain_amount=0.25,
@@ -65,7 +61,7 @@ def grass(rng: Rng) -> Material:
 
 
 def painted(rng: Rng) -> Material:
-    """A crate or cupboard with panels."""
+    """Draw a crate or cupboard with panels."""
     r, g, b = rng.uniform(0.05, 0.5, 3)
     return Material(
         (r, g, b), grain=0.08, streak=(0.5, 0.15), period=(0.5, 0.4), duty=(0.9, 0.85), pattern=(r, b, g)
@@ -73,7 +69,7 @@ def painted(rng: Rng) -> Material:
 
 
 def paint(rng: Rng) -> Colour:
-    """The colour of a car or a coat: grey every second time."""
+    """Draw the colour of a car or a coat: grey every second time."""
     if rng.random() < 0.5:
         grey = rng.uniform(0.04, 0.6)
         return grey, grey, grey

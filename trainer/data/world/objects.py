@@ -9,15 +9,14 @@ from trainer.data.world.scenes import Stage
 from trainer.data.world.shading import Material
 
 Rng = np.random.Generator
-STILL = (0.0, 0.0)
+Velocity = tuple[float, float]  # along (x, z), metres per frame
+STILL: Velocity = (0.0, 0.0)
 
 
-def car(
-    rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: tuple[float, float] = STILL
-) -> None:
+def car(rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: Velocity = STILL) -> None:
     """Add a car of 3.9 m to 4.6 m with its middle over (x, z).
 
-    heading: 1 = away from the camera, -1 = towards it; velocity along (x, z) in metres per frame.
+    heading: 1 = away from the camera, -1 = towards it.
     """
     yaw = rng.normal(0.0, 0.02)
     length = rng.uniform(3.9, 4.6)
@@ -32,14 +31,11 @@ def car(
     )  # fmt: skip
     stage.add(body, x, z, (1.75, 0.88, length), yaw=yaw, velocity=velocity)
     back = -0.25 * heading
-    stage.add(
-        glass, x + back * np.sin(yaw), z + back * np.cos(yaw), (1.5, 0.55, 0.55 * length), 0.88, yaw, velocity
-    )
+    x, z = x + back * np.sin(yaw), z + back * np.cos(yaw)
+    stage.add(glass, x, z, (1.5, 0.55, 0.55 * length), 0.88, yaw, velocity)
 
 
-def truck(
-    rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: tuple[float, float] = STILL
-) -> None:
+def truck(rng: Rng, stage: Stage, x: float, z: float, heading: int, velocity: Velocity = STILL) -> None:
     """Add a van or truck, 2.3 m to 3.4 m high, with its middle over (x, z)."""
     size = (rng.uniform(2.0, 2.5), rng.uniform(2.3, 3.4), rng.uniform(5.5, 9.0))
     lacquer = paint(rng)
@@ -50,8 +46,8 @@ def truck(
     stage.add(box, x, z, size, yaw=rng.normal(0.0, 0.03) + np.pi * (heading < 0), velocity=velocity)
 
 
-def person(rng: Rng, stage: Stage, x: float, z: float, velocity: tuple[float, float] = STILL) -> None:
-    """Add somebody 1.6 m to 1.85 m tall: legs, jacket, head."""
+def person(rng: Rng, stage: Stage, x: float, z: float, velocity: Velocity = STILL) -> None:
+    """Add a person 1.6 m to 1.85 m tall: legs, jacket, head."""
     height = rng.uniform(1.6, 1.85)
     yaw = rng.uniform(0.0, np.pi)
     layers = [

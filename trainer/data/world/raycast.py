@@ -1,4 +1,4 @@
-"""Ray casting of boxes on a ground plane: which face a pixel sees, and how far away. No colour here.
+"""Ray casting of boxes on a ground plane: the face that a pixel sees, and its depth. No colour here.
 
 World axes: x right, y DOWN, z along the street; the ground is y = 0, so heights are negative y. Camera axes
 as in KITTI. Depth is z-depth in metres: the distance along the optical axis, not along the ray.
@@ -47,7 +47,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class View:
-    """A camera at a place: where it stands, how it is turned, and its lens."""
+    """A camera with its pose."""
 
     T_world: NDArray[np.float64]  # (4 4) camera -> world
     K: NDArray[np.float64]  # (3 3) pixels, pixel centres at integers
@@ -59,7 +59,7 @@ class View:
 
     @cached_property
     def rays(self) -> tuple[F32, F32, F32]:
-        """World direction of every pixel, three (h w) arrays; 1 along the optical axis."""
+        """World directions of the pixels, three (h w) arrays; 1 along the optical axis."""
         x, y = _pixel_grid(self.K[0, 0], self.K[0, 2], self.K[1, 1], self.K[1, 2], self.size)
         R = self.T_world[:3, :3].astype(np.float32)
         dx, dy, dz = ((R[i, 0] * x)[None, :] + (R[i, 1] * y + R[i, 2])[:, None] for i in range(3))
@@ -103,21 +103,20 @@ def cast(view: View, boxes: Boxes, z_background: float) -> tuple[F32, NDArray[np
             x, z = dx[window], dz[window]
             slopes[0] = _inverse(cos * x - sin * z)
             slopes[2] = _inverse(sin * x + cos * z)
-        _draw_box(
-            depth[window], face[window], slopes, local_origin[i_box], boxes.half[i_box], FIRST_BOX + 6 * i_box
-        )
+        first_face = FIRST_BOX + 6 * i_box
+        _draw_box(depth[window], face[window], slopes, local_origin[i_box], boxes.half[i_box], first_face)
     return depth, face
 
 
 def _inverse(direction: F32) -> F32:
-    """1 / direction; a ray parallel to a face meets it very far away, not at infinity, which times 0 has no value."""
+    """Return 1 / direction; for 0 a large number, not infinity, which times 0 is NaN."""
     return np.float32(1.0) / np.where(direction == 0, np.float32(1e-12), direction)
 
 
 def _draw_box(
     depth: F32, face: NDArray[np.intp], slopes: list[F32], origin: NDArray, half: NDArray, first_face: int
 ) -> None:
-    """Slab test of one box against the rays of one window; writes where the box is nearest.
+    """Test one box against the rays of one window by slabs; write where the box is nearest.
 
     slopes: inverse ray directions along the box's axes; origin: the camera in box coordinates, metres.
     """
@@ -147,10 +146,7 @@ def _draw_box(
 
 
 def _outlines(view: View, boxes: Boxes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Bound every box in the image: its nearest depth (n,) and its window (n 4).
-
-    Windows are left, top, right, bottom: half-open and clipped to the image.
-    """
+    """Return the nearest depth (n,) of every box and its window (n 4): left, top, right, bottom, half-open, clipped."""
     width, height = view.size
     points = (boxes.corners - view.origin) @ view.T_world[:3, :3]  # (n 8 3) camera coordinates
     z = points[..., 2]

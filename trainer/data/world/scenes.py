@@ -1,6 +1,6 @@
-"""A scene: boxes on a ground plane, what they look like, and the drive through them. Renders any frame of it.
+"""A scene: boxes on a ground plane, their materials, and the drive through them; renders any frame.
 
-What stands where is decided in `_layouts`.
+`layouts` furnishes scenes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.world.drive import Drive
-from trainer.data.world.raycast import BACKGROUND, Boxes, View, cast
+from trainer.data.world.raycast import BACKGROUND, F32, Boxes, View, cast
 from trainer.data.world.shading import FaceTable, Light, Material, Sky, face_table, shade, surface_origins
 from trainer.types import STEREO_BASELINE_M
 
 
 @dataclass
 class Stage:
-    """A scene while it is being furnished. World axes as in `_raycast`; sizes in metres."""
+    """A scene while it is being furnished. World axes as in `raycast`; sizes in metres."""
 
     ground: Material
     sky: Sky
@@ -31,15 +31,9 @@ class Stage:
     materials: list[Material] = field(default_factory=list)
 
     def add(
-        self,
-        material: Material,
-        x: float,
-        z: float,
-        size: tuple[float, float, float],
-        base: float = 0.0,
-        yaw: float = 0.0,
-        velocity: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
+        self, material: Material, x: float, z: float, size: tuple[float, float, float], base: float = 0.0,
+        yaw: float = 0.0, velocity: tuple[float, float] = (0.0, 0.0),
+    ) -> None:  # fmt: skip
         """Put a box of size (width, height, length) over (x, z), with its foot at height `base`.
 
         yaw in radians, about the vertical; velocity along (x, z) in metres per frame, around frame 0.
@@ -67,24 +61,21 @@ class Scene:
     def finish(cls, stage: Stage, drive: Drive, seed: int) -> Scene:
         """Freeze a furnished stage; `seed` places the noise on the faces."""
         n = len(stage.yaws)
-        boxes = Boxes(
-            np.array(stage.centres).reshape(n, 3), np.array(stage.halves).reshape(n, 3), np.array(stage.yaws)
-        )
+        centres, halves = (np.array(values).reshape(n, 3) for values in (stage.centres, stage.halves))
+        boxes = Boxes(centres, halves, np.array(stage.yaws))
         velocity = np.zeros((n, 3))
         velocity[:, ::2] = np.array(stage.velocities).reshape(n, 2)
         table = face_table(boxes, stage.materials, stage.ground, stage.light, seed)
         return cls(boxes, velocity, table, stage.sky, stage.z_background, drive)
 
     def view(self, frame: int, right: bool, K: NDArray[np.float64], size: tuple[int, int]) -> View:
-        """Camera of `frame`; the right one stands `STEREO_BASELINE_M` to the right of the left one."""
+        """Return a camera of `frame`; the right one is `STEREO_BASELINE_M` to the right of the left one."""
         T = self.drive.pose(frame)
         T[:3, 3] += right * STEREO_BASELINE_M * T[:3, 0]
         return View(T, K, size)
 
-    def render(
-        self, frame: int, view: View
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
-        """Take a picture: RGB (h w 3), depth (h w) in metres, and where the background is seen (h w)."""
+    def render(self, frame: int, view: View) -> tuple[NDArray[np.uint8], F32, NDArray[np.bool_]]:
+        """Return RGB (h w 3), depth (h w) in metres, and a mask of the background (h w)."""
         boxes, table = self._at(frame)
         depth, face = cast(view, boxes, self.z_background)
         return shade(view, depth, face, table, self.sky), depth, face == BACKGROUND

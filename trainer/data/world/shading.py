@@ -1,7 +1,7 @@
-"""Colour of what the rays hit: materials, the table of faces, and one pass over the pixels.
+"""Shading: materials, the table of faces, and one pass over the pixels.
 
-Light is Lambertian and fixed to the scene: a surface point has one colour, whatever camera looks at it.
-Self-supervised training assumes exactly that (photo-consistency).
+Light is Lambertian and fixed to the scene: a surface point has one colour in all views, as self-supervised training
+assumes (photo-consistency).
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ F32 = NDArray[np.float32]
 Colour = tuple[float, float, float]  # linear RGB, 0..1
 
 CONTACT_HEIGHT = 0.35  # metres: scale of the darkening where something meets the ground
-_EDGE_ON = (
-    1e-4  # least squared cosine between ray and normal: seen edge-on, a surface has no finite footprint
-)
+_EDGE_ON = 1e-4  # least squared cosine between ray and normal, for a finite footprint
 
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks: a colour, fine noise, stretched noise, and a pattern of rectangles.
+    """The appearance of a surface: a colour, fine noise, stretched noise, and a pattern of rectangles.
 
     Wavelengths and periods are metres. On a surface, u runs sideways and v upwards, or along the street.
     """
@@ -55,7 +53,7 @@ class Sky:
     hills: Colour
     hill_height: float  # metres
     clouds: float  # standard deviation relative to the colour
-    offset: float  # metres: which part of the noise is seen
+    offset: float  # metres, of the noise
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Light:
     ambient: float  # brightness of a surface turned away from the lamp, 0..1
 
     def on(self, normals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Brightness of surfaces with these outward normals (... 3)."""
+        """Return the brightness of surfaces with these outward normals (... 3)."""
         facing = np.maximum(normals @ np.array(self.towards), 0.0)
         return self.ambient + (1.0 - self.ambient) * facing
 
@@ -79,11 +77,9 @@ u = u_x x + u_z z + u_0 and v = v_x x + v_y y + v_z z + v_0 in metres; noise rat
 def face_table(
     boxes: Boxes, materials: Sequence[Material], ground: Material, light: Light, seed: int
 ) -> FaceTable:
-    """Tabulate all faces in the order of `_raycast`. One material per box; `seed` places the noise."""
+    """Tabulate all faces in the order of `raycast`. One material per box; `seed` places the noise."""
     n = len(materials)
-    looks = [replace(ground, contact=0.0)] * FIRST_BOX + [
-        material for material in materials for _ in range(6)
-    ]
+    looks = [replace(ground, contact=0.0)] * FIRST_BOX + [m for m in materials for _ in range(6)]
     axis = np.concatenate([[1] * FIRST_BOX, np.tile([0, 0, 1, 1, 2, 2], n)])
     flat = axis == 1
     upwards = np.tile([[0.0, -1.0, 0.0]], (FIRST_BOX, 1))
@@ -128,7 +124,7 @@ def face_table(
 
 
 def surface_origins(table: FaceTable, boxes: Boxes) -> FaceTable:
-    """Return rows u_0, v_0 for boxes that stand here. u, v start at an edge of the face and move with it."""
+    """Return the rows u_0, v_0 for the places of the boxes. u, v start at an edge of the face and move with it."""
     x, y, z = np.repeat(boxes.centre, 6, axis=0).T
     half = _half_extents(boxes)
     row = {name: table[name][FIRST_BOX:] for name in ("u_x", "u_z", "v_x", "v_y", "v_z")}
@@ -142,14 +138,14 @@ def surface_origins(table: FaceTable, boxes: Boxes) -> FaceTable:
 
 
 def _half_extents(boxes: Boxes) -> NDArray[np.float64]:
-    """Half sizes of the box faces along u and v, (6 n, 2) metres."""
+    """Return half sizes of the box faces along u and v, (6 n, 2) metres."""
     x, y, z = boxes.half.T
     sides, flats, fronts = np.stack([z, y], 1), np.stack([x, z], 1), np.stack([x, y], 1)
     return np.stack([sides, sides, flats, flats, fronts, fronts], axis=1).reshape(-1, 2)
 
 
 def shade(view: View, depth: F32, face: NDArray[np.intp], table: FaceTable, sky: Sky) -> NDArray[np.uint8]:
-    """Paint what `cast` found. depth (h w) metres, face (h w). Returns (h w 3) RGB."""
+    """Colour the faces (h w) that `cast` found at depth (h w), metres. Returns RGB (h w 3)."""
     dx, dy, dz = (d.ravel() for d in view.rays)
     z, faces = depth.ravel(), face.ravel()
     pixel = z * np.float32(1.0 / min(view.K[0, 0], view.K[1, 1]))  # metres per pixel, seen face-on
@@ -171,7 +167,7 @@ def shade(view: View, depth: F32, face: NDArray[np.intp], table: FaceTable, sky:
 def _surface_colour(
     view: View, table: FaceTable, faces: NDArray[np.intp], z: F32, pixel: F32, rays: tuple[F32, F32, F32]
 ) -> list[F32]:
-    """Linear colour of ground and boxes, three (p,) arrays; rays are the pixels' directions in world axes."""
+    """Return linear colours of ground and boxes, three (p,) arrays; rays are world directions of the pixels."""
     dx, dy, dz = rays
     x, y, depth_axis = (np.float32(part) for part in view.origin)
     u_start = x * table["u_x"] + depth_axis * table["u_z"] + table["u_0"]
@@ -215,7 +211,7 @@ def _surface_colour(
 
 
 def _sky_colour(sky: Sky, x: F32, height: F32, pixel: F32) -> list[F32]:
-    """Linear colour of background points, three (p,) arrays. x, height in metres, pixel: metres per pixel."""
+    """Return linear colours of background points, three (p,) arrays. x, height: metres; pixel: metres per pixel."""
     texels = np.float32(FINEST / 5.0)
     clouds = noise(x * np.float32(FINEST / 12.0), height * np.float32(FINEST / 5.0), pixel * texels)
     leaves = noise(x * texels, height * texels, pixel * texels)
@@ -225,9 +221,8 @@ def _sky_colour(sky: Sky, x: F32, height: F32, pixel: F32) -> list[F32]:
     upward = np.clip(height * np.float32(1 / 28.0), 0, 1)
     colours = []
     for horizon, zenith, hills in zip(sky.horizon, sky.zenith, sky.hills, strict=True):
-        base = (np.float32(horizon) + np.float32(zenith - horizon) * upward) * (
-            1 + np.float32(sky.clouds) * clouds
-        )
+        base = np.float32(horizon) + np.float32(zenith - horizon) * upward
+        base *= 1 + np.float32(sky.clouds) * clouds
         base += below * (np.float32(hills) * (1 + np.float32(0.3) * leaves) - base)
         colours.append(base)
     return colours

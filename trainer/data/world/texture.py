@@ -1,7 +1,7 @@
 """Procedural texture: tileable noise and pulse patterns, band-limited by the footprint of the pixel.
 
-A texture finer than the pixel grid would look different from every view, and no depth could explain it. So
-everything here is filtered with the footprint of the pixel on the surface before it is evaluated.
+A texture finer than the pixel grid looks different from every view, and no depth explains it. So all textures are
+filtered with the footprint of the pixel on the surface.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 
 TILE = 256  # texels: period of the noise
 FINEST = 6.0  # texels: shortest wavelength in the noise, long enough for bilinear interpolation
 LEVELS = 6  # level l holds wavelengths >= FINEST * 2**l; one more level holds nothing
 PIXELS_PER_WAVE = 2.5  # shortest wavelength shown, in pixel footprints
-NOISE_SEED = (
-    20110926  # the noise is a constant of the house, like a hash function; scenes differ by offset and scale
-)
+NOISE_SEED = 20110926  # the same noise everywhere; scenes differ by offset and scale
 
 
 @lru_cache(maxsize=1)
@@ -66,9 +65,7 @@ def noise(u: F32, v: F32, footprint: F32) -> F32:
     return value
 
 
-def _bilinear(
-    table: F32, top: NDArray, bottom: NDArray, left: NDArray, right: NDArray, du: F32, dv: F32
-) -> F32:
+def _bilinear(table: F32, top: I32, bottom: I32, left: I32, right: I32, du: F32, dv: F32) -> F32:
     a, b = table.take(top + left), table.take(top + right)
     a += du * (b - a)
     c, d = table.take(bottom + left), table.take(bottom + right)
