@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from trainer.data.base import DataError, DepthDataset, RawItem, read_image
+from trainer.data import DATASETS
+from trainer.data.base import CommonOptions, DataError, DepthDataset, RawItem, read_image
+from trainer.data.synthetic import Synthetic
 from trainer.runtime.errors import UserError
 from trainer.types import DATA_STAGES
 
@@ -208,6 +212,28 @@ def test_index_out_of_range_ends_iteration():
 def test_options_without_meaning_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Ramp(**options)
+
+
+@pytest.mark.parametrize("name", DATASETS.names())
+def test_every_data_set_takes_the_common_options_and_no_others(name):
+    parameters = DATASETS.parameters(name)
+    assert list(parameters)[-len(CommonOptions.__annotations__) :] == list(CommonOptions.__annotations__)
+    assert parameters["size"].annotation == tuple[int, int]
+    assert {key: parameters[key].default for key in DATASETS.get(name).defaults} == DATASETS.get(
+        name
+    ).defaults
+    with pytest.raises(TypeError, match=r"no argument 'use_dept'. Did you mean 'use_depth'"):
+        DATASETS.create(name, use_dept=True)
+
+
+def test_a_constructor_of_its_own_hides_the_options_of_its_base():
+    class Bare(Synthetic):
+        def __init__(self, num_items: int = 3):
+            super().__init__(num_items)
+
+    assert list(inspect.signature(Bare).parameters) == ["num_items"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sise'"):
+        Synthetic(sise=(64, 32))
 
 
 def test_an_unreadable_item_names_index_and_stem():

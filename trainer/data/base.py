@@ -5,13 +5,14 @@ A data set says where an item is and how it is read (`load`). Nothing here knows
 
 from __future__ import annotations
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -81,6 +82,21 @@ class RawItem:
         )
 
 
+class CommonOptions(TypedDict, total=False):
+    """Arguments of `DepthDataset`, for a constructor that passes them on: `**common: Unpack[CommonOptions]`."""
+
+    mode: Mode
+    size: tuple[int, int]
+    supp_idxs: int | Sequence[int] | None
+    use_depth: bool
+    use_hints: bool
+    use_aug: bool
+    use_strong_aug: bool
+    as_torch: bool
+    log_time: bool
+    seed: int
+
+
 class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     """Targets, their supports and what is known about them: `trainer.types.Batch` without its batch axis.
 
@@ -102,7 +118,14 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     Raises UserError when an option has no meaning.
     """
 
+    defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
+    __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """List the common options in the signature: its parameters are the YAML keys of a data set."""
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _expanded_signature(cls)
 
     def __init__(
         self,
@@ -218,6 +241,21 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
                 inputs = torch.from_numpy(clean if recolour is None else recolour(images))
             item["target_aug"], item["supports_aug"] = inputs[0], inputs[1:]
         return item
+
+
+def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:
+    """Replace `**common: Unpack[CommonOptions]` by what it stands for; None when `cls` has no such argument."""
+    last = list(inspect.signature(cls.__init__).parameters.values())[-1]
+    if not str(last.annotation).endswith("[CommonOptions]"):
+        return None
+    own = list(inspect.signature(cls.__init__, eval_str=True).parameters.values())[1:-1]
+    common = inspect.signature(DepthDataset, eval_str=True).parameters.values()
+    return inspect.Signature(
+        [
+            *own,
+            *(p.replace(kind=p.KEYWORD_ONLY, default=cls.defaults.get(p.name, p.default)) for p in common),
+        ]
+    )
 
 
 def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -7,14 +7,14 @@ where a single camera leaves only its scale open (Gordon et al., arXiv:1904.0499
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import Mode, RawItem
+from trainer.data.base import CommonOptions, RawItem
 from trainer.data.clips.clips import PICTURES, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, resized
@@ -51,6 +51,8 @@ class FrameFolder(ClipDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    defaults: ClassVar[CommonOptions] = {"use_depth": False}
+
     def __init__(
         self,
         path: str,
@@ -59,21 +61,10 @@ class FrameFolder(ClipDataset):
         frame_gap: int = 1,
         fov: float | None = None,
         cache: str | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = False,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, False, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "a folder of frames")
+        super().__init__(**common | {"use_depth": False})
+        refuse_hints(self.use_hints, "a folder of frames")
         refuse_stereo(self.supp_idxs, "a folder of frames")
         if fov is not None and not _LEAST_FOV <= fov <= 170:
             radians = (

@@ -6,10 +6,10 @@ Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as M
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import Mode
+from trainer.data.base import CommonOptions
 from trainer.data.kitti_raw.files import Listing
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import find_annotated, find_hints, find_raw
@@ -46,22 +46,10 @@ class KittiRaw(KittiItems):
         depth_size: tuple[int, int] | None = (1242, 376),
         intrinsics: Intrinsics = "average",
         hints_root: str | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            use_benchmark, depth_along, depth_size, intrinsics,
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed,
-        )  # fmt: skip
+        super().__init__(use_benchmark, depth_along, depth_size, intrinsics, **common)
         raw = find_raw(root)
         self._attach(raw, split, split_file)
-        annotated = find_annotated(raw, depth_root) if use_depth and use_benchmark else None
-        self.listing = Listing(raw, annotated, find_hints(raw, hints_root) if use_hints else None)
+        annotated = find_annotated(raw, depth_root) if self.use_depth and use_benchmark else None
+        self.listing = Listing(raw, annotated, find_hints(raw, hints_root) if self.use_hints else None)

@@ -6,15 +6,15 @@ Training on sequences 0-8 and testing on 9 and 10 is the split of Zhou et al., a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -66,21 +66,10 @@ class KittiOdometry(ClipDataset):
         pictures: Pictures = "auto",
         val_every: int = 10,
         depth_size: tuple[int, int] | None = (1242, 376),
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "KITTI odometry")
+        super().__init__(**common)
+        refuse_hints(self.use_hints, "KITTI odometry")
         if pictures not in get_args(Pictures):
             known = ", ".join(get_args(Pictures))
             raise UserError(f"dataset.pictures {pictures!r} is not one of {known}")
@@ -89,23 +78,24 @@ class KittiOdometry(ClipDataset):
         self.root = find_folder(data_roots(root), _NAMES, _holds_sequences, "KITTI odometry", SET_A_ROOT)
         clips: dict[str, Clip] = {}
         if split or split_file:
-            path = expanded(split_file) if split_file else find_split(self.root, split or "", mode)
+            path = expanded(split_file) if split_file else find_split(self.root, split or "", self.mode)
             lines = read_lines(path, _parse, _EXPECTED)
             for line in lines:
                 self._add(clips, line.clip)
         else:
             for folder in sorted((self.root / "sequences").glob("[0-9][0-9]")):
-                if (folder.name in _TEST_SEQUENCES) == (mode == "test") and int(folder.name) <= 10:
+                if (folder.name in _TEST_SEQUENCES) == (self.mode == "test") and int(folder.name) <= 10:
                     self._add(clips, f"{folder.name}/l")
             left = {name: clip for name, clip in clips.items() if name.endswith("/l")}
             if not any(clip.frames for clip in left.values()):
                 raise UserError(self._absent())
-            lines = self._by_rule(left, 0 if mode == "test" else val_every, str(self.root))
+            lines = self._by_rule(left, 0 if self.mode == "test" else val_every, str(self.root))
         self._set_items(clips, lines)
         self.sequences = sorted({line.clip[:2] for line in lines if not line.problem})
         scans = {name: self.root / "sequences" / name / "velodyne" for name in self.sequences}
-        self.use_depth = use_depth and any(folder.is_dir() for folder in scans.values())
-        self._without_depth = use_depth and not self.use_depth
+        has_scans = any(folder.is_dir() for folder in scans.values())
+        self._without_depth = self.use_depth and not has_scans
+        self.use_depth = self.use_depth and has_scans
         self._has_poses = bool(self.sequences) and all(self._pose_file(s).is_file() for s in self.sequences)
         self._rigs: dict[str, Rig] = {}
         self._poses: dict[str, NDArray[Any]] = {}

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import Unpack
 
 from models_zoo.registry import Registry, did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import DataError, DepthDataset, Key, Mode, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, DepthDataset, Key, RawItem, checked_size
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
 from trainer.data.recorded import RecordedDataset
@@ -57,40 +58,28 @@ class MixedDatasets(RecordedDataset):
         datasets: dict[str, dict[str, Any] | None],
         length: int | None = None,
         depth_size: tuple[int, int] | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
+        super().__init__(**common)
         if length is not None and length < 1:
             raise UserError(f"dataset.length must be 1 or more, or null, got {length}")
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         problems = check_parts(DATASETS, datasets)
         if problems:
             raise UserError("\n".join(f"dataset.{problem}" for problem in problems))
-        shared = {
-            "mode": mode, "size": self.size, "use_depth": use_depth, "use_hints": use_hints, "use_aug": use_aug,
-            "use_strong_aug": use_strong_aug, "log_time": log_time,
-        }  # fmt: skip
+        shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
         self.parts = [
-            build_part(DATASETS, name, weight, kwargs, {**shared, "seed": _seed_of(seed, i)}, self.supp_idxs)
-            for i, (name, weight, kwargs) in enumerate(parts_of_mode(datasets, mode))
+            build_part(
+                DATASETS, name, weight, kwargs, {**shared, "seed": _seed_of(self.seed, i)}, self.supp_idxs
+            )
+            for i, (name, weight, kwargs) in enumerate(parts_of_mode(datasets, self.mode))
         ]
         sizes = [len(part.dataset) for part in self.parts]
         counts = sizes
-        if mode == "train":
+        if self.mode == "train":
             counts = item_counts([part.weight for part in self.parts], length or sum(sizes))
         self.pattern = Pattern(counts)
-        self.use_depth = use_depth and all(part.dataset.use_depth for part in self.parts)
+        self.use_depth = self.use_depth and all(part.dataset.use_depth for part in self.parts)
         self._walks: dict[tuple[int, int], NDArray[Any]] = {}
         self._starts = np.cumsum([0, *sizes]).tolist()
         self._watch(self._starts[-1])
@@ -222,17 +211,7 @@ def _seed_of(seed: int, i_part: int) -> int:
 MODES = ("train", "val", "test")
 OWN_KEYS = ("type", "weight")
 # Set once, for all data sets: what decides whether items fit into one batch, and what a run decides.
-COMMON = (
-    "mode",
-    "size",
-    "use_depth",
-    "use_hints",
-    "use_aug",
-    "use_strong_aug",
-    "as_torch",
-    "log_time",
-    "seed",
-)
+COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs"}
 _SAMPLES = 10  # items that may be unreadable before a data set is called so
 
 

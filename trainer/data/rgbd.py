@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
@@ -46,6 +47,8 @@ class RgbdScenes(ClipDataset):
     The other arguments are those of `DepthDataset`. Frames without a depth map get one of zeros.
     """
 
+    defaults: ClassVar[CommonOptions] = {"size": (320, 224)}
+
     def __init__(
         self,
         root: str | None = None,
@@ -54,21 +57,10 @@ class RgbdScenes(ClipDataset):
         frame_gap: int = 1,
         depth_scale: float = 1000.0,
         depth_size: tuple[int, int] | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (320, 224),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "an RGB-D recording")
+        super().__init__(**self.defaults | common)
+        refuse_hints(self.use_hints, "an RGB-D recording")
         refuse_stereo(self.supp_idxs, "an RGB-D recording")
         if not depth_scale > 0:
             raise UserError(f"dataset.depth_scale must be positive, got {depth_scale}")

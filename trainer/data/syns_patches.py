@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import UNREADABLE, DataError, Mode, RawItem, read_image
+from trainer.data.base import UNREADABLE, CommonOptions, DataError, RawItem, read_image
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import picture_size, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -51,32 +51,23 @@ class SynsPatches(RecordedDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    defaults: ClassVar[CommonOptions] = {"mode": "test", "supp_idxs": None}
+
     def __init__(
         self,
         root: str | None = None,
         split_file: str | None = None,
         use_edges: bool = True,
         edges_dir: str = "edges",
-        mode: Mode = "test",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = None,
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "SYNS-Patches")
+        super().__init__(**self.defaults | common)
+        refuse_hints(self.use_hints, "SYNS-Patches")
         if self.supp_idxs:
             raise UserError("dataset.supp_idxs: SYNS-Patches are single images. Set it to null")
-        if use_aug:
+        if self.use_aug:
             raise UserError("dataset.use_aug: SYNS-Patches are for evaluation only. Set it to false")
-        if mode == "train":
+        if self.mode == "train":
             raise UserError(
                 "dataset.type: SYNS-Patches are for evaluation only: val and test. Train on other data"
             )
@@ -88,7 +79,7 @@ class SynsPatches(RecordedDataset):
         self.use_edges = use_edges
         self._folders = (("images", ".png"), ("depths", ".npy"), (edges_dir, ".png"))
         self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "SYNS-Patches", SET_A_ROOT)
-        path = expanded(split_file) if split_file else find_split(self.root, ".", mode)
+        path = expanded(split_file) if split_file else find_split(self.root, ".", self.mode)
         self.lines = read_lines(path, _parse, _EXPECTED)
         self._watch(len(self.lines))
 

@@ -10,8 +10,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import Unpack
 
-from trainer.data.base import DataError, RawItem, checked_size, read_image
+from trainer.data.base import CommonOptions, DataError, RawItem, checked_size, read_image
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
 from trainer.data.files.splits import capped, find_split
@@ -53,9 +54,9 @@ class KittiItems(RecordedDataset):
         depth_along: DepthAlong,
         depth_size: tuple[int, int] | None,
         intrinsics: Intrinsics,
-        *options: Any,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(*options)
+        super().__init__(**common)
         _check_choice("dataset.intrinsics", intrinsics, get_args(Intrinsics))
         _check_choice("dataset.depth_along", depth_along, get_args(DepthAlong))
         if use_benchmark and depth_along != "optical_axis":
