@@ -118,6 +118,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     Raises UserError when an option has no meaning.
     """
 
+    source: ClassVar[str] = ""  # where it was published, for the catalogue
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted

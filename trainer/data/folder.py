@@ -51,6 +51,7 @@ class FrameFolder(ClipDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    source: ClassVar[str] = "made for this project"
     defaults: ClassVar[CommonOptions] = {"use_depth": False}
 
     def __init__(

@@ -6,6 +6,8 @@ Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as M
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
@@ -34,6 +36,11 @@ class KittiRaw(KittiItems):
 
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
     """
+
+    source: ClassVar[str] = (
+        "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; "
+        "Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
+    )
 
     def __init__(
         self,

@@ -6,6 +6,8 @@ running anything in them.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
@@ -36,6 +38,8 @@ class KittiDatabases(KittiItems):
 
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
     """
+
+    source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code"
 
     def __init__(
         self,

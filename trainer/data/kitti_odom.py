@@ -7,7 +7,7 @@ Training on sequences 0-8 and testing on 9 and 10 is the split of Zhou et al., a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class KittiOdometry(ClipDataset):
 
     The other arguments are those of `DepthDataset`.
     """
+
+    source: ClassVar[str] = "CVPR 2012; Zhou et al., arXiv:1704.07813"
 
     def __init__(
         self,

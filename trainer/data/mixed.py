@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class MixedDatasets(RecordedDataset):
 
     The other arguments are those of `DepthDataset`.
     """
+
+    source: ClassVar[str] = "MiDaS, arXiv:1907.01341"
 
     def __init__(
         self,

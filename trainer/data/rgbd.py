@@ -47,6 +47,7 @@ class RgbdScenes(ClipDataset):
     The other arguments are those of `DepthDataset`. Frames without a depth map get one of zeros.
     """
 
+    source: ClassVar[str] = "Duzceker et al., arXiv:2012.02177"
     defaults: ClassVar[CommonOptions] = {"size": (320, 224)}
 
     def __init__(

@@ -51,6 +51,7 @@ class SynsPatches(RecordedDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    source: ClassVar[str] = "Adams et al., Scientific Reports 2016; arXiv:2208.01489"
     defaults: ClassVar[CommonOptions] = {"mode": "test", "supp_idxs": None}
 
     def __init__(

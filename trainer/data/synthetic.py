@@ -51,6 +51,7 @@ class Synthetic(DepthDataset):
         right_targets: every second target is seen by the right camera, its stereo support being the left one.
     """
 
+    source: ClassVar[str] = "made for this project"
     defaults: ClassVar[CommonOptions] = {"size": (192, 64)}
 
     def __init__(
