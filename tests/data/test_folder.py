@@ -345,9 +345,7 @@ def test_what_there_was_no_time_for_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(damage, "_SECONDS", -1)
     dataset = folder(frames(tmp_path, range(4)), fov=60)
     assert dataset.check() == []
-    assert dataset.notes() == [
-        "no time to see whether 4 files are whole: a broken one costs its items when it is read"
-    ]
+    assert dataset.notes() == ["no time to check 4 files: a broken one costs its items when it is read"]
 
 
 def test_the_first_process_of_a_machine_looks_for_all(tmp_path, monkeypatch):

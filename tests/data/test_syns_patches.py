@@ -143,7 +143,7 @@ def test_files_that_are_no_depth_are_named(root):
 
 @pytest.mark.parametrize("name", ["edges_01", "edges_03_log", "edges_02_inv"])
 def test_other_depth_edges_may_be_chosen(root, name):
-    with pytest.raises(DataError, match=rf"{name}/3\.png is not a readable edge map"):
+    with pytest.raises(DataError, match=rf"{name}/3\.png is missing"):
         syns(root, edges_dir=name)[0]
     (problem,) = syns(root, edges_dir=name).check()
     assert f"{name}/3.png is missing" in problem

@@ -24,17 +24,10 @@ class KittiRaw(KittiItems):
     Args:
         root: folder that is, or contains, kitti_raw_sync or kitti_raw; null = look in the usual places.
         split: folder of split files in or beside the raw folder (`splits/<split>/<mode>_files.txt`).
-        split_file: a split file; wins over `split` and `mode`.
-        use_benchmark: annotated depth instead of projected LiDAR scans.
-        depth_along: depth of LiDAR points: metres along the `optical_axis` of the camera, or ahead of the LiDAR,
-            `lidar_x`, as the truth of published tables of the Eigen split.
         depth_root: folder of annotated depth, by date or as the official archive; null = beside `root`.
-        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
-            different size can share a batch; null = size of the recording.
-        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
         hints_root: folder of depth hints (`<date>/<drive>/image_0<camera>/*.npy`); null = in or beside the raw folder.
 
-    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    The other arguments are those of `KittiItems`.
     """
 
     source: ClassVar[str] = (

@@ -1,7 +1,6 @@
 """KITTI raw recordings kept as LMDB databases: a few hundred files instead of a few hundred thousand.
 
-As `kitti` otherwise. Databases of `prepare lmdb` hold no pickles; those of earlier code do, which are read without
-running anything in them.
+As `kitti` otherwise. Databases of `prepare lmdb` hold no pickles; those of earlier code do, and nothing in them is run.
 """
 
 from __future__ import annotations
@@ -27,16 +26,9 @@ class KittiDatabases(KittiItems):
     Args:
         root: folder that is, or contains, kitti_raw_sync_lmdb; null = look in the usual places.
         split: folder of split files in or beside the databases (`splits/<split>/<mode>_files.txt`).
-        split_file: a split file; wins over `split` and `mode`.
-        use_benchmark: annotated depth instead of projected LiDAR scans.
-        depth_along: depth of LiDAR points: metres along the `optical_axis` of the camera, or ahead of the LiDAR,
-            `lidar_x`, as the truth of published tables of the Eigen split.
-        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
-            different size can share a batch; null = size of the recording.
-        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
         hints_root: folder of depth hints, databases or .npy files; null = depth_hints beside the dates.
 
-    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    The other arguments are those of `KittiItems`.
     """
 
     source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code"

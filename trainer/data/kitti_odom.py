@@ -7,14 +7,14 @@ Training on sequences 0-8 and testing on 9 and 10 is the split of Zhou et al., a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -72,9 +72,7 @@ class KittiOdometry(ClipDataset):
     ):
         super().__init__(**common)
         refuse_hints(self.use_hints, "KITTI odometry")
-        if pictures not in get_args(Pictures):
-            known = ", ".join(get_args(Pictures))
-            raise UserError(f"dataset.pictures {pictures!r} is not one of {known}")
+        check_choice("dataset.pictures", pictures, Pictures)
         self.pictures = pictures
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self.root = find_folder(data_roots(root), _NAMES, _holds_sequences, "KITTI odometry", SET_A_ROOT)
@@ -104,7 +102,7 @@ class KittiOdometry(ClipDataset):
 
     def check(self) -> list[str]:
         """List bad lines, missing and cut pictures, cut scans, unreadable calibration and pose files."""
-        sequences = [told for sequence in self.sequences if (told := self._sequence_problem(sequence))]
+        sequences = list(filter(None, map(self._sequence_problem, self.sequences)))
         lines = [line for line in self.lines if self.use_depth and not line.problem]
         scans = dict.fromkeys(str(self._scan(line)) for line in lines)
         return super().check() + sequences + self._damaged(scans, "scans")
@@ -121,12 +119,12 @@ class KittiOdometry(ClipDataset):
         return ""
 
     def _last_frame(self, sequence: str) -> int:
-        """Highest number of a frame, support or not, that an item of a sequence asks for."""
+        """Highest number of a target or support in a sequence."""
         last = max(line.number for line in self.lines if line.clip[:2] == sequence)
         return last + max(0, 0, *self.supp_idxs)
 
     def notes(self) -> list[str]:
-        """Say what has gaps, no ground truth, no poses."""
+        """Report gaps, missing ground truth and missing poses."""
         notes = super().notes()
         if self._without_depth:
             notes.append(f"no sequence in {self.root} has a folder velodyne: there is no ground-truth depth")
@@ -151,7 +149,7 @@ class KittiOdometry(ClipDataset):
         )
 
     def _absent(self) -> str:
-        """Say which sequences the division without split files looks for, and the ways out."""
+        """Name the sequences that are used without split files, those that are here, and the ways out."""
         is_test = self.mode == "test"
         wanted = " and ".join(_TEST_SEQUENCES) if is_test else "00 to 08"
         there = sorted(path.parent.name for path in self.root.glob("sequences/[0-9][0-9]/image_[0-3]"))

@@ -21,6 +21,7 @@ from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data.files.splits import parse_frame
 from trainer.runtime.errors import UserError
 
 _NAMES = ("rgbd",)
@@ -72,7 +73,7 @@ class RgbdScenes(ClipDataset):
         self._scenes = {folder.name: folder for folder in folders}
         clips = {name: list_clip(_sub(folder, _COLOUR), name) for name, folder in self._scenes.items()}
         if split_file:
-            lines = read_lines(Path(split_file), _parse, _EXPECTED)
+            lines = read_lines(Path(split_file), parse_frame, _EXPECTED)
         else:
             lines = self._by_rule(clips, val_every, str(self.root))
         self._set_items(clips, lines)
@@ -88,10 +89,9 @@ class RgbdScenes(ClipDataset):
         return super().check() + self._damaged((path for path in paths if path), "depth maps")
 
     def notes(self) -> list[str]:
-        """Say where clips have gaps, and what has no depth or no poses."""
+        """Report gaps of clips, missing depth maps and missing poses."""
         notes = super().notes()
-        doubts = (doubt(K, self._native_size(name), name) for name, K in self._K.items())
-        notes += [note for note in doubts if note]
+        notes += filter(None, (doubt(K, self._native_size(name), name) for name, K in self._K.items()))
         without = sum(self._depth_path(line) is None for line in self.lines) if self.use_depth else 0
         if without:
             notes.append(f"{without} of {len(self.lines)} items have no depth map: theirs are empty")
@@ -121,7 +121,7 @@ class RgbdScenes(ClipDataset):
         return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
 
     def _depth_size_of(self, scene: str) -> tuple[int, int]:
-        """(width, height) of the depth maps of a scene, or of its pictures where it has none."""
+        """(width, height) of the depth maps of a scene, or of its pictures when it has no maps."""
         if scene not in self._depth_sizes:
             some = next(iter(self._depths[scene].values()), None)
             if some is None:
@@ -152,9 +152,9 @@ class RgbdScenes(ClipDataset):
         return {number: by_stem[stem] for number, stem in stems.items() if stem in by_stem}
 
     def _read_poses(self, folder: Path, clip: Clip) -> dict[int, NDArray[Any]]:
-        """Map the numbers of a clip to poses; empty when there are none, or some are not finite.
+        """Map the numbers of a clip to poses; empty without poses, or when some are not finite.
 
-        Raises UserError when there are not as many as pictures.
+        Raises UserError unless there is one per picture.
         """
         path = folder / "poses.txt"
         if not path.is_file():
@@ -170,15 +170,8 @@ class RgbdScenes(ClipDataset):
         return dict(zip(sorted(clip.frames), poses, strict=True)) if np.isfinite(poses).all() else {}
 
 
-def _parse(row: str) -> tuple[str, int] | None:
-    match row.rsplit(maxsplit=1):  # names of scenes may have spaces
-        case [scene, number] if number.isdecimal():
-            return scene.strip(), int(number)
-    return None
-
-
 def _sub(folder: Path, names: Sequence[str]) -> Path:
-    """The first of `names` that is a folder in `folder`; the first name where there is none."""
+    """Find the first of `names` in `folder`; the first name when all are missing."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
 
 

@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import UNREADABLE, CommonOptions, DataError, RawItem, read_image
+from trainer.data.base import CommonOptions, DataError, RawItem, open_picture, read_image
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import picture_size, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -93,7 +92,7 @@ class SynsPatches(RecordedDataset):
         return line.place if line.problem else f"{line.clip}/images/{line.number}"
 
     def category(self, index: int) -> tuple[str, str]:
-        """Category and subcategory of the scene of an item, ("", "") where its text file does not say."""
+        """Category and subcategory of the scene of an item; ("", "") when its text file has none."""
         for path in sorted((self.root / self.lines[index].clip).glob("*.txt")):
             found = _CATEGORY.search(path.read_text(encoding="latin-1"))
             if found:
@@ -167,10 +166,7 @@ def _intrinsics(size: tuple[int, int]) -> NDArray[Any]:
 
 def _read_edges(path: Path) -> NDArray[Any]:
     """Read depth edges (H W) bool: what is not black. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture)
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable edge map ({error}). Copy it again") from error
+    with open_picture(path, "edge map") as picture:
+        values = np.asarray(picture)
     edges: NDArray[Any] = values.reshape(*values.shape[:2], -1).max(2) > 0
     return edges

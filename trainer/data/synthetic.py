@@ -119,7 +119,7 @@ class Synthetic(DepthDataset):
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
 
     def load(self, index: int) -> RawItem:
-        """Render an item. Nothing of it depends on items rendered before."""
+        """Render an item."""
         i_scene, frame = divmod(index, self.items_per_scene)
         right = self._is_right(index)
         with self.stage("Image"):
@@ -146,7 +146,7 @@ class Synthetic(DepthDataset):
         )
 
     def _hints(self, depth: NDArray[Any], background: NDArray[Any], right: bool) -> NDArray[Any]:
-        """Depth (h w) in metres as stereo matching would know it: in units, 0 outside of the partner's image."""
+        """Depth (h w) of perfect stereo matching, in units of the 0.1 baseline; 0 outside the partner's image."""
         hints = np.where(background, 0, depth / METRES_PER_UNIT)
         # In pixels; what the left camera sees stands further left in the right image.
         shift = self._K[0, 0] * STEREO_BASELINE_UNITS / np.maximum(hints, 1e-6)

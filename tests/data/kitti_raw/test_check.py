@@ -214,7 +214,7 @@ def test_files_that_there_was_no_time_for_are_counted(raw, monkeypatch):
     cut(frame(raw, DRIVE, 2, 1), 60)
     dataset = kitti(raw, use_depth=False)
     assert dataset.check() == []
-    assert dataset.notes()[0].startswith("no time to see whether 6 files are whole")
+    assert dataset.notes()[0].startswith("no time to check 6 files")
 
 
 def test_a_folder_that_cannot_be_listed_is_told_once(raw):
