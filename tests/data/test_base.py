@@ -85,7 +85,8 @@ def test_mirrored_item_by_hand():
 
 def test_hints_are_of_the_images_size_and_mirrored_with_them():
     assert Ramp(use_hints=True)[0]["depth_hints"].shape == (1, 2, 4)
-    assert "depth_hints" not in Ramp()[0]
+    assert not {"depth_hints", "target_aug", "supports_aug"} & Ramp()[0].keys()
+    assert "depth" not in Ramp(use_depth=False)[0]
     assert Ramp(use_hints=True).load(0).mirrored().hints[1].tolist() == [3.0, 2.0, 1.0, 0.0]
 
 
@@ -127,13 +128,9 @@ def test_an_item_depends_on_seed_epoch_and_index_and_on_nothing_else():
     first = {key: forwards[key] for key in keys}
     second = {key: backwards[key] for key in reversed(keys)}
     assert all(same(first[key], second[key]) for key in keys)
+    assert same(first[0, 2], forwards[2])  # a bare index means epoch 0
     assert not all(same(first[0, i], first[1, i]) for i in range(6))
     assert not all(same(first[0, i], Ramp(use_aug=True, seed=8)[0, i]) for i in range(6))
-
-
-def test_a_bare_index_means_epoch_0():
-    dataset = Ramp(use_aug=True)
-    assert same(dataset[2], dataset[0, 2])
 
 
 def test_the_global_random_streams_are_neither_read_nor_moved():
@@ -145,13 +142,6 @@ def test_the_global_random_streams_are_neither_read_nor_moved():
     torch.manual_seed(0)
     Ramp(use_aug=True)[1, 1]
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_augmented_inputs_come_always_with_use_aug_and_never_without():
-    augmented, plain = Ramp(use_aug=True), Ramp()
-    for epoch in range(6):
-        assert {"target_aug", "supports_aug"} <= augmented[epoch, 0].keys()
-        assert not {"target_aug", "supports_aug"} & plain[epoch, 0].keys()
 
 
 @pytest.mark.parametrize("strong", [False, True])
@@ -168,17 +158,10 @@ def test_colours_change_only_in_the_network_inputs(strong):
 
 
 def test_no_supports_is_an_empty_axis():
+    assert Ramp(supp_idxs=0).supp_idxs == (0,)
     item = Ramp(supp_idxs=None, use_aug=True)[0]
     assert item["supports"].shape == (0, 3, 2, 4)
     assert item["supports_aug"].shape == (0, 3, 2, 4)
-
-
-def test_one_offset_may_stand_without_a_list():
-    assert Ramp(supp_idxs=0).supp_idxs == (0,)
-
-
-def test_depth_is_left_out_when_not_wanted():
-    assert "depth" not in Ramp(use_depth=False)[0]
 
 
 def test_load_ms_times_every_stage():
