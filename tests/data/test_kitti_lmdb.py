@@ -217,23 +217,6 @@ def test_a_database_that_is_cut_off_is_named_once(databases: Path, sensor: str, 
         dataset("kitti_lmdb", databases)[0]
 
 
-def test_a_database_of_something_else_is_named(databases: Path) -> None:
-    folder = databases / DRIVE / "image_02/data"
-    shutil.rmtree(folder)
-    folder.mkdir()
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(b"hello", b"world")
-    (problem,) = check(databases)
-    assert f"{folder} is no database of pictures or arrays" in problem
-
-
-def test_a_missing_drive_is_one_problem(databases: Path) -> None:
-    shutil.rmtree(databases / DRIVE / "image_03")
-    problem, total = check(databases)
-    assert "items are incomplete: `prepare kitti check`" in total
-    assert f"{databases}/{DRIVE}/image_03/data does not exist or is empty" in problem
-
-
 def test_a_malicious_scan_is_refused_and_not_run(databases: Path, tmp_path: Path) -> None:
     folder = databases / DRIVE / "velodyne_points/data"
     shutil.rmtree(folder)
@@ -255,8 +238,7 @@ def test_a_malicious_pickle_anywhere_is_refused_before_training(
     evil = pickle.dumps(Marker(tmp_path / "owned"), 4)
     folder = databases / DRIVE / "image_02/data" if key != "calibration" else databases / DATE / "calibration"
     encoded = {"protocol": b"protocol", "keys": pickle.dumps("keys", 4)}
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(encoded.get(key, pickle.dumps("velo2cam/R", 4)), evil)
+    put(folder, encoded.get(key, pickle.dumps("velo2cam/R", 4)), evil)
     (problem,) = check(databases)
     assert "refused. The pickle asks for posix.mkdir" in problem
     assert not (tmp_path / "owned").exists()
@@ -266,19 +248,13 @@ def test_a_truncated_picture_in_a_database_is_named(databases: Path, raw: Path) 
     folder = databases / DRIVE / "image_02/data"
     picture = (raw / DRIVE / "image_02/data/0000000001.png").read_bytes()
     shutil.rmtree(folder)
-    write_earlier(folder, {f"{i:010d}": picture[: -100 if i == 1 else None] for i in range(6)})
+    broken = {"0000000001": picture[:-100], "0000000003": b"no picture"}
+    write_earlier(folder, {f"{i:010d}": picture for i in range(6)} | broken)
     with pytest.raises(DataError, match=f"{folder}/0000000001 is not a readable picture"):
         dataset("kitti_lmdb", databases)[0]
-    (problem,) = check(databases)
-    assert problem.startswith(f"{folder}/0000000001 is cut short or damaged (")
-
-
-def test_an_entry_that_is_no_picture_is_named_by_its_place(databases: Path) -> None:
-    folder = databases / DRIVE / "image_03/data"
-    shutil.rmtree(folder)
-    write_earlier(folder, {f"{i:010d}": b"no picture" for i in range(6)})
-    problems = check(databases)
-    assert f"cannot identify image file {folder}/0000000001)" in problems[0]
+    one, other = check(databases)
+    assert one.startswith(f"{folder}/0000000001 is cut short or damaged (")
+    assert f"cannot identify image file {folder}/0000000003)" in other
 
 
 def test_scans_and_calibrations_of_a_wrong_shape_are_named(databases: Path) -> None:
@@ -293,20 +269,35 @@ def test_scans_and_calibrations_of_a_wrong_shape_are_named(databases: Path) -> N
         made[2]
 
 
-def test_a_calibration_of_a_wrong_shape_is_named(databases: Path) -> None:
-    folder = databases / DATE / "calibration"
+def put(folder: Path, key: bytes, value: bytes) -> None:
     with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(pickle.dumps("velo2cam/R", 4), pickle.dumps(np.eye(2), 4))
-    (problem,) = check(databases)
-    assert "velo2cam/R: float64 of shape (2, 2), expected numbers (3, 3)" in problem
+        transaction.put(key, value)
 
 
-def test_values_that_only_look_endless_are_not_spelt_out(databases: Path) -> None:
-    folder = databases / DATE / "calibration"
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(pickle.dumps("velo2cam/R", 4), doubled(60) + b".")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (pickle.dumps(np.eye(2), 4), "float64 of shape (2, 2), expected numbers (3, 3)"),
+        (doubled(60) + b".", "refused. The pickle uses the same tuple again"),
+    ],
+    ids=["shape", "endless"],
+)
+def test_a_calibration_of_something_else_is_named(databases: Path, value: bytes, message: str) -> None:
+    put(databases / DATE / "calibration", pickle.dumps("velo2cam/R", 4), value)
     (problem,) = check(databases)
-    assert "velo2cam/R: refused. The pickle uses the same tuple again" in problem
+    assert f"velo2cam/R: {message}" in problem
+
+
+def test_databases_that_are_missing_or_something_else_are_one_problem(databases: Path) -> None:
+    folder = databases / DRIVE / "image_02/data"
+    shutil.rmtree(folder)
+    problem, total = check(databases)
+    assert "items are incomplete: `prepare kitti check`" in total
+    assert f"{folder} does not exist or is empty" in problem
+    folder.mkdir()
+    put(folder, b"hello", b"world")
+    (problem,) = check(databases)
+    assert f"{folder} is no database of pictures or arrays" in problem
 
 
 # Our format

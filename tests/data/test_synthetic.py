@@ -96,6 +96,8 @@ class TestItems:
     def test_the_target_does_not_depend_on_its_supports(self) -> None:
         a, b = Synthetic(supp_idxs=None).load(5), Synthetic(supp_idxs=(-5, 3, 0)).load(5)
         np.testing.assert_array_equal(a.target, b.target)
+        assert Synthetic(mode="val").describe(13) == "synthetic/val/scene 1/frame 5/right"
+        assert not {"T_stereo", "depth"} & Synthetic(supp_idxs=1, use_depth=False)[0].keys()
 
     def test_modes_and_scene_seeds_share_no_scene(self) -> None:
         targets = [Synthetic(mode=mode, supp_idxs=None).load(0).target for mode in ("train", "val", "test")]
@@ -116,20 +118,12 @@ class TestItems:
         assert len(dataset) == 3
         assert dataset.check() == []
 
-    def test_without_stereo_or_depth_the_keys_are_absent(self) -> None:
-        item = Synthetic(supp_idxs=1, use_depth=False)[0]
-        assert "T_stereo" not in item
-        assert "depth" not in item
-
     def test_intrinsics_follow_size_and_focal(self) -> None:
         np.testing.assert_allclose(Synthetic().load(0).K, [[111.36, 0, 96], [0, 122.88, 32], [0, 0, 1]])
         wide = Synthetic(size=(128, 48), focal=(0.5, 1.5)).load(0)
         np.testing.assert_allclose(wide.K, [[64, 0, 64], [0, 72, 24], [0, 0, 1]])
         assert wide.depth is not None
         assert wide.depth.shape == (48, 128)
-
-    def test_an_item_is_described_by_its_place(self) -> None:
-        assert Synthetic(mode="val").describe(13) == "synthetic/val/scene 1/frame 5/right"
 
 
 class TestStereo:
@@ -156,13 +150,13 @@ class TestMotion:
     def test_the_camera_drives_forward_at_the_given_pace(self) -> None:
         dataset = Synthetic(motion=0.8, rotation=0.0, right_targets=False, supp_idxs=1, size=(12, 4))
         steps = []
-        for index in range(0, 800, 8):
+        for index in range(0, 800, 16):
             motions = dataset.load(index).Ts_true
             assert motions is not None
             steps.append(-motions[0, 2, 3])  # the world comes nearer
         assert min(steps) >= 0.4
         assert max(steps) <= 1.2
-        assert np.mean(steps) == pytest.approx(0.8, abs=0.08)
+        assert np.mean(steps) == pytest.approx(0.8, abs=0.1)
 
     def test_rotation_stays_within_its_limit(self) -> None:
         rng = np.random.default_rng(0)
@@ -191,8 +185,8 @@ class TestMotion:
 
     def test_standing_is_the_share_of_such_drives(self) -> None:
         dataset = Synthetic(standing=0.3)
-        share = np.mean([dataset._scene(i).drive.speed == 0 for i in range(100)])
-        assert share == pytest.approx(0.3, abs=0.12)
+        share = np.mean([dataset._scene(i).drive.speed == 0 for i in range(60)])
+        assert share == pytest.approx(0.3, abs=0.15)
 
     @pytest.mark.parametrize("kind", ["road", "corridor"])
     def test_moving_objects_change_a_part_of_a_still_view(self, kind: Any) -> None:
