@@ -64,16 +64,11 @@ def test_item_has_the_keys_shapes_and_units_of_the_batch_contract():
     assert torch.equal(item["target"][0, 0], torch.tensor([0.0, 50.0, 100.0, 150.0]) / 255)
 
 
-def test_mirroring_twice_is_the_identity():
-    raw = Ramp().load(0)
-    twice = raw.mirrored().mirrored()
-    for name in ("target", "supports", "K", "T_stereo", "depth", "Ts_true"):
-        assert np.array_equal(getattr(raw, name), getattr(twice, name))
-
-
 def test_mirrored_item_by_hand():
     raw = Ramp().load(0)
     mirrored = raw.mirrored()
+    for name in ("target", "supports", "K", "T_stereo", "depth", "Ts_true"):
+        assert np.array_equal(getattr(raw, name), getattr(mirrored.mirrored(), name))
     assert mirrored.target[0, :, 0].tolist() == [150, 100, 50, 0]
     assert mirrored.supports[1][0, :, 0].tolist() == [150, 100, 50, 0]
     assert mirrored.depth.tolist() == [[0.0, 3.0, 2.0, 1.0]]
@@ -157,6 +152,13 @@ def test_colours_change_only_in_the_network_inputs(strong):
     assert 10 < changed < 38
 
 
+def test_indices_out_of_range_end_iteration():
+    assert len(list(Ramp())) == 6
+    for index in (6, -1):
+        with pytest.raises(IndexError, match=f"item {index} of a data set of 6"):
+            Ramp()[index]
+
+
 def test_no_supports_is_an_empty_axis():
     assert Ramp(supp_idxs=0).supp_idxs == (0,)
     item = Ramp(supp_idxs=None, use_aug=True)[0]
@@ -170,14 +172,6 @@ def test_load_ms_times_every_stage():
     total, parts = item["load_ms"][0], item["load_ms"][1:]
     assert total >= parts.sum() > 0
     assert "load_ms" not in Ramp()[0]
-
-
-def test_index_out_of_range_ends_iteration():
-    assert len(list(Ramp())) == 6
-    with pytest.raises(IndexError, match="item 6 of a data set of 6"):
-        Ramp()[6]
-    with pytest.raises(IndexError, match="item -1"):
-        Ramp()[-1]
 
 
 @pytest.mark.parametrize(

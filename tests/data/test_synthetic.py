@@ -37,8 +37,6 @@ def _errors(item: RawItem, i_support: int, support_depth: NDArray[Any]) -> tuple
     """Mean difference to a support over pixels that both see: moved by true depth and motion, and not moved."""
     width, height = SIZE
     v, u = (grid.ravel().astype(float) for grid in np.indices((height, width)))
-    assert item.depth is not None
-    assert item.Ts_true is not None
     z = item.depth.ravel().astype(float)
     points = np.stack([(u - CX) / FX * z, (v - CY) / FY * z, z, np.ones_like(z)])
     x, y, z_there = (item.Ts_true[i_support] @ points)[:3]
@@ -122,7 +120,6 @@ class TestItems:
         np.testing.assert_allclose(Synthetic().load(0).K, [[111.36, 0, 96], [0, 122.88, 32], [0, 0, 1]])
         wide = Synthetic(size=(128, 48), focal=(0.5, 1.5)).load(0)
         np.testing.assert_allclose(wide.K, [[64, 0, 64], [0, 72, 24], [0, 0, 1]])
-        assert wide.depth is not None
         assert wide.depth.shape == (48, 128)
 
 
@@ -131,8 +128,6 @@ class TestStereo:
     def test_signs_are_those_of_kitti(self, index: int, sign: int) -> None:
         """A left target has its partner 0.54 m to the right: points move to the left by that."""
         item = Synthetic(supp_idxs=0).load(index)
-        assert item.T_stereo is not None
-        assert item.Ts_true is not None
         assert item.T_stereo[0, 3] == sign * 0.1
         expected = np.eye(4)
         expected[0, 3] = sign * STEREO_BASELINE_M
@@ -152,7 +147,6 @@ class TestMotion:
         steps = []
         for index in range(0, 800, 16):
             motions = dataset.load(index).Ts_true
-            assert motions is not None
             steps.append(-motions[0, 2, 3])  # the world comes nearer
         assert min(steps) >= 0.4
         assert max(steps) <= 1.2
@@ -180,7 +174,6 @@ class TestMotion:
         np.testing.assert_array_equal(item.supports[0], item.target)
         np.testing.assert_array_equal(item.supports[1], item.target)
         assert (item.supports[2] != item.target).any()
-        assert item.Ts_true is not None
         np.testing.assert_allclose(item.Ts_true[0], np.eye(4), atol=1e-12)
 
     def test_standing_is_the_share_of_such_drives(self) -> None:
@@ -224,8 +217,6 @@ class TestDepthIsWorthLearning:
         holes = 0
         for index in range(0, 80, 8):
             a, b = without.load(index).depth, with_sky.load(index).depth
-            assert a is not None
-            assert b is not None
             assert (b > 0).all()
             assert (b[a == 0] > 80).all()
             np.testing.assert_array_equal(a[a > 0], b[a > 0])
@@ -265,9 +256,6 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("index", [0, 1], ids=["left", "right"])
 def test_hints_are_the_depth_of_what_the_partner_sees(index: int) -> None:
     item = Synthetic(supp_idxs=[0], use_hints=True, size=SIZE).load(index)
-    assert item.hints is not None
-    assert item.depth is not None
-    assert item.T_stereo is not None
     known = item.hints > 0
     assert 0.5 < known.mean() < 1
     np.testing.assert_allclose(METRES_PER_UNIT * item.hints[known], item.depth[known])
