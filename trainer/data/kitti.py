@@ -48,8 +48,12 @@ class KittiRaw(KittiItems):
         hints_root: str | None = None,
         **common: Unpack[CommonOptions],
     ):
-        super().__init__(use_benchmark, depth_along, depth_size, intrinsics, **common)
+        self._depth_root = depth_root
+        super().__init__(
+            root, split, split_file, use_benchmark, depth_along, depth_size, intrinsics, hints_root, **common
+        )
+
+    def _open(self, root: str | None, hints_root: str | None) -> Listing:
         raw = find_raw(root)
-        self._attach(raw, split, split_file)
-        annotated = find_annotated(raw, depth_root) if self.use_depth and use_benchmark else None
-        self.listing = Listing(raw, annotated, find_hints(raw, hints_root) if self.use_hints else None)
+        annotated = find_annotated(raw, self._depth_root) if self.use_depth and self.use_benchmark else None
+        return Listing(raw, annotated, find_hints(raw, hints_root) if self.use_hints else None)

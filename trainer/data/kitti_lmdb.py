@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from typing_extensions import Unpack
-
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions
 from trainer.data.files.paths import expanded
 from trainer.data.kitti_raw.databases import DatabaseListing
-from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
+from trainer.data.kitti_raw.items import KittiItems
 from trainer.data.kitti_raw.places import find_databases
 
 
@@ -33,21 +30,7 @@ class KittiDatabases(KittiItems):
 
     source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code"
 
-    def __init__(
-        self,
-        root: str | None = None,
-        split: str = "eigen_zhou",
-        split_file: str | None = None,
-        use_benchmark: bool = False,
-        depth_along: DepthAlong = "optical_axis",
-        depth_size: tuple[int, int] | None = (1242, 376),
-        intrinsics: Intrinsics = "average",
-        hints_root: str | None = None,
-        **common: Unpack[CommonOptions],
-    ):
-        super().__init__(use_benchmark, depth_along, depth_size, intrinsics, **common)
+    def _open(self, root: str | None, hints_root: str | None) -> DatabaseListing:
         raw = find_databases(root)
-        self._attach(raw, split, split_file)
-        self.listing = DatabaseListing(
-            raw, expanded(hints_root or f"{raw}/depth_hints") if self.use_hints else None
-        )
+        hints = expanded(hints_root or f"{raw}/depth_hints") if self.use_hints else None
+        return DatabaseListing(raw, hints)

@@ -113,15 +113,11 @@ class KittiOdometry(ClipDataset):
                 if name[:2] == sequence:
                     self._rig(sequence).camera(self._camera(name))
             if self._has_poses:
-                self._camera_pose(f"{sequence}/l", self._last_frame(sequence))
+                last = max(line.number for line in self.lines if line.clip[:2] == sequence)
+                self._camera_pose(f"{sequence}/l", last + max(0, 0, *self.supp_idxs))
         except DataError as error:
             return str(error)
         return ""
-
-    def _last_frame(self, sequence: str) -> int:
-        """Highest number of a target or support in a sequence."""
-        last = max(line.number for line in self.lines if line.clip[:2] == sequence)
-        return last + max(0, 0, *self.supp_idxs)
 
     def notes(self) -> list[str]:
         """Report gaps, missing ground truth and missing poses."""

@@ -75,7 +75,7 @@ class MixedDatasets(RecordedDataset):
             raise UserError("\n".join(f"dataset.{problem}" for problem in problems))
         shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
         self.parts = [
-            _build_part(name, weight, kwargs, {**shared, "seed": _seed_of(self.seed, i)}, self.supp_idxs)
+            _build_part(name, weight, kwargs, {**shared, "seed": self._part_seed(i)}, self.supp_idxs)
             for i, (name, weight, kwargs) in enumerate(_settings(datasets, self.mode))
         ]
         sizes = [len(part.dataset) for part in self.parts]
@@ -144,6 +144,10 @@ class MixedDatasets(RecordedDataset):
         item["index"] = torch.tensor(epoch * len(self) + index if self.mode == "train" else index)
         return item
 
+    def _part_seed(self, i_part: int) -> int:
+        """Derive a seed for each data set, so that their items do not share draws."""
+        return int(np.random.SeedSequence([self.seed, i_part]).generate_state(1)[0])
+
     def _place(self, epoch: int, index: int) -> tuple[Part, int, int]:
         """Find the item at a place of an epoch: its data set, the walk through it, its index there.
 
@@ -200,11 +204,6 @@ class MixedDatasets(RecordedDataset):
             without = [name for name, s in zip(names, self._samples, strict=True) if key not in s]
             problems.append(f"{key!r} is requested, but {', '.join(without)} does not have it")
         return problems
-
-
-def _seed_of(seed: int, i_part: int) -> int:
-    """Derive a seed for each data set, so that their items do not share draws."""
-    return int(np.random.SeedSequence([seed, i_part]).generate_state(1)[0])
 
 
 @dataclass(frozen=True)

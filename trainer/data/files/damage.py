@@ -37,10 +37,12 @@ def find_damaged(
     """
     wanted = list(places) if is_first_of_machine() else []
     problems, end = list[str](), time.monotonic() + _SECONDS
-    for first in range(0, len(wanted), _BATCH):
-        if time.monotonic() > end:
-            return problems, len(wanted) - first
-        problems += (judge or _judge_files)(wanted[first : first + _BATCH])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(wanted), _BATCH):
+            if time.monotonic() > end:
+                return problems, len(wanted) - first
+            batch = wanted[first : first + _BATCH]
+            problems += judge(batch) if judge else filter(None, pool.map(_file_problem, batch))
     return problems, 0
 
 
@@ -52,11 +54,6 @@ def is_first_of_machine() -> bool:
 def is_whole(tail: bytes) -> bool:
     """Tell from its last bytes whether a PNG or JPEG picture is complete; zeros may follow."""
     return _PNG_END in tail or _JPEG_END in tail.rstrip(b"\0")[-_JPEG_REST:]
-
-
-def _judge_files(paths: Sequence[str]) -> list[str]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(filter(None, pool.map(_file_problem, paths)))
 
 
 def _file_problem(path: str) -> str:

@@ -2,10 +2,9 @@
 
 Databases of earlier code and NumPy files of objects hold pickles. Python's unpickler carries out the opcodes that such
 values need, and finds stand-ins for the functions of NumPy: with the real ones a pickle can write anywhere in memory.
-
-Nothing here may outgrow the file. It is the unpickler written in Python, because the one written in C allocates a table
-of any size for one opcode, and hashes nested keys for hours, before a subclass is asked. Doing that in a child process
-with limits of memory and time was slower: 36 ms for a LiDAR scan that takes 0.4 ms here, and streams were read twice.
+It is the unpickler written in Python. The one written in C allocates a table of any size for one opcode and hashes
+nested keys for hours before a subclass is asked; in a child process with limits of memory and time that would cost
+36 ms for a LiDAR scan that takes 0.4 ms here, and streams would be read twice.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
 from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
-from trainer.data.kitti_raw.files import Frame, Line, Recordings, check_images, read_split
+from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 from trainer.types import STEREO_BASELINE_UNITS
@@ -32,7 +32,7 @@ _AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image w
 
 
 class KittiItems(RecordedDataset):
-    """Items of KITTI recordings. A subclass sets `listing` and calls `_attach`.
+    """Items of KITTI recordings, which a subclass opens.
 
     Args:
         split_file: a split file; wins over `split` and `mode`.
@@ -46,17 +46,16 @@ class KittiItems(RecordedDataset):
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
     """
 
-    raw: Path
-    split_file: Path
-    lines: list[Line]
-    listing: Recordings
-
     def __init__(
         self,
-        use_benchmark: bool,
-        depth_along: DepthAlong,
-        depth_size: tuple[int, int] | None,
-        intrinsics: Intrinsics,
+        root: str | None = None,
+        split: str = "eigen_zhou",
+        split_file: str | None = None,
+        use_benchmark: bool = False,
+        depth_along: DepthAlong = "optical_axis",
+        depth_size: tuple[int, int] | None = (1242, 376),
+        intrinsics: Intrinsics = "average",
+        hints_root: str | None = None,
         **common: Unpack[CommonOptions],
     ):
         super().__init__(**common)
@@ -73,13 +72,15 @@ class KittiItems(RecordedDataset):
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self._calibrations: dict[str, Calibration] = {}
         self._broken: set[str] = set()  # problems of looking up
-
-    def _attach(self, raw: Path, split: str, split_file: str | None) -> None:
-        """Read the split file that belongs to the recordings in `raw`."""
-        self.raw = raw
-        self.split_file = expanded(split_file) if split_file else find_split(raw, split, self.mode)
+        self.listing = self._open(root, hints_root)
+        self.raw = self.listing.raw
+        self.split_file = expanded(split_file) if split_file else find_split(self.raw, split, self.mode)
         self.lines = read_split(self.split_file)
         self._watch(len(self.lines))
+
+    @abstractmethod
+    def _open(self, root: str | None, hints_root: str | None) -> Recordings:
+        """Find the recordings, with what the options need. Raises UserError."""
 
     def __len__(self) -> int:
         return len(self.lines)
