@@ -136,7 +136,7 @@ def exif(turn):
 
 
 @pytest.mark.parametrize(
-    ("picture", "options", "told"),
+    ("picture", "options", "message"),
     [
         (Image.new("RGB", (64, 20)), {}, "are not 40x20 as the first of the clip, the first: {path} (64x20"),
         (Image.new("RGB", (WIDTH, HEIGHT)), {"exif": exif(6)}, "lie on a side or head"),
@@ -145,15 +145,15 @@ def exif(turn):
     ],
     ids=["size", "on its side", "upright", "16 bits"],
 )
-def test_pictures_that_would_be_read_wrongly_are_named(tmp_path, monkeypatch, picture, options, told):
+def test_pictures_that_would_be_read_wrongly_are_named(tmp_path, monkeypatch, picture, options, message):
     path = frames(tmp_path, range(5)) / "000002.png"
     picture.save(path, **options)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):  # the first process of a machine looks for all
         monkeypatch.setenv("LOCAL_RANK", rank)
         problems = folder(tmp_path).check()
-        assert len(problems) == (rank == "0" and bool(told))
-        assert all("1 of 5 pictures " + told.format(path=path) in problem for problem in problems)
+        assert len(problems) == (rank == "0" and bool(message))
+        assert all("1 of 5 pictures " + message.format(path=path) in problem for problem in problems)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
@@ -191,7 +191,7 @@ def test_clips_are_folders_that_may_have_their_own_intrinsics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1 2 3", "got 3 numbers"),
         ("a b", "cannot be read"),
@@ -201,9 +201,9 @@ def test_clips_are_folders_that_may_have_their_own_intrinsics(tmp_path):
         ("0.58 0 0.5 0 1.92 0.5 0 0 1", "normalised"),
     ],
 )
-def test_intrinsics_that_are_none_are_named(tmp_path, text, told):
+def test_intrinsics_that_are_none_are_named(tmp_path, text, message):
     (tmp_path / "K.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=rf"K\.txt.*{told}"):
+    with pytest.raises(UserError, match=rf"K\.txt.*{message}"):
         read_intrinsics(tmp_path / "K.txt")
 
 
@@ -236,7 +236,7 @@ def test_a_field_of_view_wins_over_a_file_and_says_so(tmp_path):
     assert note == f"{tmp_path / 'K.txt'} is not read: dataset.fov: 90 wins. Set it to null to take K.txt"
 
 
-def test_an_unknown_camera_is_guessed_and_told(tmp_path):
+def test_an_unknown_camera_is_guessed_and_noted(tmp_path):
     dataset = folder(frames(tmp_path, range(3)), size=(WIDTH, HEIGHT))
     assert float(dataset[0]["K"][0, 0]) == pytest.approx(20 / math.tan(math.radians(30)))
     assert "60 degrees" in dataset.notes()[0]
@@ -247,7 +247,7 @@ def test_an_unknown_camera_is_guessed_and_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"supp_idxs": [-1, 0]}, "stereo partner"),
         ({"use_hints": True}, "no depth hints"),
@@ -259,9 +259,9 @@ def test_an_unknown_camera_is_guessed_and_told(tmp_path):
         ({"val_every": 10, "mode": "val"}, "none of 5 frames is left for val"),
     ],
 )
-def test_options_without_meaning_are_refused(tmp_path, options, told):
+def test_options_without_meaning_are_refused(tmp_path, options, message):
     frames(tmp_path, range(5))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         folder(tmp_path, **options)
 
 
@@ -373,12 +373,12 @@ def test_an_item_that_cannot_be_read_is_replaced_named_and_counted(scarred, num_
     assert {0, 1, 5, 6} <= set(read)
     assert dataset.unreadable.nonzero().flatten().tolist() == [2, 3, 4]  # counted for all processes
     if not num_workers:
-        told = [r.message for r in caplog.records]
-        assert len(told) == 3
-        assert all("4.png is not a readable picture" in line for line in told)
-        assert told[2].endswith("Another item takes its place (3 of 7 items so far)")
+        message = [r.message for r in caplog.records]
+        assert len(message) == 3
+        assert all("4.png is not a readable picture" in line for line in message)
+        assert message[2].endswith("Another item takes its place (3 of 7 items so far)")
         loaded(dataset, epoch=1)
-        assert len(caplog.records) == 3  # told once
+        assert len(caplog.records) == 3  # message once
 
 
 def test_the_stand_in_depends_on_seed_epoch_and_item_only(scarred):

@@ -146,7 +146,7 @@ def test_annotated_depth_is_along_the_optical_axis_only(raw):
     assert kitti(raw, use_benchmark=True).truth == "annotated depth (arXiv:1708.06500)"
 
 
-def test_points_that_are_not_finite_are_left_out_and_told_once(raw, caplog):
+def test_points_that_are_not_finite_are_left_out_with_one_warning(raw, caplog):
     path = raw / DRIVE / "velodyne_points" / "data" / f"{2:010d}.bin"
     whole = kitti(raw, depth_size=None)[1]["depth"]
     nonsense = [[np.nan, 0, 0, 0], [5, np.inf, 0, 0], [np.inf, 0, 0, 0], [-np.inf, np.nan, 1, 0]]

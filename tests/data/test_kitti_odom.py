@@ -131,7 +131,7 @@ def test_without_split_files_zhou_decides_about_sequences_and_the_rule_about_fra
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "told"),
+    ("name", "mode", "message"),
     [
         (
             "06",
@@ -141,12 +141,12 @@ def test_without_split_files_zhou_decides_about_sequences_and_the_rule_about_fra
         ("09", "train", r"00 to 08 for train \(arXiv:1704\.07813\).*There are: 09.*train\.split_file"),
     ],
 )
-def test_sequences_of_a_mode_that_are_not_here_are_named_with_the_ways_out(tmp_path, name, mode, told):
+def test_sequences_of_a_mode_that_are_not_here_are_named_with_the_ways_out(tmp_path, name, mode, message):
     sequence(tmp_path, name, cameras=(2,))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         odometry(tmp_path, mode=mode)
     part = {"type": "kitti_odom", "root": str(tmp_path)}
-    with pytest.raises(UserError, match=rf"datasets\.drives: .*{told}") as caught:
+    with pytest.raises(UserError, match=rf"datasets\.drives: .*{message}") as caught:
         DATASETS.create("mixed", datasets={"drives": part}, mode=mode)
     assert f" dataset.datasets.drives.{mode}.split_file" in str(caught.value)
 
@@ -176,7 +176,7 @@ def test_lidar_is_projected_into_the_camera(root):
     assert not dataset[1]["depth"].any()  # no scan
 
 
-def test_without_lidar_there_is_no_depth_and_this_is_told(root):
+def test_without_lidar_there_is_no_depth_and_this_is_named(root):
     dataset = odometry(root)
     assert "depth" not in dataset[0]
     assert dataset.use_depth is False
@@ -186,7 +186,7 @@ def test_without_lidar_there_is_no_depth_and_this_is_told(root):
 # Mistakes
 
 
-def test_everything_missing_is_told_at_once(root):
+def test_everything_missing_is_listed_at_once(root):
     given = split(root, "0 5 l", "0 1 x", "7 1 l")
     problems = odometry(root, **given).check()
     path = given["split_file"]
@@ -197,7 +197,7 @@ def test_everything_missing_is_told_at_once(root):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("P0: 1 2 3\n", ""),
         ("P0: a b\n", ""),
@@ -207,11 +207,11 @@ def test_everything_missing_is_told_at_once(root):
         (CALIB.replace("P2: 20 0 20", "P2: -20 0 20"), ": P2 is no camera"),
     ],
 )
-def test_calibration_that_is_none_or_lacks_the_camera_is_named(root, text, told):
+def test_calibration_that_is_none_or_lacks_the_camera_is_named(root, text, message):
     path = root / "sequences" / "00" / "calib.txt"
     path.write_text(text)
     (problem,) = odometry(root).check()
-    assert f"{path}{told}" in problem
+    assert f"{path}{message}" in problem
 
 
 def test_wrong_options_are_refused(root):
@@ -257,7 +257,7 @@ def test_real_sequence(shared_data):
 @pytest.mark.parametrize(
     "pose", ["1 0 0 0 0 1 0 0 0 0 1 nan", "0 0 0 0 0 0 0 0 0 0 0 2", "nan 0 0 0 0 1 0 0 0 0 1 2"]
 )
-def test_a_pose_that_is_no_motion_is_told_before_training(root, pose):
+def test_a_pose_that_is_no_motion_is_named_before_training(root, pose):
     path = root / "poses" / "00.txt"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([*rows[:2], pose, *rows[3:]]))

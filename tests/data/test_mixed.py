@@ -160,7 +160,7 @@ def streets_and_rooms(tmp_path):
     }
 
 
-def test_keys_that_not_all_have_are_left_out_and_told(streets_and_rooms):
+def test_keys_that_not_all_have_are_left_out_and_listed(streets_and_rooms):
     dataset = mixed(streets_and_rooms)
     assert dataset.check() == []
     assert dataset.use_depth is False
@@ -227,7 +227,7 @@ def test_modes_may_override_keys_of_one_data_set(root):
 # Damage
 
 
-def test_problems_of_all_data_sets_are_told_with_their_names(root):
+def test_problems_of_all_data_sets_are_named_with_their_names(root):
     cut(root / "a" / "000003.png", 0.5)
     cut(root / "c" / "000004.png", 0.5)
     problems = three(root).check()
@@ -255,7 +255,7 @@ def one(**settings):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (one(type="foldr"), "a.type: 'foldr' is not a dataset that can be mixed. Did you mean 'folder'?"),
         (one(type="mixed"), "a.type: 'mixed' is not a dataset that can be mixed"),
@@ -271,11 +271,11 @@ def one(**settings):
         ({}, "datasets: none is named"),
     ],
 )
-def test_mistakes_are_told_with_the_nearest_name(change, told):
+def test_mistakes_are_named_with_the_nearest_name(change, message):
     with pytest.raises(UserError) as caught:
         mixed(change)
-    assert told in str(caught.value)
-    assert any(told in line for line in DATASETS.get("mixed").validate_config({"datasets": change}))
+    assert message in str(caught.value)
+    assert any(message in line for line in DATASETS.get("mixed").validate_config({"datasets": change}))
 
 
 def test_keys_of_a_data_set_are_named_where_they_stand(root):
@@ -289,7 +289,7 @@ def test_keys_of_a_data_set_are_named_where_they_stand(root):
 
 
 @pytest.mark.parametrize("value", ["[]", "x"])
-def test_data_sets_that_are_no_mapping_are_told_without_a_traceback(value):
+def test_data_sets_that_are_no_mapping_are_named_without_a_traceback(value):
     page, default = (ROOT / "cfg" / "real" / name for name in ("mixed.yaml", "default.yaml"))
     with pytest.raises(ConfigError, match=r"dataset\.datasets: expected a mapping"):
         load_config(page, default, [f"dataset.datasets={value}"])

@@ -86,7 +86,7 @@ def test_arrays_are_metres_and_other_scales_can_be_set(root):
 
 
 @pytest.mark.parametrize("nonsense", [np.nan, np.inf, -1.0])
-def test_depth_that_is_no_distance_counts_as_none_and_is_told_once(root, nonsense, caplog):
+def test_depth_that_is_no_distance_counts_as_none_and_is_named_once(root, nonsense, caplog):
     depth = np.full((10, 20), 2.0, np.float32)
     depth[0, :3] = nonsense
     path = root / "000" / "depth" / "000004.npy"
@@ -149,7 +149,7 @@ def test_depth_of_another_kind_is_named_and_costs_one_item(root, caplog):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"supp_idxs": [0]}, "stereo partner"),
         ({"use_hints": True}, "no depth hints"),
@@ -157,8 +157,8 @@ def test_depth_of_another_kind_is_named_and_costs_one_item(root, caplog):
         ({"frame_gap": 0}, "frame_gap"),
     ],
 )
-def test_options_without_meaning_are_refused(root, options, told):
-    with pytest.raises(UserError, match=told):
+def test_options_without_meaning_are_refused(root, options, message):
+    with pytest.raises(UserError, match=message):
         rgbd(root, **options)
 
 

@@ -91,7 +91,7 @@ def test_the_camera_follows_from_the_field_of_view(whole):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"use_aug": True}, "for evaluation only"),
         ({"mode": "train"}, "for evaluation only"),
@@ -99,8 +99,8 @@ def test_the_camera_follows_from_the_field_of_view(whole):
         ({"use_hints": True}, "no depth hints"),
     ],
 )
-def test_what_needs_video_or_training_is_refused(whole, options, told):
-    with pytest.raises(UserError, match=told):
+def test_what_needs_video_or_training_is_refused(whole, options, message):
+    with pytest.raises(UserError, match=message):
         syns(whole, **options)
 
 
@@ -117,7 +117,7 @@ def test_damage_and_bad_lines_are_named(root):
     assert len(syns(root, use_depth=False).check()) == 4
 
 
-def test_edges_and_depth_of_different_size_are_told(root):
+def test_edges_and_depth_of_different_size_are_named(root):
     Image.fromarray(np.zeros((375, 1242), np.uint8)).save(root / "02" / "edges" / "3.png")
     with pytest.raises(DataError, match=r"edges/3\.png: edges of shape \(375, 1242\) do not belong to depth"):
         syns(root)[0]

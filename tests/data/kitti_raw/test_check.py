@@ -1,4 +1,4 @@
-"""KITTI raw: what is wrong with splits, files and calibration is told before training; broken items are named."""
+"""KITTI raw: what is wrong with splits, files and calibration is message before training; broken items are named."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_check_reads_the_calibration_that_items_need(raw):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "told"),
+    ("name", "wrong", "message"),
     [
         ("S_rect_02: 40 12", "S_rect_02: nan 12", "not all numbers are finite"),
         ("S_rect_02: 40 12", "S_rect_02: 0 12", "S_rect must be"),
@@ -152,13 +152,13 @@ def test_check_reads_the_calibration_that_items_need(raw):
         ("R_rect_00: 1 0 0", "R_rect_00: 1 1 0", "must be rotations"),
     ],
 )
-def test_a_calibration_that_is_none_is_told_before_training(raw, name, wrong, told):
+def test_a_calibration_that_is_none_is_named_before_training(raw, name, wrong, message):
     text = CAM_TO_CAM.replace(name, wrong)
     assert text != CAM_TO_CAM
     (raw / DATE / "calib_cam_to_cam.txt").write_text(text)
     (problem,) = kitti(raw).check()
     assert f"{raw}/{DATE}/calib_cam_to_cam.txt or calib_velo_to_cam.txt is damaged: " in problem
-    assert told in problem
+    assert message in problem
 
 
 # Broken items
@@ -199,7 +199,7 @@ def test_files_that_there_was_no_time_for_are_counted(raw, monkeypatch):
     assert dataset.notes()[0].startswith("no time to check 6 files")
 
 
-def test_a_folder_that_cannot_be_listed_is_told_once(raw):
+def test_a_folder_that_cannot_be_listed_is_named_once(raw):
     folder = raw / DRIVE / "image_02" / "data"
     shutil.rmtree(folder)
     folder.symlink_to("data")  # to itself

@@ -181,7 +181,7 @@ def _environment(path: str) -> Any:
         if len(_environments) > _OPEN_AT_ONCE:
             _environments.popitem(last=False)[1].environment.close()
     _environments.move_to_end(name)
-    # Reading a page behind the end of the file would kill the process (SIGBUS), so its size is asked for every time.
+    # Reading a page behind the end of the file would kill the process (SIGBUS), so its size is checked every time.
     size, wanted = os.path.getsize(os.path.join(path, FILE)), _environments[name].num_bytes
     if size < wanted:
         raise DataError(

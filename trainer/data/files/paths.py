@@ -41,7 +41,7 @@ def find_folder(
 ) -> Path:
     """Find the first folder that holds a data set: one of `roots`, or a folder in it called one of `names`.
 
-    `accept` tells whether a folder holds the data. Raises UserError that `what` was not found, with every place
+    `accept` returns whether a folder holds the data. Raises UserError that `what` was not found, with every place
     that was searched and the advice to set `fix`.
     """
     looked = []

@@ -38,7 +38,7 @@ class SplitReport:
     """How many items of a split have which files; `parts` exist, `broken` could not be looked up."""
 
     num_items: int = 0
-    num_complete: int = 0  # items that can be loaded, as far as listings tell
+    num_complete: int = 0  # items that can be loaded, as far as listings show
     bad_lines: list[str] = field(default_factory=list)
     there: Counter[str] = field(default_factory=Counter)  # column -> items that have it
     missing: dict[str, list[str]] = field(default_factory=dict)  # column -> names

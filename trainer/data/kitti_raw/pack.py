@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.data.base import DataError, open_picture
-from trainer.data.files.lmdb import FILE, Database, array_bytes
+from trainer.data.files.lmdb import FILE, Content, Database, array_bytes
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.calibration import read_numbers
 from trainer.data.kitti_raw.files import IMAGE_SUFFIXES, list_frames
@@ -92,9 +92,10 @@ def _files(package: Package) -> list[str]:
 
 
 def _picture(file: str) -> Iterator[tuple[str, bytes]]:
-    with open_picture(file) as picture:
+    content = Path(file).read_bytes()
+    with open_picture(Content(content, file)) as picture:
         picture.load()
-    yield Path(file).stem, Path(file).read_bytes()
+    yield Path(file).stem, content
 
 
 def _scan(file: str) -> Iterator[tuple[str, bytes]]:
