@@ -243,7 +243,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
 
 def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:
-    """Replace `**common: Unpack[CommonOptions]` by the options of `DepthDataset`; None when `cls` has no such argument."""
+    """Replace `**common: Unpack[CommonOptions]` by the options of `DepthDataset`; None without such an argument."""
     last = list(inspect.signature(cls.__init__).parameters.values())[-1]
     if not str(last.annotation).endswith("[CommonOptions]"):
         return None
