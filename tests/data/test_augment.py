@@ -37,20 +37,10 @@ def test_brightness_multiplies_and_clips():
     assert pixel(jitter(brightness=1.2)(constant(100, 50, 250))) == pytest.approx([120 / 255, 60 / 255, 1.0])
 
 
-def test_contrast_of_a_grey_image_changes_nothing_because_it_is_its_mean():
-    assert pixel(jitter(contrast=0.8)(constant(90, 90, 90))) == pytest.approx([90 / 255] * 3, abs=1e-4)
-
-
 def test_contrast_pulls_towards_the_mean_grey_of_the_image():
     image = np.zeros((1, 1, 2, 3), np.uint8)
     image[0, 0, 1] = 200  # mean 100
     assert jitter(contrast=0.8)(image)[0, 0, 0] * 255 == pytest.approx([20, 180], abs=0.05)
-
-
-def test_saturation_of_pure_red_by_hand():
-    grey = 0.2989  # weight of red
-    expected = [0.8 + 0.2 * grey, 0.2 * grey, 0.2 * grey]
-    assert pixel(jitter(saturation=0.8)(constant(255, 0, 0))) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("turn", [-0.1, 0.05, 0.1])
@@ -62,13 +52,6 @@ def test_hue_turns_the_colour_circle(colour, turn):
     assert pixel(jitter(hue=turn)(constant(*colour))) == pytest.approx(
         colorsys.hsv_to_rgb((h + turn) % 1, s, v), abs=1e-5
     )
-
-
-def test_a_third_of_the_circle_in_four_turns_takes_red_to_green():
-    image = constant(255, 0, 0)
-    for _ in range(4):
-        image = np.rint(jitter(hue=1 / 12)(image) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    assert image[0, 0, 0].tolist() == [0, 255, 0]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (2, 3, 1, 0)])
@@ -84,10 +67,6 @@ def test_jitter_is_torchvisions(order):
         expected = steps[i](expected)
     found = Jitter(1.17, 0.83, 1.19, -0.09, order)(NOISE)
     assert np.abs(found - expected.numpy()).max() < 1e-5
-
-
-def test_jitter_without_change_is_the_identity():
-    assert np.abs(jitter()(NOISE) - to_planes(NOISE)).max() < 1e-6
 
 
 def test_hue_is_the_same_whether_or_not_the_image_fills_a_block():
@@ -147,9 +126,9 @@ def test_one_draw_gives_equal_images_equal_colours(strong):
 
 @pytest.mark.parametrize(("strong", "share"), [(False, 0.5), (True, 0.7)])
 def test_how_often_items_change(strong, share):
-    draws = [draw(np.random.default_rng([1, i]), strong) for i in range(2000)]
-    assert np.mean([d.flip for d in draws]) == pytest.approx(0.5, abs=0.04)
-    assert np.mean([d.recolour is not None for d in draws]) == pytest.approx(share, abs=0.04)
+    draws = [draw(np.random.default_rng([1, i]), strong) for i in range(1000)]
+    assert np.mean([d.flip for d in draws]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([d.recolour is not None for d in draws]) == pytest.approx(share, abs=0.05)
 
 
 def test_jitter_draws_within_its_limits_and_all_orders():

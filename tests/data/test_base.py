@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from trainer.data.base import DataError, DepthDataset, RawItem, read_image
+from trainer.data import DATASETS
+from trainer.data.base import CommonOptions, DataError, DepthDataset, RawItem, read_image
+from trainer.data.synthetic import Synthetic
 from trainer.runtime.errors import UserError
 from trainer.types import DATA_STAGES
 
@@ -60,16 +64,11 @@ def test_item_has_the_keys_shapes_and_units_of_the_batch_contract():
     assert torch.equal(item["target"][0, 0], torch.tensor([0.0, 50.0, 100.0, 150.0]) / 255)
 
 
-def test_mirroring_twice_is_the_identity():
-    raw = Ramp().load(0)
-    twice = raw.mirrored().mirrored()
-    for name in ("target", "supports", "K", "T_stereo", "depth", "Ts_true"):
-        assert np.array_equal(getattr(raw, name), getattr(twice, name))
-
-
 def test_mirrored_item_by_hand():
     raw = Ramp().load(0)
     mirrored = raw.mirrored()
+    for name in ("target", "supports", "K", "T_stereo", "depth", "Ts_true"):
+        assert np.array_equal(getattr(raw, name), getattr(mirrored.mirrored(), name))
     assert mirrored.target[0, :, 0].tolist() == [150, 100, 50, 0]
     assert mirrored.supports[1][0, :, 0].tolist() == [150, 100, 50, 0]
     assert mirrored.depth.tolist() == [[0.0, 3.0, 2.0, 1.0]]
@@ -81,7 +80,8 @@ def test_mirrored_item_by_hand():
 
 def test_hints_are_of_the_images_size_and_mirrored_with_them():
     assert Ramp(use_hints=True)[0]["depth_hints"].shape == (1, 2, 4)
-    assert "depth_hints" not in Ramp()[0]
+    assert not {"depth_hints", "target_aug", "supports_aug"} & Ramp()[0].keys()
+    assert "depth" not in Ramp(use_depth=False)[0]
     assert Ramp(use_hints=True).load(0).mirrored().hints[1].tolist() == [3.0, 2.0, 1.0, 0.0]
 
 
@@ -123,13 +123,9 @@ def test_an_item_depends_on_seed_epoch_and_index_and_on_nothing_else():
     first = {key: forwards[key] for key in keys}
     second = {key: backwards[key] for key in reversed(keys)}
     assert all(same(first[key], second[key]) for key in keys)
+    assert same(first[0, 2], forwards[2])  # a bare index means epoch 0
     assert not all(same(first[0, i], first[1, i]) for i in range(6))
     assert not all(same(first[0, i], Ramp(use_aug=True, seed=8)[0, i]) for i in range(6))
-
-
-def test_a_bare_index_means_epoch_0():
-    dataset = Ramp(use_aug=True)
-    assert same(dataset[2], dataset[0, 2])
 
 
 def test_the_global_random_streams_are_neither_read_nor_moved():
@@ -141,13 +137,6 @@ def test_the_global_random_streams_are_neither_read_nor_moved():
     torch.manual_seed(0)
     Ramp(use_aug=True)[1, 1]
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_augmented_inputs_come_always_with_use_aug_and_never_without():
-    augmented, plain = Ramp(use_aug=True), Ramp()
-    for epoch in range(6):
-        assert {"target_aug", "supports_aug"} <= augmented[epoch, 0].keys()
-        assert not {"target_aug", "supports_aug"} & plain[epoch, 0].keys()
 
 
 @pytest.mark.parametrize("strong", [False, True])
@@ -163,18 +152,18 @@ def test_colours_change_only_in_the_network_inputs(strong):
     assert 10 < changed < 38
 
 
+def test_indices_out_of_range_end_iteration():
+    assert len(list(Ramp())) == 6
+    for index in (6, -1):
+        with pytest.raises(IndexError, match=f"item {index} of a data set of 6"):
+            Ramp()[index]
+
+
 def test_no_supports_is_an_empty_axis():
+    assert Ramp(supp_idxs=0).supp_idxs == (0,)
     item = Ramp(supp_idxs=None, use_aug=True)[0]
     assert item["supports"].shape == (0, 3, 2, 4)
     assert item["supports_aug"].shape == (0, 3, 2, 4)
-
-
-def test_one_offset_may_stand_without_a_list():
-    assert Ramp(supp_idxs=0).supp_idxs == (0,)
-
-
-def test_depth_is_left_out_when_not_wanted():
-    assert "depth" not in Ramp(use_depth=False)[0]
 
 
 def test_load_ms_times_every_stage():
@@ -183,14 +172,6 @@ def test_load_ms_times_every_stage():
     total, parts = item["load_ms"][0], item["load_ms"][1:]
     assert total >= parts.sum() > 0
     assert "load_ms" not in Ramp()[0]
-
-
-def test_index_out_of_range_ends_iteration():
-    assert len(list(Ramp())) == 6
-    with pytest.raises(IndexError, match="item 6 of a data set of 6"):
-        Ramp()[6]
-    with pytest.raises(IndexError, match="item -1"):
-        Ramp()[-1]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +189,28 @@ def test_index_out_of_range_ends_iteration():
 def test_options_without_meaning_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Ramp(**options)
+
+
+@pytest.mark.parametrize("name", DATASETS.names())
+def test_every_data_set_takes_the_common_options_and_no_others(name):
+    parameters = DATASETS.parameters(name)
+    assert list(parameters)[-len(CommonOptions.__annotations__) :] == list(CommonOptions.__annotations__)
+    assert parameters["size"].annotation == tuple[int, int]
+    assert {key: parameters[key].default for key in DATASETS.get(name).defaults} == DATASETS.get(
+        name
+    ).defaults
+    with pytest.raises(TypeError, match=r"no argument 'use_dept'. Did you mean 'use_depth'"):
+        DATASETS.create(name, use_dept=True)
+
+
+def test_a_constructor_of_its_own_hides_the_options_of_its_base():
+    class Bare(Synthetic):
+        def __init__(self, num_items: int = 3):
+            super().__init__(num_items)
+
+    assert list(inspect.signature(Bare).parameters) == ["num_items"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sise'"):
+        Synthetic(sise=(64, 32))
 
 
 def test_an_unreadable_item_names_index_and_stem():

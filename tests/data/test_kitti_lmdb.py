@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -145,8 +144,14 @@ def test_items_equal_those_of_files(raw: Path, earlier: Path, options: dict[str,
             assert torch.equal(a[key], b[key]), key
 
 
-def test_hints_are_entries_or_files(earlier: Path, tmp_path: Path) -> None:
-    hints = dataset("kitti_lmdb", earlier, use_hints=True, size=(8, 6))[0]["depth_hints"][0]
+def test_hints_are_entries_or_files(earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONODEPTH_DATA", str(earlier.parent))
+    made = DATASETS.create(  # with the keys that configurations of earlier code have
+        "kitti_lmdb", split="synthetic", mode="train", size=[8, 6], supp_idxs=[-1, 1, 0], use_depth=True,
+        use_hints=True, use_benchmark=False, use_strong_aug=False, use_aug=False, as_torch=True, log_time=True,
+    )  # fmt: skip
+    assert made.check() == []
+    hints = made[0]["depth_hints"][0]
     expected = np.arange(12, dtype=np.float32).reshape(3, 4).repeat(2, 0).repeat(2, 1)
     assert hints.tolist() == expected.tolist()
     path = tmp_path / DRIVE / "image_02/0000000001.npy"
@@ -156,23 +161,6 @@ def test_hints_are_entries_or_files(earlier: Path, tmp_path: Path) -> None:
     assert files[0]["depth_hints"].unique().tolist() == [7]
     (problem,) = files.check()
     assert problem.startswith("3 of 4 items have no depth hints, the first: ")
-
-
-def test_configurations_of_earlier_code_name_these_keys(
-    earlier: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MONODEPTH_DATA", str(earlier.parent))
-    made = DATASETS.create(
-        "kitti_lmdb", split="synthetic", mode="train", size=[124, 38], supp_idxs=[-1, 1, 0], use_depth=True,
-        use_hints=True, use_benchmark=False, use_strong_aug=False, use_aug=True, as_torch=True, log_time=True,
-    )  # fmt: skip
-    assert made.check() == []
-    assert set(made[0]) >= {"target", "supports", "depth", "depth_hints", "load_ms", "target_aug"}
-
-
-def test_missing_databases_list_where_they_were_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"KITTI as LMDB databases was not found[\s\S]*kitti_raw_sync_lmdb"):
-        dataset("kitti_lmdb", tmp_path)
 
 
 def test_entries_that_are_no_frames_are_passed_over(databases: Path) -> None:
@@ -187,10 +175,7 @@ def test_the_same_database_serves_two_data_sets_and_forked_workers(earlier: Path
     one, other = dataset("kitti_lmdb", earlier), dataset("kitti_lmdb", earlier, mode="val")
     expected = one[0]["target"]
     assert other[0]["target"].shape == expected.shape
-    loader = torch.utils.data.DataLoader(
-        one, batch_size=2, num_workers=1, multiprocessing_context=multiprocessing.get_context("forkserver")
-    )
-    assert torch.equal(next(iter(loader))["target"][0], expected)
+    assert torch.equal(pickle.loads(pickle.dumps(one))[0]["target"], expected)  # as workers are given it
     if hasattr(os, "fork"):
         pid = os.fork()
         if pid == 0:  # the child: nothing of pytest may run in it
@@ -209,7 +194,7 @@ def check(databases: Path) -> list[str]:
     return dataset("kitti_lmdb", databases).check()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 @pytest.mark.parametrize("sensor", ["image_02/data", "velodyne_points/data"])
 def test_a_database_that_is_cut_off_is_named_once(databases: Path, sensor: str, share: float) -> None:
     file = databases / DRIVE / sensor / "data.mdb"
@@ -219,23 +204,6 @@ def test_a_database_that_is_cut_off_is_named_once(databases: Path, sensor: str, 
     assert "is cut off" in problem or "cannot be read" in problem
     with pytest.raises(DataError, match=r"cut off|cannot be read"):
         dataset("kitti_lmdb", databases)[0]
-
-
-def test_a_database_of_something_else_is_named(databases: Path) -> None:
-    folder = databases / DRIVE / "image_02/data"
-    shutil.rmtree(folder)
-    folder.mkdir()
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(b"hello", b"world")
-    (problem,) = check(databases)
-    assert f"{folder} is no database of pictures or arrays" in problem
-
-
-def test_a_missing_drive_is_one_problem(databases: Path) -> None:
-    shutil.rmtree(databases / DRIVE / "image_03")
-    problem, total = check(databases)
-    assert "items are incomplete: `prepare kitti check`" in total
-    assert f"{databases}/{DRIVE}/image_03/data does not exist or is empty" in problem
 
 
 def test_a_malicious_scan_is_refused_and_not_run(databases: Path, tmp_path: Path) -> None:
@@ -259,8 +227,7 @@ def test_a_malicious_pickle_anywhere_is_refused_before_training(
     evil = pickle.dumps(Marker(tmp_path / "owned"), 4)
     folder = databases / DRIVE / "image_02/data" if key != "calibration" else databases / DATE / "calibration"
     encoded = {"protocol": b"protocol", "keys": pickle.dumps("keys", 4)}
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(encoded.get(key, pickle.dumps("velo2cam/R", 4)), evil)
+    put(folder, encoded.get(key, pickle.dumps("velo2cam/R", 4)), evil)
     (problem,) = check(databases)
     assert "refused. The pickle asks for posix.mkdir" in problem
     assert not (tmp_path / "owned").exists()
@@ -270,22 +237,16 @@ def test_a_truncated_picture_in_a_database_is_named(databases: Path, raw: Path) 
     folder = databases / DRIVE / "image_02/data"
     picture = (raw / DRIVE / "image_02/data/0000000001.png").read_bytes()
     shutil.rmtree(folder)
-    write_earlier(folder, {f"{i:010d}": picture[: -100 if i == 1 else None] for i in range(6)})
+    broken = {"0000000001": picture[:-100], "0000000003": b"no picture"}
+    write_earlier(folder, {f"{i:010d}": picture for i in range(6)} | broken)
     with pytest.raises(DataError, match=f"{folder}/0000000001 is not a readable picture"):
         dataset("kitti_lmdb", databases)[0]
-    (problem,) = check(databases)
-    assert problem.startswith(f"{folder}/0000000001 is cut short or damaged (")
+    one, other = check(databases)
+    assert one.startswith(f"{folder}/0000000001 is cut short or damaged (")
+    assert f"cannot identify image file {folder}/0000000003)" in other
 
 
-def test_an_entry_that_is_no_picture_is_named_by_its_place(databases: Path) -> None:
-    folder = databases / DRIVE / "image_03/data"
-    shutil.rmtree(folder)
-    write_earlier(folder, {f"{i:010d}": b"no picture" for i in range(6)})
-    problems = check(databases)
-    assert f"cannot identify image file {folder}/0000000001)" in problems[0]
-
-
-def test_scans_and_calibrations_of_a_wrong_shape_are_named(databases: Path) -> None:
+def test_scans_of_a_wrong_shape_and_missing_databases_are_named(databases: Path, tmp_path: Path) -> None:
     folder = databases / DRIVE / "velodyne_points/data"
     shutil.rmtree(folder)
     entries = {f"{i:010d}": pickle.dumps(np.zeros((0, 4), np.float32), 4) for i in range(6)}
@@ -295,22 +256,39 @@ def test_scans_and_calibrations_of_a_wrong_shape_are_named(databases: Path) -> N
         made[0]
     with pytest.raises(DataError, match="0000000002: expected an array, got dict"):
         made[2]
+    with pytest.raises(UserError, match=r"KITTI as LMDB databases was not found[\s\S]*kitti_raw_sync_lmdb"):
+        dataset("kitti_lmdb", folder)
 
 
-def test_a_calibration_of_a_wrong_shape_is_named(databases: Path) -> None:
-    folder = databases / DATE / "calibration"
+def put(folder: Path, key: bytes, value: bytes) -> None:
     with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(pickle.dumps("velo2cam/R", 4), pickle.dumps(np.eye(2), 4))
-    (problem,) = check(databases)
-    assert "velo2cam/R: float64 of shape (2, 2), expected numbers (3, 3)" in problem
+        transaction.put(key, value)
 
 
-def test_values_that_only_look_endless_are_not_spelt_out(databases: Path) -> None:
-    folder = databases / DATE / "calibration"
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        transaction.put(pickle.dumps("velo2cam/R", 4), doubled(60) + b".")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (pickle.dumps(np.eye(2), 4), "float64 of shape (2, 2), expected numbers (3, 3)"),
+        (doubled(60) + b".", "refused. The pickle uses the same tuple again"),
+    ],
+    ids=["shape", "endless"],
+)
+def test_a_calibration_of_something_else_is_named(databases: Path, value: bytes, message: str) -> None:
+    put(databases / DATE / "calibration", pickle.dumps("velo2cam/R", 4), value)
     (problem,) = check(databases)
-    assert "velo2cam/R: expected an array, got tuple" in problem
+    assert f"velo2cam/R: {message}" in problem
+
+
+def test_databases_that_are_missing_or_something_else_are_one_problem(databases: Path) -> None:
+    folder = databases / DRIVE / "image_02/data"
+    shutil.rmtree(folder)
+    problem, total = check(databases)
+    assert "items are incomplete: `prepare kitti check`" in total
+    assert f"{folder} does not exist or is empty" in problem
+    folder.mkdir()
+    put(folder, b"hello", b"world")
+    (problem,) = check(databases)
+    assert f"{folder} is no database of pictures or arrays" in problem
 
 
 # Our format

@@ -86,7 +86,7 @@ def test_arrays_are_metres_and_other_scales_can_be_set(root):
 
 
 @pytest.mark.parametrize("nonsense", [np.nan, np.inf, -1.0])
-def test_depth_that_is_no_distance_counts_as_none_and_is_told_once(root, nonsense, caplog):
+def test_depth_that_is_no_distance_counts_as_none_and_is_named_once(root, nonsense, caplog):
     depth = np.full((10, 20), 2.0, np.float32)
     depth[0, :3] = nonsense
     path = root / "000" / "depth" / "000004.npy"
@@ -103,11 +103,14 @@ def test_depth_that_is_no_distance_counts_as_none_and_is_told_once(root, nonsens
     )
 
 
-def test_frames_without_depth_have_an_empty_map_and_are_counted(root):
+def test_frames_without_depth_have_an_empty_map_of_the_size_of_the_others(root):
     (root / "000" / "depth" / "000004.png").unlink()
-    dataset = rgbd(root, depth_size=(20, 10))
-    assert not dataset[0]["depth"].any()
+    dataset = rgbd(root)
+    (batch,) = make_loader(dataset, EpochBatches(4, 4))
+    assert batch["depth"].shape == (4, 1, HEIGHT // 2, WIDTH // 2)
+    assert not batch["depth"][0].any()
     assert dataset.notes() == ["1 of 4 items have no depth map: theirs are empty"]
+    assert rgbd(root, depth_size=(20, 10))[0]["depth"].shape == (1, 10, 20)
 
 
 def test_poses_that_are_not_finite_mean_no_motions(root):
@@ -119,26 +122,18 @@ def test_poses_that_are_not_finite_mean_no_motions(root):
 
 
 def test_damage_is_named_before_training(root):
-    cut(root / "000" / "depth" / "000005.png", 0.5)
+    png, array = root / "000" / "depth" / "000005.png", root / "000" / "depth" / "000008.npy"
+    cut(png, 0.5)
+    array.with_suffix(".png").unlink()
+    np.save(array, np.ones((10, 20), np.float32))
+    cut(array)
     split = root / "split.txt"
     split.write_text("000 5\n000 8\n000 x\n")
-    problems = rgbd(root, split_file=str(split)).check()
-    assert [line.partition(": ")[0].rpartition("/")[2] for line in problems[:2]] == [
-        "split.txt:3",
-        "split.txt:2",
-    ]
-    assert "000005.png is cut short" in problems[2]
-    assert len(problems) == 3
-
-
-def test_depth_arrays_that_are_cut_short_are_named_before_training(root):
-    path = root / "000" / "depth" / "000005.npy"
-    np.save(path, np.ones((10, 20), np.float32))
-    path.with_suffix(".png").unlink()
-    assert rgbd(root).check() == []
-    cut(path)
-    (problem,) = rgbd(root).check()
-    assert f"{path} is not a readable array" in problem
+    bad, missing, *damaged = rgbd(root, split_file=str(split)).check()
+    assert bad.startswith(f"{split}:3: ")
+    assert missing.startswith(f"{split}:2: ")
+    assert f"{png} is cut short" in damaged[0]
+    assert f"{array} is not a readable array" in damaged[1]
 
 
 def test_depth_of_another_kind_is_named_and_costs_one_item(root, caplog):
@@ -154,7 +149,7 @@ def test_depth_of_another_kind_is_named_and_costs_one_item(root, caplog):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"supp_idxs": [0]}, "stereo partner"),
         ({"use_hints": True}, "no depth hints"),
@@ -162,18 +157,9 @@ def test_depth_of_another_kind_is_named_and_costs_one_item(root, caplog):
         ({"frame_gap": 0}, "frame_gap"),
     ],
 )
-def test_options_without_meaning_are_refused(root, options, told):
-    with pytest.raises(UserError, match=told):
+def test_options_without_meaning_are_refused(root, options, message):
+    with pytest.raises(UserError, match=message):
         rgbd(root, **options)
-
-
-def test_an_empty_depth_map_has_the_size_of_the_others(root):
-    (root / "000" / "depth" / "000004.png").unlink()
-    dataset = rgbd(root)
-    (batch,) = make_loader(dataset, EpochBatches(4, 4))
-    assert batch["depth"].shape == (4, 1, HEIGHT // 2, WIDTH // 2)
-    assert float(batch["depth"][0].max()) == 0
-    assert "1 of 4 items have no depth map: theirs are empty" in dataset.notes()
 
 
 def test_as_many_poses_as_pictures_are_needed(root):

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.data import DATASETS
 from trainer.data.base import RawItem
@@ -16,45 +18,31 @@ from trainer.data.world.drive import Drive
 from trainer.data.world.layouts import average_intrinsics
 from trainer.data.world.scenes import Scene, Stage
 from trainer.data.world.shading import Light, Material, Sky
+from trainer.geometry import ViewSynthesis
 from trainer.runtime.errors import UserError
 from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_M
 
 SIZE = (192, 64)
 K = average_intrinsics(SIZE)
-FX, FY, CX, CY = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+FX = K[0, 0]
 FAR = 90.0
-
-
-def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-    """Bilinear interpolation of (h w c) at pixel positions inside."""
-    i, j = np.minimum(x.astype(int), image.shape[1] - 2), np.minimum(y.astype(int), image.shape[0] - 2)
-    a, b = (x - i)[:, None], (y - j)[:, None]
-    top = (1 - a) * image[j, i] + a * image[j, i + 1]
-    return (1 - b) * top + b * ((1 - a) * image[j + 1, i] + a * image[j + 1, i + 1])
 
 
 def _errors(item: RawItem, i_support: int, support_depth: NDArray[Any]) -> tuple[float, float]:
     """Mean difference to a support over pixels that both see: moved by true depth and motion, and not moved."""
-    width, height = SIZE
-    v, u = (grid.ravel().astype(float) for grid in np.indices((height, width)))
-    assert item.depth is not None
-    assert item.Ts_true is not None
-    z = item.depth.ravel().astype(float)
-    points = np.stack([(u - CX) / FX * z, (v - CY) / FY * z, z, np.ones_like(z)])
-    x, y, z_there = (item.Ts_true[i_support] @ points)[:3]
-    u_there, v_there = FX * x / z_there + CX, FY * y / z_there + CY
-    inside = (
-        (z_there > 0.1) & (u_there >= 0) & (u_there <= width - 1) & (v_there >= 0) & (v_there <= height - 1)
-    )
-    inside &= z > 0
-    u_there, v_there = u_there[inside], v_there[inside]
-    nearest = 1 / _sample(1 / support_depth[..., None], u_there, v_there)[:, 0]
-    visible = np.abs(nearest - z_there[inside]) < 0.03 * z_there[inside]
-    target = item.target.reshape(-1, 3)[inside][visible].astype(float)
-    support = item.supports[i_support].astype(float)
-    moved = _sample(support, u_there, v_there)[visible]
-    still = support.reshape(-1, 3)[inside][visible]
-    return float(np.abs(moved - target).mean()), float(np.abs(still - target).mean())
+
+    def planes(image: Any) -> Tensor:
+        return torch.tensor(np.asarray(image, np.float32)).reshape(*SIZE[::-1], -1).permute(2, 0, 1)[None]
+
+    def error(image: Tensor) -> float:
+        return float((image - planes(item.target)).abs().mean(1, keepdim=True)[visible].mean())
+
+    support = planes(item.supports[i_support])
+    synthesis = ViewSynthesis(torch.tensor(K, dtype=torch.float32)[None], SIZE[::-1])
+    T = torch.tensor(item.Ts_true[i_support], dtype=torch.float32)[None]
+    view = synthesis.view(torch.cat([support, planes(1 / support_depth)], 1), planes(item.depth), T)
+    visible = view.valid & (planes(item.depth) > 0) & ((view.z * view.image[:, 3:] - 1).abs() < 0.03)
+    return error(view.image[:, :3]), error(support)
 
 
 @pytest.mark.parametrize("kind", ["road", "corridor"])
@@ -96,6 +84,8 @@ class TestItems:
     def test_the_target_does_not_depend_on_its_supports(self) -> None:
         a, b = Synthetic(supp_idxs=None).load(5), Synthetic(supp_idxs=(-5, 3, 0)).load(5)
         np.testing.assert_array_equal(a.target, b.target)
+        assert Synthetic(mode="val").describe(13) == "synthetic/val/scene 1/frame 5/right"
+        assert not {"T_stereo", "depth"} & Synthetic(supp_idxs=1, use_depth=False)[0].keys()
 
     def test_modes_and_scene_seeds_share_no_scene(self) -> None:
         targets = [Synthetic(mode=mode, supp_idxs=None).load(0).target for mode in ("train", "val", "test")]
@@ -116,20 +106,11 @@ class TestItems:
         assert len(dataset) == 3
         assert dataset.check() == []
 
-    def test_without_stereo_or_depth_the_keys_are_absent(self) -> None:
-        item = Synthetic(supp_idxs=1, use_depth=False)[0]
-        assert "T_stereo" not in item
-        assert "depth" not in item
-
     def test_intrinsics_follow_size_and_focal(self) -> None:
         np.testing.assert_allclose(Synthetic().load(0).K, [[111.36, 0, 96], [0, 122.88, 32], [0, 0, 1]])
         wide = Synthetic(size=(128, 48), focal=(0.5, 1.5)).load(0)
         np.testing.assert_allclose(wide.K, [[64, 0, 64], [0, 72, 24], [0, 0, 1]])
-        assert wide.depth is not None
         assert wide.depth.shape == (48, 128)
-
-    def test_an_item_is_described_by_its_place(self) -> None:
-        assert Synthetic(mode="val").describe(13) == "synthetic/val/scene 1/frame 5/right"
 
 
 class TestStereo:
@@ -137,8 +118,6 @@ class TestStereo:
     def test_signs_are_those_of_kitti(self, index: int, sign: int) -> None:
         """A left target has its partner 0.54 m to the right: points move to the left by that."""
         item = Synthetic(supp_idxs=0).load(index)
-        assert item.T_stereo is not None
-        assert item.Ts_true is not None
         assert item.T_stereo[0, 3] == sign * 0.1
         expected = np.eye(4)
         expected[0, 3] = sign * STEREO_BASELINE_M
@@ -154,15 +133,14 @@ class TestStereo:
 
 class TestMotion:
     def test_the_camera_drives_forward_at_the_given_pace(self) -> None:
-        dataset = Synthetic(motion=0.8, rotation=0.0, right_targets=False, supp_idxs=1)
+        dataset = Synthetic(motion=0.8, rotation=0.0, right_targets=False, supp_idxs=1, size=(12, 4))
         steps = []
-        for index in range(0, 800, 8):
+        for index in range(0, 800, 16):
             motions = dataset.load(index).Ts_true
-            assert motions is not None
             steps.append(-motions[0, 2, 3])  # the world comes nearer
         assert min(steps) >= 0.4
         assert max(steps) <= 1.2
-        assert np.mean(steps) == pytest.approx(0.8, abs=0.08)
+        assert np.mean(steps) == pytest.approx(0.8, abs=0.1)
 
     def test_rotation_stays_within_its_limit(self) -> None:
         rng = np.random.default_rng(0)
@@ -186,13 +164,12 @@ class TestMotion:
         np.testing.assert_array_equal(item.supports[0], item.target)
         np.testing.assert_array_equal(item.supports[1], item.target)
         assert (item.supports[2] != item.target).any()
-        assert item.Ts_true is not None
         np.testing.assert_allclose(item.Ts_true[0], np.eye(4), atol=1e-12)
 
     def test_standing_is_the_share_of_such_drives(self) -> None:
         dataset = Synthetic(standing=0.3)
-        share = np.mean([dataset._scene(i).drive.speed == 0 for i in range(100)])
-        assert share == pytest.approx(0.3, abs=0.12)
+        share = np.mean([dataset._scene(i).drive.speed == 0 for i in range(60)])
+        assert share == pytest.approx(0.3, abs=0.15)
 
     @pytest.mark.parametrize("kind", ["road", "corridor"])
     def test_moving_objects_change_a_part_of_a_still_view(self, kind: Any) -> None:
@@ -227,20 +204,16 @@ class TestMotion:
 class TestDepthIsWorthLearning:
     def test_sky_has_depth_only_when_asked(self) -> None:
         without, with_sky = Synthetic(supp_idxs=None), Synthetic(supp_idxs=None, sky_depth=True)
-        holes = 0
-        for index in range(0, 80, 8):
-            a, b = without.load(index).depth, with_sky.load(index).depth
-            assert a is not None
-            assert b is not None
-            assert (b > 0).all()
-            assert (b[a == 0] > 80).all()
-            np.testing.assert_array_equal(a[a > 0], b[a > 0])
-            holes += (a == 0).any()
-        assert holes >= 3
+        pairs = [(without.load(index).depth, with_sky.load(index).depth) for index in range(0, 48, 8)]
+        a, b = (np.stack(maps) for maps in zip(*pairs, strict=True))
+        assert (b > 0).all()
+        assert (b[a == 0] > 80).all()
+        np.testing.assert_array_equal(a[a > 0], b[a > 0])
+        assert (a == 0).any((1, 2)).sum() >= 2
 
     @pytest.mark.parametrize("kind", ["road", "corridor"])
     def test_no_constant_depth_is_near_the_truth(self, kind: Any) -> None:
-        dataset = Synthetic(scene=kind, mode="test", supp_idxs=None, size=(96, 32))
+        dataset = Synthetic(scene=kind, mode="test", supp_idxs=None, size=(48, 16))
         depth = np.concatenate([np.ravel(dataset.load(index).depth) for index in range(0, 800, 13)])
         depth = depth[(depth > 0) & (depth < 80)]
         assert min(np.mean(np.abs(constant - depth) / depth) for constant in np.geomspace(2, 20, 40)) > 0.4
@@ -268,17 +241,9 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
         Synthetic(**options)
 
 
-def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="use_benchmark"):
-        DATASETS.create("synthetic", use_benchmark=True)
-
-
 @pytest.mark.parametrize("index", [0, 1], ids=["left", "right"])
 def test_hints_are_the_depth_of_what_the_partner_sees(index: int) -> None:
     item = Synthetic(supp_idxs=[0], use_hints=True, size=SIZE).load(index)
-    assert item.hints is not None
-    assert item.depth is not None
-    assert item.T_stereo is not None
     known = item.hints > 0
     assert 0.5 < known.mean() < 1
     np.testing.assert_allclose(METRES_PER_UNIT * item.hints[known], item.depth[known])

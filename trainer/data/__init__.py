@@ -1,4 +1,4 @@
-"""Data: one data set per file, found by name; what they share stands in `base`, `augment` and `loaders`."""
+"""Data: one data set per file, found by name; `base`, `augment` and `loaders` hold what they share."""
 
 from models_zoo.registry import Registry
 

@@ -5,13 +5,14 @@ A data set says where an item is and how it is read (`load`). Nothing here knows
 
 from __future__ import annotations
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from trainer.types import DATA_STAGES
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
+_KEYS = ("K", "T_stereo", "depth", "depth_hints", "Ts_true", "K_depth", "edges")
 _X_SIGNS = np.array([-1.0, 1.0, 1.0, 1.0])
 DEEP_MODES = ("I", "F")  # beginnings of Pillow's names of more than 8 bits
 # What Pillow raises for broken files.
@@ -38,7 +40,7 @@ _MIRROR = np.outer(_X_SIGNS, _X_SIGNS)  # times a (4 4) motion T: diag(_X_SIGNS)
 class DataError(UserError):
     """An item that cannot be loaded or batched; the message names the file, the item and what to do.
 
-    A DataLoader worker hands an error over as its printed traceback: the message alone is kept of that.
+    DataLoader workers pass an error on as its printed traceback, of which only the message is kept.
     """
 
     def __init__(self, message: str):
@@ -65,20 +67,40 @@ class RawItem:
         x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
         and the principal point moves to w - 1 - cx, pixel centres being integers.
         """
-        K, K_depth = flip_intrinsics(torch.tensor(self.K), self.target.shape[1]).numpy(), None
-        if self.K_depth is not None and self.depth is not None:
-            K_depth = flip_intrinsics(torch.tensor(self.K_depth), self.depth.shape[1]).numpy()
+
+        def flipped(image: Any) -> Any:
+            return None if image is None else image[:, ::-1].copy()
+
+        def camera(K: Any, image: Any) -> Any:
+            known = K is not None and image is not None
+            return flip_intrinsics(torch.tensor(K), image.shape[1]).numpy() if known else None
+
         return RawItem(
-            target=self.target[:, ::-1].copy(),
-            supports=[support[:, ::-1].copy() for support in self.supports],
-            K=K,
+            target=flipped(self.target),
+            supports=[flipped(support) for support in self.supports],
+            K=camera(self.K, self.target),
             T_stereo=None if self.T_stereo is None else self.T_stereo * _MIRROR,
-            depth=None if self.depth is None else self.depth[:, ::-1].copy(),
+            depth=flipped(self.depth),
             Ts_true=None if self.Ts_true is None else self.Ts_true * _MIRROR,
-            hints=None if self.hints is None else self.hints[:, ::-1].copy(),
-            K_depth=K_depth,
-            edges=None if self.edges is None else self.edges[:, ::-1].copy(),
+            hints=flipped(self.hints),
+            K_depth=camera(self.K_depth, self.depth),
+            edges=flipped(self.edges),
         )
+
+
+class CommonOptions(TypedDict, total=False):
+    """Arguments of `DepthDataset`, for a constructor that passes them on: `**common: Unpack[CommonOptions]`."""
+
+    mode: Mode
+    size: tuple[int, int]
+    supp_idxs: int | Sequence[int] | None
+    use_depth: bool
+    use_hints: bool
+    use_aug: bool
+    use_strong_aug: bool
+    as_torch: bool
+    log_time: bool
+    seed: int
 
 
 class DepthDataset(Dataset[dict[str, Tensor]], ABC):
@@ -102,7 +124,15 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     Raises UserError when an option has no meaning.
     """
 
+    source: ClassVar[str] = ""  # where it was published, for the catalogue
+    defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
+    __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """List the common options in the signature: its parameters are the YAML keys of a data set."""
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _expanded_signature(cls)
 
     def __init__(
         self,
@@ -117,8 +147,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         log_time: bool = False,
         seed: int = 0,
     ):
-        if mode not in get_args(Mode):
-            raise UserError(f"dataset.mode {mode!r} is not one of {', '.join(get_args(Mode))}")
+        check_choice("dataset.mode", mode, Mode)
         if not as_torch:
             raise UserError("dataset.as_torch: false is not supported: items are tensors. Remove the key")
         if seed < 0:
@@ -200,19 +229,12 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             images = np.stack([raw.target, *raw.supports])  # (1+n h w 3)
             clean = augment.to_planes(images)  # (1+n 3 h w) in [0, 1]
             item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
-            item["K"] = _float_tensor(raw.K)
-            if raw.T_stereo is not None:
-                item["T_stereo"] = _float_tensor(raw.T_stereo)
-            if raw.depth is not None:
-                item["depth"] = _float_tensor(raw.depth)[None]
-            if raw.hints is not None:
-                item["depth_hints"] = _float_tensor(raw.hints)[None]
-            if raw.Ts_true is not None:
-                item["Ts_true"] = _float_tensor(raw.Ts_true)
-            if raw.K_depth is not None:
-                item["K_depth"] = _float_tensor(raw.K_depth)
-            if raw.edges is not None:
-                item["edges"] = _float_tensor(raw.edges)[None]
+            arrays = {"K": raw.K, "T_stereo": raw.T_stereo, "Ts_true": raw.Ts_true, "K_depth": raw.K_depth}
+            maps = {"depth": raw.depth, "depth_hints": raw.hints, "edges": raw.edges}
+            arrays |= {key: None if entry is None else entry[None] for key, entry in maps.items()}
+            for key in _KEYS:
+                if (array := arrays[key]) is not None:  # a copy: data sets may keep theirs
+                    item[key] = torch.from_numpy(np.array(array, dtype=np.float32))
         if self.use_aug:  # always both keys, changed or not: items of one batch carry the same keys
             with self.stage("Augment"):
                 inputs = torch.from_numpy(clean if recolour is None else recolour(images))
@@ -220,23 +242,47 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         return item
 
 
+def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:
+    """Replace `**common: Unpack[CommonOptions]` by the options of `DepthDataset`; None without such an argument."""
+    last = list(inspect.signature(cls.__init__).parameters.values())[-1]
+    if not str(last.annotation).endswith("[CommonOptions]"):
+        return None
+    own = list(inspect.signature(cls.__init__, eval_str=True).parameters.values())[1:-1]
+    common = list(inspect.signature(DepthDataset, eval_str=True).parameters.values())
+    common = [p.replace(kind=p.KEYWORD_ONLY, default=cls.defaults.get(p.name, p.default)) for p in common]
+    return inspect.Signature([*own, *common])
+
+
+@contextmanager
+def open_picture(source: Any, what: str = "picture") -> Iterator[Image.Image]:
+    """Open a picture; the block decodes it. Raises DataError naming `source` when it is missing or unreadable."""
+    try:
+        with Image.open(source) as picture:
+            yield picture
+    except FileNotFoundError as error:
+        raise DataError(f"{source} is missing. Restore it or remove its items from the split") from error
+    except UNREADABLE as error:
+        raise DataError(f"{source} is not a readable {what} ({error}). Copy or download it again") from error
+
+
 def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a picture as RGB, resized bilinearly with antialiasing. size is (w, h). Returns (h w 3).
 
     Raises DataError naming the file when it is missing, truncated, no picture, or one of more than 8 bits.
     """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(DEEP_MODES):  # `convert` would make nearly all of it white
-                raise DataError(
-                    f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as grey or colour of 8 bits"
-                )
-            rgb = picture.convert("RGB")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing. Restore it or remove its items from the split") from error
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable picture ({error}). Copy or download it again") from error
+    with open_picture(path) as picture:
+        if picture.mode.startswith(DEEP_MODES):  # `convert` would make nearly all of it white
+            raise DataError(
+                f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as grey or colour of 8 bits"
+            )
+        rgb = picture.convert("RGB")
     return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
+
+
+def check_choice(key: str, value: str, choices: Any) -> None:
+    """Raise UserError, naming the key, when a value is not one of a Literal."""
+    if value not in get_args(choices):
+        raise UserError(f"{key} {value!r} is not one of {', '.join(get_args(choices))}")
 
 
 def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
@@ -257,7 +303,3 @@ def _checked_offsets(supp_idxs: int | Sequence[int] | None) -> tuple[int, ...]:
     if len(set(offsets)) != len(offsets):
         raise UserError(f"dataset.supp_idxs {list(offsets)} names a frame twice. Remove the repetition")
     return offsets
-
-
-def _float_tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.float32))  # a copy: data sets may keep theirs

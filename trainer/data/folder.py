@@ -1,26 +1,26 @@
-"""Pictures or videos of one's own: a folder of frames, or a film, of a camera that moves through a still world.
+"""A folder of frames, or a video, of a camera that moves through a still world.
 
-Nothing else needs to be known. With unknown intrinsics a field of view is guessed: depth then has a wrong shape, too,
-where a single camera leaves only its scale open (Gordon et al., arXiv:1904.04998, learn intrinsics instead).
+Nothing else needs to be known. Unknown intrinsics are replaced by a guessed field of view, which distorts depth beyond
+the scale that a single camera leaves open (Gordon et al., arXiv:1904.04998, learn intrinsics instead).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import Mode, RawItem
+from trainer.data.base import CommonOptions, RawItem
 from trainer.data.clips.clips import PICTURES, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, resized
 from trainer.data.clips.video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.files.paths import data_roots
-from trainer.data.files.splits import counted
+from trainer.data.files.splits import counted, parse_frame
 from trainer.runtime.errors import UserError
 
 GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)
@@ -34,7 +34,7 @@ class FrameFolder(ClipDataset):
 
     `path` is a folder of pictures, a video file, or a folder of such folders and videos, each of them a clip.
     Intrinsics: `fov`, else `K.txt` in the folder of the clip or in `path` (3x3 numbers or `fx fy cx cy`, in pixels of
-    the pictures, pixel centres at integers), else a guess of 60 degrees, which the log tells. Videos are decoded once,
+    the pictures, pixel centres at integers), else a guess of 60 degrees, reported in the log. Videos are decoded once,
     into JPEG files of quality 95 in `cache`: about 0.2 MB for each frame of 1280x720.
 
     Source: made for this project.
@@ -51,6 +51,9 @@ class FrameFolder(ClipDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    source: ClassVar[str] = "made for this project"
+    defaults: ClassVar[CommonOptions] = {"use_depth": False}
+
     def __init__(
         self,
         path: str,
@@ -59,21 +62,10 @@ class FrameFolder(ClipDataset):
         frame_gap: int = 1,
         fov: float | None = None,
         cache: str | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = False,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, False, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "a folder of frames")
+        super().__init__(**common | {"use_depth": False})
+        refuse_hints(self.use_hints, "a folder of frames")
         refuse_stereo(self.supp_idxs, "a folder of frames")
         if fov is not None and not _LEAST_FOV <= fov <= 170:
             radians = (
@@ -90,20 +82,17 @@ class FrameFolder(ClipDataset):
         clips = {name: list_clip(folder, name) for name, folder in folders.items()}
         self._K = {name: self._read_K(self._sources[name]) for name in clips}
         if split_file:
-            lines = read_lines(Path(split_file), _parse, _EXPECTED)
+            lines = read_lines(Path(split_file), parse_frame, _EXPECTED)
         else:
             lines = self._by_rule(clips, val_every, str(self.path))
         self._set_items(clips, lines)
 
     def notes(self) -> list[str]:
-        """Say where clips have gaps, what a video lost, and where intrinsics are guessed."""
+        """Report gaps of clips, lost frames of videos, and guessed intrinsics."""
         guessed = [name for name, K in self._K.items() if K is None] if self.fov is None else []
         notes = super().notes() + self._notes
-        notes += [
-            note
-            for name, K in self._K.items()
-            if K is not None and (note := doubt(K, self._native_size(name), name))
-        ]
+        doubts = [doubt(K, self._native_size(name), name) for name, K in self._K.items() if K is not None]
+        notes += filter(None, doubts)
         if guessed:
             notes.append(
                 f"{', '.join(guessed)}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view "
@@ -165,13 +154,6 @@ class FrameFolder(ClipDataset):
         return folder
 
 
-def _parse(row: str) -> tuple[str, int] | None:
-    match row.rsplit(maxsplit=1):  # names of clips may have spaces
-        case [clip, number] if number.isdecimal():
-            return clip.strip(), int(number)
-    return None
-
-
 def _is_clip(path: Path) -> bool:
     return _is_video(path) or (path.is_dir() and _has_pictures(path))
 
@@ -185,7 +167,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _find(path: str) -> Path:
-    """The folder or video: as given, or in one of the usual places. Raises UserError listing them."""
+    """Find the folder or video as given, or in one of the usual places. Raises UserError listing them."""
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [given, *(root / given for root, _ in data_roots(None))]
     for place in places:

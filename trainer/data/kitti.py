@@ -6,10 +6,12 @@ Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as M
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
+
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import Mode
+from trainer.data.base import CommonOptions
 from trainer.data.kitti_raw.files import Listing
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import find_annotated, find_hints, find_raw
@@ -22,18 +24,16 @@ class KittiRaw(KittiItems):
     Args:
         root: folder that is, or contains, kitti_raw_sync or kitti_raw; null = look in the usual places.
         split: folder of split files in or beside the raw folder (`splits/<split>/<mode>_files.txt`).
-        split_file: a split file; wins over `split` and `mode`.
-        use_benchmark: annotated depth instead of projected LiDAR scans.
-        depth_along: depth of LiDAR points: metres along the `optical_axis` of the camera, or ahead of the LiDAR,
-            `lidar_x`, as the truth of published tables of the Eigen split.
         depth_root: folder of annotated depth, by date or as the official archive; null = beside `root`.
-        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
-            different size can share a batch; null = size of the recording.
-        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
         hints_root: folder of depth hints (`<date>/<drive>/image_0<camera>/*.npy`); null = in or beside the raw folder.
 
-    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    The other arguments are those of `KittiItems`.
     """
+
+    source: ClassVar[str] = (
+        "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; "
+        "Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
+    )
 
     def __init__(
         self,
@@ -46,22 +46,14 @@ class KittiRaw(KittiItems):
         depth_size: tuple[int, int] | None = (1242, 376),
         intrinsics: Intrinsics = "average",
         hints_root: str | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
+        self._depth_root = depth_root
         super().__init__(
-            use_benchmark, depth_along, depth_size, intrinsics,
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed,
-        )  # fmt: skip
+            root, split, split_file, use_benchmark, depth_along, depth_size, intrinsics, hints_root, **common
+        )
+
+    def _open(self, root: str | None, hints_root: str | None) -> Listing:
         raw = find_raw(root)
-        self._attach(raw, split, split_file)
-        annotated = find_annotated(raw, depth_root) if use_depth and use_benchmark else None
-        self.listing = Listing(raw, annotated, find_hints(raw, hints_root) if use_hints else None)
+        annotated = find_annotated(raw, self._depth_root) if self.use_depth and self.use_benchmark else None
+        return Listing(raw, annotated, find_hints(raw, hints_root) if self.use_hints else None)

@@ -1,18 +1,16 @@
 """KITTI raw recordings kept as LMDB databases: a few hundred files instead of a few hundred thousand.
 
-As `kitti` otherwise. Databases of `prepare lmdb` hold no pickles; those of earlier code do, which are read without
-running anything in them.
+As `kitti` otherwise. Databases of `prepare lmdb` hold no pickles; those of earlier code do, and nothing in them is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 from trainer.data import DATASETS
-from trainer.data.base import Mode
 from trainer.data.files.paths import expanded
 from trainer.data.kitti_raw.databases import DatabaseListing
-from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
+from trainer.data.kitti_raw.items import KittiItems
 from trainer.data.kitti_raw.places import find_databases
 
 
@@ -25,45 +23,14 @@ class KittiDatabases(KittiItems):
     Args:
         root: folder that is, or contains, kitti_raw_sync_lmdb; null = look in the usual places.
         split: folder of split files in or beside the databases (`splits/<split>/<mode>_files.txt`).
-        split_file: a split file; wins over `split` and `mode`.
-        use_benchmark: annotated depth instead of projected LiDAR scans.
-        depth_along: depth of LiDAR points: metres along the `optical_axis` of the camera, or ahead of the LiDAR,
-            `lidar_x`, as the truth of published tables of the Eigen split.
-        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
-            different size can share a batch; null = size of the recording.
-        intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
         hints_root: folder of depth hints, databases or .npy files; null = depth_hints beside the dates.
 
-    The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
+    The other arguments are those of `KittiItems`.
     """
 
-    def __init__(
-        self,
-        root: str | None = None,
-        split: str = "eigen_zhou",
-        split_file: str | None = None,
-        use_benchmark: bool = False,
-        depth_along: DepthAlong = "optical_axis",
-        depth_size: tuple[int, int] | None = (1242, 376),
-        intrinsics: Intrinsics = "average",
-        hints_root: str | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
-    ):
-        super().__init__(
-            use_benchmark, depth_along, depth_size, intrinsics,
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed,
-        )  # fmt: skip
+    source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code"
+
+    def _open(self, root: str | None, hints_root: str | None) -> DatabaseListing:
         raw = find_databases(root)
-        self._attach(raw, split, split_file)
-        self.listing = DatabaseListing(
-            raw, expanded(hints_root or f"{raw}/depth_hints") if use_hints else None
-        )
+        hints = expanded(hints_root or f"{raw}/depth_hints") if self.use_hints else None
+        return DatabaseListing(raw, hints)

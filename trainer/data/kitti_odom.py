@@ -6,15 +6,15 @@ Training on sequences 0-8 and testing on 9 and 10 is the split of Zhou et al., a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -58,6 +58,8 @@ class KittiOdometry(ClipDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    source: ClassVar[str] = "CVPR 2012; Zhou et al., arXiv:1704.07813"
+
     def __init__(
         self,
         root: str | None = None,
@@ -66,53 +68,41 @@ class KittiOdometry(ClipDataset):
         pictures: Pictures = "auto",
         val_every: int = 10,
         depth_size: tuple[int, int] | None = (1242, 376),
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "KITTI odometry")
-        if pictures not in get_args(Pictures):
-            known = ", ".join(get_args(Pictures))
-            raise UserError(f"dataset.pictures {pictures!r} is not one of {known}")
+        super().__init__(**common)
+        refuse_hints(self.use_hints, "KITTI odometry")
+        check_choice("dataset.pictures", pictures, Pictures)
         self.pictures = pictures
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self.root = find_folder(data_roots(root), _NAMES, _holds_sequences, "KITTI odometry", SET_A_ROOT)
         clips: dict[str, Clip] = {}
         if split or split_file:
-            path = expanded(split_file) if split_file else find_split(self.root, split or "", mode)
+            path = expanded(split_file) if split_file else find_split(self.root, split or "", self.mode)
             lines = read_lines(path, _parse, _EXPECTED)
             for line in lines:
                 self._add(clips, line.clip)
         else:
             for folder in sorted((self.root / "sequences").glob("[0-9][0-9]")):
-                if (folder.name in _TEST_SEQUENCES) == (mode == "test") and int(folder.name) <= 10:
+                if (folder.name in _TEST_SEQUENCES) == (self.mode == "test") and int(folder.name) <= 10:
                     self._add(clips, f"{folder.name}/l")
             left = {name: clip for name, clip in clips.items() if name.endswith("/l")}
             if not any(clip.frames for clip in left.values()):
                 raise UserError(self._absent())
-            lines = self._by_rule(left, 0 if mode == "test" else val_every, str(self.root))
+            lines = self._by_rule(left, 0 if self.mode == "test" else val_every, str(self.root))
         self._set_items(clips, lines)
         self.sequences = sorted({line.clip[:2] for line in lines if not line.problem})
         scans = {name: self.root / "sequences" / name / "velodyne" for name in self.sequences}
-        self.use_depth = use_depth and any(folder.is_dir() for folder in scans.values())
-        self._without_depth = use_depth and not self.use_depth
+        has_scans = any(folder.is_dir() for folder in scans.values())
+        self._without_depth = self.use_depth and not has_scans
+        self.use_depth = self.use_depth and has_scans
         self._has_poses = bool(self.sequences) and all(self._pose_file(s).is_file() for s in self.sequences)
         self._rigs: dict[str, Rig] = {}
         self._poses: dict[str, NDArray[Any]] = {}
 
     def check(self) -> list[str]:
         """List bad lines, missing and cut pictures, cut scans, unreadable calibration and pose files."""
-        sequences = [told for sequence in self.sequences if (told := self._sequence_problem(sequence))]
+        sequences = list(filter(None, map(self._sequence_problem, self.sequences)))
         lines = [line for line in self.lines if self.use_depth and not line.problem]
         scans = dict.fromkeys(str(self._scan(line)) for line in lines)
         return super().check() + sequences + self._damaged(scans, "scans")
@@ -123,18 +113,14 @@ class KittiOdometry(ClipDataset):
                 if name[:2] == sequence:
                     self._rig(sequence).camera(self._camera(name))
             if self._has_poses:
-                self._camera_pose(f"{sequence}/l", self._last_frame(sequence))
+                last = max(line.number for line in self.lines if line.clip[:2] == sequence)
+                self._camera_pose(f"{sequence}/l", last + max(0, 0, *self.supp_idxs))
         except DataError as error:
             return str(error)
         return ""
 
-    def _last_frame(self, sequence: str) -> int:
-        """Highest number of a frame, support or not, that an item of a sequence asks for."""
-        last = max(line.number for line in self.lines if line.clip[:2] == sequence)
-        return last + max(0, 0, *self.supp_idxs)
-
     def notes(self) -> list[str]:
-        """Say what has gaps, no ground truth, no poses."""
+        """Report gaps, missing ground truth and missing poses."""
         notes = super().notes()
         if self._without_depth:
             notes.append(f"no sequence in {self.root} has a folder velodyne: there is no ground-truth depth")
@@ -159,7 +145,7 @@ class KittiOdometry(ClipDataset):
         )
 
     def _absent(self) -> str:
-        """Say which sequences the division without split files looks for, and the ways out."""
+        """Name the sequences that are used without split files, those that are here, and the ways out."""
         is_test = self.mode == "test"
         wanted = " and ".join(_TEST_SEQUENCES) if is_test else "00 to 08"
         there = sorted(path.parent.name for path in self.root.glob("sequences/[0-9][0-9]/image_[0-3]"))

@@ -1,4 +1,4 @@
-"""From a data set to batches: which items, in which order, on which process, and who reads them.
+"""From a data set to batches: which items, in which order, on which process, read by which worker.
 
 The order of an epoch is a function of (seed, epoch) for the whole run, dealt out to the processes afterwards.
 Nothing depends on the number of workers or on what was read before.
@@ -176,11 +176,11 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class _Loader(DataLoader[dict[str, Tensor]]):
-    """A DataLoader whose workers are ended by the trainer and by nobody else.
+    """A DataLoader whose workers are ended by the trainer only.
 
     Ctrl-C and a scheduler's SIGTERM reach every process of a job. A worker that died of them would take down
-    the step that the trainer wants to finish before it saves. So workers are born with these signals blocked;
-    when the trainer is gone without a word, the worker loop of torch notices and leaves.
+    the step that the trainer wants to finish before it saves. So workers start with these signals blocked;
+    torch's worker loop ends by itself when the trainer has died.
     """
 
     def __iter__(self) -> Any:
@@ -192,13 +192,13 @@ class _Loader(DataLoader[dict[str, Tensor]]):
 
 
 def _listen_to_trainer(worker_id: int) -> None:
-    """Start a thread in a worker that obeys SIGTERM of the trainer, which ends and joins its workers so."""
+    """Start a thread in a worker that obeys SIGTERM of the trainer, with which it ends and joins its workers."""
     trainer = multiprocessing.parent_process()
     if trainer is not None and _KNOWS_SENDER:
-        threading.Thread(target=_leave_when_told_by, args=(trainer.pid,), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_from, args=(trainer.pid,), daemon=True).start()
 
 
-def _leave_when_told_by(pid: int | None) -> None:
+def _exit_on_sigterm_from(pid: int | None) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
         pass
     os._exit(0)

@@ -1,7 +1,7 @@
 """Several data sets in one run, mixed by weight: each epoch holds a fixed share of each.
 
-An item is a function of (seed, epoch, place in the epoch), so nothing depends on processes, workers or what was read
-before. Mixing data sets by share is common for networks that must work everywhere (MiDaS, arXiv:1907.01341).
+An item is a function of (seed, epoch, place in the epoch): processes, workers and earlier reads change nothing.
+Networks that must work everywhere are usually trained on mixed data sets (MiDaS, arXiv:1907.01341).
 """
 
 from __future__ import annotations
@@ -11,37 +11,43 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import Unpack
 
-from models_zoo.registry import Registry, did_you_mean
+from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import DataError, DepthDataset, Key, Mode, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, DepthDataset, Key, RawItem, checked_size
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 
-_WALK = 3  # fourth word of entropy, see trainer/data/loaders.py and _recorded.py
+_WALK = 3  # fourth word of entropy; `recorded` and `loaders` use others
+MODES = ("train", "val", "test")
+OWN_KEYS = ("type", "weight")
+# Set once for all data sets: they decide whether items fit into one batch, or belong to the run.
+COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs"}
+_SAMPLES = 10  # items to try before a data set is called unreadable
 
 
 @DATASETS.register("mixed")
 class MixedDatasets(RecordedDataset):
     """Several data sets, each with a share of every training epoch.
 
-    In training, data set k has `length * weight_k / (sum of weights)` items of an epoch. It is walked through in a
-    random order that goes on from epoch to epoch: no item comes twice before all have come once. In val and test, every
-    item of every data set comes exactly once, weights do not count, and data sets are spread evenly, so that a limit
-    cuts all of them.
+    In training, data set k has `length * weight_k / (sum of weights)` items of an epoch. They come from walks through
+    the data set in random order that continue over epochs: every item comes once before any comes twice. In val and
+    test, every item of every data set comes exactly once, weights do not count, and data sets are spread evenly, so
+    that a limit cuts all of them.
 
-    `size`, `use_aug` and the like are set here for all. Supports may differ, as [-1, 1] and [-3, 3], but not in their
-    number, and 0 stands at the same place. Keys that not all data sets give (`depth`, `Ts_true`) are left out, which
-    the log tells. `index` is epoch * length + place in the epoch.
+    `size`, `use_aug` and other common options are set here for all. Supports may differ, as [-1, 1] and [-3, 3], but
+    not in their number, and 0 stands at the same place. Keys that not all data sets have (`depth`, `Ts_true`) are left
+    out and listed in the log. `index` is epoch * length + place in the epoch.
 
     Args:
         datasets: {name: {type: ..., weight: 1.0, <arguments of the type>}}; `type` may be left out where the name is
@@ -52,54 +58,41 @@ class MixedDatasets(RecordedDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    source: ClassVar[str] = "MiDaS, arXiv:1907.01341"
+
     def __init__(
         self,
         datasets: dict[str, dict[str, Any] | None],
         length: int | None = None,
         depth_size: tuple[int, int] | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
+        super().__init__(**common)
         if length is not None and length < 1:
             raise UserError(f"dataset.length must be 1 or more, or null, got {length}")
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
-        problems = check_parts(DATASETS, datasets)
-        if problems:
+        if problems := _problems(datasets):
             raise UserError("\n".join(f"dataset.{problem}" for problem in problems))
-        shared = {
-            "mode": mode, "size": self.size, "use_depth": use_depth, "use_hints": use_hints, "use_aug": use_aug,
-            "use_strong_aug": use_strong_aug, "log_time": log_time,
-        }  # fmt: skip
+        shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
         self.parts = [
-            build_part(DATASETS, name, weight, kwargs, {**shared, "seed": _seed_of(seed, i)}, self.supp_idxs)
-            for i, (name, weight, kwargs) in enumerate(parts_of_mode(datasets, mode))
+            _build_part(name, weight, kwargs, {**shared, "seed": self._part_seed(i)}, self.supp_idxs)
+            for i, (name, weight, kwargs) in enumerate(_settings(datasets, self.mode))
         ]
         sizes = [len(part.dataset) for part in self.parts]
         counts = sizes
-        if mode == "train":
+        if self.mode == "train":
             counts = item_counts([part.weight for part in self.parts], length or sum(sizes))
         self.pattern = Pattern(counts)
-        self.use_depth = use_depth and all(part.dataset.use_depth for part in self.parts)
+        self.use_depth = self.use_depth and all(part.dataset.use_depth for part in self.parts)
         self._walks: dict[tuple[int, int], NDArray[Any]] = {}
         self._starts = np.cumsum([0, *sizes]).tolist()
         self._watch(self._starts[-1])
 
     @classmethod
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
-        """List unknown types, unknown or wrong arguments of the data sets, and weights that are no shares."""
-        datasets = kwargs.get("datasets")  # absent when it is missing or no mapping, which is told already
-        return [] if datasets is None else check_parts(DATASETS, datasets)
+        """List unknown types, unknown or wrong arguments, and bad weights of the data sets."""
+        datasets = kwargs.get("datasets")  # absent when missing or no mapping: reported elsewhere
+        return [] if datasets is None else _problems(datasets)
 
     def __len__(self) -> int:
         return len(self.pattern)
@@ -110,10 +103,7 @@ class MixedDatasets(RecordedDataset):
         return f"{part.name}: {part.dataset.describe(own)}"
 
     def check(self) -> list[str]:
-        """List the problems of all data sets, and what keeps their items out of one batch.
-
-        One item of each data set is read: it tells what they have in common.
-        """
+        """List the problems of all data sets, and why their items do not fit into one batch: reads one of each."""
         problems = [f"{part.name}: {line}" for part in self.parts for line in part.dataset.check()]
         if problems:
             return problems
@@ -123,7 +113,7 @@ class MixedDatasets(RecordedDataset):
             return [str(error)]
 
     def notes(self) -> list[str]:
-        """Tell shares, what is left out, and the notes of all data sets."""
+        """List shares, keys that are left out, and the notes of all data sets."""
         notes = [f"{part.name}: {line}" for part in self.parts for line in part.dataset.notes()]
         if self.mode == "train":
             for part, count in zip(self.parts, self.pattern.counts, strict=True):
@@ -132,12 +122,12 @@ class MixedDatasets(RecordedDataset):
                     f"{count / len(part.dataset):.3g} times its {len(part.dataset)}"
                 )
         left_out = sorted(set().union(*self._samples) - self._keys)
-        return notes + (
-            [f"left out, as not all data sets have it: {', '.join(left_out)}"] if left_out else []
-        )
+        if left_out:
+            notes.append(f"left out, as not all data sets have it: {', '.join(left_out)}")
+        return notes
 
     def load(self, index: int) -> RawItem:
-        """Read what stands at a place of epoch 0, as its data set gives it."""
+        """Read the item at a place of epoch 0."""
         part, _, own = self._place(0, index)
         return part.dataset.load(own)
 
@@ -154,10 +144,14 @@ class MixedDatasets(RecordedDataset):
         item["index"] = torch.tensor(epoch * len(self) + index if self.mode == "train" else index)
         return item
 
-    def _place(self, epoch: int, index: int) -> tuple[Part, int, int]:
-        """Which item stands at a place of an epoch: its data set, the walk through it, its index there.
+    def _part_seed(self, i_part: int) -> int:
+        """Derive a seed for each data set, so that their items do not share draws."""
+        return int(np.random.SeedSequence([self.seed, i_part]).generate_state(1)[0])
 
-        Within a walk every item comes once; the number of the walk is the epoch that its augmentation knows.
+    def _place(self, epoch: int, index: int) -> tuple[Part, int, int]:
+        """Find the item at a place of an epoch: its data set, the walk through it, its index there.
+
+        The number of the walk serves the augmentation as epoch.
         """
         i_part, step = self.pattern.place(index)
         part, size = self.parts[i_part], len(self.parts[i_part].dataset)
@@ -167,7 +161,7 @@ class MixedDatasets(RecordedDataset):
         return part, walk, int(self._order(i_part, walk, size)[position])
 
     def _order(self, i_part: int, walk: int, size: int) -> NDArray[Any]:
-        """The order of one walk through a data set; the latest are kept."""
+        """Indices of a data set in the order of one walk."""
         if (i_part, walk) not in self._walks:
             if len(self._walks) > 4 * len(self.parts):
                 self._walks.clear()
@@ -191,7 +185,7 @@ class MixedDatasets(RecordedDataset):
 
     @cached_property
     def _keys(self) -> frozenset[str]:
-        return shared_keys(self._samples)
+        return frozenset.intersection(*(frozenset(sample) for sample in self._samples))
 
     def _disagreements(self) -> list[str]:
         problems = []
@@ -199,41 +193,17 @@ class MixedDatasets(RecordedDataset):
         for key in sorted(self._keys):
             shapes = {name: tuple(s[key].shape) for name, s in zip(names, self._samples, strict=True)}
             if len(set(shapes.values())) > 1:
-                told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+                each = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
                 fix = (
-                    "Set dataset.depth_size: [width, height]"
-                    if self.depth_size is None
-                    else "They must be the same"
+                    "They must be the same" if self.depth_size else "Set dataset.depth_size: [width, height]"
                 )
-                problems.append(f"{key!r} has different shapes: {told}. {fix}")
+                problems.append(f"{key!r} has different shapes: {each}. {fix}")
         wanted = {"T_stereo"} if 0 in self.supp_idxs else set()
         wanted |= {"depth_hints"} if self.use_hints else set()
         for key in sorted(wanted - self._keys):
             without = [name for name, s in zip(names, self._samples, strict=True) if key not in s]
-            problems.append(f"{key!r} is asked for, but {', '.join(without)} does not have it")
+            problems.append(f"{key!r} is requested, but {', '.join(without)} does not have it")
         return problems
-
-
-def _seed_of(seed: int, i_part: int) -> int:
-    """A seed of its own for each data set: else their items would share draws."""
-    return int(np.random.SeedSequence([seed, i_part]).generate_state(1)[0])
-
-
-MODES = ("train", "val", "test")
-OWN_KEYS = ("type", "weight")
-# Set once, for all data sets: what decides whether items fit into one batch, and what a run decides.
-COMMON = (
-    "mode",
-    "size",
-    "use_depth",
-    "use_hints",
-    "use_aug",
-    "use_strong_aug",
-    "as_torch",
-    "log_time",
-    "seed",
-)
-_SAMPLES = 10  # items that may be unreadable before a data set is called so
 
 
 @dataclass(frozen=True)
@@ -258,7 +228,7 @@ class Part:
         return item
 
     def sample(self, depth_size: tuple[int, int] | None) -> dict[str, Tensor]:
-        """Read the first item that can be read. Raises DataError when there is none among ten."""
+        """Read the first readable item. Raises DataError when ten are not."""
         reason = ""
         for i_item in range(min(_SAMPLES, len(self.dataset))):
             try:
@@ -309,12 +279,7 @@ def item_counts(weights: Sequence[float], length: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def shared_keys(samples: Sequence[Mapping[str, Tensor]]) -> frozenset[str]:
-    """Keys that all items have."""
-    return frozenset.intersection(*(frozenset(sample) for sample in samples))
-
-
-def parts_of_mode(datasets: Mapping[str, Any], mode: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+def _settings(datasets: Mapping[str, Any], mode: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield name, weight and arguments (`type` among them) of each data set in a mode."""
     for name, settings in datasets.items():
         if settings is not None:
@@ -323,68 +288,61 @@ def parts_of_mode(datasets: Mapping[str, Any], mode: str) -> Iterator[tuple[str,
             yield name, kwargs.pop("weight", 1.0), {"type": name, **kwargs}
 
 
-def build_part(
-    registry: Registry,
-    name: str,
-    weight: float,
-    kwargs: Mapping[str, Any],
-    shared: Mapping[str, Any],
-    supp_idxs: Sequence[int],
+def _build_part(
+    name: str, weight: float, kwargs: dict[str, Any], shared: Mapping[str, Any], supp_idxs: Sequence[int]
 ) -> Part:
-    """Build a data set of a mixture; `supp_idxs` are those of the mixture, which it may replace.
+    """Build a data set, which may replace the `supp_idxs` of the mixture.
 
     Raises UserError naming it, also when its supports do not match those of the mixture.
     """
-    own = {key: value for key, value in kwargs.items() if key != "type"}
+    kind, place = kwargs.pop("type"), f"dataset.datasets.{name}"
     if not supp_idxs:
-        own["supp_idxs"] = None
+        kwargs["supp_idxs"] = None
     try:
-        dataset = registry.create(kwargs["type"], **{"supp_idxs": list(supp_idxs), **shared, **own})
-    except UserError as error:
-        keys = [key for key in registry.parameters(kwargs["type"]) if key not in COMMON]
-        keys = [key for key in keys if key != "supp_idxs" or key in own]
+        dataset = DATASETS.create(kind, **{"supp_idxs": list(supp_idxs), **shared, **kwargs})
+    except UserError as error:  # name its own keys where they stand
+        own = DATASETS.parameters(kind).keys() - COMMON - ({"supp_idxs"} - kwargs.keys())
         own_key = re.compile(
-            rf"\bdataset\.((?:(?:{'|'.join(MODES)})\.)?(?:{'|'.join(map(re.escape, keys))}))\b"
+            rf"\bdataset\.((?:(?:{'|'.join(MODES)})\.)?(?:{'|'.join(map(re.escape, own))}))\b"
         )
-        told = own_key.sub(lambda match: f"dataset.datasets.{name}.{match[1]}", str(error))
-        place = f"dataset.datasets.{name}"
-        raise UserError(told if told.startswith(f"{place}.") else f"{place}: {told}") from error
+        text = own_key.sub(lambda match: f"{place}.{match[1]}", str(error))
+        raise UserError(text if text.startswith(f"{place}.") else f"{place}: {text}") from error
     zeros = [[i for i, o in enumerate(offsets) if o == 0] for offsets in (supp_idxs, dataset.supp_idxs)]
     if len(dataset.supp_idxs) != len(supp_idxs) or zeros[0] != zeros[1]:
         raise UserError(
-            f"dataset.datasets.{name}.supp_idxs {list(dataset.supp_idxs)} do not match dataset.supp_idxs "
-            f"{list(supp_idxs)}: as many are needed, and 0 at the same place"
+            f"{place}.supp_idxs {list(dataset.supp_idxs)} do not match dataset.supp_idxs {list(supp_idxs)}: as many"
+            " are needed, and 0 at the same place"
         )
     return Part(name, weight, dataset)
 
 
-def check_parts(registry: Registry, datasets: Mapping[str, Any]) -> list[str]:
+def _problems(datasets: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the settings of the data sets, each line opening with "datasets"."""
     problems = []
+    for name, settings in datasets.items():
+        if not isinstance(settings, Mapping | None):
+            problems.append(f"datasets: {name}: expected a mapping of keys, got {settings!r}")
+        elif settings is not None and not all(isinstance(settings.get(m) or {}, Mapping) for m in MODES):
+            problems.append(f"datasets: {name}: train, val and test must be mappings of keys")
+    if problems:
+        return problems
     for mode in MODES:
-        for name, settings in datasets.items():
-            if not isinstance(settings, Mapping | None):
-                problems.append(f"datasets: {name}: expected a mapping of keys, got {settings!r}")
-            elif settings is not None and not all(isinstance(settings.get(m) or {}, Mapping) for m in MODES):
-                problems.append(f"datasets: {name}: train, val and test must be mappings of keys")
-        if problems:
-            return problems
-        for name, weight, kwargs in parts_of_mode(datasets, mode):
-            problems += [f"datasets: {name}{text}" for text in _part_problems(registry, weight, kwargs)]
+        for name, weight, kwargs in _settings(datasets, mode):
+            problems += [f"datasets: {name}{text}" for text in _part_problems(weight, kwargs)]
     if not any(settings is not None for settings in datasets.values()):
         problems.append("datasets: none is named")
     return list(dict.fromkeys(problems))
 
 
-def _part_problems(registry: Registry, weight: Any, kwargs: Mapping[str, Any]) -> Iterator[str]:
+def _part_problems(weight: Any, kwargs: Mapping[str, Any]) -> Iterator[str]:
     kind = kwargs["type"]
-    if not (isinstance(kind, str) and kind in registry) or kind == "mixed":
-        known = [entry for entry in registry.names() if entry != "mixed"]
+    if not (isinstance(kind, str) and kind in DATASETS) or kind == "mixed":
+        known = [entry for entry in DATASETS.names() if entry != "mixed"]
         yield f".type: {kind!r} is not a dataset that can be mixed. {did_you_mean(str(kind), known)}"
         return
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         yield f".weight must be a positive number, got {weight!r}. To leave the data set out, set it to null (~)"
-    parameters = registry.parameters(kind)
+    parameters = DATASETS.parameters(kind)
     known = [key for key in parameters if key not in COMMON]
     for key, value in kwargs.items():
         if key in OWN_KEYS:
@@ -401,7 +359,7 @@ def _part_problems(registry: Registry, weight: Any, kwargs: Mapping[str, Any]) -
 
 
 def _mismatch(annotation: Any, value: Any) -> str:
-    """What is wrong with a value, in the words of pydantic; "" where it is of the type."""
+    """Say why a value is not of a type, in the words of pydantic; "" when it is."""
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
         adapter.validate_json(json.dumps(value), strict=True)

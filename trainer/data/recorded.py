@@ -1,7 +1,7 @@
-"""What data sets that read recordings share: an item that cannot be read never ends an epoch.
+"""Data sets that read recordings: an item that cannot be read never ends an epoch.
 
-What is missing or cut short is told by `check` before the first batch. What breaks later, or only shows when it is
-decoded, costs one item: another one takes its place, and a line of the log names the file and counts.
+`check` reports missing and cut files before the first batch. A file that breaks later, or only shows its damage when it
+is decoded, costs one item: another item takes its place, and the log names the file and counts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from trainer.data.files.damage import find_damaged
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
 
-_STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index), stand-ins from something else
-_TRIES = 10  # items in a row that may fail; more means that the disk has gone
+_STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index) alone
+_TRIES = 10  # items in a row that may fail; more, and the disk is gone
 
 _log = logging.getLogger(__name__)
 
@@ -29,31 +29,27 @@ _log = logging.getLogger(__name__)
 class RecordedDataset(DepthDataset):
     """A data set whose files may be damaged.
 
-    `dataset[key]` raises DataError for an item that cannot be read. The loader of a run asks for batches of
-    (epoch, index) by `__getitems__`: in training and validation another item, a function of (seed, epoch, index),
-    stands in for it. Evaluations ask for plain indices, and nothing stands in there: their numbers are those of all
-    items. Nor does it in mode `test`.
+    `dataset[key]` raises DataError for an item that cannot be read. A loader reads batches of (epoch, index) with
+    `__getitems__`: in training and validation another item, a function of (seed, epoch, index), stands in for an
+    unreadable one. Evaluations (plain indices, or mode `test`) have no stand-ins: their numbers are those of all items.
     """
 
     unreadable: Tensor  # shared with worker processes
 
     def _watch(self, num_items: int) -> None:
-        """Begin to count; before workers start, so that they share the count."""
+        """Start counting; call it before workers start, so that they share the count."""
         self.unreadable = torch.zeros(num_items, dtype=torch.bool).share_memory_()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._not_looked_at = 0
 
     def notes(self) -> list[str]:
-        """Say for how many files `check` had no time."""
+        """Report how many files `check` had no time for."""
         if not self._not_looked_at:
             return []
-        return [
-            f"no time to see whether {self._not_looked_at} files are whole: a broken one costs its items when it is"
-            " read"
-        ]
+        return [f"no time to check {self._not_looked_at} files: a broken one costs its items when it is read"]
 
     def _damaged(self, paths: Iterable[str], what: str) -> list[str]:
-        """List files that are empty or cut short, the first ones by name; count those that there was no time for."""
+        """List files that are empty or cut short; count those that there was no time for."""
         problems, left = find_damaged(paths)
         self._not_looked_at += left
         return capped(problems, f"damaged {what}")
@@ -84,11 +80,11 @@ class RecordedDataset(DepthDataset):
         )
 
     def _other(self, rng: np.random.Generator, index: int) -> int:
-        """Draw the item that stands in for `index`."""
+        """Draw a stand-in for `index`."""
         return int(rng.integers(len(self)))
 
     def _identity(self, epoch: int, index: int) -> int:
-        """The number of an item in the count of unreadable ones."""
+        """Number of an item in `unreadable`."""
         return index
 
     def _count(self, index: int, reason: str) -> None:
@@ -98,22 +94,22 @@ class RecordedDataset(DepthDataset):
             _log.warning("%s. Another item takes its place (%s)", reason, count)
 
     def _known_depth(self, depth: NDArray[np.float32], path: str) -> NDArray[np.float32]:
-        """Set what is no distance (NaN, infinite, negative) to 0 = none, and say so once per file and process."""
+        """Set NaN, infinite and negative depth to 0 = none, with one warning per file and process."""
         nonsense = ~(np.isfinite(depth) & (depth >= 0))
         if not nonsense.any():
             return depth
-        counted = f"{int(nonsense.sum())} of {depth.size} values"
-        self._tell(path, f"{counted} are NaN, infinite or negative: taken as no ground truth")
+        count = f"{int(nonsense.sum())} of {depth.size} values"
+        self._warn(path, f"{count} are NaN, infinite or negative: taken as no ground truth")
         return np.where(nonsense, np.float32(0), depth)
 
     def _known_points(self, points: NDArray[Any], path: str) -> NDArray[Any]:
-        """Leave out the points (n 4) of a LiDAR scan that are not finite, and say so once per file and process."""
-        known, told = finite_points(points)
-        if told:
-            self._tell(path, told)
+        """Drop points (n 4) of a LiDAR scan that are not finite, with one warning per file and process."""
+        known, message = finite_points(points)
+        if message:
+            self._warn(path, message)
         return known
 
-    def _tell(self, path: str, what: str) -> None:
-        if path not in self._told:
-            self._told.add(path)
+    def _warn(self, path: str, what: str) -> None:
+        if path not in self._warned:
+            self._warned.add(path)
             _log.warning("%s: %s", path, what)

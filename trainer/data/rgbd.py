@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import DataError, Mode, RawItem, checked_size
+from trainer.data.base import CommonOptions, DataError, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data.files.splits import parse_frame
 from trainer.runtime.errors import UserError
 
 _NAMES = ("rgbd",)
@@ -46,6 +48,9 @@ class RgbdScenes(ClipDataset):
     The other arguments are those of `DepthDataset`. Frames without a depth map get one of zeros.
     """
 
+    source: ClassVar[str] = "Duzceker et al., arXiv:2012.02177"
+    defaults: ClassVar[CommonOptions] = {"size": (320, 224)}
+
     def __init__(
         self,
         root: str | None = None,
@@ -54,21 +59,10 @@ class RgbdScenes(ClipDataset):
         frame_gap: int = 1,
         depth_scale: float = 1000.0,
         depth_size: tuple[int, int] | None = None,
-        mode: Mode = "train",
-        size: tuple[int, int] = (320, 224),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "an RGB-D recording")
+        super().__init__(**self.defaults | common)
+        refuse_hints(self.use_hints, "an RGB-D recording")
         refuse_stereo(self.supp_idxs, "an RGB-D recording")
         if not depth_scale > 0:
             raise UserError(f"dataset.depth_scale must be positive, got {depth_scale}")
@@ -79,7 +73,7 @@ class RgbdScenes(ClipDataset):
         self._scenes = {folder.name: folder for folder in folders}
         clips = {name: list_clip(_sub(folder, _COLOUR), name) for name, folder in self._scenes.items()}
         if split_file:
-            lines = read_lines(Path(split_file), _parse, _EXPECTED)
+            lines = read_lines(Path(split_file), parse_frame, _EXPECTED)
         else:
             lines = self._by_rule(clips, val_every, str(self.root))
         self._set_items(clips, lines)
@@ -95,10 +89,9 @@ class RgbdScenes(ClipDataset):
         return super().check() + self._damaged((path for path in paths if path), "depth maps")
 
     def notes(self) -> list[str]:
-        """Say where clips have gaps, and what has no depth or no poses."""
+        """Report gaps of clips, missing depth maps and missing poses."""
         notes = super().notes()
-        doubts = (doubt(K, self._native_size(name), name) for name, K in self._K.items())
-        notes += [note for note in doubts if note]
+        notes += filter(None, (doubt(K, self._native_size(name), name) for name, K in self._K.items()))
         without = sum(self._depth_path(line) is None for line in self.lines) if self.use_depth else 0
         if without:
             notes.append(f"{without} of {len(self.lines)} items have no depth map: theirs are empty")
@@ -128,7 +121,7 @@ class RgbdScenes(ClipDataset):
         return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
 
     def _depth_size_of(self, scene: str) -> tuple[int, int]:
-        """(width, height) of the depth maps of a scene, or of its pictures where it has none."""
+        """(width, height) of the depth maps of a scene, or of its pictures when it has no maps."""
         if scene not in self._depth_sizes:
             some = next(iter(self._depths[scene].values()), None)
             if some is None:
@@ -159,9 +152,9 @@ class RgbdScenes(ClipDataset):
         return {number: by_stem[stem] for number, stem in stems.items() if stem in by_stem}
 
     def _read_poses(self, folder: Path, clip: Clip) -> dict[int, NDArray[Any]]:
-        """Map the numbers of a clip to poses; empty when there are none, or some are not finite.
+        """Map the numbers of a clip to poses; empty without poses, or when some are not finite.
 
-        Raises UserError when there are not as many as pictures.
+        Raises UserError unless there is one per picture.
         """
         path = folder / "poses.txt"
         if not path.is_file():
@@ -177,15 +170,8 @@ class RgbdScenes(ClipDataset):
         return dict(zip(sorted(clip.frames), poses, strict=True)) if np.isfinite(poses).all() else {}
 
 
-def _parse(row: str) -> tuple[str, int] | None:
-    match row.rsplit(maxsplit=1):  # names of scenes may have spaces
-        case [scene, number] if number.isdecimal():
-            return scene.strip(), int(number)
-    return None
-
-
 def _sub(folder: Path, names: Sequence[str]) -> Path:
-    """The first of `names` that is a folder in `folder`; the first name where there is none."""
+    """Find the first of `names` in `folder`; the first name when all are missing."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
 
 

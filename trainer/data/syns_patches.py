@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import UNREADABLE, DataError, Mode, RawItem, read_image
+from trainer.data.base import CommonOptions, DataError, RawItem, open_picture, read_image
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import picture_size, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -51,32 +50,24 @@ class SynsPatches(RecordedDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    source: ClassVar[str] = "Adams et al., Scientific Reports 2016; arXiv:2208.01489"
+    defaults: ClassVar[CommonOptions] = {"mode": "test", "supp_idxs": None}
+
     def __init__(
         self,
         root: str | None = None,
         split_file: str | None = None,
         use_edges: bool = True,
         edges_dir: str = "edges",
-        mode: Mode = "test",
-        size: tuple[int, int] = (640, 192),
-        supp_idxs: int | Sequence[int] | None = None,
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
-        refuse_hints(use_hints, "SYNS-Patches")
+        super().__init__(**self.defaults | common)
+        refuse_hints(self.use_hints, "SYNS-Patches")
         if self.supp_idxs:
             raise UserError("dataset.supp_idxs: SYNS-Patches are single images. Set it to null")
-        if use_aug:
+        if self.use_aug:
             raise UserError("dataset.use_aug: SYNS-Patches are for evaluation only. Set it to false")
-        if mode == "train":
+        if self.mode == "train":
             raise UserError(
                 "dataset.type: SYNS-Patches are for evaluation only: val and test. Train on other data"
             )
@@ -88,7 +79,7 @@ class SynsPatches(RecordedDataset):
         self.use_edges = use_edges
         self._folders = (("images", ".png"), ("depths", ".npy"), (edges_dir, ".png"))
         self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "SYNS-Patches", SET_A_ROOT)
-        path = expanded(split_file) if split_file else find_split(self.root, ".", mode)
+        path = expanded(split_file) if split_file else find_split(self.root, ".", self.mode)
         self.lines = read_lines(path, _parse, _EXPECTED)
         self._watch(len(self.lines))
 
@@ -101,7 +92,7 @@ class SynsPatches(RecordedDataset):
         return line.place if line.problem else f"{line.clip}/images/{line.number}"
 
     def category(self, index: int) -> tuple[str, str]:
-        """Category and subcategory of the scene of an item, ("", "") where its text file does not say."""
+        """Category and subcategory of the scene of an item; ("", "") when its text file has none."""
         for path in sorted((self.root / self.lines[index].clip).glob("*.txt")):
             found = _CATEGORY.search(path.read_text(encoding="latin-1"))
             if found:
@@ -175,10 +166,7 @@ def _intrinsics(size: tuple[int, int]) -> NDArray[Any]:
 
 def _read_edges(path: Path) -> NDArray[Any]:
     """Read depth edges (H W) bool: what is not black. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture)
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable edge map ({error}). Copy it again") from error
+    with open_picture(path, "edge map") as picture:
+        values = np.asarray(picture)
     edges: NDArray[Any] = values.reshape(*values.shape[:2], -1).max(2) > 0
     return edges

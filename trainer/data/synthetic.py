@@ -6,15 +6,15 @@ everywhere, nothing but the camera moves, and texture is coarser than the pixel 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import DepthDataset, Mode, RawItem
+from trainer.data.base import CommonOptions, DepthDataset, RawItem
 from trainer.data.world.drive import PAD
 from trainer.data.world.layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
 from trainer.data.world.scenes import Scene
@@ -51,6 +51,9 @@ class Synthetic(DepthDataset):
         right_targets: every second target is seen by the right camera, its stereo support being the left one.
     """
 
+    source: ClassVar[str] = "made for this project"
+    defaults: ClassVar[CommonOptions] = {"size": (192, 64)}
+
     def __init__(
         self,
         num_items: int = 800,
@@ -65,20 +68,9 @@ class Synthetic(DepthDataset):
         focal: tuple[float, float] = (0.58, 1.92),
         sky_depth: bool = False,
         right_targets: bool = True,
-        mode: Mode = "train",
-        size: tuple[int, int] = (192, 64),
-        supp_idxs: int | Sequence[int] | None = (-1, 1),
-        use_depth: bool = True,
-        use_hints: bool = False,
-        use_aug: bool = False,
-        use_strong_aug: bool = False,
-        as_torch: bool = True,
-        log_time: bool = False,
-        seed: int = 0,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(
-            mode, size, supp_idxs, use_depth, use_hints, use_aug, use_strong_aug, as_torch, log_time, seed
-        )
+        super().__init__(**self.defaults | common)
         if scene not in get_args(SceneKind):
             raise UserError(
                 f"dataset.scene: {scene!r} is no kind of scene. {did_you_mean(scene, get_args(SceneKind))}"
@@ -127,7 +119,7 @@ class Synthetic(DepthDataset):
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
 
     def load(self, index: int) -> RawItem:
-        """Render an item. Nothing of it depends on items rendered before."""
+        """Render an item."""
         i_scene, frame = divmod(index, self.items_per_scene)
         right = self._is_right(index)
         with self.stage("Image"):
@@ -154,7 +146,7 @@ class Synthetic(DepthDataset):
         )
 
     def _hints(self, depth: NDArray[Any], background: NDArray[Any], right: bool) -> NDArray[Any]:
-        """Depth (h w) in metres as stereo matching would know it: in units, 0 outside of the partner's image."""
+        """Depth (h w) of perfect stereo matching, in units of the 0.1 baseline; 0 outside the partner's image."""
         hints = np.where(background, 0, depth / METRES_PER_UNIT)
         # In pixels; what the left camera sees stands further left in the right image.
         shift = self._K[0, 0] * STEREO_BASELINE_UNITS / np.maximum(hints, 1e-6)

@@ -104,7 +104,7 @@ def nested_objects(entry: bytes) -> bytes:
         (b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93)\x81.", "uses NEWOBJ"),
         (b"cnumpy\ndtype\n(S'f4'\ntR}S'__setstate__'\ncos\nsystem\nsb.", "asks for os.system"),
         (b"\x80\x04]}b.", "gives a state to what has none"),
-        (b"\x80\x04\x8c\x01a)R.", "calls what is no function"),
+        (b"\x80\x04\x8c\x01a)R.", "'str' object is not callable"),
         (b"\x82\x01.", "uses EXT1"),
         (nested_objects(b"cos\nsystem\n(S'true'\ntR"), "asks for os.system"),
     ],
@@ -119,28 +119,45 @@ def doubled(times: int) -> bytes:
     return b"\x80\x04)" + b"".join(b"\x94h%ch%c\x86" % (i, i) for i in range(times)) + b"\x94"
 
 
+TEXT = b"\x80\x04\x8d" + (1 << 20).to_bytes(8, "little") + b"x" * (1 << 20) + b"\x94"  # memoised
+AGAIN = b"c_codecs\nencode\nh\x00\x8c\x06latin1\x86R"
+ARRAY = b"cnumpy.core.numeric\n_frombuffer\n(h\x00cnumpy\ndtype\n\x8c\x02u1\x85RK\x01\x85\x8c\x01CtR"
+BYTES = b"\x80\x04B" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20) + b"\x94"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"Nr\xff\xff\xff\x7f0.", "uses POP"),  # read by `pickle`, 64 GB for one place
-        (
-            b"\x80\x04\x96" + b"\xff" * 5 + b"\x00\x00\x00a.",
-            "is not a readable pickle",
-        ),  # a terabyte of bytes
+        (b"Nr\xff\xff\xff\x7f.", ""),  # read by `pickle`, 64 GB for one place
+        (b"\x80\x04\x96" + b"\xff" * 5 + b"\x00\x00\x00a.", "is not a readable pickle"),  # a terabyte of bytes
         (b"\x80\x04" + b"]" * 5000 + b"a" * 4999 + b".", "is not a readable pickle"),
-        (doubled(60) + b"}h\x3cNs.", "holds a dict whose keys are no plain values"),
-        (doubled(60) + b"cnumpy\ndtype\nh\x3c\x85R.", "holds an array of a tuple"),
-        (doubled(60) + b"h\x3c\x93.", "asks for what has no name"),
+        (doubled(60) + b"}h\x3cNs.", "uses the same tuple again"),
+        (b"\x80\x04]" + b"".join(b"\x94](h%ch%ce" % (i, i) for i in range(60)) + b".", "uses the same list again"),
+        (TEXT + b"(" + 20_000 * AGAIN + b"l.", "uses the same str again"),
+        (BYTES + b"(" + 20_000 * ARRAY + b"l.", "uses the same bytes again"),
     ],
-    ids=["place", "length", "depth", "hash", "repr", "str"],
-)
+    ids=["place", "length", "depth", "tuples", "lists", "texts", "arrays"],
+)  # fmt: skip
 def test_a_few_bytes_cannot_take_all_memory_or_time(content: bytes, message: str) -> None:
-    with pytest.raises(DataError, match=rf"^here.*{message}"):
-        read_pickle(content, "here")
+    tracemalloc.start()
+    if message:
+        with pytest.raises(DataError, match=rf"^here.*{message}"):
+            read_pickle(content, "here")
+    else:
+        assert read_pickle(content, "here") is None
+    assert tracemalloc.get_traced_memory()[1] < (1 << 20) + 10 * len(content)
+    tracemalloc.stop()
+
+
+def test_short_values_and_arrays_may_be_used_again() -> None:
+    array = np.arange(3.0)
+    one, other = read_pickle(pickle.dumps([array, array, "text", "text"], 4), "here")[:2]
+    assert one is other
+    assert one.tolist() == [0, 1, 2]
 
 
 def test_a_pickle_cannot_alter_how_the_next_one_is_read() -> None:
-    """Setting attributes on what it was given instead of NumPy's functions stays without effect."""
+    """Attributes cannot be set on the stand-ins for NumPy's functions."""
     tamper = b"\x80\x02cnumpy\ndtype\n(N}X\x05\x00\x00\x00_makeK\x01s\x86b."
     with pytest.raises(DataError):
         read_pickle(tamper, "here")

@@ -1,4 +1,4 @@
-"""NumPy files, on disk or in memory, that may be damaged or made by anyone: no pickle, no surprise in their size."""
+"""Read NumPy files that may be damaged or malicious: no pickle, and no more memory than the file is long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, w
 
 
 def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
-    """Read an array of numbers from a `.npy` file. Raises DataError naming `source`, and `fix`, what to do about it."""
+    """Read an array of numbers from a `.npy` file. Raises DataError naming `source` and the advice `fix`."""
     try:
         with _opened(source) as file:
             head = _read_head(file)
@@ -34,7 +34,7 @@ def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
 
 
 def array_problem(path: str, fix: str) -> str:
-    """Say what is wrong with the header or the size of a `.npy` file, "" when nothing is. Nothing else is read."""
+    """Say what is wrong with the header or size of a `.npy` file, or "". Reads the header only."""
     try:
         with open(path, "rb") as file:
             _read_head(file)
@@ -51,7 +51,7 @@ class _Head(NamedTuple):
 
 
 def _read_head(file: IO[bytes]) -> _Head:
-    """Read the header and hold it against the bytes that follow: a damaged one may claim terabytes."""
+    """Read the header and compare it with the size of the file: a damaged one may claim terabytes."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the format")

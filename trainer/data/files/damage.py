@@ -1,8 +1,8 @@
-"""Which files of a recording are cut short, judged by their ends and sizes: pictures, LiDAR scans, NumPy arrays.
+"""Find files that are cut short by their ends and sizes: pictures, LiDAR scans, NumPy arrays.
 
-The ends of 90,000 pictures, as many as the largest split of KITTI needs, take 3.4 s where the system has them in its
-cache (two cores). A disk with a moving head may need minutes, so the search ends in time and says how far it came. Of
-the processes that a launcher starts on a machine, the first looks for all of them.
+The ends of 90,000 pictures, as many as the largest split of KITTI needs, take 3.4 s from the cache of the system (two
+cores). A hard disk may need minutes, so the search ends after one and counts what is left. Of the processes that a
+launcher starts on a machine, only the first searches.
 """
 
 from __future__ import annotations
@@ -32,38 +32,35 @@ def find_damaged(
 ) -> tuple[list[str], int]:
     """List what is empty or cut short, one line each, and count the places that there was no time for.
 
-    `judge` does so for some places at a time; None = files. Damage inside of a file is not seen, nor are missing ones
-    told. Only pictures whose end looks wrong are decoded.
+    `judge` takes some places at a time; None = files. Damage inside a file is not found, and missing files are not
+    reported. Only pictures whose end looks wrong are decoded.
     """
     wanted = list(places) if is_first_of_machine() else []
     problems, end = list[str](), time.monotonic() + _SECONDS
-    for first in range(0, len(wanted), _BATCH):
-        if time.monotonic() > end:
-            return problems, len(wanted) - first
-        problems += (judge or _judge_files)(wanted[first : first + _BATCH])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(wanted), _BATCH):
+            if time.monotonic() > end:
+                return problems, len(wanted) - first
+            batch = wanted[first : first + _BATCH]
+            problems += judge(batch) if judge else filter(None, pool.map(_file_problem, batch))
     return problems, 0
 
 
 def is_first_of_machine() -> bool:
-    """False in all but one of the processes that a launcher starts on a machine: they would read the same files."""
+    """Tell whether this is the one process of a launcher on this machine that checks files."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def is_whole(tail: bytes) -> bool:
-    """Tell from its last bytes whether a PNG or JPEG picture ends as one; zeros may follow."""
+    """Tell from its last bytes whether a PNG or JPEG picture is complete; zeros may follow."""
     return _PNG_END in tail or _JPEG_END in tail.rstrip(b"\0")[-_JPEG_REST:]
-
-
-def _judge_files(paths: Sequence[str]) -> list[str]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return [problem for problem in pool.map(_file_problem, paths) if problem]
 
 
 def _file_problem(path: str) -> str:
     try:
         size = os.path.getsize(path)
     except OSError:
-        return ""  # told as missing
+        return ""  # reported as missing
     return _JUDGES.get(os.path.splitext(path)[1].lower(), _empty)(path, size)
 
 
@@ -86,10 +83,7 @@ def _picture(path: str, size: int) -> str:
     return ""
 
 
-def _array(path: str, size: int) -> str:
-    return array_problem(path, "Copy or make it again")
-
-
 _JUDGES: dict[str, Callable[[str, int], str]] = {
-    ".png": _picture, ".jpg": _picture, ".jpeg": _picture, ".bin": scan_problem, ".npy": _array,
+    ".png": _picture, ".jpg": _picture, ".jpeg": _picture, ".bin": scan_problem,
+    ".npy": lambda path, size: array_problem(path, "Copy or make it again"),
 }  # fmt: skip

@@ -7,9 +7,8 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from trainer.data.base import UNREADABLE, DataError
+from trainer.data.base import DataError, open_picture
 from trainer.data.files.arrays import read_array
 
 
@@ -37,11 +36,8 @@ def read_annotated(path: str | Path | IO[bytes]) -> NDArray[np.float32]:
 
 def read_depth_png(path: str | Path | IO[bytes], values_per_metre: float) -> NDArray[np.float32]:
     """Read a 16-bit PNG of depth: (H W) metres = value / `values_per_metre`, 0 = none. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture)
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable depth map ({error}). Copy or download it again") from error
+    with open_picture(path, "depth map") as picture:
+        values = np.asarray(picture)
     if values.ndim != 2 or values.dtype.kind not in "iu" or values.dtype.itemsize < 2:
         raise DataError(
             f"{path} is no depth map: expected 16-bit grey, got {values.dtype} of shape {values.shape}. "

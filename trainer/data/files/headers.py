@@ -1,8 +1,8 @@
-"""What the headers of pictures tell before training: another size, a flag to turn them, 16 bits. Nothing is decoded."""
+"""Find pictures that would be read wrongly by their headers: another size, a flag to turn them, 16 bits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ _ORIENTATION, _UPRIGHT = 0x0112, 1  # tag of Exif 2.3, table 4
 
 
 class Header(NamedTuple):
-    """What one picture says about itself."""
+    """Header of one picture."""
 
     path: str
     size: tuple[int, int]  # (width, height)
@@ -25,9 +25,7 @@ class Header(NamedTuple):
 
 
 def find_odd_pictures(paths: Mapping[str, Iterable[str]], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
-    """List, per clip and kind, pictures that would be read wrongly. Those that cannot be opened are told elsewhere.
-
-    Of the processes that a launcher starts on a machine, the first looks for all of them.
+    """List, per clip and kind, pictures that would be read wrongly; unreadable ones are left to `damage`.
 
     paths, sizes: clip -> its pictures, their (width, height), which intrinsics belong to.
     """
@@ -43,32 +41,29 @@ def find_odd_pictures(paths: Mapping[str, Iterable[str]], sizes: Mapping[str, tu
 
 def _odd(name: str, headers: Sequence[Header], size: tuple[int, int]) -> list[str]:
     width, height = size
-    kinds: list[tuple[Callable[[Header], bool], str, str]] = [
+    kinds = [
         (
-            lambda header: header.size != size,
+            [header for header in headers if header.size != size],
             f"are not {width}x{height} as the first of the clip",
             "Intrinsics belong to one size: give them a folder of their own",
         ),
         (
-            lambda header: header.is_turned,
+            [header for header in headers if header.is_turned],
             "lie on a side or head: Exif asks to turn them",
             "Turn them for good: mogrify -auto-orient, or exiftran -a -i",
         ),
         (
-            lambda header: header.mode.startswith(DEEP_MODES),
+            [header for header in headers if header.mode.startswith(DEEP_MODES)],
             "have more than 8 bits per pixel",
             "Write them as grey or colour of 8 bits",
         ),
     ]
-    problems = []
-    for applies, what, fix in kinds:
-        odd = [header for header in headers if applies(header)]
-        if odd:
-            first = f"{odd[0].path} ({odd[0].size[0]}x{odd[0].size[1]}, {odd[0].mode})"
-            problems.append(
-                f"{name}: {len(odd)} of {len(headers)} pictures {what}, the first: {first}. {fix}"
-            )
-    return problems
+    return [
+        f"{name}: {len(odd)} of {len(headers)} pictures {what}, the first: {odd[0].path} "
+        f"({odd[0].size[0]}x{odd[0].size[1]}, {odd[0].mode}). {fix}"
+        for odd, what, fix in kinds
+        if odd
+    ]
 
 
 def _header(path: str) -> Header | None:

@@ -1,8 +1,8 @@
-"""Databases of encoded pictures and arrays (LMDB): ours, which hold no pickles, and those of earlier code, which do.
+"""Databases of encoded pictures and arrays (LMDB), in our format and in that of earlier code.
 
 Ours: `format` and `keys` are JSON, every other key is the name of an entry as text; values are encoded pictures
 or NumPy files. Earlier: `protocol` is a pickled int p, every other key is pickled with protocol p, as are all values
-but encoded pictures. Both are read, the pickles by `read_pickle`.
+but encoded pictures. `read_pickle` reads the pickles.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _environments: OrderedDict[tuple[int, str], _Opened] = OrderedDict()  # LMDB all
 
 
 class Content(io.BytesIO):
-    """Bytes of an entry, which print as the place they come from."""
+    """Bytes of an entry; as text they are the place they come from."""
 
     def __init__(self, content: bytes, place: str):
         super().__init__(content)
@@ -45,7 +45,7 @@ class Content(io.BytesIO):
 
 
 class Database:
-    """One database, opened when first read, in every process anew. Raises DataError, naming it, when it is broken."""
+    """One database, opened by each process at the first read. Raises DataError naming it when it is broken."""
 
     def __init__(self, path: str):
         self.path = path
@@ -59,20 +59,20 @@ class Database:
         return self._keys
 
     def read(self, key: str) -> bytes:
-        """Bytes of an entry. Raises DataError when there is none."""
-        self.keys()  # tells which kind of database it is
+        """Bytes of an entry. Raises DataError when it is missing."""
+        self.keys()  # finds out the format
         value = self._get(self._encoded(key))
         if value is None:
             raise DataError(f"{self.path} has no entry {key!r}. Write the database again")
         return value
 
     def tail(self, key: str, num_bytes: int) -> bytes:
-        """The last bytes of an entry, without reading the others; none when it is missing."""
+        """The last bytes of an entry; empty when it is missing."""
         self.keys()
         return self._get(self._encoded(key), last=num_bytes) or b""
 
     def value(self, key: str) -> Any:
-        """An entry that is an array, or plain values of earlier code. Raises DataError when it is neither."""
+        """Read an array, or plain values of earlier code. Raises DataError when an entry is neither."""
         content, place = self.read(key), f"{self.path}/{key}"
         if self._protocol is not None:
             return read_pickle(content, place)
@@ -106,7 +106,7 @@ class Database:
         return key.encode() if self._protocol is None else pickle.dumps(key, protocol=self._protocol)
 
     def _get(self, key: bytes, last: int = 0) -> bytes | None:
-        """Bytes of an entry, or so many at its end."""
+        """Bytes of an entry, or the `last` ones."""
         lmdb = require("lmdb", "lmdb", "Reading LMDB databases")
         try:
             with _environment(self.path).begin(buffers=True) as transaction:
@@ -119,9 +119,9 @@ class Database:
 
 
 def write_database(folder: Path, entries: Iterable[tuple[str, bytes]], capacity: int) -> int:
-    """Write a database of ours into a new folder; `capacity` bounds the bytes of its entries. Returns their number.
+    """Write a database into a new folder; `capacity` bounds the bytes of its entries. Returns their number.
 
-    Raises OSError, also for what LMDB has against it.
+    Raises OSError, also for errors of LMDB.
     """
     lmdb = require("lmdb", "lmdb", "Writing LMDB databases")
     folder.mkdir(parents=True)
@@ -161,7 +161,7 @@ def _commit(environment: Any, batch: list[tuple[bytes, bytes]]) -> None:
 
 
 class _Opened(NamedTuple):
-    """An environment, the file it stands for, and how many bytes of that file it may touch."""
+    """An environment, its file, and how many bytes of the file it may read."""
 
     environment: Any
     i_node: int
@@ -181,7 +181,7 @@ def _environment(path: str) -> Any:
         if len(_environments) > _OPEN_AT_ONCE:
             _environments.popitem(last=False)[1].environment.close()
     _environments.move_to_end(name)
-    # Reading a page behind the end of the file would kill the process (SIGBUS), so its size is asked for every time.
+    # Reading a page behind the end of the file would kill the process (SIGBUS), so its size is checked every time.
     size, wanted = os.path.getsize(os.path.join(path, FILE)), _environments[name].num_bytes
     if size < wanted:
         raise DataError(

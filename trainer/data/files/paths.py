@@ -13,15 +13,15 @@ from trainer.runtime.errors import UserError
 ENVIRONMENT = "MONODEPTH_DATA"
 SET_A_ROOT = f"dataset.root, the environment variable {ENVIRONMENT}, or DATA_ROOTS in PATHS.yaml"
 
-Place = tuple[Path, str]  # a folder, and what named it
+Place = tuple[Path, str]  # a folder, and the option or variable that names it
 
 
 def data_roots(root: str | None, option: str = "dataset.root") -> list[Place]:
-    """List the folders that may hold a data set, in order, each with the name of what asked for it.
+    """List the folders that may hold a data set, in order, each with the option or variable that names it.
 
     Only `root` when it is given: a wrong path must not train on other data. Else the environment variable
     MONODEPTH_DATA (several separated as in PATH), then DATA_ROOTS of PATHS.yaml in the working directory,
-    then ./data. Raises UserError when PATHS.yaml is there and cannot be used.
+    then ./data. Raises UserError for an unusable PATHS.yaml.
     """
     if root is not None:
         return [(expanded(root), option)]
@@ -32,7 +32,7 @@ def data_roots(root: str | None, option: str = "dataset.root") -> list[Place]:
 
 
 def expanded(path: str) -> Path:
-    """A path whose `~` or `~name` is a home folder; nothing changes where there is no such user."""
+    """Expand `~` and `~name` to home folders; unknown users stay as they are."""
     return Path(os.path.expanduser(path))
 
 
@@ -41,8 +41,8 @@ def find_folder(
 ) -> Path:
     """Find the first folder that holds a data set: one of `roots`, or a folder in it called one of `names`.
 
-    `accept` tells whether a folder holds the data. Raises UserError saying that `what` was not found, listing
-    every place looked at, and saying what to do: "Set <fix> to a folder that is or contains <names>".
+    `accept` returns whether a folder holds the data. Raises UserError that `what` was not found, with every place
+    that was searched and the advice to set `fix`.
     """
     looked = []
     for base, origin in roots:

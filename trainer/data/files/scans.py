@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from trainer.data.base import DataError
 
 Array = NDArray[Any]
-
-
 _POINT_BYTES = 16  # four float32
 
 
@@ -30,7 +28,7 @@ def read_points(path: str) -> Array:
 
 
 def finite_points(points: Array) -> tuple[Array, str]:
-    """Leave out points (n 3+) that are not finite; say how many these are, "" for none."""
+    """Drop points (n 3+) that are not finite. Returns the others, and a note about the dropped ones, or ""."""
     known = np.isfinite(points[:, :3]).all(axis=1)
     if known.all():
         return points, ""
@@ -38,7 +36,7 @@ def finite_points(points: Array) -> tuple[Array, str]:
 
 
 def scan_problem(path: str, num_bytes: int) -> str:
-    """Say what is wrong with the size of a LiDAR scan, "" when nothing is."""
+    """Say what is wrong with the size of a LiDAR scan, or ""."""
     if num_bytes and num_bytes % _POINT_BYTES == 0:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Split files: where they lie, what their lines say, and how a long list of what is wrong with them is told."""
+"""Split files: find them, read their lines, shorten long lists of problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LISTED = 20  # problems of one kind that a report names one by one
 def find_split(data: Path, split: str, mode: str) -> Path:
     """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data.
 
-    Raises UserError naming the places looked at, and the splits that are there.
+    Raises UserError naming the places that were searched and the splits in them.
     """
     folders = _folders(data)
     for folder in folders:
@@ -71,6 +71,14 @@ def read_rows(path: Path, expected: str) -> list[tuple[int, str]]:
     return numbered
 
 
+def parse_frame(row: str) -> tuple[str, int] | None:
+    """Parse `<clip> <frame>`; names of clips may have spaces."""
+    match row.rsplit(maxsplit=1):
+        case [clip, number] if number.isdecimal():
+            return clip.strip(), int(number)
+    return None
+
+
 def capped(messages: list[str], what: str) -> list[str]:
     """Keep the first 20 messages and count the others."""
     more = len(messages) - _LISTED
@@ -78,7 +86,7 @@ def capped(messages: list[str], what: str) -> list[str]:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Say how many: `1 gap`, `2 gaps`; `many` where that takes more than an s."""
+    """Write a number with its noun: `1 gap`, `2 gaps`; `many` is an irregular plural."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 

@@ -22,7 +22,7 @@ _ROUNDED = 1e-3  # entries of a rotation times its transpose; KITTI rounds to se
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one recording date is calibrated with. Cameras are 2 (left colour) and 3 (right colour)."""
+    """Calibration of one recording date. Cameras are 2 (left colour) and 3 (right colour)."""
 
     sizes: dict[int, tuple[int, int]]  # (width, height) of the rectified images
     P_rect: dict[int, Array]  # (3 4) rectified camera 0 -> homogeneous pixels; column 4 holds the baseline

@@ -1,4 +1,4 @@
-"""What the items of a KITTI split need, and how much of it is there: counted from listings, or read file by file."""
+"""How complete a KITTI split is on disk: counted from listings, or read file by file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from PIL import Image
-
-from trainer.data.base import UNREADABLE, DataError
+from trainer.data.base import DataError, open_picture
 from trainer.data.files.depth import read_annotated
 from trainer.data.kitti_raw.files import Frame, Line, Recordings
+from trainer.data.kitti_raw.hints import SIZE
 
 PUBLISHED = {
     ("eigen", "train"): 45200, ("eigen", "val"): 1776, ("eigen", "test"): 697,
@@ -20,7 +19,7 @@ PUBLISHED = {
     ("eigen_benchmark", "train"): 71633, ("eigen_benchmark", "val"): 5915, ("eigen_benchmark", "test"): 652,
     ("benchmark", "train"): 72084, ("benchmark", "val"): 6060, ("benchmark", "test"): 500,
 }  # fmt: skip
-_OTHER_DATA = {  # what lines name that are no raw items -> how these lines look
+_OTHER_DATA = {  # data sets other than KITTI raw -> pattern of their lines
     "pictures of KITTI's test server": re.compile(r"'image \d+'"),
     "frames of KITTI odometry (dataset.type=kitti_odom)": re.compile(r"'\d+ \d+ [lr]'"),
 }
@@ -36,10 +35,10 @@ class Part(NamedTuple):
 
 @dataclass
 class SplitReport:
-    """How many items of a split have what; `parts` is what is there, `broken` what could not even be looked up."""
+    """How many items of a split have which files; `parts` exist, `broken` could not be looked up."""
 
     num_items: int = 0
-    num_complete: int = 0  # items that can be loaded, as far as listings tell
+    num_complete: int = 0  # items that can be loaded, as far as listings show
     bad_lines: list[str] = field(default_factory=list)
     there: Counter[str] = field(default_factory=Counter)  # column -> items that have it
     missing: dict[str, list[str]] = field(default_factory=dict)  # column -> names
@@ -59,7 +58,7 @@ def needed(offsets: Sequence[int], mode: str) -> list[str]:
 
 
 def other_data(report: SplitReport) -> str:
-    """Say what the lines of a split name when it belongs to other data; "" for KITTI raw."""
+    """Name the data set that the lines of a split belong to; "" for KITTI raw."""
     if report.num_items:
         return ""
     kinds = (what for what, looks in _OTHER_DATA.items() if all(map(looks.search, report.bad_lines)))
@@ -69,7 +68,7 @@ def other_data(report: SplitReport) -> str:
 def check_split(
     lines: Iterable[Line], offsets: Sequence[int], recordings: Recordings, mode: str
 ) -> SplitReport:
-    """Look up everything that the items of a split can have. Nothing is opened but folders and databases."""
+    """Look up all files that the items of a split can have. Only folders and databases are opened."""
     report = SplitReport()
     must_have = needed(offsets, mode)
     for line in lines:
@@ -98,13 +97,11 @@ def check_split(
 
 
 def read_part(part: Part, recordings: Recordings) -> str:
-    """Read a file to its end. Returns what is wrong with it, "" when nothing is."""
+    """Read a file to its end. Returns what is wrong with it, or ""."""
     try:
         _READERS[part.kind](part.place, recordings)
-    except DataError as error:
-        return str(error)
-    except OSError as error:
-        return f"{part.place} cannot be read: {error}"
+    except (DataError, OSError) as error:
+        return str(error) if isinstance(error, DataError) else f"{part.place} cannot be read: {error}"
     return ""
 
 
@@ -118,11 +115,8 @@ _Find = Callable[[Frame], str | None]
 def _wanted(
     target: Frame, offsets: Sequence[int], recordings: Recordings
 ) -> list[tuple[str, str, Frame, _Find]]:
-    """What an item of `target` can have: (column, kind, frame, where to find it)."""
-    images = [
-        (TARGET, target),
-        *((_support(offset), target.support(offset)) for offset in offsets),
-    ]
+    """List what an item of `target` can have: (column, kind, frame, function that finds it)."""
+    images = [(TARGET, target), *((_support(offset), target.support(offset)) for offset in offsets)]
     return [
         *((column, "picture", frame, recordings.image) for column, frame in images),
         (SCAN, "scan", target, recordings.velodyne),
@@ -132,28 +126,13 @@ def _wanted(
 
 
 def _read_picture(place: str, recordings: Recordings) -> None:
-    try:
-        with Image.open(cast("str", recordings.open(place))) as picture:
-            picture.load()
-    except UNREADABLE as error:
-        raise DataError(f"{place} is not a readable picture ({error}). Copy or download it again") from error
+    with open_picture(recordings.open(place)) as picture:
+        picture.load()
 
 
-def _read_scan(place: str, recordings: Recordings) -> None:
-    recordings.read_points(place)
-
-
-def _read_annotated(place: str, recordings: Recordings) -> None:
-    read_annotated(recordings.open(place))
-
-
-def _read_hints(place: str, recordings: Recordings) -> None:
-    recordings.read_hints(place, (1024, 320))
-
-
-_READERS: dict[str, Callable[[str, Recordings], None]] = {
+_READERS: dict[str, Callable[[str, Recordings], object]] = {
     "picture": _read_picture,
-    "scan": _read_scan,
-    "annotated": _read_annotated,
-    "hints": _read_hints,
+    "scan": lambda place, recordings: recordings.read_points(place),
+    "annotated": lambda place, recordings: read_annotated(recordings.open(place)),
+    "hints": lambda place, recordings: recordings.read_hints(place, SIZE),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from trainer.data.base import UNREADABLE, DataError
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.files.lmdb import FILE, Content, Database
 from trainer.data.kitti_raw.calibration import Calibration, make_calibration
-from trainer.data.kitti_raw.files import Frame
+from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.hints import read_hints, resized_hints
 
 CALIBRATION = {  # entry -> shape; P_rect may have a fourth row
@@ -24,64 +24,30 @@ CALIBRATION = {  # entry -> shape; P_rect may have a fourth row
 }  # fmt: skip
 
 
-class DatabaseListing:
-    """The databases of a KITTI folder; see `trainer.data.kitti_raw.files.Recordings`. A place is `<database>/<entry>`.
-
-    Hints are databases as well, or the files of `Listing`.
-    """
+class DatabaseListing(Recordings):
+    """The databases of a KITTI folder. Hints are databases as well, or files."""
 
     def __init__(self, raw: Path, hints: Path | None = None):
-        self.raw = raw
-        self.hints = hints
+        super().__init__(raw, hints)
         self._databases: dict[str, Database | None] = {}
 
-    def frames(self) -> Iterator[Frame]:
-        """All pictures of both cameras, drive by drive."""
-        for drive in sorted(self.raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")):
-            for camera in (2, 3):
-                some = Frame(f"{drive.parent.name}/{drive.name}", 0, camera)
-                database = self._database(self.image_folder(some))
-                keys = sorted(database.keys()) if database else []
-                yield from (some._replace(number=int(key)) for key in keys if key.isdecimal())
-
-    def image_folder(self, frame: Frame) -> str:
-        """Database of the pictures of that drive and camera."""
-        return f"{self.raw}/{frame.drive}/image_0{frame.camera}/data"
-
-    def image(self, frame: Frame) -> str | None:
-        """Place of the encoded picture, or None. Raises DataError for a broken database."""
-        return self._find(self.image_folder(frame), frame)
-
-    def velodyne(self, frame: Frame) -> str | None:
-        """Place of the LiDAR scan, or None."""
-        return self._find(f"{self.raw}/{frame.drive}/velodyne_points/data", frame)
-
     def annotated_depth(self, frame: Frame) -> str | None:
-        """Place of the annotated depth, or None."""
         drive = f"{self.raw}/depth_benchmark/{frame.drive}"
-        return self._find(f"{drive}/proj_depth/groundtruth/image_0{frame.camera}", frame)
+        return self._find(f"{drive}/proj_depth/groundtruth/image_0{frame.camera}", frame.number)
 
     def hint(self, frame: Frame) -> str | None:
-        """Place of the depth hints, an entry or a file, or None."""
         if self.hints is None:
             return None
-        place = self._find(f"{self.hints}/{frame.drive}/image_0{frame.camera}", frame)
+        place = self._find(f"{self.hints}/{frame.drive}/image_0{frame.camera}", frame.number)
         file = f"{self.hints}/{frame.stem}.npy"
         return place or (file if os.path.isfile(file) else None)
 
-    def is_empty(self, folder: str) -> bool:
-        """Tell whether a database that was searched before holds no frame at all."""
-        database = self._database(folder)
-        return database is None or not database.keys()
-
     def open(self, place: str) -> Content:
-        """Give what PIL can open: the encoded picture. Raises DataError."""
         folder, key = place.rsplit("/", 1)
         return Content(self._present(folder).read(key), place)
 
     def read_points(self, place: str) -> NDArray[Any]:
-        """Read a LiDAR scan (n 4); its fourth column means nothing. Raises DataError."""
-        points = self._array(place)
+        points = self._array(place)  # the fourth column means nothing
         if points.ndim != 2 or points.shape[1] != 4 or not len(points) or points.dtype.kind != "f":
             raise DataError(
                 f"{place} is not a LiDAR scan: {points.dtype} of shape {points.shape}. Write the database again"
@@ -89,13 +55,11 @@ class DatabaseListing:
         return points
 
     def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
-        """Read depth hints (h w) of `size` (w, h). Raises DataError."""
         if place.endswith(".npy"):
             return read_hints(place, size)
         return resized_hints(self._array(place), size, place)
 
     def read_calibration(self, date: str) -> Calibration:
-        """Read the calibration of a date. Raises DataError."""
         database = self._present(f"{self.raw}/{date}/calibration")
         values = {}
         for key, shape in CALIBRATION.items():
@@ -116,17 +80,15 @@ class DatabaseListing:
         )
 
     def has_calibration(self, date: str) -> bool:
-        """Tell whether a date has a calibration, sound or not."""
         return self._database(f"{self.raw}/{date}/calibration") is not None
 
     def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
-        """List pictures that are cut short, as earlier code may have stored them, and .npy files; see `_damage`."""
         cut, left = find_damaged(pictures, self._cut_pictures)
         files, files_left = find_damaged(place for place in arrays if place.endswith(".npy"))
         return cut + files, left + files_left
 
-    def _cut_pictures(self, places: Sequence[str]) -> list[str]:
-        return [problem for place in places if (problem := self._cut_picture(place))]
+    def _cut_pictures(self, places: Sequence[str]) -> list[str]:  # as earlier code may have stored them
+        return list(filter(None, map(self._cut_picture, places)))
 
     def _cut_picture(self, place: str) -> str:
         folder, key = place.rsplit("/", 1)
@@ -141,9 +103,12 @@ class DatabaseListing:
             return f"{place} is cut short or damaged ({error}). Write the database again or remove its items"
         return ""
 
-    def _find(self, folder: str, frame: Frame) -> str | None:
+    def _numbers(self, folder: str, suffixes: Sequence[str] = ()) -> list[int]:
         database = self._database(folder)
-        key = f"{frame.number:010d}"
+        return [int(key) for key in database.keys() if key.isdecimal()] if database else []  # noqa: SIM118
+
+    def _find(self, folder: str, number: int, suffixes: Sequence[str] = ()) -> str | None:
+        database, key = self._database(folder), f"{number:010d}"
         return f"{folder}/{key}" if database and key in database.keys() else None  # noqa: SIM118
 
     def _array(self, place: str) -> NDArray[Any]:

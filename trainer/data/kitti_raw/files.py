@@ -1,12 +1,13 @@
-"""Which files a KITTI folder holds, and which of them a split file asks for. Nothing here opens a picture."""
+"""The files of a KITTI folder, and the frames that a split file names. Nothing here opens a picture."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from trainer.data.files.splits import capped, counted, read_rows
 from trainer.data.kitti_raw.calibration import Calibration, read_calibration
 from trainer.data.kitti_raw.hints import read_hints
 
-_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
 _SIDES = {"l": 2, "r": 3}
 _EXPECTED = '"<date>/<drive> <frame> <l|r>"'
 
@@ -79,121 +80,140 @@ def _parse(row: str, file: str, row_number: int) -> Line:
     return Line(file, row_number, None, problem)
 
 
-class Recordings(Protocol):
-    """Where KITTI's pictures, scans and depth maps lie, and how they are read; files are one way, databases another.
+class Recordings(ABC):
+    """Pictures, scans and depth maps of KITTI: where they are and how they are read.
 
-    A place is a string for messages that `open` takes; None = there is no such frame. What cannot be read raises
-    DataError naming it. `find_damaged` lists those of some places that are cut short, with how many it did not look at.
+    A place is a string that `open` takes and messages name: a path, or `<database>/<entry>`. None = missing. Whatever
+    cannot be read raises DataError naming it. Args: the raw folder, and the folder of depth hints.
     """
 
-    hints: Path | None  # folder of depth hints
-
-    def frames(self) -> Iterator[Frame]: ...
-    def image_folder(self, frame: Frame) -> str: ...
-    def image(self, frame: Frame) -> str | None: ...
-    def velodyne(self, frame: Frame) -> str | None: ...
-    def annotated_depth(self, frame: Frame) -> str | None: ...
-    def hint(self, frame: Frame) -> str | None: ...
-    def is_empty(self, folder: str) -> bool: ...
-    def open(self, place: str) -> str | IO[bytes]: ...
-    def read_points(self, place: str) -> NDArray[Any]: ...
-    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]: ...
-    def read_calibration(self, date: str) -> Calibration: ...
-    def has_calibration(self, date: str) -> bool: ...
-    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]: ...
-
-
-class Listing:
-    """The files of a KITTI raw folder, its annotated depth and hints; each folder is read once, when first needed.
-
-    Paths are strings: a start-up check asks for some 160,000 of them, and `pathlib` would take most of its
-    time.
-    """
-
-    def __init__(self, raw: Path, annotated: Path | None = None, hints: Path | None = None):
+    def __init__(self, raw: Path, hints: Path | None = None):
         self.raw = raw
-        self.annotated = annotated
         self.hints = hints
-        self._suffixes: dict[str, dict[int, str]] = {}
-        self._calibrated: dict[str, bool] = {}
 
     def frames(self) -> Iterator[Frame]:
-        """All pictures of both cameras, drive by drive."""
+        """Yield all pictures of both cameras, drive by drive."""
         for drive in sorted(self.raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")):
             for camera in _SIDES.values():
                 some = Frame(f"{drive.parent.name}/{drive.name}", 0, camera)
-                self.image(some)
-                numbers = self._suffixes[self.image_folder(some)]
+                numbers = self._numbers(self.image_folder(some), IMAGE_SUFFIXES)
                 yield from (some._replace(number=number) for number in sorted(numbers))
 
     def image_folder(self, frame: Frame) -> str:
-        """Folder of the pictures of that drive and camera."""
+        """Folder or database of the pictures of that drive and camera."""
         return f"{self.raw}/{frame.drive}/image_0{frame.camera}/data"
 
     def image(self, frame: Frame) -> str | None:
-        """Path of the picture, .png or .jpg, whichever is there; None when it is missing."""
-        return self._find(self.image_folder(frame), frame.number, _IMAGE_SUFFIXES)
+        """Place of the picture."""
+        return self._find(self.image_folder(frame), frame.number, IMAGE_SUFFIXES)
 
     def velodyne(self, frame: Frame) -> str | None:
-        """Path of the LiDAR scan, or None."""
+        """Place of the LiDAR scan."""
         return self._find(f"{self.raw}/{frame.drive}/velodyne_points/data", frame.number, (".bin",))
 
+    def is_empty(self, folder: str) -> bool:
+        """Tell whether an image folder has no frame at all."""
+        return not self._numbers(folder, IMAGE_SUFFIXES)
+
+    @abstractmethod
     def annotated_depth(self, frame: Frame) -> str | None:
-        """Path of the annotated depth (Uhrig et al., arXiv:1708.06500), or None."""
+        """Place of the annotated depth (Uhrig et al., arXiv:1708.06500)."""
+
+    @abstractmethod
+    def hint(self, frame: Frame) -> str | None:
+        """Place of the depth hints (Watson et al., arXiv:1909.09051)."""
+
+    @abstractmethod
+    def open(self, place: str) -> str | IO[bytes]:
+        """Return what PIL can open: a path, or a stream."""
+
+    @abstractmethod
+    def read_points(self, place: str) -> NDArray[Any]:
+        """Read a LiDAR scan (n 4)."""
+
+    @abstractmethod
+    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
+        """Read depth hints (h w) of `size` (w, h)."""
+
+    @abstractmethod
+    def read_calibration(self, date: str) -> Calibration:
+        """Read the calibration of a date."""
+
+    @abstractmethod
+    def has_calibration(self, date: str) -> bool:
+        """Tell whether a date has a calibration, sound or not."""
+
+    @abstractmethod
+    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
+        """List places that are cut short, and count those that there was no time for."""
+
+    @abstractmethod
+    def _numbers(self, folder: str, suffixes: Sequence[str]) -> Collection[int]:
+        """Numbers of the frames in a folder or database."""
+
+    @abstractmethod
+    def _find(self, folder: str, number: int, suffixes: Sequence[str]) -> str | None:
+        """Place of a frame in a folder or database."""
+
+
+class Listing(Recordings):
+    """The files of a KITTI raw folder, its annotated depth and hints; each folder is read once, when first needed.
+
+    Paths are strings: a start-up check asks for some 160,000 of them, most of whose time `pathlib` would take.
+    """
+
+    def __init__(self, raw: Path, annotated: Path | None = None, hints: Path | None = None):
+        super().__init__(raw, hints)
+        self.annotated = annotated
+        self._suffixes: dict[str, dict[int, str]] = {}
+        self._calibrated: dict[str, bool] = {}
+
+    def annotated_depth(self, frame: Frame) -> str | None:
         if self.annotated is None:
             return None
         date, _, drive = frame.drive.partition("/")
         for part in (date, "train", "val"):
             folder = f"{self.annotated}/{part}/{drive}/proj_depth/groundtruth/image_0{frame.camera}"
-            path = self._find(folder, frame.number, (".png",))
-            if path is not None:
+            if path := self._find(folder, frame.number, (".png",)):
                 return path
         return None
 
     def hint(self, frame: Frame) -> str | None:
-        """Path of the depth hints (Watson et al., arXiv:1909.09051), or None."""
         if self.hints is None:
             return None
         return self._find(f"{self.hints}/{frame.drive}/image_0{frame.camera}", frame.number, (".npy",))
 
     def open(self, place: str) -> str:
-        """Give what PIL can open: the path itself."""
         return place
 
     def read_points(self, place: str) -> NDArray[Any]:
-        """Read a LiDAR scan (n 4). Raises DataError."""
         return read_points(place)
 
     def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
-        """Read depth hints (h w) of `size` (w, h). Raises DataError."""
         return read_hints(place, size)
 
     def read_calibration(self, date: str) -> Calibration:
-        """Read the calibration files of a date. Raises DataError."""
         return read_calibration(self.raw / date)
 
     def has_calibration(self, date: str) -> bool:
-        """Tell whether a date has calibration files of its cameras, sound or not."""
         if date not in self._calibrated:
             self._calibrated[date] = os.path.isfile(f"{self.raw}/{date}/calib_cam_to_cam.txt")
         return self._calibrated[date]
 
     def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
-        """List the files that are cut short, and count those that there was no time for; see `_damage`."""
         return find_damaged([*pictures, *arrays])
 
-    def is_empty(self, folder: str) -> bool:
-        """Tell whether a folder that was searched before holds no frame at all."""
-        return not self._suffixes.get(folder)
+    def _numbers(self, folder: str, suffixes: Sequence[str]) -> dict[int, str]:
+        if folder not in self._suffixes:
+            self._suffixes[folder] = list_frames(folder, suffixes)
+        return self._suffixes[folder]
 
     def _find(self, folder: str, number: int, suffixes: Sequence[str]) -> str | None:
-        if folder not in self._suffixes:
-            self._suffixes[folder] = _list_frames(folder, suffixes)
-        suffix = self._suffixes[folder].get(number)
+        suffix = self._numbers(folder, suffixes).get(number)
         return None if suffix is None else f"{folder}/{number:010d}{suffix}"
 
 
-def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
+def list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
     """Map the frame numbers in `folder` to the suffix of their file; empty when there is no such folder."""
     found: dict[int, str] = {}
     try:
@@ -213,9 +233,9 @@ def _list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
 def check_images(
     lines: Sequence[Line], offsets: Sequence[int], listing: Recordings, mode: str = "train"
 ) -> list[str]:
-    """List bad lines, and targets and supports that are not there; an absent or broken folder counts as one.
+    """List bad lines, missing targets and missing supports; an absent or broken folder is one problem.
 
-    The last line says how many items lack something, and how a `mode` other than train does without supports.
+    The last line counts the incomplete items, and says how a `mode` other than train does without supports.
     """
     problems = [line.problem for line in lines if line.frame is None]
     absent: dict[str, int] = {}
@@ -240,20 +260,16 @@ def check_images(
             else:
                 missing.append(f"{line.place}: {role} {frame.name} is missing: no .png or .jpg in {folder}")
     problems = capped(problems, "bad lines") + list(broken)
-    problems += [
-        f"{folder} does not exist or is empty: {counted(n, 'frame is', 'frames are')} missing"
-        for folder, n in absent.items()
-    ]
+    for folder, number in absent.items():
+        missing_frames = counted(number, "frame is", "frames are")
+        problems.append(f"{folder} does not exist or is empty: {missing_frames} missing")
     problems += capped(missing, "missing frames")
     if lacking:
         num_items = sum(line.frame is not None for line in lines)
-        problems.append(_total(len(lacking), num_items, mode, mode != "train" and any(lacking.values())))
+        is_optional = mode != "train" and any(lacking.values())
+        fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null" if is_optional else ""
+        problems.append(
+            f"{len(lacking)} of {counted(num_items, 'item is', 'items are')} incomplete: `prepare kitti check` lists "
+            f"what is missing{fix}"
+        )
     return problems
-
-
-def _total(num_lacking: int, num_items: int, mode: str, is_optional: bool) -> str:
-    fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null" if is_optional else ""
-    return (
-        f"{num_lacking} of {counted(num_items, 'item is', 'items are')} incomplete: `prepare kitti check` lists what"
-        f" is missing{fix}"
-    )

@@ -1,4 +1,4 @@
-"""Proxy depth of a stereo pair: semi-global matching with several settings, fused by what explains the image best.
+"""Proxy depth of a stereo pair: semi-global matching with several settings, fused by photometric error.
 
 J. Watson et al., "Self-Supervised Monocular Depth Hints", arXiv:1909.09051; H. Hirschmüller, "Stereo Processing by
 Semiglobal Matching and Mutual Information", TPAMI 2008.

@@ -1,22 +1,23 @@
-"""Items of KITTI recordings, wherever they lie: what is read for one, and what must be there before training."""
+"""Items of KITTI recordings, in files or databases: how one is read, and what is checked before training."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import Unpack
 
-from trainer.data.base import DataError, RawItem, checked_size, read_image
+from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size, read_image
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
 from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
-from trainer.data.kitti_raw.files import Frame, Line, Recordings, check_images, read_split
+from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 from trainer.types import STEREO_BASELINE_UNITS
@@ -31,33 +32,35 @@ _AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image w
 
 
 class KittiItems(RecordedDataset):
-    """Items of KITTI recordings, wherever they lie; a data set finds `listing` and `lines` and says so to `_attach`.
+    """Items of KITTI recordings, which a subclass opens.
 
     Args:
+        split_file: a split file; wins over `split` and `mode`.
         use_benchmark: annotated depth instead of projected LiDAR scans.
-        depth_along: depth of LiDAR points: along the `optical_axis`, or their x coordinate, `lidar_x`.
-        depth_size: (width, height) of the depth maps; null = size of the recording.
+        depth_along: depth of LiDAR points: metres along the `optical_axis` of the camera, or ahead of the LiDAR,
+            `lidar_x`, as the truth of published tables of the Eigen split.
+        depth_size: (width, height) of the depth maps, resized by nearest neighbour so that recordings of
+            different size can share a batch; null = size of the recording.
         intrinsics: `average` of all dates (Monodepth2), or `calibrated` per date and camera.
 
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
     """
 
-    raw: Path
-    split_file: Path
-    lines: list[Line]
-    listing: Recordings
-
     def __init__(
         self,
-        use_benchmark: bool,
-        depth_along: DepthAlong,
-        depth_size: tuple[int, int] | None,
-        intrinsics: Intrinsics,
-        *options: Any,
+        root: str | None = None,
+        split: str = "eigen_zhou",
+        split_file: str | None = None,
+        use_benchmark: bool = False,
+        depth_along: DepthAlong = "optical_axis",
+        depth_size: tuple[int, int] | None = (1242, 376),
+        intrinsics: Intrinsics = "average",
+        hints_root: str | None = None,
+        **common: Unpack[CommonOptions],
     ):
-        super().__init__(*options)
-        _check_choice("dataset.intrinsics", intrinsics, get_args(Intrinsics))
-        _check_choice("dataset.depth_along", depth_along, get_args(DepthAlong))
+        super().__init__(**common)
+        check_choice("dataset.intrinsics", intrinsics, Intrinsics)
+        check_choice("dataset.depth_along", depth_along, DepthAlong)
         if use_benchmark and depth_along != "optical_axis":
             raise UserError(
                 f"dataset.depth_along: {depth_along} is about LiDAR scans, and dataset.use_benchmark: true asks for "
@@ -68,21 +71,23 @@ class KittiItems(RecordedDataset):
         self.depth_along = depth_along
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self._calibrations: dict[str, Calibration] = {}
-        self._broken: set[str] = set()  # what could not even be looked up
-
-    def _attach(self, raw: Path, split: str, split_file: str | None) -> None:
-        """Read the split file that belongs to the recordings in `raw`."""
-        self.raw = raw
-        self.split_file = expanded(split_file) if split_file else find_split(raw, split, self.mode)
+        self._broken: set[str] = set()  # problems of looking up
+        self.listing = self._open(root, hints_root)
+        self.raw = self.listing.raw
+        self.split_file = expanded(split_file) if split_file else find_split(self.raw, split, self.mode)
         self.lines = read_split(self.split_file)
         self._watch(len(self.lines))
+
+    @abstractmethod
+    def _open(self, root: str | None, hints_root: str | None) -> Recordings:
+        """Find the recordings, with what the options need. Raises UserError."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
     @property
     def truth(self) -> str:
-        """What depth maps hold, for results to say."""
+        """Describe the depth maps, for results."""
         return truth_in_words(self.use_benchmark, self.depth_along)
 
     def describe(self, index: int) -> str:
@@ -101,7 +106,7 @@ class KittiItems(RecordedDataset):
         return problems + sorted(self._broken.difference(problems))
 
     def notes(self) -> list[str]:
-        """Say how many frames have no ground truth, or none of the cameras that it was taken with."""
+        """Count frames without ground truth, and those without calibration."""
         frames, notes = self._frames(), super().notes()
         if self.use_depth and (without := len(frames) - len(self._depth_frames())):
             kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
@@ -156,7 +161,7 @@ class KittiItems(RecordedDataset):
         return _average_intrinsics(size)
 
     def _places(self) -> tuple[list[str], list[str]]:
-        """The pictures and the arrays that items need, each once."""
+        """List the pictures and the arrays that items need, each once."""
         frames = self._frames()
         images = [f if i is None else f.support(i) for f in frames for i in (None, *self.supp_idxs)]
         truths = self._found(self._depth_path, frames if self.use_depth else [])
@@ -214,7 +219,7 @@ class KittiItems(RecordedDataset):
         return ""
 
     def _calibrated_dates(self) -> set[str]:
-        """Dates whose calibration some item needs, or has."""
+        """Dates whose calibration items read."""
         dates = {frame.date for frame in self._frames()}
         if self.intrinsics == "calibrated":
             return dates
@@ -224,19 +229,15 @@ class KittiItems(RecordedDataset):
         return scanned | set(filter(self.listing.has_calibration, dates))
 
     def _frames(self) -> list[Frame]:
-        """The targets, those of bad lines left out."""
+        """Targets of all lines but bad ones."""
         return [line.frame for line in self.lines if line.frame is not None]
 
     def _depth_frames(self) -> list[Frame]:
-        """Targets that have ground truth, readable or not."""
-        return [frame for frame in self._frames() if self._is_there(self._depth_path, frame)]
-
-    def _is_there(self, find: Callable[[Frame], str | None], frame: Frame) -> bool:
-        """Look for something; what is broken is there."""
-        return self._place(find, frame) is not None
+        """Targets with ground truth, readable or not."""
+        return [frame for frame in self._frames() if self._place(self._depth_path, frame) is not None]
 
     def _place(self, find: Callable[[Frame], str | None], frame: Frame) -> str | None:
-        """Find the place of something; "" for what is broken, which is remembered for `check`."""
+        """Find a place; "" when it is broken, which `check` reports."""
         try:
             return find(frame)
         except DataError as error:
@@ -247,7 +248,7 @@ class KittiItems(RecordedDataset):
         if not self.use_hints:
             return []
         frames = self._frames()
-        missing = [frame for frame in frames if not self._is_there(self.listing.hint, frame)]
+        missing = [frame for frame in frames if self._place(self.listing.hint, frame) is None]
         if not missing:
             return []
         return [
@@ -257,17 +258,12 @@ class KittiItems(RecordedDataset):
 
 
 def truth_in_words(use_benchmark: bool, depth_along: DepthAlong) -> str:
-    """What the maps hold that these arguments of `KittiItems` ask for."""
+    """Describe the depth maps that these arguments of `KittiItems` select."""
     return "annotated depth (arXiv:1708.06500)" if use_benchmark else f"LiDAR, {_MEANINGS[depth_along]}"
 
 
 def _average_intrinsics(size: tuple[int, int]) -> NDArray[Any]:
     return _AVERAGE_K * np.array([[size[0]], [size[1]], [1]])
-
-
-def _check_choice(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f"{key} {value!r} is not one of {', '.join(known)}")
 
 
 def _stereo_motion(camera: int) -> NDArray[Any]:

@@ -1,21 +1,20 @@
-"""Pack KITTI folders into LMDB databases of ours: which database holds which files, and how a file becomes an entry."""
+"""Pack KITTI folders into LMDB databases: which files go into which database, and how a file becomes an entry."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from trainer.data.base import UNREADABLE, DataError
-from trainer.data.files.lmdb import FILE, Database, array_bytes
+from trainer.data.base import DataError, open_picture
+from trainer.data.files.lmdb import FILE, Content, Database, array_bytes
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.calibration import read_numbers
-from trainer.data.kitti_raw.hints import read_hints
+from trainer.data.kitti_raw.files import IMAGE_SUFFIXES, list_frames
+from trainer.data.kitti_raw.hints import SIZE, read_hints
 
 _CALIBRATIONS = {
     "cam2cam": "calib_cam_to_cam.txt", "velo2cam": "calib_velo_to_cam.txt", "imu2velo": "calib_imu_to_velo.txt",
@@ -32,7 +31,7 @@ class Package(NamedTuple):
 
 
 def list_packages(raw: Path, annotated: Path | None, hints: Path | None) -> list[Package]:
-    """List what there is to pack: pictures, scans, positions, calibration; annotated depth and hints of the drives."""
+    """List packages: pictures, scans, positions, calibration; annotated depth and hints of the drives."""
     packages = []
     for drive in sorted(raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")):
         name = f"{drive.parent.name}/{drive.name}"
@@ -55,7 +54,7 @@ def list_packages(raw: Path, annotated: Path | None, hints: Path | None) -> list
 
 
 def is_packed(package: Package, out: Path) -> bool:
-    """Tell whether the database is there with an entry for each file. A broken one is not."""
+    """Tell whether a readable database has an entry for each file."""
     path = out / package.database
     if not (path / FILE).is_file():
         return False
@@ -74,43 +73,28 @@ def capacity(package: Package) -> int:
 
 
 def read_entries(package: Package, problems: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Give the entries of a database; a broken file is left out and told in `problems`."""
+    """Yield the entries of a database; broken files are left out and listed in `problems`."""
     for file in _files(package):
-        yield from _unless_broken(file, package.kind, problems)
-
-
-def _unless_broken(file: str, kind: str, problems: list[str]) -> list[tuple[str, bytes]]:
-    try:
-        return list(_PACKERS[kind](file))
-    except (DataError, OSError) as error:
-        problems.append(str(error))
-        return []
+        try:
+            entries = list(_PACKERS[package.kind](file))
+        except (DataError, OSError) as error:  # noqa: PERF203 - the next file may be whole
+            problems.append(str(error))
+        else:
+            yield from entries
 
 
 def _files(package: Package) -> list[str]:
     if package.kind == "calibration":
         there = [f"{package.folder}/{name}" for name in _CALIBRATIONS.values()]
         return [file for file in there if os.path.isfile(file)]
-    try:
-        names = sorted(os.listdir(package.folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    suffixes = _SUFFIXES[package.kind]
-    best: dict[str, str] = {}  # a frame that is there as .jpg and .png is taken as .png
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix in suffixes and len(stem) == 10 and stem.isdecimal():
-            best[stem] = max(best.get(stem, suffix), suffix, key=suffixes.index)
-    return [f"{package.folder}/{stem}{suffix}" for stem, suffix in best.items()]
+    found = list_frames(package.folder, _SUFFIXES[package.kind])
+    return [f"{package.folder}/{number:010d}{suffix}" for number, suffix in sorted(found.items())]
 
 
 def _picture(file: str) -> Iterator[tuple[str, bytes]]:
     content = Path(file).read_bytes()
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-    except UNREADABLE as error:
-        raise DataError(f"{file} is not a readable picture ({error}). Copy or download it again") from error
+    with open_picture(Content(content, file)) as picture:
+        picture.load()
     yield Path(file).stem, content
 
 
@@ -119,7 +103,7 @@ def _scan(file: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _hints(file: str) -> Iterator[tuple[str, bytes]]:
-    read_hints(file, (1024, 320))
+    read_hints(file, SIZE)
     yield Path(file).stem, Path(file).read_bytes()
 
 
@@ -144,7 +128,7 @@ _SENSORS = {
     "image_02": "picture", "image_03": "picture", "velodyne_points": "scan", "oxts": "position"
 }  # fmt: skip
 _SUFFIXES = {
-    "picture": (".jpeg", ".jpg", ".png"), "scan": (".bin",), "position": (".txt",), "hints": (".npy",)
+    "picture": IMAGE_SUFFIXES, "scan": (".bin",), "position": (".txt",), "hints": (".npy",)
 }  # fmt: skip
 _PACKERS: dict[str, Callable[[str], Iterator[tuple[str, bytes]]]] = {
     "picture": _picture, "scan": _scan, "position": _position, "hints": _hints, "calibration": _calibration

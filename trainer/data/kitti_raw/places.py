@@ -1,4 +1,4 @@
-"""Where the parts of KITTI lie: raw recordings, annotated depth, depth hints."""
+"""Find the parts of KITTI on disk: raw recordings, annotated depth, depth hints."""
 
 from __future__ import annotations
 
@@ -72,10 +72,9 @@ def holds_hints(folder: Path) -> bool:
 def open_recordings(
     root: str | None, depth_root: str | None = None, hints_root: str | None = None
 ) -> tuple[Path, Recordings]:
-    """Find recordings, files or databases, with what belongs to them.
+    """Find recordings, files or databases, with annotated depth and hints, which may be absent unless named.
 
-    Annotated depth and hints that nobody named may be absent. Returns the raw folder and what is in it. Raises
-    UserError when there are no recordings.
+    Returns the raw folder and its recordings. Raises UserError when they are missing.
     """
     try:
         raw = find_raw(root, "--root")

@@ -1,7 +1,7 @@
 """Ground truth of a split as one file, for evaluation without the data set: depth maps, intrinsics, names.
 
 `depth` holds a map (h w) in metres per item, 0 = none; `K` (b 3 3) intrinsics in its pixels; `items` (b) names. For
-KITTI, `truth` says in words what the maps hold. Maps of one size are one array (b h w). Else `depth` is an array of
+KITTI, `truth` describes the maps. Maps of one size are one array (b h w). Else `depth` is an array of
 arrays, which NumPy stores as a pickle, or, padded, (b h w) with zeros below and to the right of each map and its `size`
 (b 2) as height, width.
 """
@@ -34,21 +34,21 @@ class Target(NamedTuple):
     name: str
     edges: NDArray[np.bool_] | None = None  # (h w)
     category: tuple[str, str] | None = None
-    note: str = ""  # what was left out of the truth; not stored
+    note: str = ""  # points that were left out; not stored
 
 
 def usual_source(split: str) -> Source:
-    """What published numbers of a split refer to: annotated depth, but for Eigen's split metres ahead of the LiDAR."""
+    """Return the customary truth of a split: annotated depth, but for Eigen's split metres ahead of the LiDAR."""
     return "lidar-forward" if split == "eigen" else "annotated"
 
 
 def kitti_truth(source: Source) -> str:
-    """What maps of a source hold, in the words of `KittiItems.truth`."""
+    """Describe the maps of a source, as `KittiItems.truth` does."""
     return truth_in_words(source == "annotated", "lidar_x" if source == "lidar-forward" else "optical_axis")
 
 
 def asked_source(use_benchmark: bool, depth_along: str) -> Source:
-    """The source that arguments of a KITTI data set ask for."""
+    """Return the source that arguments of a KITTI data set select."""
     return "annotated" if use_benchmark else "lidar-forward" if depth_along == "lidar_x" else "lidar"
 
 
@@ -96,14 +96,14 @@ def part_bytes(target: Target) -> bytes:
 
 
 def read_part(path: str) -> Target:
-    """Read what `part_bytes` made."""
+    """Read the file of one target."""
     with np.load(path, allow_pickle=False) as part:
         category = tuple(map(str, part["category"])) if "category" in part else None
         return Target(part["depth"], part["K"], str(part["name"]), part.get("edges"), category)  # type: ignore[arg-type]
 
 
 def name_of_part(path: str) -> str | None:
-    """Name of the item that a part holds, None without it."""
+    """Return the name of the item in a part; None when the file is missing."""
     if not os.path.isfile(path):
         return None
     with np.load(path, allow_pickle=False) as part:
@@ -111,7 +111,7 @@ def name_of_part(path: str) -> str | None:
 
 
 def assemble(targets: Sequence[Target], padded: bool) -> dict[str, NDArray[Any]]:
-    """Put targets together: `depth`, `K`, `items`; where they have them `edge`, `cat`, `subcat`; padded `size`."""
+    """Join targets: `depth`, `K`, `items`; `edge`, `cat`, `subcat` when all have them; `size` when padded."""
     arrays: dict[str, NDArray[Any]] = {
         **_stacked([target.depth for target in targets], "depth", padded),
         "K": np.stack([target.K for target in targets]).astype(np.float32),
@@ -143,14 +143,14 @@ def _stacked(maps: Sequence[NDArray[Any]], key: str, padded: bool) -> dict[str, 
 def _kitti_depth(
     frame: Frame, recordings: Recordings, source: Source, calibration: Calibration
 ) -> tuple[NDArray[np.float32], str]:
-    """Depth map (h w), and what was left out of it."""
+    """Return the depth map (h w), and a note about points that were left out."""
     annotated = source == "annotated"
     place = recordings.annotated_depth(frame) if annotated else recordings.velodyne(frame)
     if place is None:
         raise DataError(f"{frame.stem} has no {'annotated depth' if annotated else 'LiDAR scan'}")
     if annotated:
         return read_annotated(recordings.open(place)), ""
-    points, told = finite_points(recordings.read_points(place))
+    points, note = finite_points(recordings.read_points(place))
     projection, size = calibration.velodyne_to_pixels(frame.camera), calibration.sizes[frame.camera]
     depth = project_points(points, projection, size, forward=source == "lidar-forward")
-    return depth, f"{place}: {told}" if told else ""
+    return depth, f"{place}: {note}" if note else ""

@@ -41,7 +41,7 @@ COLUMN_STEP = 2  # pixels between scan points
 
 @dataclass(frozen=True)
 class Recording:
-    """What is written; the same values in `MANIFEST` mean that a folder may be continued."""
+    """Options of a recording; a folder whose `MANIFEST` has the same values is continued."""
 
     drives: int = 4
     frames: int = 100  # per drive
@@ -93,7 +93,7 @@ class KittiWriter:
         self._scene: tuple[int, Scene] | None = None  # the drive that is being written
 
     def prepare(self) -> None:
-        """Claim the folder and write what belongs to no frame. Raises UserError when it is not ours."""
+        """Claim the folder; write calibration, splits and timestamps. Raises UserError when it is not ours."""
         self._claim()
         for name, text in calibration_files(self.K, self.recording.size).items():
             self._store(self.out / DATE / name, text.encode())
@@ -111,7 +111,7 @@ class KittiWriter:
                 self._store(self._drive(i_drive) / sensor / "timestamps.txt", text.encode())
 
     def missing(self) -> list[Moment]:
-        """List the moments that are not on disk completely, drive by drive."""
+        """List the moments that are not complete on disk, drive by drive."""
         moments = (Moment(d, f) for d in range(self.recording.drives) for f in range(self.recording.frames))
         return [
             moment for moment in moments if not all(path.is_file() for path in self.paths(moment).values())
@@ -156,7 +156,7 @@ class KittiWriter:
         return self._scene[1]
 
     def _claim(self) -> None:
-        """Make the folder ours, or find that it is. Raises UserError for other contents or other values."""
+        """Make the folder ours, or check that it is. Raises UserError for other contents or other values."""
         values = json.loads(json.dumps(asdict(self.recording)))
         manifest = self.out / MANIFEST
         if not manifest.is_file():
