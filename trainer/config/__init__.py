@@ -1,6 +1,6 @@
 """YAML files in, one checked object out."""
 
-from trainer.config.config import Config, ConfigError, load_config
+from trainer.config.config import Config, ConfigError, load_config, merge_settings
 from trainer.config.resolve import Registries
 
-__all__ = ["Config", "ConfigError", "Registries", "load_config"]
+__all__ = ["Config", "ConfigError", "Registries", "load_config", "merge_settings"]
