@@ -52,6 +52,8 @@ class MixedDatasets(RecordedDataset):
     The other arguments are those of `DepthDataset`.
     """
 
+    path_arguments = frozenset({"datasets"})
+
     def __init__(
         self,
         datasets: dict[str, dict[str, Any] | None],
