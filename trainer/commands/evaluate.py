@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if (
@@ -54,34 +54,54 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it) or any, which choose the alignment"
         " none, stereo or median; default: what the file says, else m",
     )
-    add(
-        "--targets",
-        type=Path,
-        metavar="NPZ",
-        help="with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
+    add_file(
+        add,
+        "--targets NPZ",
+        "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
     )
-    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="YAML",
-        help="what to change in the embedded configuration, its dataset above all; later files win. A section"
-        " `evaluation` sets what the protocol options below do not",
+    add_changes(
+        parser, ". Its section `evaluation` sets what the options of the protocol do not", ("test", "val")
     )
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
-    add_plugins_argument(parser)
-    add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
-    _add_protocol(parser)
-    _add_output(parser)
+    _add_protocol(parser.add_argument_group("protocol").add_argument)
+    add = parser.add_argument_group("output and speed").add_argument
+    add_file(
+        add, "--save YAML", "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)"
+    )
+    add_file(
+        add, "--legacy YAML", "also write the numbers alone, spelled as in the files of arXiv:2208.01489"
+    )
+    add_file(add, "--sheet PNG", "also draw items: input, prediction, truth, error")
+    add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
+    add_speed(add, batch_size=8)
     return parser.parse_args(argv)
 
 
-def _add_protocol(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("protocol").add_argument
+def add_changes(parser: argparse.ArgumentParser, more: str, modes: Sequence[str]) -> None:
+    """Add the options that change the configuration of a checkpoint."""
+    add = parser.add_argument
+    add_file(add, "--hparams YAML", "corrected hparams.yaml, instead of what the file holds")
+    changed = "what to change in the embedded configuration, its dataset above all; later files win" + more
+    add("-c", "--cfg-file", type=Path, nargs="+", default=[], metavar="YAML", help=changed)
+    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
+    add_plugins_argument(parser)
+    add("--mode", choices=modes, default="test", help="part of the data set (default test)")
+
+
+def add_speed(add: Callable[..., object], batch_size: int) -> None:
+    """Add the options that change nothing but the speed."""
+    more = f"images per pass of the network (default {batch_size})"
+    add("--batch-size", type=int, default=batch_size, metavar="N", help=more)
+    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
+
+
+def add_file(add: Callable[..., object], option: str, meaning: str) -> None:
+    """Add an option whose value is a path: "--save YAML"."""
+    name, metavar = option.split()
+    add(name, type=Path, metavar=metavar, help=meaning)
+
+
+def _add_protocol(add: Callable[..., object]) -> None:
     add(
         "--alignment",
         nargs="+",
@@ -92,17 +112,10 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
     add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")
     add("--max-depth", type=float, metavar="M", help="score truths below, metres (default 80)")
-    add(
-        "--metrics",
-        nargs="+",
-        metavar="SET",
-        help="metric sets: eigen, benchmark, pointcloud, ibims (default eigen)",
-    )
-    add(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="also predict for the mirrored image and blend both (arXiv:1609.03677)",
-    )
+    sets = "metric sets: eigen, benchmark, pointcloud, ibims (default eigen)"
+    add("--metrics", nargs="+", metavar="SET", help=sets)
+    flip = "also predict for the mirrored image and blend both (arXiv:1609.03677)"
+    add("--flip", action=argparse.BooleanOptionalAction, help=flip)
     add("--pose", action="store_true", help="also score the direction of the predicted camera motion")
     add(
         "--odometry",
@@ -112,29 +125,9 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("output and speed").add_argument
-    add(
-        "--save",
-        type=Path,
-        metavar="YAML",
-        help="result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)",
-    )
-    add(
-        "--legacy",
-        type=Path,
-        metavar="YAML",
-        help="also write the numbers alone, spelled as in the files of arXiv:2208.01489",
-    )
-    add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
-    add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
-    add("--batch-size", type=int, default=8, metavar="N", help="images per pass of the network (default 8)")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
-
-
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, score, print, save; return the exit code."""
+    """Parse, score, print, save. Returns the exit code."""
     args = parse(argv)
     from trainer.commands.jobs.evaluate import run
 

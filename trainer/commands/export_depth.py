@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_plugins_argument, guarded
+from trainer.commands.cli import guarded
+from trainer.commands.evaluate import add_changes, add_file, add_speed
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,41 +29,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="a .safetensors file, or a run folder (its best checkpoint)")
-    add("--hparams", type=Path, metavar="YAML", help="corrected hparams.yaml, instead of what the file holds")
-    add(
-        "-c",
-        "--cfg-file",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="YAML",
-        help="what to change in the embedded configuration, its dataset above all; later files win",
-    )
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change one key of it")
-    add_plugins_argument(parser)
-    add(
-        "--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)"
-    )
-    add(
-        "--flip",
-        action="store_true",
-        help="blend with the prediction for the mirrored image (arXiv:1609.03677)",
-    )
-    add(
-        "--save",
-        type=Path,
-        metavar="NPZ",
-        help="file to write (default <run>/preds/<dataset>_<checkpoint>.npz)",
-    )
-    add("--force", action="store_true", help="replace the file if it is there")
-    add("--batch-size", type=int, default=12, metavar="N", help="images per pass of the network (default 12)")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that load items (default 0)")
+    add_changes(parser, "", ("test", "val", "train"))
+    flip = "blend with the prediction for the mirrored image (arXiv:1609.03677)"
+    add("--flip", action="store_true", help=flip)
+    add_file(add, "--save NPZ", "file to write (default <run>/preds/<dataset>_<checkpoint>.npz)")
+    add("--force", action="store_true", help="replace an existing file")
+    add_speed(add, batch_size=12)
     return parser.parse_args(argv)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, predict, write, tell; return the exit code."""
+    """Parse, predict, write. Returns the exit code."""
     args = parse(argv)
     from trainer.commands.jobs.export_depth import run
 
