@@ -143,13 +143,14 @@ def test_several_processes_find_what_one_finds(tmp_path, world):
 
 
 def _one_leaves(rank, world):
+    torch.distributed.barrier()  # so that all are connected
     if rank == 0:
         for meet in (lambda: Processes(rank, world).gather([1]), Processes(rank, world).wait):
             with pytest.raises(UserError, match="another process has ended early; its own message says why"):
                 meet()
 
 
-def test_who_is_left_alone_says_so(tmp_path):
+def test_a_process_that_is_left_alone_says_so(tmp_path):
     run_world(_one_leaves, 2, tmp_path)
 
 

@@ -73,22 +73,6 @@ def test_a_file_gives_the_numbers_of_the_items(tmp_path, maps, change, padded):
     assert {"mae", "mae_edges", "chamfer", "edge_accuracy"} <= set(found.mean)
 
 
-@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_headers_of_both_formats(tmp_path, version):
-    import io
-    import zipfile
-
-    arrays = assembled(MIXED)
-    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
-        for key, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, array, version)
-            archive.writestr(f"{key}.npy", content.getvalue())
-    found = TargetsFile.read(tmp_path / "t.npz")
-    assert [d.shape for d in found.depths] == [d.shape for d in MIXED]
-    assert evaluate_depth(PRED, found, PROTOCOL) == evaluate_depth(PRED, WithEdges(MIXED), PROTOCOL)
-
-
 def test_depth_alone_is_enough(tmp_path):
     protocol = DepthProtocol(["eigen"], "median", "none")
     found = evaluate_depth(PRED, stored(tmp_path / "t.npz", {"depth": np.stack(SAME)}), protocol)

@@ -91,18 +91,15 @@ def _check_arguments(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: P
     parameters = DATASETS.parameters(ours["type"])
     if theirs.get("type") != ours["type"] or dataset_class(ours["type"]).path_arguments & set(parameters):
         return
-    other = {}
-    for key in parameters.keys() - inspect.signature(DepthDataset).parameters.keys() - {"num_items"}:
-        used, wanted = (
-            json.dumps(data.get(key, parameters[key].default), default=str) for data in (theirs, ours)
-        )
-        if json.loads(used) != json.loads(wanted):
-            other[key] = used.replace(" ", ""), wanted
-    if other:
-        differences = ", ".join(
-            f"{key} {used} (here {wanted})" for key, (used, wanted) in sorted(other.items())
-        )
-        changes = " ".join(f"dataset.{mode}.{key}={used}" for key, (used, _) in sorted(other.items()))
+    names = parameters.keys() - inspect.signature(DepthDataset).parameters.keys() - {"num_items"}
+    both = [
+        (key, *(_plain(data.get(key, parameters[key].default)) for data in (theirs, ours))) for key in names
+    ]
+    if other := sorted(
+        (key, json.dumps(a, separators=(",", ":")), json.dumps(b)) for key, a, b in both if a != b
+    ):
+        differences = ", ".join(f"{key} {used} (here {wanted})" for key, used, wanted in other)
+        changes = " ".join(f"dataset.{mode}.{key}={used}" for key, used, _ in other)
         raise UserError(
             f"{path}: its predictions are of another data set, in spite of the same names: {differences}."
             f" Evaluate on theirs with --set {changes}"
@@ -150,6 +147,10 @@ def _warn_of_other_truth(request: EvaluationRequest, kwargs: Mapping[str, Any], 
             f"warning: {request.targets} holds another truth than dataset.{' and dataset.'.join(keys)} ask for:"
             f" {held}, not {asked}. Scored on what it holds; `prepare targets --source` writes the other"
         )
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def _print(line: str) -> None:

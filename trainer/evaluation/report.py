@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ FOOTER_LENGTH = 170  # and across a sheet; there is room for two lines
 
 def report(results: Sequence[EvaluationResult], console: Console) -> None:
     """Print the numbers, one column per alignment, beside those of blind guesses under the first; protocols below."""
+    print_line = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     first = results[0]
     subject = "prediction" if "predictions" in first.protocol else "network"
     names = [subject] if len(results) == 1 else [r.protocol["alignment"] for r in results]
     table = Table(title="mean over images")
-    for title in ("metric", "unit", "better", *names, "best constant", "mean of row"):
-        table.add_column(
-            title, no_wrap=True, justify="left" if title in ("metric", "unit", "better") else "right"
-        )
+    for title in ("metric", "unit", "better"):
+        table.add_column(title, no_wrap=True)
+    for title in (*names, "best constant", "mean of row"):
+        table.add_column(title, no_wrap=True, justify="right")
     columns = [r.mean for r in results]
     columns += [first.baselines["constant_depth"], first.baselines["row_mean_depth"]]
     better = {m.key: m.higher_is_better for s in first.setup.sets.values() for m in s.metrics}
@@ -45,15 +47,12 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
     console.print(table)
     if first.pose:
         pose = first.pose
-        console.print(
+        print_line(
             f"pose: {pose['mean']:.2f} degrees off the true direction, median {pose['median']:.2f}, over"
-            f" {pose['count']} motions (one fixed direction: {pose['mean_of_fixed_direction']:.2f})",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f" {pose['count']} motions (one fixed direction: {pose['mean_of_fixed_direction']:.2f})"
         )
     for result in results:
-        console.print(protocol_line(result), markup=False, highlight=False, soft_wrap=True)
+        print_line(protocol_line(result))
 
 
 def protocol_line(result: EvaluationResult) -> str:
@@ -63,11 +62,8 @@ def protocol_line(result: EvaluationResult) -> str:
     split = " ".join(filter(None, [data["type"], DepthDataset.split_name(data), data["mode"]]))
     if "truth" in protocol:
         split += f" from {protocol['truth']}"
-    size = (
-        f"maps {_by(protocol['predictions']['size'])}"
-        if "predictions" in protocol
-        else f"input {_by(data['size'])}"
-    )
+    stored = protocol.get("predictions")
+    size = f"maps {_by(stored['size'])}" if stored else f"input {_by(data['size'])}"
     factor = f"{result.factor['median']:.3g}"
     if "relative_std" in result.factor:
         factor += f" +- {100 * result.factor['relative_std']:.0f} %"
