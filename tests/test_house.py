@@ -47,7 +47,19 @@ OPEN = {
         *("summary", "writing"),
     },
     "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
-    "trainer.evaluation": {"items", "predictions", "reference", "report", "session", "subject"},
+    "trainer.evaluation": {
+        *(
+            "changes",
+            "items",
+            "places",
+            "predictions",
+            "reference",
+            "report",
+            "request",
+            "session",
+            "subject",
+        ),
+    },
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
 MOST_ENTRIES, MOST_PRIVATE = 16, 10

@@ -1,4 +1,4 @@
-"""A KITTI recording of one synthetic drive, for the jobs of `prepare`."""
+"""Fixtures that tests of several commands share: a KITTI recording, and runs to evaluate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.evaluating import write_run
 from trainer.commands.prepare import main
 
 
@@ -23,3 +24,15 @@ def recording(tmp_path_factory):
 def raw(recording, tmp_path):
     """A copy of the recording."""
     return Path(shutil.copytree(recording, tmp_path / "kitti_raw_sync"))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained on video, so it has a pose network and no scale."""
+    return write_run(tmp_path_factory.mktemp("video") / "md2" / "42", [-1, 1])
+
+
+@pytest.fixture(scope="session")
+def stereo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained with a stereo pair alone."""
+    return write_run(tmp_path_factory.mktemp("stereo") / "md2" / "42", [0], **{"net.pose": None})

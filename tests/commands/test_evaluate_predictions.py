@@ -7,16 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import yaml
 
+from tests.commands.evaluating import evaluate, refused, saved
 from tests.metrics import reference
-from trainer.commands.evaluate import main
 
 FOCAL_TIMES_BASELINE = 44.85728 + 339.5242  # P_rect_02[0, 3] - P_rect_03[0, 3], pixels times metres
-
-
-def told(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +37,13 @@ def truths(frames) -> list[np.ndarray]:
     """Projected LiDAR, by the second implementation."""
     maps = []
     for drive, frame in frames:
-        cameras, lidar = (
-            _calibration(drive.parent / name) for name in ("calib_cam_to_cam.txt", "calib_velo_to_cam.txt")
-        )
+        cameras, lidar = (_calibration(drive.parent / f"calib_{name}_to_cam.txt") for name in ("cam", "velo"))
         R, T = np.eye(4), np.eye(4)
         R[:3, :3] = cameras["R_rect_00"].reshape(3, 3)
         T[:3] = np.column_stack([lidar["R"].reshape(3, 3), lidar["T"]])
-        points = np.fromfile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin", np.float32).reshape(
-            -1, 4
-        )
-        size = tuple(cameras["S_rect_02"].astype(int))
-        maps.append(reference.velodyne_depth(points[:, :3], cameras["P_rect_02"].reshape(3, 4), R, T, size))
+        scan = np.fromfile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin", np.float32)
+        points, size = scan.reshape(-1, 4)[:, :3], tuple(cameras["S_rect_02"].astype(int))
+        maps.append(reference.velodyne_depth(points, cameras["P_rect_02"].reshape(3, 4), R, T, size))
     return maps
 
 
@@ -60,18 +51,9 @@ def truths(frames) -> list[np.ndarray]:
 def stereo(frames, tmp_path_factory) -> tuple[Path, np.ndarray]:
     """Inverse depth in 1/m by OpenCV's semi-global matcher, holes filled along rows."""
     matcher = cv2.StereoSGBM_create(
-        minDisparity=0,
-        numDisparities=128,
-        blockSize=5,
-        P1=200,
-        P2=800,
-        disp12MaxDiff=1,
-        preFilterCap=63,
-        uniquenessRatio=10,
-        speckleWindowSize=100,
-        speckleRange=2,
-        mode=cv2.STEREO_SGBM_MODE_HH,
-    )
+        minDisparity=0, numDisparities=128, blockSize=5, P1=200, P2=800, disp12MaxDiff=1, preFilterCap=63,
+        uniquenessRatio=10, speckleWindowSize=100, speckleRange=2, mode=cv2.STEREO_SGBM_MODE_HH,
+    )  # fmt: skip
     disps = []
     for drive, frame in frames:
         names = (drive / f"image_0{camera}" / "data" / f"{frame:010d}.png" for camera in (2, 3))
@@ -96,9 +78,8 @@ def _calibration(path: Path) -> dict[str, np.ndarray]:
 
 def score(kitti, pred, tmp_path, *options) -> dict:
     save = tmp_path / "r.yaml"
-    arguments = ["--pred-file", str(pred), "-c", str(kitti[0]), "--save", str(save), *options]
-    assert main(arguments) == 0
-    return told(save)
+    assert evaluate("--pred-file", pred, "-c", kitti[0], "--save", save, *options) == 0
+    return saved(save)
 
 
 def agree(result: dict, expected: dict) -> None:
@@ -109,16 +90,23 @@ def agree(result: dict, expected: dict) -> None:
 
 
 def test_stereo_matching_is_as_good_as_it_is_known_to_be(kitti, stereo, truths, tmp_path):
-    result = score(kitti, stereo[0], tmp_path, "--pred-kind", "disp")
+    result = score(kitti, stereo[0], tmp_path, "--pred-kind disp")
     assert 0.03 < result["mean"]["abs_rel"] < 0.05
     assert result["protocol"]["alignment"] == "none"
     agree(result, reference.evaluate(stereo[1], truths, mode="none")[0])
+    # as depth they give the same
+    depths = np.where(stereo[1] > 0, 1 / np.maximum(stereo[1], 1e-9), 0)
+    np.savez(tmp_path / "depth.npz", pred=depths.astype(np.float32))
+    as_depth = score(kitti, tmp_path / "depth.npz", tmp_path, "--pred-kind depth")
+    assert as_depth["mean"] == pytest.approx(result["mean"], rel=1e-6)
+    about = as_depth["protocol"]["predictions"]
+    assert (about["kind"], about["unit"], len(about["sha256"])) == ("depth", "m", 64)
 
 
 def test_a_constant_is_as_bad_as_it_is_known_to_be(kitti, truths, tmp_path):
     pred = tmp_path / "constant.npz"
     np.savez(pred, pred=np.full((3, 6, 8), 10, np.float32))
-    result = score(kitti, pred, tmp_path, "--pred-kind", "depth", "--pred-unit", "any")
+    result = score(kitti, pred, tmp_path, "--pred-kind depth --pred-unit any")
     assert 0.48 < result["mean"]["abs_rel"] < 0.50
     agree(result, reference.evaluate(np.full((3, 6, 8), 0.1), truths)[0])
     assert result["ratio_to_constant_depth"] == pytest.approx(1)
@@ -128,58 +116,36 @@ def test_a_constant_is_as_bad_as_it_is_known_to_be(kitti, truths, tmp_path):
     ("unit", "mode", "alignment"), [("any", "mono", "median"), ("baseline", "stereo", "stereo")]
 )
 def test_noise_at_another_size_equals_the_reference(kitti, truths, tmp_path, unit, mode, alignment):
-    rng = np.random.default_rng(0)
-    disps = rng.uniform(0.05, 2, (3, 48, 160)).astype(np.float32)
+    disps = np.random.default_rng(0).uniform(0.05, 2, (3, 48, 160)).astype(np.float32)
     disps[:, :3] = 0  # no prediction
     pred = tmp_path / "noise.npz"
-    np.savez_compressed(pred, pred=disps[:, None])  # (N 1 h w) is welcome, too
-    result = score(kitti, pred, tmp_path, "--pred-kind", "disp", "--pred-unit", unit)
+    np.savez_compressed(pred, pred=disps[:, None])  # (N 1 h w) is allowed, too
+    result = score(kitti, pred, tmp_path, f"--pred-kind disp --pred-unit {unit}")
     means, items = reference.evaluate(disps, truths, mode=mode)
     assert result["protocol"]["alignment"] == alignment
     agree(result, means)
     assert [i["factor"] for i in result["items"]] == pytest.approx([i["factor"] for i in items], rel=1e-6)
 
 
-def test_depth_and_disparity_give_the_same(kitti, stereo, tmp_path):
-    depths = np.where(stereo[1] > 0, 1 / np.maximum(stereo[1], 1e-9), 0)
-    pred = tmp_path / "depth.npz"
-    np.savez(pred, pred=depths.astype(np.float32))
-    as_disp = score(kitti, stereo[0], tmp_path, "--pred-kind", "disp")
-    as_depth = score(kitti, pred, tmp_path, "--pred-kind", "depth")
-    assert as_depth["mean"] == pytest.approx(as_disp["mean"], rel=1e-6)
-    about = as_depth["protocol"]["predictions"]
-    assert (about["kind"], about["unit"], len(about["sha256"])) == ("depth", "m", 64)
-
-
-def test_what_a_file_says_of_itself_is_kept(kitti, tmp_path):
-    pred = tmp_path / "told.npz"
+def test_metadata_of_a_file_is_kept(kitti, tmp_path):
+    pred = tmp_path / "p.npz"
     values = np.random.default_rng(0).uniform(0.1, 1, (3, 6, 8)).astype(np.float32)
-    np.savez(pred, pred=values, kind="disp", unit="baseline", flip="true", checkpoint="abc")
-    protocol = score(kitti, pred, tmp_path)["protocol"]
-    assert protocol["flip_post_processing"] is True
+    for flip in ("false", "true"):
+        np.savez(pred, pred=values, kind="disp", unit="baseline", flip=flip, checkpoint="abc")
+        protocol = score(kitti, pred, tmp_path)["protocol"]
+        assert protocol["flip_post_processing"] is (flip == "true")
     assert protocol["predictions"]["checkpoint_sha256"] == "abc"
     assert protocol["predictions"]["size"] == [8, 6]
     assert "size" not in protocol["dataset"]
-    np.savez(pred, pred=values, kind="disp", unit="baseline", flip="false")
-    assert score(kitti, pred, tmp_path)["protocol"]["flip_post_processing"] is False
-
-
-def test_metres_need_no_factor_wherever_it_is_asked_for(kitti, tmp_path, capsys):
-    pred, extra = tmp_path / "x.npz", tmp_path / "stereo.yaml"
-    np.savez(pred, pred=np.ones((3, 4, 6)))
-    extra.write_text("evaluation: {alignment: [stereo]}\n")
-    arguments = ["--pred-file", str(pred), "--pred-kind", "depth", "--pred-unit", "m"]
-    assert main([*arguments, "-c", str(kitti[0]), str(extra)]) == 2
-    assert "depth in metres needs no factor" in capsys.readouterr().err
 
 
 def test_alignments_side_by_side(kitti, stereo, tmp_path, capsys):
     names = ["none", "median", "lsqr_disp", "lsqr_depth"]
-    arguments = ["--pred-file", str(stereo[0]), "--pred-kind", "disp", "-c", str(kitti[0]), "--legacy"]
-    arguments += [str(tmp_path / "old.yaml"), "--save", str(tmp_path / "r.yaml"), "--alignment", *names]
-    assert main(arguments) == 0
+    places = ["--legacy", tmp_path / "old.yaml", "--save", tmp_path / "r.yaml"]
+    options = ["--pred-file", stereo[0], "-c", kitti[0], "--pred-kind disp --alignment", *names]
+    assert evaluate(*options, *places) == 0
     out = capsys.readouterr().out
-    results = {name: told(tmp_path / f"r_{name}.yaml") for name in names}
+    results = {name: saved(tmp_path / f"r_{name}.yaml") for name in names}
     ratios = {name: f"{results[name]['ratio_to_constant_depth']:.2f}" for name in names}
     assert out.splitlines()[-5:] == [
         *(f"ratio to best constant depth, {name}: {ratio}" for name, ratio in ratios.items()),
@@ -187,102 +153,68 @@ def test_alignments_side_by_side(kitti, stereo, tmp_path, capsys):
     ]
     header = next(line for line in out.splitlines() if "metric" in line)
     assert [name in header for name in names] == [True] * 4
-    assert (
-        results["lsqr_disp"]["mean"]["inv_rmse"] < results["median"]["mean"]["inv_rmse"]
-    )  # what it minimises
+    # what it minimises
+    assert results["lsqr_disp"]["mean"]["inv_rmse"] < results["median"]["mean"]["inv_rmse"]
     assert results["lsqr_depth"]["mean"]["rmse"] > 0
     assert {"factor", "shift"} <= set(results["lsqr_disp"]["items"][0])
-    assert list(told(tmp_path / "old_none.yaml"))[:2] == ["Ratio", "AbsRel"]
-    assert list(told(tmp_path / "old_lsqr_disp.yaml"))[:2] == ["Scale", "Shift"]
+    assert list(saved(tmp_path / "old_none.yaml"))[:2] == ["Ratio", "AbsRel"]
+    assert list(saved(tmp_path / "old_lsqr_disp.yaml"))[:2] == ["Scale", "Shift"]
 
 
 def test_point_clouds_take_the_intrinsics_of_the_date(kitti, stereo, tmp_path):
-    result = score(kitti, stereo[0], tmp_path, "--pred-kind", "disp", "--metrics", "eigen", "pointcloud")
-    assert (
-        result["protocol"]["dataset"].get("intrinsics", "average") == "average"
-    )  # of the pictures, not the truth
-    options = ["--metrics", "eigen", "pointcloud", "--set", "dataset.intrinsics=calibrated"]
-    assert score(kitti, stereo[0], tmp_path, "--pred-kind", "disp", *options)["mean"] == result["mean"]
-    assert 0 < result["mean"]["f_score_10"] < result["mean"]["f_score_20"] < 100
-    assert "chamfer" not in result["baselines"]["constant_depth"]
+    """The option `intrinsics` is about pictures, not about the truth."""
+    options = "--pred-kind disp --metrics eigen pointcloud --set dataset.intrinsics="
+    one, other = (score(kitti, stereo[0], tmp_path, options + name) for name in ("average", "calibrated"))
+    assert one["mean"] == other["mean"]
+    assert 0 < one["mean"]["f_score_10"] < one["mean"]["f_score_20"] < 100
+    assert "chamfer" not in one["baselines"]["constant_depth"]
+
+
+ONES = np.ones((3, 4, 6))
+DISP = "--pred-kind disp"
 
 
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        (
-            {"pred": np.ones((2, 4, 6))},
-            ["--pred-kind", "disp"],
-            "holds 2 predictions, the data set has 3 items",
-        ),
-        ({"pred": np.ones((3, 4, 6))}, [], "Add --pred-kind"),
-        ({"prd": np.ones((3, 4, 6))}, ["--pred-kind", "disp"], "Did you mean 'prd'"),
-        (
-            {"pred": np.ones((3, 4, 6), int)},
-            ["--pred-kind", "disp"],
-            "holds int64. Write the disp that the numbers stand for, as floats: pred.astype(np.float32)",
-        ),
-        ({"pred": np.ones((3, 4))}, ["--pred-kind", "disp"], "expected floats (N, h, w)"),
-        (
-            {"pred": np.full((3, 4, 6), np.nan)},
-            ["--pred-kind", "disp"],
-            "item 0 (and 2 more) is not finite everywhere. Write 0 where there is no prediction, which counts as",
-        ),
-        (
-            {"pred": np.where(np.arange(3)[:, None, None] == 1, np.inf, np.ones((3, 4, 6)))},
-            ["--pred-kind", "disp"],
-            "item 1 is not finite everywhere",
-        ),
-        (
-            {"pred": np.full((3, 4, 6), -np.inf)},
-            ["--pred-kind", "depth"],
-            "an infinite depth may stay",
-        ),
-        (
-            {"pred": np.ones((3, 4, 6)), "kind": np.array("depth")},
-            ["--pred-kind", "disp"],
-            "says that it holds depth",
-        ),
-        ({"pred": np.ones((3, 4, 6)), "kind": np.array("disparity")}, [], "its kind 'disparity' is none"),
-        ({"pred": np.ones((3, 4, 6)), "unit": np.array("ft")}, ["--pred-kind", "disp"], "unit 'ft'"),
-        ({"pred": np.ones((3, 4, 6))}, ["--pred-kind", "disp", "--flip"], "--flip is about a network"),
-        (
-            {"pred": np.ones((3, 4, 6))},
-            ["--pred-kind", "depth", "--pred-unit", "m", "--alignment", "stereo"],
-            "Leave out --alignment stereo",
-        ),
-        (
-            {"pred": np.array([None])},
-            ["--pred-kind", "disp"],
-            "is no NPZ file of plain arrays (one holds objects)",
-        ),
+        ({"pred": ONES[:2]}, DISP, "holds 2 predictions, the data set has 3 items"),
+        ({"pred": ONES}, "", "Add --pred-kind"),
+        ({"prd": ONES}, DISP, "Did you mean 'prd'"),
+        ({"pred": ONES.astype(int)}, DISP,
+         "holds int64. Write the disp that the numbers stand for, as floats: pred.astype(np.float32)"),
+        ({"pred": ONES[0]}, DISP, "expected floats (N, h, w)"),
+        ({"pred": np.nan * ONES}, DISP,
+         "item 0 (and 2 more) is not finite everywhere. Write 0 where there is no prediction, which counts as"),
+        ({"pred": np.where(np.arange(3)[:, None, None] == 1, np.inf, ONES)}, DISP,
+         "item 1 is not finite everywhere"),
+        ({"pred": -np.inf * ONES}, "--pred-kind depth", "an infinite depth is allowed"),
+        ({"pred": ONES, "kind": np.array("depth")}, DISP, "says that it holds depth"),
+        ({"pred": ONES, "kind": np.array("disparity")}, "", "unknown kind 'disparity'"),
+        ({"pred": ONES, "unit": np.array("ft")}, DISP, "unit 'ft'"),
+        ({"pred": ONES}, f"{DISP} --flip", "--flip is about a network"),
+        ({"pred": ONES}, "--pred-kind depth --pred-unit m --alignment stereo", "Leave out --alignment stereo"),
+        ({"pred": ONES}, "--pred-kind depth --pred-unit m --set evaluation.alignment=stereo", "needs no factor"),
+        ({"pred": np.array([None])}, DISP, "is not an NPZ file of plain arrays (one holds objects)"),
     ],
-)
+)  # fmt: skip
 def test_wrong_files(kitti, tmp_path, capsys, arrays, options, message):
     pred = tmp_path / "x.npz"
     np.savez(pred, **arrays)
-    assert main(["--pred-file", str(pred), "-c", str(kitti[0]), *options]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert message in err
+    assert message in refused(capsys, "--pred-file", pred, "-c", kitti[0], options)
 
 
-def test_what_is_no_npz_file(kitti, tmp_path, capsys):
-    path = tmp_path / "x.npz"
-    fix = "is no NPZ file. Write one with np.savez(file, pred=array)\n"
-    for content, message in ((None, "no such file"), (b"PK nothing", fix), (b"hello", fix)):
-        if content:
-            path.write_bytes(content)
-        assert main(["--pred-file", str(path), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
-        assert message in capsys.readouterr().err
-    np.save(tmp_path / "x.npy", np.ones((3, 4, 6)))
-    assert main(["--pred-file", str(tmp_path / "x.npy"), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'x.npy'}: {fix}"
-    np.savez_compressed(path, pred=np.random.default_rng(0).uniform(1, 2, (3, 40, 60)))
-    damaged = bytearray(path.read_bytes())
-    damaged[100:160] = bytes(60)
-    path.write_bytes(damaged)
-    assert main(["--pred-file", str(path), "--pred-kind", "disp", "-c", str(kitti[0])]) == 2
-    assert "no NPZ file" in capsys.readouterr().err
-    assert main(["--pred-file", str(path), "--pred-kind", "disp"]) == 2
-    assert "needs ground truth" in capsys.readouterr().err
+def test_what_is_not_an_npz_file(kitti, tmp_path, capsys):
+    path, damaged = tmp_path / "x.npz", tmp_path / "damaged.npz"
+    fix = "is not an NPZ file. Write one with np.savez(file, pred=array)\n"
+    np.savez_compressed(damaged, pred=np.random.default_rng(0).uniform(1, 2, (3, 40, 60)))
+    content = bytearray(damaged.read_bytes())
+    content[100:160] = bytes(60)
+    np.save(tmp_path / "x.npy", ONES)
+    single = (tmp_path / "x.npy").read_bytes()
+    for found, message in (
+        (None, "no such file"), (b"PK nothing", fix), (b"hello", fix), (single, fix), (content, "not an NPZ file"),
+    ):  # fmt: skip
+        if found:
+            path.write_bytes(found)
+        assert message in refused(capsys, "--pred-file", path, DISP, "-c", kitti[0])
+    assert "needs ground truth" in refused(capsys, "--pred-file", path, DISP)

@@ -14,8 +14,8 @@ from trainer.runtime.errors import UserError
 # YAML text, and a line of the report that it gives; * stands for anything.
 MISTAKES = [
     ("losses: {}",
-     "x.yaml:1: losses is not a section. Did you mean 'loss'? Known: dataset, loader, loss, "
-     "net, optimizer, scheduler, trainer"),
+     "x.yaml:1: losses is not a section. Did you mean 'loss'? Known: dataset, evaluation, loader, "
+     "loss, net, optimizer, scheduler, trainer"),
     ("loss:\n  disp_smoth: {weight: 1}",
      "x.yaml:2: loss.disp_smoth is not a loss. Did you mean 'disp_smooth'? Known: depth_regr, "
      "disp_mask, disp_smooth, feat_peaky, feat_recon, img_recon, impossible, stereo_const"),

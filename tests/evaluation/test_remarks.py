@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.evaluation.test_evaluation import Truths, flat, index_as_depth, metres
-from trainer.evaluation import StoredDepth, evaluate_depth, save_result
+from tests.evaluation.test_evaluation import Truths, evaluate_depth, flat, index_as_depth, metres
+from trainer.evaluation import StoredDepth, save_result
 
 FAR_FIRST = np.array(
     [[50.0, 40, 30, 2]]

@@ -5,22 +5,34 @@ import pytest
 import torch
 import yaml
 
-from tests.evaluation.test_evaluation import AHEAD, RIGHT, Truths, flat, index_as_depth, metres, moving, says
+from tests.evaluation.test_evaluation import (
+    AHEAD,
+    RIGHT,
+    Truths,
+    evaluate_depth,
+    flat,
+    index_as_depth,
+    metres,
+    moving,
+    says,
+)
+from tests.evaluation.test_odometry import Drive, half_as_far
 from tests.world import run_world
 from trainer.evaluation import (
-    Processes,
     StoredDepth,
-    evaluate_depth,
+    evaluate_odometry,
     evaluate_pose,
     evaluate_side_by_side,
     flip_blended,
     predict_all,
     save_legacy,
+    save_odometry,
     save_result,
     write_predictions,
 )
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
+from trainer.runtime.processes import Processes
 
 
 def test_side_by_side_equals_one_after_the_other():
@@ -115,13 +127,15 @@ def _share(rank, world, folder):
         says(AHEAD), moving((RIGHT,), (AHEAD,), (RIGHT,), supp_idxs=(1,)), batch_size=1, processes=processes
     )
     assert told["mean"] == 60
+    paths = evaluate_odometry(half_as_far, Drive(), batch_size=2, processes=processes)
+    save_odometry(paths, folder / f"{world}_{rank}_odometry.yaml")
 
 
-@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("world", [3, 5])
 def test_several_processes_find_what_one_finds(tmp_path, world):
     _share(0, 1, tmp_path)
     run_world(_share, world, tmp_path, tmp_path)
-    for i in (0, 1):
+    for i in (0, 1, "odometry"):
         expected = (tmp_path / f"1_0_{i}.yaml").read_bytes()
         for rank in range(world):
             assert (tmp_path / f"{world}_{rank}_{i}.yaml").read_bytes() == expected
@@ -129,13 +143,14 @@ def test_several_processes_find_what_one_finds(tmp_path, world):
 
 
 def _one_leaves(rank, world):
+    torch.distributed.barrier()  # so that all are connected
     if rank == 0:
         for meet in (lambda: Processes(rank, world).gather([1]), Processes(rank, world).wait):
             with pytest.raises(UserError, match="another process has ended early; its own message says why"):
                 meet()
 
 
-def test_who_is_left_alone_says_so(tmp_path):
+def test_a_process_that_is_left_alone_says_so(tmp_path):
     run_world(_one_leaves, 2, tmp_path)
 
 

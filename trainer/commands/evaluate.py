@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-if (
-    not __package__
-):  # started as a file, by `sweep` under whatever launcher: import the project that it lies in
+# `sweep` starts this file under whatever launcher: import the project that it lies in.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from trainer.commands.cli import add_checkpoint_arguments, add_shared, guarded, program
@@ -54,22 +53,39 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it) or any, which choose the alignment"
         " none, stereo or median; default: what the file says, else m",
     )
-    add(
-        "--targets",
-        type=Path,
-        metavar="NPZ",
-        help="with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
+    _add_file(
+        add,
+        "--targets NPZ",
+        "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
     )
-    add_checkpoint_arguments(parser, ". A section `evaluation` sets what the protocol options below do not")
+    add_checkpoint_arguments(
+        parser, ". Its section `evaluation` sets what the options of the protocol do not"
+    )
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
-    _add_protocol(parser)
-    _add_output(parser)
+    _add_protocol(parser.add_argument_group("protocol").add_argument)
+    output = parser.add_argument_group("output and speed")
+    add = output.add_argument
+    _add_file(
+        add, "--save YAML", "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)"
+    )
+    _add_file(
+        add, "--legacy YAML", "also write the numbers alone, spelled as in the files of arXiv:2208.01489"
+    )
+    _add_file(add, "--sheet PNG", "also draw items: input, prediction, truth, error")
+    add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
+    add_shared(output, "--batch-size", default=8)
+    add_shared(output, "--num-workers")
     return parser.parse_args(argv)
 
 
-def _add_protocol(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("protocol").add_argument
+def _add_file(add: Callable[..., object], option: str, meaning: str) -> None:
+    """Add an option whose value is a path: "--save YAML"."""
+    name, metavar = option.split()
+    add(name, type=Path, metavar=metavar, help=meaning)
+
+
+def _add_protocol(add: Callable[..., object]) -> None:
     add(
         "--alignment",
         nargs="+",
@@ -80,17 +96,10 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
     add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")
     add("--max-depth", type=float, metavar="M", help="score truths below, metres (default 80)")
-    add(
-        "--metrics",
-        nargs="+",
-        metavar="SET",
-        help="metric sets: eigen, benchmark, pointcloud, ibims (default eigen)",
-    )
-    add(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="also predict for the mirrored image and blend both (arXiv:1609.03677)",
-    )
+    sets = "metric sets: eigen, benchmark, pointcloud, ibims (default eigen)"
+    add("--metrics", nargs="+", metavar="SET", help=sets)
+    flip = "also predict for the mirrored image and blend both (arXiv:1609.03677)"
+    add("--flip", action=argparse.BooleanOptionalAction, help=flip)
     add("--pose", action="store_true", help="also score the direction of the predicted camera motion")
     add(
         "--odometry",
@@ -100,30 +109,9 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output and speed")
-    add = group.add_argument
-    add(
-        "--save",
-        type=Path,
-        metavar="YAML",
-        help="result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)",
-    )
-    add(
-        "--legacy",
-        type=Path,
-        metavar="YAML",
-        help="also write the numbers alone, spelled as in the files of arXiv:2208.01489",
-    )
-    add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
-    add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
-    add_shared(group, "--batch-size", default=8)
-    add_shared(group, "--num-workers")
-
-
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, score, print, save; return the exit code."""
+    """Parse, score, print, save. Returns the exit code."""
     args = parse(argv)
     from trainer.commands.jobs.evaluate import run
 

@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, predict, write, tell; return the exit code."""
+    """Parse, predict, write. Returns the exit code."""
     args = parse(argv)
     from trainer.commands.jobs.export_depth import run
 

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # started as a file by a task of an array: find the project that it lies in
+# `sweep` starts this file under whatever launcher: import the project that it lies in.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from trainer.commands.cli import add_config_arguments, guarded, program

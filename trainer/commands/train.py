@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # started as a file, by `sweep`: import the project around it
+# `sweep` starts this file under whatever launcher: import the project that it lies in.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from trainer.commands.cli import add_config_arguments, add_shared, guarded, program

@@ -19,7 +19,7 @@ from trainer.config.crosschecks import crosscheck, offsets
 from trainer.config.fields import Report
 from trainer.config.layers import merge, read_mapping, read_override
 from trainer.config.resolve import Registries, Resolved, resolve
-from trainer.config.sections import TrainerSection
+from trainer.config.sections import EvaluationSection, TrainerSection
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 
@@ -41,12 +41,14 @@ class Config:
 
     Attributes:
         trainer: the keys of `trainer`, as attributes.
+        evaluation: the keys of `evaluation`, as attributes; None where a key is not given.
         warnings: what is allowed but probably not meant, one line each.
     """
 
     def __init__(self, resolved: Resolved):
         self._resolved = resolved
         self.trainer = TrainerSection.model_validate(resolved.trainer)
+        self.evaluation = EvaluationSection.model_validate(resolved.evaluation)
         self.warnings = tuple(resolved.warnings)
 
     @classmethod
@@ -128,6 +130,8 @@ class Config:
         }
         plain["trainer"] = self.trainer.model_dump()
         plain["scheduler"] = plain["scheduler"] or None
+        if not plain["evaluation"]:
+            del plain["evaluation"]  # so that saved configurations of earlier runs stay equal
         return plain
 
     def to_yaml(self) -> str:
@@ -152,6 +156,8 @@ def load_config(
     cfg_default: Paths | None = None,
     overrides: Overrides = (),
     *,
+    base: Mapping[str, Any] | None = None,
+    base_name: str = "base",
     registries: Registries | None = None,
 ) -> Config:
     """Read, merge and check YAML files.
@@ -161,6 +167,8 @@ def load_config(
         cfg_default: files that these build on, read first.
         overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys).
             They win.
+        base: what everything else is laid over, such as the resolved configuration of a checkpoint.
+        base_name: the place of `base` in errors.
         registries: where networks, losses and datasets are looked up; those of this package by default.
 
     Raises ConfigError (a UserError) listing every mistake of all sources, each with file, line, key and what
@@ -172,12 +180,30 @@ def load_config(
     if None in layers:
         raise ConfigError(problems)  # what that file would have said is unknown, so the rest cannot be judged
     label = str(files[-1]) if files else "config"
-    for override in [overrides] if isinstance(overrides, (str, Mapping)) else overrides:
-        if isinstance(override, Mapping):
-            layers.append(read_mapping(override, "overrides", problems))
-        else:
-            layers.append(read_override(override, problems))
+    if base is not None:
+        layers.insert(0, read_mapping(base, base_name, problems))
+        label = label if files else base_name
+    layers += _read_overrides(overrides, problems)
     return _checked([layer for layer in layers if layer is not None], problems, registries, label)
+
+
+def merge_settings(cfg_file: Paths, overrides: Overrides = ()) -> dict[str, Any]:
+    """Merge files and overrides as `load_config` does, unchecked: what they set, without any defaults.
+
+    Mistakes are left for `load_config` to report.
+    """
+    layers = [yaml_text.read_file(path, []) for path in _as_paths(cfg_file)]
+    layers += _read_overrides(overrides, [])
+    return dict(merge(layer for layer in layers if layer is not None).data)
+
+
+def _read_overrides(overrides: Overrides, problems: list[str]) -> list[yaml_text.Layer | None]:
+    return [
+        read_mapping(override, "overrides", problems)
+        if isinstance(override, Mapping)
+        else read_override(override, problems)
+        for override in ([overrides] if isinstance(overrides, (str, Mapping)) else overrides)
+    ]
 
 
 def _checked(

@@ -11,6 +11,7 @@ from trainer.config.fields import Report, show
 from trainer.config.resolve import Resolved
 from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
+from trainer.runtime.errors import UserError
 from trainer.runtime.yaml_text import KeyPath
 
 _STRIDE = 32  # deepest encoder stride: what image sides must be a multiple of
@@ -55,6 +56,7 @@ def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
     _averages(config, report)
     _anomalies(config, report)
     _trackers(config, report)
+    _evaluation(config, report)
 
 
 def _presence(config: Resolved, report: Report) -> None:
@@ -249,6 +251,30 @@ def _trackers(config: Resolved, report: Report) -> None:
         if name not in LOGGER_TYPE_TO_CLASS:
             known = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
             report.wrong(("trainer", "trackers"), f"{name!r} is not a tracker. {known}")
+
+
+def _evaluation(config: Resolved, report: Report) -> None:
+    """Metric sets, alignments and the crop must exist, and some depth must be scored."""
+    given = config.evaluation
+    for key, kind in (("metrics", "metric set"), ("alignment", "alignment"), ("crop", "crop")):
+        names = given.get(key)
+        if names == []:
+            report.wrong(("evaluation", key), f"names no {kind}; name one, or remove the key")
+        for name in [names] if isinstance(names, str) else names or ():
+            _choice(kind, name, ("evaluation", key), report)
+    near, far = given.get("min_depth"), given.get("max_depth")
+    if near and far and near >= far:
+        place = report.layer.place(("evaluation", "min_depth"))
+        report.wrong(("evaluation", "max_depth"), f"{far:g} must be above min_depth {near:g} ({place})")
+
+
+def _choice(kind: str, name: str, path: KeyPath, report: Report) -> None:
+    from trainer.metrics.protocol import choose
+
+    try:
+        choose(kind, name)
+    except UserError as error:
+        report.wrong(path, str(error))
 
 
 def _mode_path(report: Report, section: str, mode: str, key: str) -> KeyPath:

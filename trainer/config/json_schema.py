@@ -19,7 +19,14 @@ from models_zoo.registry import Registry
 from trainer.config.fields import REQUIRED, Field, Fields, fields_of_model
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
 from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
-from trainer.config.sections import MODES, LoaderSection, OptimizerSection, SchedulerSection, TrainerSection
+from trainer.config.sections import (
+    MODES,
+    EvaluationSection,
+    LoaderSection,
+    OptimizerSection,
+    SchedulerSection,
+    TrainerSection,
+)
 
 JsonSchema = dict[str, Any]
 
@@ -44,6 +51,7 @@ def json_schema(registries: Registries | None = None) -> JsonSchema:
         "optimizer": {**_object(optimizer), "additionalProperties": True},
         "scheduler": _object(scheduler),
         "trainer": _object(_properties(fields_of_model(TrainerSection))),
+        "evaluation": _object(_properties(fields_of_model(EvaluationSection))),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -21,7 +21,14 @@ from trainer.config.fields import (
     show,
 )
 from trainer.config.optimizers import check_optimizer, check_scheduler
-from trainer.config.sections import MODES, SECTION_NAMES, LoaderSection, TrainerSection, Weight
+from trainer.config.sections import (
+    MODES,
+    SECTION_NAMES,
+    EvaluationSection,
+    LoaderSection,
+    TrainerSection,
+    Weight,
+)
 from trainer.runtime.yaml_text import KeyPath
 
 SET_BY_RUN = ("seed",)  # dataset arguments that the command line decides
@@ -57,6 +64,7 @@ class Resolved:
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)  # only the keys that are given
     warnings: list[str] = field(default_factory=list)
 
     def loader_kwargs(self, mode: str) -> dict[str, Any]:
@@ -85,6 +93,15 @@ def resolve(report: Report, registries: Registries) -> Resolved:
     out.scheduler = check_scheduler(_section("scheduler", report), report)
     trainer = _section("trainer", report)
     out.trainer = check(fields_of_model(TrainerSection), trainer, ("trainer",), "a key of trainer", report)
+    protocol = _section("evaluation", report)
+    out.evaluation = check(
+        fields_of_model(EvaluationSection),
+        protocol,
+        ("evaluation",),
+        "a key of evaluation",
+        report,
+        partial=True,
+    )
     out.warnings += report.dropped.values()
     return out
 

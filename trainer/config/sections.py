@@ -1,4 +1,4 @@
-"""The sections of the configuration whose keys are ours: loader, optimizer, scheduler, trainer.
+"""The sections of the configuration whose keys are ours: loader, optimizer, scheduler, trainer, evaluation.
 
 Each model is the one statement of its keys, their types, defaults and meaning; `cfg/default.yaml` and the
 JSON schema are held to it by tests. The other sections (net, loss, dataset) get their keys from the
@@ -37,6 +37,10 @@ def _as_list(value: list[str] | str | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
+def _as_names(value: list[str] | str | None) -> list[str] | None:
+    return [value] if isinstance(value, str) else value
+
+
 def _switch(value: Any) -> Any:
     """`true` turns a feature on with its defaults, `false` off."""
     return {} if value is True else None if value is False else value
@@ -45,6 +49,8 @@ def _switch(value: Any) -> Any:
 Weight = Annotated[float, Key(allow_inf_nan=False)]
 Count = Annotated[int, Key(ge=1)]
 Share = Annotated[float, Key(gt=0, lt=1)]
+Metres = Annotated[float, Key(gt=0)]
+Names = Annotated[list[str] | str | None, AfterValidator(_as_names)]
 
 
 class _Section(BaseModel):
@@ -252,10 +258,32 @@ class SchedulerSection(_Section):
     )
 
 
+class EvaluationSection(_Section):
+    """Protocol of `evaluate`, whose options win over it. Training does not use it."""
+
+    metrics: Names = Key(
+        None, description="metric sets, one or several: eigen, benchmark, pointcloud, ibims; null = eigen"
+    )
+    alignment: Names = Key(
+        None,
+        description="one or several, scored side by side: median, stereo, none, lsqr_disp, lsqr_depth; null = stereo"
+        " for networks trained with a stereo pair, else median",
+    )
+    crop: str | None = Key(
+        None, description="garg, eigen, nyu or none; null = the customary one of the data set"
+    )
+    min_depth: Metres | None = Key(None, description="score truths above, metres; null = 0.001")
+    max_depth: Metres | None = Key(None, description="score truths below, metres; null = 80")
+    flip: bool | None = Key(
+        None, description="blend with the prediction for the mirrored image (arXiv:1609.03677); null = false"
+    )
+
+
 SECTIONS: dict[str, type[_Section]] = {
     "loader": LoaderSection,
     "optimizer": OptimizerSection,
     "scheduler": SchedulerSection,
     "trainer": TrainerSection,
+    "evaluation": EvaluationSection,
 }
 SECTION_NAMES = ("net", "loss", "dataset", *SECTIONS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +181,38 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def notes(self) -> list[str]:
         """List remarks that are worth a line in the log but stop nothing."""
         return []
+
+    # What evaluations need to know. The arguments named here need not exist.
+    usual_crop: ClassVar[str] = "none"  # a name of `trainer.metrics.crop`
+    path_arguments: ClassVar[frozenset[str]] = frozenset({"root", "path"})  # where the files of items are
+    truth_arguments: ClassVar[tuple[str, ...]] = ()  # those that choose between several kinds of ground truth
+
+    @staticmethod
+    def split_name(arguments: Mapping[str, Any]) -> str | None:
+        """Name the list of items: that of `split_file`, which wins, or `split`; None without either."""
+        file = arguments.get("split_file")
+        return Path(file).stem if file else arguments.get("split")
+
+    @property
+    def truth(self) -> str:
+        """What the depth maps hold, for results; "" where there is only one kind of ground truth."""
+        return ""
+
+    @classmethod
+    def truth_of(cls, arguments: Mapping[str, Any]) -> str:
+        """Return `truth` of a data set with these arguments, `truth_arguments` among them."""
+        return ""
+
+    @classmethod
+    def unusual_truth(cls, arguments: Mapping[str, Any]) -> str | None:
+        """Name the ground truth in file names of results; None when it is the customary one of the split."""
+        return None
+
+    @classmethod
+    def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:
+        """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need."""
+        plain = {"use_hints": False, "use_aug": False, "use_strong_aug": False, "log_time": False}
+        return {**plain, "depth_size": None, **({"use_edges": True} if "edges" in needs else {})}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

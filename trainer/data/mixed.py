@@ -59,6 +59,7 @@ class MixedDatasets(RecordedDataset):
     """
 
     source: ClassVar[str] = "MiDaS, arXiv:1907.01341"
+    path_arguments = frozenset({"datasets"})
 
     def __init__(
         self,

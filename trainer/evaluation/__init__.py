@@ -5,27 +5,21 @@ bilinearly with half-pixel centres (`align_corners=False`, the rule of OpenCV's 
 tables of this field do. The same data, network and protocol give the same numbers, on one process or several.
 """
 
-from trainer.evaluation.depth import depth_pictures, evaluate_depth, evaluate_side_by_side
+from trainer.evaluation.depth import depth_pictures, evaluate_side_by_side
 from trainer.evaluation.export import predict_all, write_predictions
 from trainer.evaluation.items import resize_as_inverse
 from trainer.evaluation.odometry import evaluate_odometry, save_odometry
 from trainer.evaluation.pose import evaluate_pose
-from trainer.evaluation.predictions import PredictDepth, evenly_spaced, flip_blended
+from trainer.evaluation.predictions import evenly_spaced, flip_blended
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
 from trainer.evaluation.stored import StoredDepth
 from trainer.evaluation.targets import TargetsFile
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 __all__ = [
-    "ALONE",
     "EvaluationResult",
-    "FoundByAll",
-    "PredictDepth",
-    "Processes",
     "StoredDepth",
     "TargetsFile",
     "depth_pictures",
-    "evaluate_depth",
     "evaluate_odometry",
     "evaluate_pose",
     "evaluate_side_by_side",

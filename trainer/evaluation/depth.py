@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.evaluation.items import Items
-from trainer.evaluation.predictions import Source, evenly_spaced, predictions
+from trainer.evaluation.predictions import DepthSource, evenly_spaced, predictions
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import EvaluationResult
 from trainer.geometry import scale_intrinsics
@@ -18,26 +18,19 @@ from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
-# An item as one process scored it: its name, a row of numbers per protocol (None = nothing valid), its valid truth.
+# A scored item: index, name, a row of numbers per protocol (None = no valid pixel), its valid truth.
 Scored = tuple[int, str, list[dict[str, Any] | None], MaskedTruth | None]
 
 
-def evaluate_depth(
-    predict: Source, dataset: Items, protocol: DepthProtocol, **options: Any
-) -> EvaluationResult:
-    """Predict, align and score every item under one protocol; arguments as in `evaluate_side_by_side`."""
-    return evaluate_side_by_side(predict, dataset, [protocol], **options)[0]
-
-
 def evaluate_side_by_side(
-    predict: Source,
+    predict: DepthSource,
     dataset: Items,
     protocols: Sequence[DepthProtocol],
     *,
     batch_size: int = 8,
     num_workers: int = 0,
     limit: int | None = None,
-    about: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     on_item: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> list[EvaluationResult]:
@@ -47,29 +40,30 @@ def evaluate_side_by_side(
         predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w) in the unit of the network; or predictions
             from a file.
         dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none; (H, W) may vary; with `edges`
-            (1 H W) where it knows depth edges. Predictions from a file need no `target`.
-        protocols: which pixels count, how depth becomes metres, what is measured. They may differ in alignment alone.
+            (1 H W) if it has depth edges. Predictions from a file need no `target`.
+        protocols: they may differ in alignment only.
         batch_size: images per call of `predict`.
         num_workers: processes that load items; 0 = this one.
         limit: score only so many items, spread evenly over the data set.
-        about: where data and weights come from; stored with the protocol.
+        metadata: origin of data and weights, stored with the protocol.
         on_item: called after each item, for a progress bar.
-        processes: the ones that share the work; each returns the whole result.
+        processes: those that share the work; each returns the whole result.
 
     Raises UserError when an item has no depth, a prediction is not a positive finite number, no item has a
-    valid pixel, or a metric set needs what the items do not have.
+    valid pixel, or the items lack what a metric set needs.
     """
     indices = evenly_spaced(limit, len(dataset))
     mine: list[Scored] = []
     for index, item, depth, truth in predictions(
         predict, dataset, indices, batch_size, num_workers, processes
     ):
-        K, edges = _intrinsics(item, truth.shape), _edges(item)
+        K = _intrinsics(item, truth.shape)
+        edges = item["edges"][0].to(torch.bool).numpy() if "edges" in item else None
         rows = [protocol.score_image(depth, truth, K, edges) for protocol in protocols]
         valid = protocols[0].valid_pixels(truth)
         kept = MaskedTruth.of(truth, valid) if valid.any() else None
-        told = [None if row is None else {**_category(dataset, index), **row} for row in rows]
-        mine.append((index, dataset.describe(index), told, kept))
+        rows = [None if row is None else {**_category(dataset, index), **row} for row in rows]
+        mine.append((index, dataset.describe(index), rows, kept))
         on_item()
     scored = sorted(processes.gather(mine), key=lambda one: one[0])
     part = None if len(indices) == len(dataset) else f"{len(indices)} of {len(dataset)}, evenly spaced"
@@ -81,17 +75,17 @@ def evaluate_side_by_side(
         )
     baselines = Baselines(truths)
     return [
-        _summarise(scored, i, protocol, baselines, {"limit": part, **(about or {})})
+        _summarise(scored, i, protocol, baselines, {"limit": part, **(metadata or {})})
         for i, protocol in enumerate(protocols)
     ]
 
 
 def depth_pictures(
-    predict: Source, dataset: Items, indices: Sequence[int], protocol: DepthProtocol
+    predict: DepthSource, dataset: Items, indices: Sequence[int], protocol: DepthProtocol
 ) -> Iterator[dict[str, Any]]:
-    """Yield the given items to look at, as maps of the size of their truth.
+    """Yield pictures of the given items, at the size of their truth.
 
-    Each maps `input` (h w 3) in [0, 1], `prediction` (H W) inverse depth in 1/metres, `truth` (H W) metres
+    Each is a mapping: `input` (h w 3) in [0, 1], `prediction` (H W) inverse depth in 1/metres, `truth` (H W) metres
     with 0 where nothing is scored, `error` (H W) |prediction - truth| / truth with NaN there, `label` and
     `abs_rel`. An item without valid pixel is not aligned.
     """
@@ -116,9 +110,9 @@ def _summarise(
     i_protocol: int,
     protocol: DepthProtocol,
     baselines: Baselines,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> EvaluationResult:
-    rows = [(index, name, told[i_protocol]) for index, name, told, _ in scored]
+    rows = [(index, name, by_protocol[i_protocol]) for index, name, by_protocol, _ in scored]
     items = [{"index": index, "name": name, **row} for index, name, row in rows if row is not None]
     skipped = [name for _, name, row in rows if row is None]
     mean = protocol.mean(items)
@@ -126,7 +120,7 @@ def _summarise(
         raise FoundByAll(
             "the metric set 'ibims' needs true depth edges, and the items have none: leave it out"
         )
-    told = protocol.describe(with_edges=any(key in mean for key in protocol.edge_keys))
+    described = protocol.describe(with_edges=any(key in mean for key in protocol.edge_keys))
     counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped)}
     return EvaluationResult(
         setup=protocol,
@@ -134,7 +128,7 @@ def _summarise(
         factor=_spread([item["factor"] for item in items])
         | ({"median_shift": float(np.median([i["shift"] for i in items]))} if "shift" in items[0] else {}),
         baselines=baselines.score(protocol),
-        protocol={**told, **counts, **about},
+        protocol={**described, **counts, **metadata},
         items=items,
         skipped=skipped,
         remarks=remarks(items, protocol, {truth.size for *_, truth in scored if truth is not None}),
@@ -142,7 +136,7 @@ def _summarise(
 
 
 def _intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray | None:
-    """K (3 3) in pixels of the truth: its own where the data set gives it, else that of the image, scaled."""
+    """K (3 3) in pixels of the truth: that of the truth if known, else that of the image, scaled."""
     if "K_depth" in item:
         return item["K_depth"].double().numpy()
     if "K" not in item:
@@ -151,23 +145,14 @@ def _intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray
     return scale_intrinsics(item["K"].double(), (w, h), (size[1], size[0])).numpy()
 
 
-def _edges(item: Mapping[str, Tensor]) -> np.ndarray | None:
-    """Depth edges of the truth (H W) bool."""
-    if "edges" not in item:
-        return None
-    return item["edges"].to(torch.bool).squeeze(0).numpy()
-
-
 def _category(dataset: Items, index: int) -> dict[str, str]:
-    """`cat` and `subcat` of an item, for data sets that sort theirs."""
+    """`cat` and `subcat` of an item, for data sets with categories."""
     found = dataset.category(index) if hasattr(dataset, "category") else None
     return {} if found is None else dict(zip(("cat", "subcat"), found, strict=True))
 
 
 def _spread(factors: Sequence[float]) -> dict[str, float]:
-    """Median, and standard deviation over median where that is not 0, as it is among constant predictions."""
+    """Median, and standard deviation over median unless that is 0, as for constant predictions."""
     centre = float(np.median(factors))
-    return {
-        "median": centre,
-        **({"relative_std": float(np.std(np.asarray(factors) / centre))} if centre else {}),
-    }
+    spread = {"relative_std": float(np.std(np.asarray(factors) / centre))} if centre else {}
+    return {"median": centre, **spread}

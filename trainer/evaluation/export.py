@@ -1,4 +1,4 @@
-"""Predictions as a file, for other code and for `evaluate --pred-file`."""
+"""Write predictions to a file, for other code and for `evaluate --pred-file`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ def predict_all(
     Args:
         predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w).
         dataset: items with `target` (3 h w), all of one size.
-        batch_size: images per call of `predict`.
-        num_workers: processes that load items; 0 = this one.
-        on_item: called after each item of this process.
-        processes: the ones that share the work; the first returns the array, the others None.
+        processes: those that share the work; the first returns the array, the others None.
+
+    The other arguments are those of `evaluate_side_by_side`.
 
     Raises UserError when a prediction is not a positive finite number.
     """
@@ -53,12 +52,12 @@ def predict_all(
     return disps
 
 
-def write_predictions(path: Path, disps: np.ndarray, about: Mapping[str, str | Sequence[str]]) -> None:
-    """Write a compressed NPZ file: `pred` (N h w), and what is said about it, texts or lists of them.
+def write_predictions(path: Path, disps: np.ndarray, metadata: Mapping[str, str | Sequence[str]]) -> None:
+    """Write a compressed NPZ file: `pred` (N h w), and texts or lists of texts about it.
 
     The file appears complete or not at all. Raises CannotWrite, a UserError, when the disk refuses.
     """
     make_folder(path.parent)
-    texts = {key: np.array(value) for key, value in about.items()}
+    texts = {key: np.array(value) for key, value in metadata.items()}
     with replacing(path) as staged, open(staged, "wb") as file:
         np.savez_compressed(file, **{KEY: disps}, **texts)  # type: ignore[arg-type]

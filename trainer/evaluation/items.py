@@ -1,4 +1,4 @@
-"""What predictions are compared with, and how a map comes to the size of its truth."""
+"""Items with ground truth, the facts about their data set, and the resizing of maps to the size of the truth."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.data import DATASETS
+from trainer.data.base import DepthDataset
 from trainer.evaluation.targets import TargetsFile
 from trainer.runtime.errors import UserError
 
 
 class Items(Protocol):
-    """What predictions are compared with: a `DepthDataset`, or a `TargetsFile`, whose items have no image."""
+    """A `DepthDataset`, or a `TargetsFile`, whose items have no image."""
 
     def __len__(self) -> int: ...
 
@@ -24,15 +26,21 @@ class Items(Protocol):
     def describe(self, index: int) -> str: ...
 
 
+def dataset_class(name: str) -> type[DepthDataset]:
+    """The class of a data set; `DepthDataset`, which has the defaults, for a factory and an unknown name."""
+    entry = DATASETS.get(name) if name in DATASETS else None
+    return entry if isinstance(entry, type) and issubclass(entry, DepthDataset) else DepthDataset
+
+
 def names_of(items: Items) -> list[str] | None:
-    """What the items are called; None for those of a file without names."""
+    """Names of the items; None for a file without names."""
     if isinstance(items, TargetsFile) and items.names is None:
         return None
     return [items.describe(index) for index in range(len(items))]
 
 
 def truth_map(item: Mapping[str, Tensor], dataset: Items, index: int) -> np.ndarray:
-    """The true depth (H W) of an item, metres."""
+    """The true depth (H W) of an item, metres. Raises UserError when it has none."""
     if "depth" not in item:
         raise UserError(
             f"item {index} ({dataset.describe(index)}) comes without ground truth: "

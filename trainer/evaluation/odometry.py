@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
 
 from trainer.data.base import DepthDataset
-from trainer.evaluation.pose import PredictPose
-from trainer.evaluation.predictions import batches_of, read_items
-from trainer.evaluation.results import RESULT_FORMAT, write_yaml
+from trainer.evaluation.pose import PredictPose, predicted_motions
+from trainer.evaluation.predictions import batches_of
+from trainer.evaluation.results import write_result
 from trainer.metrics.odometry import FORMULAS, LENGTHS_M, UNITS, score_sequence
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
@@ -27,21 +25,18 @@ def evaluate_odometry(
     *,
     batch_size: int = 8,
     num_workers: int = 0,
-    about: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     on_item: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Chain the motion of every frame to the next one and score each unbroken sequence.
 
     Args:
-        predict: batch of the keys of `trainer.types.Batch` on the CPU, without depth -> motions (b 1 4 4).
+        predict: see `PredictPose`.
         dataset: items with `Ts_true` (1 4 4) in metres, whose names (`describe`) end in `/<frame>`; its only support is
             the next frame.
-        batch_size: items per call of `predict`.
-        num_workers: processes that load items; 0 = this one.
-        about: where data and weights come from; stored with the protocol.
-        on_item: called after each item.
-        processes: the ones that share the work; each returns the whole result.
+
+    The other arguments are those of `evaluate_side_by_side`.
 
     Returns `mean` (weighted by the snippets and segments of each sequence), `sequences` and `protocol`, plain data.
 
@@ -54,22 +49,11 @@ def evaluate_odometry(
         )
     batches = processes.share(batches_of(range(len(dataset)), batch_size))
     mine: list[tuple[str, int, np.ndarray, np.ndarray]] = []  # sequence, frame, predicted and true motion
-    for chosen, items in read_items(dataset, batches, num_workers):
-        if "Ts_true" not in items[0]:
-            raise UserError(
-                "this data set does not know how the camera moved: odometry has nothing to compare with"
-            )
-        batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
-        with torch.inference_mode():
-            pred = predict(batch).float().cpu()[:, 0].double().numpy()
-        true = batch["Ts_true"][:, 0].double().numpy()
-        for index, ours, theirs in zip(chosen, pred, true, strict=True):
-            if not np.isfinite(ours).all():
-                raise UserError(
-                    f"item {index} ({dataset.describe(index)}): the predicted motion is not finite"
-                )
-            mine.append((*_place(dataset, index), ours, theirs))
-            on_item()
+    for index, (ours, *_), (theirs, *_) in predicted_motions(predict, dataset, batches, num_workers):
+        if not np.isfinite(ours).all():
+            raise UserError(f"item {index} ({dataset.describe(index)}): the predicted motion is not finite")
+        mine.append((*_place(dataset, index), ours, theirs))
+        on_item()
     rows = sorted(processes.gather(mine), key=lambda row: row[:2])
     sequences = [_scored(run) for run in _unbroken(rows)]
     mean = _mean(sequences)
@@ -77,23 +61,21 @@ def evaluate_odometry(
         raise FoundByAll(
             f"no sequence has {SNIPPET_FRAMES} frames in a row: odometry needs unbroken ones. Name another split"
         )
-    return {"mean": mean, "sequences": sequences, "protocol": {**_protocol(), **(about or {})}}
+    return {"mean": mean, "sequences": sequences, "protocol": {**_protocol(), **(metadata or {})}}
 
 
 def save_odometry(result: Mapping[str, Any], path: str | Path) -> None:
     """Write numbers, protocol and every sequence as YAML. Raises CannotWrite, a UserError, when the disk refuses."""
-    head = {"format": RESULT_FORMAT, "mean": result["mean"], "protocol": result["protocol"]}
-    text = yaml.safe_dump(head, sort_keys=False, width=120)
-    text += yaml.safe_dump({"sequences": result["sequences"]}, sort_keys=False, width=120)
-    write_yaml(Path(path), text)
+    head = {"mean": result["mean"], "protocol": result["protocol"]}
+    write_result(path, head, {"sequences": result["sequences"]}, width=120)
 
 
 def _place(dataset: DepthDataset, index: int) -> tuple[str, int]:
     sequence, _, frame = dataset.describe(index).rpartition("/")
     if not frame.isdecimal():
         raise UserError(
-            f"item {index} is called {dataset.describe(index)!r}, which does not end in a frame number: odometry does"
-            " not know what follows it"
+            f"item {index} is called {dataset.describe(index)!r}, which does not end in a frame number, so its next"
+            " frame is unknown"
         )
     return sequence, int(frame)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,13 @@ def evaluate_pose(
 ) -> dict[str, Any]:
     """Measure the angle between predicted and true translation of every temporal support.
 
-    The stereo partner is left out: its pose is given, not predicted.
+    The stereo partner does not count: its pose is known, not predicted.
 
     Args:
-        predict: batch of the keys of `trainer.types.Batch` on the CPU, without depth -> motions (b n 4 4).
+        predict: see `PredictPose`.
         dataset: items with `Ts_true` (n 4 4); its `supp_idxs` name the supports.
-        batch_size: items per call of `predict`.
-        num_workers: processes that load items; 0 = this one.
-        limit: use only so many items, spread evenly.
-        on_item: called after each item.
-        processes: the ones that share the work; each returns the whole result.
+
+    The other arguments are those of `evaluate_side_by_side`.
 
     Returns:
         Angles in degrees and counts as in `summarise_directions`, and the frame offsets they belong to.
@@ -51,16 +48,9 @@ def evaluate_pose(
         raise UserError(f"pose needs a frame other than 0 in dataset.supp_idxs: {list(dataset.supp_idxs)}")
     batches = processes.share(batches_of(evenly_spaced(limit, len(dataset)), batch_size))
     mine: list[tuple[int, np.ndarray, np.ndarray]] = []  # index, predicted and true translations (n 3)
-    for chosen, items in read_items(dataset, batches, num_workers):
-        if "Ts_true" not in items[0]:
-            raise UserError("this data set does not know how the camera moved: leave out the pose evaluation")
-        batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
-        with torch.inference_mode():
-            pred = predict(batch).float().cpu()[:, temporal, :3, 3].double().numpy()
-        true = batch["Ts_true"][:, temporal, :3, 3].double().numpy()
-        mine += zip(chosen, pred, true, strict=True)
-        for _ in items:
-            on_item()
+    for index, pred, true in predicted_motions(predict, dataset, batches, num_workers):
+        mine.append((index, pred[temporal, :3, 3], true[temporal, :3, 3]))
+        on_item()
     rows = sorted(processes.gather(mine), key=lambda row: row[0])
     pred_t, true_t = (np.stack([row[i] for row in rows]) for i in (1, 2))  # (b n 3)
     broken = np.flatnonzero(~np.isfinite(pred_t).all(axis=(1, 2)))
@@ -74,3 +64,18 @@ def evaluate_pose(
         raise FoundByAll("the camera moves in none of the items, so no motion has a direction to compare")
     frames = [int(dataset.supp_idxs[i]) for i in temporal]
     return {"supp_idxs": frames, **summarise_directions(pred_t, true_t)}
+
+
+def predicted_motions(
+    predict: PredictPose, dataset: DepthDataset, batches: Sequence[list[int]], num_workers: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield index, predicted and true motions (n 4 4) of each item. Raises UserError for items without true motion."""
+    for chosen, items in read_items(dataset, batches, num_workers):
+        if "Ts_true" not in items[0]:
+            raise UserError(
+                "this data set has no true camera motion (Ts_true), so there is nothing to compare with"
+            )
+        batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
+        with torch.inference_mode():
+            pred = predict(batch).float().cpu().double().numpy()
+        yield from zip(chosen, pred, batch["Ts_true"].double().numpy(), strict=True)

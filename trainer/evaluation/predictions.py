@@ -16,7 +16,7 @@ from trainer.runtime.errors import UserError
 from trainer.runtime.processes import ALONE, Processes
 
 PredictDepth = Callable[[Tensor], Tensor]  # images (b 3 h w) on the CPU -> depth (b 1 h w), any device
-Source = PredictDepth | StoredDepth
+DepthSource = PredictDepth | StoredDepth  # a network, or a file of predictions
 
 
 def flip_blended(predict: PredictDepth) -> PredictDepth:
@@ -64,12 +64,9 @@ def read_items(
 
 
 def predicted_maps(
-    predict: PredictDepth,
-    items: Sequence[Mapping[str, Tensor]],
-    indices: Sequence[int],
-    dataset: Items,
+    predict: PredictDepth, items: Sequence[Mapping[str, Tensor]], indices: Sequence[int], dataset: Items
 ) -> Iterator[Tensor]:
-    """Yield the depth (h w) of each item on the CPU. Raises UserError for a missing image, and a depth that is none."""
+    """Yield the depth (h w) of each item on the CPU. Raises UserError for a missing image and an impossible depth."""
     if not items:
         return
     if "target" not in items[0]:
@@ -89,7 +86,7 @@ def predicted_maps(
 
 
 def predictions(
-    source: Source,
+    source: DepthSource,
     dataset: Items,
     indices: Sequence[int],
     batch_size: int,

@@ -1,4 +1,4 @@
-"""What is unusual about predictions and does not show in a mean, in sentences."""
+"""Sentences about what is unusual in predictions and does not show in a mean."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 import numpy as np
 
 from trainer.metrics.protocol import EDGES, DepthProtocol
+from trainer.runtime.errors import listed
 
-FAR_OFF = 2.0  # between the factor of a protocol and that of the truth
 NAMED = 3  # items that a remark names
+FAR_OFF = 2.0  # between the factor of a protocol and that of the truth
 
 Row = dict[str, Any]
 
 
 def remarks(items: Sequence[Row], protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
-    """Say what a reader of the mean should know.
+    """List what a reader of the mean should know.
 
     Args:
         items: rows of `DepthProtocol.score_image`, each with its `name`.
         protocol: by which they were scored.
         sizes: height and width of the truths.
     """
-    name, told = protocol.names["alignment"], _scale(items, protocol) + _crop(protocol, sizes)
+    name, lines = protocol.names["alignment"], _scale(items, protocol) + _crop(protocol, sizes)
     for ending, where in (("", ""), (EDGES, " on depth edges")):
-        told += [line + where for line in _pixels(items, protocol, ending) + _fits(items, protocol, ending)]
-    return [f"{name}: {line}" for line in told]
+        lines += [line + where for line in _pixels(items, protocol, ending) + _fits(items, protocol, ending)]
+    return [f"{name}: {line}" for line in lines]
 
 
 def _pixels(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[str]:
-    """Pixels that count as something else than was predicted."""
+    """Pixels that are not scored as predicted."""
     alignment, least = protocol.alignment, f"min_depth, {protocol.min_depth:g} m"
     fitted = f"{alignment.of_shift} 0, which takes part in the fit" if alignment.has_shift else least
     meanings = {
@@ -50,7 +51,7 @@ def _pixels(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[
 
 
 def _fits(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[str]:
-    """Items whose least squares found no line, or one that runs the wrong way."""
+    """Items whose least squares are degenerate or reverse near and far."""
     if not protocol.alignment.has_shift:
         return []
     fitted = [item for item in items if "factor" + ending in item]
@@ -68,7 +69,7 @@ def _fits(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[st
 
 
 def _scale(items: Sequence[Row], protocol: DepthProtocol) -> list[str]:
-    """A factor of all images that is far from that of the truth."""
+    """A fixed factor that is far from the ratio of truth and prediction."""
     rule = protocol.alignment.rule
     ratios = [item["truth_over_prediction"] for item in items if item.get("truth_over_prediction")]
     if not ratios or isinstance(rule, str):
@@ -88,9 +89,8 @@ def _crop(protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
     if made_for is None or not others:
         return []
     h, w = made_for
-    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    found = ", ".join(f"{width}x{height}" for height, width in others[:NAMED])
-    return [f"the crop {protocol.names['crop']} is of {w}x{h}, and was scaled to {found}{more}"]
+    found = listed([f"{width}x{height}" for height, width in others])
+    return [f"the crop {protocol.names['crop']} is of {w}x{h}, and was scaled to {found}"]
 
 
 def _named(some: Sequence[Row], everything: Sequence[Row]) -> str:

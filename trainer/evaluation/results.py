@@ -1,8 +1,9 @@
-"""What an evaluation found, and the file it is kept in."""
+"""The result of an evaluation, and its file."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ RESULT_FORMAT = 1  # of the result file
 
 @dataclass
 class EvaluationResult:
-    """Means over the items, what blind guesses reach under the same protocol, and each item."""
+    """Means over the items, those of blind guesses under the same protocol, and each item."""
 
     setup: DepthProtocol = field(repr=False, compare=False)
     mean: dict[str, float]  # over items
@@ -48,7 +49,6 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
     Raises CannotWrite, a UserError, when the disk refuses.
     """
     head = {
-        "format": RESULT_FORMAT,
         "mean": result.mean,
         "baselines": result.baselines,
         "ratio_to_constant_depth": result.ratio_to_constant,
@@ -58,21 +58,24 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
         "protocol": result.protocol,
     }
     rows = {"items": result.items, "skipped": result.skipped}
-    text = yaml.safe_dump(head, sort_keys=False, width=120)
-    text += yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=None)  # one line per item
-    write_yaml(Path(path), text)
+    write_result(path, head, rows, width=10**6, default_flow_style=None)  # one line per item
 
 
 def save_legacy(result: EvaluationResult, path: str | Path) -> None:
-    """Write the means (the items of SYNS-Patches) alone, in the spelling of arXiv:2208.01489; see `legacy_rows`.
+    """Write the means (the items, if they have categories) alone, spelled as in arXiv:2208.01489; see `legacy_rows`.
 
     Raises CannotWrite, a UserError, when the disk refuses.
     """
     rows = legacy_rows(result.items, result.setup)
-    write_yaml(Path(path), yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=False))
+    _write(path, yaml.safe_dump(rows, sort_keys=False, width=10**6, default_flow_style=False))
 
 
-def write_yaml(path: Path, text: str) -> None:
-    """Write a text, and the folder for it if needed. Raises CannotWrite."""
-    make_folder(path.parent)
-    write_text(path, text)
+def write_result(path: str | Path, head: Mapping[str, Any], rows: Mapping[str, Any], **style: Any) -> None:
+    """Write a result file: the format, `head`, then `rows` in a YAML style. Raises CannotWrite."""
+    text = yaml.safe_dump({"format": RESULT_FORMAT, **head}, sort_keys=False, width=120)
+    _write(path, text + yaml.safe_dump(rows, sort_keys=False, **style))
+
+
+def _write(path: str | Path, text: str) -> None:
+    make_folder(Path(path).parent)
+    write_text(Path(path), text)

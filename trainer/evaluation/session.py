@@ -1,4 +1,4 @@
-"""What commands that only predict share: processes and device, the network on it, a progress bar."""
+"""Processes and device of a command that predicts, the network on it, a progress bar."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from trainer.checkpoint import load_objective
 from trainer.objective import Objective
-from trainer.runtime.errors import UserError
 from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_world
 
 PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes
@@ -26,7 +26,7 @@ QUIET_S = 60  # seconds between lines about the progress, where there is no term
 
 @dataclass(frozen=True)
 class Machine:
-    """Where this process computes, and with whom."""
+    """Device of this process, and the processes that share the work."""
 
     device: torch.device
     processes: Processes = ALONE
@@ -34,10 +34,10 @@ class Machine:
 
 @contextmanager
 def start() -> Iterator[Machine]:
-    """Meet the other processes, if a launcher started several; part from them when the work is done.
+    """Join the other processes, if a launcher started several, and leave them when the work is done.
 
-    Raises UserError when the launcher started more processes than Accelerate knows of. What all processes find is told
-    by the first; Ctrl-C ends with 130.
+    Raises UserError when the launcher started more processes than Accelerate knows of. The first process reports what
+    all find; Ctrl-C ends with 130.
     """
     machine = _meet()
     try:
@@ -51,14 +51,13 @@ def start() -> Iterator[Machine]:
             print("interrupted: nothing more is written", file=sys.stderr)
         raise SystemExit(130) from None
     if machine.processes.world > 1:
-        machine.processes.wait()  # the first one writes: nobody leaves before
+        machine.processes.wait()  # while the first one writes
         torch.distributed.destroy_process_group()
 
 
 def _meet() -> Machine:
-    """The device of this process, and the others."""
-    told = os.environ.get("ACCELERATE_USE_CPU", "false").lower()  # `accelerate launch --cpu`
-    has_gpu = torch.cuda.is_available() and told not in ("true", "1", "yes", "y", "on", "t")
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower()  # `accelerate launch --cpu`
+    has_gpu = torch.cuda.is_available() and use_cpu not in ("true", "1", "yes", "y", "on", "t")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Machine(torch.device("cuda" if has_gpu else "cpu"))
     from accelerate import PartialState
@@ -68,25 +67,17 @@ def _meet() -> Machine:
     return Machine(state.device, Processes(state.process_index, state.num_processes))
 
 
-def check_place(path: Path, option: str) -> None:
-    """Refuse, before the work, a file that could not be written after it. Raises UserError naming the option."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder. Name a file with {option}")
-    folder = next(above for above in path.absolute().parents if above.exists())
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: is a file, but a folder is needed there. Choose another place with {option}"
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: you may not write there. Choose another place with {option}")
-
-
 @dataclass(frozen=True)
 class Network:
     """A trained network on its device."""
 
     objective: Objective
     device: torch.device
+
+    @classmethod
+    def load(cls, path: Path, hparams: Path | None, device: torch.device) -> Network:
+        """Load a checkpoint, with the settings in the file `hparams` if given."""
+        return cls(load_objective(path, hparams).to(device), device)
 
     def predict_depth(self, images: torch.Tensor) -> torch.Tensor:
         """Predict depth (b 1 h w) of images (b 3 h w), in the unit of the training."""
@@ -100,7 +91,7 @@ class Network:
 
 @contextmanager
 def progress(what: str, total: int, machine: Machine) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, elsewhere a line a minute; gives what to call after each item of this process."""
+    """Show a bar on a terminal, else print a line a minute. Yields the function to call after each item."""
     console = Console(stderr=True)
     processes = machine.processes
     if console.is_terminal and processes.is_first:
@@ -108,13 +99,13 @@ def progress(what: str, total: int, machine: Machine) -> Iterator[Callable[[], N
             task = bar.add_task(what, total=-(-total // processes.world))
             yield lambda: bar.advance(task)
         return
-    done, told = 0, time.monotonic()
+    done, printed = 0, time.monotonic()
 
     def count() -> None:
-        nonlocal done, told
+        nonlocal done, printed
         done = min(done + processes.world, total)  # the others are about as far
-        if processes.is_first and time.monotonic() - told >= QUIET_S:
-            told = time.monotonic()
+        if processes.is_first and time.monotonic() - printed >= QUIET_S:
+            printed = time.monotonic()
             print(f"{what}: {done} of {total} items", file=sys.stderr)
 
     yield count

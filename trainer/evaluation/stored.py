@@ -20,19 +20,19 @@ Kind = Literal["disp", "depth"]
 
 KEY = "pred"  # of the array in a file of predictions
 
-# What a unit of depth is (of disparity, its inverse), and the alignment that it leaves to do.
+# Units of depth (of disparity, its inverse), and the alignment that each calls for.
 UNITS: dict[str, str] = {"m": "none", "baseline": "stereo", "any": "median"}
 
 
 @dataclass(frozen=True)
 class StoredDepth:
-    """Predictions that were made before, in the order of a data set.
+    """Predictions from a file, in the order of a data set.
 
     Args:
         values: (N h w) disparities (inverse depths) or depths, finite; 0 = none.
         kind: which of both.
-        names: of the items, where the file has them.
-        dataset: type and arguments of the data set that they were made for, likewise.
+        names: names of the items, if known.
+        dataset: type and arguments of their data set, if known.
     """
 
     values: np.ndarray
@@ -42,51 +42,47 @@ class StoredDepth:
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
-        """Read an NPZ file with the array `pred` (N h w) or (N 1 h w), and what `export_depth` writes beside it.
+        """Read an NPZ file with the array `pred` (N h w) or (N 1 h w), and what `export_depth` adds to it.
 
-        Negative numbers become 0, an infinite depth one that is farther than anything. `kind` may be None where the
-        file itself says it. Raises UserError for a file that is none, lacks the array or holds something else.
+        Negative numbers become 0, infinite depth becomes `INFINITE`. `kind` may be None if the file states it. Raises
+        UserError for another kind of file, a missing array and wrong values.
         """
         arrays = read_arrays(path, (KEY, "kind", "items", "dataset"))
         if KEY not in arrays:
             raise UserError(f"{path}: has no array {KEY!r}. {did_you_mean(KEY, read_arrays(path))}")
-        told = str(arrays["kind"]) if "kind" in arrays else None
-        if kind is None and told is None:
+        known: Any = str(arrays["kind"]) if "kind" in arrays else kind
+        if known is None:
             raise UserError(f"{path}: does not say what it holds. Add --pred-kind disp or --pred-kind depth")
-        if kind is not None and told is not None and told != kind:
-            raise UserError(f"{path}: says that it holds {told}, not {kind}. Leave out --pred-kind")
-        known: Kind = kind or told  # type: ignore[assignment]
+        if kind not in (None, known):
+            raise UserError(f"{path}: says that it holds {known}, not {kind}. Leave out --pred-kind")
         if known not in get_args(Kind):
             raise UserError(
-                f"{path}: its kind {known!r} is none. {did_you_mean(known, get_args(Kind))}. Write it again"
+                f"{path}: unknown kind {known!r}. {did_you_mean(known, get_args(Kind))}. Write the file again"
             )
         values = _cleaned(arrays[KEY], known, path)
         names = _names(arrays.get("items"), len(values), path)
         return cls(values, known, names, _arguments(arrays.get("dataset")))
 
     def check_items(self, truths: Items, called: Path | str, path: Path) -> None:
-        """Raise UserError unless there is one prediction per item of `truths`, of the same name where names are known.
+        """Raise UserError unless there is one prediction per item of `truths`, with the same name if names are known.
 
-        `called` is what messages call the truths, `path` the file of predictions.
+        Messages call the truths `called` and the predictions `path`.
         """
         if len(self.values) != len(truths):
             raise UserError(
                 f"{path}: holds {len(self.values)} predictions, {called} has {len(truths)} items. Both must be the"
                 " same split in the same order"
             )
-        theirs = names_of(truths)
-        if self.names is None or theirs is None or list(self.names) == list(theirs):
-            return
-        i, ours, other = next(
-            (i, a, b) for i, (a, b) in enumerate(zip(self.names, theirs, strict=True)) if a != b
-        )
-        raise UserError(
-            f"{path}: prediction {i} is of {ours!r}, item {i} of {called} is {other!r}. Both must be the same split in"
-            " the same order"
-        )
+        pairs = zip(self.names or (), names_of(truths) or (), strict=False)
+        for i, (ours, theirs) in enumerate(pairs):
+            if ours != theirs:
+                raise UserError(
+                    f"{path}: prediction {i} is of {ours!r}, item {i} of {called} is {theirs!r}. Both must be the same"
+                    " split in the same order"
+                )
 
     def depth(self, index: int, size: tuple[int, ...]) -> np.ndarray:
-        """Depth (H W) float64 of an item, resized as inverse depth; 0 where there is none."""
+        """Depth (H W) float64 of an item, resized as inverse depth; 0 = no prediction."""
         values = self.values[index].astype(np.float64)
         if self.kind == "depth" and values.shape == tuple(size):
             return values
@@ -95,18 +91,18 @@ class StoredDepth:
 
 
 def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read arrays of an NPZ file, all or those of `keys` that are there, without pickles. Raises UserError."""
+    """Read arrays of an NPZ file, all or those of `keys`, without pickles. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: is no NPZ file. Write one with np.savez(file, {KEY}=array)")
+        raise UserError(f"{path}: is not an NPZ file. Write one with np.savez(file, {KEY}=array)")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files if keys is None or key in keys}
     except Exception as error:  # a damaged archive fails in any way
         reason = "one holds objects" if "allow_pickle" in str(error) else error
         raise UserError(
-            f"{path}: is no NPZ file of plain arrays ({reason}). Write it again with numbers and texts alone:"
+            f"{path}: is not an NPZ file of plain arrays ({reason}). Write it again with numbers and texts only:"
             f" np.savez(file, {KEY}=np.stack(maps))"
         ) from error
 
@@ -122,16 +118,16 @@ def _names(items: np.ndarray | None, count: int, path: Path) -> list[str] | None
 
 
 def _arguments(dataset: np.ndarray | None) -> dict[str, Any] | None:
-    """What `export_depth` says of its data set; None where other code means something else by the name."""
+    """Arguments of the data set as `export_depth` writes them; None for anything else of this name."""
     try:
-        told = json.loads(str(dataset))
+        arguments = json.loads(str(dataset))
     except ValueError:
         return None
-    return told if isinstance(told, dict) else None
+    return arguments if isinstance(arguments, dict) else None
 
 
 def _cleaned(values: np.ndarray, kind: Kind, path: Path) -> np.ndarray:
-    """Check what a file holds as `pred`, and return it as `StoredDepth` wants it."""
+    """Check the array `pred`. Returns (N h w) finite and not negative."""
     if values.dtype.kind in "iub":
         raise UserError(
             f"{path}: {KEY} holds {values.dtype}. Write the {kind} that the numbers stand for, as floats:"
@@ -147,7 +143,7 @@ def _cleaned(values: np.ndarray, kind: Kind, path: Path) -> np.ndarray:
     broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
     if broken.size:
         more = f" (and {broken.size - 1} more)" if broken.size > 1 else ""
-        remote = "an infinite depth may stay" if kind == "depth" else "a tiny disparity where it is far"
+        remote = "an infinite depth is allowed" if kind == "depth" else "a tiny disparity where it is far"
         raise UserError(
             f"{path}: item {broken[0]}{more} is not finite everywhere. Write 0 where there is no prediction, which"
             f" counts as nearest (min_depth) where there is a truth; {remote}"

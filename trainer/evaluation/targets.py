@@ -1,7 +1,6 @@
-"""Ground truth of a split in one file, scored without the data set: what `prepare targets` and earlier tools write.
+"""Ground truth of a split in one file, as `prepare targets` and earlier tools write it: scores need no data set then.
 
-Maps of different size are stored as an array of arrays, which NumPy writes as a pickle. It is read without running
-anything that a pickle may ask for.
+Maps of different size are stored as an array of arrays, which NumPy pickles. Reading it runs nothing in the pickle.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from models_zoo.registry import did_you_mean
 from trainer.data.files.pickles import read_pickle
 from trainer.runtime.errors import UserError
 
-# Arrays of the file; only `depth` must be there.
+# Arrays of the file; only `depth` is required.
 KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size", "truth")
 
 
@@ -30,11 +29,11 @@ class TargetsFile:
 
     Args:
         depths: a map (H W) per item, metres, 0 = none; sizes may vary.
-        K: (b 3 3) intrinsics in pixels of the maps, where the file has them.
-        edges: a map (H W) of true depth edges per item, likewise.
-        names: of the items, likewise.
-        categories: category and subcategory of each item, likewise.
-        truth: what the maps hold, in words; "" where the file does not say.
+        K: (b 3 3) intrinsics in pixels of the maps; None = unknown, as below.
+        edges: a map (H W) of true depth edges per item.
+        names: names of the items.
+        categories: category and subcategory of each item.
+        truth: what the maps hold, in words; "" = unknown.
     """
 
     depths: Sequence[np.ndarray]
@@ -46,10 +45,10 @@ class TargetsFile:
 
     @classmethod
     def read(cls, path: Path) -> TargetsFile:
-        """Read an NPZ file: `depth` (b h w) or an array of b maps (h w); where it has them `K` (b 3 3) or (b 4 4),
-        `items`, `edge`, `cat`, `subcat`; padded maps with their `size` (b 2), height and width; a text `truth`.
+        """Read an NPZ file: `depth` (b h w) or an array of b maps (h w), and optionally `K` (b 3 3) or (b 4 4),
+        `items`, `edge`, `cat`, `subcat`; `size` (b 2), height and width, of padded maps; a text `truth`.
 
-        Raises UserError for a file that is none, lacks `depth`, or whose arrays do not belong together.
+        Raises UserError for another kind of file, a missing `depth`, and arrays that do not belong together.
         """
         arrays = _read_arrays(path)
         truth = arrays.pop("truth", None)
@@ -71,9 +70,9 @@ class TargetsFile:
                 )
         categories = None
         if {"cat", "subcat"} <= set(arrays):
-            categories = [(str(a), str(b)) for a, b in zip(arrays["cat"], arrays["subcat"], strict=True)]
-        names = [str(name) for name in arrays["items"]] if "items" in arrays else None
-        K = _intrinsics(arrays.get("K"), path)
+            categories = list(zip(map(str, arrays["cat"]), map(str, arrays["subcat"]), strict=True))
+        names = list(map(str, arrays["items"])) if "items" in arrays else None
+        K = _intrinsics(arrays["K"], path) if "K" in arrays else None
         return cls(depths, K, edges, names, categories, "" if truth is None or truth.ndim else str(truth))
 
     def __len__(self) -> int:
@@ -88,49 +87,41 @@ class TargetsFile:
         return item
 
     def describe(self, index: int) -> str:
-        """Name of an item, its number where the file has no names."""
+        """Name of an item, or its number."""
         return f"item {index}" if self.names is None else self.names[index]
 
     def category(self, index: int) -> tuple[str, str] | None:
-        """Category and subcategory of an item, where the file has them."""
+        """Category and subcategory of an item."""
         return None if self.categories is None else self.categories[index]
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what we know of an NPZ file; arrays of arrays and of texts through a reader that runs nothing."""
+    """Read the arrays in `KEYS`; pickled ones through a reader that runs nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             known = [key for key in KEYS if f"{key}.npy" in archive.namelist()]
             return {key: _read_array(archive, key, path) for key in known}
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file. `prepare targets` makes it") from error
+        raise UserError(f"{path}: no such file. `prepare targets` makes it") from error
     except UserError:
         raise
     except Exception as error:  # a damaged archive fails in any way
         raise UserError(
-            f"{path}: is no NPZ file of ground truth ({error}). Copy or write it again"
+            f"{path}: is not an NPZ file of ground truth ({error}). Copy or write it again"
         ) from error
 
 
 def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
     with archive.open(f"{key}.npy") as stream:
-        if not _is_of_objects(stream):
-            stream.seek(0)
+        try:
             array = np.lib.format.read_array(stream, allow_pickle=False)
-        else:
-            array = read_pickle(stream, f"{path}: {key}")
+        except ValueError as error:
+            if "Object arrays" not in str(error):
+                raise
+            array = read_pickle(stream, f"{path}: {key}")  # the header has been read
     if not isinstance(array, np.ndarray) or (array.ndim == 0 and key != "truth"):
-        raise UserError(f"{path}: {key} is no array with an entry per item. Write the file again")
+        raise UserError(f"{path}: {key} is not an array with an entry per item. Write the file again")
     return array
-
-
-def _is_of_objects(stream: IO[bytes]) -> bool:
-    """Whether an array is stored as a pickle. Reads its header, as numpy.lib.format describes it."""
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in headers:
-        raise ValueError(f"arrays of format {version} are not read")
-    return bool(headers[version](stream)[2].hasobject)
 
 
 def _maps(array: np.ndarray, key: str, sizes: np.ndarray | None, dtype: Any, path: Path) -> list[np.ndarray]:
@@ -138,19 +129,17 @@ def _maps(array: np.ndarray, key: str, sizes: np.ndarray | None, dtype: Any, pat
     try:
         maps = [np.ascontiguousarray(entry, dtype) for entry in array]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {key} holds what is no map of numbers ({error})") from error
+        raise UserError(f"{path}: {key} holds something other than maps of numbers ({error})") from error
     for i, entry in enumerate(maps):
         if entry.ndim != 2 or not entry.size:
-            raise UserError(f"{path}: item {i} of {key} is no map (h, w), but of shape {entry.shape}")
+            raise UserError(f"{path}: item {i} of {key} is not a map (h, w), but of shape {entry.shape}")
     if sizes is None:
         return maps
     return [entry[:h, :w] for entry, (h, w) in zip(maps, sizes.astype(int).tolist(), strict=True)]
 
 
-def _intrinsics(K: np.ndarray | None, path: Path) -> np.ndarray | None:
+def _intrinsics(K: np.ndarray, path: Path) -> np.ndarray:
     """K (b 3 3) float32."""
-    if K is None:
-        return None
     if K.ndim != 3 or K.shape[1:] not in ((3, 3), (4, 4)):
         raise UserError(f"{path}: K must be (b, 3, 3) or (b, 4, 4), got {K.shape}")
     return np.ascontiguousarray(K[:, :3, :3], np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ DepthAlong = Literal["optical_axis", "lidar_x"]
 _MEANINGS: dict[DepthAlong, str] = {
     "optical_axis": "metres along the optical axis", "lidar_x": "metres ahead of the scanner",
 }  # fmt: skip
+_ANNOTATED = ("eigen_benchmark", "eigen_zhou")  # splits that are customarily scored on annotated depth
 _AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
 
 
@@ -45,6 +46,9 @@ class KittiItems(RecordedDataset):
 
     The other arguments are those of `DepthDataset`. Frames without ground truth get a map of zeros.
     """
+
+    usual_crop = "garg"
+    truth_arguments = ("use_benchmark", "depth_along")
 
     def __init__(
         self,
@@ -89,6 +93,20 @@ class KittiItems(RecordedDataset):
     def truth(self) -> str:
         """Describe the depth maps, for results."""
         return truth_in_words(self.use_benchmark, self.depth_along)
+
+    @classmethod
+    def truth_of(cls, arguments: Mapping[str, Any]) -> str:
+        """Return `truth` of a data set with these arguments."""
+        return truth_in_words(arguments["use_benchmark"], arguments["depth_along"])
+
+    @classmethod
+    def unusual_truth(cls, arguments: Mapping[str, Any]) -> str | None:
+        """Name the ground truth unless it is annotated depth of a split in `_ANNOTATED`, or LiDAR of another split."""
+        customary = cls.split_name(arguments) in _ANNOTATED
+        if arguments.get("use_benchmark"):
+            return None if customary else "annotated"
+        along = arguments.get("depth_along", "optical_axis")
+        return str(along) if along != "optical_axis" else "lidar" if customary else None
 
     def describe(self, index: int) -> str:
         """`<date>/<drive>/image_0<camera>/<10 digits>`, or the place of a bad line."""

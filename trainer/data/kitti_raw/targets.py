@@ -47,11 +47,6 @@ def kitti_truth(source: Source) -> str:
     return truth_in_words(source == "annotated", "lidar_x" if source == "lidar-forward" else "optical_axis")
 
 
-def asked_source(use_benchmark: bool, depth_along: str) -> Source:
-    """Return the source that arguments of a KITTI data set select."""
-    return "annotated" if use_benchmark else "lidar-forward" if depth_along == "lidar_x" else "lidar"
-
-
 def kitti_target(frame: Frame, recordings: Recordings, source: Source) -> Target:
     """Ground truth of a frame at the size of the recording, K from the rectified projection. Raises DataError."""
     calibration = recordings.read_calibration(frame.date)

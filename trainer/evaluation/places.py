@@ -1,0 +1,67 @@
+"""Where results go, and the names of their files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.data.base import DepthDataset
+from trainer.evaluation.items import dataset_class
+from trainer.runtime.errors import UserError
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to; of another file, the folder it lies in."""
+    return path.parent.parent if path.parent.name == "ckpts" else path.parent
+
+
+def file_stem(data: Mapping[str, Any], *rest: str | None) -> str:
+    """`<data set>_<split>_<mode>_<rest>` for the items of a data set with these arguments; mode "test" is left out."""
+    mode = None if data["mode"] == "test" else data["mode"]
+    return "_".join(filter(None, (data["type"], DepthDataset.split_name(data), mode, *rest)))
+
+
+def result_path(path: Path, protocol: Mapping[str, Any]) -> Path:
+    """`<run>/results/<dataset>_<checkpoint>_<alignment>.yaml` for a checkpoint or file of predictions at `path`.
+
+    Scores of a part of the items, and against ground truth from a file or other than the customary one, have names of
+    their own.
+    """
+    data = protocol["dataset"]
+    truth: str | None
+    if "targets" in protocol:
+        truth = Path(protocol["targets"]["file"]).stem
+    else:
+        truth = dataset_class(data["type"]).unusual_truth(data)
+    count = protocol["items"] + protocol["skipped_without_valid_pixel"]
+    part = f"{count}items" if protocol["limit"] else None
+    return _result(path, file_stem(data, truth, path.stem, protocol["alignment"], part))
+
+
+def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
+    """`<run>/results/<dataset>_<checkpoint>_odometry.yaml`."""
+    return _result(path, file_stem(protocol["dataset"], path.stem, "odometry"))
+
+
+def predictions_path(path: Path, data: Mapping[str, Any], flip: bool) -> Path:
+    """`<run>/preds/<dataset>_<checkpoint>.npz`, `_flip` before the ending of blended predictions."""
+    return run_folder(path) / "preds" / f"{file_stem(data, path.stem, 'flip' if flip else None)}.npz"
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError naming the option when a file could not be written, which otherwise shows after the work."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder. Name a file with {option}")
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: is a file, but a folder is needed there. Choose another place with {option}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: you may not write there. Choose another place with {option}")
+
+
+def _result(path: Path, stem: str) -> Path:
+    return run_folder(path) / "results" / f"{stem}.yaml"
