@@ -1,7 +1,16 @@
-"""The error that a user's mistake raises."""
+"""The error that a user's mistake raises, and the lists in its message."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
     """A mistake of the user: shown as its message alone, without a traceback, exit code 2."""
+
+
+def listed(items: Sequence[object], limit: int = 3) -> str:
+    """Name the first items and count the others: "a, b, c and 4 more"."""
+    return ", ".join(map(str, items[:limit])) + (
+        f" and {len(items) - limit} more" if len(items) > limit else ""
+    )
