@@ -22,6 +22,7 @@ from trainer.config.resolve import Registries, Resolved, resolve
 from trainer.config.sections import TrainerSection
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
+from trainer.runtime.rundir import plain
 
 Paths = str | Path | Sequence[str | Path]
 Overrides = str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]
@@ -123,12 +124,12 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""
         sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}
-        plain = {
-            name: _plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")
+        data = {
+            name: plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")
         }
-        plain["trainer"] = self.trainer.model_dump()
-        plain["scheduler"] = plain["scheduler"] or None
-        return plain
+        data["trainer"] = self.trainer.model_dump()
+        data["scheduler"] = data["scheduler"] or None
+        return data
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML text."""
@@ -201,12 +202,3 @@ def _as_paths(paths: Paths | None) -> list[Path]:
     if paths is None:
         return []
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-
-
-def _plain(value: Any) -> Any:
-    """Copy values into what YAML and JSON can hold."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -20,6 +19,7 @@ from trainer.config.fields import REQUIRED, Field, Fields, fields_of_model
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
 from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
 from trainer.config.sections import MODES, LoaderSection, OptimizerSection, SchedulerSection, TrainerSection
+from trainer.runtime.rundir import plain
 
 JsonSchema = dict[str, Any]
 
@@ -78,7 +78,7 @@ def _properties(fields: Fields, *, nullable: bool = False) -> JsonSchema:
         if field.doc:
             schema["description"] = field.doc
         if field.default is not REQUIRED:
-            schema["default"] = _jsonable(field.default)
+            schema["default"] = plain(field.default)
         properties[name] = schema
     return properties
 
@@ -142,12 +142,6 @@ def _untitled(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {k: _untitled(v) for k, v in schema.items() if k != "title" or not isinstance(v, str)}
     return [_untitled(item) for item in schema] if isinstance(schema, list) else schema
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _summary(entry: Any) -> str:

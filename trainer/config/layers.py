@@ -4,9 +4,9 @@ mutated."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from trainer.runtime.rundir import plain
 from trainer.runtime.yaml_text import KeyPath, Layer, read_text
 
 
@@ -29,7 +29,7 @@ def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> La
     for key, value in data.items():
         path = tuple(str(key).split("."))
         try:
-            layers.append(_nest(path, _copied(value), label))
+            layers.append(_nest(path, plain(value), label))
         except TypeError as error:
             problems.append(f"{label}: {key}: {error}")
     merged = merge(layers)
@@ -64,24 +64,11 @@ def _merged(base: Any, over: Any, path: KeyPath, removed: set[KeyPath]) -> Any:
     if not isinstance(over, Mapping):
         if over is None and base is not None:
             removed.add(path)
-        return _copied(over)
+        return plain(over)
     result = dict(base) if isinstance(base, Mapping) else {}
     for key, value in over.items():
         result[key] = _merged(result.get(key), value, (*path, key), removed)
     return result
-
-
-def _copied(value: Any) -> Any:
-    """Copy plain data. Raises TypeError for anything that YAML could not hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copied(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"expected plain data (numbers, text, lists, mappings), got a {type(value).__name__}")
 
 
 def _nest(path: KeyPath, value: Any, label: str) -> Layer:

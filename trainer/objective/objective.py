@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
 from trainer.geometry import disp_to_depth, invert_pose, pose_matrix
-from trainer.geometry.precision import full_precision
+from trainer.geometry.precision import full_precision, full_precision_maps
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet
 from trainer.objective.pictures import StepPictures, detached
@@ -129,7 +129,7 @@ class Objective(nn.Module):
 
     def predict_disp(self, images: Tensor) -> dict[int, Tensor]:
         """Predict sigmoid disparity {s: (b 1 h/2^s w/2^s)}, float32, of RGB images (b 3 h w) in [0, 1]."""
-        return _widened(self.networks["depth"](self._network_input(images))["disp"])
+        return full_precision_maps(self.networks["depth"](self._network_input(images))["disp"])
 
     def predict_depth(self, images: Tensor) -> Tensor:
         """Predict depth (b 1 h w), in units of the 0.1 baseline, of RGB images (b 3 h w) in [0, 1]."""
@@ -140,7 +140,9 @@ class Objective(nn.Module):
 
     def _predict_depth_net(self, target: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
         out = dict(self.networks["depth"](target))
-        predictions = out | {key: _widened(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out}
+        predictions = out | {
+            key: full_precision_maps(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out
+        }
         if "disp_stereo" in out:
             both_views = predictions.pop("disp_stereo")
             if T_stereo is not None:  # the other camera is on the right, channel 0, or on the left, channel 1
@@ -251,8 +253,3 @@ def _without_running_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for module in tracking:
             module.track_running_stats = True
-
-
-def _widened(maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Maps by ascending scale, at least float32, in the ordinary layout."""
-    return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}
