@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ class Autoencoder(nn.Module):
         out_scales: scale or scales s to reconstruct, of stride 2**s; the order numbers the output convolutions.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
+
+    source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class Depth(nn.Module):
             with which the first warps of a stereo pair miss by half an image. Not a published choice.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
+
+    source: ClassVar[str] = "Monodepth2, arXiv:1806.01260"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ class Pose(nn.Module):
         pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
     """
+
+    source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260"
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class Decoder(nn.Module, ABC):
         use_skip: fuse encoder features on the way up; False uses only the deepest, as an autoencoder wants.
     """
 
+    source: ClassVar[str]  # where the decoder was published: "Monodepth2, arXiv:1806.01260"
     supports_mask: ClassVar[bool] = True  # False: outputs are disparities by construction
     supports_init: ClassVar[bool] = False  # True: `output_convs` names what `set_output` needs
     supports_no_skip: ClassVar[bool] = True  # False: nothing is left of the idea without encoder features

@@ -19,6 +19,7 @@ PER_LEVEL = 3  # layers: convolution, convolution, detail emphasis
 class CADepthDecoder(Decoder):
     """Structure perception of the deepest feature, then upsampling with detail emphasis. arXiv:2112.13047."""
 
+    source = "CADepth-Net, arXiv:2112.13047"
     supports_init = True
 
     def __init__(

@@ -53,6 +53,7 @@ class DDVNetDecoder(Decoder):
     lie in [0, 127/128]; `activation` is not applied, so there are no masks.
     """
 
+    source = "Johnston & Carneiro, arXiv:2003.13951; arXiv:2208.01489"
     supports_mask = False
     bins: Tensor
 

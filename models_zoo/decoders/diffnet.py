@@ -18,6 +18,7 @@ from models_zoo.layers import ConvELU, SqueezeExcite, activate, conv3x3, up2
 class DIFFNetDecoder(Decoder):
     """Gate the concatenated channels, then convolve; levels without a skip are plain. arXiv:2110.09482."""
 
+    source = "DIFFNet, arXiv:2110.09482"
     supports_init = True
 
     def __init__(

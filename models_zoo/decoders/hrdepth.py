@@ -35,6 +35,7 @@ class HRDepthDecoder(Decoder):
     lack another of the strides.
     """
 
+    source = "HR-Depth, arXiv:2012.07356"
     supports_init = True
     supports_no_skip = False
 

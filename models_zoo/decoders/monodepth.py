@@ -17,6 +17,7 @@ from models_zoo.layers import ConvELU, activate, conv3x3, up2
 class MonodepthDecoder(Decoder):
     """Nearest upsampling, skip concatenation, one output convolution per scale. arXiv:1806.01260."""
 
+    source = "Monodepth2, arXiv:1806.01260"
     supports_init = True
 
     def __init__(

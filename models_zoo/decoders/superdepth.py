@@ -51,6 +51,7 @@ class SuperDepthDecoder(Decoder):
     (b out_ch h w).
     """
 
+    source = "SuperDepth, arXiv:1810.01849"
     supports_init = True
 
     def __init__(

@@ -48,6 +48,7 @@ class ForeignWeights:
 class Format(ABC):
     """One way in which others store weights."""
 
+    source: ClassVar[str]  # papers of the weights
     looked_for: ClassVar[str]  # what the format is recognised by, for messages
 
     @abstractmethod

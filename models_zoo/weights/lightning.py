@@ -49,6 +49,7 @@ LEGACY_SAMPLING = (
 class LightningCheckpoint(Format):
     """A `.ckpt` whose networks are stored as `nets.<network>`; the settings are among its hyper-parameters."""
 
+    source = "arXiv:2208.01489; SlowTV, arXiv:2307.10713"
     looked_for = "a Lightning checkpoint of the KITTI benchmark or of SlowTV: `state_dict` with entries nets.depth. ..."
 
     def recognises(self, path: Path, content: Any) -> bool:

@@ -50,6 +50,7 @@ SETTINGS: dict[str, Any] = {
 class Monodepth2(Format):
     """encoder.pth, depth.pth; pose_encoder.pth and pose.pth unless trained on stereo pairs; predictive_mask.pth."""
 
+    source = "Monodepth2, arXiv:1806.01260"
     looked_for = (
         "a Monodepth2 folder: encoder.pth, depth.pth, and where there are, pose_encoder.pth, pose.pth,"
         " predictive_mask.pth"
