@@ -1,6 +1,6 @@
 """Building blocks of the decoders: reflect-padded convolutions, nearest upsampling, gates, output activations.
 
-Everything here keeps the memory format of its input, so a channels-last network stays channels-last.
+All of them keep the memory format of their input.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def up2(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+def join(x: Tensor, skip: Tensor | None) -> Tensor:
+    """Concatenate a map (b c h w) and a skip (b d h w), if any, along the channels."""
+    return x if skip is None else torch.cat([x, skip], dim=1)
+
+
 class SqueezeExcite(nn.Sequential):
     """Scale every channel by a gate in (0, 1), computed from the means of all channels: (b c h w) -> (b c h w).
 
@@ -55,19 +60,15 @@ class SqueezeExcite(nn.Sequential):
 def at_least_float32(x: Tensor) -> Tensor:
     """Return 16-bit tensors as float32 and all others unchanged.
 
-    Heads use it under autocast: bfloat16 knows 256 steps between 1/2 and 1, too few for a disparity.
+    Heads use it under autocast: bfloat16 has 128 steps between 1/2 and 1, too few for a disparity.
     """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
-    "none": _same,
+    "none": lambda x: x,
 }
 
 

@@ -1,4 +1,4 @@
-"""Standardisation of images: the first layer of a network, which so takes ordinary RGB in [0, 1]."""
+"""Standardisation of images: the first layer of a network, which therefore takes RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def statistics_problems(mean: Sequence[float], std: Sequence[float]) -> list[str
 class Standardise(nn.Module):
     """Subtract `mean` and divide by `std` per channel: (b 3k h w) RGB in [0, 1] -> (b 3k h w).
 
-    The statistics are constructor arguments, hence recorded with the hyper-parameters of a checkpoint; they
-    stay out of the state dict, whose keys are exactly those of published weights.
+    The statistics are constructor arguments, so checkpoints record them with the hyper-parameters; the state dict holds
+    only the keys of published weights.
 
     Args:
         mean, std: 3 numbers each, RGB. ImageNet's by default; 0.45 and 0.225 for Monodepth2's weights.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 from models_zoo.weights import FORMATS
-from models_zoo.weights._aliases import ALIASES, DEAD
+from models_zoo.weights.aliases import ALIASES, DEAD
 from models_zoo.weights.base import (
     ForeignWeights,
     Format,

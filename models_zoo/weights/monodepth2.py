@@ -11,7 +11,6 @@ from torch import Tensor
 
 from models_zoo.decoders.base import WIDTHS
 from models_zoo.weights import FORMATS
-from models_zoo.weights._resnets import RESNETS, architecture
 from models_zoo.weights.base import (
     ForeignWeights,
     Format,
@@ -23,6 +22,7 @@ from models_zoo.weights.base import (
     unpickle,
     without_classifier,
 )
+from models_zoo.weights.torchvision import RESNETS, architecture
 
 NEEDED = ("encoder.pth", "depth.pth")
 STATISTICS = {"mean": [0.45] * 3, "std": [0.225] * 3}  # of the images, in front of both of its encoders

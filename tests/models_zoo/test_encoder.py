@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 import models_zoo
-from models_zoo import _pretrained
+from models_zoo import pretrained
 from models_zoo.encoder import build_encoder, current_name, encode, feature_spec
 
 TINY = "test_resnet"  # timm's own test model, 0.5 M parameters
@@ -118,9 +118,9 @@ def test_offline_mode_is_named(empty_cache: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch):
     hang = threading.Event()
-    monkeypatch.setattr(_pretrained, "PROBE_SECONDS", 0.05)
-    monkeypatch.setattr(_pretrained, "_knock", lambda url: hang.wait(10) or None)
-    assert _pretrained.why_silent("https://huggingface.co") == "no answer within 0.05 s"
+    monkeypatch.setattr(pretrained, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(pretrained, "_knock", lambda url: hang.wait(10) or None)
+    assert pretrained.why_silent("https://huggingface.co") == "no answer within 0.05 s"
     hang.set()
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models_zoo
-from models_zoo._vit import ViTPyramid, is_plain
 from models_zoo.decoders import DECODERS
 from models_zoo.encoder import build_encoder, encode, feature_spec
+from models_zoo.vit import ViTPyramid, is_plain
 
 TINY = "test_vit"  # timm's own test model: patch 16, width 64, 6 blocks
 VITS = ["vit_tiny_patch16_224", "deit3_small_patch16_224"]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import models_zoo
 from models_zoo.weights import FORMATS, is_foreign, read_foreign
-from models_zoo.weights._aliases import ALIASES
-from models_zoo.weights._resnets import RESNETS, architecture
+from models_zoo.weights.aliases import ALIASES
 from models_zoo.weights.base import LISTED, ForeignWeights, MissingSettings, UnreadableWeights, listed
+from models_zoo.weights.torchvision import RESNETS, architecture
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
 from trainer.checkpoint.matching import compare, fit, wrong_statistics
 
