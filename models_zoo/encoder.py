@@ -57,8 +57,8 @@ def build_encoder(
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
     layers for a pyramid of maps, see `models_zoo.vit`, or with `deepest_only` for its last map. Raises ValueError for
-    an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches; PretrainedUnavailable
-    when the weights are out of reach.
+    an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches;
+    PretrainedUnavailable when the weights are out of reach.
     """
     if problems := encoder_problems(enc_name):
         raise ValueError("; ".join(problems))

@@ -37,7 +37,7 @@ BASIC = ("resnet18", "resnet34")  # two convolutions per block; all others have 
 
 
 def architecture(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name the ResNet that a state dict (`conv1.weight`, `layer1.0.conv1.weight`, ...) belongs to, or None."""
+    """Return the name of the ResNet with this state dict (`conv1.weight`, `layer1.0.conv1.weight`, ...), or None."""
     blocks = {m[0] for name in tensors if (m := re.match(r"layer([1-4])\.(\d+)", name))}
     depths = Counter(block[5] for block in blocks)
     conv2 = tensors.get("layer1.0.conv2.weight")
@@ -68,7 +68,7 @@ class TorchvisionResNet(Format):
         name = architecture(state)
         if name is None:
             raise UnreadableWeights(
-                f"{path}: has the names of a ResNet, but none of the known ones: {', '.join(RESNETS)}"
+                f"{path}: has the names of a ResNet, but is none of the known ones: {', '.join(RESNETS)}"
             )
         dropped: dict[str, list[str]] = {}
         encoder = without_classifier(state, "", dropped)
@@ -82,5 +82,5 @@ class TorchvisionResNet(Format):
             parts=("depth.encoder",),
             settings=settings,
             dropped=dropped,
-            notes=[*notes, "only an encoder: decoders and other networks are not in the file"],
+            notes=[*notes, "only an encoder: the file holds no decoders and no other networks"],
         )
