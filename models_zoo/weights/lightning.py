@@ -70,8 +70,8 @@ class LightningCheckpoint(Format):
         without = [name for name, opts in options_of.items() if opts is not None and name not in networks]
         if without:
             raise UnreadableWeights(
-                f"{path}: its settings name net.{', net.'.join(without)}, but it has no weights for it. If this is intended,"
-                f" correct the settings with `net: {{{without[0]}: ~}}`"
+                f"{path}: its settings name net.{', net.'.join(without)}, but it has no weights for it. If this is"
+                f" intended, correct the settings with `net: {{{without[0]}: ~}}`"
             )
         tensors: dict[str, Tensor] = {}
         for name, own in networks.items():

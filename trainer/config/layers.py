@@ -1,5 +1,4 @@
-"""Layers of settings: files, command-line overrides and mappings become one, later ones winning. Nothing is
-mutated."""
+"""Layers of settings: files, overrides and mappings merge into one, later ones winning. Nothing is mutated."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from trainer.runtime.yaml_text import KeyPath, Layer, read_text
 
 
 def read_override(text: str, problems: list[str]) -> Layer | None:
-    """Parse `a.b=value`, the value being YAML. Told in `problems` when it is not of that form."""
+    """Parse `a.b=value` with a YAML value. Any other form is added to `problems`."""
     label = f"--set {text}"
     key, equals, value = text.partition("=")
     path = tuple(key.strip().split("."))
@@ -23,8 +22,7 @@ def read_override(text: str, problems: list[str]) -> Layer | None:
 
 
 def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> Layer:
-    """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections. Tuples become
-    lists."""
+    """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections, tuples become lists."""
     layers = [Layer({}, label=label)]
     for key, value in data.items():
         path = tuple(str(key).split("."))
@@ -38,8 +36,7 @@ def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> La
 
 
 def merge(layers: Iterable[Layer]) -> Layer:
-    """Merge sources, later ones winning: key by key inside mappings, replacing everything else. Nothing is
-    mutated."""
+    """Merge sources, later ones winning: mappings key by key, everything else as a whole."""
     merged = Layer()
     for layer in layers:
         merged.outdated |= set(_of_replaced_types(merged, layer))
@@ -51,7 +48,7 @@ def merge(layers: Iterable[Layer]) -> Layer:
 
 
 def _of_replaced_types(base: Layer, over: Layer) -> Iterator[KeyPath]:
-    """Keys that `base` set in a section whose `type` becomes another one with `over`."""
+    """Yield the keys that `base` set in a section whose `type` changes in `over`."""
     for section, settings in over.data.items() if isinstance(over.data, Mapping) else ():
         before = base.data.get(section)
         if not isinstance(settings, Mapping) or not isinstance(before, Mapping):
