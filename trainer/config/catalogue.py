@@ -5,9 +5,7 @@ It is read from the registries. `trainer.commands.list` lays it out.
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import REQUIRED, Field
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
-from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields, summary_of
 from trainer.losses.needs import NEEDS
 from trainer.runtime.errors import UserError
 
@@ -276,12 +274,3 @@ def _unknown(query: str, chapters: Sequence[Chapter]) -> str:
     near = did_you_mean(query, keys if "." in query else [*titles, *names]).partition("Known:")[0]
     known = f"Chapters: {', '.join(titles)}; launch/list.py alone shows everything"
     return f"{query!r} is not in the catalogue. {near}{known}"
-
-
-def summary_of(entry: Any) -> str:
-    """Return the first paragraph of a docstring, without citations at its end, which `source` repeats."""
-    paragraph = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
-    sentences = re.split(r"(?<=[.;]) (?=[A-Za-z])", paragraph)
-    while len(sentences) > 1 and "arXiv:" in sentences[-1]:
-        sentences.pop()
-    return " ".join(sentences).rstrip(";")

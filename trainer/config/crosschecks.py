@@ -1,4 +1,4 @@
-"""What must fit together across sections. Each check states one rule, and reports where it can be mended."""
+"""Checks across sections: one rule each, reported where it can be fixed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.yaml_text import KeyPath
 
-_STRIDE = 32  # deepest encoder stride: what image sides must be a multiple of
+_STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
 
 
 def facts_of(config: Resolved, report: Report) -> Facts | None:
-    """What a configuration offers; None when the dataset is wrong: what follows from it would only add noise."""
+    """Return what a configuration offers to losses; None when the dataset is wrong, to avoid follow-up reports."""
     kwargs = config.datasets.get("train", ("", {}))[1]
     refused = "supp_idxs" not in kwargs and _has(report, *_mode_path(report, "dataset", "train", "supp_idxs"))
     if "train" not in config.datasets or refused:
@@ -40,7 +40,7 @@ def offsets(supp_idxs: Any) -> tuple[int, ...]:
 
 
 def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
-    """Report what does not fit together; add what is merely odd to `config.warnings`."""
+    """Report sections that do not fit together; add merely odd settings to `config.warnings`."""
     _presence(config, report)
     if facts := facts_of(config, report):
         _motion(facts, config, report)
@@ -58,7 +58,7 @@ def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
 
 
 def _presence(config: Resolved, report: Report) -> None:
-    """A wrong entry counts as present: it has its own line already."""
+    """A wrong entry counts as present, because it has been reported."""
     if not _has(report, "net", "depth"):
         report.wrong(("net", "depth"), "missing; a depth network is what is trained")
     losses = report.layer.data.get("loss") or {}
@@ -94,8 +94,8 @@ def _sizes(config: Resolved, report: Report) -> None:
         path = _mode_path(report, "dataset", mode, "size")
         width, height = size
         if height > width:
-            turned = f"it is [width, height]. Did you mean {[height, width]}?"
-            report.wrong(path, f"{[width, height]} is taller than wide; {turned}")
+            order = f"the order is [width, height]. Did you mean {[height, width]}?"
+            report.wrong(path, f"{[width, height]} is taller than wide; {order}")
         elif any(side < _MIN_SIDE or side % _STRIDE for side in size):
             near = [max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE) for side in size]
             rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
@@ -112,7 +112,7 @@ def _masks(facts: Facts, config: Resolved, report: Report) -> None:
         )
     for name, kwargs in config.loss.items():
         wanted = kwargs.get("mask_name")
-        refused = mask is None and _has(report, "net", "depth", "mask_name")  # told there
+        refused = mask is None and _has(report, "net", "depth", "mask_name")
         if wanted and "depth" in config.net and wanted != mask and not refused:
             have = show(mask)
             report.wrong(
@@ -121,7 +121,7 @@ def _masks(facts: Facts, config: Resolved, report: Report) -> None:
 
 
 def _unmet(facts: Facts, config: Resolved, losses: Registry, report: Report) -> None:
-    facts = replace(facts, networks=(*facts.networks, "pose"))  # `_motion` tells when it is missing
+    facts = replace(facts, networks=(*facts.networks, "pose"))  # `_motion` reports when it is missing
     for name, kwargs in config.loss.items():
         for need in sorted(_needs_of(losses.get(name), kwargs)):
             if need not in NEEDS:
@@ -129,14 +129,14 @@ def _unmet(facts: Facts, config: Resolved, losses: Registry, report: Report) -> 
                 report.wrong(("loss", name), f"needs {need!r}, which no configuration offers. {known}")
                 continue
             if need == "mask" and kwargs.get("mask_name"):
-                continue  # told at that key
+                continue  # reported at that key
             offered, how = NEEDS[need]
             if not offered(facts):
                 report.wrong(("loss", name), f"needs {how}; or remove the loss with `{name}: ~`")
 
 
 def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:
-    """What a loss needs with these arguments: its class method `needs_with` says, else its attribute `needs`."""
+    """Return what a loss needs with these arguments, by its class method `needs_with` or its attribute `needs`."""
     needs_with = getattr(loss, "needs_with", None)
     if needs_with is not None:
         wanted: Iterable[str] = needs_with({key: value for key, value in kwargs.items() if key != "weight"})
@@ -145,7 +145,7 @@ def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:
 
 
 def _untrained(facts: Facts, config: Resolved, losses: Registry) -> None:
-    """Networks and masks that no loss asks for would keep the weights they start with."""
+    """Warn about networks and masks that no loss uses."""
     needed = {need for name, kwargs in config.loss.items() for need in _needs_of(losses.get(name), kwargs)}
     if facts.mask_name and not needed & {"mask", "explainability"}:
         config.warnings.append("net.depth.mask_name: no loss uses the mask, so it is never trained")
@@ -179,12 +179,12 @@ def _workers(config: Resolved, report: Report) -> None:
         for key in ("persistent_workers", "prefetch_factor", "timeout"):
             if kwargs.get(key) and kwargs.get("num_workers") == 0:
                 path = _mode_path(report, "loader", mode, key)
-                mend = "set loader.num_workers to 1 or more, or remove it"
-                report.wrong(path, f"{show(kwargs[key])} needs workers; {mend}")
+                fix = "set loader.num_workers to 1 or more, or remove it"
+                report.wrong(path, f"{show(kwargs[key])} needs workers; {fix}")
 
 
 def _monitors(config: Resolved, report: Report) -> None:
-    """What is watched must be computed: `best` or the schedule would otherwise fail after the first epoch."""
+    """A monitored number must be computed; otherwise the run would fail after the first epoch."""
     from trainer.metrics.validation import VALIDATION_METRICS
 
     tracked = [*VALIDATION_METRICS, "loss", *(f"loss_{name}" for name in config.loss)]
@@ -194,20 +194,20 @@ def _monitors(config: Resolved, report: Report) -> None:
     if config.scheduler.get("type") == "plateau":
         watched.append((("scheduler", "monitor"), config.scheduler.get("monitor")))
         if config.trainer and not validates:
-            mend = "set trainer.limit_val_batches above 0"
-            report.wrong(("scheduler", "type"), f"plateau needs validation; {mend}")
+            fix = "set trainer.limit_val_batches above 0"
+            report.wrong(("scheduler", "type"), f"plateau needs validation; {fix}")
     for path, name in watched:
         if name is None:
             continue
         if name not in tracked:
             report.wrong(path, f"{name!r} is not a number of the validation. {did_you_mean(name, tracked)}")
         elif name in VALIDATION_METRICS and validates and not with_depth:
-            mend = "set dataset.val.use_depth: true, or watch loss"
-            report.wrong(path, f"{name} needs true depth, but use_depth is false for val; {mend}")
+            fix = "set dataset.val.use_depth: true, or watch loss"
+            report.wrong(path, f"{name} needs true depth, but use_depth is false for val; {fix}")
 
 
 def _unvalidated(config: Resolved, report: Report) -> None:
-    """What lives from validation does nothing without it."""
+    """Features that need validation do nothing without it."""
     if config.trainer.get("limit_val_batches", 1):
         return
     for key, what in (
@@ -216,8 +216,8 @@ def _unvalidated(config: Resolved, report: Report) -> None:
         ("swa", "is used in validation and for `best` alone"),
     ):
         if config.trainer.get(key):
-            mend = f"set trainer.limit_val_batches above 0, or {key}: ~"
-            report.wrong(("trainer", key), f"{what}, and nothing is validated; {mend}")
+            fix = f"set trainer.limit_val_batches above 0, or {key}: ~"
+            report.wrong(("trainer", key), f"{what}, and nothing is validated; {fix}")
 
 
 def _averages(config: Resolved, report: Report) -> None:
@@ -241,8 +241,7 @@ def _anomalies(config: Resolved, report: Report) -> None:
     if config.trainer.get("detect_anomaly") and config.trainer.get("nonfinite") == "skip":
         report.wrong(
             ("trainer", "detect_anomaly"),
-            "ends the run at the first gradient that is NaN, which trainer.nonfinite: skip would leave out; set one of"
-            " them back",
+            "ends the run at the first NaN in a gradient, which trainer.nonfinite: skip would skip; unset one of them",
         )
 
 
@@ -256,12 +255,12 @@ def _trackers(config: Resolved, report: Report) -> None:
 
 
 def _mode_path(report: Report, section: str, mode: str, key: str) -> KeyPath:
-    """Where a key of a mode stands: in the mode's own mapping, or among the common keys."""
+    """Return the place of a key: below the mode if given there, else among the common keys."""
     return (section, mode, key) if _has(report, section, mode, key) else (section, key)
 
 
 def _has(report: Report, *path: str) -> bool:
-    """True when the user gave the key a value, right or wrong."""
+    """Return whether the user gave the key a value, valid or not."""
     node = report.layer.data
     for key in path:
         node = node.get(key) if isinstance(node, dict) else None
