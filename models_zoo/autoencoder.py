@@ -73,11 +73,7 @@ class Autoencoder(nn.Module):
 
 
 def autoencoder_problems(
-    enc_name: str,
-    dec_name: str,
-    out_scales: int | Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    enc_name: str, dec_name: str, out_scales: int | Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> list[str]:
     """List what is wrong with the options of an autoencoder."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std)

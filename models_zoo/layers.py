@@ -25,7 +25,6 @@ class ConvELU(nn.Module):
         self.conv = conv3x3(in_ch, out_ch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activated map; see the class."""
         return F.elu(self.conv(x))
 
 
@@ -52,7 +51,6 @@ class SqueezeExcite(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the gated map; see the class."""
         gate = torch.sigmoid(super().forward(x.mean(dim=(2, 3))))
         return x * gate[:, :, None, None]
 

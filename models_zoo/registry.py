@@ -92,10 +92,7 @@ class Registry:
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Keyword arguments of the entry called `name`, in order, with annotations resolved to types."""
-        entry = self.get(name)
-        signature = inspect.signature(entry, eval_str=True)
-        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        return {key: p for key, p in signature.parameters.items() if p.kind not in variadic}
+        return keywords_of(inspect.signature(self.get(name), eval_str=True))
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -114,6 +111,12 @@ class Registry:
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
+
+
+def keywords_of(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a signature without *args and **kwargs."""
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: p for name, p in signature.parameters.items() if p.kind not in variadic}
 
 
 def _place(entry: Callable[..., Any]) -> str:

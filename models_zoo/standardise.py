@@ -38,10 +38,7 @@ class Standardise(nn.Module):
     std: Tensor
 
     def __init__(
-        self,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        images: int = 1,
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, images: int = 1
     ):
         super().__init__()
         if problems := statistics_problems(mean, std):
@@ -50,5 +47,4 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.tensor([*std] * images).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the standardised images, (b 3k h w)."""
         return (images - self.mean) / self.std

@@ -23,11 +23,9 @@ class CADepthDecoder(LevelDecoder):
         return [ConvELU(self.in_channels(level), width), ConvELU(fused, width), DetailEmphasis(fused)]
 
     def enter(self, feat: Tensor) -> Tensor:
-        """Perceive the structure of the deepest feature."""
         return perceive_structure(feat)
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
-        """Convolve, upsample, concatenate, emphasise details, convolve."""
         reduce, fuse, emphasise = self.layers(level)
         fused: Tensor = fuse(emphasise(join(up2(reduce(x)), skip)))
         return fused
@@ -51,7 +49,6 @@ class DetailEmphasis(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the emphasised map; see the class."""
         x = self.conv(x)
         return x + x * self.att(x)
 

@@ -26,7 +26,6 @@ class ChannelAttention(nn.Module):
         self.value_conv = _conv_relu(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the mixed map in at least float32, in the memory format of x; see the class."""
         convs = (self.query_conv, self.key_conv, self.value_conv)
         query, key, value = (at_least_float32(conv(x)).flatten(2) for conv in convs)  # (b c hw)
         with torch.autocast(x.device.type, enabled=False):
@@ -61,11 +60,9 @@ class DDVNetDecoder(LevelDecoder):
         return [ChannelAttention(self.channels[-1])]
 
     def make_head(self, scale: int) -> nn.Module:
-        """Create the convolution to 128 logits per output channel."""
         return conv3x3(WIDTHS[scale], BINS * self.out_ch)
 
     def enter(self, feat: Tensor) -> Tensor:
-        """Mix the channels of the deepest feature."""
         mixed: Tensor = self.decoder[0](feat)
         return mixed
 

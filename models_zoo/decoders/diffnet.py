@@ -32,7 +32,6 @@ class DIFFNetDecoder(LevelDecoder):
             self.convs[f"outconv_{scale}"] = self.make_head(scale)
 
     def head(self, scale: int) -> nn.Module:
-        """Return the output convolution of a scale."""
         return self.convs[f"outconv_{scale}"]
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
@@ -50,6 +49,5 @@ class AttentionFusion(nn.Module):
         self.layers = nn.Sequential(gate, conv3x3(in_ch, out_ch), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the fused map; see the class."""
         fused: Tensor = self.layers(x)
         return fused

@@ -119,7 +119,6 @@ class GatedFusion(nn.Module):
         self.conv = nn.Sequential(nn.Conv2d(in_ch, out_ch, kernel_size=1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the fused map; see the class."""
         fused: Tensor = self.conv(self.se(x))
         return fused
 

@@ -35,7 +35,6 @@ class SubPixel(nn.Module):
         nn.init.zeros_(cast("Tensor", self.conv.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the enlarged map in the memory format of x; see the class."""
         large = F.pixel_shuffle(self.conv(x), self.factor)
         if x.is_contiguous(memory_format=torch.channels_last):  # the CUDA kernel does not keep it
             return large.contiguous(memory_format=torch.channels_last)
@@ -66,12 +65,10 @@ class SuperDepthDecoder(LevelDecoder):
         return nn.Sequential(ConvELU(WIDTHS[scale], self.out_ch), SubPixel(self.out_ch, 2**scale))
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
-        """Convolve, upsample, ReLU, concatenate, convolve."""
         enlarge, fuse = self.layers(level)
         fused: Tensor = fuse(join(F.relu(enlarge(x)), skip))
         return fused
 
     def last_conv(self, head: nn.Module) -> nn.Conv2d:
-        """Return the last convolution of a head."""
         last = cast("nn.Sequential", head)[-1]
         return cast("nn.Conv2d", last.conv if isinstance(last, SubPixel) else last)

@@ -53,12 +53,10 @@ class LightningCheckpoint(Format):
     looked_for = "a Lightning checkpoint of the KITTI benchmark or of SlowTV: `state_dict` with entries nets.depth. ..."
 
     def recognises(self, path: Path, content: Any) -> bool:
-        """See `Format`."""
         state = content.get("state_dict") if isinstance(content, Mapping) else None
         return isinstance(state, Mapping) and any(str(name).startswith("nets.") for name in state)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
-        """See `Format`."""
         settings = _settings(path, content, corrections)
         state = {
             name.replace("_orig_mod.", ""): t for name, t in tensors_of(content["state_dict"], path).items()

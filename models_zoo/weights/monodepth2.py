@@ -30,11 +30,7 @@ SIZE = (640, 192)  # width, height of most released models
 PARTNERS = {"pose_encoder.pth": "pose.pth", "pose.pth": "pose_encoder.pth"}
 POSE_HEAD = {"net.0": "squeeze.0", "net.1": "decoder.0.0", "net.2": "decoder.1.0", "net.3": "decoder.2"}
 FIRST_OUTPUT = 10  # position of the first output convolution
-SINGLE = (
-    "encoder.conv1.weight",
-    "decoder.0.conv.conv.weight",
-    "net.0.weight",
-)  # recognise single files
+SINGLE = ("encoder.conv1.weight", "decoder.0.conv.conv.weight", "net.0.weight")  # recognise single files
 
 # Settings of a Monodepth2 run. The paper: 20 epochs, batches of 12, Adam, 1e-4 falling to 1e-5 after 15.
 SETTINGS: dict[str, Any] = {
@@ -67,7 +63,6 @@ class Monodepth2(Format):
         return isinstance(content, Mapping) and any(name in content for name in SINGLE)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
-        """See `Format`."""
         if content is not None:
             raise UnreadableWeights(
                 f"{path}: is one of the files of a Monodepth2 folder. Name the folder, {path.parent}"

@@ -58,12 +58,10 @@ class TorchvisionResNet(Format):
     )
 
     def recognises(self, path: Path, content: Any) -> bool:
-        """See `Format`."""
         names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
         return isinstance(content, Mapping) and all(isinstance(content.get(name), Tensor) for name in names)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
-        """See `Format`."""
         state = tensors_of(content, path)
         name = architecture(state)
         if name is None:

@@ -14,14 +14,7 @@ from tests.config.toys import TOYS
 from tests.world import ROOT
 from trainer.commands import list as list_command
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.catalogue import (
-    Entry,
-    catalogue,
-    common_fields,
-    default_of,
-    needs_of,
-    select,
-)
+from trainer.config.catalogue import Entry, catalogue, common_fields, default_of, needs_of, select
 from trainer.config.fields import REQUIRED, Field
 from trainer.config.optimizers import SCHEDULERS
 from trainer.config.resolve import summary_of

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer.config.fields import REQUIRED, Field
+from trainer.config.fields import REQUIRED, Field, choices_of
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
 from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields, summary_of
 from trainer.losses.needs import NEEDS
@@ -192,7 +192,7 @@ def needs_of(entry: Any, fields: Mapping[str, Field]) -> str:
     always = needs_with(defaults)
     when: dict[str, list[str]] = {}  # need -> arguments that cause it
     for name in defaults:
-        for choice in _choices(fields[name].annotation):
+        for choice in choices_of(fields[name].annotation):
             kwargs = {**defaults, name: choice}
             for need in () if problems(kwargs) else sorted(needs_with(kwargs) - always):
                 when.setdefault(need, []).append(f"{name}={default_of(Field(Any, choice))}")
@@ -207,15 +207,6 @@ def _capability(need: str) -> str:
     _, how = NEEDS.get(need, (None, need))
     what, colon, remedy = how.partition(": ")
     return f"{what} ({remedy})" if colon else what
-
-
-def _choices(annotation: Any) -> list[Any]:
-    """List the values of a bool or Literal, also inside a union."""
-    if annotation is bool:
-        return [True, False]
-    if get_origin(annotation) is Literal:
-        return [choice for choice in get_args(annotation) if choice is not None]
-    return [choice for arg in get_args(annotation) for choice in _choices(arg)]
 
 
 def _file(entry: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from models_zoo.registry import did_you_mean
+from models_zoo.registry import did_you_mean, keywords_of
 from trainer.runtime.yaml_text import KeyPath, Layer
 
 REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
@@ -24,7 +24,6 @@ REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts", bool: "true/false values"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 # Not `pydantic.create_model` per entry: one wrong key would hide the values of the others, which later checks need, and
 # its messages name every member of a union instead of "expected ..., got ...", so all words below would stay.
 
@@ -58,7 +57,7 @@ class Field:
             own = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
             if own:
                 raise ValueError(str(own[0])) from None
-        choices = [choice for choice in _literals(self.annotation) if isinstance(choice, str)]
+        choices = [choice for choice in choices_of(self.annotation) if isinstance(choice, str)]
         near = did_you_mean(value, choices).partition("Known:")[0] if isinstance(value, str) else ""
         raise ValueError(f"expected {self.expected()}, got {show(value)}{near and f'. {near.strip()}'}")
 
@@ -135,8 +134,8 @@ def fields_of_callable(entry: Callable[..., Any], without: Sequence[str] = ()) -
         signature = inspect.signature(entry)
         blank = [p.replace(annotation=REQUIRED) for p in signature.parameters.values()]
         signature = signature.replace(parameters=blank)
-    kept = {n: p for n, p in signature.parameters.items() if p.kind not in _VARIADIC and n not in without}
-    return fields_of_parameters(kept)
+    keywords = keywords_of(signature)
+    return fields_of_parameters({name: p for name, p in keywords.items() if name not in without})
 
 
 def check(
@@ -196,6 +195,15 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
+def choices_of(annotation: Any) -> list[Any]:
+    """List the values of a bool or Literal, also inside a union."""
+    if annotation is bool:
+        return [True, False]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for arg in get_args(annotation) for choice in choices_of(arg)]
+
+
 def _describe(annotation: Any) -> str:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -246,12 +254,6 @@ def _members(annotation: Any) -> list[Any]:
     if origin in (Union, types.UnionType):
         return [member for arg in args for member in _members(arg)]
     return [annotation]
-
-
-def _literals(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    return [choice for arg in get_args(annotation) for choice in _literals(arg)]
 
 
 def _argument_docs(doc: str, names: Iterable[str]) -> dict[str, str]:

@@ -100,9 +100,7 @@ class TrainerSection(_Section):
         100.0, description="depth of disparity 0, same units; null or 0 = infinite"
     )
     precision: Annotated[
-        Literal[32, 16, "bf16"],
-        BeforeValidator(_precision),
-        WithJsonSchema({"enum": [*_PRECISIONS]}),
+        Literal[32, 16, "bf16"], BeforeValidator(_precision), WithJsonSchema({"enum": [*_PRECISIONS]})
     ] = Key(32, description="bits of the networks: 32, 16 (fp16, GPU only) or bf16; geometry is always in 32")
     gradient_clip_val: Annotated[NotNegative | None, AfterValidator(_zero_is_off)] = Key(
         None, description="largest gradient norm; null or 0 = any"
