@@ -22,7 +22,7 @@ class Autoencoder(nn.Module):
 
     Args:
         enc_name: timm model, as for the depth network.
-        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS` of a decoder that works without skips.
         out_scales: scale or scales s to reconstruct, of stride 2**s; the order numbers the output convolutions.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.

@@ -28,7 +28,7 @@ class Depth(nn.Module):
 
     Args:
         enc_name: timm model with feature maps down to stride 32.
-        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS`.
         out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
         mask_name: predict a mask per support frame with a second decoder.

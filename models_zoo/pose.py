@@ -24,7 +24,7 @@ class Pose(nn.Module):
 
     Args:
         enc_name: timm model, its first layer widened to 6 channels.
-        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
     """
 

@@ -70,7 +70,7 @@ def unpickle(path: Path) -> Any:
     """
     if (broken := _broken_record(path)) is not None:
         raise UnreadableWeights(
-            f"{path}: damaged: the checksum of {broken} is wrong. Copy or download the file again"
+            f"{path}: damaged: {broken} is not what was written. Copy or download it again"
         )
     try:
         with warnings.catch_warnings():
@@ -111,7 +111,7 @@ def in_float32(tensors: dict[str, Tensor], path: Path) -> list[str]:
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
         raise UnreadableWeights(f"{path}: {len(broken)} weights are NaN or infinite: {listed(broken)}")
-    return [f"{len(others)} weights were stored in another type and are float32 now"] if others else []
+    return [f"{len(others)} weights were stored in other formats and are float32 now"] if others else []
 
 
 def tensors_of(state: Mapping[Any, Any], path: Path, place: str = "") -> dict[str, Tensor]:

@@ -249,7 +249,7 @@ def edit(path: Path, change: Any) -> None:
         ),
         ("depth.pth", lambda c: c.update({"odd.weight": torch.ones(1)}), r"1 entries are not of Monodepth2: odd\.w"),
         ("pose.pth", lambda c: c.update({"net.9.weight": torch.ones(1)}), "1 entries are not of Monodepth2: net.9"),
-        ("encoder.pth", lambda c: c.update({"author": "me"}), r"no weights: author \(str\)"),
+        ("encoder.pth", lambda c: c.update({"author": "me"}), r"not weights: author \(str\)"),
         ("encoder.pth", lambda c: c.pop("encoder.layer1.0.conv2.weight"), "is none of the encoders resnet18"),
         ("depth.pth", lambda c: c.update({"decoder.10.conv.weight": torch.ones(1, 17, 3, 3)}), "takes 17 channels"),
     ],
