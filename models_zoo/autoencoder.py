@@ -1,9 +1,9 @@
-"""The autoencoder: one image becomes itself again, through features that losses can compare."""
+"""The autoencoder: reconstructs an image through features that losses can compare."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -12,21 +12,23 @@ from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
 from models_zoo.depth import as_scales, decoder_problems, scale_problems, with_trait
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
-from models_zoo.registry import with_defaults
+from models_zoo.registry import problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 
 @NETWORKS.register("autoencoder")
 class Autoencoder(nn.Module):
-    """Reconstruct an image from the deepest feature of an encoder. FeatDepth, arXiv:2007.10603.
+    """Reconstruct an image from the deepest feature of an encoder.
 
     Args:
         enc_name: timm model, as for the depth network.
-        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS` of a decoder that works without skips.
         out_scales: scale or scales s to reconstruct, of stride 2**s; the order numbers the output convolutions.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
+
+    source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"
 
     def __init__(
         self,
@@ -52,10 +54,8 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """List what is wrong with the keywords of the constructor, without building anything."""
-        options = with_defaults(cls, kwargs)
-        checked = ("enc_name", "dec_name", "out_scales", "mean", "std")
-        return autoencoder_problems(**{name: options[name] for name in checked})
+        """List what is wrong with the keywords of the constructor."""
+        return problems_of(cls, autoencoder_problems, kwargs)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder features (b E_i h/R_i w/R_i) of images (b 3 h w) in [0, 1], shallow to deep."""
@@ -73,13 +73,9 @@ class Autoencoder(nn.Module):
 
 
 def autoencoder_problems(
-    enc_name: str,
-    dec_name: str,
-    out_scales: int | Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    enc_name: str, dec_name: str, out_scales: int | Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> list[str]:
-    """List what is wrong with the options of an autoencoder, without building it."""
+    """List what is wrong with the options of an autoencoder."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std)
     problems += scale_problems(out_scales) + decoder_problems(dec_name)
     able = with_trait("supports_no_skip")

@@ -1,9 +1,9 @@
-"""The depth network: one image becomes disparity maps, with masks and a virtual stereo view if wanted."""
+"""The depth network: disparity maps of one image, optionally masks and a virtual stereo view."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
-from models_zoo.registry import did_you_mean, with_defaults
+from models_zoo.registry import did_you_mean, problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 MASKS = {
@@ -24,11 +24,11 @@ Scaled = dict[int, Tensor]
 
 @NETWORKS.register("depth")
 class Depth(nn.Module):
-    """Predict disparity from one image: a timm encoder and a decoder of the zoo. Monodepth2, arXiv:1806.01260.
+    """Predict disparity from one image: a timm encoder and a decoder of the zoo.
 
     Args:
         enc_name: timm model with feature maps down to stride 32.
-        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS`.
         out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
         mask_name: predict a mask per support frame with a second decoder.
@@ -39,6 +39,8 @@ class Depth(nn.Module):
             with which the first warps of a stereo pair miss by half an image. Not a published choice.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
+
+    source: ClassVar[str] = "Monodepth2, arXiv:1806.01260"
 
     def __init__(
         self,
@@ -55,10 +57,9 @@ class Depth(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ):
         super().__init__()
-        problems = depth_problems(
+        if problems := depth_problems(
             enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std
-        )
-        if problems:
+        ):
             raise ValueError("depth network: " + "; ".join(problems))
         self.mask_name = mask_name
         self.use_virtual_stereo = use_virtual_stereo
@@ -78,19 +79,8 @@ class Depth(nn.Module):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """List what is wrong with the keywords of the constructor, without building anything."""
-        options = with_defaults(cls, kwargs)
-        checked = (
-            "enc_name",
-            "dec_name",
-            "out_scales",
-            "mask_name",
-            "num_ch_mask",
-            "init_disp",
-            "mean",
-            "std",
-        )
-        return depth_problems(**{name: options[name] for name in checked})
+        """List what is wrong with the keywords of the constructor."""
+        return problems_of(cls, depth_problems, kwargs)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder features (b E_i h/R_i w/R_i) of images (b 3 h w) in [0, 1], shallow to deep."""
@@ -123,7 +113,7 @@ class Depth(nn.Module):
 
 
 def stereo_blend(plain: Tensor, mirrored: Tensor) -> Tensor:
-    """Blend two predictions of one image so that each covers the border where the other cannot see.
+    """Blend two predictions of one image, so that each covers the border that the other cannot see.
 
     plain (b c h w): prediction for the image; mirrored (b c h w): that for the mirrored image, mirrored back.
     The left 5 % of the columns come from `mirrored`, the right 5 % from `plain`, the middle is their mean,
@@ -136,15 +126,12 @@ def stereo_blend(plain: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def swap_cameras(disp: Tensor) -> Tensor:
-    """Exchange the virtual right and left disparities, channels 1 and 2 of (b 3 h w); (b 1 h w) has none.
-
-    In a mirrored image the virtual camera on the left stands on the right.
-    """
+    """Exchange the virtual right and left disparities, channels 1 and 2 of (b 3 h w), as mirroring does."""
     return disp if disp.shape[1] == 1 else torch.cat([disp[:, :1], disp[:, 2:], disp[:, 1:2]], 1)
 
 
 def as_scales(out_scales: int | Sequence[int]) -> tuple[int, ...]:
-    """Return one scale or several as a tuple, in the order given."""
+    """Return one or several scales as a tuple."""
     return (out_scales,) if isinstance(out_scales, int) else tuple(out_scales)
 
 
@@ -158,7 +145,7 @@ def depth_problems(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> list[str]:
-    """List what is wrong with the options of a depth network, without building it."""
+    """List what is wrong with the options of a depth network."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std)
     problems += scale_problems(out_scales) + decoder_problems(dec_name)
     if init_disp is not None and not 0 < init_disp < 1:
@@ -185,7 +172,7 @@ def depth_problems(
 
 
 def decoder_problems(dec_name: str) -> list[str]:
-    """Say what is wrong with the name of a decoder: the nearest name and all choices, or nothing."""
+    """List what is wrong with the name of a decoder."""
     if dec_name in DECODERS:
         return []
     return [f"dec_name {dec_name!r} is not a decoder. {did_you_mean(dec_name, DECODERS.names())}"]
@@ -197,14 +184,14 @@ def with_trait(trait: str) -> list[str]:
 
 
 def scale_problems(out_scales: int | Sequence[int]) -> list[str]:
-    """List what is wrong with the scales to predict: distinct, out of 0..3, 0 among them."""
+    """List what is wrong with the scales to predict: they must be distinct, out of 0..3, and include 0."""
     scales = as_scales(out_scales)
     problems = []
     if unknown := [scale for scale in scales if scale not in SCALES]:
         choices = f"choose from {list(SCALES)} (scale s has stride 2**s)"
         problems.append(f"out_scales {list(scales)} holds {unknown}; {choices}")
     if len(set(scales)) < len(scales):
-        problems.append(f"out_scales {list(scales)} names a scale twice")
+        problems.append(f"out_scales {list(scales)} holds a scale twice")
     if 0 not in scales:
         needed = "evaluation needs it, and the last layers learn from it alone"
         problems.append(f"out_scales {list(scales)} lacks 0, the full resolution: {needed}")

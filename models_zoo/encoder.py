@@ -1,4 +1,4 @@
-"""Encoders: any timm model that gives feature maps down to stride 32, plain ViTs included. Found, checked, run."""
+"""Encoders: any timm model with feature maps down to stride 32, and plain ViTs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import timm
 from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
-from models_zoo._pretrained import find_pretrained, one_line, unavailable
-from models_zoo._vit import ViTPyramid, is_plain
+from models_zoo.pretrained import find_pretrained, one_line, unavailable
+from models_zoo.vit import ViTPyramid, is_plain
 
 STRIDE = 32  # of the deepest feature: every decoder upsamples five times from there
 MIN_SIDE = 64  # pixels: reflect padding needs two of them at stride 32
@@ -32,7 +32,7 @@ def feature_spec(encoder: Any) -> FeatureSpec:
 
 
 def encoder_problems(enc_name: str) -> list[str]:
-    """List what is wrong with the name of an encoder ("arch" or "arch.tag"), without building it."""
+    """List what is wrong with the name of an encoder ("arch" or "arch.tag")."""
     arch, _, tag = current_name(enc_name).partition(".")
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), n=5, cutoff=0.6)
@@ -46,7 +46,7 @@ def encoder_problems(enc_name: str) -> list[str]:
 
 
 def current_name(enc_name: str) -> str:
-    """Translate a model name that timm has replaced, such as ssl_resnext101_32x8d, to the one it uses now."""
+    """Translate a model name that timm has replaced, such as ssl_resnext101_32x8d, to the current one."""
     return get_deprecated_models().get(enc_name) or enc_name
 
 
@@ -55,10 +55,10 @@ def build_encoder(
 ) -> nn.Module:
     """Build the timm model `enc_name` as an encoder that returns feature maps, see `feature_spec`.
 
-    Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get
-    new layers that make a pyramid of their maps, see `models_zoo._vit`; `deepest_only` says that only its last
-    map will be used. Raises ValueError for an unknown name, a model without feature maps, a deepest stride other
-    than 32 or patches that fit none; PretrainedUnavailable when the weights cannot be had.
+    Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
+    layers for a pyramid of maps, see `models_zoo.vit`, or with `deepest_only` for its last map. Raises ValueError for
+    an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches;
+    PretrainedUnavailable when the weights are out of reach.
     """
     if problems := encoder_problems(enc_name):
         raise ValueError("; ".join(problems))
@@ -66,7 +66,7 @@ def build_encoder(
     overlay = find_pretrained(name) if pretrained else {}
     try:
         encoder = _create(name, in_chans)
-    except Exception as error:  # timm raises half a dozen types for the same mistake
+    except Exception as error:  # timm raises many types
         raise ValueError(
             f"enc_name {enc_name!r}: timm cannot give feature maps of this model ({one_line(error)}). "
             "Choose another, e.g. resnet18, convnext_tiny, vit_tiny_patch16_224"
@@ -84,7 +84,7 @@ def build_encoder(
         return encoder
     try:
         return as_pyramid(_create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay))
-    except Exception as error:  # whatever the hub, the disk or the file had to say
+    except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
 
 
@@ -99,10 +99,7 @@ def _as_pyramid(encoder: nn.Module, enc_name: str, deepest_only: bool) -> nn.Mod
 
 
 def _create(name: str, in_chans: int, **options: Any) -> nn.Module:
-    """Create a timm model, free of its input size where it can be.
-
-    Swin's windows adapt to any image, and so do the position embeddings of ViTs by interpolation.
-    """
+    """Create a timm model for images of any size, if it can: windows (Swin) and position embeddings (ViT) adapt."""
     options |= {"features_only": True, "in_chans": in_chans}
     source = timm.get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:
@@ -134,8 +131,8 @@ def _valid_sides(side: int) -> str:
 def encode(encoder: Any, images: Tensor) -> list[Tensor]:
     """Run an encoder on standardised images (b c h w): feature maps (b E_i h/R_i w/R_i), shallow to deep.
 
-    The channels-last tensors (b h w c) of Swin and its kin are permuted. Raises ValueError when the encoder
-    refuses the size, or when its maps are not those of its strides, as without padding.
+    Channels-last features (b h w c), e.g. of Swin, are permuted. Raises ValueError when the encoder refuses the size,
+    or when its maps do not have the size of their strides, as without padding.
     """
     try:
         feats = list(encoder(images))

@@ -1,6 +1,6 @@
 """Building blocks of the decoders: reflect-padded convolutions, nearest upsampling, gates, output activations.
 
-Everything here keeps the memory format of its input, so a channels-last network stays channels-last.
+All of them keep the memory format of their input.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ class ConvELU(nn.Module):
         self.conv = conv3x3(in_ch, out_ch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activated map; see the class."""
         return F.elu(self.conv(x))
 
 
 def up2(x: Tensor) -> Tensor:
     """Double height and width by repeating pixels: (b c h w) -> (b c 2h 2w)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def join(x: Tensor, skip: Tensor | None) -> Tensor:
+    """Concatenate a map (b c h w) and a skip (b d h w), if any, along the channels."""
+    return x if skip is None else torch.cat([x, skip], dim=1)
 
 
 class SqueezeExcite(nn.Sequential):
@@ -47,7 +51,6 @@ class SqueezeExcite(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the gated map; see the class."""
         gate = torch.sigmoid(super().forward(x.mean(dim=(2, 3))))
         return x * gate[:, :, None, None]
 
@@ -55,19 +58,15 @@ class SqueezeExcite(nn.Sequential):
 def at_least_float32(x: Tensor) -> Tensor:
     """Return 16-bit tensors as float32 and all others unchanged.
 
-    Heads use it under autocast: bfloat16 knows 256 steps between 1/2 and 1, too few for a disparity.
+    Heads use it under autocast: bfloat16 has 128 steps between 1/2 and 1, too few for a disparity.
     """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
-    "none": _same,
+    "none": lambda x: x,
 }
 
 

@@ -1,32 +1,34 @@
-"""The pose network: camera motion between two frames, from their pictures alone."""
+"""The pose network: camera motion between two images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
 from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.layers import at_least_float32
-from models_zoo.registry import with_defaults
+from models_zoo.registry import problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 WIDTH = 256
-SLOTS = 2  # motions per pair; Monodepth2 uses the first alone, the second stays for the sake of its weights
+SLOTS = 2  # motions per pair; Monodepth2 uses only the first and stores weights of both
 STEP = 0.01  # a fresh network predicts motions near the identity
 
 
 @NETWORKS.register("pose")
 class Pose(nn.Module):
-    """Predict the motion between two frames. SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260.
+    """Predict the motion between two frames.
 
     Args:
         enc_name: timm model, its first layer widened to 6 channels.
-        pretrained: start from timm's weights; raises PretrainedUnavailable when they cannot be had.
+        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
     """
+
+    source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260"
 
     def __init__(
         self,
@@ -46,16 +48,15 @@ class Pose(nn.Module):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """List what is wrong with the keywords of the constructor, without building anything."""
-        options = with_defaults(cls, kwargs)
-        return pose_problems(options["enc_name"], options["mean"], options["std"])
+        """List what is wrong with the keywords of the constructor."""
+        return problems_of(cls, pose_problems, kwargs)
 
     def forward(self, pairs: Tensor) -> dict[str, Tensor]:
         """Predict the motion from the first to the second frame of each pair.
 
         pairs (b 6 h w): two RGB images in [0, 1] in temporal order; h, w multiples of 32, at least 64, else
         ValueError. Returns {"R": (b 2 3) axis-angle in radians, "t": (b 2 3) translation}, float32 even under
-        autocast; slot 0 of the middle axis is the motion, slot 1 is not used.
+        autocast; slot 0 of the middle axis is the motion, slot 1 is unused.
         """
         check_images(pairs, channels=6)
         feats = encode(self.encoder, self.standardise(pairs))
@@ -69,5 +70,5 @@ def _conv_relu() -> nn.Sequential:
 
 
 def pose_problems(enc_name: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
-    """List what is wrong with the options of a pose network, without building it."""
+    """List what is wrong with the options of a pose network."""
     return encoder_problems(enc_name) + statistics_problems(mean, std)

@@ -1,8 +1,8 @@
 """Registries: a name in a YAML file becomes a class. The one place that turns names into objects.
 
-A registry looks for its entries in one package, and only when it is first asked: every module of that package
-whose name does not start with `_` is imported then. So adding an entry is one new file, and importing the package
-stays free. Modules from elsewhere (plugins) register in the same way; the entries of the package come first.
+A registry finds its entries in one package: at the first look-up it imports every module of that package whose name
+does not start with `_`. So adding an entry is one new file, and importing the package stays free. Modules from
+elsewhere (plugins) register in the same way; the entries of the package come first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Say which known name is nearest and list all of them: "Did you mean 'a'? Known: a, b"."""
+    """Suggest the nearest known name and list all of them: "Did you mean 'a'? Known: a, b"."""
     choices = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -26,21 +26,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class UnknownName(KeyError):
-    """A name that no entry carries; its message names the nearest entry and all choices."""
+    """An unknown name; the message suggests the nearest entry and lists all."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class NameTaken(ValueError):
-    """A name that another entry carries already."""
+    """A name that another entry has already."""
 
 
 class Registry:
     """Map names to classes or factories of one kind.
 
     Args:
-        kind: what the entries are, in the singular, for messages ("loss", "decoder").
+        kind: name of one entry in messages ("loss", "decoder").
         package: dotted name of the package whose modules register entries when imported.
     """
 
@@ -51,14 +51,14 @@ class Registry:
         self._discovered = False
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Decorate a class or factory with the names it goes by. Raises NameTaken for the name of another entry.
+        """Register the decorated class or factory under `names`. Raises NameTaken for the name of another entry.
 
-        The same class again takes its own place: its module was reloaded.
+        A class whose module is loaded again replaces itself.
         """
 
         def decorate(entry: T) -> T:
             if not entry.__module__.startswith(f"{self.package}."):
-                self._discover()  # so that the newcomer is refused, not the entry whose name it takes
+                self._discover()  # so that the plugin is refused, not the entry whose name it takes
             for name in names:
                 taken = self._entries.get(name)
                 if taken is not None and _place(taken) != _place(entry):
@@ -92,10 +92,7 @@ class Registry:
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Keyword arguments of the entry called `name`, in order, with annotations resolved to types."""
-        entry = self.get(name)
-        signature = inspect.signature(entry, eval_str=True)
-        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        return {key: p for key, p in signature.parameters.items() if p.kind not in variadic}
+        return keywords_of(inspect.signature(self.get(name), eval_str=True))
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -116,11 +113,20 @@ class Registry:
                 importlib.import_module(f"{self.package}.{module.name}")
 
 
+def keywords_of(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a signature without *args and **kwargs."""
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: p for name, p in signature.parameters.items() if p.kind not in variadic}
+
+
 def _place(entry: Callable[..., Any]) -> str:
     return f"{entry.__module__}.{getattr(entry, '__qualname__', entry)}"
 
 
-def with_defaults(entry: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete keywords with the defaults of the constructor of `entry`; unknown keywords are left out."""
+def problems_of(
+    entry: Callable[..., Any], judge: Callable[..., list[str]], kwargs: Mapping[str, Any]
+) -> list[str]:
+    """Call `judge` with those keywords of the constructor of `entry` that it takes, defaults filled in."""
     parameters = inspect.signature(entry).parameters
-    return {name: kwargs.get(name, parameter.default) for name, parameter in parameters.items()}
+    names = inspect.signature(judge).parameters
+    return judge(**{name: kwargs.get(name, parameters[name].default) for name in names})

@@ -1,4 +1,4 @@
-"""Standardisation of images: the first layer of a network, which so takes ordinary RGB in [0, 1]."""
+"""Standardisation of images: the first layer of a network, which therefore takes RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def statistics_problems(mean: Sequence[float], std: Sequence[float]) -> list[str
 class Standardise(nn.Module):
     """Subtract `mean` and divide by `std` per channel: (b 3k h w) RGB in [0, 1] -> (b 3k h w).
 
-    The statistics are constructor arguments, hence recorded with the hyper-parameters of a checkpoint; they
-    stay out of the state dict, whose keys are exactly those of published weights.
+    The statistics are constructor arguments, so checkpoints record them with the hyper-parameters; the state dict holds
+    only the keys of published weights.
 
     Args:
         mean, std: 3 numbers each, RGB. ImageNet's by default; 0.45 and 0.225 for Monodepth2's weights.
@@ -38,10 +38,7 @@ class Standardise(nn.Module):
     std: Tensor
 
     def __init__(
-        self,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        images: int = 1,
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, images: int = 1
     ):
         super().__init__()
         if problems := statistics_problems(mean, std):
@@ -50,5 +47,4 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.tensor([*std] * images).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the standardised images, (b 3k h w)."""
         return (images - self.mean) / self.std

@@ -1,6 +1,6 @@
-"""The decoders: encoder features become dense maps at several scales. One published idea per file.
+"""The decoders: dense maps at several scales from encoder features. One published idea per file.
 
-An entry is a class with the constructor and the `forward` of `models_zoo.decoders.base.Decoder`.
+An entry is a subclass of `models_zoo.decoders.base.Decoder`.
 """
 
 from __future__ import annotations

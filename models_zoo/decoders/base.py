@@ -1,13 +1,15 @@
-"""What every decoder is built from and returns: five levels, from the stride-32 feature back to the image."""
+"""What every decoder has in common: five levels, from the stride-32 feature back to the image."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
+
+from models_zoo.layers import ConvELU, activate, conv3x3, join, up2
 
 WIDTHS = (16, 32, 64, 128, 256)  # channels that level i (stride 2**i) ends with; Monodepth2, arXiv:1806.01260
 LEVELS = (4, 3, 2, 1, 0)  # the order in which a decoder visits the levels
@@ -23,9 +25,10 @@ class Decoder(nn.Module, ABC):
         out_scales: scales to predict; the order numbers the output convolutions in the state dict.
         out_ch: channels of every output.
         activation: key of `models_zoo.layers.ACTIVATIONS`, applied to every output.
-        use_skip: fuse encoder features on the way up; False uses only the deepest, as an autoencoder wants.
+        use_skip: fuse encoder features on the way up; False uses only the deepest, as in an autoencoder.
     """
 
+    source: ClassVar[str]  # "Monodepth2, arXiv:1806.01260"
     supports_mask: ClassVar[bool] = True  # False: outputs are disparities by construction
     supports_init: ClassVar[bool] = False  # True: `output_convs` names what `set_output` needs
     supports_no_skip: ClassVar[bool] = True  # False: nothing is left of the idea without encoder features
@@ -41,9 +44,18 @@ class Decoder(nn.Module, ABC):
     ):
         super().__init__()
         self.out_scales = tuple(out_scales)
+        self.out_ch = out_ch
         self.activation = activation
         self.channels = tuple(channels)
         self._feature_at = {stride: index for index, stride in enumerate(reductions)} if use_skip else {}
+        self.build()
+
+    def build(self) -> None:
+        """Create the layers; called by the constructor."""
+
+    @abstractmethod
+    def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def set_output(self, value: float) -> None:
         """Make a sigmoid decoder start from `value`, 0..1, everywhere: the biases of its output convolutions."""
@@ -52,22 +64,90 @@ class Decoder(nn.Module, ABC):
                 nn.init.constant_(head.bias, math.log(value / (1 - value)))
 
     def output_convs(self) -> Sequence[nn.Conv2d]:
-        """The convolutions before the activation, one per scale; none where outputs are made differently."""
+        """Return the convolutions before the activation, one per scale; empty unless `supports_init`."""
         return ()
-
-    @abstractmethod
-    def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def in_channels(self, level: int) -> int:
         """Channels that arrive at a level from the level below."""
         return self.channels[-1] if level == LEVELS[0] else WIDTHS[level + 1]
 
     def skip_index(self, level: int) -> int | None:
-        """Position of the encoder feature with the stride of a level; None for none, and at level 0."""
+        """Position of the encoder feature with the stride of a level; None if missing, and at level 0."""
         return self._feature_at.get(2**level) if level > 0 else None
 
     def skip_channels(self, level: int) -> int:
         """Channels of the encoder feature that is fused at a level, 0 for none."""
         index = self.skip_index(level)
         return 0 if index is None else self.channels[index]
+
+
+class LevelDecoder(Decoder):
+    """The U-Net of Monodepth2, arXiv:1806.01260, whose parts subclasses replace: level after level, up to the image.
+
+    `decoder` is flat, because the positions are the keys of published checkpoints: `make_entry`, then `make_level` from
+    the deepest level up, then `make_head` in the order of `out_scales`.
+    """
+
+    def build(self) -> None:
+        """Create the layers; see the class."""
+        layers = self.make_entry()
+        self._layers_at: dict[int, range] = {}
+        for level in LEVELS:
+            first, layers = len(layers), layers + self.make_level(level)
+            self._layers_at[level] = range(first, len(layers))
+        self._first_head = len(layers)
+        self.decoder = nn.ModuleList(layers + [self.make_head(scale) for scale in self.out_scales])
+
+    def make_entry(self) -> list[nn.Module]:
+        """Create the layers in front of the first level."""
+        return []
+
+    def make_level(self, level: int) -> list[nn.Module]:
+        """Create the layers of a level: a convolution before the upsampling, another after the skip."""
+        width = WIDTHS[level]
+        return [ConvELU(self.in_channels(level), width), ConvELU(width + self.skip_channels(level), width)]
+
+    def make_head(self, scale: int) -> nn.Module:
+        """Create the layers that turn a level into an output, before the activation."""
+        return conv3x3(WIDTHS[scale], self.out_ch)
+
+    def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Return {scale: (b out_ch h/2**s w/2**s)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""
+        x = self.enter(feats[-1])
+        outputs: dict[int, Tensor] = {}
+        for level in LEVELS:
+            skip = self.skip_index(level)
+            x = self.rise(level, x, None if skip is None else feats[skip])
+            if level in self.out_scales:
+                outputs[level] = self.output(self.head(level)(x))
+        return dict(sorted(outputs.items()))
+
+    def enter(self, feat: Tensor) -> Tensor:
+        """Prepare the deepest feature for the first level."""
+        return feat
+
+    def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
+        """Turn the map below a level, (b in_channels h w), into that of the level, (b WIDTHS[level] 2h 2w)."""
+        reduce, fuse = self.layers(level)
+        raised: Tensor = fuse(join(up2(reduce(x)), skip))
+        return raised
+
+    def output(self, x: Tensor) -> Tensor:
+        """Turn the result of a head into an output of the decoder."""
+        return activate(x, self.activation)
+
+    def layers(self, level: int) -> list[nn.Module]:
+        """Return the layers that `make_level` created."""
+        return [self.decoder[i] for i in self._layers_at[level]]
+
+    def head(self, scale: int) -> nn.Module:
+        """Return the layers that `make_head` created."""
+        return self.decoder[self._first_head + self.out_scales.index(scale)]
+
+    def output_convs(self) -> Sequence[nn.Conv2d]:
+        """Return the output convolutions, in the order of `out_scales`; empty unless `supports_init`."""
+        return [self.last_conv(self.head(scale)) for scale in self.out_scales if self.supports_init]
+
+    def last_conv(self, head: nn.Module) -> nn.Conv2d:
+        """Return the convolution of a head whose bias is that of the output."""
+        return cast("nn.Conv2d", head)

@@ -2,61 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders.base import LEVELS, SCALES, WIDTHS, Decoder
-from models_zoo.layers import ConvELU, activate, at_least_float32, conv3x3, up2
-
-PER_LEVEL = 3  # layers: convolution, convolution, detail emphasis
+from models_zoo.decoders.base import WIDTHS, LevelDecoder
+from models_zoo.layers import ConvELU, at_least_float32, conv3x3, join, up2
 
 
 @DECODERS.register("cadepth")
-class CADepthDecoder(Decoder):
-    """Structure perception of the deepest feature, then upsampling with detail emphasis. arXiv:2112.13047."""
+class CADepthDecoder(LevelDecoder):
+    """Structure perception of the deepest feature, then upsampling with detail emphasis."""
 
+    source = "CADepth-Net, arXiv:2112.13047"
     supports_init = True
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        reductions: Sequence[int],
-        out_scales: Sequence[int] = SCALES,
-        out_ch: int = 1,
-        activation: str = "sigmoid",
-        use_skip: bool = True,
-    ):
-        super().__init__(channels, reductions, out_scales, out_ch, activation, use_skip)
-        layers: list[nn.Module] = []
-        for level in LEVELS:
-            width, fused = WIDTHS[level], WIDTHS[level] + self.skip_channels(level)
-            layers += [ConvELU(self.in_channels(level), width), ConvELU(fused, width), DetailEmphasis(fused)]
-        layers += [conv3x3(WIDTHS[scale], out_ch) for scale in self.out_scales]
-        self.decoder = nn.ModuleList(layers)  # flat: the positions are the keys of published checkpoints
+    def make_level(self, level: int) -> list[nn.Module]:
+        """Create two convolutions and the detail emphasis between them, which published keys put last."""
+        width, fused = WIDTHS[level], WIDTHS[level] + self.skip_channels(level)
+        return [ConvELU(self.in_channels(level), width), ConvELU(fused, width), DetailEmphasis(fused)]
 
-    def output_convs(self) -> Sequence[nn.Conv2d]:
-        """The last layers, one per scale."""
-        return cast("list[nn.Conv2d]", list(self.decoder[PER_LEVEL * len(LEVELS) :]))
+    def enter(self, feat: Tensor) -> Tensor:
+        return perceive_structure(feat)
 
-    def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: (b out_ch h/2**s w/2**s)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""
-        x = perceive_structure(feats[-1])
-        outputs: dict[int, Tensor] = {}
-        for step, level in enumerate(LEVELS):
-            reduce, fuse, emphasise = self.decoder[PER_LEVEL * step : PER_LEVEL * (step + 1)]
-            x = up2(reduce(x))
-            skip = self.skip_index(level)
-            if skip is not None:
-                x = torch.cat([x, feats[skip]], dim=1)
-            x = fuse(emphasise(x))
-            if level in self.out_scales:
-                head = self.decoder[PER_LEVEL * len(LEVELS) + self.out_scales.index(level)]
-                outputs[level] = activate(head(x), self.activation)
-        return dict(sorted(outputs.items()))
+    def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
+        reduce, fuse, emphasise = self.layers(level)
+        fused: Tensor = fuse(emphasise(join(up2(reduce(x)), skip)))
+        return fused
 
 
 class DetailEmphasis(nn.Module):
@@ -77,7 +49,6 @@ class DetailEmphasis(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the emphasised map; see the class."""
         x = self.conv(x)
         return x + x * self.att(x)
 

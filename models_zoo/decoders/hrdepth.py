@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders.base import SCALES, Decoder
+from models_zoo.decoders.base import Decoder
 from models_zoo.layers import ConvELU, SqueezeExcite, activate, conv3x3, up2
 
 DEEPEST = 4  # row of the feature of stride 32; the last node of row r stands in column DEEPEST - r
@@ -28,32 +28,25 @@ STRIDES = (2, 4, 8, 16, 32)  # of the rows
 
 @DECODERS.register("hrdepth")
 class HRDepthDecoder(Decoder):
-    """Densely nested skips, fused by squeeze-and-excitation at the end of every row. arXiv:2012.07356.
+    """Densely nested skips, fused by squeeze-and-excitation at the end of every row.
 
-    Works for encoders whose channels do not double from level to level, too. Where there is no feature of
-    stride 2, that of stride 4 stands in, upsampled. Raises ValueError for use_skip=False, and for encoders that
-    lack another of the strides.
+    Also works for encoders whose channels do not double from level to level. A missing feature of stride 2 is replaced
+    by that of stride 4, upsampled. Raises ValueError for use_skip=False, and when another stride is missing.
     """
 
+    source = "HR-Depth, arXiv:2012.07356"
     supports_init = True
     supports_no_skip = False
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        reductions: Sequence[int],
-        out_scales: Sequence[int] = SCALES,
-        out_ch: int = 1,
-        activation: str = "sigmoid",
-        use_skip: bool = True,
-    ):
-        if not use_skip:
+    def build(self) -> None:
+        """Create the layers by the names of published keys."""
+        reductions = list(self._feature_at)
+        if not reductions:
             raise ValueError("hrdepth needs use_skip=True: it fuses encoder features at every level")
-        super().__init__(channels, reductions, out_scales, out_ch, activation, use_skip)
         if missing := sorted({*STRIDES[1:]} - {*reductions}):
             raise ValueError(
                 f"hrdepth needs encoder features of strides {list(STRIDES)}, of which only 2 may be missing; "
-                f"the encoder gives {list(reductions)}, without {missing}. Choose e.g. resnet18 or convnext_tiny"
+                f"the encoder gives {reductions}, without {missing}. Choose e.g. resnet18 or convnext_tiny"
             )
         shallow = self._feature_at.get(2, self._feature_at[4])
         self._rows = (shallow, *(self._feature_at[stride] for stride in STRIDES[1:]))
@@ -72,7 +65,7 @@ class HRDepthDecoder(Decoder):
         self.convs["04_conv_1"] = ConvELU(half, half)
         for scale, width in enumerate([half, *widths[:3]]):
             if scale in self.out_scales:
-                self.convs[f"outconv_{scale}"] = nn.Sequential(conv3x3(width, out_ch))
+                self.convs[f"outconv_{scale}"] = nn.Sequential(conv3x3(width, self.out_ch))
 
     def _add_node(self, row: int, column: int, below: int, fused: int, width: int) -> None:
         """Create the layers of a node: `below` and `fused` channels in, `width` channels out."""
@@ -126,7 +119,6 @@ class GatedFusion(nn.Module):
         self.conv = nn.Sequential(nn.Conv2d(in_ch, out_ch, kernel_size=1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the fused map; see the class."""
         fused: Tensor = self.conv(self.se(x))
         return fused
 

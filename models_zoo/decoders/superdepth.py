@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -10,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders.base import LEVELS, SCALES, WIDTHS, Decoder
-from models_zoo.layers import ConvELU, activate, conv3x3
+from models_zoo.decoders.base import WIDTHS, LevelDecoder
+from models_zoo.layers import ConvELU, join
 
 
 class SubPixel(nn.Module):
@@ -36,7 +35,6 @@ class SubPixel(nn.Module):
         nn.init.zeros_(cast("Tensor", self.conv.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the enlarged map in the memory format of x; see the class."""
         large = F.pixel_shuffle(self.conv(x), self.factor)
         if x.is_contiguous(memory_format=torch.channels_last):  # the CUDA kernel does not keep it
             return large.contiguous(memory_format=torch.channels_last)
@@ -44,59 +42,33 @@ class SubPixel(nn.Module):
 
 
 @DECODERS.register("superdepth")
-class SuperDepthDecoder(Decoder):
-    """Sub-pixel upsampling, skip concatenation, every scale predicted at full resolution. arXiv:1810.01849.
+class SuperDepthDecoder(LevelDecoder):
+    """Sub-pixel upsampling, skip concatenation, every scale predicted at full resolution.
 
     The map of scale s >= 1 is enlarged 2**s times by a last sub-pixel convolution, so that all outputs are
     (b out_ch h w).
     """
 
+    source = "SuperDepth, arXiv:1810.01849"
     supports_init = True
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        reductions: Sequence[int],
-        out_scales: Sequence[int] = SCALES,
-        out_ch: int = 1,
-        activation: str = "sigmoid",
-        use_skip: bool = True,
-    ):
-        super().__init__(channels, reductions, out_scales, out_ch, activation, use_skip)
-        layers: list[nn.Module] = []
-        for level in LEVELS:
-            width, skip = WIDTHS[level], self.skip_channels(level)
-            layers += [
-                nn.Sequential(ConvELU(self.in_channels(level), width), SubPixel(width, 2)),
-                ConvELU(width + skip, width),
-            ]
-        layers += [_head(scale, out_ch) for scale in self.out_scales]
-        self.decoder = nn.ModuleList(layers)  # flat: the positions are the keys of published checkpoints
+    def make_level(self, level: int) -> list[nn.Module]:
+        """Create a convolution with sub-pixel upsampling, and another after the skip."""
+        width = WIDTHS[level]
+        enlarge = nn.Sequential(ConvELU(self.in_channels(level), width), SubPixel(width, 2))
+        return [enlarge, ConvELU(width + self.skip_channels(level), width)]
 
-    def output_convs(self) -> Sequence[nn.Conv2d]:
-        """The last convolution of every scale, whose bias is that of the output."""
-        heads = cast("list[nn.Sequential]", list(self.decoder[2 * len(LEVELS) :]))
-        last = [head[-1] for head in heads]
-        return [cast("nn.Conv2d", layer.conv if isinstance(layer, SubPixel) else layer) for layer in last]
+    def make_head(self, scale: int) -> nn.Module:
+        """Create the layers that turn a level into a map of full resolution."""
+        if scale == 0:
+            return nn.Sequential(super().make_head(0))
+        return nn.Sequential(ConvELU(WIDTHS[scale], self.out_ch), SubPixel(self.out_ch, 2**scale))
 
-    def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: (b out_ch h w)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""
-        x = feats[-1]
-        outputs: dict[int, Tensor] = {}
-        for step, level in enumerate(LEVELS):
-            x = F.relu(self.decoder[2 * step](x))
-            skip = self.skip_index(level)
-            if skip is not None:
-                x = torch.cat([x, feats[skip]], dim=1)
-            x = self.decoder[2 * step + 1](x)
-            if level in self.out_scales:
-                head = self.decoder[2 * len(LEVELS) + self.out_scales.index(level)]
-                outputs[level] = activate(head(x), self.activation)
-        return dict(sorted(outputs.items()))
+    def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
+        enlarge, fuse = self.layers(level)
+        fused: Tensor = fuse(join(F.relu(enlarge(x)), skip))
+        return fused
 
-
-def _head(scale: int, out_ch: int) -> nn.Sequential:
-    """Build the layers that turn level `scale` into a map of full resolution, before the activation."""
-    if scale == 0:
-        return nn.Sequential(conv3x3(WIDTHS[0], out_ch))
-    return nn.Sequential(ConvELU(WIDTHS[scale], out_ch), SubPixel(out_ch, 2**scale))
+    def last_conv(self, head: nn.Module) -> nn.Conv2d:
+        last = cast("nn.Sequential", head)[-1]
+        return cast("nn.Conv2d", last.conv if isinstance(last, SubPixel) else last)

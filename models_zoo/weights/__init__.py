@@ -1,7 +1,6 @@
-"""Importers of published weights, one format per file. What they give carries the names of this zoo.
+"""Importers of published weights, one format per file; tensors get the names of this zoo.
 
-Nothing here writes. Settings that come along are plain mappings in the words of their source; what a run makes of
-them is decided elsewhere.
+Nothing here writes. Settings in a file are returned as plain mappings, in the words of their source.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ if TYPE_CHECKING:
 
 FORMATS = Registry("format of weights", package="models_zoo.weights")
 
-# What torch.save begins with: a zip archive now, a pickle of any protocol before 1.6.
+# First bytes of a file of torch.save: a zip archive, or before 1.6 a pickle of any protocol.
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-SUFFIXES = (".ckpt", ".pth", ".pt", ".tar")  # names that others give to such files
+SUFFIXES = (".ckpt", ".pth", ".pt", ".tar")
 
 
 def is_foreign(path: Path) -> bool:
-    """Tell by the first bytes, or the files of a folder, whether `path` is anything but a file of our own."""
+    """Return whether `path` holds weights of other code, judged by its first bytes or the files of a folder."""
     if path.is_dir():
         return any(FORMATS.create(name).recognises(path, None) for name in FORMATS.names())
     if not path.is_file():
@@ -36,26 +33,27 @@ def is_foreign(path: Path) -> bool:
 
 
 def looks_pickled(start: bytes) -> bool:
-    """Tell by its first 9 bytes whether a file is a pickle. Those of safetensors are a length, then JSON."""
+    """Return whether the first 9 bytes of a file are those of a pickle; safetensors starts with a length, then JSON."""
     return start.startswith(PICKLES) and start[8:9] != b"{"
 
 
 def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> ForeignWeights:
-    """Recognise the format of a file or folder and translate it.
+    """Recognise the format of a file or folder and translate its weights.
 
     Args:
         path: a file of `torch.save`, or a folder of such files.
         corrections: sections of settings ("net", "dataset", ...) that win over those of the source.
 
-    Raises UnreadableWeights: nothing there, nothing known, refused, damaged, entries left over or missing.
+    Raises UnreadableWeights when the path is missing, damaged, refused or of no known format, or when entries are left
+    over or missing.
     """
     from models_zoo.weights.base import UnreadableWeights, in_float32, listed, unpickle
 
     if not path.exists():
-        raise UnreadableWeights(f"{path}: there is no such file or folder. Check the path")
+        raise UnreadableWeights(f"{path}: no such file or folder. Check the path")
     if path.suffix == ".safetensors" and not is_foreign(path):
         raise UnreadableWeights(
-            f"{path}: is no file of torch.save. A checkpoint of this trainer needs no translation"
+            f"{path}: not a file of torch.save. A checkpoint of this trainer needs no translation"
         )
     content = None if path.is_dir() else unpickle(path)
     formats = [FORMATS.create(name) for name in FORMATS.names()]
@@ -67,7 +65,7 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
     if content is None:
         inside = listed(sorted(entry.name for entry in path.iterdir()))
     else:
-        inside = listed(map(str, content)) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        inside = listed(list(content)) if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise UnreadableWeights(
         f"{path}: of no known format. Looked for:\n"
         + "\n".join(f"  - {known.looked_for}" for known in formats)

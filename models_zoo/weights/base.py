@@ -1,6 +1,6 @@
-"""What importers of published weights share: how a file is opened, what is made of it, what is refused.
+"""What importers of published weights share: opening files, checking tensors, refusing everything unclear.
 
-Nothing is ever unpickled but plain containers and tensors.
+Nothing but plain containers and tensors is ever unpickled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,11 +22,11 @@ LISTED = 40  # names that a message lists
 
 
 class UnreadableWeights(ValueError):
-    """Weights that cannot be imported; the message names the file, the reason, and what to do where it is known."""
+    """Weights that cannot be imported; the message names the file, the reason and, if known, the remedy."""
 
 
 class MissingSettings(UnreadableWeights):
-    """Weights that do not say of which networks they are; corrections with a section `net` would help."""
+    """Weights without the options of their networks; corrections with a section `net` would help."""
 
 
 @dataclass
@@ -37,10 +37,10 @@ class ForeignWeights:
     format: str  # in words, with the paper
     tensors: dict[str, Tensor]  # `<network>.<parameter>`
     net: dict[str, dict[str, Any]]  # constructor keywords by network, as the YAML section
-    parts: tuple[str, ...] = ()  # what of the networks there is ("depth.encoder"); empty = all
+    parts: tuple[str, ...] = ()  # modules in the file ("depth.encoder"); empty = whole networks
     settings: dict[str, Any] = field(default_factory=dict)  # other sections, as the source wrote them
     dropped: dict[str, list[str]] = field(default_factory=dict)  # why -> names in the source
-    notes: list[str] = field(default_factory=list)  # what a person should know
+    notes: list[str] = field(default_factory=list)  # remarks for the user
     epoch: int = 0  # finished epochs
     step: int = 0  # optimizer steps
 
@@ -48,7 +48,8 @@ class ForeignWeights:
 class Format(ABC):
     """One way in which others store weights."""
 
-    looked_for: ClassVar[str]  # what the format is recognised by, for messages
+    source: ClassVar[str]  # papers of the weights
+    looked_for: ClassVar[str]  # how the format is recognised, for messages
 
     @abstractmethod
     def recognises(self, path: Path, content: Any) -> bool:
@@ -58,14 +59,14 @@ class Format(ABC):
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
         """Translate names and settings. corrections: sections that win over those of the source.
 
-        Raises UnreadableWeights when tensors are left over or missing, or of a network that this zoo lacks.
+        Raises UnreadableWeights when tensors are left over or missing, or belong to a network that this zoo lacks.
         """
 
 
 def unpickle(path: Path) -> Any:
-    """Read what `torch.save` wrote, on the CPU, if it holds plain containers, numbers, text and tensors alone.
+    """Read a file of `torch.save` on the CPU, without running anything in it.
 
-    Raises UnreadableWeights otherwise: nothing in the file is run.
+    Raises UnreadableWeights unless it holds only plain containers, numbers, text and tensors.
     """
     if (broken := _broken_record(path)) is not None:
         raise UnreadableWeights(
@@ -73,8 +74,7 @@ def unpickle(path: Path) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            # About the protocol of the pickle, whose content is judged anyway.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # about the pickle protocol; the content is checked anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UnreadableWeights(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -82,9 +82,9 @@ def unpickle(path: Path) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named:
             raise UnreadableWeights(
-                f"{path}: refused, because it wants to create or call {named[1]}, and weights need nothing but"
-                " tensors. Nothing in it was run. If you trust the file, load it where it was written, and save the"
-                " state dict and the hyper-parameters again, as plain dicts of tensors, numbers and text"
+                f"{path}: refused, because it wants to create or call {named[1]}, and weights need only tensors."
+                " Nothing in it was run. If you trust the file, load it where it was written, and save the state dict"
+                " and the hyper-parameters again, as plain dicts of tensors, numbers and text"
             ) from error
         raise UnreadableWeights(
             f"{path}: damaged, no PyTorch file, or refused for holding more than tensors ({_first_line(error)})."
@@ -93,18 +93,18 @@ def unpickle(path: Path) -> Any:
 
 
 def _broken_record(path: Path) -> str | None:
-    """Name of the first record of a zip archive whose checksum is wrong, which torch does not look at; else None."""
+    """Name the first record of a zip archive with a wrong checksum, which torch does not check; else None."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip()
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile):
-        return None  # no archive, or one that torch will complain about
+        return None  # not an archive, or torch reports it
 
 
 def in_float32(tensors: dict[str, Tensor], path: Path) -> list[str]:
-    """Widen or narrow floating-point weights to float32; return a note if any were others.
+    """Convert floating-point weights to float32; return a note if any had another type.
 
-    Raises UnreadableWeights when one is NaN or infinite.
+    Raises UnreadableWeights when a weight is NaN or infinite.
     """
     others = [name for name, t in tensors.items() if t.is_floating_point() and t.dtype != torch.float32]
     tensors |= {name: tensors[name].float() for name in others}
@@ -115,33 +115,29 @@ def in_float32(tensors: dict[str, Tensor], path: Path) -> list[str]:
 
 
 def tensors_of(state: Mapping[Any, Any], path: Path, place: str = "") -> dict[str, Tensor]:
-    """Return a state dict, of whose entries all must be dense tensors with a name; else raises UnreadableWeights."""
+    """Copy a state dict. Raises UnreadableWeights unless every entry is a dense tensor with a name."""
     odd = [
         f"{place}{name} ({type(value).__name__})"
         for name, value in state.items()
         if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided)
     ]
     if odd:
-        raise UnreadableWeights(f"{path}: these entries are no weights: {listed(odd)}")
+        raise UnreadableWeights(f"{path}: these entries are not weights: {listed(odd)}")
     return dict(state)
 
 
 def complete_batchnorm(tensors: dict[str, Tensor]) -> list[str]:
-    """Add the batch counters that old files lack, beside running statistics, as zeros; return a note if any."""
-    names = [
-        name.replace(".running_mean", ".num_batches_tracked") for name in tensors if ".running_mean" in name
-    ]
-    missing = [name for name in names if name not in tensors]
+    """Add the batch counters that old files lack as zeros; return a note if any were missing."""
+    counters = (n.replace(".running_mean", ".num_batches_tracked") for n in tensors if ".running_mean" in n)
+    missing = [name for name in counters if name not in tensors]
     tensors |= {name: torch.tensor(0) for name in missing}
-    return (
-        [f"{len(missing)} counters num_batches_tracked are not in the file and start at 0"] if missing else []
-    )
+    return [f"{len(missing)} counters num_batches_tracked are missing and start at 0"] if missing else []
 
 
 def without_classifier(
     tensors: dict[str, Tensor], prefix: str, dropped: dict[str, list[str]]
 ) -> dict[str, Tensor]:
-    """Take the names below `prefix` off it, and drop the classification layer `fc`; other names are left out."""
+    """Return the tensors below `prefix`, without the prefix and without the classification layer `fc`."""
     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     head = [name for name in own if name.startswith("fc.")]
     if head:
@@ -150,7 +146,7 @@ def without_classifier(
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others, mapping by mapping; null and lists replace."""
+    """Merge settings, mapping by mapping; null and lists replace."""
     both = dict(base)
     for key, value in over.items():
         old = both.get(key)
@@ -159,11 +155,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def listed(names: Iterable[str]) -> str:
-    """Write names in one line, at most 40 of them, and how many more there are."""
-    names = list(names)
-    more = f", ... and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+def listed(items: Sequence[object], limit: int = LISTED) -> str:
+    """Name the first items and count the others: "a, b, c and 4 more"."""
+    return ", ".join(map(str, items[:limit])) + (
+        f" and {len(items) - limit} more" if len(items) > limit else ""
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 from models_zoo.weights import FORMATS
-from models_zoo.weights._aliases import ALIASES, DEAD
+from models_zoo.weights.aliases import ALIASES, DEAD
 from models_zoo.weights.base import (
     ForeignWeights,
     Format,
@@ -31,17 +31,17 @@ DROPPED = {  # prefix -> why
     "synth.": "the pixel grid of the training size",
     "metrics.": "states of metrics",
 }
-DECODERS = {  # where a network has decoders, and how ours call them
+DECODERS = {  # prefixes of decoders, by network
     "depth": ("decoders.disp.", "decoders.mask."),
     "autoencoder": ("decoder.",),
 }
 POSE_HEADS = {"decoders.pose.": "decoder."}  # the successor's name -> ours
 LEARNED_INTRINSICS = ("decoders.focal.", "decoders.offset.")
-OFF = {"learn_K": False}  # options of networks that this zoo lacks, and the value with which nothing is lost
+OFF = {"learn_K": False}  # options that this zoo lacks, with the only value that it can import
 IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 LEGACY_SAMPLING = (
-    "trainer.legacy_sampling: true, because that code sampled up to half a pixel off in training, and its weights"
-    " expect it; depth itself does not depend on it"
+    "trainer.legacy_sampling: true, because that code sampled up to half a pixel off in training and its weights"
+    " expect this; predicted depth does not depend on it"
 )
 
 
@@ -49,28 +49,27 @@ LEGACY_SAMPLING = (
 class LightningCheckpoint(Format):
     """A `.ckpt` whose networks are stored as `nets.<network>`; the settings are among its hyper-parameters."""
 
+    source = "arXiv:2208.01489; SlowTV, arXiv:2307.10713"
     looked_for = "a Lightning checkpoint of the KITTI benchmark or of SlowTV: `state_dict` with entries nets.depth. ..."
 
     def recognises(self, path: Path, content: Any) -> bool:
-        """See `Format`."""
         state = content.get("state_dict") if isinstance(content, Mapping) else None
         return isinstance(state, Mapping) and any(str(name).startswith("nets.") for name in state)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
-        """See `Format`."""
         settings = _settings(path, content, corrections)
         state = {
             name.replace("_orig_mod.", ""): t for name, t in tensors_of(content["state_dict"], path).items()
         }
         networks, dropped = _split(path, state)
-        told = settings.pop("net")
+        options_of = settings.pop("net")
         notes: list[str] = []
-        net = {name: _options(path, name, told.get(name), notes) for name in networks}
-        without = [name for name, options in told.items() if options is not None and name not in networks]
+        net = {name: _options(name, options_of.get(name), notes) for name in networks}
+        without = [name for name, opts in options_of.items() if opts is not None and name not in networks]
         if without:
             raise UnreadableWeights(
-                f"{path}: its settings name net.{', net.'.join(without)}, of which it has no weights. If that is meant,"
-                f" correct them with `net: {{{without[0]}: ~}}`"
+                f"{path}: its settings name net.{', net.'.join(without)}, but it has no weights for it. If this is"
+                f" intended, correct the settings with `net: {{{without[0]}: ~}}`"
             )
         tensors: dict[str, Tensor] = {}
         for name, own in networks.items():
@@ -94,15 +93,15 @@ class LightningCheckpoint(Format):
 
 
 def _settings(path: Path, content: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the settings, which lie in `hyper_parameters` or one level deeper; lay the corrections over them."""
+    """Find the settings, in `hyper_parameters` or one level deeper, and merge the corrections into them."""
     given = content.get("hyper_parameters")
     places = [given, *given.values()] if isinstance(given, Mapping) else []
     found = next((p for p in places if isinstance(p, Mapping) and isinstance(p.get("net"), Mapping)), {})
     settings = merged(copy.deepcopy(dict(found)), corrections)
     if not isinstance(settings.get("net"), Mapping):
         raise MissingSettings(
-            f"{path}: does not say of what networks its weights are (no `net` in its hyper_parameters). Give the"
-            " hparams.yaml of its run, which lies two folders up from the checkpoint"
+            f"{path}: does not name the networks of its weights (no `net` in its hyper_parameters). Give the"
+            " hparams.yaml of its run, two folders up from the checkpoint"
         )
     settings["net"] = dict(settings["net"])
     return settings
@@ -111,7 +110,7 @@ def _settings(path: Path, content: Mapping[str, Any], corrections: Mapping[str, 
 def _split(
     path: Path, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[str]]]:
-    """Sort entries by network; what belongs to none is dropped with a reason. Raises for anything else."""
+    """Sort entries by network and drop known others with a reason. Raises UnreadableWeights for unknown ones."""
     networks: dict[str, dict[str, Tensor]] = {}
     dropped: dict[str, list[str]] = {}
     unknown = []
@@ -128,17 +127,15 @@ def _split(
     return networks, dropped
 
 
-def _options(path: Path, name: str, told: Any, notes: list[str]) -> dict[str, Any]:
-    """Options of a network as told, with nothing to download; statistics are those the files were trained with."""
-    if not isinstance(told, Mapping):
-        notes.append(
-            f"its settings say nothing of net.{name}: the defaults are assumed, and the weights must fit them"
-        )
-        told = {}
+def _options(name: str, options: Any, notes: list[str]) -> dict[str, Any]:
+    """Return the options of a network, nothing to download; statistics default to those of its training."""
+    if not isinstance(options, Mapping):
+        notes.append(f"its settings lack net.{name}: the defaults are assumed, and the weights must fit them")
+        options = {}
     kept = {}
-    for key, value in told.items():
+    for key, value in options.items():
         if key in OFF and value == OFF[key]:
-            notes.append(f"net.{name}.{key}: {value} is left out, an option that this trainer does not have")
+            notes.append(f"net.{name}.{key}: {value} is left out, an option that this trainer lacks")
         else:
             kept[key] = value
     return {**IMAGENET, **kept, "pretrained": False}
@@ -147,7 +144,7 @@ def _options(path: Path, name: str, told: Any, notes: list[str]) -> dict[str, An
 def _translate(
     path: Path, name: str, own: dict[str, Tensor], options: Mapping[str, Any], dropped: dict[str, list[str]]
 ) -> dict[str, Tensor]:
-    """Give the entries of a network the names of this zoo: aliases resolved, dead layers dropped."""
+    """Rename the entries of a network as in this zoo: aliases resolved, dead layers dropped."""
     lost = [key for key in own if key.startswith(LEARNED_INTRINSICS)]
     if lost:
         raise UnreadableWeights(
@@ -184,7 +181,7 @@ def _rename(
     reason: str,
     dropped: dict[str, list[str]],
 ) -> dict[str, Tensor]:
-    """Replace prefixes. Where an entry is there under both names, one is dropped; raises when the two differ."""
+    """Replace prefixes and drop entries stored under both names. Raises UnreadableWeights when the two differ."""
     renamed: dict[str, Tensor] = {}
     twice, differ = [], []
     for key, tensor in own.items():
@@ -219,10 +216,10 @@ def _full(name: str, keys: Sequence[str]) -> list[str]:
     return [f"nets.{name}.{key}" for key in keys]
 
 
-def _losses(told: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Put the weights of the losses back to where they were before that code moved them into the state dict."""
+def _losses(section: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the section `loss` with the weights of the losses, which that code moved into the state dict."""
     weights = {name.removeprefix("weights."): t for name, t in state.items() if name.startswith("weights.")}
-    losses = {name: dict(kwargs) for name, kwargs in (told or {}).items() if kwargs is not None}
+    losses = {name: dict(kwargs) for name, kwargs in (section or {}).items() if kwargs is not None}
     if not losses:
         losses = {name: {} for name in weights}
     for name, kwargs in losses.items():
@@ -232,7 +229,7 @@ def _losses(told: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _warnings(net: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
-    """What was done differently there, and shows in results."""
+    """List what that code did differently and results show."""
     trainer, notes = settings["trainer"], []
     if any(options.get("use_stereo_blend") for options in net.values()):
         notes.append(

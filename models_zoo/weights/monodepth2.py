@@ -11,7 +11,6 @@ from torch import Tensor
 
 from models_zoo.decoders.base import WIDTHS
 from models_zoo.weights import FORMATS
-from models_zoo.weights._resnets import RESNETS, architecture
 from models_zoo.weights.base import (
     ForeignWeights,
     Format,
@@ -23,16 +22,17 @@ from models_zoo.weights.base import (
     unpickle,
     without_classifier,
 )
+from models_zoo.weights.torchvision import RESNETS, architecture
 
 NEEDED = ("encoder.pth", "depth.pth")
-STATISTICS = {"mean": [0.45] * 3, "std": [0.225] * 3}  # of the images, in front of both of its encoders
+STATISTICS = {"mean": [0.45] * 3, "std": [0.225] * 3}  # of the images, for both encoders
 SIZE = (640, 192)  # width, height of most released models
 PARTNERS = {"pose_encoder.pth": "pose.pth", "pose.pth": "pose_encoder.pth"}
 POSE_HEAD = {"net.0": "squeeze.0", "net.1": "decoder.0.0", "net.2": "decoder.1.0", "net.3": "decoder.2"}
 FIRST_OUTPUT = 10  # position of the first output convolution
-SINGLE = ("encoder.conv1.weight", "decoder.0.conv.conv.weight", "net.0.weight")  # what its files begin with
+SINGLE = ("encoder.conv1.weight", "decoder.0.conv.conv.weight", "net.0.weight")  # recognise single files
 
-# What a Monodepth2 run was made of. The paper: 20 epochs, batches of 12, Adam, 1e-4 falling to 1e-5 after 15.
+# Settings of a Monodepth2 run. The paper: 20 epochs, batches of 12, Adam, 1e-4 falling to 1e-5 after 15.
 SETTINGS: dict[str, Any] = {
     "loss": {
         "img_recon": {"weight": 1.0, "loss_name": "ssim", "use_min": True, "use_automask": True},
@@ -50,19 +50,19 @@ SETTINGS: dict[str, Any] = {
 class Monodepth2(Format):
     """encoder.pth, depth.pth; pose_encoder.pth and pose.pth unless trained on stereo pairs; predictive_mask.pth."""
 
+    source = "Monodepth2, arXiv:1806.01260"
     looked_for = (
-        "a Monodepth2 folder: encoder.pth, depth.pth, and where there are, pose_encoder.pth, pose.pth,"
+        "a Monodepth2 folder: encoder.pth, depth.pth, optionally pose_encoder.pth, pose.pth,"
         " predictive_mask.pth"
     )
 
     def recognises(self, path: Path, content: Any) -> bool:
-        """See `Format`. Single files of a folder are recognised, too, so that `read` can say what to do."""
+        """See `Format`. Recognises single files of a folder, too, so that `read` can name the folder."""
         if content is None:
             return any((path / name).is_file() for name in NEEDED)
         return isinstance(content, Mapping) and any(name in content for name in SINGLE)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
-        """See `Format`."""
         if content is not None:
             raise UnreadableWeights(
                 f"{path}: is one of the files of a Monodepth2 folder. Name the folder, {path.parent}"
@@ -90,9 +90,7 @@ class Monodepth2(Format):
             channels = len(mask.get(f"decoder.{FIRST_OUTPUT}.bias", ()))
             tensors |= {f"depth.decoders.mask.{name}": t for name, t in mask.items()}
             depth |= {"mask_name": "explainability", "num_ch_mask": channels}
-            notes.append(
-                "the predictive mask is kept (net.depth.mask_name: explainability); no loss makes use of it"
-            )
+            notes.append("the predictive mask is kept (net.depth.mask_name: explainability); no loss uses it")
         if "pose.pth" in files:
             pose, options = _pose(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in pose.items()}
@@ -106,7 +104,7 @@ class Monodepth2(Format):
 
 
 def _read_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the files of a folder that are there. Raises UnreadableWeights when one is missing."""
+    """Read the files of a folder. Raises UnreadableWeights when one is missing."""
     wanted = (*NEEDED, *PARTNERS, "predictive_mask.pth")
     there = [name for name in wanted if (path / name).is_file()]
     missing = [name for name in NEEDED if name not in there]
@@ -121,14 +119,12 @@ def _read_files(path: Path) -> dict[str, dict[str, Any]]:
     _refuse_other_poses(path, files)
     for name, partner in PARTNERS.items():
         if name in files and partner not in files:
-            raise UnreadableWeights(
-                f"{path}: has {name} but no {partner}; one is of no use without the other"
-            )
+            raise UnreadableWeights(f"{path}: has {name} but no {partner}; both are needed")
     return {name: dict(content) for name, content in files.items()}
 
 
 def _refuse_other_poses(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UnreadableWeights for the pose networks of Monodepth2 that this zoo does not have."""
+    """Raise UnreadableWeights for the pose networks of Monodepth2 that this zoo lacks."""
     head = files.get("pose.pth", {})
     fused, stem = head.get("net.1.weight"), files.get("pose_encoder.pth", {}).get("encoder.conv1.weight")
     fault = ""
@@ -140,15 +136,15 @@ def _refuse_other_poses(path: Path, files: Mapping[str, Mapping[str, Any]]) -> N
         fault = f"a pose encoder that takes {stem.shape[1] // 3} images at once"
     if fault:
         raise UnreadableWeights(
-            f"{path}: has {fault}, which is not supported: only separate_resnet on pairs is. Without pose.pth and"
-            " pose_encoder.pth in the folder, the depth network alone is imported"
+            f"{path}: has {fault}, which is not supported: only separate_resnet on pairs is. Remove pose.pth and"
+            " pose_encoder.pth from the folder to import only the depth network"
         )
 
 
 def _encoder(
     path: Path, state: Mapping[str, Any], in_chans: int, dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], str]:
-    """Translate an encoder with `in_chans` input channels: its tensors, and which ResNet it is."""
+    """Translate an encoder with `in_chans` input channels; return its tensors and the name of its ResNet."""
     tensors = tensors_of(state, path)
     _refuse_others(path, tensors, [name for name in tensors if name.startswith("encoder.")])
     encoder = without_classifier(tensors, "encoder.", dropped)
@@ -162,7 +158,7 @@ def _encoder(
 
 
 def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[int]]:
-    """Translate a decoder: its tensors, and its scales in the order of the output convolutions."""
+    """Translate a decoder; return its tensors, and its scales in the order of the output convolutions."""
     tensors = tensors_of(state, path)
     known = [name for name in tensors if re.fullmatch(r"decoder\.\d+\.conv(\.conv)?\.(weight|bias)", name)]
     _refuse_others(path, tensors, known)
@@ -174,7 +170,7 @@ def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
     odd = [f"decoder.{n} takes {width} channels" for n, width in outputs if width not in WIDTHS[:4]]
     if odd or not outputs:
         raise UnreadableWeights(
-            f"{path}: no output convolutions of a Monodepth2 decoder: {listed(odd) or 'none there'}"
+            f"{path}: no output convolutions of a Monodepth2 decoder: {listed(odd) or 'there are none'}"
         )
     scales = [WIDTHS.index(width) for _, width in outputs]
     return {name.replace(".conv.", ".", 1): tensor for name, tensor in tensors.items()}, scales
@@ -183,7 +179,7 @@ def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
 def _pose(
     path: Path, files: Mapping[str, Mapping[str, Any]], dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Translate the pose network: its tensors and its options."""
+    """Translate the pose network; return its tensors and options."""
     encoder, enc_name = _encoder(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
     complete_batchnorm(encoder)
     head = tensors_of(files["pose.pth"], path / "pose.pth")
@@ -196,11 +192,11 @@ def _pose(
 
 
 def _dataset(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Say on what a model was trained, by what encoder.pth knows: size, supports."""
+    """Derive size and supports of the training data from the entries of encoder.pth."""
     size = [facts["width"], facts["height"]]
     if not all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
         notes.append(
-            f"encoder.pth names no size that can be used ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed"
+            f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed"
         )
         size = list(SIZE)
     temporal = [-1, 1] if "pose" in net else []

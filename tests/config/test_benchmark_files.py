@@ -78,10 +78,7 @@ trainer:
             "loss: {img_recon: {mask_name: 'explainability'}, disp_mask: {weight: 0.2}}",
             (-1, 1),
         ),
-        (
-            "net: {pose: ~}\nloss: {depth_regr: {weight: 1}}\ndataset: {supp_idxs: [0], use_hints: True}",
-            (0,),
-        ),
+        ("net: {pose: ~}\nloss: {depth_regr: {weight: 1}}\ndataset: {supp_idxs: [0], use_hints: True}", (0,)),
         (
             "net: {autoencoder: {pretrained: True}}\n"
             "loss: {feat_recon: {weight: 0.01}, feat_peaky: {weight: 0.0001}}\n"

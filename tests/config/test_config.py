@@ -1,4 +1,4 @@
-"""What is merged, and what comes back out."""
+"""Merging sources, and the configuration that results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import yaml
 from tests.config.toys import TOYS
 from trainer.config import Config, ConfigError, load_config
 from trainer.runtime import yaml_text
-
-# What is merged
 
 
 def test_later_sources_win_key_by_key(load):
@@ -54,7 +52,7 @@ def test_another_dataset_removes_the_arguments_of_the_first(load):
     )
 
 
-def test_keys_that_only_the_replaced_type_has_are_left_out_and_told(load):
+def test_keys_of_a_replaced_type_are_left_out_with_a_warning(load):
     cfg = load(
         "{}", "dataset.type=rendered", "dataset.supp_idxs=[0]", "dataset.num_items=4", "trainer.monitor=loss"
     )
@@ -79,9 +77,7 @@ def test_null_is_a_value_elsewhere(load):
 def test_several_files(load, tmp_path):
     load()
     for name, epochs in (("a", 1), ("b", 2), ("c", 3)):
-        Path(f"{name}.yaml").write_text(
-            f"trainer: {{max_epochs: {epochs}, {name and 'limit_val_batches'}: {epochs}}}"
-        )
+        Path(f"{name}.yaml").write_text(f"trainer: {{max_epochs: {epochs}}}")
     cfg = load_config(["b.yaml", "a.yaml"], ["default.yaml", "c.yaml"], registries=TOYS)
     assert cfg.trainer.max_epochs == 1
     assert load_config("default.yaml", registries=TOYS).trainer.max_epochs == 30
@@ -103,7 +99,7 @@ def test_overrides_as_mapping_nested_or_dotted(load):
         ("1:30", "1:30"), ("2011_09_26", 20110926), ("1e", "1e"), ("e4", "e4"), ("v1e-4", "v1e-4"),
     ],
 )  # fmt: skip
-def test_scalars_mean_what_people_mean(text, value):
+def test_scalars_are_read_as_people_mean_them(text, value):
     problems: list[str] = []
     layer = yaml_text.read_text(text, "x", problems)
     assert not problems
@@ -148,7 +144,7 @@ def test_a_config_cannot_be_changed(load):
     assert cfg.to_dict() == before
 
 
-# What comes out
+# The result
 
 
 def test_modes_override_common_keys(load):
@@ -174,38 +170,23 @@ def test_modes_may_differ_in_type(load):
         cfg.dataset_kwargs("test")
 
 
-def test_loader_decides_by_mode_unless_told(load):
+def test_loader_defaults_depend_on_the_mode(load):
+    keys = ("shuffle", "drop_last", "batch_size", "pin_memory", "persistent_workers")
+
+    def kwargs(cfg: Config, mode: str) -> list:
+        return [cfg.loader_kwargs(mode)[key] for key in keys]
+
     cfg = load()
-    train, val = cfg.loader_kwargs("train"), cfg.loader_kwargs("val")
-    assert (train["shuffle"], train["drop_last"], val["shuffle"], val["drop_last"]) == (
-        True,
-        True,
-        False,
-        False,
-    )
-    assert (val["batch_size"], val["pin_memory"], val["persistent_workers"]) == (8, True, True)
+    assert kwargs(cfg, "train") == [True, True, 8, True, True]
+    assert kwargs(cfg, "val") == [False, False, 8, True, True]
     cfg = load("loader: {drop_last: true, shuffle: false, num_workers: 0, val: {batch_size: 2}}")
-    train, val = cfg.loader_kwargs("train"), cfg.loader_kwargs("val")
-    assert (train["shuffle"], train["drop_last"], val["shuffle"], val["drop_last"]) == (
-        True,
-        True,
-        False,
-        True,
-    )
-    assert (train["batch_size"], val["batch_size"], val["persistent_workers"]) == (8, 2, False)
+    assert kwargs(cfg, "train") == [True, True, 8, True, False]
+    assert kwargs(cfg, "val") == [False, True, 2, True, False]
 
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [
-        ("32", 32),
-        ("16", 16),
-        ("bf16", "bf16"),
-        ("16-mixed", 16),
-        ("bf16-mixed", "bf16"),
-        ("fp16", 16),
-        ("'32'", 32),
-    ],
+    [("32", 32), ("bf16", "bf16"), ("16-mixed", 16), ("bf16-mixed", "bf16"), ("fp16", 16), ("'32'", 32)],
 )
 def test_precision_spellings(load, given, meant):
     assert load(f"trainer: {{precision: {given}}}").trainer.precision == meant
@@ -235,15 +216,8 @@ def test_dump_is_readable_and_loads_to_an_equal_config(load, tmp_path):
     cfg.dump("hparams.yaml")
     text = Path("hparams.yaml").read_text()
     assert "    out_scales: [0, 1, 2, 3]\n" in text
-    assert list(yaml.safe_load(text)) == [
-        "net",
-        "loss",
-        "dataset",
-        "loader",
-        "optimizer",
-        "scheduler",
-        "trainer",
-    ]
+    sections = ["net", "loss", "dataset", "loader", "optimizer", "scheduler", "trainer"]
+    assert list(yaml.safe_load(text)) == sections
     again = load_config("hparams.yaml", registries=TOYS)
     assert again == cfg
     assert again.to_yaml() == text

@@ -1,4 +1,4 @@
-"""What is refused, and in which words."""
+"""Mistakes and their messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.config.toys import TOYS
 from trainer.config import Config, ConfigError, load_config
 from trainer.runtime.errors import UserError
 
-# YAML text, and a line of the report that it gives; * stands for anything.
+# YAML text, and a line of its report; * matches anything.
 MISTAKES = [
     ("losses: {}",
      "x.yaml:1: losses is not a section. Did you mean 'loss'? Known: dataset, evaluation, loader, "
@@ -49,7 +49,7 @@ MISTAKES = [
     ("dataset: {train: 1}", "x.yaml:1: dataset.train: expected a mapping of keys, got 1"),
     ("dataset: {size: [640]}", "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got [640]"),
     ("dataset: {val: {size: [192, 640]}}",
-     "x.yaml:1: dataset.val.size: [192, 640] is taller than wide; it is [width, height]. Did "
+     "x.yaml:1: dataset.val.size: [192, 640] is taller than wide; the order is [width, height]. Did "
      "you mean [640, 192]?"),
     ("dataset: {size: [100, 40]}",
      "x.yaml:1: dataset.size: [width, height] must be multiples of 32, at least 64; got [100, "
@@ -110,7 +110,7 @@ MISTAKES = [
     ("trainer: {early_stopping: true, limit_val_batches: 0}",
      "x.yaml:1: trainer.early_stopping: waits for a number of the validation, and nothing is validated; *"),
     ("trainer: {nonfinite: skip, detect_anomaly: true}",
-     "x.yaml:1: trainer.detect_anomaly: ends the run at the first gradient that is NaN, which *"),
+     "x.yaml:1: trainer.detect_anomaly: ends the run at the first NaN in a gradient, which *"),
     ("trainer: {swa: 5}", "x.yaml:1: trainer.swa: expected a mapping or null, got 5"),
     ("trainer: {ema: {decay: 1.5}}",
      "x.yaml:1: trainer.ema.decay: expected a number > 0 and < 1, got 1.5"),
@@ -239,15 +239,8 @@ def test_unreadable_files(load, tmp_path):
 def test_missing_sections_are_all_named():
     with pytest.raises(ConfigError) as caught:
         Config.from_dict({}, "run.yaml", registries=TOYS)
-    expected = (
-        "net.depth: missing",
-        "loss: missing",
-        "dataset.type: missing",
-        "optimizer.type: missing",
-        "trainer.max_epochs: missing",
-    )
-    for words in expected:
-        assert any(line.startswith(f"run.yaml: {words}") for line in caught.value.problems), words
+    for key in ("net.depth", "loss", "dataset.type", "optimizer.type", "trainer.max_epochs"):
+        assert any(line.startswith(f"run.yaml: {key}: missing") for line in caught.value.problems), key
 
 
 def test_required_argument_of_a_dataset():
@@ -264,15 +257,15 @@ def test_all_mistakes_are_in_one_report(problems):
         "trainer.num_threads=x",
         "oops",
     )
-    keys = [
-        "net.depth.out_scale",
-        "loss.disp_smoth",
-        "dataset.size",
-        "loader.batch_size",
-        "optimizer.lr",
+    keys = ["net.depth.out_scale", "loss.disp_smoth", "dataset.size", "loader.batch_size", "optimizer.lr"]
+    keys += [
         "scheduler.gama",
+        "trainer.swa",
+        "trainer.min_depth",
+        "trainer.num_threads",
+        "more is",
+        "--set oops",
     ]
-    keys += ["trainer.swa", "trainer.min_depth", "trainer.num_threads", "more is", "--set oops"]
     for key in keys:
         assert sum(key in line for line in shown) == 1, f"{key} in:\n" + "\n".join(shown)
     assert len(shown) == len(keys)
@@ -298,6 +291,6 @@ def test_config_error_is_a_user_error():
         ),
     ],
 )
-def test_what_is_merely_odd_is_a_warning(load, text, warning):
+def test_odd_settings_are_warnings(load, text, warning):
     assert load().warnings == ()
     assert load(text).warnings[0].startswith(warning)

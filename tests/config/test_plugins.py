@@ -1,4 +1,4 @@
-"""Plugins: entries of a user's module work like those of the project, and are missed in plain words."""
+"""Plugins: entries of a user's module work like built-in ones; errors name the missing module."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.registry import Registry
-from tests.world import ROOT, command
+from tests.world import LAUNCHER, ROOT, command
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read_metadata
+from trainer.commands import evaluate as evaluate_command
 from trainer.commands import list as list_command
 from trainer.commands import schema as schema_command
-from trainer.commands.train import parse
+from trainer.commands import train as train_command
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data import DATASETS
@@ -48,7 +49,7 @@ def blocks(language: str) -> list[str]:
 
 
 def write_example(folder: Path) -> Path:
-    """Write the files of docs/plugins.md as they stand."""
+    """Write the files of docs/plugins.md."""
     (folder / "my_module.py").write_text(blocks("python")[0])
     (folder / "my_run.yaml").write_text(blocks("yaml")[0])
     return folder
@@ -56,11 +57,11 @@ def write_example(folder: Path) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stand in an empty folder; what is imported and registered in the test is forgotten after it."""
+    """Change to an empty folder; imports and registrations are undone after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for registry in REGISTRIES:
-        registry.names()  # built-in entries are there for good
+        registry.names()  # keep the built-in entries
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     before = set(sys.modules)
     yield tmp_path
@@ -152,7 +153,7 @@ def test_a_file_whose_name_is_no_name(write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "line", "said"),
+    ("body", "line", "message"),
     [
         ("size = 3\nsize.shape", "size.shape", "AttributeError: 'int' object has no attribute 'shape'"),
         ("size = 3\nimport not_installed", "import not_installed", "No module named 'not_installed'"),
@@ -160,25 +161,24 @@ def test_a_file_whose_name_is_no_name(write) -> None:
         ("size = 3\nraise SystemExit('bye')", "raise SystemExit('bye')", "SystemExit: bye"),
     ],
 )
-def test_a_broken_module_tells_its_own_error(write, body, line, said) -> None:
+def test_a_broken_module_shows_its_own_error(write, body, line, message) -> None:
     file = write("broken.py", body=body)
-    told = refusal("broken").splitlines()
-    assert told[0] == "--plugins broken: cannot be imported"
-    assert told[1] == f"  {file}:3: {line}"
-    assert said in told[2]
-    assert len(told) == 3, "frames that are not the user's"
+    first, place, error = refusal("broken").splitlines()  # without frames of the project
+    assert first == "--plugins broken: cannot be imported"
+    assert place == f"  {file}:3: {line}"
+    assert message in error
 
 
-def test_a_taken_name_says_who_has_it(write) -> None:
+def test_a_taken_name_shows_both_entries(write) -> None:
     file = write("greedy.py", name="disp_smooth")
-    told = refusal("greedy")
-    assert "loss 'disp_smooth' is registered twice: trainer.losses.smoothness.DisparitySmoothness" in told
-    assert "greedy.Mine. Choose another name" in told
-    assert f"{file}:3: @LOSSES.register('disp_smooth')" in told
+    message = refusal("greedy")
+    assert "loss 'disp_smooth' is registered twice: trainer.losses.smoothness.DisparitySmoothness" in message
+    assert "greedy.Mine. Choose another name" in message
+    assert f"{file}:3: @LOSSES.register('disp_smooth')" in message
 
 
 def test_the_newcomer_is_refused_even_when_it_comes_first(write, here) -> None:
-    """Nothing was looked up yet: without its own entries first, the project would fail on the name of the plugin."""
+    """Even before the first look-up, the plugin is refused rather than the built-in entry."""
     write("early.py", name="disp_smooth")
     code = "from trainer.config.plugins import load_plugins; load_plugins(['early'])"
     done = command("-c", code, cwd=here)
@@ -187,9 +187,9 @@ def test_the_newcomer_is_refused_even_when_it_comes_first(write, here) -> None:
 
 def test_a_module_hidden_by_an_installed_one(write) -> None:
     write("yaml.py", name="hidden")
-    told = refusal("yaml")
-    assert "yaml.py is hidden by another module of this name" in told
-    assert yaml.__file__ in told
+    message = refusal("yaml")
+    assert "yaml.py is hidden by another module of this name" in message
+    assert yaml.__file__ in message
 
 
 def test_a_module_may_be_loaded_again(write) -> None:
@@ -231,7 +231,7 @@ def test_only_plugins_that_are_missing_are_named(write) -> None:
 
 
 def test_plugins_of_a_command_line_add_up() -> None:
-    given = parse(
+    given = train_command.parse(
         ["-c", "x.yaml", "-o", "o", "-n", "n", "-v", "1", "--plugins", "a", "b", "--plugins", "c.py"]
     )
     assert given.plugins == ["a", "b", "c.py"]
@@ -244,17 +244,21 @@ def test_the_example_is_checked_like_everything_else(here) -> None:
     write_example(here)
     load_plugins(["my_module"])
     assert load_config("my_run.yaml").loss["charbonnier"] == {"weight": 1, "eps": 0.01}
+    mistakes = [
+        "loss.charbonier.eps=1",
+        "loss.charbonnier.esp=1",
+        "dataset.shift=[1, 2]",
+        "net.depth.dec_name=bilinaer",
+    ]
     with pytest.raises(ConfigError) as caught:
-        load_config(
-            "my_run.yaml",
-            overrides=["loss.charbonier.eps=1", "loss.charbonnier.esp=1", "dataset.shift=[1, 2]"],
-        )
-    told = str(caught.value)
-    assert "loss.charbonier is not a loss. Did you mean 'charbonnier'?" in told
-    assert "loss.charbonnier.esp is not an argument of loss 'charbonnier'. Did you mean 'eps'?" in told
-    assert "dataset.shift is not an argument of dataset 'dots'. Did you mean 'shifts'?" in told
-    with pytest.raises(ConfigError, match=r"dec_name .bilinaer. is not a decoder. Did you mean .bilinear.\?"):
-        load_config("my_run.yaml", overrides=["net.depth.dec_name=bilinaer"])
+        load_config("my_run.yaml", overrides=mistakes)
+    for line in (
+        "loss.charbonier is not a loss. Did you mean 'charbonnier'?",
+        "loss.charbonnier.esp is not an argument of loss 'charbonnier'. Did you mean 'eps'?",
+        "dataset.shift is not an argument of dataset 'dots'. Did you mean 'shifts'?",
+        "dec_name 'bilinaer' is not a decoder. Did you mean 'bilinear'?",
+    ):
+        assert line in str(caught.value)
     config = load_config("my_run.yaml")
     assert Config.from_dict(config.to_dict()) == config
 
@@ -283,14 +287,14 @@ def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
     write_example(here)
     assert list_command.main(["charbonnier", "bilinear", "dots", "--plugins", "my_module"]) == 0
     shown = capsys.readouterr().out
-    for words in (
+    for text in (
         "loss.charbonnier",
         "LapSRN, arXiv:1704.03915",
         "decoder.bilinear",
         "dataset.dots",
         "Julesz",
     ):
-        assert words in shown
+        assert text in shown
     assert f"file:     {here / 'my_module.py'}" in shown
     assert schema_command.main(["--plugins", "my_module", "--out", "schema.json"]) == 0
     schema = json.loads(Path("schema.json").read_text())
@@ -368,32 +372,28 @@ def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
 def test_two_processes_with_workers(tmp_path: Path) -> None:
     folder = write_example(tmp_path)
     train = blocks("console")[0].splitlines()[0].split()[1:]
-    done = command(
-        *(
-            "-m",
-            "accelerate.commands.accelerate_cli",
-            "launch",
-            "--config_file",
-            ROOT / "launch/accelerate/cpu_x2.yaml",
-        ),
-        *(ROOT / "launch/train.py", *train, "--progress", "plain", "--set", *TINY, "loader.num_workers=1"),
-        cwd=folder,
-    )
+    launcher = (*LAUNCHER[:-1], ROOT / LAUNCHER[-1])
+    options = ("--progress", "plain", "--set", *TINY, "loader.num_workers=1")
+    done = command(*launcher, ROOT / "launch/train.py", *train, *options, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     state = json.loads((folder / "models/mine/dots/1/state.json").read_text())
     assert (state["state"], state["step"]) == ("finished", 2)
 
 
-def test_a_plugin_that_fails_is_told_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("import torch\ntorch.not_there\n")
-    for launcher in (
-        "train.py -c x.yaml -o o -n n -v 1",
-        "evaluate.py --ckpt x",
-        "list.py",
-        "schema.py --out s.json",
-    ):
-        done = command(*f"{ROOT}/launch/{launcher} --plugins bad".split(), cwd=tmp_path)
-        assert done.returncode == 2, launcher
-        assert done.stderr.startswith("error: --plugins bad: cannot be imported\n"), launcher
-        assert f"{tmp_path / 'bad.py'}:2: torch.not_there" in done.stderr
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [
+        (train_command.main, "-c x.yaml -o o -n n -v 1"),
+        (evaluate_command.main, "--ckpt x"),
+        (list_command.main, ""),
+        (schema_command.main, "--out s.json"),
+    ],
+    ids=["train", "evaluate", "list", "schema"],
+)
+def test_every_command_shows_a_broken_plugin_without_a_traceback(here, capsys, main, options: str) -> None:
+    (here / "bad.py").write_text("import torch\ntorch.not_there\n")
+    assert main([*options.split(), "--plugins", "bad"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: --plugins bad: cannot be imported\n")
+    assert f"{here / 'bad.py'}:2: torch.not_there" in shown
+    assert "Traceback" not in shown

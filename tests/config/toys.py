@@ -1,4 +1,4 @@
-"""Registries of toys: what is said about configuration does not depend on which losses there are today."""
+"""Toy registries, so that the tests of configuration do not depend on the installed entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.config.resolve import Registries
 
 
 class ToyRegistry(Registry):
-    """A registry that looks for entries nowhere: it holds what this file registers."""
+    """A registry without a package: it holds what this file registers."""
 
     def _discover(self) -> None:
         pass
@@ -36,7 +36,7 @@ class ToyDepth:
         problems = (
             [] if kwargs["dec_name"] == "mono" else [f"dec_name {kwargs['dec_name']!r} is not a decoder"]
         )
-        kwargs.clear()  # a judge that scribbles on its papers must not change the case
+        kwargs.clear()  # must not change the configuration
         return problems
 
 

@@ -78,7 +78,7 @@ def pose_state(options: dict[str, Any], generator: torch.Generator, successor: b
 
 
 def saved_cfg(net: dict, losses: dict, dataset: dict | None) -> tuple[dict, dict]:
-    """The configuration as saved after the code had eaten parts of it, and the loss weights it had eaten."""
+    """The configuration as saved, without the parts that the code removes, and the loss weights it removes."""
     cfg: dict[str, Any] = copy.deepcopy({"net": net, **TRAINED_WITH, "loss": losses})
     cfg["dataset"] |= dataset or {}
     weights = {k: kwargs.pop("weight", 1) for k, kwargs in cfg["loss"].items() if kwargs is not None}
@@ -97,12 +97,12 @@ def lightning_checkpoint(
     successor: bool = False,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """What `torch.save` is given for a `.ckpt` of the benchmark (arXiv:2208.01489) or of its successor (2307.10713).
+    """The content of a `.ckpt` of the benchmark (arXiv:2208.01489) or of its successor (2307.10713).
 
     Args:
         net: the YAML section: {"depth": {...}, "pose": {...}, "autoencoder": {...}}.
-        losses: the YAML section, weights included; minimum reprojection and smoothness by default.
-        dataset: keys laid over a KITTI section of size [640, 192].
+        losses: the YAML section with weights; minimum reprojection and smoothness by default.
+        dataset: keys that replace those of a KITTI section of size [640, 192].
         successor: pose keys `decoders.pose.*`, no pixel grid, frozen bins, an entry `loops`.
         compiled: encoders wrapped by `torch.compile`, hence `encoder._orig_mod.`.
     """
@@ -170,7 +170,7 @@ def monodepth2_folder(
     seed: int = 0,
     legacy: bool = True,
 ) -> None:
-    """Write the files of a Monodepth2 model (arXiv:1806.01260) into the folder `path`, which is made.
+    """Write the files of a Monodepth2 model (arXiv:1806.01260) into the new folder `path`.
 
     Args:
         pose: with `pose_encoder.pth` and `pose.pth`; False for a model trained on stereo pairs only.

@@ -1,6 +1,6 @@
 """Key tables of the six decoders as other code bases store them: names and shapes, filled with random numbers.
 
-Written out from the published tables, so that nothing of `models_zoo` decides what a foreign file looks like.
+Written from the published tables, independent of `models_zoo`.
 Aliases share storage and dead tensors are present. Channels E and strides R of the encoder go from shallow to deep;
 `scales` keep the order of the configuration.
 """

@@ -1,4 +1,4 @@
-"""The networks a second time: plain functions from a state dict in the published layout, nothing of `models_zoo`.
+"""A second implementation of the networks: plain functions of a state dict in the published layout.
 
 A state dict holds the keys of one decoder, or of one network, exactly as published weights do. Decoders whose tensors
 are stored under two names are read by number (`decoder.<N>`), so that a comparison with a network loaded by name
@@ -61,7 +61,7 @@ def gate(first: Tensor, second: Tensor, x: Tensor) -> Tensor:
 
 
 class Pyramid:
-    """Encoder features and what a decoder is asked for."""
+    """Encoder features and options of a decoder."""
 
     def __init__(
         self, feats: Sequence[Tensor], reductions: Sequence[int], scales: Sequence[int], use_skip: bool
@@ -217,7 +217,7 @@ def decoder(
 
 
 def timm_encoder(enc_name: str, in_chans: int = 3) -> nn.Module:
-    """The encoder without weights of its own: load `under(state, "encoder")` into it."""
+    """The encoder with random weights: load `under(state, "encoder")` into it."""
     return timm.create_model(enc_name, pretrained=False, features_only=True, in_chans=in_chans)
 
 

@@ -1,4 +1,4 @@
-"""The autoencoder: size, keys, reconstructions and features of every decoder, and what it refuses."""
+"""The autoencoder: keys, reconstructions and features of every decoder, and refused options."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def autoencoder(**options: object) -> nn.Module:
     return models_zoo.create("autoencoder", **{"pretrained": False, **options})
 
 
-def test_size_and_keys_are_those_of_published_weights():
+def test_keys_are_those_of_published_weights():
     net = autoencoder()
     state = net.state_dict()
-    assert sum(p.numel() for p in net.parameters()) == 13_540_988
     assert {key.split(".")[0] for key in state} == {"encoder", "decoder"}
     assert state["encoder.conv1.weight"].shape == (64, 3, 7, 7)
     assert state["decoder.decoder.1.conv.weight"].shape == (256, 256, 3, 3)  # no skip is fused
@@ -31,7 +30,9 @@ def test_size_and_keys_are_those_of_published_weights():
 @pytest.mark.parametrize("dec_name", ABLE)
 def test_images_and_features_of_every_decoder(dec_name: str):
     net = autoencoder(enc_name=SMALL, dec_name=dec_name)
-    out = net(torch.rand(2, 3, 64, 96))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(torch.rand(2, 3, 64, 96))
+    assert {image.dtype for image in out["autoenc_imgs"].values()} == {torch.float32}
     assert out.keys() == {"autoenc_imgs", "autoenc_feats"}
     assert list(out["autoenc_imgs"]) == [0, 1, 2, 3]
     assert out["autoenc_imgs"][0].shape == (2, 3, 64, 96)
@@ -41,42 +42,6 @@ def test_images_and_features_of_every_decoder(dec_name: str):
     ]
     sum(image.square().sum() for image in out["autoenc_imgs"].values()).backward()
     assert [key for key, p in net.named_parameters() if p.grad is None] == []
-
-
-def test_monodepth_halves_its_size_at_every_scale():
-    images = autoencoder(enc_name=SMALL, out_scales=[3, 0])(torch.rand(1, 3, 64, 96))["autoenc_imgs"]
-    assert {s: tuple(image.shape) for s, image in images.items()} == {0: (1, 3, 64, 96), 3: (1, 3, 8, 12)}
-
-
-@pytest.mark.parametrize("dec_name", ABLE)
-def test_the_image_comes_from_the_deepest_feature_alone(dec_name: str):
-    net = autoencoder(enc_name=SMALL, dec_name=dec_name).eval()
-    images = torch.rand(1, 3, 64, 96)
-    feats = net.encode(images)
-    blind = [torch.zeros_like(feat) for feat in feats[:-1]] + feats[-1:]
-    assert torch.equal(net(images)["autoenc_imgs"][0], net.decoder(blind)[0])
-
-
-def test_encode_gives_the_features_of_the_forward():
-    net = autoencoder(enc_name=SMALL).eval()
-    images = torch.rand(1, 3, 64, 96)
-    for a, b in zip(net.encode(images), net(images)["autoenc_feats"], strict=True):
-        assert torch.equal(a, b)
-
-
-def test_images_are_standardised_on_the_way_in_only():
-    images = torch.rand(1, 3, 64, 96)
-    plain = autoencoder(enc_name=SMALL, mean=(0, 0, 0), std=(1, 1, 1)).eval()
-    other = autoencoder(enc_name=SMALL, mean=(0.45,) * 3, std=(0.225,) * 3).eval()
-    other.load_state_dict(plain.state_dict())
-    expected = plain((images - 0.45) / 0.225)["autoenc_imgs"][0]
-    assert torch.equal(other(images)["autoenc_imgs"][0], expected)
-
-
-def test_autocast_gives_float32_images():
-    with torch.autocast("cpu", torch.bfloat16):
-        out = autoencoder(enc_name=SMALL)(torch.rand(2, 3, 64, 96))
-    assert {image.dtype for image in out["autoenc_imgs"].values()} == {torch.float32}
 
 
 def test_a_wrong_size_names_the_nearest_valid_ones():
@@ -102,9 +67,5 @@ def test_the_validator_and_the_constructor_refuse_the_same(options: dict, messag
     with pytest.raises(ValueError, match=message) as refusal:
         autoencoder(**options)
     assert problems[0] in str(refusal.value)
-
-
-def test_good_options_have_no_problem():
-    assert (
-        models_zoo.NETWORKS.get("autoencoder").validate_config({"dec_name": "ddvnet", "out_scales": 0}) == []
-    )
+    good = {"dec_name": "ddvnet", "out_scales": 0}
+    assert models_zoo.NETWORKS.get("autoencoder").validate_config(good) == []

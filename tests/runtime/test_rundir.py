@@ -228,7 +228,7 @@ def test_hparams_survive_being_written_for_people(tmp_path: Path) -> None:
 
 
 def test_hparams_that_are_not_data_are_refused(tmp_path: Path) -> None:
-    with RunDir(tmp_path, "m", "42") as run, pytest.raises(TypeError, match="not data"):
+    with RunDir(tmp_path, "m", "42") as run, pytest.raises(TypeError, match="expected plain data"):
         run.write_hparams({"config": {"f": print}})
 
 

@@ -353,7 +353,7 @@ def test_a_tensor_with_many_elements_is_not_a_scalar() -> None:
         tracking.to_floats({"train_losses/loss": torch.ones(2)})
 
 
-def test_flatten_joins_keys_with_dots() -> None:
+def test_settings_are_flattened_to_what_trackers_store() -> None:
     nested = {"a": {"b": {"c": 1}, "d": {}}, "e": [1, 2], "f": None, "g": float("nan"), "h": True}
     flat = {"a.b.c": 1, "a.d": "{}", "e": "[1, 2]", "f": "None", "g": "nan", "h": True}
-    assert tracking.flatten(nested) == flat
+    assert tracking.storable(nested) == flat

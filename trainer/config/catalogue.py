@@ -1,33 +1,31 @@
 """The catalogue: everything that a configuration chooses by name, with its source, arguments and needs.
 
-It is read from the registries, so that nothing has to be kept in step. `trainer.commands.list` lays it out.
+It is read from the registries. `trainer.commands.list` lays it out.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer.config.fields import REQUIRED, Field
+from trainer.config.fields import REQUIRED, Field, choices_of
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
-from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields, summary_of
 from trainer.losses.needs import NEEDS
 from trainer.runtime.errors import UserError
 
-# What decoders say about themselves in class attributes: the attribute, and what is true of a decoder that has it.
+# Class attributes of decoders, and what they mean.
 TRAITS = {
     "supports_mask": "predicts masks",
     "supports_init": "starts from net.depth.init_disp",
     "supports_no_skip": "works without skips (autoencoder)",
 }
-# torch's schedules, and the arguments of them all; torch's own words are made for another page.
+# torch's schedules (summary, paper), and their arguments.
 SCHEDULES = {
     "steplr": ("Multiply the rate by `gamma` every `step_size` epochs.", ""),
     "exp": ("Multiply the rate by `gamma` every epoch.", ""),
@@ -66,18 +64,18 @@ VALIDATION = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that a configuration can name."""
+    """One name of a configuration."""
 
     key: str  # "loss.img_recon"
     summary: str
     source: str
     fields: Mapping[str, Field] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)  # "needs", "also called", ...: what it is
+    facts: Mapping[str, str] = field(default_factory=dict)  # "needs", "also called", ...
     aliases: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it goes by: the name, then its aliases."""
+        """The name, then its aliases."""
         return (self.key.partition(".")[2], *self.aliases)
 
 
@@ -85,13 +83,13 @@ class Entry:
 class Chapter:
     """All entries of one kind."""
 
-    titles: tuple[str, ...]  # "networks", and what else it may be called
-    intro: str  # where their names go
+    titles: tuple[str, ...]  # "networks" and synonyms
+    intro: str  # where a YAML file names them
     entries: tuple[Entry, ...] = ()
 
 
 def catalogue(registries: Registries | None = None) -> list[Chapter]:
-    """Read everything off the registries: those of this package by default, with what plugins have added."""
+    """Read the registries, by default those of this package, with the entries of plugins."""
     from models_zoo.decoders import DECODERS
     from models_zoo.weights import FORMATS
     from trainer.metrics import METRICS
@@ -122,9 +120,9 @@ def catalogue(registries: Registries | None = None) -> list[Chapter]:
 
 
 def select(chapters: Sequence[Chapter], queries: Iterable[str]) -> list[Chapter]:
-    """Keep what is asked for: titles ("losses"), kinds ("loss"), keys ("loss.img_recon") or names ("img_recon").
+    """Select by titles ("losses"), kinds ("loss"), keys ("loss.img_recon") or names; without a query, everything.
 
-    Without a query everything stays. Raises UserError naming the nearest match of what there is not.
+    Raises UserError naming the nearest match of an unknown query.
     """
     asked = list(queries)
     if not asked:
@@ -144,14 +142,14 @@ def select(chapters: Sequence[Chapter], queries: Iterable[str]) -> list[Chapter]
 
 
 def default_of(field: Field) -> str:
-    """The default of an argument as it would be written into YAML; "required" when it must be given."""
+    """Return the default of an argument as YAML has it, or "required"."""
     if field.default is REQUIRED:
         return "required"
     return field.default if isinstance(field.default, str) else json.dumps(field.default, default=str)
 
 
 def common_fields(entries: Sequence[Entry]) -> dict[str, Field]:
-    """Arguments that all of several entries have, with the same meaning: to be shown once."""
+    """Return the arguments that several entries share, with the same meaning."""
     if len(entries) < 2:
         return {}
     first, *others = entries
@@ -161,7 +159,7 @@ def common_fields(entries: Sequence[Entry]) -> dict[str, Field]:
 def _chapter(
     title: str, kind: str, intro: str, registry: Registry, extra: Mapping[str, Field] | None = None
 ) -> Chapter:
-    """Describe the entries of a registry; names of one class are one entry."""
+    """Describe the entries of a registry; several names of a class are one entry."""
     names: dict[int, list[str]] = {}
     for name in registry.names():
         names.setdefault(id(registry.get(name)), []).append(name)
@@ -179,29 +177,30 @@ def _entry(kind: str, registry: Registry, names: Sequence[str], extra: Mapping[s
         "numbers": ", ".join(metric.key for metric in getattr(entry, "metrics", ())),
         "file": _file(entry),
     }
-    told = {name: text for name, text in facts.items() if text}
-    return Entry(f"{kind}.{names[0]}", summary_of(entry), source_of(entry), fields, told, tuple(names[1:]))
+    facts = {name: text for name, text in facts.items() if text}
+    source = getattr(entry, "source", "")
+    return Entry(f"{kind}.{names[0]}", summary_of(entry), source, fields, facts, tuple(names[1:]))
 
 
 def needs_of(entry: Any, fields: Mapping[str, Field]) -> str:
-    """What a loss cannot do without: always, and with which values of its arguments more."""
+    """Describe what a loss needs: always, and with certain values of its arguments."""
     if not hasattr(entry, "needs"):
         return ""
     needs_with = getattr(entry, "needs_with", lambda _: entry.needs)
     problems: Callable[[Any], list[str]] = getattr(entry, "validate_config", lambda _: [])
     defaults = {name: f.default for name, f in fields.items() if name not in LOSS_EXTRA}
     always = needs_with(defaults)
-    when: dict[str, list[str]] = {}  # a need -> arguments that bring it
+    when: dict[str, list[str]] = {}  # need -> arguments that cause it
     for name in defaults:
-        for choice in _choices(fields[name].annotation):
+        for choice in choices_of(fields[name].annotation):
             kwargs = {**defaults, name: choice}
             for need in () if problems(kwargs) else sorted(needs_with(kwargs) - always):
                 when.setdefault(need, []).append(f"{name}={default_of(Field(Any, choice))}")
     together: dict[str, list[str]] = {}
     for need, arguments in when.items():
         together.setdefault(" or ".join(arguments), []).append(_capability(need))
-    told = [*map(_capability, sorted(always)), *(f"with {a} {', '.join(n)}" for a, n in together.items())]
-    return "; ".join(told) or "nothing"
+    needs = [*map(_capability, sorted(always)), *(f"with {a} {', '.join(n)}" for a, n in together.items())]
+    return "; ".join(needs) or "nothing"
 
 
 def _capability(need: str) -> str:
@@ -210,28 +209,14 @@ def _capability(need: str) -> str:
     return f"{what} ({remedy})" if colon else what
 
 
-def _choices(annotation: Any) -> list[Any]:
-    """All values of a type that has few: true and false, and those of a Literal."""
-    if annotation is bool:
-        return [True, False]
-    args = get_args(annotation)
-    flat = [choice for arg in args for choice in ([arg] if _is_value(arg) else _choices(arg))]
-    return flat
-
-
-def _is_value(arg: Any) -> bool:
-    return isinstance(arg, (str, int, bool)) and not isinstance(arg, type)
-
-
 def _file(entry: Any) -> str:
-    """Where an entry is written: within the project, or the whole path of a plugin."""
+    """Return the file of an entry, relative to the project; absolute for a plugin."""
     path = Path(sys.modules[entry.__module__].__file__ or "")
     root = Path(__file__).parents[2]
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _schedulers() -> Chapter:
-
     entries = []
     for name, cls in SCHEDULERS.items():
         summary, paper = SCHEDULES.get(name, ("", ""))
@@ -266,7 +251,7 @@ def _validation_metrics() -> Chapter:
 
 
 def _matches(query: str, chapter: Chapter, entry: Entry | None) -> bool:
-    """True when a query means a whole chapter (`entry` None) or one entry of it."""
+    """Return whether a query selects a whole chapter (`entry` None) or one entry of it."""
     if entry is None:
         return query in chapter.titles
     kind, dot, name = query.rpartition(".")
@@ -280,52 +265,3 @@ def _unknown(query: str, chapters: Sequence[Chapter]) -> str:
     near = did_you_mean(query, keys if "." in query else [*titles, *names]).partition("Known:")[0]
     known = f"Chapters: {', '.join(titles)}; launch/list.py alone shows everything"
     return f"{query!r} is not in the catalogue. {near}{known}"
-
-
-_WHO = r"(?:[A-Z][\w'-]*\.?(?: (?:et al\.|&|and|[A-Z][\w'-]*\.?))*,? \(?)?"
-_WHERE = r"(?:arXiv:\d{4}\.\d{4,5}|[A-Z][a-z]*[A-Z]\w* (?:19|20)\d\d|10\.\d{4,}/\S+\w|https?://\S+\w)"
-_CITATION = re.compile(f"({_WHO})({_WHERE})")
-_NOBODY = re.compile(r"^(?:The|See|In|As|From|After|Following) ")
-_SOURCE = re.compile(r"^Source: (.+?)$", re.M)
-
-
-def summary_of(entry: Any) -> str:
-    """The first paragraph of a docstring, without a citation at its end."""
-    paragraph = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
-    sentences = re.split(r"(?<=[.;]) (?=[A-Za-z])", paragraph)
-    while len(sentences) > 1 and _CITATION.sub("", sentences[-1]).strip(" .;(),") == "":
-        sentences.pop()
-    return " ".join(sentences).rstrip(";")
-
-
-def source_of(entry: Any) -> str:
-    """Where an idea was published: the line `Source: ...` or the citations of its docstring, else of its module.
-
-    Bases of the class in that module are asked next. Arguments are not: they may cite what is not the idea itself.
-    Empty when none knows.
-    """
-    bases = [c for c in getattr(entry, "__mro__", ())[1:] if c.__module__ == entry.__module__]
-    texts = [_head(inspect.getdoc(thing) or "") for thing in (entry, sys.modules[entry.__module__], *bases)]
-    for text in texts:
-        if said := _SOURCE.search(text):
-            return said[1].rstrip(".")
-        if found := cited(text):
-            better = cited("\n".join(texts))
-            return "; ".join(better[where] if found[where] == where else found[where] for where in found)
-    return ""
-
-
-def cited(text: str) -> dict[str, str]:
-    """Read the citations of a docstring, in order: {"arXiv:1806.01260": "Monodepth2, arXiv:1806.01260"}."""
-    found: dict[str, str] = {}
-    for who, where in _CITATION.findall(" ".join(text.split())):
-        name = _NOBODY.sub("", who.rstrip(" (,"))
-        named = f"{name}, {where}" if name else where
-        if found.get(where, where) == where:
-            found[where] = named
-    return found
-
-
-def _head(doc: str) -> str:
-    """A docstring up to its list of arguments."""
-    return re.split(r"^Args:", doc, maxsplit=1, flags=re.M)[0]

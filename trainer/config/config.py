@@ -1,5 +1,4 @@
-"""The configuration of a run: YAML files in, one checked, read-only object out. Everything wrong is told in
-one report.
+"""The configuration of a run: YAML files in, one checked, read-only object out; all mistakes in one report.
 
     cfg = load_config("cfg/kitti/monodepth2_MS.yaml", "cfg/kitti/default.yaml", ["trainer.max_epochs=1"])
 
@@ -22,14 +21,14 @@ from trainer.config.resolve import Registries, Resolved, resolve
 from trainer.config.sections import EvaluationSection, TrainerSection
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
+from trainer.runtime.rundir import plain
 
 Paths = str | Path | Sequence[str | Path]
 Overrides = str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]
 
 
 class ConfigError(UserError):
-    """One or more mistakes in a configuration; `problems` has one line for each, and the message is these
-    lines."""
+    """Mistakes in a configuration: `problems` lists them, one line each, and the message joins them."""
 
     def __init__(self, problems: Sequence[str]):
         super().__init__("\n".join(problems))
@@ -37,12 +36,12 @@ class ConfigError(UserError):
 
 
 class Config:
-    """A checked configuration with all defaults filled in. What it hands out are copies: it never changes.
+    """A checked configuration with all defaults filled in. It returns copies, so it never changes.
 
     Attributes:
         trainer: the keys of `trainer`, as attributes.
         evaluation: the keys of `evaluation`, as attributes; None where a key is not given.
-        warnings: what is allowed but probably not meant, one line each.
+        warnings: settings that are allowed but probably not intended, one line each.
     """
 
     def __init__(self, resolved: Resolved):
@@ -55,8 +54,7 @@ class Config:
     def from_dict(
         cls, data: Mapping[str, Any], source: str = "config", registries: Registries | None = None
     ) -> Config:
-        """Check a configuration given as a mapping, as `to_dict` returns it. Raises ConfigError; `source` is
-        its name there."""
+        """Check a configuration that `to_dict` returned. Raises ConfigError, which names `source`."""
         problems: list[str] = []
         return _checked([read_mapping(data, source, problems)], problems, registries)
 
@@ -72,23 +70,22 @@ class Config:
 
     @property
     def dataset(self) -> dict[str, Any]:
-        """The section as it goes into YAML: `type`, the common keys, and what `train`, `val`, `test`
-        change."""
+        """The section as in YAML: `type`, the common keys, and the changes of `train`, `val`, `test`."""
         return copy.deepcopy(self._resolved.dataset)
 
     @property
     def loader(self) -> dict[str, Any]:
-        """The section as it goes into YAML."""
+        """The section as in YAML."""
         return copy.deepcopy(self._resolved.loader)
 
     @property
     def optimizer(self) -> dict[str, Any]:
-        """The section as it goes into YAML."""
+        """The section as in YAML."""
         return copy.deepcopy(self._resolved.optimizer)
 
     @property
     def scheduler(self) -> dict[str, Any] | None:
-        """The section as it goes into YAML; None without a schedule."""
+        """The section as in YAML; None without a schedule."""
         return copy.deepcopy(self._resolved.scheduler) or None
 
     @property
@@ -97,16 +94,15 @@ class Config:
         return offsets(self.dataset_kwargs("train")[1].get("supp_idxs"))
 
     def dataset_kwargs(self, mode: str) -> tuple[str, dict[str, Any]]:
-        """Name and arguments of the dataset of a mode: "train", "val" or "test". Raises ConfigError when it
-        has none."""
+        """Name and arguments of the dataset of a mode ("train", "val" or "test"). Raises ConfigError without one."""
         if mode not in self._resolved.datasets:
             raise ConfigError(
-                [f"dataset.{mode}: the common keys are not enough for this mode; add what it lacks there"]
+                [f"dataset.{mode}: the common keys are not enough for this mode; add the missing ones there"]
             )
         return copy.deepcopy(self._resolved.datasets[mode])
 
     def loader_kwargs(self, mode: str) -> dict[str, Any]:
-        """Loader arguments of a mode; `shuffle`, `drop_last` and `persistent_workers` are decided."""
+        """Loader arguments of a mode, with `shuffle`, `drop_last` and `persistent_workers` resolved."""
         return self._resolved.loader_kwargs(mode)
 
     def optimizer_kwargs(self) -> dict[str, Any]:
@@ -118,28 +114,28 @@ class Config:
         return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
 
     def trainer_defaults(self) -> dict[str, Any]:
-        """Defaults of the keys of `trainer`, those that must be given left out."""
+        """Defaults of the optional keys of `trainer`."""
         fields = TrainerSection.model_fields.items()
         return {name: info.default for name, info in fields if not info.is_required()}
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""
         sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}
-        plain = {
-            name: _plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")
+        data = {
+            name: plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")
         }
-        plain["trainer"] = self.trainer.model_dump()
-        plain["scheduler"] = plain["scheduler"] or None
-        if not plain["evaluation"]:
-            del plain["evaluation"]  # so that saved configurations of earlier runs stay equal
-        return plain
+        data["trainer"] = self.trainer.model_dump()
+        data["scheduler"] = data["scheduler"] or None
+        if not data["evaluation"]:
+            del data["evaluation"]  # so that saved configurations of earlier runs stay equal
+        return data
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML text."""
         return yaml_text.dump(self.to_dict())
 
     def dump(self, path: str | Path) -> None:
-        """Write the whole configuration to a YAML file that `load_config` reads back as an equal Config."""
+        """Write the whole configuration to a YAML file, which `load_config` reads back as an equal Config."""
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
     def __eq__(self, other: object) -> bool:
@@ -164,21 +160,20 @@ def load_config(
 
     Args:
         cfg_file: one file or several, later ones winning.
-        cfg_default: files that these build on, read first.
-        overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys).
-            They win.
-        base: what everything else is laid over, such as the resolved configuration of a checkpoint.
+        cfg_default: files to build on, read first.
+        overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys);
+            they win over the files.
+        base: settings below all files, such as the resolved configuration of a checkpoint.
         base_name: the place of `base` in errors.
-        registries: where networks, losses and datasets are looked up; those of this package by default.
+        registries: of networks, losses and datasets; by default those of this package.
 
-    Raises ConfigError (a UserError) listing every mistake of all sources, each with file, line, key and what
-    is expected.
+    Raises ConfigError (a UserError) listing all mistakes, each with file, line, key and the expected value.
     """
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
     layers = [yaml_text.read_file(path, problems) for path in files]
     if None in layers:
-        raise ConfigError(problems)  # what that file would have said is unknown, so the rest cannot be judged
+        raise ConfigError(problems)  # without that file, the others cannot be checked
     label = str(files[-1]) if files else "config"
     if base is not None:
         layers.insert(0, read_mapping(base, base_name, problems))
@@ -227,12 +222,3 @@ def _as_paths(paths: Paths | None) -> list[Path]:
     if paths is None:
         return []
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-
-
-def _plain(value: Any) -> Any:
-    """Copy values into what YAML and JSON can hold."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""What must fit together across sections. Each check states one rule, and reports where it can be mended."""
+"""Checks across sections: one rule each, reported where it can be fixed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,9 @@ from trainer.config.resolve import Resolved
 from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.errors import UserError
-from trainer.runtime.yaml_text import KeyPath
 
-_STRIDE = 32  # deepest encoder stride: what image sides must be a multiple of
+_STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
-
-
-def facts_of(config: Resolved, report: Report) -> Facts | None:
-    """What a configuration offers; None when the dataset is wrong: what follows from it would only add noise."""
-    kwargs = config.datasets.get("train", ("", {}))[1]
-    refused = "supp_idxs" not in kwargs and _has(report, *_mode_path(report, "dataset", "train", "supp_idxs"))
-    if "train" not in config.datasets or refused:
-        return None
-    depth = config.net.get("depth", {})
-    return Facts(
-        networks=tuple(config.net),
-        losses=tuple(config.loss),
-        supp_idxs=offsets(kwargs.get("supp_idxs")),
-        mask_name=depth.get("mask_name"),
-        virtual_stereo=bool(depth.get("use_virtual_stereo")),
-        use_hints=bool(kwargs.get("use_hints")),
-    )
 
 
 def offsets(supp_idxs: Any) -> tuple[int, ...]:
@@ -41,250 +23,245 @@ def offsets(supp_idxs: Any) -> tuple[int, ...]:
 
 
 def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
-    """Report what does not fit together; add what is merely odd to `config.warnings`."""
-    _presence(config, report)
-    if facts := facts_of(config, report):
-        _motion(facts, config, report)
-        _masks(facts, config, report)
-        _unmet(facts, config, losses, report)
-        _untrained(facts, config, losses)
-    _sizes(config, report)
-    _depth_range(facts, config, report)
-    _workers(config, report)
-    _monitors(config, report)
-    _unvalidated(config, report)
-    _averages(config, report)
-    _anomalies(config, report)
-    _trackers(config, report)
-    _evaluation(config, report)
+    """Report sections that do not fit together; add merely odd settings to `config.warnings`."""
+    _Crosschecks(config, losses, report).run()
 
 
-def _presence(config: Resolved, report: Report) -> None:
-    """A wrong entry counts as present: it has its own line already."""
-    if not _has(report, "net", "depth"):
-        report.wrong(("net", "depth"), "missing; a depth network is what is trained")
-    losses = report.layer.data.get("loss") or {}
-    if isinstance(losses, dict) and not any(_has(report, "loss", name) for name in losses):
-        report.wrong(("loss",), "missing; at least one loss is needed, e.g. img_recon")
+class _Crosschecks:
+    def __init__(self, config: Resolved, losses: Registry, report: Report):
+        self.config, self.losses, self.report, self.trainer = config, losses, report, config.trainer
+        self.warn = config.warnings.append
 
+    def run(self) -> None:
+        self.presence()
+        facts = self.facts()
+        if facts:
+            self.motion(facts, list(facts.supp_idxs))
+            self.masks(facts)
+            needs = {n: set(_needs_of(self.losses.get(n), kw)) for n, kw in self.config.loss.items()}
+            self.unmet(facts, needs)
+            self.untrained(facts, set().union(*needs.values()))
+        self.sizes()
+        self.depth_range(facts)
+        self.workers()
+        self.monitors()
+        self.unvalidated()
+        self.averages()
+        self.anomalies()
+        self.trackers()
+        self.evaluation()
 
-def _motion(facts: Facts, config: Resolved, report: Report) -> None:
-    """Supports in time need a pose network, the stereo partner does not."""
-    frames = [offset for offset in facts.supp_idxs if offset]
-    path = ("dataset", "supp_idxs")
-    if len(set(facts.supp_idxs)) < len(facts.supp_idxs):
-        report.wrong(path, f"{list(facts.supp_idxs)} names a frame twice; remove the repetition")
-    if frames and not _has(report, "net", "pose"):
-        lack = "has frames in time, whose motion net.pose must predict; add net.pose or use [0]"
-        report.wrong(path, f"{list(facts.supp_idxs)} {lack}")
-    if facts.virtual_stereo and facts.supp_idxs and 0 not in facts.supp_idxs:
-        report.wrong(
-            ("net", "depth", "use_virtual_stereo"),
-            "predicts the view of the stereo partner, which is not among dataset.supp_idxs"
-            f" {list(facts.supp_idxs)}; add 0 to them, or set it to false",
+    def wrong(self, key: str, text: str) -> None:
+        self.report.wrong(tuple(key.split(".")), text)
+
+    def has(self, key: str) -> bool:
+        """Return whether the user gave the key a value, valid or not."""
+        node = self.report.layer.data
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node is not None
+
+    def place(self, section: str, mode: str, key: str) -> str:
+        """Return the place of a key: below the mode if given there, else among the common keys."""
+        own = f"{section}.{mode}.{key}"
+        return own if self.has(own) else f"{section}.{key}"
+
+    def facts(self) -> Facts | None:
+        """Return what the configuration offers to losses; None when the dataset is wrong, to avoid follow-ups."""
+        kwargs = self.config.datasets.get("train", ("", {}))[1]
+        refused = "supp_idxs" not in kwargs and self.has(self.place("dataset", "train", "supp_idxs"))
+        if "train" not in self.config.datasets or refused:
+            return None
+        depth = self.config.net.get("depth", {})
+        return Facts(
+            networks=tuple(self.config.net),
+            losses=tuple(self.config.loss),
+            supp_idxs=offsets(kwargs.get("supp_idxs")),
+            mask_name=depth.get("mask_name"),
+            virtual_stereo=bool(depth.get("use_virtual_stereo")),
+            use_hints=bool(kwargs.get("use_hints")),
         )
-    if "pose" in facts.networks and not frames:
-        unused = f"dataset.supp_idxs {list(facts.supp_idxs)} has no frame in time"
-        config.warnings.append(f"net.pose is never used: {unused}")
 
+    def presence(self) -> None:
+        """A wrong entry counts as present, because it has been reported."""
+        if not self.has("net.depth"):
+            self.wrong("net.depth", "missing; a depth network is what is trained")
+        losses = self.report.layer.data.get("loss") or {}
+        if isinstance(losses, dict) and not any(value is not None for value in losses.values()):
+            self.wrong("loss", "missing; at least one loss is needed, e.g. img_recon")
 
-def _sizes(config: Resolved, report: Report) -> None:
-    for mode, (_, kwargs) in config.datasets.items():
-        size = kwargs.get("size")
-        if not (isinstance(size, (list, tuple)) and len(size) == 2):
-            continue
-        path = _mode_path(report, "dataset", mode, "size")
-        width, height = size
-        if height > width:
-            turned = f"it is [width, height]. Did you mean {[height, width]}?"
-            report.wrong(path, f"{[width, height]} is taller than wide; {turned}")
-        elif any(side < _MIN_SIDE or side % _STRIDE for side in size):
-            near = [max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE) for side in size]
-            rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
-            report.wrong(path, f"{rule}; got {list(size)}. Nearest: {near}")
+    def motion(self, facts: Facts, supp_idxs: list[int]) -> None:
+        """Supports in time need a pose network, the stereo partner does not."""
+        key = "dataset.supp_idxs"
+        if len(set(supp_idxs)) < len(supp_idxs):
+            self.wrong(key, f"{supp_idxs} names a frame twice; remove the repetition")
+        if any(supp_idxs) and not self.has("net.pose"):
+            lack = "has frames in time, whose motion net.pose must predict; add net.pose or use [0]"
+            self.wrong(key, f"{supp_idxs} {lack}")
+        if facts.virtual_stereo and supp_idxs and 0 not in supp_idxs:
+            lack = f"predicts the view of the stereo partner, which is not among {key} {supp_idxs}"
+            self.wrong("net.depth.use_virtual_stereo", f"{lack}; add 0 to them, or set it to false")
+        if "pose" in facts.networks and not any(supp_idxs):
+            self.warn(f"net.pose is never used: {key} {supp_idxs} has no frame in time")
 
+    def masks(self, facts: Facts) -> None:
+        mask, channels = facts.mask_name, self.config.net.get("depth", {}).get("num_ch_mask")
+        frames = list(facts.supp_idxs)
+        if mask and channels and frames and channels != len(frames):
+            rule = f"a mask has one channel per support frame: expected {len(frames)} for dataset.supp_idxs {frames}"
+            self.wrong("net.depth.num_ch_mask", f"{rule}, got {channels}")
+        if "depth" not in self.config.net or (mask is None and self.has("net.depth.mask_name")):
+            return
+        for name, kwargs in self.config.loss.items():
+            wanted = kwargs.get("mask_name")
+            if wanted and wanted != mask:
+                rule = f"{wanted!r} must equal net.depth.mask_name, which is {show(mask)}"
+                self.wrong(f"loss.{name}.mask_name", rule)
 
-def _masks(facts: Facts, config: Resolved, report: Report) -> None:
-    mask, channels = facts.mask_name, config.net.get("depth", {}).get("num_ch_mask")
-    if mask and channels and facts.supp_idxs and channels != len(facts.supp_idxs):
-        report.wrong(
-            ("net", "depth", "num_ch_mask"),
-            f"a mask has one channel per support frame: expected {len(facts.supp_idxs)} for dataset.supp_idxs"
-            f" {list(facts.supp_idxs)}, got {channels}",
-        )
-    for name, kwargs in config.loss.items():
-        wanted = kwargs.get("mask_name")
-        refused = mask is None and _has(report, "net", "depth", "mask_name")  # told there
-        if wanted and "depth" in config.net and wanted != mask and not refused:
-            have = show(mask)
-            report.wrong(
-                ("loss", name, "mask_name"), f"{wanted!r} must equal net.depth.mask_name, which is {have}"
+    def unmet(self, facts: Facts, needs_of: dict[str, set[str]]) -> None:
+        facts = replace(facts, networks=(*facts.networks, "pose"))  # `motion` reports when it is missing
+        for name, needs in needs_of.items():
+            for need in sorted(needs):
+                if need not in NEEDS:
+                    hint = did_you_mean(need, NEEDS)
+                    self.wrong(f"loss.{name}", f"needs {need!r}, which no configuration offers. {hint}")
+                    continue
+                if need == "mask" and self.config.loss[name].get("mask_name"):
+                    continue  # reported at that key
+                offered, how = NEEDS[need]
+                if not offered(facts):
+                    self.wrong(f"loss.{name}", f"needs {how}; or remove the loss with `{name}: ~`")
+
+    def untrained(self, facts: Facts, needed: set[str]) -> None:
+        """Warn about networks and masks that no loss uses."""
+        if facts.mask_name and not needed & {"mask", "explainability"}:
+            self.warn("net.depth.mask_name: no loss uses the mask, so it is never trained")
+        if "autoencoder" in facts.networks and "autoencoder" not in needed:
+            self.warn("net.autoencoder: no loss trains it (autoenc_recon, feat_peaky, feat_smooth do)")
+        if "pose" in facts.networks and any(facts.supp_idxs) and "supports" not in needed:
+            self.warn("net.pose: no loss compares with the supports, so it is never trained")
+
+    def sizes(self) -> None:
+        for mode, (_, kwargs) in self.config.datasets.items():
+            size = kwargs.get("size")
+            if not (isinstance(size, (list, tuple)) and len(size) == 2):
+                continue
+            key, (width, height) = self.place("dataset", mode, "size"), size
+            if height > width:
+                order = f"the order is [width, height]. Did you mean {[height, width]}?"
+                self.wrong(key, f"{[width, height]} is taller than wide; {order}")
+            elif any(side < _MIN_SIDE or side % _STRIDE for side in size):
+                near = [max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE) for side in size]
+                rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
+                self.wrong(key, f"{rule}; got {list(size)}. Nearest: {near}")
+
+    def depth_range(self, facts: Facts | None) -> None:
+        near, far = self.trainer.get("min_depth"), self.trainer.get("max_depth")
+        if near is None:
+            return
+        if near <= 0:
+            self.wrong("trainer.min_depth", f"expected a number > 0, got {near:g}")
+        elif far is not None and far <= near:
+            wanted = f"expected a number > min_depth ({near:g}), or null"
+            self.wrong("trainer.max_depth", f"{wanted}; got {far:g}")
+        if near >= 1 and facts and 0 not in facts.supp_idxs:
+            self.warn(
+                f"trainer.min_depth {near:g} without stereo: depth is in units of the network's choice, so the"
+                " disparity may saturate and the depth become a constant; 0.1 is usual"
             )
 
+    def workers(self) -> None:
+        for mode in MODES:
+            kwargs = self.config.loader_kwargs(mode)
+            for key in ("persistent_workers", "prefetch_factor", "timeout"):
+                if kwargs.get(key) and kwargs.get("num_workers") == 0:
+                    fix = "set loader.num_workers to 1 or more, or remove it"
+                    self.wrong(self.place("loader", mode, key), f"{show(kwargs[key])} needs workers; {fix}")
 
-def _unmet(facts: Facts, config: Resolved, losses: Registry, report: Report) -> None:
-    facts = replace(facts, networks=(*facts.networks, "pose"))  # `_motion` tells when it is missing
-    for name, kwargs in config.loss.items():
-        for need in sorted(_needs_of(losses.get(name), kwargs)):
-            if need not in NEEDS:
-                known = did_you_mean(need, NEEDS)
-                report.wrong(("loss", name), f"needs {need!r}, which no configuration offers. {known}")
-                continue
-            if need == "mask" and kwargs.get("mask_name"):
-                continue  # told at that key
-            offered, how = NEEDS[need]
-            if not offered(facts):
-                report.wrong(("loss", name), f"needs {how}; or remove the loss with `{name}: ~`")
+    def monitors(self) -> None:
+        """A monitored number must be computed; otherwise the run would fail after the first epoch."""
+        from trainer.metrics.validation import monitor_problem
+
+        validates = self.trainer.get("limit_val_batches", 0) > 0
+        with_depth = self.config.datasets.get("val", ("", {}))[1].get("use_depth", True)
+        watched = {"trainer.monitor": self.trainer.get("monitor")}
+        if self.config.scheduler.get("type") == "plateau":
+            watched["scheduler.monitor"] = self.config.scheduler.get("monitor")
+            if self.trainer and not validates:
+                lack = "plateau needs validation; set trainer.limit_val_batches above 0"
+                self.wrong("scheduler.type", lack)
+        for key, name in watched.items():
+            if name is not None:
+                problem = monitor_problem(name, self.config.loss, has_depth=with_depth or not validates)
+                if problem is not None:
+                    self.wrong(key, problem)
+
+    def unvalidated(self) -> None:
+        """Features that need validation do nothing without it."""
+        if self.trainer.get("limit_val_batches", 1):
+            return
+        average = "is used in validation and for `best` alone"
+        for key, what in (
+            ("early_stopping", "waits for a number of the validation"),
+            ("ema", average),
+            ("swa", average),
+        ):
+            if self.trainer.get(key):
+                fix = f"set trainer.limit_val_batches above 0, or {key}: ~"
+                self.wrong(f"trainer.{key}", f"{what}, and nothing is validated; {fix}")
+
+    def averages(self) -> None:
+        swa, epochs = self.trainer.get("swa"), self.trainer.get("max_epochs")
+        if not swa or epochs is None or "start" not in swa:
+            return
+        start, key = swa["start"], "trainer.swa.start"
+        if start >= 1 and start != int(start):
+            wanted = "expected a share of the epochs below 1, or a whole number of them"
+            self.wrong(key, f"{wanted}; got {start:g}")
+        elif start >= epochs:
+            self.wrong(key, f"{start:g} is never reached with trainer.max_epochs: {epochs}; set it lower")
+        elif start == 0 and self.trainer.get("ema"):
+            self.warn("trainer.ema is never used: the mean of trainer.swa takes over in the first epoch")
+
+    def anomalies(self) -> None:
+        if self.trainer.get("detect_anomaly") and self.trainer.get("nonfinite") == "skip":
+            ends = "ends the run at the first NaN in a gradient, which trainer.nonfinite: skip would skip"
+            self.wrong("trainer.detect_anomaly", f"{ends}; unset one of them")
+
+    def trackers(self) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        for name in self.trainer.get("trackers", ()):
+            if name not in LOGGER_TYPE_TO_CLASS:
+                hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
+                self.wrong("trainer.trackers", f"{name!r} is not a tracker. {hint}")
+
+    def evaluation(self) -> None:
+        """Metric sets, alignments and the crop must exist, and some depth must be scored."""
+        given = self.config.evaluation
+        for key, kind in (("metrics", "metric set"), ("alignment", "alignment"), ("crop", "crop")):
+            names = given.get(key)
+            if names == []:
+                self.wrong(f"evaluation.{key}", f"names no {kind}; name one, or remove the key")
+            for name in [names] if isinstance(names, str) else names or ():
+                self.choice(kind, name, f"evaluation.{key}")
+        near, far = given.get("min_depth"), given.get("max_depth")
+        if near and far and near >= far:
+            place = self.report.layer.place(("evaluation", "min_depth"))
+            self.wrong("evaluation.max_depth", f"{far:g} must be above min_depth {near:g} ({place})")
+
+    def choice(self, kind: str, name: str, key: str) -> None:
+        from trainer.metrics.protocol import choose
+
+        try:
+            choose(kind, name)
+        except UserError as error:
+            self.wrong(key, str(error))
 
 
 def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:
-    """What a loss needs with these arguments: its class method `needs_with` says, else its attribute `needs`."""
-    needs_with = getattr(loss, "needs_with", None)
-    if needs_with is not None:
-        wanted: Iterable[str] = needs_with({key: value for key, value in kwargs.items() if key != "weight"})
-        return wanted
+    """Return what a loss needs with these arguments, by its class method `needs_with` or its attribute `needs`."""
+    if hasattr(loss, "needs_with"):
+        needs: Iterable[str] = loss.needs_with({k: value for k, value in kwargs.items() if k != "weight"})
+        return needs
     return getattr(loss, "needs", ())
-
-
-def _untrained(facts: Facts, config: Resolved, losses: Registry) -> None:
-    """Networks and masks that no loss asks for would keep the weights they start with."""
-    needed = {need for name, kwargs in config.loss.items() for need in _needs_of(losses.get(name), kwargs)}
-    if facts.mask_name and not needed & {"mask", "explainability"}:
-        config.warnings.append("net.depth.mask_name: no loss uses the mask, so it is never trained")
-    if "autoencoder" in facts.networks and "autoencoder" not in needed:
-        config.warnings.append(
-            "net.autoencoder: no loss trains it (autoenc_recon, feat_peaky, feat_smooth do)"
-        )
-    if "pose" in facts.networks and any(facts.supp_idxs) and "supports" not in needed:
-        config.warnings.append("net.pose: no loss compares with the supports, so it is never trained")
-
-
-def _depth_range(facts: Facts | None, config: Resolved, report: Report) -> None:
-    near, far = config.trainer.get("min_depth"), config.trainer.get("max_depth")
-    if near is None:
-        return
-    if near <= 0:
-        report.wrong(("trainer", "min_depth"), f"expected a number > 0, got {near:g}")
-    elif far is not None and far <= near:
-        wanted = f"expected a number > min_depth ({near:g}), or null"
-        report.wrong(("trainer", "max_depth"), f"{wanted}; got {far:g}")
-    if near >= 1 and facts and 0 not in facts.supp_idxs:
-        config.warnings.append(
-            f"trainer.min_depth {near:g} without stereo: depth is in units of the network's choice, so the"
-            " disparity may saturate and the depth become a constant; 0.1 is usual"
-        )
-
-
-def _workers(config: Resolved, report: Report) -> None:
-    for mode in MODES:
-        kwargs = config.loader_kwargs(mode)
-        for key in ("persistent_workers", "prefetch_factor", "timeout"):
-            if kwargs.get(key) and kwargs.get("num_workers") == 0:
-                path = _mode_path(report, "loader", mode, key)
-                mend = "set loader.num_workers to 1 or more, or remove it"
-                report.wrong(path, f"{show(kwargs[key])} needs workers; {mend}")
-
-
-def _monitors(config: Resolved, report: Report) -> None:
-    """What is watched must be computed: `best` or the schedule would otherwise fail after the first epoch."""
-    from trainer.metrics.validation import monitor_problem
-
-    validates = config.trainer.get("limit_val_batches", 0) > 0
-    with_depth = config.datasets.get("val", ("", {}))[1].get("use_depth", True)
-    watched: list[tuple[KeyPath, Any]] = [(("trainer", "monitor"), config.trainer.get("monitor"))]
-    if config.scheduler.get("type") == "plateau":
-        watched.append((("scheduler", "monitor"), config.scheduler.get("monitor")))
-        if config.trainer and not validates:
-            mend = "set trainer.limit_val_batches above 0"
-            report.wrong(("scheduler", "type"), f"plateau needs validation; {mend}")
-    for path, name in watched:
-        if name is not None:
-            problem = monitor_problem(name, config.loss, has_depth=with_depth or not validates)
-            if problem is not None:
-                report.wrong(path, problem)
-
-
-def _unvalidated(config: Resolved, report: Report) -> None:
-    """What lives from validation does nothing without it."""
-    if config.trainer.get("limit_val_batches", 1):
-        return
-    for key, what in (
-        ("early_stopping", "waits for a number of the validation"),
-        ("ema", "is used in validation and for `best` alone"),
-        ("swa", "is used in validation and for `best` alone"),
-    ):
-        if config.trainer.get(key):
-            mend = f"set trainer.limit_val_batches above 0, or {key}: ~"
-            report.wrong(("trainer", key), f"{what}, and nothing is validated; {mend}")
-
-
-def _averages(config: Resolved, report: Report) -> None:
-    swa, epochs = config.trainer.get("swa"), config.trainer.get("max_epochs")
-    if not swa or epochs is None or "start" not in swa:
-        return
-    start, path = swa["start"], ("trainer", "swa", "start")
-    if start >= 1 and start != int(start):
-        report.wrong(
-            path, f"expected a share of the epochs below 1, or a whole number of them; got {start:g}"
-        )
-    elif start >= epochs:
-        report.wrong(path, f"{start:g} is never reached with trainer.max_epochs: {epochs}; set it lower")
-    elif start == 0 and config.trainer.get("ema"):
-        config.warnings.append(
-            "trainer.ema is never used: the mean of trainer.swa takes over in the first epoch"
-        )
-
-
-def _anomalies(config: Resolved, report: Report) -> None:
-    if config.trainer.get("detect_anomaly") and config.trainer.get("nonfinite") == "skip":
-        report.wrong(
-            ("trainer", "detect_anomaly"),
-            "ends the run at the first gradient that is NaN, which trainer.nonfinite: skip would leave out; set one of"
-            " them back",
-        )
-
-
-def _trackers(config: Resolved, report: Report) -> None:
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    for name in config.trainer.get("trackers", ()):
-        if name not in LOGGER_TYPE_TO_CLASS:
-            known = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
-            report.wrong(("trainer", "trackers"), f"{name!r} is not a tracker. {known}")
-
-
-def _evaluation(config: Resolved, report: Report) -> None:
-    """Metric sets, alignments and the crop must exist, and some depth must be scored."""
-    given = config.evaluation
-    for key, kind in (("metrics", "metric set"), ("alignment", "alignment"), ("crop", "crop")):
-        names = given.get(key)
-        if names == []:
-            report.wrong(("evaluation", key), f"names no {kind}; name one, or remove the key")
-        for name in [names] if isinstance(names, str) else names or ():
-            _choice(kind, name, ("evaluation", key), report)
-    near, far = given.get("min_depth"), given.get("max_depth")
-    if near and far and near >= far:
-        place = report.layer.place(("evaluation", "min_depth"))
-        report.wrong(("evaluation", "max_depth"), f"{far:g} must be above min_depth {near:g} ({place})")
-
-
-def _choice(kind: str, name: str, path: KeyPath, report: Report) -> None:
-    from trainer.metrics.protocol import choose
-
-    try:
-        choose(kind, name)
-    except UserError as error:
-        report.wrong(path, str(error))
-
-
-def _mode_path(report: Report, section: str, mode: str, key: str) -> KeyPath:
-    """Where a key of a mode stands: in the mode's own mapping, or among the common keys."""
-    return (section, mode, key) if _has(report, section, mode, key) else (section, key)
-
-
-def _has(report: Report, *path: str) -> bool:
-    """True when the user gave the key a value, right or wrong."""
-    node = report.layer.data
-    for key in path:
-        node = node.get(key) if isinstance(node, dict) else None
-    return node is not None

@@ -1,8 +1,6 @@
-"""Fields: what a key of the configuration may hold. Values are checked by pydantic, and told to people in
-plain words.
+"""Fields: the type, default and meaning of a key. Pydantic checks the values, and the messages are our own.
 
-Fields come from two places, the signature of a registry entry and the models of `trainer.config.sections`; both are
-checked here in the same way, one line per mistake.
+Fields come from the signatures of registry entries and from the models of `trainer.config.sections`.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from models_zoo.registry import did_you_mean
+from models_zoo.registry import did_you_mean, keywords_of
 from trainer.runtime.yaml_text import KeyPath, Layer
 
 REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
@@ -26,44 +24,45 @@ REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts", bool: "true/false values"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+# Not `pydantic.create_model` per entry: one wrong key would hide the values of the others, which later checks need, and
+# its messages name every member of a union instead of "expected ..., got ...", so all words below would stay.
 
 
 @dataclass(frozen=True)
 class Field:
-    """The type of a key, and its default."""
+    """The type, default and meaning of a key."""
 
     annotation: Any
     default: Any = REQUIRED
     doc: str = ""
 
     def adapter(self) -> TypeAdapter[Any]:
-        """The pydantic validator of the type; classes that YAML cannot express are allowed and match
-        nothing."""
+        """The pydantic validator of the type; classes that YAML cannot express are allowed and match nothing."""
         try:
             return TypeAdapter(self.annotation, config=ConfigDict(arbitrary_types_allowed=True))
         except PydanticUserError:  # the type brings its own configuration (a model, a dataclass)
             return TypeAdapter(self.annotation)
 
     def parse(self, value: Any) -> Any:
-        """Check plain data against the type. Raises ValueError saying what was expected and what was
-        found."""
+        """Check plain data against the type. Raises ValueError naming the expected type and the value."""
         try:
             text = json.dumps(value, allow_nan=False)
         except ValueError:
             raise ValueError(f"expected {self.expected()}, got {value}, which is not finite") from None
         try:
-            return self.adapter().validate_json(text, strict=True)  # a list may be a tuple, but "3" no number
+            return self.adapter().validate_json(
+                text, strict=True
+            )  # lists become tuples, but "3" is no number
         except ValidationError as error:
-            own_words = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
-            if own_words:
-                raise ValueError(str(own_words[0])) from None
-        choices = [choice for choice in _literals(self.annotation) if isinstance(choice, str)]
+            own = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
+            if own:
+                raise ValueError(str(own[0])) from None
+        choices = [choice for choice in choices_of(self.annotation) if isinstance(choice, str)]
         near = did_you_mean(value, choices).partition("Known:")[0] if isinstance(value, str) else ""
         raise ValueError(f"expected {self.expected()}, got {show(value)}{near and f'. {near.strip()}'}")
 
     def model(self) -> type[BaseModel] | None:
-        """The model of a section within a section, else None."""
+        """The model of a nested section, else None."""
         models = [kind for kind in _members(self.annotation) if _is_a(kind, (BaseModel,))]
         return models[0] if models else None
 
@@ -76,29 +75,29 @@ Fields = Mapping[str, Field]
 
 
 class Report:
-    """Everything wrong with a configuration, one line each: place, key, what is expected."""
+    """All mistakes in a configuration, one line each: place, key, expectation."""
 
     def __init__(self, layer: Layer, lines: Iterable[str] = ()):
         self.layer = layer
         self.lines = list(lines)
-        self.dropped: dict[KeyPath, str] = {}  # keys that only an earlier `type` had, each with a sentence
+        self.dropped: dict[KeyPath, str] = {}  # keys of a replaced `type` -> warning
 
     def wrong(self, path: KeyPath, text: str) -> None:
-        """Report the value of a key, or its absence."""
+        """Report a wrong or missing value."""
         self.add(path, f"{'.'.join(path)}: {text}")
 
     def drop(self, path: KeyPath, what: str) -> None:
-        """Note that a key is left out because a later source chose another `type`."""
+        """Warn that a key is left out because a later source chose another `type`."""
         self.dropped[path] = (
             f"{self.layer.place(path)}: {'.'.join(path)} is left out: it is not {what}, which replaces the earlier type"
         )
 
     def unknown(self, path: KeyPath, what: str, known: Iterable[str]) -> None:
-        """Report a key that does not exist, with the nearest one and all choices."""
+        """Report an unknown key, with the nearest one and all choices."""
         self.add(path, f"{'.'.join(path)} is not {what}. {did_you_mean(path[-1], known)}")
 
     def add(self, path: KeyPath, text: str) -> None:
-        """Report a whole sentence at the place of a key, once."""
+        """Report a sentence at the place of a key, once."""
         place = self.layer.place(path)
         line = f"{place}: {text}" if place else text
         if line not in self.lines:
@@ -119,8 +118,7 @@ def fields_of_model(model: type[BaseModel]) -> dict[str, Field]:
 def fields_of_parameters(
     parameters: Mapping[str, inspect.Parameter], doc: str | None = None
 ) -> dict[str, Field]:
-    """Fields of a signature. A parameter without annotation takes anything; `doc` may hold `name: meaning`
-    lines."""
+    """Fields of a signature; a parameter without annotation takes anything. `doc` may have `name: meaning` lines."""
     docs = _argument_docs(doc or "", parameters)
     return {
         name: Field(Any if p.annotation is REQUIRED else p.annotation, p.default, docs.get(name, ""))
@@ -132,12 +130,12 @@ def fields_of_callable(entry: Callable[..., Any], without: Sequence[str] = ()) -
     """Fields of the keyword arguments of a class of torch or timm, except those named in `without`."""
     try:
         signature = inspect.signature(entry, eval_str=True)
-    except NameError:  # annotations that exist for type checkers only
+    except NameError:  # annotations for type checkers only
         signature = inspect.signature(entry)
         blank = [p.replace(annotation=REQUIRED) for p in signature.parameters.values()]
         signature = signature.replace(parameters=blank)
-    kept = {n: p for n, p in signature.parameters.items() if p.kind not in _VARIADIC and n not in without}
-    return fields_of_parameters(kept)
+    keywords = keywords_of(signature)
+    return fields_of_parameters({name: p for name, p in keywords.items() if name not in without})
 
 
 def check(
@@ -154,13 +152,13 @@ def check(
     """Check the mapping at `path` against its fields and fill in defaults.
 
     Args:
-        owner: whose keys these are, for messages ("an argument of loss 'disp_smooth'", "a key of trainer").
-        paths: where single keys stand, when not directly below `path`.
-        also: keys that exist beside `fields` but are handled elsewhere, for messages.
-        partial: leave out what is not given, instead of filling in defaults and asking for required keys.
+        owner: of the keys, for messages ("an argument of loss 'disp_smooth'", "a key of trainer").
+        paths: places of single keys that are not directly below `path`.
+        also: other valid keys, handled elsewhere, for messages.
+        partial: skip missing keys, instead of filling in defaults and reporting required ones.
 
-    Returns the values that are right, in the order of `data`, then the defaults. Keys that this owner does not have are
-    dropped where an earlier source had set them and a later one set them to null, or chose another `type`.
+    Returns the valid values, in the order of `data`, then the defaults. Unknown keys of an earlier source are dropped
+    when a later one sets them to null or chooses another `type`.
     """
     if not isinstance(data, Mapping):
         report.wrong(path, f"expected a mapping of keys, got {show(data)}")
@@ -192,9 +190,18 @@ def check(
 
 
 def show(value: Any) -> str:
-    """A value as it would be typed, shortened."""
+    """Write a value as in YAML, shortened."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def choices_of(annotation: Any) -> list[Any]:
+    """List the values of a bool or Literal, also inside a union."""
+    if annotation is bool:
+        return [True, False]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for arg in get_args(annotation) for choice in choices_of(arg)]
 
 
 def _describe(annotation: Any) -> str:
@@ -234,13 +241,13 @@ def _bounds(metadata: Iterable[Any]) -> str:
 
 
 def _is_plain(annotation: Any) -> bool:
-    """True when YAML can express a value of the type: not for the Tensor of `float | Tensor`."""
+    """Return whether YAML can express the type: not for the Tensor of `float | Tensor`."""
     known = annotation is Any or annotation in _WORDS or get_origin(annotation) is not None
     return known or _is_a(annotation, (list, tuple, dict, BaseModel, PurePath))
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The types that a value may have, without what annotates them."""
+    """The members of a union, without annotations."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _members(args[0])
@@ -249,15 +256,8 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _literals(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    return [choice for arg in get_args(annotation) for choice in _literals(arg)]
-
-
 def _argument_docs(doc: str, names: Iterable[str]) -> dict[str, str]:
-    """Read `name: meaning` and `a, b: meaning` lines of a docstring; deeper lines below continue the
-    meaning."""
+    """Read `name: meaning` and `a, b: meaning` lines of a docstring; indented lines continue the meaning."""
     known, found = set(names), dict[str, str]()
     current: list[str] = []
     depth = 0

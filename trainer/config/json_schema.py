@@ -1,16 +1,12 @@
-"""The JSON schema of the configuration, for editors: completion, hover texts and red underlines in every file
-of cfg/.
+"""The JSON schema of the configuration, for editors: completion, hover texts and red underlines in cfg/.
 
-It describes files, not merged configurations: nothing is required, because a file may leave a key to the one
-it builds on, and null is allowed where it removes what that one says. `load_config` is the judge; this is
-only its early voice.
+It describes files, not merged configurations: nothing is required, because a file may build on another, and null is
+allowed where it removes a setting of that. `load_config` checks more.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -18,7 +14,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from models_zoo.registry import Registry
 from trainer.config.fields import REQUIRED, Field, Fields, fields_of_model
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
-from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields
+from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields, summary_of
 from trainer.config.sections import (
     MODES,
     EvaluationSection,
@@ -27,13 +23,13 @@ from trainer.config.sections import (
     SchedulerSection,
     TrainerSection,
 )
+from trainer.runtime.rundir import plain
 
 JsonSchema = dict[str, Any]
 
 
 def json_schema(registries: Registries | None = None) -> JsonSchema:
-    """Build the schema from the sections and from the signatures of all registry entries."""
-
+    """Build the schema from the sections and the signatures of all registry entries."""
     networks, losses, datasets = registries or Registries.installed()
     loader = _properties(fields_of_model(LoaderSection))
     schedules = [scheduler_fields(cls) for cls in SCHEDULERS.values()]
@@ -61,10 +57,9 @@ def json_schema(registries: Registries | None = None) -> JsonSchema:
 
 
 def _dataset(registry: Registry) -> JsonSchema:
-    """All arguments of all datasets: a file that changes one key does not repeat the `type` it is meant
-    for."""
+    """Collect the arguments of all datasets, because a file that changes one key need not repeat the `type`."""
     fields = [entry_fields(registry, name, without=SET_BY_RUN) for name in registry.names()]
-    summaries = "; ".join(f"{name}: {_summary(registry.get(name))}" for name in registry.names())
+    summaries = "; ".join(f"{name}: {summary_of(registry.get(name))}" for name in registry.names())
     kind = {"enum": registry.names(), "description": summaries}
     return {"type": kind, **_any_of(_properties(f, nullable=True) for f in fields)}
 
@@ -73,7 +68,7 @@ def _entries(registry: Registry, extra: Fields) -> JsonSchema:
     entries = {}
     for name in registry.names():
         entry = _object(_properties({**extra, **entry_fields(registry, name)}))
-        entries[name] = {**_nullable(entry), "description": _summary(registry.get(name))}
+        entries[name] = {**_nullable(entry), "description": summary_of(registry.get(name))}
     return _object(entries)
 
 
@@ -86,24 +81,23 @@ def _properties(fields: Fields, *, nullable: bool = False) -> JsonSchema:
         if field.doc:
             schema["description"] = field.doc
         if field.default is not REQUIRED:
-            schema["default"] = _jsonable(field.default)
+            schema["default"] = plain(field.default)
         properties[name] = schema
     return properties
 
 
 def _type_schema(field: Field) -> JsonSchema:
-    if model := field.model():  # written out: a reference to a definition would have to stand at the root
+    if model := field.model():  # inlined: definitions would have to be at the root
         switch: JsonSchema = {"type": "boolean", "description": "true = on, with the defaults; false = off"}
         return {"anyOf": [_object(_properties(fields_of_model(model))), switch, {"type": "null"}]}
     try:
         return field.adapter().json_schema()
-    except PydanticInvalidForJsonSchema:  # a member of the type that YAML cannot express, such as a Tensor
+    except PydanticInvalidForJsonSchema:  # a type that YAML cannot express, such as a Tensor
         return {}
 
 
 def _any_of(several: Iterable[JsonSchema]) -> JsonSchema:
-    """Merge properties; a name with several meanings takes any of them, and shows the first one's
-    description."""
+    """Merge properties; a name with several types takes any of them, with the first description."""
     merged: JsonSchema = {}
     for properties in several:
         for name, schema in properties.items():
@@ -132,7 +126,7 @@ def _object(properties: JsonSchema) -> JsonSchema:
 
 
 def _nullable(schema: JsonSchema) -> JsonSchema:
-    """Allow null besides; an empty schema allows everything already."""
+    """Also allow null; an empty schema allows everything already."""
     if not schema:
         return schema
     alternatives = schema.get("anyOf", [_bare(schema)])
@@ -150,14 +144,3 @@ def _untitled(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {k: _untitled(v) for k, v in schema.items() if k != "title" or not isinstance(v, str)}
     return [_untitled(item) for item in schema] if isinstance(schema, list) else schema
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _summary(entry: Any) -> str:
-    paragraph = (inspect.getdoc(entry) or "").split("\n\n")[0]
-    return " ".join(paragraph.split())

@@ -1,17 +1,16 @@
-"""Layers of settings: files, command-line overrides and mappings become one, later ones winning. Nothing is
-mutated."""
+"""Layers of settings: files, overrides and mappings merge into one, later ones winning. Nothing is mutated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from trainer.runtime.rundir import plain
 from trainer.runtime.yaml_text import KeyPath, Layer, read_text
 
 
 def read_override(text: str, problems: list[str]) -> Layer | None:
-    """Parse `a.b=value`, the value being YAML. Told in `problems` when it is not of that form."""
+    """Parse `a.b=value` with a YAML value. Any other form is added to `problems`."""
     label = f"--set {text}"
     key, equals, value = text.partition("=")
     path = tuple(key.strip().split("."))
@@ -23,13 +22,12 @@ def read_override(text: str, problems: list[str]) -> Layer | None:
 
 
 def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> Layer:
-    """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections. Tuples become
-    lists."""
+    """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections, tuples become lists."""
     layers = [Layer({}, label=label)]
     for key, value in data.items():
         path = tuple(str(key).split("."))
         try:
-            layers.append(_nest(path, _copied(value), label))
+            layers.append(_nest(path, plain(value), label))
         except TypeError as error:
             problems.append(f"{label}: {key}: {error}")
     merged = merge(layers)
@@ -38,8 +36,7 @@ def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> La
 
 
 def merge(layers: Iterable[Layer]) -> Layer:
-    """Merge sources, later ones winning: key by key inside mappings, replacing everything else. Nothing is
-    mutated."""
+    """Merge sources, later ones winning: mappings key by key, everything else as a whole."""
     merged = Layer()
     for layer in layers:
         merged.outdated |= set(_of_replaced_types(merged, layer))
@@ -51,7 +48,7 @@ def merge(layers: Iterable[Layer]) -> Layer:
 
 
 def _of_replaced_types(base: Layer, over: Layer) -> Iterator[KeyPath]:
-    """Keys that `base` set in a section whose `type` becomes another one with `over`."""
+    """Yield the keys that `base` set in a section whose `type` changes in `over`."""
     for section, settings in over.data.items() if isinstance(over.data, Mapping) else ():
         before = base.data.get(section)
         if not isinstance(settings, Mapping) or not isinstance(before, Mapping):
@@ -64,24 +61,11 @@ def _merged(base: Any, over: Any, path: KeyPath, removed: set[KeyPath]) -> Any:
     if not isinstance(over, Mapping):
         if over is None and base is not None:
             removed.add(path)
-        return _copied(over)
+        return plain(over)
     result = dict(base) if isinstance(base, Mapping) else {}
     for key, value in over.items():
         result[key] = _merged(result.get(key), value, (*path, key), removed)
     return result
-
-
-def _copied(value: Any) -> Any:
-    """Copy plain data. Raises TypeError for anything that YAML could not hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copied(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"expected plain data (numbers, text, lists, mappings), got a {type(value).__name__}")
 
 
 def _nest(path: KeyPath, value: Any, label: str) -> Layer:

@@ -1,6 +1,6 @@
 """Optimizer and scheduler: a few keys of our own, and the arguments of a class of timm or torch.
 
-Arguments that are not given are left to that class, so that its own defaults stay its own.
+Arguments that are not given keep the defaults of that class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OFTEN_USED = ("adam", "adamw", "nadam", "radam", "adabelief", "sgd", "momentum",
 
 
 def optimizer_fields(cls: Callable[..., Any]) -> dict[str, Field]:
-    """Fields of an optimizer class that are not ours already."""
+    """Fields of an optimizer class without our own."""
     return fields_of_callable(cls, without=("params", *OptimizerSection.model_fields))
 
 
@@ -39,7 +39,7 @@ def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]
     ours = {key: field for key, field in fields_of_model(OptimizerSection).items() if key != "type"}
     cls = _optimizer_class(name, (*path, alias), report, warnings)
     forwarded = {}
-    if cls is None:  # nothing to check the other keys against
+    if cls is None:
         forwarded = {key: section.pop(key) for key in list(section) if key not in ours}
     fields = {**ours, **(optimizer_fields(cls) if cls else {})}
     owner = f"an argument of optimizer {name!r}"
@@ -49,7 +49,7 @@ def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]
 
 
 def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Check the section `scheduler`, where null removes a key. Returns an empty dict when there is none."""
+    """Check the section `scheduler`, where null removes a key. Returns an empty dict without a schedule."""
     path: KeyPath = ("scheduler",)
     name = section.pop("type", None)
     if name is None and all(value is None for value in section.values()):
@@ -88,7 +88,7 @@ def _optimizer_class(
     except (
         AssertionError,
         ImportError,
-    ) as error:  # it wants a GPU or a package; to evaluate, neither is needed
+    ) as error:  # it needs a GPU or a package, which an evaluation does not
         warnings.append(f"optimizer.type: {name} cannot be built here ({error}); its arguments are unchecked")
         return None
     return cls
@@ -105,5 +105,5 @@ SCHEDULERS: dict[str, type] = {
 
 
 def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
-    """Build the schedule called `type`; it is stepped once per epoch and never prepared by Accelerate."""
+    """Build the schedule called `type`, to be stepped once per epoch and not prepared by Accelerate."""
     return SCHEDULERS[type](optimizer, **kwargs)

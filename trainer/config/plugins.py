@@ -1,6 +1,6 @@
 """Plugins: modules of the user that register losses, decoders, ..., imported before the configuration is read.
 
-Only what the command line names is imported. What a checkpoint says about plugins is told, never run.
+Only plugins on the command line are imported; those that a checkpoint names are reported, never run.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from models_zoo.registry import NameTaken, did_you_mean
 from trainer.runtime.errors import UserError
 
 _OURS = tuple(str(Path(__file__).parents[2] / package) for package in ("trainer", "models_zoo", "launch"))
-_LISTED = 12  # names that a message lists; of more, only the nearest is told
+_LISTED = 12  # most names in a message; of more, it only gives the nearest
 
 
 class _Module(NamedTuple):
-    """Where the module of an argument is to be found."""
+    """A module and the folder of its top-level package, which is searched after Python's own path."""
 
     name: str  # dotted
-    folder: Path  # of the top-level module or package, looked into after Python's own path
+    folder: Path
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
     """Import plugins in order: each a dotted name, from the working directory or PYTHONPATH, or a path to a .py file.
 
-    A folder that Python does not know yet is appended to its path, so that processes started later find the module
-    under the same name. Raises UserError for a module that does not exist, cannot be imported, is hidden by another of
-    its name, or registers a name that is taken.
+    Raises UserError for a module that does not exist, cannot be imported, is hidden by another of its name, or
+    registers a name that is taken.
     """
     for given in plugins:
         module = _find(given)
+        # Not `spec_from_file_location`: workers that DataLoader spawns unpickle by module name and get only `sys.path`
+        # (ModuleNotFoundError, measured), and modules of a package import their siblings.
         if str(module.folder) not in sys.path:
             sys.path.append(str(module.folder))
-        importlib.invalidate_caches()  # the file may be younger than what Python remembers of its folder
+        importlib.invalidate_caches()  # the file may be newer than Python's listing of its folder
         _refuse_hidden(given, module)
         try:
             importlib.import_module(module.name)
@@ -52,11 +53,11 @@ def load_plugins(plugins: Sequence[str]) -> None:
 
 @contextmanager
 def naming_plugins(hparams: Mapping[str, Any], source: Path | str) -> Iterator[None]:
-    """Add to a UserError of this block which plugins a run was trained with, when they are not loaded.
+    """Add the plugins of a run that are not loaded to a UserError of this block.
 
     Args:
-        hparams: what the run was made of, `plugins` among it.
-        source: file that says so, for the message.
+        hparams: settings of the run, including `plugins`.
+        source: file of `hparams`, for the message.
     """
     try:
         yield
@@ -71,7 +72,7 @@ def naming_plugins(hparams: Mapping[str, Any], source: Path | str) -> Iterator[N
 
 
 def _is_loaded(given: str) -> bool:
-    """True when the module is imported; one that cannot be found is not."""
+    """Return whether the module exists and is imported."""
     try:
         return _find(given).name in sys.modules
     except UserError:
@@ -79,7 +80,7 @@ def _is_loaded(given: str) -> bool:
 
 
 def _find(given: str) -> _Module:
-    """Say which module an argument means. Raises UserError for a missing file and for what is no name."""
+    """Find the module of an argument. Raises UserError for a missing file or an invalid name."""
     is_path = given.endswith(".py") or os.sep in given or "/" in given
     if not is_path:
         module = _Module(given, Path.cwd())
@@ -97,7 +98,7 @@ def _find(given: str) -> _Module:
 
 
 def _module_of(path: Path) -> _Module:
-    """The dotted name of a file or package folder: inside packages it has theirs in front."""
+    """Return the dotted name of a file or package folder, with those of the packages around it."""
     name, folder = path.name.removesuffix(".py"), path.parent
     while (folder / "__init__.py").is_file():
         name, folder = f"{folder.name}.{name}", folder.parent
@@ -105,7 +106,7 @@ def _module_of(path: Path) -> _Module:
 
 
 def _refuse_hidden(given: str, module: _Module) -> None:
-    """Raise UserError when Python would import another module of the same name, from earlier on its path."""
+    """Raise UserError when Python would import another module of this name, from earlier on its path."""
     top = module.name.partition(".")[0]
     wanted = PathFinder.find_spec(top, [str(module.folder)])
     try:
@@ -120,7 +121,7 @@ def _refuse_hidden(given: str, module: _Module) -> None:
 
 
 def _why(error: BaseException, module: _Module) -> str:
-    """Say why a module could not be imported: in its own words and places, without frames of ours."""
+    """Describe why a module could not be imported: its error and traceback, without frames of this project."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and f"{module.name}.".startswith(f"{missing}."):
         return _no_such_module(module, missing)
@@ -128,10 +129,10 @@ def _why(error: BaseException, module: _Module) -> str:
     places = [f"{f.filename}:{f.lineno}: {f.line}" for f in frames]
     if isinstance(error, NameTaken):
         return f"{error}. Choose another name\n  {places[-1]}"
-    said = traceback.format_exception_only(error)[-1].strip()
+    message = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, SyntaxError):
         places.append(f"{error.filename}:{error.lineno}: {(error.text or '').strip()}")
-    return "\n  ".join(["cannot be imported", *places, said])
+    return "\n  ".join(["cannot be imported", *places, message])
 
 
 def _is_ours(file: str) -> bool:
@@ -140,7 +141,7 @@ def _is_ours(file: str) -> bool:
 
 
 def _no_such_module(module: _Module, missing: str) -> str:
-    """Say that `missing`, the module or a package of its name, does not exist, and what does."""
+    """Report that `missing`, the module or one of its packages, does not exist, and list its neighbours."""
     package, _, name = missing.rpartition(".")
     if package:
         where = f"package {package}"
@@ -159,5 +160,5 @@ def _no_such_file(path: Path) -> str:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    told = did_you_mean(name, names)
-    return told if len(names) <= _LISTED else told.partition("Known:")[0].strip()
+    hint = did_you_mean(name, names)
+    return hint if len(names) <= _LISTED else hint.partition("Known:")[0].strip()

@@ -1,11 +1,12 @@
-"""From merged YAML to checked values, section by section; every mistake becomes a line of the report."""
+"""From merged YAML to checked values, section by section; mistakes become lines of the report."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,12 +32,12 @@ from trainer.config.sections import (
 )
 from trainer.runtime.yaml_text import KeyPath
 
-SET_BY_RUN = ("seed",)  # dataset arguments that the command line decides
+SET_BY_RUN = ("seed",)  # dataset arguments that the command line sets
 LOSS_EXTRA = {"weight": Field(Weight, 1.0, "factor of this loss in the total")}
 
 
 class Registries(NamedTuple):
-    """Where the entries of the sections `net`, `loss` and `dataset` come from."""
+    """The registries of the sections `net`, `loss` and `dataset`."""
 
     networks: Registry
     losses: Registry
@@ -54,7 +55,7 @@ class Registries(NamedTuple):
 
 @dataclass
 class Resolved:
-    """Checked values. Sections are as they go back into YAML; `datasets` holds the arguments per mode."""
+    """Checked values. Sections are as in YAML; `datasets` holds the arguments per mode."""
 
     net: dict[str, dict[str, Any]] = field(default_factory=dict)
     loss: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Resolved:
     warnings: list[str] = field(default_factory=list)
 
     def loader_kwargs(self, mode: str) -> dict[str, Any]:
-        """Loader arguments of one mode, with what follows from others filled in."""
+        """Loader arguments of one mode, with defaults that depend on others."""
         kwargs = {k: v for k, v in self.loader.items() if k not in MODES} | (self.loader.get(mode) or {})
         for key in ("shuffle", "drop_last"):
             if kwargs.get(key) is None:
@@ -79,7 +80,7 @@ class Resolved:
 
 
 def resolve(report: Report, registries: Registries) -> Resolved:
-    """Check every section of `report.layer`: what is right is returned, what is wrong is in the report."""
+    """Check every section of `report.layer`; return valid values and report the others."""
     data = report.layer.data
     for name in data:
         if name not in SECTION_NAMES:
@@ -107,11 +108,20 @@ def resolve(report: Report, registries: Registries) -> Resolved:
 
 
 def entry_fields(registry: Registry, name: str, without: tuple[str, ...] = ()) -> dict[str, Field]:
-    """Fields of one registry entry, with what its docstring and those of its bases say about them."""
+    """Fields of one registry entry, explained by the docstrings of its class and bases."""
     entry = registry.get(name)
     docs = "\n\n".join(inspect.getdoc(cls) or "" for cls in getattr(entry, "__mro__", (entry,)))
     parameters = {key: p for key, p in registry.parameters(name).items() if key not in without}
     return fields_of_parameters(parameters, docs)
+
+
+def summary_of(entry: Any) -> str:
+    """Return the first paragraph of a docstring, without citations at its end, which `source` repeats."""
+    paragraph = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
+    sentences = re.split(r"(?<=[.;]) (?=[A-Za-z])", paragraph)
+    while len(sentences) > 1 and "arXiv:" in sentences[-1]:
+        sentences.pop()
+    return " ".join(sentences).rstrip(";")
 
 
 def _section(name: str, report: Report) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def _section(name: str, report: Report) -> dict[str, Any]:
 
 
 def _mapping(value: Any, path: KeyPath, report: Report) -> dict[str, Any]:
-    """Copy a mapping; null is an empty one, and so is anything else after it was reported."""
+    """Copy a mapping; null gives an empty one, and anything else is reported."""
     if isinstance(value, Mapping):
         return dict(value)
     if value is not None:
@@ -152,21 +162,19 @@ def _entries(
             entries[name] = check(fields, kwargs, path, f"an argument of {registry.kind} {name!r}", report)
             if len(report.lines) == before:
                 own = {key: value for key, value in entries[name].items() if key not in extra}
-                _ask_entry(registry.get(name), own, path, {}, report)
+                _validate_entry(registry.get(name), own, path, {}, report)
     return entries
 
 
-def _ask_entry(
+def _validate_entry(
     entry: Any, kwargs: dict[str, Any], path: KeyPath, paths: Mapping[str, KeyPath], report: Report
 ) -> None:
-    """Let an entry judge its arguments together: its class method `validate_config(kwargs)` returns a list of
-    problems.
+    """Report the problems that the class method `validate_config(kwargs)` of an entry returns.
 
-    A problem that opens with the name of an argument ("dec_name 'x' is not ...") is told at the place of that
-    argument.
+    A problem that starts with the name of an argument ("dec_name 'x' is not ...") is reported at its place.
     """
-    judge = getattr(entry, "validate_config", None)
-    for problem in judge(copy.deepcopy(kwargs)) if judge else ():
+    validate: Callable[..., list[str]] = getattr(entry, "validate_config", lambda _: [])
+    for problem in validate(copy.deepcopy(kwargs)):
         key = problem.split(" ", 1)[0].rstrip(":")
         if key in kwargs:
             place = paths.get(key, (*path, key))
@@ -178,19 +186,18 @@ def _ask_entry(
 def _dataset(
     registry: Registry, report: Report
 ) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
-    """Check the common keys with those of each mode laid over them: (arguments per mode, the section as
-    YAML)."""
+    """Check the keys of each mode merged over the common ones; return arguments per mode, and the section."""
     common, own = _split_modes("dataset", report)
     modes: dict[str, tuple[str, dict[str, Any]]] = {}
     for mode in MODES:
-        # Nobody asked for `test` when it has no keys of its own: what it lacks is told when it is used.
+        # Without keys of its own, `test` may be incomplete: this is reported when it is used.
         asked = mode != "test" or mode in own
         judge = report if asked else Report(report.layer)
         checked = _dataset_mode(mode, {**common, **own.get(mode, {})}, own.get(mode, {}), registry, judge)
         if checked and (asked or not judge.lines):
             modes[mode] = checked
     types = {name for name, _ in modes.values()}
-    if len(types) != 1:  # each mode has its own class, and its own defaults
+    if len(types) != 1:  # each mode has its own class and defaults
         full = {
             mode: {"type": name, **kwargs}
             for mode, (name, kwargs) in modes.items()
@@ -218,7 +225,7 @@ def _dataset(
 def _dataset_mode(
     mode: str, merged: dict[str, Any], own: Mapping[str, Any], registry: Registry, report: Report
 ) -> tuple[str, dict[str, Any]] | None:
-    """Check the arguments of one mode; None when it is not known of what class."""
+    """Check the arguments of one mode; None for an unknown class."""
     paths: dict[str, KeyPath] = {key: ("dataset", mode, key) for key in own}
     name = merged.pop("type", None)
     if not isinstance(name, str) or name not in registry:
@@ -234,7 +241,7 @@ def _dataset_mode(
     owner = f"an argument of {registry.kind} {name!r}"
     values = check(fields, merged, ("dataset",), owner, report, paths=paths, also=("type", *MODES))
     if len(report.lines) == before:
-        _ask_entry(registry.get(name), values, ("dataset",), paths, report)
+        _validate_entry(registry.get(name), values, ("dataset",), paths, report)
     return name, values
 
 

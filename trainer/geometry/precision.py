@@ -6,6 +6,8 @@ Small matrix products are elementwise products and sums here, because autocast w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -18,3 +20,8 @@ def full_precision(x: Tensor) -> Tensor:
 def matmul3(a: Tensor, b: Tensor) -> Tensor:
     """Multiply small matrices a (..., m, k) and b (..., k, n) without 16-bit arithmetic."""
     return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)
+
+
+def full_precision_maps(maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Widen maps by scale, see `full_precision`: ascending scales, in the ordinary memory layout."""
+    return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose
-from trainer.geometry.precision import full_precision
+from trainer.geometry.precision import full_precision, full_precision_maps
 from trainer.geometry.synthesis import ViewSynthesis
 
 Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
@@ -71,10 +71,10 @@ class Scene:
         self.supports = None if supports is None else full_precision(supports)
         self.n_supports = 0 if supports is None else supports.shape[1]
         self.K, self.Ts, self.T_stereo, self.depth_hints = K, Ts, T_stereo, depth_hints
-        self.disp = widened(disp)
+        self.disp = full_precision_maps(disp)
         self.scales = tuple(self.disp)  # ascending
-        self.mask = None if mask is None else widened(mask)
-        self.disp_stereo = None if disp_stereo is None else widened(disp_stereo)
+        self.mask = None if mask is None else full_precision_maps(mask)
+        self.disp_stereo = None if disp_stereo is None else full_precision_maps(disp_stereo)
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.extras = dict(extras or {})
@@ -184,8 +184,3 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if x.shape[-2:] == torch.Size(size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
-
-
-def widened(maps: Mapping[int, Tensor]) -> Scales:
-    """Return maps by ascending scale, at least float32, in the contiguous layout."""
-    return {scale: full_precision(maps[scale]).contiguous() for scale in sorted(maps)}

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
 from trainer.geometry import disp_to_depth, invert_pose, pose_matrix
-from trainer.geometry.precision import full_precision
-from trainer.geometry.scene import Pictures, Scene, widened
+from trainer.geometry.precision import full_precision, full_precision_maps
+from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet
 from trainer.objective.pictures import StepPictures, detached
 from trainer.types import Batch, StepOutput
@@ -122,7 +122,7 @@ class Objective(nn.Module):
 
     def predict_disp(self, images: Tensor) -> dict[int, Tensor]:
         """Predict sigmoid disparity {s: (b 1 h/2^s w/2^s)}, float32, of RGB images (b 3 h w) in [0, 1]."""
-        return widened(self.networks["depth"](self._network_input(images))["disp"])
+        return full_precision_maps(self.networks["depth"](self._network_input(images))["disp"])
 
     def predict_depth(self, images: Tensor) -> Tensor:
         """Predict depth (b 1 h w), in units of the 0.1 baseline, of RGB images (b 3 h w) in [0, 1]."""
@@ -133,7 +133,9 @@ class Objective(nn.Module):
 
     def _predict_depth_net(self, target: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
         out = dict(self.networks["depth"](target))
-        predictions = out | {key: widened(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out}
+        predictions = out | {
+            key: full_precision_maps(out[key]) for key in ("disp", "disp_stereo", "mask") if key in out
+        }
         if "disp_stereo" in out:
             both_views = predictions.pop("disp_stereo")
             if T_stereo is not None:  # the other camera is on the right, channel 0, or on the left, channel 1

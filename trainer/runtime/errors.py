@@ -11,6 +11,5 @@ class UserError(Exception):
 
 def listed(items: Sequence[object], limit: int = 3) -> str:
     """Name the first items and count the others: "a, b, c and 4 more"."""
-    return ", ".join(map(str, items[:limit])) + (
-        f" and {len(items) - limit} more" if len(items) > limit else ""
-    )
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(map(str, items[:limit])) + more

@@ -164,7 +164,7 @@ def diff_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Tuples equal lists, 1 equals 1.0 but not True, NaN equals NaN; lists are compared as a whole.
     """
-    before, after = _flat(plain(old)), _flat(plain(new))
+    before, after = flatten(plain(old)), flatten(plain(new))
     return [
         f"{key}: {shown(before.get(key, ABSENT))} -> {shown(after.get(key, ABSENT))}"
         for key in {**before, **after}
@@ -173,7 +173,10 @@ def diff_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Copy settings as dicts with text keys, lists, text, numbers, bools, None. Raises TypeError for anything else."""
+    """Copy settings as plain data: dicts with text keys, lists, text, numbers, bools, null; paths become text.
+
+    Raises TypeError for other values.
+    """
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -185,15 +188,15 @@ def plain(value: Any) -> Any:
             return kind(value)
     if value is None:
         return None
-    raise TypeError(f"{value!r} of type {type(value).__name__} is not data for a settings file")
+    raise TypeError(f"expected plain data (numbers, text, lists, mappings), got a {type(value).__name__}")
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one with dotted keys; an empty mapping stays a value."""
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; an empty mapping stays a value."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models_zoo.registry import did_you_mean
 from trainer.runtime.errors import UserError
+from trainer.runtime.rundir import flatten
 from trainer.tracking import viz
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Tracker:
 
         page = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         self.text("hparams", f"```yaml\n{page}```", self._first_step)
-        flat = flatten(config)
+        flat = storable(config)
         self._each(lambda tracker: _log_hparams(tracker, flat, metrics, self._first_step))
 
     def close(self) -> None:
@@ -223,17 +224,14 @@ def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
     return {name: fetched[name] if name in fetched else float(value) for name, value in values.items()}
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Flatten nested mappings to {"loss.disp_smooth.weight": 0.001}; lists, None, NaN and inf become text."""
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        elif isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
-            flat[f"{prefix}{key}"] = value
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
+def storable(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Flatten settings for trackers, with dotted keys; lists, None, NaN and inf become text."""
+
+    def scalar(value: Any) -> bool | int | float | str:
+        keep = isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+        return value if keep else str(value)
+
+    return {key: scalar(value) for key, value in flatten(config).items()}
 
 
 def _start_options(run_dir: Path, first_step: int) -> dict[str, dict[str, Any]]:

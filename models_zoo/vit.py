@@ -1,4 +1,4 @@
-"""Plain vision transformers as encoders: maps of one stride are reassembled to strides 4, 8, 16 and 32."""
+"""Plain vision transformers as encoders: maps of one stride, reassembled to strides 4, 8, 16 and 32."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-LEVELS = (4, 8, 16, 32)  # strides of the pyramid, what a ConvNeXt gives
-PATCHES = (8, 16, 32)  # pixels; every stride is a power of two away from them
+LEVELS = (4, 8, 16, 32)  # strides of the pyramid, as of a ConvNeXt
+PATCHES = (8, 16, 32)  # pixels: powers of two, as the strides
 CHOICES = "vit_tiny_patch16_224, deit3_small_patch16_224, vit_small_patch8_224"
 
 
 def is_plain(encoder: Any) -> bool:
-    """Whether a timm `features_only` model keeps one stride throughout and can be asked for any of its blocks."""
+    """Return whether a timm `features_only` model has one stride throughout and gives the output of any block."""
     strides = set(encoder.feature_info.reduction())
     return len(strides) == 1 and hasattr(getattr(encoder, "model", None), "forward_intermediates")
 
@@ -28,8 +28,8 @@ class ViTPyramid(nn.Module):
     size; patches may also be of 8 or 32 pixels, where it has 16.
 
     Args:
-        encoder: timm `features_only` model for which `is_plain` holds; its final norm and head are pruned already.
-        deepest_only: give the map of stride 32 alone, without layers for the others, which would not learn.
+        encoder: timm `features_only` model for which `is_plain` holds, without final norm and head.
+        deepest_only: return only the map of stride 32 and create no layers for the others.
 
     Raises ValueError for patches of another size, such as 14 pixels.
     """

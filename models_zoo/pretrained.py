@@ -1,7 +1,4 @@
-"""Where pretrained weights come from: the local Hugging Face cache, then the network, else a clear word.
-
-Weights that were asked for are never replaced by random ones.
-"""
+"""Where pretrained weights come from: the local Hugging Face cache, then the network, never random numbers."""
 
 from __future__ import annotations
 
@@ -11,19 +8,19 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-PROBE_SECONDS = 8.0  # huggingface_hub alone retries for 25 to 50 s before it admits that there is no network
+PROBE_SECONDS = 8.0  # huggingface_hub alone retries for 25 to 50 s without a network
 
 
 class PretrainedUnavailable(RuntimeError):
-    """Pretrained weights were asked for and cannot be had; the message says why and what to do."""
+    """Pretrained weights are out of reach; the message says why and what to do."""
 
 
 def find_pretrained(enc_name: str) -> dict[str, str]:
     """Locate the pretrained weights of the timm model `enc_name` ("arch" or "arch.tag").
 
-    Returns an overlay of timm's pretrained configuration: the cached file, so that a cached model needs no
-    network, or nothing, which lets timm download. Raises PretrainedUnavailable when timm has no weights of
-    that name, or they are not cached and their server does not answer within `PROBE_SECONDS`.
+    Returns an overlay of timm's pretrained configuration: the cached file, or nothing, which lets timm download.
+    Raises PretrainedUnavailable when timm has no weights of that name, or they are not cached and their server does not
+    answer within `PROBE_SECONDS`.
     """
     import timm
     from huggingface_hub import constants
@@ -61,7 +58,7 @@ def cached_file(source: Any) -> str | None:
 
 
 def unavailable(source: Any, reason: str) -> PretrainedUnavailable:
-    """Say which weights (of a timm `PretrainedCfg`) were wanted, why they cannot be had, and the ways on."""
+    """Make the error for missing weights (of a timm `PretrainedCfg`): which, why, and the alternatives."""
     from huggingface_hub import constants
 
     wanted = f"{source.architecture}.{source.tag}" if source.tag else str(source.architecture)
@@ -79,13 +76,13 @@ def unavailable(source: Any, reason: str) -> PretrainedUnavailable:
 
 
 def one_line(error: BaseException) -> str:
-    """The type and first line of an error, for a reason inside a longer message."""
+    """Return the type and first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def why_silent(url: str) -> str | None:
-    """Why the server of `url` gives no answer within `PROBE_SECONDS`; None when it does, be it a refusal."""
+    """Return why the server of `url` does not answer within `PROBE_SECONDS`; None when it answers, even to refuse."""
     verdict: list[str | None] = []
     probe = threading.Thread(target=lambda: verdict.append(_knock(url)), daemon=True)
     probe.start()  # in a thread because no time limit covers a name server that hangs
@@ -101,6 +98,6 @@ def _knock(url: str) -> str | None:
         return None
     except OSError as error:
         reason = getattr(error, "reason", error)
-        # A certificate that Python's own store lacks is no silence: the download brings another store.
+        # A certificate that Python does not trust is no silence: the download uses another store.
         return None if isinstance(reason, ssl.SSLError) else str(reason)
     return None
