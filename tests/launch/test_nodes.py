@@ -9,20 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.commands.test_train import assert_same_run, ckpt, folder, scalars, state
-from tests.world import ROOT, command, environment, train_args
-from trainer.checkpoint.safefile import read_metadata
+from tests.runs import NOTED, assert_same_run, folder, last_step, scalars, state
+from tests.world import ACCELERATE, ROOT, call, environment, train_args
 
 pytestmark = pytest.mark.slow
 
 PATIENCE = 240  # seconds after which something hangs
-OPTIONS = ("trainer.save_every_n_steps=1", "trainer.log_every_n_steps=1")
 STEPS, PAUSE = 8, 3  # of the whole run; before the next one `PAUSED` processes wait
 
 # `train` that waits before a step of its choice: until it is asked to stop, or for ever.
@@ -47,16 +45,7 @@ sys.exit(main())
 
 def launch(config: str, *options: str) -> list[str]:
     """`accelerate launch` with one of the files of the project."""
-    file = f"launch/accelerate/{config}.yaml"
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
-        "--config_file",
-        file,
-        *options,
-    ]
+    return [sys.executable, *ACCELERATE, f"launch/accelerate/{config}.yaml", *options]
 
 
 class Stage:
@@ -73,7 +62,7 @@ class Stage:
         self, launcher: list[str], paused: str = "", overrides: Sequence[str] = (), **env: str
     ) -> subprocess.Popen[bytes]:
         """Start one launcher; the trainers whose ranks `paused` names will wait."""
-        train = list(train_args(self.out, *OPTIONS, *overrides))
+        train = list(train_args(self.out, *NOTED, *overrides))
         changes = {"HF_HOME": str(self.folder), "PAUSED": paused, "MARKS": str(self.marks), **env}
         with open(self.folder / f"log{len(self.started)}", "wb") as log:
             process = subprocess.Popen(
@@ -91,15 +80,8 @@ class Stage:
     def nodes(self, rendezvous: str, paused: str = "") -> list[subprocess.Popen[bytes]]:
         """Start two launchers of one process each, as two machines would; the second when the first one listens."""
         port = free_port()
-        options: tuple[str, ...] = (
-            "--num_machines",
-            "2",
-            "--num_processes",
-            "2",
-            "--main_process_ip",
-            "127.0.0.1",
-        )
-        options += ("--rdzv_backend", rendezvous, "--main_process_port", str(port), "--machine_rank")
+        options = ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+        options += ["--rdzv_backend", rendezvous, "--main_process_port", str(port), "--machine_rank"]
         env = {"GLOO_SOCKET_IFNAME": "lo"}
         first = self.start(launch("multi_node", *options, "0"), paused, **env)
         self.wait(lambda: listens(port))
@@ -133,26 +115,11 @@ class Stage:
                 os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
-    yield stage
-    stage.kill_everything()
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of one launcher with two processes."""
-    stage = Stage(tmp_path_factory.mktemp("two"))
-    assert stage.end(stage.start(launch("cpu_x2"))) == 0, stage.log(0)
-    return stage.out
-
-
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run without any launcher."""
     out = tmp_path_factory.mktemp("one")
-    done = command(*train_args(out, *OPTIONS))
+    done = call(*train_args(out, *NOTED))
     assert done.returncode == 0, done.stderr
     return out
 
@@ -182,10 +149,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     for victim in [psutil.Process(process.pid), *family(process)]:
         victim.kill()
     process.wait()
-
-
-def last_step(out: Path) -> int:
-    return int(read_metadata(ckpt(out, "last"))["step"])
 
 
 @pytest.mark.long  # the one below ends with the same bytes, too
@@ -238,15 +201,14 @@ def test_a_machine_dies_the_other_ends_and_both_continue(
 PASSED_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("launcher", "ranks", "signum", "env"),
     [
-        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGTERM, {}, marks=pytest.mark.long),
-        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON, marks=pytest.mark.long),
-        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGHUP, {}, marks=pytest.mark.long),
-        pytest.param(
-            launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}, marks=pytest.mark.long
-        ),
+        (launch("cpu_x2"), (0, 1), signal.SIGTERM, {}),
+        (launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON),
+        (launch("cpu_x2"), (0, 1), signal.SIGHUP, {}),
+        (launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}),
     ],
     ids=["two", "two-usr1", "two-hup", "one-by-the-launcher-of-several"],
 )
