@@ -98,13 +98,6 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(
     assert steps == [2, 4, 6, 8], "TensorBoard must not show a step twice"
 
 
-@pytest.mark.long
-def test_killed_without_step_saves_the_files_are_the_same(trained_run: Path, tmp_path: Path) -> None:
-    kill_at_step(4, tmp_path)  # the end of the first epoch
-    assert call(*train_args(tmp_path)).returncode == 0
-    assert_same_run(tmp_path, trained_run)
-
-
 def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(
     trained_run: Path, tmp_path: Path
 ) -> None:

@@ -48,13 +48,10 @@ def damaged_bytes(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.slow
-def test_every_damage_is_noticed_and_the_one_before_is_read(
-    stopped: Supervisor, tmp_path: Path, show: Callable[..., None]
-) -> None:
+def test_every_damage_is_noticed_and_the_one_before_is_read(stopped: Supervisor, tmp_path: Path) -> None:
     run = stopped.copy(tmp_path)
     data, (before, _) = run.last.read_bytes(), read(run.previous)
     checkpointer = Checkpointer(run.last.parent, hparams={}, monitor="loss")
-    count = 0
     for name, damaged in damaged_bytes(data):
         assert damaged != data, name
         run.last.write_bytes(damaged)
@@ -64,8 +61,6 @@ def test_every_damage_is_noticed_and_the_one_before_is_read(
         assert len(saved.notes) == 1, name
         assert str(run.last) in saved.notes[0], name
         assert all(saved.tensors[key].equal(before[key]) for key in before), name
-        count += 1
-    show({"damages noticed": f"{count} of {count}"})
     run.previous.write_bytes(flipped(run.previous.read_bytes(), -1))
     with pytest.raises(DamagedFile, match="The one before is no better"):
         checkpointer.load_last()

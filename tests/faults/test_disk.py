@@ -62,14 +62,6 @@ def fails_and_continues(
     assert_same_bytes(run, undisturbed(*run.options))
 
 
-@pytest.mark.slow
-def test_a_bit_that_turns_between_memory_and_disk_is_noticed_at_once(
-    tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
-    run = Supervisor(tmp_path, ("trainer.max_epochs=1",))
-    fails_and_continues(run, ("last:synced", "flip"), undisturbed)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS, ids=" ".join)
 def test_an_error_at_any_moment_of_a_save(

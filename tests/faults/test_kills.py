@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.account import figures
+from tests.faults.account import show
 from tests.faults.damage import DAMAGES
 from tests.faults.supervisor import Kill, Supervisor, assert_same_bytes, seeded
 
@@ -83,9 +83,7 @@ def disturb(run: Supervisor, kills: list[Kill], rng: random.Random, damages: int
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-def test_fifty_kills(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor], show: Callable[..., None]
-) -> None:
+def test_fifty_kills(saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]) -> None:
     rng, seed = seeded("fifty")
     options = (saving, "trainer.max_epochs=24")
     other = undisturbed(*options)
@@ -93,8 +91,7 @@ def test_fifty_kills(
     assert len(kills) == 50
     run, began = Supervisor(tmp_path, options), time.monotonic()
     damages = disturb(run, kills, rng, DAMAGED)
-    numbers = figures(run.starts, other.starts[0].trained, time.monotonic() - began)
-    show({"seed": str(seed), "kills": str(len(kills)), **numbers, "`last` damaged": str(dict(damages))})
+    show(run.starts, other.starts[0].trained, time.monotonic() - began, seed=seed, damages=dict(damages))
     assert_same_bytes(run, other)
     wanted = {"importing", "restoring", "training", "writing last", "writing best", "validating", "ending"}
     assert wanted <= {start.phase for start in run.starts[:-1]}
@@ -106,7 +103,7 @@ def test_fifty_kills(
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_twenty_kills_of_two_processes(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor], show: Callable[..., None]
+    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
 ) -> None:
     rng, seed = seeded("twenty")
     options = (saving, "trainer.max_epochs=16")
@@ -115,9 +112,8 @@ def test_twenty_kills_of_two_processes(
     assert len(kills) == 20
     run, began = Supervisor(tmp_path, options, world=2), time.monotonic()
     disturb(run, kills, rng, damages=3)
-    numbers = figures(run.starts, other.starts[0].trained, time.monotonic() - began)
-    who = Counter(aim.who for aim in kills)
-    show({"seed": str(seed), "kills": str(len(kills)), "of": str(dict(who)), **numbers})
+    who = dict(Counter(aim.who for aim in kills))
+    show(run.starts, other.starts[0].trained, time.monotonic() - began, seed=seed, killed=who)
     assert_same_bytes(run, other)
 
 

@@ -151,24 +151,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-@pytest.mark.long  # the one below ends with the same bytes, too
-def test_two_machines_are_one_machine_with_two_processes(
-    stage: Stage, two_processes: Path, one_process: Path
-) -> None:
-    """The same bytes. One process differs: sums in another order, amplified step by step by min and abs."""
-    assert [stage.end(node) for node in stage.nodes("static")] == [0, 0], stage.log(0) + stage.log(1)
-    assert_same_run(stage.out, two_processes)
-    ours, theirs = scalars(folder(stage.out)), scalars(folder(one_process))
-    losses = [tag for tag in theirs if tag.startswith("train_losses/")]
-    assert losses
-    assert scalars(folder(two_processes))["train_losses/loss"] == ours["train_losses/loss"]
-    for tag in losses:
-        (_, first), *_, (step, last) = ours[tag]
-        assert step == STEPS
-        assert first == pytest.approx(theirs[tag][0][1], rel=1e-5), tag
-        assert last == pytest.approx(theirs[tag][-1][1], rel=0.05), tag
-
-
 @pytest.mark.parametrize(
     ("rendezvous", "rank", "said"),
     [
@@ -205,12 +187,11 @@ PASSED_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
 @pytest.mark.parametrize(
     ("launcher", "ranks", "signum", "env"),
     [
-        (launch("cpu_x2"), (0, 1), signal.SIGTERM, {}),
         (launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON),
         (launch("cpu_x2"), (0, 1), signal.SIGHUP, {}),
         (launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}),
     ],
-    ids=["two", "two-usr1", "two-hup", "one-by-the-launcher-of-several"],
+    ids=["two-usr1", "two-hup", "one-by-the-launcher-of-several"],
 )
 def test_a_launcher_that_is_asked_to_stop_leaves_after_the_step_and_nobody_behind(
     stage: Stage,
@@ -252,15 +233,3 @@ def test_a_launcher_of_one_process_passes_nothing_on_but_the_trainer_can_be_told
     assert (state(stage.out)["state"], last_step(stage.out)) == ("preempted", PAUSE + 1)
     assert stage.end(stage.start(launch("cpu"))) == 0, stage.log(1)
     assert_same_run(stage.out, one_process)
-
-
-@pytest.mark.long
-def test_of_all_processes_one_is_asked_and_every_one_leaves(stage: Stage, two_processes: Path) -> None:
-    """A launcher without the signal on its list must not be sent it; its trainers may be, any of them."""
-    process = stage.start(launch("cpu_x2"), "1")
-    stage.wait_for_pause(1)
-    os.kill(int(read(stage.marks / "1")), signal.SIGUSR1)
-    stage.end(process)
-    assert (state(stage.out)["state"], last_step(stage.out)) == ("preempted", PAUSE + 1)
-    assert stage.end(stage.start(launch("cpu_x2"))) == 0, stage.log(1)
-    assert_same_run(stage.out, two_processes)
