@@ -74,14 +74,15 @@ RAISING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from trainer.commands.train import main
-from trainer.training.loop import Loop
+from trainer.objective import Objective
 from trainer.runtime.errors import UserError
-descend = Loop.descend
-def failing(self, batches):
-    if self.state.position.step == 2 and os.environ["RANK"] == "1":
+forward, steps = Objective.forward, []
+def failing(self, batch):
+    steps.append(batch)
+    if len(steps) == 3 and os.environ["RANK"] == "1":
         raise {error}
-    return descend(self, batches)
-Loop.descend = failing
+    return forward(self, batch)
+Objective.forward = failing
 sys.exit(main())
 """
 

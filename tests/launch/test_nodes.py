@@ -23,22 +23,27 @@ pytestmark = pytest.mark.slow
 PATIENCE = 240  # seconds after which something hangs
 STEPS, PAUSE = 8, 3  # of the whole run; before the next one `PAUSED` processes wait
 
-# `train` that waits before a step of its choice: until it is asked to stop, or for ever.
+# `train` that waits in the step after PAUSE: until it is asked to stop, or for ever.
 PAUSING = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from trainer.commands.train import main
-from trainer.training.loop import Loop
-descend, rank = Loop.descend, os.environ.get("RANK", "0")
-def descend_later(self, batches):
-    mark, paused = Path(os.environ["MARKS"], rank), os.environ["PAUSED"].split()
-    if self.state.position.step == {PAUSE} and rank in paused and not mark.exists():
+from trainer.objective import Objective
+from trainer.runtime.signals import StopSignals
+forward, enter, steps, signals = Objective.forward, StopSignals.__enter__, [], []
+mark, paused = Path(os.environ["MARKS"], os.environ.get("RANK", "0")), os.environ["PAUSED"].split()
+def enter_noted(self):
+    signals.append(self)
+    return enter(self)
+def forward_later(self, batch):
+    steps.extend([batch] if self.training else [])
+    if self.training and len(steps) == {PAUSE + 1} and mark.name in paused and not mark.exists():
         mark.write_text(str(os.getpid()))
-        while self.signals.received is None:
+        while all(each.received is None for each in signals):
             time.sleep(0.01)
-    return descend(self, batches)
-Loop.descend = descend_later
+    return forward(self, batch)
+Objective.forward, StopSignals.__enter__ = forward_later, enter_noted
 sys.exit(main())
 """
 
