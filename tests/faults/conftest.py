@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.disks import mounted
-from tests.faults.supervisor import Supervisor
+from tests.faults.supervisor import Check, Supervisor, Undisturbed, assert_same_bytes
 
 
 @pytest.fixture(params=["true", "false"], ids="save_async={}".format)
@@ -20,7 +19,7 @@ def saving(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Supervisor]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Return a function: options of a run and its number of processes -> that run, finished without any trouble."""
     made: dict[Any, Supervisor] = {}
 
@@ -36,6 +35,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Super
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def ends_alike(undisturbed: Undisturbed) -> Check:
+    """Return a check that a finished run has the files of the undisturbed run with its options."""
+    return lambda run: assert_same_bytes(run, undisturbed(*run.options, world=run.world))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -238,6 +238,10 @@ def assert_same_bytes(ours: Supervisor, theirs: Supervisor) -> None:
     for mine, other in ((ours.last, theirs.last), (ours.best, theirs.best)):
         assert mine.read_bytes() == other.read_bytes(), f"{mine.name} differs"
     assert clean_stale(ours.run / "ckpts") == []
+
+
+Undisturbed = Callable[..., Supervisor]
+Check = Callable[[Supervisor], None]
 
 
 def seeded(what: str) -> tuple[random.Random, int]:

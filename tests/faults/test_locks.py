@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.processes import environments, kill
-from tests.faults.supervisor import PATIENCE, Supervisor, assert_same_bytes
+from tests.faults.supervisor import PATIENCE, Check, Supervisor
 
 pytestmark = pytest.mark.long
 
 
 def test_trainers_without_their_launcher_keep_the_folder(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
+    saving: str, tmp_path: Path, ends_alike: Check
 ) -> None:
     """The launcher is killed, its two trainers go on: a second start is refused until they are done."""
     options = (saving, "trainer.max_epochs=16")
@@ -38,14 +37,14 @@ def test_trainers_without_their_launcher_keep_the_folder(
     while environments(first.token):
         assert time.monotonic() < deadline, "the trainers never ended"
         time.sleep(0.1)
-    assert_same_bytes(first, undisturbed(*options, world=2))
+    ends_alike(first)
     again = Supervisor(tmp_path, options, world=2).finish()
     assert again.code == 0
     assert "had finished before: nothing was trained" in again.output
 
 
 def test_a_loading_process_that_outlives_its_trainer_holds_no_lock(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
+    saving: str, tmp_path: Path, ends_alike: Check
 ) -> None:
     options = (saving, "trainer.max_epochs=4")
     run = Supervisor(tmp_path, (*options, "loader.train.num_workers=1"))
@@ -59,4 +58,4 @@ def test_a_loading_process_that_outlives_its_trainer_holds_no_lock(
     run.end(process)
     run.options = options  # the files say how many loading processes there were
     assert run.finish().code == 0
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)
