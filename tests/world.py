@@ -98,17 +98,10 @@ def train_args(
 
 
 SMALL = (
-    "dataset.size=[96,64]",
-    "dataset.train.num_items=16",
-    "dataset.val.num_items=6",
-    "dataset.items_per_scene=4",
-    "net.depth.enc_name=test_resnet",
-    "net.pose.enc_name=test_resnet",
-    "loader.batch_size=4",
-    "loader.train.num_workers=0",
-    "loader.val.num_workers=0",
-    "trainer.max_epochs=2",
-    "trainer.log_every_n_steps=2",
+    "dataset={size: [96, 64], items_per_scene: 4, train: {num_items: 16}, val: {num_items: 6}}",
+    "net={depth: {enc_name: test_resnet}, pose: {enc_name: test_resnet}}",
+    "loader={batch_size: 4, train: {num_workers: 0}, val: {num_workers: 0}}",
+    "trainer={max_epochs: 2, log_every_n_steps: 2}",
 )
 
 

@@ -20,22 +20,11 @@ from trainer.losses import LOSSES
 pytestmark = pytest.mark.slow
 
 EVERYTHING = (
-    "trainer.max_epochs=3",
-    "trainer.log_images=false",
-    "trainer.save_every_n_steps=1",
-    "trainer.save_async=true",
-    "trainer.nonfinite=skip",
-    "trainer.ema.decay=0.9",
-    "trainer.swa.start=1",
-    "trainer.swa.lr=1e-3",
-    "trainer.swa.anneal_epochs=1",
-    "trainer.swa.bn_batches=2",
-    "trainer.early_stopping.patience=9",
+    "trainer={max_epochs: 3, log_images: false, save_every_n_steps: 1, save_async: true, nonfinite: skip}",
+    "trainer={ema: {decay: 0.9}, swa: {start: 1, lr: 0.001, anneal_epochs: 1, bn_batches: 2}}",
+    "trainer={early_stopping: {patience: 9}, gradient_checkpointing: true, gradient_clip_val: 1}",
     "trainer.freeze=[depth.encoder.layer1]",
-    "trainer.gradient_checkpointing=true",
-    "trainer.gradient_clip_val=1",
-    "scheduler.type=exp",
-    "scheduler.gamma=0.5",
+    "scheduler={type: exp, gamma: 0.5}",
 )
 
 

@@ -28,19 +28,11 @@ ALONE = 0.5  # seconds that trainers go on without their launcher before they ar
 
 # A network of 0.2 million weights, so that starting and stopping is most of the time; 4 steps an epoch, each saved.
 TINY = (
-    "dataset.size=[64,64]",
-    "dataset.supp_idxs=[0]",
-    "dataset.train.num_items=8",
+    "dataset={size: [64, 64], supp_idxs: [0], train: {num_items: 8}}",
     "loader.batch_size=2",
-    "net.depth.enc_name=test_efficientnet",
-    "net.depth.dec_name=hrdepth",
-    "net.depth.init_disp=null",
-    "net.pose=null",
+    "net={depth: {enc_name: test_efficientnet, dec_name: hrdepth, init_disp: null}, pose: null}",
     "optimizer.group_lr=null",
-    "trainer.log_images=false",
-    "trainer.log_every_n_steps=1",
-    "trainer.monitor=loss",
-    "trainer.save_every_n_steps=1",
+    "trainer={log_images: false, log_every_n_steps: 1, monitor: loss, save_every_n_steps: 1}",
 )
 STEPS_PER_EPOCH = 4
 
