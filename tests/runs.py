@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -75,13 +76,27 @@ def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
     pytest.fail(f"never reached step {step}: {process.communicate()[0][-2000:]}")
 
 
-def kill_at_step(step: int, out: Path, *overrides: str) -> int:
-    """Start a run, kill it when `last` holds at least `step` optimizer steps, and return how many it holds then."""
-    process = start(out, *overrides)
-    wait_for_step(process, out, step)
-    process.kill()
-    process.communicate()
-    return last_step(out)
+# `train` that is killed after an optimizer step, before anything of it is saved.
+KILLED = """
+import os, signal, sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from trainer.commands.train import main
+left = [int(os.environ["STEPS"])]
+def count(*_):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+register_optimizer_step_post_hook(count)
+sys.exit(main())
+"""
+
+
+def kill_after(steps: int, out: Path, *overrides: str) -> None:
+    """Train, saving every step, and be killed in the step after `steps`."""
+    args = train_args(out, "trainer.save_every_n_steps=1", *overrides)
+    done = command("-c", KILLED, *args[1:], STEPS=str(steps))
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert last_step(out) in (steps - 1, steps)  # the save beside the training may be under way
 
 
 def launch_two(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

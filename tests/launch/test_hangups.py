@@ -15,7 +15,7 @@ from typing import TextIO
 
 import pytest
 
-from tests.runs import last_step, start, state, wait_for_step
+from tests.runs import NOTED, last_step, start, state, wait_for_step
 from tests.world import ROOT, environment, train_args
 from trainer.commands.cli import Outliving, say
 from trainer.tracking.progress import make_progress
@@ -104,7 +104,7 @@ def test_the_exit_code_is_that_of_the_command(broken: str, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_without_a_reader_a_run_goes_on_and_leaves_with_129_when_its_terminal_closes(tmp_path: Path) -> None:
     """As in `train ... | head -1`; then nobody is there to be told of the hangup."""
-    process = start(tmp_path, "trainer.log_every_n_steps=1", "trainer.save_every_n_steps=1")
+    process = start(tmp_path, *NOTED, "trainer.max_epochs=50")
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
