@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import shutil
 import subprocess
@@ -64,6 +65,9 @@ def call(script: str, *args: str | Path, **env: str) -> subprocess.CompletedProc
     """Do what `command("launch/train.py", ...)` does, in this process: a new one takes seconds to import torch."""
     main = importlib.import_module(f"trainer.commands.{Path(script).stem}").main
     out, err = io.StringIO(), io.StringIO()
+    warned = logging.StreamHandler(err)  # what a process of its own would print
+    warned.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(warned)
     AcceleratorState._reset_state(reset_partial_state=True)  # the precision of an earlier run
     with patch.dict(os.environ, env), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,6 +76,8 @@ def call(script: str, *args: str | Path, **env: str) -> subprocess.CompletedProc
             code = main([str(arg) for arg in args])
         except SystemExit as end:
             code = end.code
+        finally:
+            logging.getLogger().removeHandler(warned)
     return subprocess.CompletedProcess([script, *args], code, out.getvalue(), err.getvalue())
 
 

@@ -74,12 +74,11 @@ def test_real_frames_train_and_evaluate(
     assert (told["crop"], told["max_depth_m"], told["alignment"]) == ("garg", 80, "stereo")
     assert told["truth"] == "LiDAR, metres along the optical axis"
     place = (f"dataset.root={root}", f"dataset.split_file={splits}/test_files.txt")
-    legacy = ("-c", "cfg/eval/kitti_eigen_legacy.yaml", "--metrics", "eigen", "--set", *place)
-    assert (
-        evaluate(run, tmp_path / "legacy.yaml", *legacy)[0]["truth"] == "LiDAR, metres ahead of the scanner"
-    )
+    legacy = ("-c", "cfg/eval/kitti_eigen_legacy.yaml", "--metrics", "eigen")
+    evaluate(run, *legacy, "--save", tmp_path / "legacy.yaml", "--set", *place)
+    assert protocol(tmp_path / "legacy.yaml")["truth"] == "LiDAR, metres ahead of the scanner"
     split = splits / "train_files.txt"
-    _, done = evaluate(run, tmp_path / "seen.yaml", "--set", f"dataset.test.split_file={split}")
+    done = evaluate(run, "--save", tmp_path / "seen.yaml", "--set", f"dataset.test.split_file={split}")
     assert f"warning: {split} is what the network was trained on" in done.stderr
 
 
