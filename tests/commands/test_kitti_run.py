@@ -78,7 +78,8 @@ def test_real_frames_train_and_evaluate(
     evaluate(run, *legacy, "--save", tmp_path / "legacy.yaml", "--set", *place)
     assert protocol(tmp_path / "legacy.yaml")["truth"] == "LiDAR, metres ahead of the scanner"
     split = splits / "train_files.txt"
-    done = evaluate(run, "--save", tmp_path / "seen.yaml", "--set", f"dataset.test.split_file={split}")
+    # No item of this one has a LiDAR scan, so nothing is scored.
+    done = call("launch/evaluate.py", "--ckpt", run, "--set", f"dataset.test.split_file={split}")
     assert f"warning: {split} is what the network was trained on" in done.stderr
 
 
