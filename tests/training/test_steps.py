@@ -72,8 +72,9 @@ def test_a_run_that_stopped_between_steps_sees_the_rest_of_its_epoch(tmp_path: P
     loop, first, _ = fit(tmp_path / "stopped", *options, stop=True)
     position = loop.state.position
     assert (position.epoch, position.batch, position.step, first) == (0, 2, 1, straight[:4])
-    _, rest, _ = fit(tmp_path / "stopped", *options)
+    resumed, rest, _ = fit(tmp_path / "stopped", *options)
     assert first + rest == straight
+    assert resumed.recorder.tracker._first_step == 2  # what TensorBoard had from there on is hidden
 
 
 def test_every_process_draws_its_own_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
