@@ -38,7 +38,7 @@ test-fast: $(STAMP)  ## the tests that start no training
 	$(PYTEST) -m "not slow and not long"
 
 faults: $(STAMP)  ## a run cannot be killed: SIGKILL again and again, damaged files, full disks, preemption; figures
-	$(PYTEST) tests/faults
+	$(PYTEST) -rP tests/faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,20 +1,73 @@
-"""Shared fixtures: one thread, no hidden Accelerate configuration, and the real data where it is there."""
+"""Shared fixtures: one thread, no hidden Accelerate configuration, no network, runs made once, and the real data."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, so not in a fixture
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # likewise
+
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep a user's Accelerate configuration out of the results."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
+    os.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Return a function: a name and what fills a folder -> that folder, filled once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        from filelock import FileLock
+
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_run(once: Once) -> Path:
+    """The `--ckpt-dir` of a finished run of `train_args`, to be read only; its output is in `output.txt`.
+
+    `tests.world.copied_run` gives one that may be continued.
+    """
+    from tests.world import call, train_args
+
+    def train(out: Path) -> None:
+        done = call(*train_args(out))
+        assert done.returncode == 0, done.stderr
+        (out / "output.txt").write_text(done.stdout)
+
+    return once("trained_run", train)
+
+
+@pytest.fixture(scope="session")
+def two_processes(once: Once) -> Path:
+    """The same run on two processes, but for `tests.runs.NOTED`."""
+    from tests.runs import NOTED, launch_two
+
+    def train(out: Path) -> None:
+        done = launch_two(out, *NOTED)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return once("two_processes", train)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.world import ROOT, environment
+from tests.world import ROOT, command
 
 PACKAGES = ("trainer", "models_zoo")
 SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
@@ -92,17 +90,22 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
+IMPORTS = [(path, name) for path in SOURCES for name in imports(path)]
+
+
+def found(is_wrong: Callable[[str, str], bool]) -> list[str]:
+    """List the imports of a module (first argument) by name (second) that are wrong."""
+    return [f"{p.relative_to(ROOT)} imports {name}" for p, name in IMPORTS if is_wrong(module_of(p), name)]
+
+
 def test_rooms_import_lower_floors_only() -> None:
-    wrong = []
-    for path in SOURCES:
-        importer = room_of(module_of(path))
-        for name in imports(path):
-            imported = room_of(name)
-            if importer is None or imported in (None, importer):
-                continue
-            if floor_of(imported) >= floor_of(importer):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert not wrong, "\n".join(wrong)
+    def is_wrong(module: str, name: str) -> bool:
+        importer, imported = room_of(module), room_of(name)
+        if importer is None or imported in (None, importer):
+            return False
+        return floor_of(imported) >= floor_of(importer)
+
+    assert found(is_wrong) == []
 
 
 def test_every_file_has_a_room() -> None:
@@ -110,16 +113,13 @@ def test_every_file_has_a_room() -> None:
 
 
 def test_packages_are_entered_by_their_face() -> None:
-    wrong = []
-    for path in SOURCES:
-        importer = module_of(path)
-        for name in imports(path):
-            room = room_of(name)
-            if room is None or room_of(importer) == room or name == room:
-                continue
-            if name.removeprefix(f"{room}.").split(".")[0] not in OPEN.get(room, ()):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert not wrong, "\n".join(wrong)
+    def is_wrong(module: str, name: str) -> bool:
+        room = room_of(name)
+        if room is None or room_of(module) == room or name == room:
+            return False
+        return name.removeprefix(f"{room}.").split(".")[0] not in OPEN.get(room, ())
+
+    assert found(is_wrong) == []
 
 
 def test_what_is_open_exists() -> None:
@@ -130,13 +130,8 @@ REGISTRIES = ("models_zoo", "trainer.data", "trainer.losses", "trainer.metrics")
 
 
 def test_inside_a_package_nobody_imports_its_face() -> None:
-    wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in SOURCES
-        for name in imports(path)
-        if name in OPEN and name not in REGISTRIES and module_of(path).startswith(f"{name}.")
-    ]
-    assert not wrong
+    faces = OPEN.keys() - set(REGISTRIES)
+    assert found(lambda module, name: name in faces and module.startswith(f"{name}.")) == []
 
 
 def test_the_house_stays_small() -> None:
@@ -156,24 +151,15 @@ def test_launch_holds_scripts_of_a_few_lines() -> None:
 
 
 def test_networks_do_not_know_the_trainer() -> None:
-    wrong = [
-        p
-        for p in SOURCES
-        if "models_zoo" in p.parts and any(n.split(".")[0] == "trainer" for n in imports(p))
-    ]
-    assert not wrong
+    assert (
+        found(lambda module, name: module.startswith("models_zoo") and name.split(".")[0] == "trainer") == []
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_importing_is_silent_and_cheap(package: str) -> None:
     code = f"import sys, {package}; heavy = {{'torch', 'timm', 'accelerate'}} & set(sys.modules); sys.exit(bool(heavy))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
-    )
+    done = command("-W", "error", "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -189,14 +175,13 @@ FORBIDDEN = {
 @pytest.mark.parametrize("smell", FORBIDDEN)
 def test_no_smell(smell: str) -> None:
     pattern = re.compile(FORBIDDEN[smell], re.M)
-    found = [f"{p.relative_to(ROOT)}: {m.group()}" for p in SOURCES for m in pattern.finditer(p.read_text())]
-    assert not found
+    smells = [f"{p.relative_to(ROOT)}: {m[0]}" for p in SOURCES for m in pattern.finditer(p.read_text())]
+    assert not smells
 
 
 def test_rooms_below_build_do_not_know_the_configuration() -> None:
-    below = [
-        p for p in SOURCES if re.search(r"trainer/(losses|metrics|data|geometry)/|models_zoo/", p.as_posix())
-    ]
+    rooms = re.compile(r"trainer/(losses|metrics|data|geometry)/|models_zoo/")
+    below = [p for p in SOURCES if rooms.search(p.as_posix())]
     assert below
     assert not [p for p in below if re.search(r"\bcfg\b", p.read_text())]
 
@@ -204,13 +189,7 @@ def test_rooms_below_build_do_not_know_the_configuration() -> None:
 @pytest.mark.parametrize("entry", sorted(p.name for p in (ROOT / "launch").glob("[a-z]*.py")))
 def test_help_needs_no_heavy_import(entry: str) -> None:
     """`--help` must answer at once: nothing it imports may be slow."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", f"launch/{entry}", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-    )
+    done = command("-X", "importtime", f"launch/{entry}", "--help")
     assert done.returncode == 0, done.stderr[-500:]
     assert "usage:" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -1,27 +1,29 @@
-"""Run a function in several processes over gloo, and command lines as a user runs them."""
+"""Run functions in several processes over gloo, and commands: in this process, or in their own as users do."""
 
 from __future__ import annotations
 
+import importlib
+import io
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHER = (  # two processes on a CPU
-    "-m",
-    "accelerate.commands.accelerate_cli",
-    "launch",
-    "--config_file",
-    "launch/accelerate/cpu_x2.yaml",
-)
+ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
+LAUNCHER = (*ACCELERATE, "launch/accelerate/cpu_x2.yaml")  # two processes on a CPU
 
 
 def _enter(rank: int, fn: Callable[..., None], world: int, store: str, args: tuple[Any, ...]) -> None:
@@ -67,10 +69,39 @@ def command(
     )
 
 
+def call(script: str, *args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Do what `command("launch/train.py", ...)` does, in this process: a new one takes seconds to import torch."""
+    main = importlib.import_module(f"trainer.commands.{Path(script).stem}").main
+    out, err = io.StringIO(), io.StringIO()
+    warned = logging.StreamHandler(err)  # what a process of its own would print
+    warned.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(warned)
+    AcceleratorState._reset_state(reset_partial_state=True)  # the precision of an earlier run
+    with patch.dict(os.environ, env), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", UserWarning)
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as end:
+            code = end.code
+        finally:
+            logging.getLogger().removeHandler(warned)
+    return subprocess.CompletedProcess([script, *args], code, out.getvalue(), err.getvalue())
+
+
+def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
+    """Assert that a command refused its input with exit code 2 and a message that holds all of `told`."""
+    assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
+    assert done.stderr.startswith("error")
+    assert "Traceback" not in done.stderr
+    for text in told:
+        assert text in done.stderr
+
+
 def train_args(
     out: Path, *overrides: str, name: str = "run", version: str = "1", seed: int = 42
 ) -> Sequence[str]:
-    """Arguments of a training run small enough for a test: 16 items of 96x64, a small encoder, 2 epochs."""
+    """Arguments of a training run small enough for a test: 16 items of 96x64, small encoders, 2 epochs of 4 steps."""
     return [
         "launch/train.py",
         *("-c", "cfg/synthetic/monodepth2_MS.yaml", "-d", "cfg/synthetic/default.yaml"),
@@ -81,15 +112,17 @@ def train_args(
 
 
 SMALL = (
-    "dataset.size=[96,64]",
-    "dataset.train.num_items=16",
-    "dataset.val.num_items=6",
-    "dataset.items_per_scene=4",
-    "net.depth.enc_name=resnet10t",
-    "net.pose.enc_name=resnet10t",
-    "loader.batch_size=4",
-    "loader.train.num_workers=0",
-    "loader.val.num_workers=0",
-    "trainer.max_epochs=2",
-    "trainer.log_every_n_steps=2",
+    "dataset={size: [96, 64], items_per_scene: 4, train: {num_items: 16}, val: {num_items: 6}}",
+    "net={depth: {enc_name: test_resnet}, pose: {enc_name: test_resnet}}",
+    "loader={batch_size: 4, train: {num_workers: 0}, val: {num_workers: 0}}",
+    "trainer={max_epochs: 2, log_every_n_steps: 2}",
 )
+
+
+def copied_run(out: Path, to: Path) -> Path:
+    """Copy runs below `out` to a folder where they may be continued. Checkpoints, only ever replaced, are linked."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if source.endswith(".safetensors") else shutil.copy)(source, target)
+
+    return Path(shutil.copytree(out, to, copy_function=copy))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.commands.test_train import folder, scalars, state
+from tests.runs import folder, scalars, state
 from tests.world import LAUNCHER, command, train_args
 
 pytestmark = pytest.mark.long

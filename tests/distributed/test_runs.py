@@ -35,22 +35,18 @@ EACH_ITS_OWN = "batch norm of each process, mean of epochs"
 CASES: dict[str, tuple[str, ...]] = {
     "moving average, accumulation, clipping": (
         *EXACT,
-        "trainer.ema.decay=0.5",
-        "trainer.accumulate_grad_batches=2",
-        "trainer.gradient_clip_val=0.5",
+        "trainer={ema: {decay: 0.5}, accumulate_grad_batches: 2, gradient_clip_val: 0.5}",
     ),
     "mean of epochs, accumulation with a tail": (
         *EXACT,
-        "trainer.swa={start: 0, lr: 0.005, anneal_epochs: 1}",
-        "trainer.accumulate_grad_batches=3",
+        "trainer={swa: {start: 0, lr: 0.005, anneal_epochs: 1}, accumulate_grad_batches: 3}",
         "dataset.val.num_items=5",
     ),
     "no improvement is large enough": (
         *EXACT,
-        "trainer.early_stopping={patience: 1, min_delta: 99}",
-        "trainer.max_epochs=4",
+        "trainer={early_stopping: {patience: 1, min_delta: 99}, max_epochs: 4}",
     ),
-    LEFT_OUT: (*EXACT, "trainer.nonfinite=skip", "trainer.ema.decay=0.5"),
+    LEFT_OUT: (*EXACT, "trainer={nonfinite: skip, ema: {decay: 0.5}}"),
     "batch norm, moving average": (SGD, "trainer.ema.decay=0.9"),
     "batch norm, mean of epochs": (SGD, "trainer.swa={start: 0}"),
     EACH_ITS_OWN: (SGD, "trainer.swa={start: 0}", "trainer.sync_batchnorm=false"),

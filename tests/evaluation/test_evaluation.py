@@ -13,6 +13,7 @@ from trainer.evaluation import (
     resize_as_inverse,
     save_result,
 )
+from trainer.evaluation.session import Processes
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
 
@@ -279,3 +280,15 @@ def test_a_camera_that_rests_is_not_counted():
 def test_pose_errors(predict, data, message):
     with pytest.raises(UserError, match=message):
         evaluate_pose(predict, data)
+
+
+class OtherFirst(Processes):
+    """All processes in one, whose items arrive in another order."""
+
+    def gather(self, mine):
+        return list(mine)[::-1]
+
+
+def test_items_have_the_order_of_the_data_set_whatever_process_scored_them():
+    result = evaluate_depth(index_as_depth, flat(2, 2), metres(), processes=OtherFirst())
+    assert [item["name"] for item in result.items] == ["image 0", "image 1"]

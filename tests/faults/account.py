@@ -1,4 +1,4 @@
-"""What the starts of a run did, and the figures that they add up to."""
+"""What the starts of a run did, and what they add up to."""
 
 from __future__ import annotations
 
@@ -47,18 +47,12 @@ def phase(moments: Sequence[str], output: str) -> str:
     return "validating" if "validating" in lines[-1] else "training"
 
 
-def figures(starts: Sequence[Start], needed: int, seconds: float) -> dict[str, str]:
-    """What a disturbed run went through, in words. needed: optimizer steps of an undisturbed run."""
+def show(starts: Sequence[Start], needed: int, seconds: float, **more: object) -> None:
+    """Print what a disturbed run went through (`pytest -rP`). needed: optimizer steps of an undisturbed run."""
     kills = starts[:-1]
-    phases = Counter(start.phase for start in kills)
-    exact = Counter(
-        start.moments[-1] for start in kills if start.moments and start.phase.startswith("writing")
-    )
+    exact = [start.moments[-1] for start in kills if start.moments and start.phase.startswith("writing")]
     trained = sum(start.trained for start in starts)
-    return {
-        "starts": str(len(starts)),
-        "ended while": ", ".join(f"{name} {count}" for name, count in sorted(phases.items())),
-        "last moment in a save": ", ".join(f"{name} {count}" for name, count in sorted(exact.items())),
-        "steps": f"{needed} needed, {trained - needed} repeated",
-        "wall time": f"{seconds:.0f} s",
-    }
+    print(f"{len(starts)} starts in {seconds:.0f} s; {needed} steps needed, {trained - needed} repeated")
+    print("ended while:", dict(Counter(start.phase for start in kills)))
+    print("last moment in a save:", dict(Counter(exact)))
+    print(more)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,19 +28,11 @@ ALONE = 0.5  # seconds that trainers go on without their launcher before they ar
 
 # A network of 0.2 million weights, so that starting and stopping is most of the time; 4 steps an epoch, each saved.
 TINY = (
-    "dataset.size=[64,64]",
-    "dataset.supp_idxs=[0]",
-    "dataset.train.num_items=8",
+    "dataset={size: [64, 64], supp_idxs: [0], train: {num_items: 8}}",
     "loader.batch_size=2",
-    "net.depth.enc_name=test_efficientnet",
-    "net.depth.dec_name=hrdepth",
-    "net.depth.init_disp=null",
-    "net.pose=null",
+    "net={depth: {enc_name: test_efficientnet, dec_name: hrdepth, init_disp: null}, pose: null}",
     "optimizer.group_lr=null",
-    "trainer.log_images=false",
-    "trainer.log_every_n_steps=1",
-    "trainer.monitor=loss",
-    "trainer.save_every_n_steps=1",
+    "trainer={log_images: false, log_every_n_steps: 1, monitor: loss, save_every_n_steps: 1}",
 )
 STEPS_PER_EPOCH = 4
 
@@ -238,6 +230,10 @@ def assert_same_bytes(ours: Supervisor, theirs: Supervisor) -> None:
     for mine, other in ((ours.last, theirs.last), (ours.best, theirs.best)):
         assert mine.read_bytes() == other.read_bytes(), f"{mine.name} differs"
     assert clean_stale(ours.run / "ckpts") == []
+
+
+Undisturbed = Callable[..., Supervisor]
+Check = Callable[[Supervisor], None]
 
 
 def seeded(what: str) -> tuple[random.Random, int]:

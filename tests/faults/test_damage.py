@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.damage import DAMAGES, flipped, header_size, tensor_ranges
-from tests.faults.supervisor import Kill, Supervisor, assert_same_bytes
+from tests.faults.supervisor import Check, Kill, Supervisor
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.safefile import DamagedFile, read
 
@@ -48,13 +48,10 @@ def damaged_bytes(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.slow
-def test_every_damage_is_noticed_and_the_one_before_is_read(
-    stopped: Supervisor, tmp_path: Path, show: Callable[..., None]
-) -> None:
+def test_every_damage_is_noticed_and_the_one_before_is_read(stopped: Supervisor, tmp_path: Path) -> None:
     run = stopped.copy(tmp_path)
     data, (before, _) = run.last.read_bytes(), read(run.previous)
     checkpointer = Checkpointer(run.last.parent, hparams={}, monitor="loss")
-    count = 0
     for name, damaged in damaged_bytes(data):
         assert damaged != data, name
         run.last.write_bytes(damaged)
@@ -64,50 +61,44 @@ def test_every_damage_is_noticed_and_the_one_before_is_read(
         assert len(saved.notes) == 1, name
         assert str(run.last) in saved.notes[0], name
         assert all(saved.tensors[key].equal(before[key]) for key in before), name
-        count += 1
-    show({"damages noticed": f"{count} of {count}"})
     run.previous.write_bytes(flipped(run.previous.read_bytes(), -1))
     with pytest.raises(DamagedFile, match="The one before is no better"):
         checkpointer.load_last()
 
 
-def continues_from_the_one_before(run: Supervisor, other: Supervisor) -> None:
+def continues_from_the_one_before(run: Supervisor, ends_alike: Check) -> None:
     run.expect(2)
     start = run.finish()
     assert start.code == 0, start.output[-3000:]
     assert (start.began, start.trained) == (2, 2)
     assert start.output.count(FALLBACK) == 1
-    assert_same_bytes(run, other)
+    ends_alike(run)
 
 
 @pytest.mark.slow
 def test_a_run_with_a_damaged_last_ends_with_the_same_bytes(
-    stopped: Supervisor, tmp_path: Path, undisturbed: Callable[..., Supervisor]
+    stopped: Supervisor, tmp_path: Path, ends_alike: Check
 ) -> None:
     run = stopped.copy(tmp_path)
     run.last.write_bytes(DAMAGES["a bit of the first tensor"](run.last.read_bytes()))
     (run.last.parent / ".last.safetensors.tmp-4194305").write_bytes(b"half")  # no such process can be alive
     (run.last.parent / ".best.safetensors.tmp-4194305").write_bytes(b"half")
-    continues_from_the_one_before(run, undisturbed(*OPTIONS))
+    continues_from_the_one_before(run, ends_alike)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("damage", [*DAMAGES, "removed"])
-def test_a_run_continues_after(
-    damage: str, stopped: Supervisor, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_a_run_continues_after(damage: str, stopped: Supervisor, tmp_path: Path, ends_alike: Check) -> None:
     run = stopped.copy(tmp_path)
     data = run.last.read_bytes()
     run.last.unlink()
     if damage in DAMAGES:
         run.last.write_bytes(DAMAGES[damage](data))
-    continues_from_the_one_before(run, undisturbed(*OPTIONS))
+    continues_from_the_one_before(run, ends_alike)
 
 
 @pytest.mark.long
-def test_damaged_twice_in_a_row(
-    stopped: Supervisor, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_damaged_twice_in_a_row(stopped: Supervisor, tmp_path: Path, ends_alike: Check) -> None:
     """A damaged `last` must not take the place of the good one before it when the next save is killed."""
     run = stopped.copy(tmp_path)
     run.last.write_bytes(DAMAGES["a bit of the tail"](run.last.read_bytes()))
@@ -115,7 +106,7 @@ def test_damaged_twice_in_a_row(
     run.kill(Kill("last:renamed"))  # step 3 again
     assert (run.saved, run.readable_previous()) == (3, 2)
     run.last.write_bytes(DAMAGES["a bit of the header"](run.last.read_bytes()))
-    continues_from_the_one_before(run, undisturbed(*OPTIONS))
+    continues_from_the_one_before(run, ends_alike)
 
 
 @pytest.mark.long

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.account import Start
 from tests.faults.disks import fill, unchangeable
-from tests.faults.supervisor import STEPS_PER_EPOCH, Kill, Supervisor, assert_same_bytes
+from tests.faults.supervisor import STEPS_PER_EPOCH, Check, Kill, Supervisor
 from trainer.checkpoint.safefile import read
 
 OPTIONS = ("trainer.max_epochs=2",)
@@ -38,65 +37,55 @@ FAULTS = [
 ]
 
 
-def refuses(run: Supervisor, start: Start, file: Path, what: str) -> None:
-    """The start ended with one sentence about `file`, and left the newest good `last` and nothing half-written."""
+def meet(run: Supervisor, fault: tuple[str, str]) -> Start:
+    """Start a run that meets a fault in its second save of `last`, or in its first of `best`."""
+    at, what = fault
+    return run.finish(at=at, do=what, skip="1" if at.startswith("last") else "0")
+
+
+each_fault = pytest.mark.parametrize("fault", FAULTS, ids=" ".join)
+
+
+@pytest.mark.long
+@each_fault
+def test_an_error_at_any_moment_of_a_save(
+    fault: tuple[str, str], saving: str, tmp_path: Path, ends_alike: Check
+) -> None:
+    """The start ends with one sentence about the file, and leaves the newest good `last` and nothing half-written."""
+    run, is_last = Supervisor(tmp_path, (*OPTIONS, saving)), fault[0].startswith("last")
+    start = meet(run, fault)
+    # Later than 1: the disk failed after a new name, or while the training went on, which then saved once more.
+    assert run.saved in (range(1, STEPS_PER_EPOCH + 1) if is_last else (STEPS_PER_EPOCH,))
     assert start.code == 1, start.output[-3000:]
     assert start.output.count("error: ") == 1
     assert "Traceback" not in start.output
-    assert str(file) in start.output
-    assert SAID[what] in start.output
+    assert str(run.last if is_last else run.best) in start.output
+    assert SAID[fault[1]] in start.output
     assert run.state["state"] == "failed"
     assert int(read(run.last)[1]["step"]) == run.saved
     assert not list(run.last.parent.glob(".*.tmp-*"))
-
-
-def fails_and_continues(
-    run: Supervisor, fault: tuple[str, str], undisturbed: Callable[..., Supervisor]
-) -> None:
-    (at, what), is_last = fault, fault[0].startswith("last")
-    start = run.finish(at=at, do=what, skip="1" if is_last else "0")
-    # Later than 1: the disk failed after a new name, or while the training went on, which then saved once more.
-    assert run.saved in (range(1, STEPS_PER_EPOCH + 1) if is_last else (STEPS_PER_EPOCH,))
-    refuses(run, start, run.last if is_last else run.best, what)
     assert run.finish().code == 0
-    assert_same_bytes(run, undisturbed(*run.options))
-
-
-@pytest.mark.slow
-def test_a_bit_that_turns_between_memory_and_disk_is_noticed_at_once(
-    tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
-    run = Supervisor(tmp_path, ("trainer.max_epochs=1",))
-    fails_and_continues(run, ("last:synced", "flip"), undisturbed)
+    ends_alike(run)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", FAULTS, ids=" ".join)
-def test_an_error_at_any_moment_of_a_save(
-    fault: tuple[str, str], saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
-    fails_and_continues(Supervisor(tmp_path, (*OPTIONS, saving)), fault, undisturbed)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("fault", FAULTS, ids=" ".join)
+@each_fault
 def test_a_run_told_to_continue_goes_on_after(
-    fault: tuple[str, str], saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
+    fault: tuple[str, str], saving: str, tmp_path: Path, ends_alike: Check
 ) -> None:
     """The next save makes up for the one that failed."""
-    options = (*OPTIONS, saving, "trainer.on_save_error=continue")
-    run, (at, what) = Supervisor(tmp_path, options), fault
-    start = run.finish(at=at, do=what, skip="1" if at.startswith("last") else "0")
+    run = Supervisor(tmp_path, (*OPTIONS, saving, "trainer.on_save_error=continue"))
+    start = meet(run, fault)
     assert start.code == 0, start.output[-3000:]
     assert start.output.count("warning: ") == 1
-    assert SAID[what] in start.output
+    assert SAID[fault[1]] in start.output
     assert start.trained == 2 * STEPS_PER_EPOCH
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["last", "best"])
-def test_a_full_disk(kind: str, saving: str, disk: Path, undisturbed: Callable[..., Supervisor]) -> None:
+def test_a_full_disk(kind: str, saving: str, disk: Path, ends_alike: Check) -> None:
     """The disk is full to the last byte in the middle of a run; with space again it ends with the same bytes."""
     options = ("trainer.max_epochs=24", saving)
     run = Supervisor(disk, options)
@@ -118,13 +107,11 @@ def test_a_full_disk(kind: str, saving: str, disk: Path, undisturbed: Callable[.
     assert int(read(run.last)[1]["step"]) == step
     filler.unlink()
     assert run.finish().code == 0
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)
 
 
 @pytest.mark.long
-def test_a_folder_that_becomes_read_only(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_a_folder_that_becomes_read_only(saving: str, tmp_path: Path, ends_alike: Check) -> None:
     options = ("trainer.max_epochs=24", saving)
     run = Supervisor(tmp_path, options)
     process = run.begin()
@@ -138,7 +125,7 @@ def test_a_folder_that_becomes_read_only(
         assert run.state["state"] == "failed"
         assert int(read(run.last)[1]["step"]) == run.saved
     assert run.finish().code == 0
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)
 
 
 @pytest.mark.long

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.account import figures
+from tests.faults.account import show
 from tests.faults.damage import DAMAGES
-from tests.faults.supervisor import Kill, Supervisor, assert_same_bytes, seeded
+from tests.faults.supervisor import Check, Kill, Supervisor, Undisturbed, assert_same_bytes, seeded
 
 LAST = ("open", "half", "fsync", "synced", "verify", "unlink", "link", "rename", "renamed")
 BEST = ("open", "half", "fsync", "synced", "verify", "rename", "renamed")
@@ -83,9 +82,7 @@ def disturb(run: Supervisor, kills: list[Kill], rng: random.Random, damages: int
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-def test_fifty_kills(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor], show: Callable[..., None]
-) -> None:
+def test_fifty_kills(saving: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
     rng, seed = seeded("fifty")
     options = (saving, "trainer.max_epochs=24")
     other = undisturbed(*options)
@@ -93,8 +90,7 @@ def test_fifty_kills(
     assert len(kills) == 50
     run, began = Supervisor(tmp_path, options), time.monotonic()
     damages = disturb(run, kills, rng, DAMAGED)
-    numbers = figures(run.starts, other.starts[0].trained, time.monotonic() - began)
-    show({"seed": str(seed), "kills": str(len(kills)), **numbers, "`last` damaged": str(dict(damages))})
+    show(run.starts, other.starts[0].trained, time.monotonic() - began, seed=seed, damages=dict(damages))
     assert_same_bytes(run, other)
     wanted = {"importing", "restoring", "training", "writing last", "writing best", "validating", "ending"}
     assert wanted <= {start.phase for start in run.starts[:-1]}
@@ -105,9 +101,7 @@ def test_fifty_kills(
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-def test_twenty_kills_of_two_processes(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor], show: Callable[..., None]
-) -> None:
+def test_twenty_kills_of_two_processes(saving: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
     rng, seed = seeded("twenty")
     options = (saving, "trainer.max_epochs=16")
     other = undisturbed(*options, world=2)
@@ -115,14 +109,13 @@ def test_twenty_kills_of_two_processes(
     assert len(kills) == 20
     run, began = Supervisor(tmp_path, options, world=2), time.monotonic()
     disturb(run, kills, rng, damages=3)
-    numbers = figures(run.starts, other.starts[0].trained, time.monotonic() - began)
-    who = Counter(aim.who for aim in kills)
-    show({"seed": str(seed), "kills": str(len(kills)), "of": str(dict(who)), **numbers})
+    who = dict(Counter(aim.who for aim in kills))
+    show(run.starts, other.starts[0].trained, time.monotonic() - began, seed=seed, killed=who)
     assert_same_bytes(run, other)
 
 
 @pytest.mark.slow
-def test_killed_between_two_names_of_a_file(tmp_path: Path, undisturbed: Callable[..., Supervisor]) -> None:
+def test_killed_between_two_names_of_a_file(tmp_path: Path, ends_alike: Check) -> None:
     """`last` has been given its second name and the new file not yet its first: nothing is missing."""
     options = ("trainer.max_epochs=1",)
     run = Supervisor(tmp_path, options)
@@ -132,4 +125,4 @@ def test_killed_between_two_names_of_a_file(tmp_path: Path, undisturbed: Callabl
     assert [path.name.partition(".tmp-")[0] for path in run.last.parent.glob(".*")] == [".last.safetensors"]
     start = run.finish()
     assert (start.began, start.trained) == (1, 3)
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)

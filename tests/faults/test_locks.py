@@ -5,45 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.account import Start
 from tests.faults.processes import environments, kill
-from tests.faults.supervisor import PATIENCE, Supervisor, assert_same_bytes
+from tests.faults.supervisor import PATIENCE, Check, Supervisor
 
 pytestmark = pytest.mark.long
 
 
-def refused_meanwhile(holder: int, run: Supervisor) -> Start:
-    """Start a run while the process that holds its folder stands still, so that it cannot be done before."""
-    os.kill(holder, signal.SIGSTOP)
-    try:
-        return run.finish()
-    finally:
-        os.kill(holder, signal.SIGCONT)
-
-
-def test_a_second_start_is_refused_and_the_first_goes_on(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
-    options = (saving, "trainer.max_epochs=16")
-    first = Supervisor(tmp_path, options)
-    process = first.begin()
-    assert first.wait_for(process, "step")
-    assert first.is_locked()
-    second = refused_meanwhile(process.pid, Supervisor(tmp_path, options))
-    assert second.code == 2
-    assert f"another run is writing here: process {process.pid} " in second.output
-    assert "Traceback" not in second.output
-    assert first.end(process).code == 0
-    assert_same_bytes(first, undisturbed(*options))
-
-
 def test_trainers_without_their_launcher_keep_the_folder(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
+    saving: str, tmp_path: Path, ends_alike: Check
 ) -> None:
     """The launcher is killed, its two trainers go on: a second start is refused until they are done."""
     options = (saving, "trainer.max_epochs=16")
@@ -53,21 +26,25 @@ def test_trainers_without_their_launcher_keep_the_folder(
     kill(process.pid)
     process.wait()
     (main,) = (pid for pid, variables in environments(first.token).items() if variables.get("RANK") == "0")
-    second = refused_meanwhile(main, Supervisor(tmp_path, options, world=2))
+    os.kill(main, signal.SIGSTOP)  # so that it cannot end before
+    try:
+        second = Supervisor(tmp_path, options, world=2).finish()
+    finally:
+        os.kill(main, signal.SIGCONT)
     assert second.code == 1
     assert f"another run is writing here: process {main} " in second.output
     deadline = time.monotonic() + PATIENCE
     while environments(first.token):
         assert time.monotonic() < deadline, "the trainers never ended"
         time.sleep(0.1)
-    assert_same_bytes(first, undisturbed(*options, world=2))
+    ends_alike(first)
     again = Supervisor(tmp_path, options, world=2).finish()
     assert again.code == 0
     assert "had finished before: nothing was trained" in again.output
 
 
 def test_a_loading_process_that_outlives_its_trainer_holds_no_lock(
-    saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
+    saving: str, tmp_path: Path, ends_alike: Check
 ) -> None:
     options = (saving, "trainer.max_epochs=4")
     run = Supervisor(tmp_path, (*options, "loader.train.num_workers=1"))
@@ -81,4 +58,4 @@ def test_a_loading_process_that_outlives_its_trainer_holds_no_lock(
     run.end(process)
     run.options = options  # the files say how many loading processes there were
     assert run.finish().code == 0
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.account import Start
-from tests.faults.supervisor import Supervisor, assert_same_bytes
+from tests.faults.supervisor import Check, Supervisor
 
 pytestmark = pytest.mark.long
 
@@ -28,9 +27,7 @@ def is_preempted(run: Supervisor, start: Start) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment[0])
-def test_one_process(
-    moment: tuple[str, int], saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_one_process(moment: tuple[str, int], saving: str, tmp_path: Path, ends_alike: Check) -> None:
     options = (saving, "trainer.max_epochs=4")
     run, (at, skip) = Supervisor(tmp_path, options), moment
     start = run.finish(at=at, skip=str(skip), do="term")
@@ -39,12 +36,10 @@ def test_one_process(
     again = run.finish()
     assert (again.code, again.began) == (0, start.trained)
     assert start.trained + again.trained == 16, "a step was repeated"
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)
 
 
-def test_one_process_that_saves_every_epoch_only(
-    tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_one_process_that_saves_every_epoch_only(tmp_path: Path, ends_alike: Check) -> None:
     options = ("trainer.save_every_n_steps=null", "trainer.max_epochs=4")
     run = Supervisor(tmp_path, options)
     start = run.finish(at="step", skip="1", do="term")
@@ -52,13 +47,11 @@ def test_one_process_that_saves_every_epoch_only(
     is_preempted(run, start)
     assert start.trained < 4, "it trained to the end of the epoch"
     assert run.finish().trained == 16 - start.trained
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)
 
 
 @pytest.mark.parametrize("told", ["launcher", "rank 0", "rank 1"])
-def test_two_processes(
-    told: str, saving: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_two_processes(told: str, saving: str, tmp_path: Path, ends_alike: Check) -> None:
     """Told to the launcher, or to one of them: both leave after the same step, and nobody is left."""
     options = (saving, "trainer.max_epochs=16")
     run = Supervisor(tmp_path, options, world=2)
@@ -69,13 +62,11 @@ def test_two_processes(
     is_preempted(run, start)
     again = run.finish()
     assert (again.code, again.began) == (0, start.trained)
-    assert_same_bytes(run, undisturbed(*options, world=2))
+    ends_alike(run)
 
 
 @pytest.mark.parametrize("moment", ["plugin", "lock", "restore", "state:running"])
-def test_before_training_has_begun(
-    moment: str, tmp_path: Path, undisturbed: Callable[..., Supervisor]
-) -> None:
+def test_before_training_has_begun(moment: str, tmp_path: Path, ends_alike: Check) -> None:
     """Nothing new is to be saved then: the process may end at once, and nothing is spoilt."""
     options = ("trainer.max_epochs=2",)
     run = Supervisor(tmp_path, options)
@@ -86,4 +77,4 @@ def test_before_training_has_begun(
     assert "Traceback" not in start.output
     assert start.orphans == 0
     assert run.finish().code == 0
-    assert_same_bytes(run, undisturbed(*options))
+    ends_alike(run)

@@ -15,9 +15,8 @@ from typing import TextIO
 
 import pytest
 
-from tests.commands.test_train import start, state, wait_for_step
+from tests.runs import NOTED, last_step, start, state, wait_for_step
 from tests.world import ROOT, environment, train_args
-from trainer.checkpoint.safefile import read_metadata
 from trainer.commands.cli import Outliving, say
 from trainer.tracking.progress import make_progress
 
@@ -103,32 +102,27 @@ def test_the_exit_code_is_that_of_the_command(broken: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_does_not_stop_the_training(tmp_path: Path) -> None:
-    """As in `train ... | head -1`."""
-    process = start(tmp_path, "trainer.log_every_n_steps=1")
+def test_without_a_reader_a_run_goes_on_and_leaves_with_129_when_its_terminal_closes(tmp_path: Path) -> None:
+    """As in `train ... | head -1`; then nobody is there to be told of the hangup."""
+    process = start(tmp_path, *NOTED, "trainer.max_epochs=50")
     assert process.stdout is not None
     process.stdout.readline()
+    process.stdout.close()
+    wait_for_step(process, tmp_path, 5)  # past the first validation
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(120) == 129
+    assert (state(tmp_path)["state"], state(tmp_path)["step"]) == ("preempted", last_step(tmp_path))
+
+
+@pytest.mark.long
+def test_a_run_without_a_reader_finishes(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert process.stdout is not None
     process.stdout.close()
     assert process.wait(120) == 0
     assert (state(tmp_path)["state"], state(tmp_path)["step"]) == ("finished", 8)
 
 
-@pytest.mark.slow
-def test_a_terminal_that_closes_lets_the_run_save_and_leave_with_129(tmp_path: Path) -> None:
-    process = start(tmp_path, "trainer.save_every_n_steps=1", "trainer.max_epochs=50")
-    wait_for_step(process, tmp_path, 1)
-    assert process.stdout is not None
-    process.stdout.close()  # it has nobody to tell
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(120) == 129
-    last = tmp_path / "run" / "1" / "ckpts" / "last.safetensors"
-    assert (state(tmp_path)["state"], str(state(tmp_path)["step"])) == (
-        "preempted",
-        read_metadata(last)["step"],
-    )
-
-
-@pytest.mark.slow
 @pytest.mark.long
 def test_under_nohup_a_closed_terminal_is_nothing(tmp_path: Path) -> None:
     nohup = ["nohup", sys.executable, *train_args(tmp_path, "trainer.save_every_n_steps=1")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from accelerate.commands import launch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from tests.world import ROOT, command, train_args
+from tests.runs import ckpt, folder
+from tests.world import ACCELERATE, ROOT, call, command, refused, train_args
 from trainer.checkpoint import load_objective
 from trainer.commands.train import parse
 from trainer.training.setup import PRECISIONS
@@ -54,7 +54,7 @@ def commanded(path: Path) -> list[str]:
 
 
 def started(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, argparse.Namespace]:
-    """Which of Accelerate's launchers would run a command, and with what; nothing is started."""
+    """Return which of Accelerate's launchers would run a command, and with what; nothing is started."""
     calls: list[tuple[str, argparse.Namespace]] = []
     for name in (ALONE, SEVERAL):
         monkeypatch.setattr(launch, name, lambda args, name=name: calls.append((name, args)))
@@ -74,9 +74,11 @@ def test_every_file_is_promised_something() -> None:
 
 
 @each_file
-def test_accelerate_reads_the_file(path: Path) -> None:
+def test_accelerate_reads_the_file_and_the_manual_names_it(path: Path) -> None:
     read = load_config_from_file(str(path))
     assert isinstance(read, ClusterConfig)
+    assert re.search(r"^# Checked: .*Accelerate 1\.\d+", head(path), flags=re.MULTILINE)
+    assert f"`{path.name}`" in (ROOT / "docs/launching.md").read_text()
     assert read.num_processes % read.num_machines == 0, "Accelerate would drop the rest without a word"
     assert "MULTI_CPU" not in str(read.distributed_type), "starts one process, whatever num_processes says"
 
@@ -136,12 +138,6 @@ def test_the_file_and_its_command_agree_on_the_precision(path: Path, monkeypatch
     assert args.mixed_precision == (name.group(1) if name else "no")
 
 
-@each_file
-def test_the_file_says_what_it_was_checked_with_and_the_manual_names_it(path: Path) -> None:
-    assert re.search(r"^# Checked: .*Accelerate 1\.\d+", head(path), flags=re.MULTILINE)
-    assert f"`{path.name}`" in (ROOT / "docs/launching.md").read_text()
-
-
 def test_the_manual_names_every_script_and_nothing_that_is_not_there() -> None:
     text = (ROOT / "docs/launching.md").read_text()
     for script in (ROOT / "launch/slurm").glob("*.sbatch"):
@@ -155,74 +151,61 @@ def test_what_the_launcher_is_told_of_compiling_reaches_the_run(monkeypatch: pyt
     assert variables(launcher, args)["ACCELERATE_DYNAMO_BACKEND"] == "INDUCTOR"
 
 
-ON_CPU = {
-    "bf16": (["single_gpu_bf16"], ["trainer.precision=bf16"]),
-    "bf16, two": (["multi_gpu_bf16", "--num_processes", "2"], ["trainer.precision=bf16"]),
-    # only what comes before the kernels: inductor takes minutes on a CPU
-    "compiled": (["single_gpu_compile", "--dynamo_backend", "eager"], ["trainer.compile.backend=eager"]),
-}
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+
+
+def is_trained(out: Path) -> bool:
+    return all(name.startswith("networks.") for name in load_objective(ckpt(out, "last")).state_dict())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param("bf16", marks=pytest.mark.long),
-        "bf16, two",
-        pytest.param("compiled", marks=pytest.mark.long),
-    ],
-)
-def test_files_for_gpus_train_without_one(case: str, tmp_path: Path) -> None:
-    (file, *options), overrides = ON_CPU[case]
-    done = run(tmp_path, file, *options, overrides=overrides)
+def test_a_file_for_a_gpu_trains_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = variables(*started(commanded(ROOT / "launch/accelerate/single_gpu_bf16.yaml")[2:], monkeypatch))
+    done = call(*train_args(tmp_path, *SHORT, "trainer.precision=bf16"), **env)
     assert done.returncode == 0, done.stderr[-3000:]
-    last = tmp_path / "run" / "1" / "ckpts" / "last.safetensors"
-    assert all(name.startswith("networks.") for name in load_objective(last).state_dict())
+    assert is_trained(tmp_path)
 
 
-@pytest.mark.slow
-def test_float16_is_refused_without_a_gpu(tmp_path: Path) -> None:
-    done = run(tmp_path, "single_gpu_fp16", overrides=["trainer.precision=16"])
-    assert done.returncode == 1
-    assert "trainer.precision: 16 needs a GPU" in done.stderr
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("words", "override"),
+    [
+        (["single_gpu_bf16"], "trainer.precision=bf16"),
+        (["multi_gpu_bf16", "--num_processes", "2"], "trainer.precision=bf16"),
+        # only what comes before the kernels: inductor takes minutes on a CPU
+        (["single_gpu_compile", "--dynamo_backend", "eager"], "trainer.compile.backend=eager"),
+    ],
+    ids=["bf16", "bf16, two", "compiled"],
+)
+def test_files_for_gpus_are_launched_without_one(words: list[str], override: str, tmp_path: Path) -> None:
+    file, *options = words
+    launcher = (*ACCELERATE, f"launch/accelerate/{file}.yaml", *options)
+    done = command(*launcher, *train_args(tmp_path, *SHORT, override), HF_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert is_trained(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "override", "told"),
     [
+        ("bf16", "precision=32", "trainer.precision is 32, but the launcher sets mixed_precision: bf16"),
         (
-            "single_gpu_bf16",
-            "trainer.precision=32",
-            "trainer.precision is 32, but the launcher sets mixed_precision: bf16",
-        ),
-        (
-            "single_gpu_fp16",
-            "trainer.precision=bf16",
+            "fp16",
+            "precision=bf16",
             "trainer.precision is bf16, but the launcher sets mixed_precision: fp16",
         ),
         (
-            "single_gpu_compile",
-            "trainer.compile=false",
+            "compile",
+            "compile=false",
             "trainer.compile is off, but the launcher sets dynamo_backend: inductor",
         ),
+        ("fp16", "precision=16", "trainer.precision: 16 needs a GPU"),
     ],
-    ids=["bf16", "fp16", "compile"],
 )
-def test_a_file_that_contradicts_the_run_is_refused(
-    file: str, override: str, told: str, tmp_path: Path
+def test_a_file_that_contradicts_the_run_or_the_machine_is_refused(
+    file: str, override: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run(tmp_path, file, overrides=[override])
-    assert done.returncode == 1
-    assert told in done.stderr
-    assert not (tmp_path / "run/1/state.json").exists()
-
-
-def run(out: Path, file: str, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
-    """Launch a training of two steps."""
-    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
-    accelerate = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
-    return command(
-        *(*accelerate, f"launch/accelerate/{file}.yaml", *options, *train_args(out, *short, *overrides)),
-        HF_HOME=str(out),
-    )
+    path = ROOT / f"launch/accelerate/single_gpu_{file}.yaml"
+    env = variables(*started(commanded(path)[2:], monkeypatch))
+    refused(call(*train_args(tmp_path, *SHORT, f"trainer.{override}"), **env), told)
+    assert not (folder(tmp_path) / "state.json").exists()

@@ -9,54 +9,48 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.commands.test_train import assert_same_run, ckpt, folder, scalars, state
-from tests.world import ROOT, command, environment, train_args
-from trainer.checkpoint.safefile import read_metadata
+from tests.runs import NOTED, assert_same_run, folder, last_step, scalars, state
+from tests.world import ACCELERATE, ROOT, call, environment, train_args
 
 pytestmark = pytest.mark.slow
 
 PATIENCE = 240  # seconds after which something hangs
-OPTIONS = ("trainer.save_every_n_steps=1", "trainer.log_every_n_steps=1")
 STEPS, PAUSE = 8, 3  # of the whole run; before the next one `PAUSED` processes wait
 
-# `train` that waits before a step of its choice: until it is asked to stop, or for ever.
+# `train` that waits in the step after PAUSE: until it is asked to stop, or for ever.
 PAUSING = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from trainer.commands.train import main
-from trainer.training.loop import Loop
-step, rank = Loop.step, os.environ.get("RANK", "0")
-def step_later(self, batches):
-    mark, paused = Path(os.environ["MARKS"], rank), os.environ["PAUSED"].split()
-    if self.state.position.step == {PAUSE} and rank in paused and not mark.exists():
+from trainer.objective import Objective
+from trainer.runtime.signals import StopSignals
+forward, enter, steps, signals = Objective.forward, StopSignals.__enter__, [], []
+mark, paused = Path(os.environ["MARKS"], os.environ.get("RANK", "0")), os.environ["PAUSED"].split()
+def enter_noted(self):
+    signals.append(self)
+    return enter(self)
+def forward_later(self, batch):
+    steps.extend([batch] if self.training else [])
+    if self.training and len(steps) == {PAUSE + 1} and mark.name in paused and not mark.exists():
         mark.write_text(str(os.getpid()))
-        while self.signals.received is None:
+        while all(each.received is None for each in signals):
             time.sleep(0.01)
-    return step(self, batches)
-Loop.step = step_later
+    return forward(self, batch)
+Objective.forward, StopSignals.__enter__ = forward_later, enter_noted
 sys.exit(main())
 """
 
 
 def launch(config: str, *options: str) -> list[str]:
     """`accelerate launch` with one of the files of the project."""
-    file = f"launch/accelerate/{config}.yaml"
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
-        "--config_file",
-        file,
-        *options,
-    ]
+    return [sys.executable, *ACCELERATE, f"launch/accelerate/{config}.yaml", *options]
 
 
 class Stage:
@@ -73,7 +67,7 @@ class Stage:
         self, launcher: list[str], paused: str = "", overrides: Sequence[str] = (), **env: str
     ) -> subprocess.Popen[bytes]:
         """Start one launcher; the trainers whose ranks `paused` names will wait."""
-        train = list(train_args(self.out, *OPTIONS, *overrides))
+        train = list(train_args(self.out, *NOTED, *overrides))
         changes = {"HF_HOME": str(self.folder), "PAUSED": paused, "MARKS": str(self.marks), **env}
         with open(self.folder / f"log{len(self.started)}", "wb") as log:
             process = subprocess.Popen(
@@ -91,15 +85,8 @@ class Stage:
     def nodes(self, rendezvous: str, paused: str = "") -> list[subprocess.Popen[bytes]]:
         """Start two launchers of one process each, as two machines would; the second when the first one listens."""
         port = free_port()
-        options: tuple[str, ...] = (
-            "--num_machines",
-            "2",
-            "--num_processes",
-            "2",
-            "--main_process_ip",
-            "127.0.0.1",
-        )
-        options += ("--rdzv_backend", rendezvous, "--main_process_port", str(port), "--machine_rank")
+        options = ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+        options += ["--rdzv_backend", rendezvous, "--main_process_port", str(port), "--machine_rank"]
         env = {"GLOO_SOCKET_IFNAME": "lo"}
         first = self.start(launch("multi_node", *options, "0"), paused, **env)
         self.wait(lambda: listens(port))
@@ -133,26 +120,11 @@ class Stage:
                 os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
-    yield stage
-    stage.kill_everything()
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of one launcher with two processes."""
-    stage = Stage(tmp_path_factory.mktemp("two"))
-    assert stage.end(stage.start(launch("cpu_x2"))) == 0, stage.log(0)
-    return stage.out
-
-
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run without any launcher."""
     out = tmp_path_factory.mktemp("one")
-    done = command(*train_args(out, *OPTIONS))
+    done = call(*train_args(out, *NOTED))
     assert done.returncode == 0, done.stderr
     return out
 
@@ -182,28 +154,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     for victim in [psutil.Process(process.pid), *family(process)]:
         victim.kill()
     process.wait()
-
-
-def last_step(out: Path) -> int:
-    return int(read_metadata(ckpt(out, "last"))["step"])
-
-
-@pytest.mark.long  # the one below ends with the same bytes, too
-def test_two_machines_are_one_machine_with_two_processes(
-    stage: Stage, two_processes: Path, one_process: Path
-) -> None:
-    """The same bytes. One process differs: sums in another order, amplified step by step by min and abs."""
-    assert [stage.end(node) for node in stage.nodes("static")] == [0, 0], stage.log(0) + stage.log(1)
-    assert_same_run(stage.out, two_processes)
-    ours, theirs = scalars(folder(stage.out)), scalars(folder(one_process))
-    losses = [tag for tag in theirs if tag.startswith("train_losses/")]
-    assert losses
-    assert scalars(folder(two_processes))["train_losses/loss"] == ours["train_losses/loss"]
-    for tag in losses:
-        (_, first), *_, (step, last) = ours[tag]
-        assert step == STEPS
-        assert first == pytest.approx(theirs[tag][0][1], rel=1e-5), tag
-        assert last == pytest.approx(theirs[tag][-1][1], rel=0.05), tag
 
 
 @pytest.mark.parametrize(
@@ -238,17 +188,15 @@ def test_a_machine_dies_the_other_ends_and_both_continue(
 PASSED_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("launcher", "ranks", "signum", "env"),
     [
-        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGTERM, {}, marks=pytest.mark.long),
-        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON, marks=pytest.mark.long),
-        pytest.param(launch("cpu_x2"), (0, 1), signal.SIGHUP, {}, marks=pytest.mark.long),
-        pytest.param(
-            launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}, marks=pytest.mark.long
-        ),
+        (launch("cpu_x2"), (0, 1), signal.SIGUSR1, PASSED_ON),
+        (launch("cpu_x2"), (0, 1), signal.SIGHUP, {}),
+        (launch("multi_gpu", "--num_processes", "1"), (0,), signal.SIGTERM, {}),
     ],
-    ids=["two", "two-usr1", "two-hup", "one-by-the-launcher-of-several"],
+    ids=["two-usr1", "two-hup", "one-by-the-launcher-of-several"],
 )
 def test_a_launcher_that_is_asked_to_stop_leaves_after_the_step_and_nobody_behind(
     stage: Stage,
@@ -290,15 +238,3 @@ def test_a_launcher_of_one_process_passes_nothing_on_but_the_trainer_can_be_told
     assert (state(stage.out)["state"], last_step(stage.out)) == ("preempted", PAUSE + 1)
     assert stage.end(stage.start(launch("cpu"))) == 0, stage.log(1)
     assert_same_run(stage.out, one_process)
-
-
-@pytest.mark.long
-def test_of_all_processes_one_is_asked_and_every_one_leaves(stage: Stage, two_processes: Path) -> None:
-    """A launcher without the signal on its list must not be sent it; its trainers may be, any of them."""
-    process = stage.start(launch("cpu_x2"), "1")
-    stage.wait_for_pause(1)
-    os.kill(int(read(stage.marks / "1")), signal.SIGUSR1)
-    stage.end(process)
-    assert (state(stage.out)["state"], last_step(stage.out)) == ("preempted", PAUSE + 1)
-    assert stage.end(stage.start(launch("cpu_x2"))) == 0, stage.log(1)
-    assert_same_run(stage.out, two_processes)

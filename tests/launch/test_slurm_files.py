@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_train import state
-from tests.launch.test_nodes import PAUSE, PAUSING, STEPS, last_step, listens
+from tests.launch.test_nodes import PAUSE, PAUSING, STEPS, listens
+from tests.runs import last_step, state
 from tests.world import ROOT, environment, train_args
 
 SCRIPTS = sorted((ROOT / "launch/slurm").glob("*.sbatch"))

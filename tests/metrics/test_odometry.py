@@ -28,6 +28,10 @@ def test_four_right_turns_come_back():
     assert poses[-1] == pytest.approx(np.eye(4), abs=1e-12)
 
 
+def test_a_turn_comes_after_the_way_before_it():
+    assert trajectory(np.stack([forward(1), forward(1, 90)]))[-1, :3, 3] == pytest.approx([1, 0, 1])
+
+
 def test_the_unit_of_a_prediction_does_not_matter():
     scores = score_sequence(straight(300, 0.01), straight(300, 1.0))
     assert scores["ate_m"] == pytest.approx(0, abs=1e-12)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import stat
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -156,3 +157,22 @@ def test_too_small_a_disk_is_known_beforehand(tmp_path: Path, monkeypatch: pytes
     files.require_space(tmp_path, 10**9, "checkpoints")
     with pytest.raises(CannotWrite, match="checkpoints need 1001 MB, but only 1000 MB are free"):
         files.require_space(tmp_path, 1_001_000_000, "checkpoints")
+
+
+def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = os.replace
+
+    def renaming(source: Path, target: Path) -> None:
+        done.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+    )
+    monkeypatch.setattr(os, "replace", renaming)
+    files.write_text(tmp_path / "note", "new")
+    safefile.write(tmp_path / "weights", {"t": torch.ones(1)}, {})
+    assert done == ["file", "rename", "folder"] * 2
