@@ -29,13 +29,11 @@ def test_the_first_process_reports_what_all_find(monkeypatch):
             raise FoundByAll("nothing was scored")
 
 
-def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch, capsys):
-    now = iter([])
-    monkeypatch.setattr(session.time, "monotonic", lambda: next(now))
-    for rank, expected in ((0, "depth: 4 of 7 items\ndepth: 7 of 7 items\n"), (1, "")):
-        now = iter([0, 30, 61, 61, 62, 122, 122])
+def test_progress_of_all_processes_is_shown_by_the_first(monkeypatch, capsys):
+    monkeypatch.setattr("trainer.tracking.progress.LINE_SECONDS", 0.0)
+    for rank, expected in ((0, "depth: 2 of 3 items\ndepth: 3 of 3 items\n"), (1, "")):
         machine = session.Machine(torch.device("cpu"), Processes(rank, 2))
-        with session.progress("depth", 7, machine) as on_item:
-            for _ in range(4):
-                on_item()
+        with session.progress("depth", 3, machine) as on_item:
+            on_item()
+            on_item()
         assert capsys.readouterr().err == expected

@@ -37,8 +37,6 @@ class FrameFolder(ClipDataset):
     the pictures, pixel centres at integers), else a guess of 60 degrees, reported in the log. Videos are decoded once,
     into JPEG files of quality 95 in `cache`: about 0.2 MB for each frame of 1280x720.
 
-    Source: made for this project.
-
     Args:
         path: folder or video file; a relative path is also looked for in the usual places.
         split_file: lines `<clip> <frame>`; null = all frames that have their neighbours, divided by `val_every`.

@@ -18,8 +18,6 @@ from trainer.data.kitti_raw.places import find_databases
 class KittiDatabases(KittiItems):
     """KITTI raw drives in LMDB databases: stereo and temporal supports, LiDAR or annotated depth.
 
-    Source: Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code.
-
     Args:
         root: folder that is, or contains, kitti_raw_sync_lmdb; null = look in the usual places.
         split: folder of split files in or beside the databases (`splits/<split>/<mode>_files.txt`).

@@ -36,8 +36,6 @@ _EDGES = re.compile("edges(_0[123](_log|_inv)?)?")  # folders of depth edges
 class SynsPatches(RecordedDataset):
     """SYNS-Patches, val and test: images with dense depth and depth edges. There is nothing to train on.
 
-    Source: Adams et al., Scientific Reports 2016; arXiv:2208.01489.
-
     Args:
         root: folder that is, or contains, syns_patches (`<scene>/images`, `depths`, `edges`); null = look in the usual
             places.

@@ -34,8 +34,6 @@ class Synthetic(DepthDataset):
     far background is seen. `Ts_true` holds the true motions, the stereo one included. The depth hints of `use_hints`
     are the true depth where the point falls inside the image of the stereo partner, 0 elsewhere.
 
-    Source: made for this project.
-
     Args:
         num_items: length of the data set.
         items_per_scene: frames of a drive.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from trainer.checkpoint import load_objective
 from trainer.objective import Objective
 from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_world
+from trainer.tracking.progress import counting
 
 PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes
-QUIET_S = 60  # seconds between lines about the progress, where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -91,21 +88,6 @@ class Network:
 
 @contextmanager
 def progress(what: str, total: int, machine: Machine) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, else print a line a minute. Yields the function to call after each item."""
-    console = Console(stderr=True)
-    processes = machine.processes
-    if console.is_terminal and processes.is_first:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(what, total=-(-total // processes.world))
-            yield lambda: bar.advance(task)
-        return
-    done, printed = 0, time.monotonic()
-
-    def count() -> None:
-        nonlocal done, printed
-        done = min(done + processes.world, total)  # the others are about as far
-        if processes.is_first and time.monotonic() - printed >= QUIET_S:
-            printed = time.monotonic()
-            print(f"{what}: {done} of {total} items", file=sys.stderr)
-
-    yield count
+    """Show how many of `total` items all processes have done. Yields the function to call after each item."""
+    with counting(what, total, is_main=machine.processes.is_first) as count:
+        yield lambda: count(machine.processes.world)  # the others are about as far

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from trainer.data.kitti_raw.writer import KittiWriter, Recording
+from trainer.tracking.progress import counting
 
 
 def run(out: Path, **values: Any) -> int:
@@ -16,8 +15,10 @@ def run(out: Path, **values: Any) -> int:
     writer.prepare()
     missing = writer.missing()
     total = writer.recording.drives * writer.recording.frames
-    for moment in tqdm(missing, initial=total - len(missing), total=total, unit="frame", disable=None):
-        writer.write(moment)
+    with counting("synthetic", total, done=total - len(missing), unit="frame") as count:
+        for moment in missing:
+            writer.write(moment)
+            count()
     split = writer.recording.split
     print(f"{out}: {total} frames, {len(missing)} of them new; splits in {out / 'splits' / split}")
     print(f"train on them with dataset.type=kitti dataset.root={out} dataset.split={split}")

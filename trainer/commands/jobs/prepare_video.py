@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from trainer.commands.jobs.preparing import clean_stale_under, store
 from trainer.data.clips.motion import uneven_share
@@ -18,6 +17,7 @@ from trainer.data.clips.survey import Survey
 from trainer.data.clips.video import Film, jpeg, pixels
 from trainer.runtime.errors import UserError
 from trainer.runtime.optional import require
+from trainer.tracking.progress import counting
 
 
 def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
@@ -134,15 +134,17 @@ def _note(out: Path, video: Path, every: int, survey: Survey | None) -> None:
 
 
 def _frames(film: Film, survey: Survey, every: int, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Yield every n-th frame (h w 3), RGB, under a progress bar; count in the survey."""
+    """Yield every n-th frame (h w 3), RGB; count them in the survey."""
     times = []
-    for frame in tqdm(film, total=film.announced or None, unit="frame", desc=name, disable=None):
-        if frame is None:
-            continue
-        times.append(frame.time or 0.0)
-        if survey.read % every == 0:
-            rgb = pixels(frame)
-            survey.size = rgb.shape[1], rgb.shape[0]
-            yield rgb
-        survey.read += 1
+    with counting(name, film.announced or None, unit="frame") as count:
+        for frame in film:
+            count()
+            if frame is None:
+                continue
+            times.append(frame.time or 0.0)
+            if survey.read % every == 0:
+                rgb = pixels(frame)
+                survey.size = rgb.shape[1], rgb.shape[0]
+                yield rgb
+            survey.read += 1
     survey.uneven = uneven_share(times)

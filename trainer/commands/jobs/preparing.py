@@ -1,4 +1,4 @@
-"""What the jobs of `prepare` share: work spread over processes with a progress bar, whole files, lists of problems."""
+"""What the jobs of `prepare` share: work spread over processes, whole files, lists of problems."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import clean_stale, make_folder, replacing
+from trainer.tracking.progress import counting
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -45,16 +44,28 @@ def spread(
     unit: str = "file",
     done: int = 0,
 ) -> Iterator[Result]:
-    """Yield `work(task)` of every task in order, computed by `jobs` processes, under a progress bar.
+    """Yield `work(task)` of every task in order, computed by `jobs` processes, and show the progress.
 
     `setup(*setup_args)` runs once per process. `work` and `setup` are module-level functions; `done` tasks of an
     earlier run count as finished. An error of a task ends everything. Raises UserError when a process is killed.
     """
-    bar: dict[str, Any] = {"total": done + len(tasks), "initial": done, "unit": unit, "disable": None}
+    with counting("done", done + len(tasks), done=done, unit=unit) as count:
+        for result in _results(work, tasks, jobs, setup, setup_args):
+            count()
+            yield result
+
+
+def _results(
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    jobs: int,
+    setup: Callable[..., None] | None,
+    setup_args: tuple[Any, ...],
+) -> Iterator[Result]:
     if jobs <= 1 or len(tasks) <= 1:
         if setup:
             setup(*setup_args)
-        yield from tqdm(map(work, tasks), **bar)
+        yield from map(work, tasks)
         return
     # Forked copies of a process with threads (torch, OpenCV) can hang.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -64,7 +75,7 @@ def spread(
     chunk = max(1, min(16, len(tasks) // (4 * jobs)))
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(setup, setup_args))
     try:
-        yield from tqdm(pool.map(work, tasks, chunksize=chunk), **bar)
+        yield from pool.map(work, tasks, chunksize=chunk)
     except BrokenProcessPool as error:
         raise UserError(
             f"one of {jobs} processes was killed, most likely for want of memory. Give a lower --jobs; the same"
