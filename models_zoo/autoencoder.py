@@ -45,11 +45,7 @@ class Autoencoder(nn.Module):
         self.standardise = Standardise(mean, std)
         self.encoder = build_encoder(enc_name, pretrained)
         self.decoder = DECODERS.create(
-            dec_name,
-            **feature_spec(self.encoder)._asdict(),
-            out_scales=as_scales(out_scales),
-            out_ch=3,
-            use_skip=False,
+            dec_name, **feature_spec(self.encoder)._asdict(), out_scales=as_scales(out_scales), out_ch=3, use_skip=False
         )
 
     @classmethod

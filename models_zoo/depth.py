@@ -57,9 +57,7 @@ class Depth(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ):
         super().__init__()
-        if problems := depth_problems(
-            enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std
-        ):
+        if problems := depth_problems(enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std):
             raise ValueError("depth network: " + "; ".join(problems))
         self.mask_name = mask_name
         self.use_virtual_stereo = use_virtual_stereo
@@ -151,9 +149,7 @@ def depth_problems(
     if init_disp is not None and not 0 < init_disp < 1:
         problems.append(f"init_disp is {init_disp}; it must lie between 0 and 1, or be null")
     if init_disp is not None and dec_name in DECODERS and dec_name not in with_trait("supports_init"):
-        problems.append(
-            f"init_disp: dec_name {dec_name!r} cannot start from a given disparity; set it to null"
-        )
+        problems.append(f"init_disp: dec_name {dec_name!r} cannot start from a given disparity; set it to null")
     if mask_name is None:
         return problems
     if mask_name not in MASKS:

@@ -50,9 +50,7 @@ def current_name(enc_name: str) -> str:
     return get_deprecated_models().get(enc_name) or enc_name
 
 
-def build_encoder(
-    enc_name: str, pretrained: bool, in_chans: int = 3, deepest_only: bool = False
-) -> nn.Module:
+def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3, deepest_only: bool = False) -> nn.Module:
     """Build the timm model `enc_name` as an encoder that returns feature maps, see `feature_spec`.
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new

@@ -46,9 +46,7 @@ class SqueezeExcite(nn.Sequential):
 
     def __init__(self, channels: int):
         hidden = max(channels // 16, 1)
-        super().__init__(
-            nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False)
-        )
+        super().__init__(nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         gate = torch.sigmoid(super().forward(x.mean(dim=(2, 3))))
@@ -63,11 +61,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "none": lambda x: x,
-}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu, "none": lambda x: x}
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

@@ -62,9 +62,7 @@ class Registry:
             for name in names:
                 taken = self._entries.get(name)
                 if taken is not None and _place(taken) != _place(entry):
-                    raise NameTaken(
-                        f"{self.kind} {name!r} is registered twice: {_place(taken)} and {_place(entry)}"
-                    )
+                    raise NameTaken(f"{self.kind} {name!r} is registered twice: {_place(taken)} and {_place(entry)}")
             self._entries |= dict.fromkeys(names, entry)
             return entry
 
@@ -123,9 +121,7 @@ def _place(entry: Callable[..., Any]) -> str:
     return f"{entry.__module__}.{getattr(entry, '__qualname__', entry)}"
 
 
-def problems_of(
-    entry: Callable[..., Any], judge: Callable[..., list[str]], kwargs: Mapping[str, Any]
-) -> list[str]:
+def problems_of(entry: Callable[..., Any], judge: Callable[..., list[str]], kwargs: Mapping[str, Any]) -> list[str]:
     """Call `judge` with those keywords of the constructor of `entry` that it takes, defaults filled in."""
     parameters = inspect.signature(entry).parameters
     names = inspect.signature(judge).parameters

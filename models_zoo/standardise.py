@@ -37,9 +37,7 @@ class Standardise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, images: int = 1
-    ):
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, images: int = 1):
         super().__init__()
         if problems := statistics_problems(mean, std):
             raise ValueError("; ".join(problems))

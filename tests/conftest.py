@@ -75,7 +75,5 @@ def shared_data() -> Path:
     """Folder with the small real data sets (kitti_raw, kitti_depth, splits, ...); skips where it is missing."""
     path = Path(os.environ.get("MONODEPTH_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not (path / "kitti_raw").is_dir():
-        pytest.skip(
-            f"no real data at {path}: set MONODEPTH_TEST_DATA to a folder with kitti_raw, kitti_depth, splits"
-        )
+        pytest.skip(f"no real data at {path}: set MONODEPTH_TEST_DATA to a folder with kitti_raw, kitti_depth, splits")
     return path

@@ -45,9 +45,7 @@ def test_networks_that_a_checkpoint_lacks_still_get_their_pretrained_weights(mon
     cfg = config("net.depth.pretrained=true", "net.pose.pretrained=true")
     with pytest.raises(UserError, match=r"^net\.pose: The pretrained weights of the encoder resnet10t"):
         build_networks(cfg, given=["depth"])
-    with pytest.raises(
-        UserError, match=r"(?s)set net\.depth\.pretrained: false.*set net\.pose\.pretrained: false"
-    ):
+    with pytest.raises(UserError, match=r"(?s)set net\.depth\.pretrained: false.*set net\.pose\.pretrained: false"):
         build_networks(cfg)  # all at once
 
 
@@ -81,11 +79,7 @@ def test_validation_sees_every_item_whatever_training_drops() -> None:
 def test_a_loss_cannot_be_watched_where_nothing_is_compared() -> None:
     val = build_dataset(config("dataset.val.supp_idxs=~", "dataset.supp_idxs=[0]"), "val")
     check_monitors({"trainer.monitor": "AbsRel"}, ["img_recon"], val)
-    wanted = {
-        "trainer.monitor": "loss",
-        "scheduler.monitor": "AbsRle",
-        "trainer.early_stopping.monitor": None,
-    }
+    wanted = {"trainer.monitor": "loss", "scheduler.monitor": "AbsRle", "trainer.early_stopping.monitor": None}
     problems = r"trainer.monitor: loss needs supports, but dataset.val.supp_idxs is empty.*\n.*mean 'AbsRel'"
     with pytest.raises(UserError, match=problems):
         check_monitors(wanted, ["img_recon"], val)
@@ -140,12 +134,7 @@ def test_processes_that_do_not_meet_get_a_sentence(monkeypatch: pytest.MonkeyPat
         ("GRADIENT_ACCUMULATION_STEPS", "4", "false", r"_steps: 4\. .*trainer\.accumulate_grad"),
         ("USE_FSDP", "true", "false", "uses FSDP, which this trainer does not support"),
         ("USE_DEEPSPEED", "true", "false", "uses DEEPSPEED, which this trainer does not support"),
-        (
-            "DYNAMO_BACKEND",
-            "INDUCTOR",
-            "false",
-            r"is off, .* dynamo_backend: inductor.*--set .*backend=inductor",
-        ),
+        ("DYNAMO_BACKEND", "INDUCTOR", "false", r"is off, .* dynamo_backend: inductor.*--set .*backend=inductor"),
         ("DYNAMO_BACKEND", "eager", "true", r"is inductor, .* dynamo_backend: eager.*--set .*backend=eager"),
     ],
 )

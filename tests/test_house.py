@@ -29,14 +29,10 @@ FLOORS = (
 OPEN = {
     "models_zoo": {"decoders", "depth", "registry", "standardise", "weights"},
     "trainer.geometry": {"precision", "scene"},
-    "trainer.runtime": {
-        *("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text"),
-    },
+    "trainer.runtime": {*("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text")},
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {
-        *("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation"),
-    },
+    "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},
     "trainer.tracking": {"health", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "plugins"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
@@ -46,17 +42,7 @@ OPEN = {
     },
     "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
     "trainer.evaluation": {
-        *(
-            "changes",
-            "items",
-            "places",
-            "predictions",
-            "reference",
-            "report",
-            "request",
-            "session",
-            "subject",
-        ),
+        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
@@ -151,9 +137,7 @@ def test_launch_holds_scripts_of_a_few_lines() -> None:
 
 
 def test_networks_do_not_know_the_trainer() -> None:
-    assert (
-        found(lambda module, name: module.startswith("models_zoo") and name.split(".")[0] == "trainer") == []
-    )
+    assert found(lambda module, name: module.startswith("models_zoo") and name.split(".")[0] == "trainer") == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

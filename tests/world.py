@@ -35,9 +35,7 @@ def _enter(rank: int, fn: Callable[..., None], world: int, store: str, args: tup
         dist.destroy_process_group()
 
 
-def run_world(
-    fn: Callable[..., None], world: int, folder: Path, *args: Any, start_method: str = "spawn"
-) -> None:
+def run_world(fn: Callable[..., None], world: int, folder: Path, *args: Any, start_method: str = "spawn") -> None:
     """Call fn(rank, world, *args) in `world` processes of one gloo group; fails when one of them fails.
 
     "fork" spares the imports of each process, a minute on a busy machine, but allows no backward pass.
@@ -54,9 +52,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **changes}
 
 
-def command(
-    *args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: str
-) -> subprocess.CompletedProcess[str]:
+def command(*args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `python args...` and return its exit code and what it printed."""
     return subprocess.run(
         [sys.executable, *map(str, args)],
@@ -98,9 +94,7 @@ def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
         assert text in done.stderr
 
 
-def train_args(
-    out: Path, *overrides: str, name: str = "run", version: str = "1", seed: int = 42
-) -> Sequence[str]:
+def train_args(out: Path, *overrides: str, name: str = "run", version: str = "1", seed: int = 42) -> Sequence[str]:
     """Arguments of a training run small enough for a test: 16 items of 96x64, small encoders, 2 epochs of 4 steps."""
     return [
         "launch/train.py",

@@ -14,9 +14,7 @@ from torch import Tensor
 
 STEREO_BASELINE_M = 0.54  # metres between the cameras of a KITTI stereo pair
 STEREO_BASELINE_UNITS = 0.1  # the same in `T_stereo` (Monodepth2, arXiv:1806.01260)
-METRES_PER_UNIT = (
-    STEREO_BASELINE_M / STEREO_BASELINE_UNITS
-)  # 5.4, for depth of networks trained on stereo pairs
+METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS  # 5.4, for depth of networks trained on stereo pairs
 
 DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
 

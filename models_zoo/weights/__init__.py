@@ -52,9 +52,7 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
     if not path.exists():
         raise UnreadableWeights(f"{path}: no such file or folder. Check the path")
     if path.suffix == ".safetensors" and not is_foreign(path):
-        raise UnreadableWeights(
-            f"{path}: not a file of torch.save. A checkpoint of this trainer needs no translation"
-        )
+        raise UnreadableWeights(f"{path}: not a file of torch.save. A checkpoint of this trainer needs no translation")
     content = None if path.is_dir() else unpickle(path)
     formats = [FORMATS.create(name) for name in FORMATS.names()]
     for known in formats:

@@ -69,9 +69,7 @@ def unpickle(path: Path) -> Any:
     Raises UnreadableWeights unless it holds only plain containers, numbers, text and tensors.
     """
     if (broken := _broken_record(path)) is not None:
-        raise UnreadableWeights(
-            f"{path}: damaged: {broken} is not what was written. Copy or download it again"
-        )
+        raise UnreadableWeights(f"{path}: damaged: {broken} is not what was written. Copy or download it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol; the content is checked anyway
@@ -134,9 +132,7 @@ def complete_batchnorm(tensors: dict[str, Tensor]) -> list[str]:
     return [f"{len(missing)} counters num_batches_tracked are missing and start at 0"] if missing else []
 
 
-def without_classifier(
-    tensors: dict[str, Tensor], prefix: str, dropped: dict[str, list[str]]
-) -> dict[str, Tensor]:
+def without_classifier(tensors: dict[str, Tensor], prefix: str, dropped: dict[str, list[str]]) -> dict[str, Tensor]:
     """Return the tensors below `prefix`, without the prefix and without the classification layer `fc`."""
     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     head = [name for name in own if name.startswith("fc.")]
@@ -157,9 +153,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def listed(items: Sequence[object], limit: int = LISTED) -> str:
     """Name the first items and count the others: "a, b, c and 4 more"."""
-    return ", ".join(map(str, items[:limit])) + (
-        f" and {len(items) - limit} more" if len(items) > limit else ""
-    )
+    return ", ".join(map(str, items[:limit])) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -58,9 +58,7 @@ class LightningCheckpoint(Format):
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
         settings = _settings(path, content, corrections)
-        state = {
-            name.replace("_orig_mod.", ""): t for name, t in tensors_of(content["state_dict"], path).items()
-        }
+        state = {name.replace("_orig_mod.", ""): t for name, t in tensors_of(content["state_dict"], path).items()}
         networks, dropped = _split(path, state)
         options_of = settings.pop("net")
         notes: list[str] = []
@@ -107,9 +105,7 @@ def _settings(path: Path, content: Mapping[str, Any], corrections: Mapping[str, 
     return settings
 
 
-def _split(
-    path: Path, state: Mapping[str, Tensor]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[str]]]:
+def _split(path: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[str]]]:
     """Sort entries by network and drop known others with a reason. Raises UnreadableWeights for unknown ones."""
     networks: dict[str, dict[str, Tensor]] = {}
     dropped: dict[str, list[str]] = {}
@@ -158,17 +154,12 @@ def _translate(
     scales = options.get("out_scales", [0, 1, 2, 3])
     scales = [scales] if isinstance(scales, int) else list(scales)
     for prefix in DECODERS.get(name, ()):
-        names = {
-            f"{prefix}decoder.{n}.": f"{prefix}convs.{layer}."
-            for n, layer in enumerate(ALIASES[decoder](scales))
-        }
+        names = {f"{prefix}decoder.{n}.": f"{prefix}convs.{layer}." for n, layer in enumerate(ALIASES[decoder](scales))}
         own = _rename(path, name, own, names, f"second names of weights of {decoder}", dropped)
         dead = tuple(f"{prefix}convs.{layer}." for layer in DEAD[decoder](scales))
         unused = [key for key in own if key.startswith(dead)]
         if unused:
-            dropped.setdefault(f"layers of {decoder} that no output depends on", []).extend(
-                _full(name, unused)
-            )
+            dropped.setdefault(f"layers of {decoder} that no output depends on", []).extend(_full(name, unused))
         own = {key: tensor for key, tensor in own.items() if key not in unused}
     return own
 
@@ -232,9 +223,7 @@ def _warnings(net: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any])
     """List what that code did differently and results show."""
     trainer, notes = settings["trainer"], []
     if any(options.get("use_stereo_blend") for options in net.values()):
-        notes.append(
-            "net.depth.use_stereo_blend: that code exchanged the left and right borders, this one does not"
-        )
+        notes.append("net.depth.use_stereo_blend: that code exchanged the left and right borders, this one does not")
     if trainer.get("always_fwd_pose", True) is False:
         notes.append(
             "trainer.always_fwd_pose: false: its pose network was trained on [target, support] in this order, here"

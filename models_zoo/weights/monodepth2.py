@@ -52,8 +52,7 @@ class Monodepth2(Format):
 
     source = "Monodepth2, arXiv:1806.01260"
     looked_for = (
-        "a Monodepth2 folder: encoder.pth, depth.pth, optionally pose_encoder.pth, pose.pth,"
-        " predictive_mask.pth"
+        "a Monodepth2 folder: encoder.pth, depth.pth, optionally pose_encoder.pth, pose.pth, predictive_mask.pth"
     )
 
     def recognises(self, path: Path, content: Any) -> bool:
@@ -77,13 +76,7 @@ class Monodepth2(Format):
         notes = complete_batchnorm(encoder)
         tensors = {f"depth.encoder.{name}": t for name, t in encoder.items()}
         tensors |= {f"depth.decoders.disp.{name}": t for name, t in decoder.items()}
-        depth = {
-            "enc_name": enc_name,
-            "pretrained": False,
-            "dec_name": "monodepth",
-            "out_scales": scales,
-            **STATISTICS,
-        }
+        depth = {"enc_name": enc_name, "pretrained": False, "dec_name": "monodepth", "out_scales": scales, **STATISTICS}
         net = {"depth": depth}
         if "predictive_mask.pth" in files:
             mask, _ = _decoder(path / "predictive_mask.pth", files["predictive_mask.pth"])
@@ -95,9 +88,7 @@ class Monodepth2(Format):
             pose, options = _pose(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in pose.items()}
             net["pose"] = options
-        settings = merged(
-            {**SETTINGS, "dataset": {**SETTINGS["dataset"], **_dataset(facts, net, notes)}}, corrections
-        )
+        settings = merged({**SETTINGS, "dataset": {**SETTINGS["dataset"], **_dataset(facts, net, notes)}}, corrections)
         net = merged(net, settings.pop("net", {}))
         name = "Monodepth2 folder (arXiv:1806.01260)"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)
@@ -195,9 +186,7 @@ def _dataset(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str])
     """Derive size and supports of the training data from the entries of encoder.pth."""
     size = [facts["width"], facts["height"]]
     if not all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
-        notes.append(
-            f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed"
-        )
+        notes.append(f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed")
         size = list(SIZE)
     temporal = [-1, 1] if "pose" in net else []
     stereo = [0] if facts["use_stereo"] or not temporal else []

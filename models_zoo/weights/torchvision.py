@@ -53,9 +53,7 @@ class TorchvisionResNet(Format):
     """A state dict of torchvision's ResNet, ResNeXt or Wide ResNet; timm's of the same name have the same keys."""
 
     source = "ResNet, arXiv:1512.03385; ResNeXt, arXiv:1611.05431; Wide ResNet, arXiv:1605.07146"
-    looked_for = (
-        "a ResNet with torchvision's names: entries conv1.weight, bn1.weight, layer1.0.conv1.weight, ..."
-    )
+    looked_for = "a ResNet with torchvision's names: entries conv1.weight, bn1.weight, layer1.0.conv1.weight, ..."
 
     def recognises(self, path: Path, content: Any) -> bool:
         names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")

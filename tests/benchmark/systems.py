@@ -98,9 +98,9 @@ def make_batch(supp_idxs: Sequence[int], hints: bool = False) -> dict[str, Tenso
         "supports": supports,
         "target_aug": target**1.3 * 0.9,
         "supports_aug": supports**1.3 * 0.9,
-        "K": torch.tensor(
-            [[0.6 * WIDTH, 0, 0.48 * WIDTH], [0, 1.9 * HEIGHT, 0.53 * HEIGHT], [0, 0, 1]]
-        ).repeat(b, 1, 1),
+        "K": torch.tensor([[0.6 * WIDTH, 0, 0.48 * WIDTH], [0, 1.9 * HEIGHT, 0.53 * HEIGHT], [0, 0, 1]]).repeat(
+            b, 1, 1
+        ),
     }
     if 0 in supp_idxs:
         batch["T_stereo"] = torch.eye(4).repeat(b, 1, 1)

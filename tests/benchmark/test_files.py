@@ -20,9 +20,7 @@ from trainer.training.setup import build_optimizer
 
 ABLATIONS = ("abl_bb", "abl_pretrained", "abl_smooth")
 SYSTEMS = [systems.FOLDER / f"{name}.yaml" for name in systems.NAMES]
-VARIANTS = [
-    p for folder in ABLATIONS for p in sorted((ROOT / "cfg" / folder).glob("*.yaml")) if p.stem != "default"
-]
+VARIANTS = [p for folder in ABLATIONS for p in sorted((ROOT / "cfg" / folder).glob("*.yaml")) if p.stem != "default"]
 BACKBONES = [p for p in VARIANTS if p.parent.name != "abl_smooth"]
 PAGES = [*SYSTEMS, *VARIANTS]
 SMALL = (
@@ -113,9 +111,7 @@ def test_encoder_and_decoder_of_a_page_fit(path):
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         disp = build_networks(cfg, given=cfg.net)["depth"].eval()(images)["disp"]
-    assert {s: tuple(map_.shape) for s, map_ in disp.items()} == {
-        s: (1, 1, 64 >> s, 96 >> s) for s in range(4)
-    }
+    assert {s: tuple(map_.shape) for s, map_ in disp.items()} == {s: (1, 1, 64 >> s, 96 >> s) for s in range(4)}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -143,9 +139,7 @@ def test_a_page_says_what_it_is(path):
         assert all(f"{protocol} AbsRel " in text for protocol in ("KEZ", "KEB"))
 
 
-@pytest.mark.parametrize(
-    "path", sorted({*PAGES, *(page.parent / "default.yaml" for page in PAGES)}), ids=name_of
-)
+@pytest.mark.parametrize("path", sorted({*PAGES, *(page.parent / "default.yaml" for page in PAGES)}), ids=name_of)
 def test_a_page_is_short(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 25

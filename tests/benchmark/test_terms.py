@@ -24,9 +24,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def compare(
-    name: str, changes: dict[str, Any] | None = None, legacy: bool = False, single: bool = False
-) -> None:
+def compare(name: str, changes: dict[str, Any] | None = None, legacy: bool = False, single: bool = False) -> None:
     """Compare terms and gradients in double precision, and terms in single precision if asked."""
     sections = systems.written(name, changes)
     objective = systems.build(name, changes, legacy_sampling=legacy).double()
@@ -108,33 +106,18 @@ MASKED = {"img_recon": {"mask_name": "uncertainty"}}
 L1 = {"stereo_const": {"loss_name": "l1"}}
 # Options of losses alone are compared in tests/losses/test_agreement.py.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "one scale, no far end": (
-        "garg",
-        {"net": {"depth": {"out_scales": [0]}}, "trainer": {"max_depth": None}},
-    ),
+    "one scale, no far end": ("garg", {"net": {"depth": {"out_scales": [0]}}, "trainer": {"max_depth": None}}),
     "behind the camera": ("monodepth2_MS", {"trainer": {"min_depth": 0.05}}),
-    "hints under an automask, reconstruction under a mask": (
-        "depth_hints_MS",
-        {"net": UNSURE, "loss": MASKED},
-    ),
-    "stereo first": (
-        "monodepth2_MS",
-        {"net": VIRTUAL, "dataset": {"supp_idxs": [0, -1, 1]}, "loss": L1},
-    ),
-    "stereo in the middle": (
-        "monodepth2_MS",
-        {"net": VIRTUAL, "dataset": {"supp_idxs": [-1, 0, 1]}, "loss": L1},
-    ),
+    "hints under an automask, reconstruction under a mask": ("depth_hints_MS", {"net": UNSURE, "loss": MASKED}),
+    "stereo first": ("monodepth2_MS", {"net": VIRTUAL, "dataset": {"supp_idxs": [0, -1, 1]}, "loss": L1}),
+    "stereo in the middle": ("monodepth2_MS", {"net": VIRTUAL, "dataset": {"supp_idxs": [-1, 0, 1]}, "loss": L1}),
     "masks and virtual stereo": (
         "monodepth2_MS",
         {"net": merge(VIRTUAL, UNSURE), "loss": {**MASKED, "disp_occ": {"weight": 0.1}}},
     ),
     "blend and virtual stereo": (
         "superdepth",
-        {
-            "net": merge(VIRTUAL, {"depth": {"dec_name": "monodepth"}}),
-            "loss": {"stereo_const": {"weight": 2}},
-        },
+        {"net": merge(VIRTUAL, {"depth": {"dec_name": "monodepth"}}), "loss": {"stereo_const": {"weight": 2}}},
     ),
 }
 

@@ -157,9 +157,7 @@ def test_a_failed_save_keeps_last_and_the_one_before(checkpointer: Checkpointer,
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", refuse)
-        with pytest.raises(
-            CannotWrite, match=r"last\.safetensors: cannot be written: No space left.*untouched"
-        ):
+        with pytest.raises(CannotWrite, match=r"last\.safetensors: cannot be written: No space left.*untouched"):
             save(checkpointer, 3.0)
     assert steps(checkpointer.folder) == {"last.prev.safetensors": "1", "last.safetensors": "2"}
 
@@ -169,9 +167,7 @@ def test_restoring_something_else_names_the_file(checkpointer: Checkpointer) -> 
     saved = checkpointer.load_last()
     assert saved is not None
     objective = Tiny()
-    with pytest.raises(
-        WrongOptimizer, match=r"last\.safetensors: the file was trained with the optimizer SGD"
-    ):
+    with pytest.raises(WrongOptimizer, match=r"last\.safetensors: the file was trained with the optimizer SGD"):
         saved.restore(objective, torch.optim.Adam(objective.parameters()))
     with pytest.raises(WrongArchitecture, match="4 weights do not fit"):
         saved.restore(Tiny(nets=("depth", "pose", "extra")[::2]), None)

@@ -114,18 +114,14 @@ def test_an_encoder_alone_says_so_wherever_it_is_loaded(tmp_path: Path) -> None:
     converted = convert(save(torchvision_resnet("resnet18"), tmp_path / "x.pth"))
     converted.save(tmp_path / "x.safetensors")
     assert converted.metadata()["parts"] == '["depth.encoder"]'
-    with pytest.warns(
-        PartialWeights, match=r"x\.safetensors: holds depth\.encoder alone; the rest .* random"
-    ):
+    with pytest.warns(PartialWeights, match=r"x\.safetensors: holds depth\.encoder alone; the rest .* random"):
         objective = load_objective(tmp_path / "x.safetensors")
     assert_equal(objective, converted.tensors)
     assert len(objective.state_dict()) > len(converted.tensors)
     tensors, metadata = safefile.read(tmp_path / "x.safetensors")
     del metadata["parts"]
     safefile.write(tmp_path / "x.safetensors", tensors, metadata)
-    with pytest.raises(
-        WrongArchitecture, match="28 weights do not fit"
-    ):  # without a word it is a damaged file
+    with pytest.raises(WrongArchitecture, match="28 weights do not fit"):  # without a word it is a damaged file
         load_objective(tmp_path / "x.safetensors")
 
 
@@ -142,12 +138,7 @@ def test_other_settings_are_defaults_and_listed_in_one_note(tmp_path: Path) -> N
     (note,) = [note for note in converted.notes if note.startswith("not taken over: ")]
     for text in (
         *("dataset.type: mannequin; ", "dataset.train: {'odd': 1}", "loss.magic: {'weight': 3.0}; "),
-        *(
-            "loader.batch_size: 8; ",
-            "trainer.load_ckpt: /elsewhere; ",
-            "trainer.min_depth: None",
-            "callbacks.odd: 2. ",
-        ),
+        *("loader.batch_size: 8; ", "trainer.load_ckpt: /elsewhere; ", "trainer.min_depth: None", "callbacks.odd: 2. "),
     ):
         assert text in note, text
     assert note.endswith(". Give with --cfg-file what a training should keep")
@@ -166,12 +157,7 @@ def test_the_data_sets_of_the_successor_become_one(tmp_path: Path) -> None:
     content = lightning_checkpoint(PAIR, successor=True)
     content["hyper_parameters"]["cfg"]["dataset"] = {
         "slow_tv": {"split": "all", "shape": [384, 640]},
-        "kitti_lmdb": {
-            "split": "eigen_benchmark",
-            "shape": [384, 640],
-            "supp_idxs": [-1, 1],
-            "datum": "image",
-        },
+        "kitti_lmdb": {"split": "eigen_benchmark", "shape": [384, 640], "supp_idxs": [-1, 1], "datum": "image"},
         "train": {"use_aug": True},
     }
     converted = convert(save(content, tmp_path / "x.ckpt"))
@@ -256,9 +242,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     ]
     content = lightning_checkpoint(PAIR)
     content["hyper_parameters"]["cfg"]["net"]["depth"]["enc_name"] = "resnet34"
-    with pytest.raises(
-        UserError, match=r"\.\.\. and \d+ more\nThe networks are net.depth: .*enc_name resnet34"
-    ):
+    with pytest.raises(UserError, match=r"\.\.\. and \d+ more\nThe networks are net.depth: .*enc_name resnet34"):
         convert(save(content, tmp_path / "x.ckpt"))
 
 
@@ -300,10 +284,7 @@ def test_a_loaded_network_computes_what_its_weights_compute_elsewhere(tmp_path: 
     with torch.no_grad():
         loaded = load_objective(tmp_path / "x.safetensors").networks["depth"](images)
         assert torch.equal(loaded["disp"][0], plain(images)["disp"][0])
-        assert all(
-            torch.equal(a, b)
-            for a, b in zip(loaded["depth_feats"], plain(images)["depth_feats"], strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(loaded["depth_feats"], plain(images)["depth_feats"], strict=True))
 
 
 def test_weights_of_other_formats_become_float32_and_broken_ones_are_refused(tmp_path: Path) -> None:

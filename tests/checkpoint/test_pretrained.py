@@ -28,9 +28,7 @@ def small(*overrides: str, enc_name: str = "resnet10t") -> Objective:
     """A new objective with the networks of `PAIR`, as a training builds it."""
     folder = ROOT / "cfg/synthetic"
     changes = [f"net.{net}.enc_name={enc_name}" for net in PAIR]
-    return build_objective(
-        load_config(folder / "monodepth2_MS.yaml", folder / "default.yaml", [*changes, *overrides])
-    )
+    return build_objective(load_config(folder / "monodepth2_MS.yaml", folder / "default.yaml", [*changes, *overrides]))
 
 
 STATISTICS = [

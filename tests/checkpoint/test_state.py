@@ -18,15 +18,7 @@ from torch.optim import lr_scheduler
 
 from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import from_json, to_json
-from trainer.checkpoint.state import (
-    Position,
-    TrainState,
-    WrongOptimizer,
-    pack_state,
-    read_state,
-    unpack_state,
-    weights,
-)
+from trainer.checkpoint.state import Position, TrainState, WrongOptimizer, pack_state, read_state, unpack_state, weights
 
 
 class Tiny(nn.Module):
@@ -182,11 +174,7 @@ def test_groups_keep_their_rates_and_the_types_of_their_options(tmp_path: Path) 
         objective = Tiny()
         groups = [
             {"params": objective.networks["depth"].parameters(), "lr": rate},
-            {
-                "params": objective.networks["pose"].parameters(),
-                "lr": torch.tensor(rate / 10),
-                "betas": (0.5, 0.9),
-            },
+            {"params": objective.networks["pose"].parameters(), "lr": torch.tensor(rate / 10), "betas": (0.5, 0.9)},
         ]
         return objective, torch.optim.Adam(groups, foreach=False)
 
@@ -265,9 +253,7 @@ def test_the_gradient_scale_continues(tmp_path: Path) -> None:
     unpack_state(Tiny(), None, None, other, tensors, metadata)
     assert other.state_dict() == scaler.state_dict()
     assert other.get_scale() == 256
-    tensors, metadata = pack_state(
-        Tiny(), None, None, torch.amp.GradScaler("cpu", enabled=False), TrainState()
-    )
+    tensors, metadata = pack_state(Tiny(), None, None, torch.amp.GradScaler("cpu", enabled=False), TrainState())
     unpack_state(Tiny(), None, None, other, tensors, metadata)  # a run in 32 bit continued in 16
     assert other.get_scale() == 256
 

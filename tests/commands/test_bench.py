@@ -94,9 +94,7 @@ def test_calls_are_timed_only_while_the_block_lasts():
             return x + 1
 
     net, ticks = Net(), iter(range(10))
-    with bench_loop.timed_calls(
-        [(net, "forward"), (Net, "forward")], lambda: next(ticks), lambda: None
-    ) as spent:
+    with bench_loop.timed_calls([(net, "forward"), (Net, "forward")], lambda: next(ticks), lambda: None) as spent:
         assert net.forward(1) == 2
     assert spent == [1]
     assert "forward" not in vars(net)

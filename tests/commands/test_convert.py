@@ -55,9 +55,7 @@ def test_a_lightning_checkpoint_is_reported(tmp_path: Path, capsys: pytest.Captu
     assert load_objective(target).legacy_sampling
 
 
-def test_what_to_do_with_monodepth2_and_with_an_encoder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_to_do_with_monodepth2_and_with_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monodepth2_folder(tmp_path / "m")
     assert main([str(tmp_path / "m"), str(tmp_path / "m.safetensors")]) == 0
     out = capsys.readouterr().out
@@ -101,9 +99,7 @@ def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.long
-def test_a_converted_file_is_scored_and_starts_a_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_converted_file_is_scored_and_starts_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monodepth2_folder(tmp_path / "m")
     target = tmp_path / "m.safetensors"
     assert main([str(tmp_path / "m"), str(target)]) == 0

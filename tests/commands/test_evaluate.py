@@ -136,9 +136,7 @@ def test_corrected_hparams_replace_the_embedded_ones(run, tmp_path):
 def test_kitti_with_the_checkpoint_of_other_data(run, tmp_path, shared_data, capsys):
     """Another type starts afresh but for the size; crop of Garg by default; truths keep their size."""
     page, split = tmp_path / "kitti.yaml", shared_data / "splits" / "kitti_raw" / "test_files.txt"
-    page.write_text(
-        f"dataset: {{type: kitti, root: {shared_data}, split_file: {split}, use_benchmark: true}}\n"
-    )
+    page.write_text(f"dataset: {{type: kitti, root: {shared_data}, split_file: {split}, use_benchmark: true}}\n")
     assert evaluate("--ckpt", run, "-c", page) == 0
     assert "protocol: kitti test_files test" in capsys.readouterr().out
     protocol = saved(run / "results" / "kitti_test_files_annotated_best_median.yaml")["protocol"]
@@ -193,11 +191,7 @@ def test_errors_are_sentences_and_leave_no_file(run, tmp_path, capsys, options, 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (None, "there is no such file"),
-        ("folder", "holds no checkpoint"),
-        (b"not a checkpoint", "safetensors"),
-    ],
+    [(None, "there is no such file"), ("folder", "holds no checkpoint"), (b"not a checkpoint", "safetensors")],
 )
 def test_what_is_not_a_checkpoint(tmp_path, capsys, content, message):
     path = tmp_path / "x.safetensors"
@@ -243,9 +237,7 @@ def test_an_earlier_result_is_replaced_and_reported(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--save", "--sheet"])
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(
-    run, tmp_path, capsys, monkeypatch, option
-):
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(run, tmp_path, capsys, monkeypatch, option):
     monkeypatch.setattr("trainer.evaluation.session.load_objective", None)  # nothing is loaded
     (tmp_path / "file").touch()
     places = {"--save": tmp_path / "r.yaml", option: tmp_path / "file" / "out.png"}

@@ -42,12 +42,7 @@ def test_the_file_names_its_items_and_their_data_set(world):
         assert file["items"].tolist()[0] == "synthetic/test/scene 0/frame 0/left"
         assert len(file["items"]) == 4
         data = json.loads(str(file["dataset"]))
-    assert [data[key] for key in ("type", "mode", "num_items", "items_per_scene")] == [
-        "synthetic",
-        "test",
-        4,
-        2,
-    ]
+    assert [data[key] for key in ("type", "mode", "num_items", "items_per_scene")] == ["synthetic", "test", 4, 2]
 
 
 def test_the_same_items_are_accepted(world, capsys):
@@ -81,9 +76,7 @@ def test_other_scenes_of_the_same_names(world, capsys, override, differences, fi
 def test_without_names_the_order_is_unknown(world, tmp_path, capsys):
     other = changed(world, tmp_path / "p.npz", items=None, dataset=None)
     assert evaluate(*score(other, "--pred-unit any")) == 0
-    assert (
-        f"{other[0]}: has no names of items, so predictions and truths cannot be" in capsys.readouterr().err
-    )
+    assert f"{other[0]}: has no names of items, so predictions and truths cannot be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -149,11 +142,7 @@ def write_targets(raw: Path, path: Path, source: str, *options: str) -> None:
 
 
 def test_numbers_are_those_of_the_data_set(kitti, tmp_path, capsys):
-    a, b, gone = (
-        tmp_path / "run/42/results/a.yaml",
-        tmp_path / "run/42/results/b.yaml",
-        tmp_path / "gone.yaml",
-    )
+    a, b, gone = (tmp_path / "run/42/results/a.yaml", tmp_path / "run/42/results/b.yaml", tmp_path / "gone.yaml")
     gone.write_text(kitti["cfg"].read_text().replace("kitti_raw_sync", "not_there"))
     for cfg, save, more in ((kitti["cfg"], a, ()), (gone, b, ("--targets", kitti["targets"]))):
         places = ["--save", save, "--legacy", tmp_path / f"{save.stem}_old.yaml"]

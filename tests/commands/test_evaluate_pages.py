@@ -143,14 +143,8 @@ def test_a_data_set_of_a_plugin_has_the_defaults():
     from trainer.evaluation.items import dataset_class
 
     assert dataset_class("of a plugin") is DepthDataset
-    assert (DepthDataset.usual_crop, DepthDataset.unusual_truth({}), DepthDataset.truth_of({})) == (
-        "none",
-        None,
-        "",
-    )
-    assert (
-        file_stem({"type": "dots", "split_file": "a/mine.txt", "mode": "val"}, "best") == "dots_mine_val_best"
-    )
+    assert (DepthDataset.usual_crop, DepthDataset.unusual_truth({}), DepthDataset.truth_of({})) == ("none", None, "")
+    assert file_stem({"type": "dots", "split_file": "a/mine.txt", "mode": "val"}, "best") == "dots_mine_val_best"
 
 
 # A split that is asked for wins over the split file of the training
@@ -186,9 +180,7 @@ def test_the_split_of_a_page_is_scored(run, tmp_path, capsys):
     assert "train_files.txt is what the network was trained on" in capsys.readouterr().err
 
 
-EMBEDDED = {
-    "dataset": {"type": "kitti", "split_file": "train.txt", "test": {"split_file": "t.txt", "split": "zhou"}}
-}
+EMBEDDED = {"dataset": {"type": "kitti", "split_file": "train.txt", "test": {"split_file": "t.txt", "split": "zhou"}}}
 
 
 @pytest.mark.parametrize(

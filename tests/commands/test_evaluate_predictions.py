@@ -112,9 +112,7 @@ def test_a_constant_is_as_bad_as_it_is_known_to_be(kitti, truths, tmp_path):
     assert result["ratio_to_constant_depth"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("unit", "mode", "alignment"), [("any", "mono", "median"), ("baseline", "stereo", "stereo")]
-)
+@pytest.mark.parametrize(("unit", "mode", "alignment"), [("any", "mono", "median"), ("baseline", "stereo", "stereo")])
 def test_noise_at_another_size_equals_the_reference(kitti, truths, tmp_path, unit, mode, alignment):
     disps = np.random.default_rng(0).uniform(0.05, 2, (3, 48, 160)).astype(np.float32)
     disps[:, :3] = 0  # no prediction

@@ -58,9 +58,7 @@ def protocol(result: Path) -> dict:
 @pytest.mark.parametrize(
     ("drive", "num_steps"), [("kitti_raw", 4), pytest.param("kitti_raw_jpg", 7, marks=pytest.mark.long)]
 )
-def test_real_frames_train_and_evaluate(
-    shared_data: Path, tmp_path: Path, drive: str, num_steps: int
-) -> None:
+def test_real_frames_train_and_evaluate(shared_data: Path, tmp_path: Path, drive: str, num_steps: int) -> None:
     root, splits, run = shared_data / drive, shared_data / "splits" / drive, tmp_path / "MS" / "1"
     done = train(root, tmp_path, splits / "train_files.txt")
     assert done.returncode == 0, done.stderr
@@ -83,9 +81,7 @@ def test_real_frames_train_and_evaluate(
     assert f"warning: {split} is what the network was trained on" in done.stderr
 
 
-def test_a_split_that_names_missing_frames_is_told_in_full(
-    shared_data: Path, splits: Path, tmp_path: Path
-) -> None:
+def test_a_split_that_names_missing_frames_is_told_in_full(shared_data: Path, splits: Path, tmp_path: Path) -> None:
     split = tmp_path / "split.txt"
     shutil.copy(splits / "test_files.txt", tmp_path)
     split.write_text(f"{DRIVE} 3 l\n{DRIVE} 5 l\n{DRIVE} 45 r\nnonsense\n{DRIVE} 2 x\n")
@@ -93,9 +89,7 @@ def test_a_split_that_names_missing_frames_is_told_in_full(
     refused(done, f"{split}:4", f"{split}:5", "0000000006", "0000000044")
 
 
-def test_what_only_reading_shows_costs_items_and_is_named(
-    recording: Path, splits: Path, tmp_path: Path
-) -> None:
+def test_what_only_reading_shows_costs_items_and_is_named(recording: Path, splits: Path, tmp_path: Path) -> None:
     picture = recording / DRIVE / "image_02/data/0000000001.png"
     content = bytearray(picture.read_bytes())
     content[300_000:300_008] = bytes(8)
@@ -112,9 +106,7 @@ def test_what_only_reading_shows_costs_items_and_is_named(
     assert f"{scan}: 20 of {len(points)} points are NaN or infinite: left out" in told
 
 
-def test_what_can_be_seen_before_training_is_told_at_once(
-    recording: Path, splits: Path, tmp_path: Path
-) -> None:
+def test_what_can_be_seen_before_training_is_told_at_once(recording: Path, splits: Path, tmp_path: Path) -> None:
     picture = recording / DRIVE / "image_02/data/0000000002.png"
     scan = recording / DRIVE / "velodyne_points/data/0000000005.bin"
     for path, size in ((picture, 5000), (scan, 0)):

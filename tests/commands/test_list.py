@@ -32,9 +32,7 @@ def test_everything_fits_the_terminal(run, monkeypatch) -> None:
         lines = shown.splitlines()
         assert max(map(len, lines)) <= widest
         assert max(map(len, lines)) > widest - 10
-        assert {"NETWORKS", "DECODERS", "LOSSES", "DATASETS", "SCHEDULERS", "VALIDATION METRICS"} <= set(
-            lines
-        )
+        assert {"NETWORKS", "DECODERS", "LOSSES", "DATASETS", "SCHEDULERS", "VALIDATION METRICS"} <= set(lines)
 
 
 def test_one_entry(run, monkeypatch) -> None:
@@ -58,9 +56,7 @@ def test_one_entry(run, monkeypatch) -> None:
 def test_an_unknown_name_is_refused(run) -> None:
     code, shown, error = run("disp_smoth")
     assert (code, shown) == (2, "")
-    assert error.startswith(
-        "error: 'disp_smoth' is not in the catalogue. Did you mean 'disp_smooth'? Chapters: "
-    )
+    assert error.startswith("error: 'disp_smoth' is not in the catalogue. Did you mean 'disp_smooth'? Chapters: ")
 
 
 def test_write_and_check(run, tmp_path: Path) -> None:
@@ -79,9 +75,7 @@ TWO = [
         ("things", "thing"),
         "YAML: `thing: <name>`",
         (
-            Entry(
-                "thing.a", "One.", "A, arXiv:1806.01260", {"w": COMMON, "x": Field(int)}, {"needs": "nothing"}
-            ),
+            Entry("thing.a", "One.", "A, arXiv:1806.01260", {"w": COMMON, "x": Field(int)}, {"needs": "nothing"}),
             Entry("thing.b", "2**2 | 2**3.", "", {"w": COMMON}),
         ),
     )
@@ -110,10 +104,7 @@ def test_text() -> None:
 
 def test_markdown() -> None:
     text = "\n".join(as_markdown(TWO))
-    assert (
-        "## Things\n\nYAML: `thing: <name>`.\n\nAll of them take\n\n| argument | type | default | meaning |"
-        in text
-    )
+    assert "## Things\n\nYAML: `thing: <name>`.\n\nAll of them take\n\n| argument | type | default | meaning |" in text
     assert "| `w` | a number | 1.0 | how much |\n\n### `thing.a`" in text
     assert "- source: A, [arXiv:1806.01260](https://arxiv.org/abs/1806.01260)\n- needs: nothing\n" in text
     assert r"2\*\*2 \| 2\*\*3." in text

@@ -60,9 +60,7 @@ class TestLayout:
             "2011_09_26/calib_imu_to_velo.txt", f"{truth}/image_02/0000000002.png",
             "splits/synthetic/train_files.txt", "splits/synthetic/val_files.txt", "splits/synthetic/test_files.txt",
         }  # fmt: skip
-        assert (
-            len(names) == 2 * 5 * 5 + 2 * 3 + 3 + 3 + 1
-        )  # frames, timestamps, calibration, splits, manifest
+        assert len(names) == 2 * 5 * 5 + 2 * 3 + 3 + 3 + 1  # frames, timestamps, calibration, splits, manifest
         assert len((recording / DRIVE / "image_02/timestamps.txt").read_text().splitlines()) == 5
 
     def test_the_right_camera_stands_54_cm_to_the_right(self, recording):
@@ -142,9 +140,7 @@ class TestResume:
         assert _files(out) == _files(recording)
         assert kept.stat().st_mtime_ns == before
 
-    def test_a_full_disk_stops_it_and_the_same_command_continues(
-        self, recording, tmp_path, monkeypatch, capsys
-    ):
+    def test_a_full_disk_stops_it_and_the_same_command_continues(self, recording, tmp_path, monkeypatch, capsys):
         write, calls = Path.write_bytes, iter(range(30))
 
         def fill(path, content):
@@ -245,9 +241,7 @@ def test_a_process_that_is_killed_is_reported():
 def test_a_killed_run_leaves_no_process_behind():
     start = "import time; from trainer.commands.jobs.preparing import spread"
     code = f"{start}\nfor _ in spread(time.sleep, [0, 600, 600], 2): print(flush=True)"
-    run = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE
-    )
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE)
     run.stdout.readline()  # of the first task: the others run
     run.kill()
     run.communicate()

@@ -103,9 +103,8 @@ def test_items_without_truth_are_named_and_nothing_is_written(raw, capsys):
     content = truth.read_bytes()
     truth.unlink()
     assert targets(raw) == 1
-    assert (
-        f"1 of 2 items have no target; {out} is not written:\n  {DRIVE}/image_03/0000000004 has no annotated"
-        in (capsys.readouterr().out)
+    assert f"1 of 2 items have no target; {out} is not written:\n  {DRIVE}/image_03/0000000004 has no annotated" in (
+        capsys.readouterr().out
     )
     assert not out.exists()
     part = next(raw.glob("splits/synthetic/.targets_test.annotated.parts/0.npz"))

@@ -19,9 +19,7 @@ NAME = "step_00000005_rank_0.safetensors"
 
 def capsule(folder: Path, broken: bool) -> Path:
     """A step of a small run; a picture of a broken one holds a NaN."""
-    cfg = load_config(
-        [ROOT / "cfg/synthetic/monodepth2_MS.yaml"], [ROOT / "cfg/synthetic/default.yaml"], SMALL
-    )
+    cfg = load_config([ROOT / "cfg/synthetic/monodepth2_MS.yaml"], [ROOT / "cfg/synthetic/default.yaml"], SMALL)
     items = [build_dataset(cfg, "train", 42)[i] for i in (0, 3)]
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
     if broken:
@@ -41,9 +39,7 @@ def test_the_cause_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "\nfirst: the batch: target (1 of 36864 numbers not finite, the others 0" in out
 
 
-def test_a_step_that_is_finite_here_says_what_to_try(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_that_is_finite_here_says_what_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = capsule(tmp_path, broken=False)
     for precision in ("32", "bf16"):
         assert main([str(path), "--device", "cpu", "--precision", precision]) == 1

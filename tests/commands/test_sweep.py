@@ -168,10 +168,7 @@ def test_other_options_of_evaluate_are_another_evaluation(world: World, tmp_path
     assert world.sweep("--evaluate", *pages) == 0
     assert world.calls[1:3] == ["evaluate monodepth2_M_42 sweep_one", "evaluate monodepth2_M_42 sweep_two"]
     options: list[str | Path] = ["--evaluate", pages[0], "--evaluate-args", "--crop garg"]
-    for calls in (
-        [f"evaluate {name}_{seed} sweep_one_--crop_garg" for name in NAMES for seed in (42, 195)],
-        [],
-    ):
+    for calls in ([f"evaluate {name}_{seed} sweep_one_--crop_garg" for name in NAMES for seed in (42, 195)], []):
         assert world.sweep(*options) == 0
         assert world.calls == calls
 
@@ -409,14 +406,7 @@ def directives(script: Path) -> list[str]:
 
 def test_array_script(world: World, tmp_path: Path, capsys) -> None:
     script = tmp_path / "jobs" / "sweep.sbatch"
-    options = [
-        "--evaluate-args",
-        "--crop garg",
-        "--set",
-        "trainer.max_epochs=9",
-        "--tables-args",
-        "--decimals 2",
-    ]
+    options = ["--evaluate-args", "--crop garg", "--set", "trainer.max_epochs=9", "--tables-args", "--decimals 2"]
     assert world.sweep("--slurm", script, *options) == 0
     assert world.calls == []
     assert "sbatch" in capsys.readouterr().out
@@ -452,9 +442,7 @@ time.sleep(60 if "slow" in sys.argv[0] else 0)
     [(signal.SIGUSR1, "requeue 99_3\n"), (signal.SIGTERM, ""), (None, "")],
     ids=["time", "cancel", "end"],
 )
-def test_a_task_of_the_array_saves_and_is_queued_again(
-    world, tmp_path, monkeypatch, signum, requeued
-) -> None:
+def test_a_task_of_the_array_saves_and_is_queued_again(world, tmp_path, monkeypatch, signum, requeued) -> None:
     """Told before its time is up; one that is cancelled saves too, but is not queued again."""
     commands = tmp_path / ("slow" if signum else "quick")
     commands.mkdir()

@@ -98,9 +98,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(
     assert steps == [2, 4, 6, 8], "TensorBoard must not show a step twice"
 
 
-def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(
-    trained_run: Path, tmp_path: Path
-) -> None:
+def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_run: Path, tmp_path: Path) -> None:
     process = start(tmp_path, EVERY_STEP)
     wait_for_step(process, tmp_path, 2)
     process.send_signal(signal.SIGSTOP)  # so that it cannot end before
@@ -214,10 +212,7 @@ BAD = {
     "batch larger than the data": ("loader.batch_size=400", "400"),
     "monitor that is not tracked": ("trainer.monitor=AbsRl", "Did you mean 'AbsRel'?"),
     "no ground truth for the monitor": ("dataset.use_depth=false", "use_depth"),
-    "weights that cannot be downloaded": (
-        "net.depth={enc_name: resnet10t, pretrained: true}",
-        "pretrained: false",
-    ),
+    "weights that cannot be downloaded": ("net.depth={enc_name: resnet10t, pretrained: true}", "pretrained: false"),
     "no such checkpoint": ("trainer.load_ckpt=nowhere.safetensors", "nowhere.safetensors"),
     "unknown tracker": ("trainer.trackers=[tensorbord]", "tensorboard"),
     "freeze nothing": ("trainer.freeze=[depth.encoder.layr1]", "Did you mean 'depth.encoder.layer1'?"),

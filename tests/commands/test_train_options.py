@@ -113,9 +113,7 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
 
 @pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.long), True])
-def test_steps_that_are_not_finite_are_left_out_and_counted(
-    tmp_path: Path, poison: list[str], gradient: bool
-) -> None:
+def test_steps_that_are_not_finite_are_left_out_and_counted(tmp_path: Path, poison: list[str], gradient: bool) -> None:
     options = ["trainer.nonfinite=skip", "trainer.nonfinite_limit=2", "trainer.log_every_n_steps=1"]
     options += ["loss.poison.at=[2,3]", f"loss.poison.gradient={str(gradient).lower()}"]
     done = call(*train_args(tmp_path, *options), *poison)
@@ -147,8 +145,7 @@ def test_two_processes_leave_out_the_same_step(tmp_path: Path, poison: list[str]
     plugin = Path(poison[1])
     plugin.write_text(
         POISON.replace(
-            "self.training and self.calls",
-            "__import__('os').environ['RANK'] == '1' and self.training and self.calls",
+            "self.training and self.calls", "__import__('os').environ['RANK'] == '1' and self.training and self.calls"
         )
     )
     done = launch_two(tmp_path, "trainer.nonfinite=skip", "loss.poison.at=[2]", "--plugins", str(plugin))

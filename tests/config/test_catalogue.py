@@ -57,9 +57,7 @@ def test_every_entry_has_a_description_and_a_source() -> None:
 def test_every_argument_is_explained() -> None:
     lacking = [f"{e.key}.{name}" for e in entries() for name, field in e.fields.items() if not field.doc]
     assert not lacking, "add `name: meaning` to the docstring"
-    unclear = [
-        f"{e.key}.{n}: {f.expected()}" for e in entries() for n, f in e.fields.items() if "<" in f.expected()
-    ]
+    unclear = [f"{e.key}.{n}: {f.expected()}" for e in entries() for n, f in e.fields.items() if "<" in f.expected()]
     assert not unclear
 
 
@@ -111,9 +109,7 @@ def test_needs_that_come_with_arguments() -> None:
     class Loss:
         needs = frozenset({"supports"})
 
-        def __init__(
-            self, use_hint: bool = False, mask: Literal["a", "b"] | None = None, broken: bool = False
-        ): ...
+        def __init__(self, use_hint: bool = False, mask: Literal["a", "b"] | None = None, broken: bool = False): ...
 
         @classmethod
         def needs_with(cls, kwargs: dict[str, Any]) -> frozenset[str]:
@@ -178,17 +174,10 @@ def test_parts_of_it(query: str, keys: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("query", "near"),
-    [
-        ("los.img_recn", "loss.img_recon"),
-        ("img_recn", "img_recon"),
-        ("hrdepht", "hrdepth"),
-        ("loses", "losses"),
-    ],
+    [("los.img_recn", "loss.img_recon"), ("img_recn", "img_recon"), ("hrdepht", "hrdepth"), ("loses", "losses")],
 )
 def test_unknown_parts(query: str, near: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"'{query}' is not in the catalogue\. Did you mean '{near}'\? Chapters: net"
-    ):
+    with pytest.raises(UserError, match=rf"'{query}' is not in the catalogue\. Did you mean '{near}'\? Chapters: net"):
         select(catalogue(), ["losses", query])
 
 
@@ -227,9 +216,7 @@ def test_configurations_name_the_nearest_entry_and_keyword(section: str, kind: s
     report = problems({section: {misspelt(name): {} for name in registry.names()}})
     for name in registry.names():
         assert f"{section}.{misspelt(name)} is not a {kind}. Did you mean '{name}'?" in report
-    report = problems(
-        {section: {n: {misspelt(key): 1 for key in registry.parameters(n)} for n in registry.names()}}
-    )
+    report = problems({section: {n: {misspelt(key): 1 for key in registry.parameters(n)} for n in registry.names()}})
     for name in registry.names():
         for key in registry.parameters(name):
             owner = f"{section}.{name}.{misspelt(key)} is not an argument of {kind} '{name}'"

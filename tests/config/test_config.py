@@ -53,13 +53,9 @@ def test_another_dataset_removes_the_arguments_of_the_first(load):
 
 
 def test_keys_of_a_replaced_type_are_left_out_with_a_warning(load):
-    cfg = load(
-        "{}", "dataset.type=rendered", "dataset.supp_idxs=[0]", "dataset.num_items=4", "trainer.monitor=loss"
-    )
+    cfg = load("{}", "dataset.type=rendered", "dataset.supp_idxs=[0]", "dataset.num_items=4", "trainer.monitor=loss")
     assert cfg.dataset_kwargs("train") == ("rendered", {"supp_idxs": [0], "num_items": 4, "mode": "train"})
-    assert any(
-        "dataset.split is left out: it is not an argument of dataset 'rendered'" in w for w in cfg.warnings
-    )
+    assert any("dataset.split is left out: it is not an argument of dataset 'rendered'" in w for w in cfg.warnings)
     assert load("scheduler: {type: cos, T_max: 30}").scheduler_kwargs() == {"type": "cos", "T_max": 30}
 
 
@@ -109,9 +105,7 @@ def test_scalars_are_read_as_people_mean_them(text, value):
 
 
 def test_scientific_numbers_from_file_and_command_line(load):
-    cfg = load(
-        "optimizer: {lr: 3e-5, eps: 1e-7}", "optimizer.weight_decay=1e-2", "optimizer.betas=[0.9, 95e-2]"
-    )
+    cfg = load("optimizer: {lr: 3e-5, eps: 1e-7}", "optimizer.weight_decay=1e-2", "optimizer.betas=[0.9, 95e-2]")
     expected = {"type": "adam", "lr": 3e-5, "eps": 1e-7, "weight_decay": 1e-2, "betas": (0.9, 0.95)}
     assert cfg.optimizer_kwargs() == {**expected, "backbone_lr": None, "group_lr": None, "frozen_bn": False}
 
@@ -209,10 +203,7 @@ def test_an_optimizer_for_another_machine_is_a_warning(load):
 
 
 def test_dump_is_readable_and_loads_to_an_equal_config(load, tmp_path):
-    cfg = load(
-        "dataset: {test: {root: some/where}}\n"
-        "scheduler: {type: plateau, monitor: loss, step_size: ~, gamma: ~}"
-    )
+    cfg = load("dataset: {test: {root: some/where}}\nscheduler: {type: plateau, monitor: loss, step_size: ~, gamma: ~}")
     cfg.dump("hparams.yaml")
     text = Path("hparams.yaml").read_text()
     assert "    out_scales: [0, 1, 2, 3]\n" in text

@@ -258,14 +258,7 @@ def test_all_mistakes_are_in_one_report(problems):
         "oops",
     )
     keys = ["net.depth.out_scale", "loss.disp_smoth", "dataset.size", "loader.batch_size", "optimizer.lr"]
-    keys += [
-        "scheduler.gama",
-        "trainer.swa",
-        "trainer.min_depth",
-        "trainer.num_threads",
-        "more is",
-        "--set oops",
-    ]
+    keys += ["scheduler.gama", "trainer.swa", "trainer.min_depth", "trainer.num_threads", "more is", "--set oops"]
     for key in keys:
         assert sum(key in line for line in shown) == 1, f"{key} in:\n" + "\n".join(shown)
     assert len(shown) == len(keys)
@@ -285,10 +278,7 @@ def test_config_error_is_a_user_error():
     ("text", "warning"),
     [
         ("dataset: {supp_idxs: [0]}", "net.pose is never used: dataset.supp_idxs [0] has no frame in time"),
-        (
-            "trainer: {min_depth: 1}",
-            "trainer.min_depth 1 without stereo: depth is in units of the network's choice",
-        ),
+        ("trainer: {min_depth: 1}", "trainer.min_depth 1 without stereo: depth is in units of the network's choice"),
     ],
 )
 def test_odd_settings_are_warnings(load, text, warning):

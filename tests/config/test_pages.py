@@ -20,10 +20,7 @@ def installed_keys() -> dict[tuple[str, ...], Field]:
     """Every key of the installed entries and of our sections; `kitti` wins where datasets differ."""
     registries = Registries.installed()
     keys = {}
-    for section, registry, extra in (
-        ("net", registries.networks, {}),
-        ("loss", registries.losses, LOSS_EXTRA),
-    ):
+    for section, registry, extra in (("net", registries.networks, {}), ("loss", registries.losses, LOSS_EXTRA)):
         for name in registry.names():
             for key, field in {**extra, **entry_fields(registry, name)}.items():
                 keys[section, name, key] = field
@@ -42,9 +39,7 @@ def documented_keys() -> dict[tuple[str, ...], str]:
     """Every key of cfg/default.yaml, set or not, with its comment."""
     keys, parents = {}, []
     for line in (ROOT / "cfg" / "default.yaml").read_text().splitlines():
-        found = re.fullmatch(
-            r"(?P<indent> *)(?:# (?P<more> *))?(?P<key>\w+):(?: .*?)?(?: # ?(?P<comment>.*))?", line
-        )
+        found = re.fullmatch(r"(?P<indent> *)(?:# (?P<more> *))?(?P<key>\w+):(?: .*?)?(?: # ?(?P<comment>.*))?", line)
         if found is None:
             continue
         indent = len(found["indent"] + (found["more"] or ""))
@@ -99,9 +94,7 @@ def test_schema_command_writes_and_checks(tmp_path, capsys):
 
 
 def test_json_schema_takes_keys_from_signatures():
-    properties = {
-        name: section["anyOf"][0]["properties"] for name, section in json_schema(TOYS)["properties"].items()
-    }
+    properties = {name: section["anyOf"][0]["properties"] for name, section in json_schema(TOYS)["properties"].items()}
     recon = properties["loss"]["img_recon"]
     assert recon["description"] == "Compare images."
     assert {"type": "null"} in recon["anyOf"]

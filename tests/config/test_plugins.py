@@ -136,9 +136,7 @@ def test_a_missing_module_names_the_nearest(write, here) -> None:
         "--plugins ./my_loses.py: no such file. Did you mean 'my_losses.py'? Known: my_losses.py"
     )
     assert refusal("no/where.py") == f"--plugins no/where.py: no such folder {here / 'no'}"
-    assert refusal("my_losses.deep").startswith(
-        "--plugins my_losses.deep: no module 'deep' in package my_losses. "
-    )
+    assert refusal("my_losses.deep").startswith("--plugins my_losses.deep: no module 'deep' in package my_losses. ")
 
 
 def test_a_missing_module_of_a_package_names_its_neighbours(write) -> None:
@@ -216,10 +214,7 @@ def test_a_registry_takes_nothing_when_one_name_is_taken() -> None:
 def test_only_plugins_that_are_missing_are_named(write) -> None:
     write("present.py")
     load_plugins(["present"])
-    with (
-        pytest.raises(UserError) as caught,
-        naming_plugins({"plugins": ["present", "lab/absent.py"]}, "x.safetensors"),
-    ):
+    with pytest.raises(UserError) as caught, naming_plugins({"plugins": ["present", "lab/absent.py"]}, "x.safetensors"):
         raise UserError("loss.mine is not a loss")
     assert str(caught.value) == (
         "loss.mine is not a loss\nx.safetensors: was trained with --plugins lab/absent.py: give the same"
@@ -287,13 +282,7 @@ def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
     write_example(here)
     assert list_command.main(["charbonnier", "bilinear", "dots", "--plugins", "my_module"]) == 0
     shown = capsys.readouterr().out
-    for text in (
-        "loss.charbonnier",
-        "LapSRN, arXiv:1704.03915",
-        "decoder.bilinear",
-        "dataset.dots",
-        "Julesz",
-    ):
+    for text in ("loss.charbonnier", "LapSRN, arXiv:1704.03915", "decoder.bilinear", "dataset.dots", "Julesz"):
         assert text in shown
     assert f"file:     {here / 'my_module.py'}" in shown
     assert schema_command.main(["--plugins", "my_module", "--out", "schema.json"]) == 0
@@ -347,9 +336,7 @@ def test_the_example_is_evaluated_with_its_plugin_only(trained: Path) -> None:
 @pytest.mark.slow
 def test_the_example_is_loaded_with_its_plugin_only(trained: Path, here: Path) -> None:
     run = trained / "models" / "mine" / "dots" / "1"
-    with pytest.raises(
-        UserError, match=r"best.safetensors: was trained with --plugins my_module: give the same"
-    ):
+    with pytest.raises(UserError, match=r"best.safetensors: was trained with --plugins my_module: give the same"):
         load_objective(run)
     load_plugins([str(trained / "my_module.py")])
     assert type(load_objective(run).losses["charbonnier"]).__module__ == "my_module"

@@ -33,9 +33,7 @@ class ToyDepth:
 
     @classmethod
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
-        problems = (
-            [] if kwargs["dec_name"] == "mono" else [f"dec_name {kwargs['dec_name']!r} is not a decoder"]
-        )
+        problems = [] if kwargs["dec_name"] == "mono" else [f"dec_name {kwargs['dec_name']!r} is not a decoder"]
         kwargs.clear()  # must not change the configuration
         return problems
 
@@ -106,9 +104,7 @@ TOYS.datasets.register("kitti", "kitti_lmdb")(ToyData)
 
 @TOYS.datasets.register("rendered")
 class ToyRendered:
-    def __init__(
-        self, num_items: int = 8, mode: str = "train", supp_idxs: Sequence[int] = (0,), seed: int = 0
-    ): ...
+    def __init__(self, num_items: int = 8, mode: str = "train", supp_idxs: Sequence[int] = (0,), seed: int = 0): ...
 
 
 DEFAULT = """\

@@ -44,9 +44,7 @@ def test_contrast_pulls_towards_the_mean_grey_of_the_image():
 
 
 @pytest.mark.parametrize("turn", [-0.1, 0.05, 0.1])
-@pytest.mark.parametrize(
-    "colour", [(255, 0, 0), (10, 200, 30), (3, 4, 250), (250, 3, 249), (7, 7, 7), (0, 0, 0)]
-)
+@pytest.mark.parametrize("colour", [(255, 0, 0), (10, 200, 30), (3, 4, 250), (250, 3, 249), (7, 7, 7), (0, 0, 0)])
 def test_hue_turns_the_colour_circle(colour, turn):
     h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in colour))
     assert pixel(jitter(hue=turn)(constant(*colour))) == pytest.approx(

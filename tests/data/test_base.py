@@ -196,9 +196,7 @@ def test_every_data_set_takes_the_common_options_and_no_others(name):
     parameters = DATASETS.parameters(name)
     assert list(parameters)[-len(CommonOptions.__annotations__) :] == list(CommonOptions.__annotations__)
     assert parameters["size"].annotation == tuple[int, int]
-    assert {key: parameters[key].default for key in DATASETS.get(name).defaults} == DATASETS.get(
-        name
-    ).defaults
+    assert {key: parameters[key].default for key in DATASETS.get(name).defaults} == DATASETS.get(name).defaults
     with pytest.raises(TypeError, match=r"no argument 'use_dept'. Did you mean 'use_depth'"):
         DATASETS.create(name, use_dept=True)
 
@@ -218,9 +216,7 @@ def test_an_unreadable_item_names_index_and_stem():
         def load(self, index):
             raise PermissionError(13, "Permission denied", "a.png")
 
-    with pytest.raises(
-        DataError, match=r"item 4 of train \(ramp/4\) cannot be read.*a\.png.*Restore"
-    ) as caught:
+    with pytest.raises(DataError, match=r"item 4 of train \(ramp/4\) cannot be read.*a\.png.*Restore") as caught:
         Broken()[4]
     assert isinstance(caught.value, UserError)
 

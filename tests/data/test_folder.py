@@ -18,18 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.clips import (
-    HEIGHT,
-    WIDTH,
-    cut,
-    damage_frames,
-    film,
-    frames,
-    grey_frame,
-    level,
-    noise_frame,
-    scar,
-)
+from tests.data.clips import HEIGHT, WIDTH, cut, damage_frames, film, frames, grey_frame, level, noise_frame, scar
 from trainer.data import DATASETS
 from trainer.data.base import DataError
 from trainer.data.clips import video as _video
@@ -182,8 +171,7 @@ def test_other_kinds_of_pictures_come_out_as_they_look(tmp_path, mode):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["30 32 19.5 9.5", "\ufeff30 32 19.5 9.5", "30 0 19.5\n0 32 9.5\n0 0 1\n", "30,0,19.5,0,32,9.5,0,0,1"],
+    "text", ["30 32 19.5 9.5", "\ufeff30 32 19.5 9.5", "30 0 19.5\n0 32 9.5\n0 0 1\n", "30,0,19.5,0,32,9.5,0,0,1"]
 )
 def test_intrinsics_of_the_file_follow_the_size(tmp_path, text):
     frames(tmp_path, range(3))
@@ -226,9 +214,7 @@ def test_intrinsics_of_another_size_are_doubted(tmp_path):
     assert "principal point at (40, 20), far from the middle of pictures of 40x20. Does it belong to" in note
     (tmp_path / "K.txt").write_text("30 32 9.5 19.5")
     (note,) = folder(tmp_path).notes()
-    assert (
-        "principal point at (10, 20), far from the middle of pictures of 40x20. Are cx and cy swapped" in note
-    )
+    assert "principal point at (10, 20), far from the middle of pictures of 40x20. Are cx and cy swapped" in note
 
 
 def test_a_field_of_view_of_90_degrees_is_a_focal_length_of_half_the_width(tmp_path):
@@ -487,9 +473,7 @@ def test_processes_that_come_together_decode_once(video, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("reason", ["no module", "no locks on this disk"])
-def test_where_there_are_no_locks_videos_are_decoded_all_the_same(
-    video, tmp_path, monkeypatch, caplog, reason
-):
+def test_where_there_are_no_locks_videos_are_decoded_all_the_same(video, tmp_path, monkeypatch, caplog, reason):
     if reason == "no module":  # as on Windows
         monkeypatch.setitem(sys.modules, "fcntl", None)
     else:
@@ -517,15 +501,7 @@ def test_a_full_disk_is_reported_and_decoding_goes_on_later(video, tmp_path, mon
 def test_a_frame_that_cannot_be_decoded_is_a_gap(video, tmp_path):
     damage_frames(video, 5)
     dataset = folder(video, cache=str(tmp_path / "cache"), fov=60)
-    assert [int(dataset.describe(i).rpartition("/")[2]) for i in range(len(dataset))] == [
-        1,
-        2,
-        3,
-        7,
-        8,
-        9,
-        10,
-    ]
+    assert [int(dataset.describe(i).rpartition("/")[2]) for i in range(len(dataset))] == [1, 2, 3, 7, 8, 9, 10]
     assert "walk: 1 gap in the numbers of its frames" in dataset.notes()
     assert f"{video}: 1 frame that it announces could not be decoded" in dataset.notes()
 
@@ -553,9 +529,7 @@ def test_frames_are_turned_upright_and_have_their_times(tmp_path):
     content = path.read_bytes()
     place = content.index(b"tkhd") + 44  # of the matrix; a quarter turn clockwise
     path.write_bytes(
-        content[:place]
-        + struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
-        + content[place + 36 :]
+        content[:place] + struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30) + content[place + 36 :]
     )
     with Film(path) as turned:
         rgb = pixels(next(iter(turned)))

@@ -42,10 +42,7 @@ class Marker:
 def write_earlier(folder: Path, entries: dict[str, bytes], protocol: int = 4) -> None:
     """Write a database as earlier code does: pickled keys, a pickled list of them, a raw key `protocol`."""
     folder.mkdir(parents=True)
-    with (
-        lmdb.open(str(folder), map_size=1 << 26) as environment,
-        environment.begin(write=True) as transaction,
-    ):
+    with lmdb.open(str(folder), map_size=1 << 26) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"protocol", pickle.dumps(protocol))
         transaction.put(pickle.dumps("keys", protocol), pickle.dumps(sorted(entries), protocol))
         for key, value in entries.items():
@@ -65,9 +62,7 @@ def earlier_copy(raw: Path, out: Path) -> Path:
             points[:, 3] = 1
             scans[file.stem] = pickle.dumps(points, 4)
         write_earlier(to / "velodyne_points/data", scans)
-        for annotated in (
-            raw / "depth_benchmark" / drive.relative_to(raw) / "proj_depth/groundtruth"
-        ).iterdir():
+        for annotated in (raw / "depth_benchmark" / drive.relative_to(raw) / "proj_depth/groundtruth").iterdir():
             truth = {f.stem: f.read_bytes() for f in annotated.glob("*.png")}
             write_earlier(out / annotated.relative_to(raw), truth)
     write_earlier(out / DATE / "calibration", calibration(raw / DATE))
@@ -211,9 +206,7 @@ def test_a_malicious_scan_is_refused_and_not_run(databases: Path, tmp_path: Path
     shutil.rmtree(folder)
     evil = pickle.dumps(Marker(tmp_path / "owned"), 4)
     write_earlier(folder, {f"{i:010d}": evil for i in range(6)})
-    with pytest.raises(
-        DataError, match=r"0000000001: refused. The pickle asks for posix.mkdir.*nothing is run"
-    ):
+    with pytest.raises(DataError, match=r"0000000001: refused. The pickle asks for posix.mkdir.*nothing is run"):
         dataset("kitti_lmdb", databases)[0]
     assert not (tmp_path / "owned").exists()
     pickle.loads(evil)  # the marker itself works
@@ -221,9 +214,7 @@ def test_a_malicious_scan_is_refused_and_not_run(databases: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("key", ["protocol", "keys", "calibration"])
-def test_a_malicious_pickle_anywhere_is_refused_before_training(
-    databases: Path, tmp_path: Path, key: str
-) -> None:
+def test_a_malicious_pickle_anywhere_is_refused_before_training(databases: Path, tmp_path: Path, key: str) -> None:
     evil = pickle.dumps(Marker(tmp_path / "owned"), 4)
     folder = databases / DRIVE / "image_02/data" if key != "calibration" else databases / DATE / "calibration"
     encoded = {"protocol": b"protocol", "keys": pickle.dumps("keys", 4)}

@@ -67,12 +67,7 @@ def test_the_camera_is_that_of_the_sequence_scaled(root):
 
 @pytest.mark.parametrize(
     ("pictures", "there", "taken"),
-    [
-        ("auto", range(4), (2, 3)),
-        ("colour", range(4), (2, 3)),
-        ("grey", range(4), (0, 1)),
-        ("auto", (0, 1), (0, 1)),
-    ],
+    [("auto", range(4), (2, 3)), ("colour", range(4), (2, 3)), ("grey", range(4), (0, 1)), ("auto", (0, 1), (0, 1))],
 )
 def test_colour_is_preferred_and_grey_taken_where_there_is_no_colour(tmp_path, pictures, there, taken):
     sequence(tmp_path, "03", cameras=there)
@@ -133,11 +128,7 @@ def test_without_split_files_zhou_decides_about_sequences_and_the_rule_about_fra
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        (
-            "06",
-            "test",
-            r"09 and 10 for test \(arXiv:1704\.07813\).*There are: 06.*test\.split_file.*--mode val",
-        ),
+        ("06", "test", r"09 and 10 for test \(arXiv:1704\.07813\).*There are: 06.*test\.split_file.*--mode val"),
         ("09", "train", r"00 to 08 for train \(arXiv:1704\.07813\).*There are: 09.*train\.split_file"),
     ],
 )
@@ -254,9 +245,7 @@ def test_real_sequence(shared_data):
     assert ahead.tolist() == pytest.approx([1.2, -1.2], abs=0.03)  # 43 km/h at 10 Hz
 
 
-@pytest.mark.parametrize(
-    "pose", ["1 0 0 0 0 1 0 0 0 0 1 nan", "0 0 0 0 0 0 0 0 0 0 0 2", "nan 0 0 0 0 1 0 0 0 0 1 2"]
-)
+@pytest.mark.parametrize("pose", ["1 0 0 0 0 1 0 0 0 0 1 nan", "0 0 0 0 0 0 0 0 0 0 0 2", "nan 0 0 0 0 1 0 0 0 0 1 2"])
 def test_a_pose_that_is_no_motion_is_named_before_training(root, pose):
     path = root / "poses" / "00.txt"
     rows = path.read_text().splitlines()

@@ -119,9 +119,7 @@ def test_batches_that_cannot_exist_are_refused(num_items, batch_size, options, m
         EpochBatches(num_items, batch_size, **options)
 
 
-@pytest.mark.parametrize(
-    "options", [{"num_workers": -1}, {"timeout": -1}, {"num_workers": 1, "prefetch_factor": 0}]
-)
+@pytest.mark.parametrize("options", [{"num_workers": -1}, {"timeout": -1}, {"num_workers": 1, "prefetch_factor": 0}])
 def test_negative_loader_options_are_refused(options):
     with pytest.raises(UserError, match="must be 0 or more and prefetch_factor 1 or more"):
         make_loader(Dots(), EpochBatches(11, 4), **options)
@@ -163,9 +161,7 @@ def test_depth_maps_of_different_size_ask_for_depth_size():
     dataset = Dots(odd=1)
     with pytest.raises(DataError) as caught:
         collate([dataset[0], dataset[1]])
-    assert "'depth' has different sizes within one batch: (1, 2, 3) (item 0), (1, 2, 4) (item 1)" in str(
-        caught.value
-    )
+    assert "'depth' has different sizes within one batch: (1, 2, 3) (item 0), (1, 2, 4) (item 1)" in str(caught.value)
     assert "Set dataset.depth_size: [width, height]" in str(caught.value)
 
 

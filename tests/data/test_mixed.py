@@ -52,12 +52,7 @@ def epoch_of(dataset, epoch):
 
 @pytest.mark.parametrize(
     ("weights", "length", "counts"),
-    [
-        ([1, 1], 10, [5, 5]),
-        ([3, 1], 10, [8, 2]),
-        ([1, 1, 1], 10, [4, 3, 3]),
-        ([0.5, 0.25, 0.25], 8, [4, 2, 2]),
-    ],
+    [([1, 1], 10, [5, 5]), ([3, 1], 10, [8, 2]), ([1, 1, 1], 10, [4, 3, 3]), ([0.5, 0.25, 0.25], 8, [4, 2, 2])],
 )
 def test_items_are_divided_by_weight(weights, length, counts):
     assert item_counts(weights, length) == counts
@@ -188,8 +183,7 @@ def test_depth_of_different_size_asks_for_one_size(tmp_path, streets_and_rooms):
     both = {name: streets_and_rooms[name] for name in ("streets", "rooms")}
     problems = mixed(both).check()
     assert (
-        "'depth' has different shapes: streets (1, 376, 1242), rooms (1, 10, 20). Set dataset.depth_size"
-        in problems[0]
+        "'depth' has different shapes: streets (1, 376, 1242), rooms (1, 10, 20). Set dataset.depth_size" in problems[0]
     )
     dataset = mixed(both, depth_size=(30, 10))
     assert dataset.check() == []
@@ -215,10 +209,7 @@ def test_supports_may_reach_differently_but_not_be_more(root):
 
 
 def test_modes_may_override_keys_of_one_data_set(root):
-    datasets = {
-        "a": clip(root, "a", val={"path": str(root / "c")}),
-        "b": clip(root, "b", val={"frame_gap": 2}),
-    }
+    datasets = {"a": clip(root, "a", val={"path": str(root / "c")}), "b": clip(root, "b", val={"frame_gap": 2})}
     assert len(mixed(datasets, mode="val")) == 6 + 2
     assert len(mixed(datasets)) == 12 + 4
     assert len(mixed({"synthetic": {"num_items": 5}}, size=(64, 32))) == 5  # the name is the type
@@ -305,9 +296,7 @@ def test_a_page_tells_mistakes_at_their_place():
     assert cfg.dataset_kwargs("train")[1]["datasets"]["rooms"] is None
 
 
-@pytest.mark.parametrize(
-    "page", sorted(p.name for p in (ROOT / "cfg" / "real").glob("*.yaml") if p.stem != "default")
-)
+@pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "cfg" / "real").glob("*.yaml") if p.stem != "default"))
 def test_pages_are_usable(page):
     cfg = load_config(ROOT / "cfg" / "real" / page, ROOT / "cfg" / "real" / "default.yaml")
     assert cfg.warnings == ()

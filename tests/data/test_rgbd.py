@@ -64,9 +64,7 @@ def test_depth_of_another_size_has_its_own_camera_and_is_mirrored_with_it(root):
 
 def test_poses_become_motions_from_target_to_support(root):
     Ts = rgbd(root, supp_idxs=[-1, 2])[0]["Ts_true"]
-    assert Ts[:, 0, 3].tolist() == pytest.approx(
-        [0.1, -0.2]
-    )  # a point is further right for a camera further left
+    assert Ts[:, 0, 3].tolist() == pytest.approx([0.1, -0.2])  # a point is further right for a camera further left
     assert torch.allclose(Ts[:, :3, :3], torch.eye(3).expand(2, 3, 3))
 
 
@@ -98,9 +96,7 @@ def test_depth_that_is_no_distance_counts_as_none_and_is_named_once(root, nonsen
         assert item["depth"][0, 0, :4].tolist() == [0, 0, 0, 2]
         assert torch.isfinite(item["depth"]).all()
     (record,) = caplog.records
-    assert (
-        record.message == f"{path}: 3 of 200 values are NaN, infinite or negative: taken as no ground truth"
-    )
+    assert record.message == f"{path}: 3 of 200 values are NaN, infinite or negative: taken as no ground truth"
 
 
 def test_frames_without_depth_have_an_empty_map_of_the_size_of_the_others(root):

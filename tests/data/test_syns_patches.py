@@ -34,9 +34,7 @@ def patch(root: Path, scene: str, number: int) -> None:
 def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("syns") / "syns_patches"
     patch(root, "01", 0)
-    (root / "01" / "info.txt").write_text(
-        "Scene 1\nScene Category: Natural: Caf\xe9 garden\n", encoding="latin-1"
-    )
+    (root / "01" / "info.txt").write_text("Scene 1\nScene Category: Natural: Caf\xe9 garden\n", encoding="latin-1")
     (root / "splits").mkdir()
     (root / "splits" / "val_files.txt").write_text("01 0.png")
     (root / "splits" / "test_files.txt").write_text("01 0.png\n1 0\n")
@@ -80,11 +78,7 @@ def test_an_item_by_hand(whole, caplog):
 
 def test_the_camera_follows_from_the_field_of_view(whole):
     K = syns(whole)[0]["K_depth"]
-    assert K.tolist() == [
-        pytest.approx([688.5, 0, 621], abs=0.1),
-        pytest.approx([0, 832.2, 188], abs=0.1),
-        [0, 0, 1],
-    ]
+    assert K.tolist() == [pytest.approx([688.5, 0, 621], abs=0.1), pytest.approx([0, 832.2, 188], abs=0.1), [0, 0, 1]]
     assert math.degrees(2 * math.atan(621 / float(K[0, 0]))) == pytest.approx(84.1)
     scale = torch.tensor([[64 / 1242], [32 / 376], [1]])
     assert torch.allclose(syns(whole)[0]["K"], K * scale)
@@ -148,9 +142,7 @@ def test_other_depth_edges_may_be_chosen(root, name):
 
 @pytest.mark.parametrize("name", ["edges_04", "../edges", "edges_log", ""])
 def test_edges_of_another_name_are_refused_with_the_choices(root, name):
-    with pytest.raises(
-        UserError, match=r"is no folder of depth edges: edges, or edges_01, edges_02, edges_03"
-    ):
+    with pytest.raises(UserError, match=r"is no folder of depth edges: edges, or edges_01, edges_02, edges_03"):
         syns(root, edges_dir=name)
 
 

@@ -174,9 +174,7 @@ class TestMotion:
     @pytest.mark.parametrize("kind", ["road", "corridor"])
     def test_moving_objects_change_a_part_of_a_still_view(self, kind: Any) -> None:
         dataset = Synthetic(scene=kind, standing=True, moving_objects=3, supp_idxs=1, num_items=80)
-        changed = [
-            (item.supports[0] != item.target).any(-1).mean() for item in map(dataset.load, range(3, 80, 8))
-        ]
+        changed = [(item.supports[0] != item.target).any(-1).mean() for item in map(dataset.load, range(3, 80, 8))]
         assert np.mean(np.array(changed) > 0) > 0.7
         assert np.median(changed) < 0.3
 

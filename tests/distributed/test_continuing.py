@@ -73,10 +73,7 @@ def train(out: Path, processes: list[int], steps: int, *overrides: str) -> Curve
 
 def test_from_one_process_to_two_and_back(tmp_path: Path) -> None:
     """With frozen batch norm only the order of sums differs, and SGD does not magnify it."""
-    options = (
-        "trainer.frozen_batchnorm=true",
-        "optimizer={type: sgd, lr: 0.1, group_lr: null, fused: false}",
-    )
+    options = ("trainer.frozen_batchnorm=true", "optimizer={type: sgd, lr: 0.1, group_lr: null, fused: false}")
     one = train(tmp_path / "one", [1], STEPS, *options)
     moved = train(tmp_path / "moved", [1, 2, 1], STEPS, *options)
     assert moved.items == one.items

@@ -42,10 +42,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "trainer={swa: {start: 0, lr: 0.005, anneal_epochs: 1}, accumulate_grad_batches: 3}",
         "dataset.val.num_items=5",
     ),
-    "no improvement is large enough": (
-        *EXACT,
-        "trainer={early_stopping: {patience: 1, min_delta: 99}, max_epochs: 4}",
-    ),
+    "no improvement is large enough": (*EXACT, "trainer={early_stopping: {patience: 1, min_delta: 99}, max_epochs: 4}"),
     LEFT_OUT: (*EXACT, "trainer={nonfinite: skip, ema: {decay: 0.5}}"),
     "batch norm, moving average": (SGD, "trainer.ema.decay=0.9"),
     "batch norm, mean of epochs": (SGD, "trainer.swa={start: 0}"),

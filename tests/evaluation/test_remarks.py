@@ -7,9 +7,7 @@ import yaml
 from tests.evaluation.test_evaluation import Truths, evaluate_depth, flat, index_as_depth, metres
 from trainer.evaluation import StoredDepth, save_result
 
-FAR_FIRST = np.array(
-    [[50.0, 40, 30, 2]]
-)  # truth whose least squares in inverse depth pass below 0 at the first
+FAR_FIRST = np.array([[50.0, 40, 30, 2]])  # truth whose least squares in inverse depth pass below 0 at the first
 DISP = np.array([[1.0, 2, 3, 12]])
 FITTING = 1 / (2 * DISP + 1)
 
@@ -66,10 +64,7 @@ def test_a_constant_is_as_good_as_the_best_one(tmp_path, name, best):
     assert result.mean["abs_rel"] == pytest.approx(np.mean(np.abs(best - truth) / truth))
     assert result.ratio_to_constant == pytest.approx(1)
     shift = 1 / best if name == "lsqr_disp" else best
-    assert result.factor == {
-        "median": 0,
-        "median_shift": pytest.approx(shift),
-    }  # no spread: it would be 0 / 0
+    assert result.factor == {"median": 0, "median_shift": pytest.approx(shift)}  # no spread: it would be 0 / 0
     (remark,) = result.remarks
     assert "the prediction of 1 of 1 items (image 0) is constant and counts as its best constant" in remark
 
@@ -101,18 +96,14 @@ def test_pixels_without_prediction_are_counted_where_they_are_scored(tmp_path, a
     pred = np.array([[1 / 2, value, 1 / 5, value]])  # the last has no truth
     result = evaluate(tmp_path, [pred], [truth], metres(alignment, min_depth=0.5))
     assert result.items[0]["unpredicted"] == 1
-    start = (
-        f"{alignment}: 1 of 3 scored pixels (33.3 %), in 1 of 1 items, hold no prediction (0 or less) and "
-    )
+    start = f"{alignment}: 1 of 3 scored pixels (33.3 %), in 1 of 1 items, hold no prediction (0 or less) and "
     assert start + meaning in result.remarks
 
 
 @pytest.mark.parametrize("kind", ["disp", "depth"])
 def test_negative_numbers_do_not_bleed_when_resized(tmp_path, kind):
     pred = np.array([[0.5, -40.0, 0.5]])
-    expected, found = (
-        stored(tmp_path, [values], kind).depth(0, (1, 12)) for values in (np.maximum(pred, 0), pred)
-    )
+    expected, found = (stored(tmp_path, [values], kind).depth(0, (1, 12)) for values in (np.maximum(pred, 0), pred))
     assert (found == expected).all()
     assert (found[0, :2] == (2.0 if kind == "disp" else 0.5)).all()
 
@@ -151,7 +142,5 @@ def test_a_crop_of_another_size():
     data = Truths([np.full((48, 64), 1.0), np.full((480, 640), 2.0)])
     (remark,) = evaluate_depth(index_as_depth, data, metres(crop="nyu")).remarks
     assert remark == "none: the crop nyu is of 640x480, and was scaled to 64x48"
-    assert (
-        evaluate_depth(index_as_depth, Truths([np.full((480, 640), 1.0)]), metres(crop="nyu")).remarks == []
-    )
+    assert evaluate_depth(index_as_depth, Truths([np.full((480, 640), 1.0)]), metres(crop="nyu")).remarks == []
     assert evaluate_depth(index_as_depth, flat(1), metres(crop="garg")).remarks == []

@@ -9,9 +9,7 @@ from trainer.evaluation import session
 from trainer.runtime.processes import FoundByAll, Processes
 
 
-@pytest.mark.parametrize(
-    ("use_cpu", "device"), [("true", "cpu"), ("1", "cpu"), ("false", "cuda"), (None, "cuda")]
-)
+@pytest.mark.parametrize(("use_cpu", "device"), [("true", "cpu"), ("1", "cpu"), ("false", "cuda"), (None, "cuda")])
 def test_a_gpu_is_used_unless_accelerate_is_set_to_the_cpu(monkeypatch, use_cpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)

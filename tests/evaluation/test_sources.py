@@ -104,9 +104,7 @@ def test_edges_and_categories(tmp_path):
 
 def test_ibims_needs_edges():
     with pytest.raises(UserError, match="needs true depth edges"):
-        evaluate_depth(
-            index_as_depth, flat(2, size=(16, 24)), DepthProtocol(["eigen", "ibims"], "none", "none")
-        )
+        evaluate_depth(index_as_depth, flat(2, size=(16, 24)), DepthProtocol(["eigen", "ibims"], "none", "none"))
 
 
 # Several processes

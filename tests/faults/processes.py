@@ -8,9 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-VARIABLE = (
-    "FAULTS_TOKEN"  # children inherit the environment, sessions and groups of their own do not hide them
-)
+VARIABLE = "FAULTS_TOKEN"  # children inherit the environment, sessions and groups of their own do not hide them
 
 
 def environments(token: str) -> dict[int, dict[str, str]]:

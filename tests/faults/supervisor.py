@@ -91,18 +91,12 @@ class Supervisor:
 
     def begin(self, **faults: str) -> subprocess.Popen[bytes]:
         """Start the command, with a fault of the plugin if one is told, and return at once."""
-        self._trace, self._log = (
-            (self.notes or self.out) / f"{kind}-{self.token}" for kind in ("trace", "log")
-        )
+        self._trace, self._log = ((self.notes or self.out) / f"{kind}-{self.token}" for kind in ("trace", "log"))
         self._trace.write_text("")
         self._look()
         self._saved_before = self.saved
         told = {f"FAULTS_{name.upper()}": value for name, value in faults.items()}
-        told |= {
-            VARIABLE: self.token,
-            "FAULTS_TRACE": str(self._trace),
-            "HF_HOME": str(self.notes or self.out),
-        }
+        told |= {VARIABLE: self.token, "FAULTS_TRACE": str(self._trace), "HF_HOME": str(self.notes or self.out)}
         with open(self._log, "wb") as log:
             return subprocess.Popen(
                 self.command,

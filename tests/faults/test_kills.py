@@ -21,11 +21,7 @@ DAMAGED = 8  # times that `last` is damaged between two starts
 
 def plan_for_one(rng: random.Random, warmup: float) -> list[Kill]:
     """50 kills: exact moments that all come up by design, and random ones; those at the end of the run last."""
-    first = [
-        Kill("step"),
-        Kill("last:half"),
-        Kill("last:renamed", skip=1),
-    ]  # now there is something to restore
+    first = [Kill("step"), Kill("last:half"), Kill("last:renamed", skip=1)]  # now there is something to restore
     kills = [Kill(moment) for moment in START]
     kills += [Kill(f"last:{part}", skip=1) for part in LAST[:-1]]  # the second, for it has one before it
     kills += [Kill(f"best:{part}") for part in BEST]

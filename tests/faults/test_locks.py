@@ -15,9 +15,7 @@ from tests.faults.supervisor import PATIENCE, Check, Supervisor
 pytestmark = pytest.mark.long
 
 
-def test_trainers_without_their_launcher_keep_the_folder(
-    saving: str, tmp_path: Path, ends_alike: Check
-) -> None:
+def test_trainers_without_their_launcher_keep_the_folder(saving: str, tmp_path: Path, ends_alike: Check) -> None:
     """The launcher is killed, its two trainers go on: a second start is refused until they are done."""
     options = (saving, "trainer.max_epochs=16")
     first = Supervisor(tmp_path, options, world=2)

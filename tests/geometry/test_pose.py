@@ -44,9 +44,7 @@ def test_gradient_is_exact_near_and_far_from_zero(scale):
 
 def test_rotation_comes_before_translation():
     T = pose_matrix(torch.tensor([[0.0, 0.0, math.pi]]), torch.tensor([[5.0, 0.0, 0.0]]))
-    assert torch.allclose(
-        T[0] @ torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 0.0, 1.0]), atol=1e-6
-    )
+    assert torch.allclose(T[0] @ torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([4.0, 0.0, 0.0, 1.0]), atol=1e-6)
 
 
 def test_inverse_undoes_the_motion():

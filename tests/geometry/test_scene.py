@@ -91,12 +91,7 @@ def test_scenes_of_twins_agree_when_left_and_right_change_places():
         disp_stereo=scene.disp, T_stereo=scene.T_stereo,
     )  # fmt: skip
     swapped = Scene(
-        scene.supports[:, 0],
-        scene.target[:, None],
-        scene.K,
-        invert_pose(scene.Ts),
-        scene.disp,
-        supp_idxs=(0,),
+        scene.supports[:, 0], scene.target[:, None], scene.K, invert_pose(scene.Ts), scene.disp, supp_idxs=(0,)
     )
     loss = LOSSES.create("img_recon")
     assert torch.equal(loss(scene.stereo_twin())[0], loss(swapped)[0])

@@ -21,9 +21,7 @@ def test_standing_still_shows_the_image_itself():
     image, depth = torch.rand(1, 3, 16, 32), 1 + 9 * torch.rand(1, 1, 16, 32)
     view = ViewSynthesis(intrinsics(), (16, 32)).view(image, depth, moved())
     assert torch.allclose(view.image, image, atol=5e-6)
-    exact = ViewSynthesis(intrinsics(dtype=torch.float64), (16, 32)).view(
-        image.double(), depth.double(), moved()
-    )
+    exact = ViewSynthesis(intrinsics(dtype=torch.float64), (16, 32)).view(image.double(), depth.double(), moved())
     assert torch.allclose(exact.image, image.double(), atol=1e-12)
     assert torch.equal(view.z, depth)
 
@@ -41,17 +39,13 @@ def test_a_plane_at_10_m_seen_from_a_decimetre_to_the_side_shifts_by_fx_over_100
 def test_walking_forward_enlarges_the_picture():
     rows = torch.arange(16.0)[:, None].expand(1, 1, 16, 32) - 7.5
     depth = torch.full((1, 1, 16, 32), 10.0)
-    seen = (
-        ViewSynthesis(intrinsics(), (16, 32)).view(rows, depth, moved(z=-5.0)).image
-    )  # points come 5 m nearer
+    seen = ViewSynthesis(intrinsics(), (16, 32)).view(rows, depth, moved(z=-5.0)).image  # points come 5 m nearer
     assert torch.allclose(seen[0, 0, 5:11, 0], 2 * rows[0, 0, 5:11, 0], atol=1e-4)
 
 
 def test_what_falls_outside_is_not_valid():
     depth = torch.full((1, 1, 16, 32), 10.0)
-    view = ViewSynthesis(intrinsics(), (16, 32)).view(
-        torch.rand(1, 3, 16, 32), depth, moved(x=0.3)
-    )  # 3 pixels
+    view = ViewSynthesis(intrinsics(), (16, 32)).view(torch.rand(1, 3, 16, 32), depth, moved(x=0.3))  # 3 pixels
     assert view.valid[0, 0, 1:-1, 1:28].all()
     assert not view.valid[..., 28:].any()
 
@@ -82,10 +76,7 @@ def test_legacy_sampling_moves_the_borders_by_up_to_half_a_pixel():
 
 def test_projection_agrees_with_homogeneous_coordinates():
     torch.manual_seed(0)
-    K, T = (
-        intrinsics(dtype=torch.float64),
-        pose_matrix(torch.rand(1, 3).double() / 5, torch.rand(1, 3).double()),
-    )
+    K, T = (intrinsics(dtype=torch.float64), pose_matrix(torch.rand(1, 3).double() / 5, torch.rand(1, 3).double()))
     depth = 2 + torch.rand(1, 1, 16, 32).double()
     grid, z = project(depth, ViewSynthesis(K, (16, 32)).projection(T))
     seen = K[0].inverse() @ torch.tensor([7.0, 3.0, 1.0]).double() * depth[0, 0, 3, 7]
@@ -97,10 +88,7 @@ def test_projection_agrees_with_homogeneous_coordinates():
 @pytest.mark.parametrize("z", [0.0, -0.96])  # far from the clamp, and with points on both sides of it
 def test_gradients_of_the_projection_are_exact(z):
     torch.manual_seed(0)
-    K, T = (
-        intrinsics(w=4, h=3, dtype=torch.float64).expand(2, 3, 3),
-        moved(0.1, -0.2, z).double().expand(2, 4, 4),
-    )
+    K, T = (intrinsics(w=4, h=3, dtype=torch.float64).expand(2, 3, 3), moved(0.1, -0.2, z).double().expand(2, 4, 4))
     depth = (1 + 0.1 * torch.rand(2, 1, 3, 4)).double().requires_grad_()
     P = ViewSynthesis(K, (3, 4)).projection(T).contiguous().requires_grad_()
     assert torch.autograd.gradcheck(lambda d, p: project(d, p)[0], (depth, P))
@@ -109,10 +97,7 @@ def test_gradients_of_the_projection_are_exact(z):
 def test_gradients_of_a_warp_reach_depth_and_motion():
     torch.manual_seed(1)
     image = torch.rand(1, 2, 5, 6).double()
-    R, t = (
-        (0.01 * torch.rand(1, 3).double()).requires_grad_(),
-        (0.01 * torch.rand(1, 3).double()).requires_grad_(),
-    )
+    R, t = ((0.01 * torch.rand(1, 3).double()).requires_grad_(), (0.01 * torch.rand(1, 3).double()).requires_grad_())
     depth = (1 + torch.rand(1, 1, 5, 6).double()).requires_grad_()
     synthesis = ViewSynthesis(intrinsics(fx=5.0, w=6, h=5, dtype=torch.float64), (5, 6))
 

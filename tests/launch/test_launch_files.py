@@ -84,9 +84,7 @@ def test_accelerate_reads_the_file_and_the_manual_names_it(path: Path) -> None:
 
 
 @each_file
-def test_the_command_in_the_head_starts_what_the_file_promises(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_in_the_head_starts_what_the_file_promises(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = commanded(path)
     assert words[2:4] == ["--config_file", str(path.relative_to(ROOT))]
     launcher, args = started(words[2:], monkeypatch)
@@ -131,9 +129,7 @@ def test_the_file_and_its_command_agree_on_the_precision(path: Path, monkeypatch
     args = started(commanded(path)[2:], monkeypatch)[1]
     settings = dict(item.split("=") for item in parse(args.training_script_args).set)
     precision = settings.get("trainer.precision", "32")
-    assert (
-        PRECISIONS[precision] == yaml.safe_load(path.read_text())["mixed_precision"] == args.mixed_precision
-    )
+    assert PRECISIONS[precision] == yaml.safe_load(path.read_text())["mixed_precision"] == args.mixed_precision
     name = re.search(r"_(fp16|bf16)$", path.stem)
     assert args.mixed_precision == (name.group(1) if name else "no")
 
@@ -189,16 +185,8 @@ def test_files_for_gpus_are_launched_without_one(words: list[str], override: str
     ("file", "override", "told"),
     [
         ("bf16", "precision=32", "trainer.precision is 32, but the launcher sets mixed_precision: bf16"),
-        (
-            "fp16",
-            "precision=bf16",
-            "trainer.precision is bf16, but the launcher sets mixed_precision: fp16",
-        ),
-        (
-            "compile",
-            "compile=false",
-            "trainer.compile is off, but the launcher sets dynamo_backend: inductor",
-        ),
+        ("fp16", "precision=bf16", "trainer.precision is bf16, but the launcher sets mixed_precision: fp16"),
+        ("compile", "compile=false", "trainer.compile is off, but the launcher sets dynamo_backend: inductor"),
         ("fp16", "precision=16", "trainer.precision: 16 needs a GPU"),
     ],
 )

@@ -29,8 +29,7 @@ def tracebacks(log: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("dead", "alive", "said"),
-    [("1", "0", "failed"), pytest.param("0", "1", "running", marks=pytest.mark.long)],
+    ("dead", "alive", "said"), [("1", "0", "failed"), pytest.param("0", "1", "running", marks=pytest.mark.long)]
 )
 def test_a_killed_process_is_told_in_one_sentence(stage: Stage, dead: str, alive: str, said: str) -> None:
     process = stage.start(launch("cpu_x2"), paused=dead)
@@ -59,13 +58,7 @@ def test_a_silent_process_is_waited_for_no_longer_than_the_time_out(stage: Stage
 
 
 def test_processes_that_never_come_are_not_waited_for(tmp_path: Path) -> None:
-    alone = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-    }
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     done = command(*train_args(tmp_path, "trainer.timeout_minutes=0.05"), ACCELERATE_USE_CPU="true", **alone)
     refused(done, "error: the processes did not meet within 0.05 minutes")
 
@@ -88,8 +81,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    "error",
-    ["ZeroDivisionError('of process 1')", pytest.param("UserError('of process 1')", marks=pytest.mark.long)],
+    "error", ["ZeroDivisionError('of process 1')", pytest.param("UserError('of process 1')", marks=pytest.mark.long)]
 )
 def test_the_error_of_one_process_is_seen_and_named_as_the_cause(tmp_path: Path, error: str) -> None:
     script = tmp_path / "raising.py"
@@ -106,9 +98,7 @@ def test_the_error_of_one_process_is_seen_and_named_as_the_cause(tmp_path: Path,
 
 @pytest.mark.long
 @pytest.mark.parametrize("rank", ["1", "0"])
-def test_a_launcher_that_may_restart_continues_by_itself(
-    stage: Stage, two_processes: Path, rank: str
-) -> None:
+def test_a_launcher_that_may_restart_continues_by_itself(stage: Stage, two_processes: Path, rank: str) -> None:
     process = stage.start([*launch("cpu_x2"), "--max_restarts", "3"], paused=rank)
     stage.wait_for_pause(int(rank))
     os.kill(int(read(stage.marks / rank)), signal.SIGKILL)

@@ -199,12 +199,7 @@ PASSED_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
     ids=["two-usr1", "two-hup", "one-by-the-launcher-of-several"],
 )
 def test_a_launcher_that_is_asked_to_stop_leaves_after_the_step_and_nobody_behind(
-    stage: Stage,
-    request: pytest.FixtureRequest,
-    launcher: list[str],
-    ranks: tuple[int, ...],
-    signum: int,
-    env,
+    stage: Stage, request: pytest.FixtureRequest, launcher: list[str], ranks: tuple[int, ...], signum: int, env
 ) -> None:
     process = stage.start(launcher, " ".join(map(str, ranks)), **env)
     stage.wait_for_pause(*ranks)

@@ -176,15 +176,11 @@ ARRAY = {**ONE, "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "1"}
 def test_one_gpu_is_trained_without_a_launcher_and_several_with(cluster: Cluster) -> None:
     cluster.trainer.write_text("print()")
     assert cluster.start("single_node", *short(cluster.out), "-v", "1", **ONE).wait(PATIENCE) == 0
-    assert cluster.noted("started") == [
-        f"python launch/train.py -c a.yaml -o {cluster.out} -n run --set x=a b -v 1"
-    ]
+    assert cluster.noted("started") == [f"python launch/train.py -c a.yaml -o {cluster.out} -n run --set x=a b -v 1"]
     (cluster.bin / "accelerate").write_text('#!/bin/bash\nprintf "%s\\n" "$@" >"$NOTES/launched"\n')
     assert cluster.start("single_node", *short(cluster.out), "-v", "1", **FOUR).wait(PATIENCE) == 0
     launched = cluster.noted("launched")
-    assert launched[:5] == [
-        *("launch", "--config_file", "launch/accelerate/multi_gpu.yaml", "--num_processes", "4")
-    ]
+    assert launched[:5] == [*("launch", "--config_file", "launch/accelerate/multi_gpu.yaml", "--num_processes", "4")]
     assert launched[5] == "launch/train.py"
     assert "x=a b" in launched
 

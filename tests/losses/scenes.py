@@ -12,9 +12,7 @@ SIZE = (8, 16)  # pixels (h, w)
 
 def intrinsics(b=1, size=SIZE, dtype=torch.float32):
     h, w = size
-    return torch.tensor([[0.6 * w, 0.0, w / 2], [0.0, 1.9 * h, h / 2], [0.0, 0.0, 1.0]], dtype=dtype).expand(
-        b, 3, 3
-    )
+    return torch.tensor([[0.6 * w, 0.0, w / 2], [0.0, 1.9 * h, h / 2], [0.0, 0.0, 1.0]], dtype=dtype).expand(b, 3, 3)
 
 
 def random_scene(b=2, supp_idxs=(-1, 1), scales=(0, 1, 2), size=SIZE, dtype=torch.float32, seed=0, **changes):

@@ -48,9 +48,7 @@ def step_of(scene, photometric=None):
     extras, n = scene.extras, range(scene.n_supports)
     return Step(
         view=view(scene.target, supports, list(scene.Ts.unbind(1)), scene.disp, scene.mask or {}),
-        virtual=view(
-            supports[i_stereo], [scene.target], [torch.linalg.inv(scene.T_stereo)], scene.disp_stereo, {}
-        ),
+        virtual=view(supports[i_stereo], [scene.target], [torch.linalg.inv(scene.T_stereo)], scene.disp_stereo, {}),
         feats=extras.get("autoenc_feats", []),
         supp_feats=[[level[:, i] for level in extras.get("supp_autoenc_feats", [])] for i in n],
         autoenc_imgs=[

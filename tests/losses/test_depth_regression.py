@@ -31,8 +31,7 @@ def hinted_scene(b=2, **changes):
 
 def plane_at(depth, hint, **changes):
     disp = {
-        s: torch.full((1, 1, SIZE[0] >> s, SIZE[1] >> s), float(depth_to_disp(torch.tensor(depth))))
-        for s in (0, 1)
+        s: torch.full((1, 1, SIZE[0] >> s, SIZE[1] >> s), float(depth_to_disp(torch.tensor(depth)))) for s in (0, 1)
     }
     return random_scene(1, disp=disp, depth_hints=hint * torch.ones(1, 1, *SIZE), **changes)
 
@@ -112,9 +111,7 @@ def test_the_comparison_teaches_nothing_and_spoils_nothing_that_the_scene_keeps(
     for names in (("img_recon",), order):
         Ts = random_scene(dtype=torch.float64).Ts.requires_grad_()
         disp = {0: random_scene(dtype=torch.float64).disp[0].requires_grad_()}
-        scene = random_scene(
-            dtype=torch.float64, disp=disp, Ts=Ts, depth_hints=torch.zeros(2, 1, *SIZE).double()
-        )
+        scene = random_scene(dtype=torch.float64, disp=disp, Ts=Ts, depth_hints=torch.zeros(2, 1, *SIZE).double())
         img_recon = LOSSES.create("img_recon")
         losses = {"img_recon": img_recon, "depth_regr": depth_regr({}, use_automask=True)}
         sum(losses[name](scene)[0] for name in names).backward()

@@ -165,8 +165,6 @@ def test_a_mask_multiplied_in_place_broke_the_gradient_of_l2(name):
         error.mul_(torch.rand(1, 1, *SIZE)).mean().backward()
     feats, supp_feats = random_features()
     mask = {s: torch.rand(2, 2, SIZE[0] >> s, SIZE[1] >> s).double().requires_grad_() for s in (0, 1, 2)}
-    scene = random_scene(
-        dtype=torch.float64, mask=mask, extras={"depth_feats": feats, "supp_depth_feats": supp_feats}
-    )
+    scene = random_scene(dtype=torch.float64, mask=mask, extras={"depth_feats": feats, "supp_depth_feats": supp_feats})
     LOSSES.create(name, loss_name="l2", mask_name="explainability")(scene)[0].backward()
     assert (mask[0].grad > 0).all()

@@ -12,9 +12,7 @@ def disp_occ(**kwargs):
 
 
 def flat(*values):
-    return {
-        s: torch.full((1, 1, SIZE[0] >> s, SIZE[1] >> s), value).double() for s, value in enumerate(values)
-    }
+    return {s: torch.full((1, 1, SIZE[0] >> s, SIZE[1] >> s), value).double() for s, value in enumerate(values)}
 
 
 def test_is_the_mean_disparity_and_every_scale_counts_the_same():

@@ -84,9 +84,7 @@ def test_the_layout_in_memory_does_not_matter():
     plain = error("ssim", p, t)
     (grad,) = torch.autograd.grad(plain.sum(), p)
     swapped = error(
-        "ssim",
-        p.contiguous(memory_format=torch.channels_last),
-        t.contiguous(memory_format=torch.channels_last),
+        "ssim", p.contiguous(memory_format=torch.channels_last), t.contiguous(memory_format=torch.channels_last)
     )
     assert torch.equal(plain, swapped)
     assert torch.equal(grad, torch.autograd.grad(swapped.sum(), p)[0])

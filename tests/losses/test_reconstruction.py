@@ -73,9 +73,7 @@ def test_without_noise_a_step_is_a_function_of_the_scene():
 def test_a_mask_of_ones_explains_everything_and_of_zeros_nothing():
     ones = {0: torch.ones(2, 2, *SIZE)}
     plain = img_recon()(random_scene(scales=(0,)))[0]
-    assert torch.allclose(
-        img_recon(mask_name="explainability")(random_scene(scales=(0,), mask=ones))[0], plain
-    )
+    assert torch.allclose(img_recon(mask_name="explainability")(random_scene(scales=(0,), mask=ones))[0], plain)
     zeros = {0: torch.zeros(2, 2, *SIZE)}
     assert img_recon(mask_name="explainability")(random_scene(scales=(0,), mask=zeros))[0] == 0
     assert torch.allclose(img_recon(mask_name="uncertainty")(random_scene(scales=(0,), mask=zeros))[0], plain)

@@ -24,9 +24,7 @@ def test_by_hand():
     """Differences 0, 1, 4, 10: berHu's threshold is 2, beyond which d becomes (d * d + 4) / 4."""
     p, t = torch.tensor([1.0, 2.0, 0.0, 10.0]).double(), torch.tensor([1.0, 1.0, 4.0, 0.0]).double()
     assert criterion("l1")(p, t).item() == pytest.approx(15 / 4)
-    assert criterion("log_l1")(p, t).item() == pytest.approx(
-        torch.tensor([1.0, 2.0, 5.0, 11.0]).log().mean().item()
-    )
+    assert criterion("log_l1")(p, t).item() == pytest.approx(torch.tensor([1.0, 2.0, 5.0, 11.0]).log().mean().item())
     assert criterion("berhu")(p, t).item() == pytest.approx((0 + 1 + 20 / 4 + 104 / 4) / 4)
 
 

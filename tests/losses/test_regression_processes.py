@@ -32,9 +32,7 @@ def whole_batch(shares: tuple[float, ...], with_supports: bool = False) -> dict[
     """Four items; the hints of the first two are farther, so that berHu's threshold is theirs."""
     generator = torch.Generator().manual_seed(3)
     pixels = SIZE[0] * SIZE[1]
-    hints = (0.5 + 2 * torch.rand(4, pixels, generator=generator)) * torch.tensor(
-        [[3.0], [3.0], [1.0], [1.0]]
-    )
+    hints = (0.5 + 2 * torch.rand(4, pixels, generator=generator)) * torch.tensor([[3.0], [3.0], [1.0], [1.0]])
     for hint, share in zip(hints, shares, strict=True):
         hint[torch.randperm(pixels, generator=generator)[round(share * pixels) :]] = 0
     return {**make_batch(4, (-1, 1) if with_supports else ()), "depth_hints": hints.view(4, 1, *SIZE)}

@@ -20,9 +20,7 @@ def test_a_flat_disparity_is_smooth(laplacian):
 
 
 def test_one_step_in_a_row():
-    disp = torch.tensor([1.0, 1.0, 3.0, 3.0]).view(
-        1, 1, 1, 4
-    )  # mean 2: the step is 1, seen in one pixel of four
+    disp = torch.tensor([1.0, 1.0, 3.0, 3.0]).view(1, 1, 1, 4)  # mean 2: the step is 1, seen in one pixel of four
     scene = random_scene(b=1, size=(1, 4), disp={0: disp})
     assert smooth()(scene)[0].item() == pytest.approx(1 / 4)
 

@@ -9,8 +9,7 @@ import numpy as np
 def evaluate(disps, truths, min_depth=1e-3, max_depth=80.0, garg=True, mode="mono"):
     """Score disparities (N h w) against depth maps [(H W)] as tables of KITTI do; returns means and items."""
     items = [
-        _item(d, t.astype(np.float32), min_depth, max_depth, garg, mode)
-        for d, t in zip(disps, truths, strict=True)
+        _item(d, t.astype(np.float32), min_depth, max_depth, garg, mode) for d, t in zip(disps, truths, strict=True)
     ]
     items = [item for item in items if item]
     return {key: float(np.mean([item[key] for item in items])) for key in items[0]}, items

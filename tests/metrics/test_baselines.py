@@ -28,10 +28,7 @@ def test_best_constant_against_brute_force():
 def test_best_constant_among_many_that_are_nearly_the_same():
     """Depths whose upper bits agree are told apart by the others; against sorting all of them."""
     truths = [np.linspace(10, 10 + width, 999, dtype=np.float32) for width in (1e-3, 0.5, 40)]
-    depth, weight = (
-        np.concatenate(truths),
-        np.concatenate([1 / (t.astype(np.float64) * len(t)) for t in truths]),
-    )
+    depth, weight = (np.concatenate(truths), np.concatenate([1 / (t.astype(np.float64) * len(t)) for t in truths]))
     order = np.argsort(depth)
     below = np.cumsum(weight[order])
     assert best_constant_depth(truths) == depth[order[np.searchsorted(below, below[-1] / 2)]]

@@ -69,12 +69,7 @@ def test_a_scale_error_of_ten_per_cent_is_ten_per_cent_of_drift():
 
 def test_short_sequences_have_no_drift():
     scores = score_sequence(straight(3), straight(3))
-    assert (scores["ate_m"], scores["t_err_pct"], scores["snippets"], scores["segments"]) == (
-        None,
-        None,
-        0,
-        0,
-    )
+    assert (scores["ate_m"], scores["t_err_pct"], scores["snippets"], scores["segments"]) == (None, None, 0, 0)
     assert score_sequence(straight(4), straight(4))["snippets"] == 1
 
 

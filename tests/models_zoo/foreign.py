@@ -52,9 +52,7 @@ def depth_state(options: dict[str, Any], generator: torch.Generator) -> State:
     state = _under("encoder", fill(shapes, generator))
     for head, out_ch in heads.items():
         name = options.get("dec_name", "monodepth")
-        state |= _under(
-            f"decoders.{head}", decoder_state(name, E, R, _scales(options), out_ch, True, generator)
-        )
+        state |= _under(f"decoders.{head}", decoder_state(name, E, R, _scales(options), out_ch, True, generator))
     return state
 
 
@@ -143,10 +141,7 @@ def lightning_checkpoint(
 @functools.lru_cache(maxsize=16)
 def _torchvision_layout(name: str) -> Shapes:
     with torch.device("meta"):
-        return {
-            k: tuple(v.shape)
-            for k, v in torchvision.models.get_model(name, weights=None).state_dict().items()
-        }
+        return {k: tuple(v.shape) for k, v in torchvision.models.get_model(name, weights=None).state_dict().items()}
 
 
 def torchvision_resnet(name: str, seed: int = 0) -> State:
@@ -196,6 +191,4 @@ def monodepth2_folder(
         files["predictive_mask"] = _monodepth2_decoder(E, mask_channels, g)
     Path(path).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        torch.save(
-            OrderedDict(content), Path(path) / f"{name}.pth", _use_new_zipfile_serialization=not legacy
-        )
+        torch.save(OrderedDict(content), Path(path) / f"{name}.pth", _use_new_zipfile_serialization=not legacy)

@@ -47,9 +47,7 @@ def plain(E, R, scales, out_ch: int, use_skip: bool, first: int = 0) -> Shapes:
 def _cadepth(E, R, scales, out_ch: int, use_skip: bool) -> Shapes:
     shapes: Shapes = {}
     for n, (_, n_in, n_out, skip) in enumerate(levels(E, R, use_skip)):
-        shapes |= conv(f"decoder.{3 * n}.conv", n_in, n_out) | conv(
-            f"decoder.{3 * n + 1}.conv", n_out + skip, n_out
-        )
+        shapes |= conv(f"decoder.{3 * n}.conv", n_in, n_out) | conv(f"decoder.{3 * n + 1}.conv", n_out + skip, n_out)
         p, c = f"decoder.{3 * n + 2}", n_out + skip
         norm: Shapes = {f"{p}.conv.1.{t}": (c,) for t in ("weight", "bias", "running_mean", "running_var")}
         shapes |= conv(f"{p}.conv.0", c, c) | norm | {f"{p}.conv.1.num_batches_tracked": ()}
@@ -106,9 +104,7 @@ def _hrdepth(E, R, scales, out_ch: int, use_skip: bool) -> Shapes:
             if r == 0 and c:
                 n_in, n_out = E[0] // 2, E[0] // 4
             shapes |= conv(f"convs.{r}{c}_conv_0.conv", n_in, n_out)
-    shapes |= conv("convs.04_conv_0.conv", E[1] // 2, E[1] // 4) | conv(
-        "convs.04_conv_1.conv", E[1] // 4, dec[0]
-    )
+    shapes |= conv("convs.04_conv_0.conv", E[1] // 2, E[1] // 4) | conv("convs.04_conv_1.conv", E[1] // 4, dec[0])
     for r, c in ((3, 1), (2, 2), (1, 3), (0, 4)):
         p, n = f"convs.{r}{c}_att", E[r + 1] // 2 + E[r] + (c - 1) * dec[r + 1]
         shapes |= {f"{p}.se.0.weight": (n // 16, n), f"{p}.se.2.weight": (n, n // 16)}
@@ -158,9 +154,7 @@ FILLERS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
 
 def fill(shapes: Shapes, generator: torch.Generator) -> State:
     """Random tensors that keep activations near unit size; a trained look for BatchNorm and bins."""
-    return {
-        key: FILLERS.get(key.rpartition(".")[2], _spread)(shape, generator) for key, shape in shapes.items()
-    }
+    return {key: FILLERS.get(key.rpartition(".")[2], _spread)(shape, generator) for key, shape in shapes.items()}
 
 
 def with_aliases(state: State) -> State:
@@ -174,8 +168,6 @@ def with_aliases(state: State) -> State:
     return state | aliases
 
 
-def decoder_state(
-    dec_name: str, E, R, scales, out_ch: int, use_skip: bool, generator: torch.Generator
-) -> State:
+def decoder_state(dec_name: str, E, R, scales, out_ch: int, use_skip: bool, generator: torch.Generator) -> State:
     """A decoder as the benchmark stores it, aliases and dead tensors included."""
     return with_aliases(fill(LAYOUTS[dec_name](E, R, scales, out_ch, use_skip), generator))

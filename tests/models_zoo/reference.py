@@ -31,9 +31,7 @@ def under(state: State, prefix: str) -> State:
 
 def conv(s: State, p: str, x: Tensor, groups: int = 1) -> Tensor:
     """Zero-padded convolution of odd size with the weights under `p`."""
-    return F.conv2d(
-        x, s[f"{p}.weight"], s.get(f"{p}.bias"), padding=s[f"{p}.weight"].shape[-1] // 2, groups=groups
-    )
+    return F.conv2d(x, s[f"{p}.weight"], s.get(f"{p}.bias"), padding=s[f"{p}.weight"].shape[-1] // 2, groups=groups)
 
 
 def reflect(s: State, p: str, x: Tensor) -> Tensor:
@@ -63,9 +61,7 @@ def gate(first: Tensor, second: Tensor, x: Tensor) -> Tensor:
 class Pyramid:
     """Encoder features and options of a decoder."""
 
-    def __init__(
-        self, feats: Sequence[Tensor], reductions: Sequence[int], scales: Sequence[int], use_skip: bool
-    ):
+    def __init__(self, feats: Sequence[Tensor], reductions: Sequence[int], scales: Sequence[int], use_skip: bool):
         self.feats, self.reductions, self.scales = list(feats), list(reductions), list(scales)
         self.use_skip = use_skip
 
@@ -93,9 +89,7 @@ def monodepth(s: State, pyramid: Pyramid, training: bool) -> Maps:
 
 def ddvnet(s: State, pyramid: Pyramid, training: bool) -> Maps:
     """Disparities, not raw maps: the expectation over 128 bins per output channel."""
-    q, k, v = (
-        F.relu(conv(s, f"decoder.0.{part}_conv.0", pyramid.feats[-1])) for part in ("query", "key", "value")
-    )
+    q, k, v = (F.relu(conv(s, f"decoder.0.{part}_conv.0", pyramid.feats[-1])) for part in ("query", "key", "value"))
     weights = torch.einsum("bihw,bjhw->bij", q, k).softmax(dim=-1)
     raw = monodepth_loop(s, pyramid, torch.einsum("bij,bjhw->bihw", weights, v), 1)
     bins = s["bins"].flatten()

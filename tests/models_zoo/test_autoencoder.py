@@ -37,9 +37,7 @@ def test_images_and_features_of_every_decoder(dec_name: str):
     assert list(out["autoenc_imgs"]) == [0, 1, 2, 3]
     assert out["autoenc_imgs"][0].shape == (2, 3, 64, 96)
     assert all(image.min() >= 0 and image.max() <= 1 for image in out["autoenc_imgs"].values())
-    assert [tuple(feat.shape[2:]) for feat in out["autoenc_feats"]] == [
-        (64 >> i, 96 >> i) for i in range(1, 6)
-    ]
+    assert [tuple(feat.shape[2:]) for feat in out["autoenc_feats"]] == [(64 >> i, 96 >> i) for i in range(1, 6)]
     sum(image.square().sum() for image in out["autoenc_imgs"].values()).backward()
     assert [key for key, p in net.named_parameters() if p.grad is None] == []
 

@@ -130,11 +130,7 @@ def test_both_passes_of_the_blend_learn():
 
 @pytest.mark.parametrize(
     ("size", "offer"),
-    [
-        ((100, 640), "height: 96 or 128; width: 640"),
-        ((32, 64), "height: 64; width: 64"),
-        ((64, 65), "64 or 96"),
-    ],
+    [((100, 640), "height: 96 or 128; width: 640"), ((32, 64), "height: 64; width: 64"), ((64, 65), "64 or 96")],
     ids=str,
 )
 def test_a_wrong_size_names_the_nearest_valid_ones(size: tuple[int, int], offer: str):
@@ -186,19 +182,12 @@ def test_all_problems_are_listed_at_once():
 
 def test_good_options_have_no_problem():
     assert models_zoo.NETWORKS.get("depth").validate_config({}) == []
-    options = {
-        "enc_name": "convnext_tiny.fb_in1k",
-        "mask_name": "uncertainty",
-        "num_ch_mask": 2,
-        "out_scales": 0,
-    }
+    options = {"enc_name": "convnext_tiny.fb_in1k", "mask_name": "uncertainty", "num_ch_mask": 2, "out_scales": 0}
     assert models_zoo.NETWORKS.get("depth").validate_config(options) == []
 
 
 @pytest.mark.parametrize("dec_name", [d for d in DECODERS.names() if DECODERS.get(d).supports_init])
 def test_a_new_network_starts_from_init_disp(dec_name: str):
-    out = depth(enc_name=SMALL, dec_name=dec_name, init_disp=0.06, use_virtual_stereo=True)(
-        torch.rand(1, 3, 64, 96)
-    )
+    out = depth(enc_name=SMALL, dec_name=dec_name, init_disp=0.06, use_virtual_stereo=True)(torch.rand(1, 3, 64, 96))
     for maps in (*out["disp"].values(), *out["disp_stereo"].values()):
         assert maps.detach().mean() == pytest.approx(0.06, abs=0.03)

@@ -55,9 +55,7 @@ def test_a_model_without_feature_maps_is_refused(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("features_only not implemented\nfor this model")
 
     monkeypatch.setattr(timm, "create_model", no_features)
-    with pytest.raises(
-        ValueError, match=r"cannot give feature maps .*\(RuntimeError: features_only not impl"
-    ):
+    with pytest.raises(ValueError, match=r"cannot give feature maps .*\(RuntimeError: features_only not impl"):
         build_encoder(TINY, pretrained=False)
 
 

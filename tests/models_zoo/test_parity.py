@@ -136,9 +136,7 @@ def test_pose_equals_its_second_implementation():
 
 
 def numel(shapes: layouts.Shapes) -> int:
-    return sum(
-        math.prod(shape) for key, shape in shapes.items() if "running" not in key and "num_batches" not in key
-    )
+    return sum(math.prod(shape) for key, shape in shapes.items() if "running" not in key and "num_batches" not in key)
 
 
 def count(module: nn.Module) -> int:
@@ -176,9 +174,7 @@ def test_published_layouts_have_the_published_sizes(name: str):
         _, E, R = layouts.encoder_layout(enc_name)
         shapes = layouts.LAYOUTS[name](E, R, [0, 1, 2, 3], 1, True)
         unused = {
-            key: shape
-            for key, shape in shapes.items()
-            if key.startswith(tuple(f"convs.0{c}_conv_0" for c in range(4)))
+            key: shape for key, shape in shapes.items() if key.startswith(tuple(f"convs.0{c}_conv_0" for c in range(4)))
         }
         assert numel(shapes) == SIZES[name][column]
         assert numel(unused) == dead(name, enc_name)
@@ -187,10 +183,7 @@ def test_published_layouts_have_the_published_sizes(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_are_the_published_ones(name: str):
     total_18, decoder_18, total_cn, decoder_cn, decoder_50 = SIZES[name]
-    for enc_name, total, decoder in (
-        ("resnet18", total_18, decoder_18),
-        ("convnext_tiny", total_cn, decoder_cn),
-    ):
+    for enc_name, total, decoder in (("resnet18", total_18, decoder_18), ("convnext_tiny", total_cn, decoder_cn)):
         net = network("depth", enc_name=enc_name, dec_name=name)
         assert count(net) == total - dead(name, enc_name)
         assert count(net.decoders) == decoder - dead(name, enc_name)
@@ -209,11 +202,7 @@ def test_sizes_are_the_published_ones(name: str):
         ("depth", {"out_scales": 0}, 14_327_217),
         ("depth", {"dec_name": "hrdepth"}, 14_068_308),
         # two decoders, each without its dead convolutions
-        (
-            "depth",
-            {"dec_name": "hrdepth", "mask_name": "explainability", "num_ch_mask": 2},
-            17_026_940 - 2 * 32_336,
-        ),
+        ("depth", {"dec_name": "hrdepth", "mask_name": "explainability", "num_ch_mask": 2}, 17_026_940 - 2 * 32_336),
         ("autoencoder", {}, 13_540_988),
         ("pose", {}, 12_500_492),
     ],
@@ -232,15 +221,9 @@ def test_the_published_pose_layouts_have_the_published_sizes():
 def test_monodepth2_files_have_the_published_counts(tmp_path: Path):
     foreign.monodepth2_folder(tmp_path)
     files = {
-        n: torch.load(tmp_path / f"{n}.pth", weights_only=True)
-        for n in ("encoder", "depth", "pose_encoder", "pose")
+        n: torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in ("encoder", "depth", "pose_encoder", "pose")
     }
-    assert {n: len(file) for n, file in files.items()} == {
-        "encoder": 125,
-        "depth": 28,
-        "pose_encoder": 122,
-        "pose": 8,
-    }
+    assert {n: len(file) for n, file in files.items()} == {"encoder": 125, "depth": 28, "pose_encoder": 122, "pose": 8}
     shapes = {n: {k: tuple(v.shape) for k, v in f.items() if isinstance(v, Tensor)} for n, f in files.items()}
     assert {n: numel(tensors) for n, tensors in shapes.items()} == {
         "encoder": 11_689_512, "depth": 3_152_724, "pose_encoder": 11_698_920, "pose": 1_314_572,
@@ -261,9 +244,7 @@ def test_a_lightning_checkpoint_is_plain_and_doubles_only_what_shares_storage(
     torch.save(foreign.lightning_checkpoint(net, losses=losses, successor=successor), tmp_path / "last.ckpt")
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     state, saved = checkpoint["state_dict"], checkpoint["hyper_parameters"]["cfg"]
-    assert {key.split(".")[0] for key in state} == {"nets", "losses", "weights"} | (
-        set() if successor else {"synth"}
-    )
+    assert {key.split(".")[0] for key in state} == {"nets", "losses", "weights"} | (set() if successor else {"synth"})
     assert saved["loss"] == {"img_recon": {}, "disp_occ": {"invert": True}, "disp_smooth": None}
     assert (state["weights.img_recon"], state["losses.disp_occ._sign"]) == (2, -1)
     decoder = reference.under(state, "nets.depth.decoders.disp")

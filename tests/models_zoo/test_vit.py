@@ -73,11 +73,7 @@ def test_four_evenly_spaced_blocks_are_read(enc_name: str, blocks: list[int]):
 
 @pytest.mark.parametrize(
     ("enc_name", "factors"),
-    [
-        ("vit_small_patch8_224", [2, 1, 1 / 2, 1 / 4]),
-        (TINY, [4, 2, 1, 1 / 2]),
-        ("vit_small_patch32_224", [8, 4, 2, 1]),
-    ],
+    [("vit_small_patch8_224", [2, 1, 1 / 2, 1 / 4]), (TINY, [4, 2, 1, 1 / 2]), ("vit_small_patch32_224", [8, 4, 2, 1])],
 )
 def test_maps_are_resized_by_learned_layers(enc_name: str, factors: list[float]):
     """Transposed convolutions whose blocks do not overlap, identity, and convolutions that skip no pixel."""
@@ -96,9 +92,7 @@ def test_maps_are_resized_by_learned_layers(enc_name: str, factors: list[float])
 def test_maps_come_from_the_blocks_they_name():
     """Level k is the 1x1 convolution and resizing of what timm calls the output of block k."""
     encoder, images = build_encoder(TINY, False).eval(), torch.rand(1, 3, 64, 96)
-    plain = timm.create_model(
-        TINY, features_only=True, out_indices=encoder.blocks, dynamic_img_size=True
-    ).eval()
+    plain = timm.create_model(TINY, features_only=True, out_indices=encoder.blocks, dynamic_img_size=True).eval()
     plain.model.load_state_dict(encoder.vit.state_dict())
     with torch.no_grad():
         expected = [layers(x) for layers, x in zip(encoder.reassemble, plain(images), strict=True)]

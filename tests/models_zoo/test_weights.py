@@ -55,9 +55,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     ("dec_name", "variant"),
     [(d, v) for d in DECODERS for v in VARIANTS if (d, v) != ("ddvnet", "mask")],  # ddvnet predicts none
 )
-def test_every_decoder_of_the_benchmark_is_renamed_without_loss(
-    dec_name: str, variant: str, tmp_path: Path
-) -> None:
+def test_every_decoder_of_the_benchmark_is_renamed_without_loss(dec_name: str, variant: str, tmp_path: Path) -> None:
     options = {"dec_name": dec_name, **VARIANTS[variant]}
     content = lightning_checkpoint({"depth": options})
     foreign = read_foreign(save(content, tmp_path / "best.ckpt"))
@@ -106,11 +104,7 @@ def test_trained_bins_are_loaded_as_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("successor", [False, True])
 def test_all_three_networks_of_both_generations(successor: bool, compiled: bool, tmp_path: Path) -> None:
-    net = {
-        "depth": {},
-        "pose": {"learn_K": False} if successor else {},
-        "autoencoder": {"dec_name": "diffnet"},
-    }
+    net = {"depth": {}, "pose": {"learn_K": False} if successor else {}, "autoencoder": {"dec_name": "diffnet"}}
     content = lightning_checkpoint(net, successor=successor, compiled=compiled)
     foreign = read_foreign(save(content, tmp_path / "x.ckpt"))
     assert_loads(foreign)
@@ -126,9 +120,7 @@ def test_all_three_networks_of_both_generations(successor: bool, compiled: bool,
 
 def test_learned_intrinsics_are_refused_with_what_would_be_lost(tmp_path: Path) -> None:
     content = lightning_checkpoint({"depth": {}, "pose": {"learn_K": True}}, successor=True)
-    with pytest.raises(
-        UnreadableWeights, match=r"not supported. 12 weights would be lost: decoders\.focal\.0\.0"
-    ):
+    with pytest.raises(UnreadableWeights, match=r"not supported. 12 weights would be lost: decoders\.focal\.0\.0"):
         read_foreign(save(content, tmp_path / "x.ckpt"))
 
 
@@ -180,11 +172,7 @@ def test_settings_may_be_missing_if_they_are_given(tmp_path: Path) -> None:
 
 def test_differences_of_that_code_are_noted(tmp_path: Path) -> None:
     content = lightning_checkpoint({"depth": {"use_stereo_blend": True}})
-    content["hyper_parameters"]["cfg"]["trainer"] |= {
-        "always_fwd_pose": False,
-        "min_depth": None,
-        "max_depth": None,
-    }
+    content["hyper_parameters"]["cfg"]["trainer"] |= {"always_fwd_pose": False, "min_depth": None, "max_depth": None}
     notes = " ".join(read_foreign(save(content, tmp_path / "x.ckpt")).notes)
     for word in ("use_stereo_blend", "always_fwd_pose", "1 / disparity", "legacy_sampling"):
         assert word in notes
@@ -201,9 +189,7 @@ def test_differences_of_that_code_are_noted(tmp_path: Path) -> None:
     ],
     ids=["mono", "mono+stereo", "stereo", "resnet50", "mask"],
 )
-def test_monodepth2_folders(
-    options: dict[str, Any], supports: list[int], networks: list[str], tmp_path: Path
-) -> None:
+def test_monodepth2_folders(options: dict[str, Any], supports: list[int], networks: list[str], tmp_path: Path) -> None:
     monodepth2_folder(tmp_path / "m", **options)
     foreign = read_foreign(tmp_path / "m")
     assert list(assert_loads(foreign)) == networks
@@ -212,9 +198,7 @@ def test_monodepth2_folders(
     for name in networks:
         assert foreign.net[name]["enc_name"] == options.get("enc_name", "resnet18")
         assert (foreign.net[name]["mean"], foreign.net[name]["std"]) == ([0.45] * 3, [0.225] * 3)
-    files = {
-        name: torch.load(tmp_path / "m" / f"{name}.pth", weights_only=True) for name in ("encoder", "depth")
-    }
+    files = {name: torch.load(tmp_path / "m" / f"{name}.pth", weights_only=True) for name in ("encoder", "depth")}
     tensors = foreign.tensors
     assert same(tensors["depth.encoder.conv1.weight"], files["encoder"]["encoder.conv1.weight"])
     for ours, theirs in (("0.conv.weight", "0.conv.conv.weight"), ("9.conv.bias", "9.conv.conv.bias")):
@@ -267,9 +251,7 @@ def test_a_wrong_monodepth2_folder_is_refused(file: str, change: Any, message: s
 def test_one_file_of_a_folder_names_the_folder(tmp_path: Path) -> None:
     monodepth2_folder(tmp_path / "m")
     for name in ("encoder", "depth", "pose_encoder", "pose"):
-        with pytest.raises(
-            UnreadableWeights, match=r"one of the files of a Monodepth2 folder\. Name the folder"
-        ):
+        with pytest.raises(UnreadableWeights, match=r"one of the files of a Monodepth2 folder\. Name the folder"):
             read_foreign(tmp_path / "m" / f"{name}.pth")
 
 
@@ -383,10 +365,7 @@ def test_foreign_files_differ_from_our_own(tmp_path: Path) -> None:
 
 
 def test_an_encoder_is_handed_to_networks_of_its_kind() -> None:
-    saved = {
-        "depth.encoder.conv1.weight": torch.arange(6.0).view(2, 3, 1, 1),
-        "depth.encoder.bn1.bias": torch.ones(2),
-    }
+    saved = {"depth.encoder.conv1.weight": torch.arange(6.0).view(2, 3, 1, 1), "depth.encoder.bn1.bias": torch.ones(2)}
     built = {
         "depth.encoder.conv1.weight": torch.zeros(2, 3, 1, 1),
         "depth.encoder.bn1.bias": torch.zeros(2),

@@ -142,9 +142,7 @@ class Narrow(nn.Module):
         return self.conv(x).tanh()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor"
-)  # torch, while it looks for a reason to recompile
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch, while it looks for a reason to recompile
 def test_many_blocks_of_one_class_are_all_compiled() -> None:
     ours = make_objective(depth=Twelve(), pose=False, supp_idxs=(), losses={})
     recompute(ours)
@@ -160,10 +158,7 @@ def test_many_blocks_of_one_class_are_all_compiled() -> None:
     ("options", "message"),
     [
         ({"backend": "inducto"}, r"backend: 'inducto' is not known\. Did you mean 'inductor'\?"),
-        (
-            {"mode": "reduce_overhead"},
-            r"mode: 'reduce_overhead' is not known\. Did you mean 'reduce-overhead'\?",
-        ),
+        ({"mode": "reduce_overhead"}, r"mode: 'reduce_overhead' is not known\. Did you mean 'reduce-overhead'\?"),
         ({"mode": "max-autotune"}, r"'max-autotune' uses CUDA graphs.*max-autotune-no-cudagraphs"),
         ({"backend": "eager", "mode": "default"}, r"mode: 'default' belongs to backend 'inductor'"),
         ({"backnd": "eager"}, r"trainer\.compile\.backnd is not an option\. Did you mean 'backend'\?"),
@@ -177,10 +172,7 @@ def test_what_torch_would_refuse_late_is_refused_at_once(options, message) -> No
 def test_inductor_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     message = r"needs a C\+\+ compiler on a CPU and finds no g\+\+-of-nobody \(\$CXX"
-    with (
-        inductor_config.patch({"cpp.cxx": (None, "g++-of-nobody")}),
-        pytest.raises(UserError, match=message),
-    ):
+    with inductor_config.patch({"cpp.cxx": (None, "g++-of-nobody")}), pytest.raises(UserError, match=message):
         compile_networks(make(), {})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package 'triton'"):
@@ -192,9 +184,7 @@ def test_inductor_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch,
     check_options({"backend": "aot_eager"}, "cuda")  # needs none
 
 
-def test_inductor_without_the_headers_of_python_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_inductor_without_the_headers_of_python_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / "g++"
     compiler.touch(mode=0o755)
     monkeypatch.setattr("sysconfig.get_path", lambda *args, **kwargs: str(tmp_path))

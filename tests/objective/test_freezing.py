@@ -26,9 +26,7 @@ class Depth(FakeDepth):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5), DropPath(0.1)
-        )
+        self.encoder = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5), DropPath(0.1))
         self.bn1 = nn.BatchNorm2d(3)
         self.plain = nn.BatchNorm2d(3, affine=False)
 
@@ -121,9 +119,7 @@ def test_notes_count_what_a_pattern_names() -> None:
 
 def test_what_names_nothing_is_refused_with_the_nearest() -> None:
     objective = make()
-    with pytest.raises(
-        UserError, match=r"'dept' matches no parameter. Did you mean 'depth'\? Known: depth, pose"
-    ):
+    with pytest.raises(UserError, match=r"'dept' matches no parameter. Did you mean 'depth'\? Known: depth, pose"):
         freeze(objective, ["dept"])
     with pytest.raises(UserError, match=r"Did you mean 'depth.encoder'\?") as caught:
         freeze(objective, ["depth.encodr.0", "depth.bn1", "*.bn7.*"])
@@ -180,11 +176,7 @@ def _two_processes(rank: int, world: int) -> None:
     alone(whole).loss.backward()
     wrapped({key: value[2 * rank : 2 * rank + 2] for key, value in whole.items()}).loss.backward()
     for (name, ours), theirs in zip(split.named_parameters(), alone.parameters(), strict=True):
-        assert (
-            (ours.grad is None)
-            == (theirs.grad is None)
-            == (".head." not in name and ".encoder.0." not in name)
-        )
+        assert (ours.grad is None) == (theirs.grad is None) == (".head." not in name and ".encoder.0." not in name)
         if ours.grad is not None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7, msg=name)
 

@@ -11,11 +11,7 @@ from trainer.objective import Objective
 
 @pytest.mark.parametrize(
     ("supp_idxs", "key", "fix"),
-    [
-        ((-1, 1), "supports", r"dataset\.supp_idxs"),
-        ((-1, 1), "K", "data set"),
-        ((-1, 0), "T_stereo", "stereo pairs"),
-    ],
+    [((-1, 1), "supports", r"dataset\.supp_idxs"), ((-1, 1), "K", "data set"), ((-1, 0), "T_stereo", "stereo pairs")],
 )
 def test_a_missing_key_of_the_batch_is_named_with_its_setting(supp_idxs, key, fix):
     batch = make_batch(2, supp_idxs)

@@ -48,9 +48,7 @@ def test_from_disparity_on_everything_is_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         out = objective(batch)
     assert objective.networks["depth"](batch["target"])["disp"][0].dtype == torch.float32
-    assert (
-        out.predictions["depth_feats"][0].dtype == torch.bfloat16
-    )  # the networks themselves did run in 16 bit
+    assert out.predictions["depth_feats"][0].dtype == torch.bfloat16  # the networks themselves did run in 16 bit
     assert {tensor.dtype for tensor in seen} == {torch.float32}
     assert {value.dtype for value in (out.loss, *out.losses.values())} == {torch.float32}
 
@@ -106,11 +104,7 @@ def test_pictures_carry_the_tags_of_the_tracker():
     losses = make_losses(use_automask=True)
     objective = make_objective(supp_idxs, losses=losses, depth=FakeDepth(use_virtual_stereo=True))
     batch = make_batch(2, supp_idxs)
-    batch |= {
-        "target_aug": batch["target"],
-        "supports_aug": batch["supports"],
-        "depth": torch.rand(2, 1, 30, 50),
-    }
+    batch |= {"target_aug": batch["target"], "supports_aug": batch["supports"], "depth": torch.rand(2, 1, 30, 50)}
     images = objective(batch).images
     assert set(images) == {
         "imgs/target", "imgs/supp_-1", "imgs/supp_0", "depth/lidar",

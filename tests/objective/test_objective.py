@@ -38,9 +38,7 @@ def test_the_stereo_terms_are_those_of_the_twin():
     assert all(torch.equal(out.predictions["disp_stereo"][s], chosen[s]) for s in (0, 1))
 
 
-@pytest.mark.parametrize(
-    "supp_idxs", [(-1, 1), (1, -1), (0, -1, 1), (-1, 0, 1), (-1, 1, 0), (-2, 0, 3), (0,)]
-)
+@pytest.mark.parametrize("supp_idxs", [(-1, 1), (1, -1), (0, -1, 1), (-1, 0, 1), (-1, 1, 0), (-2, 0, 3), (0,)])
 def test_every_support_gets_its_own_motion_whatever_the_order(supp_idxs):
     objective, batch = make_objective(supp_idxs), make_batch(2, supp_idxs)
     Ts = objective.predict(batch)["Ts"]
@@ -119,9 +117,7 @@ def test_the_virtual_view_of_a_masked_network_is_unmasked():
     plain = FakeDepth(use_virtual_stereo=True)
     plain.load_state_dict(masked.state_dict())
     batch = make_batch(2, (-1, 0))
-    with_mask = make_objective((-1, 0), losses=make_losses(mask_name="explainability"), depth=masked)(
-        batch
-    ).losses
+    with_mask = make_objective((-1, 0), losses=make_losses(mask_name="explainability"), depth=masked)(batch).losses
     without = make_objective((-1, 0), depth=plain)(batch).losses
     assert torch.equal(with_mask["stereo_img_recon"], without["stereo_img_recon"])
     assert with_mask["img_recon"] < without["img_recon"]

@@ -169,9 +169,7 @@ def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
         done.append("rename")
         replace(source, target)
 
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
-    )
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"))
     monkeypatch.setattr(os, "replace", renaming)
     files.write_text(tmp_path / "note", "new")
     safefile.write(tmp_path / "weights", {"t": torch.ones(1)}, {})

@@ -86,10 +86,7 @@ HUNG = "Watchdog caught collective operation timeout: ran for 900000 millisecond
     [
         (RuntimeError(f"{GLOO}unbound_buffer.cc:81] {WAITED}"), WAITED),
         (RuntimeError(f"{GLOO}pair.cc:547] {RESET}. This is typically caused by bugs."), RESET),
-        (
-            dist.DistBackendError(f"NCCL error in: x.cpp:1\nncclRemoteError: {HUNG}"),
-            f"ncclRemoteError: {HUNG}",
-        ),
+        (dist.DistBackendError(f"NCCL error in: x.cpp:1\nncclRemoteError: {HUNG}"), f"ncclRemoteError: {HUNG}"),
         (dist.DistStoreError("Timed out after 4 s. 1/2 joined."), "Timed out after 4 s. 1/2 joined"),
         (dist.DistBackendError("NCCL error: invalid usage"), None),  # a mistake, nobody is lost
         (RuntimeError(f"{GLOO}pair.cc:1] op.nbytes <= size"), None),

@@ -42,10 +42,7 @@ time.sleep(60)
 def held(folder: Path, *worker: str) -> Iterator[int]:
     """Hold the lock of run m/42 in another process until the block ends; yields its id."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), *worker],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", HOLD, str(folder), *worker], env=environment(), stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -80,9 +77,7 @@ def test_other_processes_leave_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "value", ["", ".", "..", "a/b", "../a", ".hidden", "-v", "a b", "a\n", "x" * 201, "ü" * 101]
-)
+@pytest.mark.parametrize("value", ["", ".", "..", "a/b", "../a", ".hidden", "-v", "a b", "a\n", "x" * 201, "ü" * 101])
 def test_names_of_no_folder_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"--name .* cannot name a folder"):
         RunDir(tmp_path, value, "42")
@@ -193,9 +188,7 @@ def test_the_state_of_a_run_is_written_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"state": "running"}', "\udcff"])
-def test_an_unreadable_state_hinders_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
-) -> None:
+def test_an_unreadable_state_hinders_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
     with RunDir(tmp_path, "m", "42") as run:
         run.state_path.write_bytes(text.encode(errors="surrogateescape"))
         assert run.read_state() is None

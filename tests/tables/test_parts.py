@@ -151,11 +151,7 @@ def test_mean_rank_and_improvement_by_hand(tmp_path: Path) -> None:
     rank, gain = summary.columns
     assert rank == RANK
     assert gain.key == "% better than base"
-    assert {k: c.mean for k, c in cells(summary, "mean rank").items()} == {
-        "base": 2.5,
-        "good": 1.5,
-        "odd": 2.0,
-    }
+    assert {k: c.mean for k, c in cells(summary, "mean rank").items()} == {"base": 2.5, "good": 1.5, "odd": 2.0}
     gains = {k: c.mean for k, c in cells(summary, gain.key).items()}
     assert gains == pytest.approx({"base": 0.0, "good": 35.0, "odd": (-50 + 40) / 2})
     assert best_two(summary, rank) == ({"good"}, {"odd"})
@@ -175,9 +171,7 @@ def test_the_spread_of_an_improvement_is_over_seeds(tmp_path: Path) -> None:
 def test_tables_of_the_same_rows_are_summarised_together_and_others_apart(tmp_path: Path) -> None:
     for crop, swap in (("garg", False), ("none", True)):
         for model in ("a", "b"):
-            write_result(
-                tmp_path / crop, model, 1, {"abs_rel": 0.1 + 0.1 * ((model == "b") != swap)}, crop=crop
-            )
+            write_result(tmp_path / crop, model, 1, {"abs_rel": 0.1 + 0.1 * ((model == "b") != swap)}, crop=crop)
     write_result(tmp_path / "stereo", "a", 1, {"abs_rel": 0.1}, alignment="stereo")
     tables = [table for crop in ("garg", "none", "stereo") for table in tables_of(tmp_path / crop)]
     (summary,) = summarise(tables)
@@ -209,10 +203,6 @@ def test_improvement_over_a_published_row(tmp_path: Path) -> None:
     (table,) = tables_of(tmp_path)
     table.references = [Row("p (published)", {column(table, "abs_rel"): Cell(0.2, 0.01, 3)})]
     (summary,) = summarise([table], "p (published)")
-    assert [c.mean for c in cells(summary, "% better than p (published)").values()] == pytest.approx(
-        [50, -50]
-    )
-    with pytest.raises(
-        UserError, match=r"--relative-to q: no table has this row.*Known: a, b, p \(published\)"
-    ):
+    assert [c.mean for c in cells(summary, "% better than p (published)").values()] == pytest.approx([50, -50])
+    with pytest.raises(UserError, match=r"--relative-to q: no table has this row.*Known: a, b, p \(published\)"):
         summarise([table], "q")

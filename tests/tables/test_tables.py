@@ -20,16 +20,7 @@ from trainer.metrics import METRICS
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
 from trainer.tables import pictures, reference
-from trainer.tables.aggregate import (
-    Cell,
-    Row,
-    Table,
-    best_two,
-    headline,
-    make_tables,
-    name_differences,
-    unevaluated,
-)
+from trainer.tables.aggregate import Cell, Row, Table, best_two, headline, make_tables, name_differences, unevaluated
 from trainer.tables.columns import Column, direction_of
 from trainer.tables.latex import escape, latex
 from trainer.tables.layout import head, markdown
@@ -141,11 +132,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_mean_and_sample_standard_deviation_over_seeds(table: Table) -> None:
     assert [row.model for row in table.rows] == ["a", "b", "far"]
     cell = table.rows[0].cells[column(table, "abs_rel")]
-    assert (cell.mean, cell.sd, cell.n) == (
-        pytest.approx(0.11),
-        pytest.approx(0.01),
-        3,
-    )  # ddof 1, else 0.0082
+    assert (cell.mean, cell.sd, cell.n) == (pytest.approx(0.11), pytest.approx(0.01), 3)  # ddof 1, else 0.0082
     assert cell.by_seed == {"42": 0.10, "195": 0.11, "335": 0.12}
     assert table.notes == []
     assert [best_two(table, c) for c in table.columns] == [({"a"}, {"b"})] * 2
@@ -268,9 +255,7 @@ def test_a_run_folder_is_a_root_too_and_a_file_can_be_named_by_its_path(three: P
     (result,) = read_results(Path("."))
     assert (result.folder, result.seed) == (three / "a", "42")
     assert [row.model for row in tables_of(Path("."))[0].rows] == ["a"]
-    assert [r.path for r in read_results(three / "b", [str(result.path.absolute())])] == [
-        result.path.absolute()
-    ]
+    assert [r.path for r in read_results(three / "b", [str(result.path.absolute())])] == [result.path.absolute()]
 
 
 def test_two_files_of_one_seed_must_agree(tmp_path: Path) -> None:
@@ -304,9 +289,7 @@ def test_edges_have_a_table_of_their_own_and_nothing_published(tmp_path: Path) -
 def test_camera_motion_has_tables_without_a_depth_range(tmp_path: Path) -> None:
     odometry = {"version": 1, "units": {"ate_m": "m"}, "higher_is_better": []}
     absent = dict.fromkeys(("crop", "min_depth_m", "max_depth_m", "items"))
-    write_result(
-        tmp_path, "a", 1, {"ate_m": 0.02}, alignment="scale", metrics={"odometry": odometry}, **absent
-    )
+    write_result(tmp_path, "a", 1, {"ate_m": 0.02}, alignment="scale", metrics={"odometry": odometry}, **absent)
     (table,) = tables_of(tmp_path)
     assert table.title == "kitti eigen test, best, alignment scale, input 640x192"
     assert table.columns[0].direction == -1

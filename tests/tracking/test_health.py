@@ -13,13 +13,7 @@ from tests.world import ROOT
 from trainer.tracking.health import GRACE_STEPS, LOOKS, Health, holes
 from trainer.types import StepOutput
 
-HEALTHY = {
-    "disp_variation": 0.5,
-    "depth_near": 0.0,
-    "depth_far": 0.3,
-    "depth_median": 3.0,
-    "depth_spread": 8.0,
-}
+HEALTHY = {"disp_variation": 0.5, "depth_near": 0.0, "depth_far": 0.3, "depth_median": 3.0, "depth_spread": 8.0}
 HEALTHY |= {"holes": 0.005, "pose_parallax": 1.5, "pose_rotation": 0.1, "automask_removed": 0.4}
 SICK = {
     "explodes": {"depth_far": 0.97, "disp_variation": 0.0, "holes": 1.0},

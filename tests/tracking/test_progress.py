@@ -64,9 +64,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     terminal.close()
 
 
-def make(
-    kind: str, stream: TextIO, clock: Clock, epochs: int = 2, steps: int = 4, is_main: bool = True
-) -> Progress:
+def make(kind: str, stream: TextIO, clock: Clock, epochs: int = 2, steps: int = 4, is_main: bool = True) -> Progress:
     sizes = {"total_epochs": epochs, "steps_per_epoch": steps}
     return make_progress(kind, is_main=is_main, stream=stream, clock=clock, **sizes)  # type: ignore[arg-type]
 

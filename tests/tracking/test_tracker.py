@@ -18,17 +18,12 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, register_tracker_class
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_accumulator import (
-    EventAccumulator as PluginAccumulator,
-)
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
 
 from trainer.runtime.errors import UserError
 from trainer.tracking import tracker as tracking
 
-CONFIG = {
-    "optim": {"lr": 1e-4, "type": "adamw"},
-    "trainer": {"benchmark": True, "scales": [0, 1], "seed": None},
-}
+CONFIG = {"optim": {"lr": 1e-4, "type": "adamw"}, "trainer": {"benchmark": True, "scales": [0, 1], "seed": None}}
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +53,7 @@ def decode(event) -> np.ndarray:
 
 def test_scalars_come_back_with_their_step(accelerator: Accelerator, tmp_path: Path) -> None:
     tracker = tracking.start(accelerator, ["tensorboard"], tmp_path)
-    values = {
-        "loss": torch.tensor(0.25, requires_grad=True),
-        "lr": np.float32(0.5),
-        "epoch": 3,
-        "norm": math.inf,
-    }
+    values = {"loss": torch.tensor(0.25, requires_grad=True), "lr": np.float32(0.5), "epoch": 3, "norm": math.inf}
     tracker.scalars({**values, "nan": torch.tensor(math.nan)}, step=100)
     tracker.close()
     events = read(tmp_path)
@@ -124,9 +114,7 @@ def test_a_resumed_run_has_every_text_once(accelerator: Accelerator, tmp_path: P
 
 def test_pictures_have_the_colours_of_their_values(accelerator: Accelerator, tmp_path: Path) -> None:
     disp = torch.zeros(1, 1, 4, 8)
-    disp[..., 4:] = (
-        1.0  # the near half: at the top of turbo, dark red; the far half at its bottom, dark violet
-    )
+    disp[..., 4:] = 1.0  # the near half: at the top of turbo, dark red; the far half at its bottom, dark violet
     tracker = tracking.start(accelerator, ["tensorboard"], tmp_path)
     images = {"disp/target_0": disp, "masks/automask": disp > 0, "imgs/target": torch.ones(12, 3, 10, 20)}
     tracker.images(images, step=7, prefix="val_")
@@ -188,9 +176,7 @@ def test_other_ranks_write_nothing_and_fetch_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unknown_or_missing_tracker_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        UserError, match=r"'tensorbord' is not a tracker\. Did you mean 'tensorboard'\?.*wandb"
-    ):
+    with pytest.raises(UserError, match=r"'tensorbord' is not a tracker\. Did you mean 'tensorboard'\?.*wandb"):
         tracking.check_trackers(["tensorbord"])
     monkeypatch.setattr("accelerate.tracking._available_trackers", [])
     with pytest.raises(UserError, match=r"'wandb' is not installed\. pip install wandb"):
@@ -250,9 +236,7 @@ def _more_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_more_trackers")
-def test_every_tracker_gets_scalars_pictures_and_hyperparameters(
-    accelerator: Accelerator, tmp_path: Path
-) -> None:
+def test_every_tracker_gets_scalars_pictures_and_hyperparameters(accelerator: Accelerator, tmp_path: Path) -> None:
     tracker = tracking.start(accelerator, ["tensorboard", "recorder"], tmp_path, project="depth")
     recorder = accelerator.get_tracker("recorder", unwrap=True)
     tracker.scalars({"loss": torch.tensor(2.0)}, step=5)

@@ -18,16 +18,7 @@ VIOLET, RED = (48, 18, 59), (122, 4, 3)  # the two ends of turbo
 BLUE, CRIMSON = (49, 54, 149), (165, 0, 38)  # the two ends of RdYlBu_r
 BLACK, WHITE, MAGENTA = (0, 0, 0), (255, 255, 255), (255, 0, 255)
 
-CHANNELS = {
-    "imgs": 3,
-    "imgs_aug": 3,
-    "imgs_warp": 3,
-    "disp": 1,
-    "depth": 1,
-    "masks": 1,
-    "grad": 1,
-    "feats": 8,
-}
+CHANNELS = {"imgs": 3, "imgs_aug": 3, "imgs_warp": 3, "disp": 1, "depth": 1, "masks": 1, "grad": 1, "feats": 8}
 TAGS = [(f"{kind}/target_0", channels) for kind, channels in {**CHANNELS, "feats_warp": 8}.items()]
 
 
@@ -229,7 +220,5 @@ def test_importing_the_three_rooms_loads_no_drawing_library() -> None:
         loaded = set(sys.modules) - before
         print(loaded & {'matplotlib', 'rich', 'tqdm', 'tensorboard', 'accelerate', 'yaml'})
     """
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout == "set()\n"

@@ -68,9 +68,7 @@ def _each_brings_its_own(rank: int, world: int) -> None:
     assert written["train_losses/loss_img_recon"] == pytest.approx(0.15)
     assert written["train_losses/loss_disp_smooth"] == pytest.approx(0.3)
     assert {tag for tag in written if "metrics" in tag} == {f"train_metrics/{k}" for k in VALIDATION_METRICS}
-    assert written["train_metrics/Acc"] == pytest.approx(
-        50
-    )  # of the one item with truth: its depth is 2 and 4
+    assert written["train_metrics/Acc"] == pytest.approx(50)  # of the one item with truth: its depth is 2 and 4
     std = 0.125 * (64 * 64 / (64 * 64 - 1)) ** 0.5  # of 0.25 and 0.5 in equal parts, mean 0.375
     variation = std / 0.375 / 2  # constant on the other process
     assert written["train_health/disp_variation"] == pytest.approx(variation)
@@ -87,9 +85,7 @@ def _both(rank: int, world: int) -> None:
     _each_meets_two(rank, world)
 
 
-def test_two_processes_average_a_step_in_one_reduction_and_count_an_unreadable_item_once(
-    tmp_path: Path,
-) -> None:
+def test_two_processes_average_a_step_in_one_reduction_and_count_an_unreadable_item_once(tmp_path: Path) -> None:
     run_world(_both, 2, tmp_path, start_method="fork")
 
 

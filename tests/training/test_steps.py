@@ -82,9 +82,7 @@ def test_every_process_draws_its_own_numbers(tmp_path: Path, monkeypatch: pytest
     loop, run = build(tmp_path, 0, *ONE_STEP, *halves)
     positions: list[tuple[int, ...]] = []
     seed_of = seeding.seed_of
-    monkeypatch.setattr(
-        seeding, "seed_of", lambda *position: positions.append(position) or seed_of(*position)
-    )
+    monkeypatch.setattr(seeding, "seed_of", lambda *position: positions.append(position) or seed_of(*position))
     monkeypatch.setattr(Accelerator, "process_index", 3)
     with closing(run):
         loop.fit()

@@ -11,9 +11,7 @@ from trainer.runtime.errors import UserError
 from trainer.training.stopping import EarlyStopping
 
 
-def seen(
-    values: list[float], monitor: str = "AbsRel", patience: int = 2, min_delta: float = 0.0
-) -> EarlyStopping:
+def seen(values: list[float], monitor: str = "AbsRel", patience: int = 2, min_delta: float = 0.0) -> EarlyStopping:
     stopping = EarlyStopping(monitor, patience, min_delta)
     for epoch, value in enumerate(values):
         stopping.update(value, epoch)
@@ -86,8 +84,7 @@ def test_what_was_seen_of_another_number_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patience", "min_delta", "name"),
-    [(0, 0.0, "patience"), (1, -1.0, "min_delta"), (1, math.nan, "min_delta")],
+    ("patience", "min_delta", "name"), [(0, 0.0, "patience"), (1, -1.0, "min_delta"), (1, math.nan, "min_delta")]
 )
 def test_senseless_numbers_are_refused(patience: int, min_delta: float, name: str) -> None:
     with pytest.raises(UserError, match=name):

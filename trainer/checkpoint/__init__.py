@@ -9,12 +9,4 @@ from trainer.checkpoint.loading import find_checkpoint, load_objective
 from trainer.checkpoint.pretrained import read_pretrained
 from trainer.checkpoint.saved import Saved
 
-__all__ = [
-    "Capsule",
-    "Checkpointer",
-    "Saved",
-    "find_checkpoint",
-    "load_capsule",
-    "load_objective",
-    "read_pretrained",
-]
+__all__ = ["Capsule", "Checkpointer", "Saved", "find_checkpoint", "load_capsule", "load_objective", "read_pretrained"]

@@ -129,9 +129,7 @@ def check_fit(foreign: ForeignWeights) -> None:
 
 
 def choose_settings(
-    net: Mapping[str, Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    overrides: Mapping[str, Any] | None = None,
+    net: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> tuple[Config, list[str]]:
     """Make a configuration around given networks.
 

@@ -49,9 +49,7 @@ def find_checkpoint(path: Path | str) -> Path:
         if candidate.is_file():
             return candidate
     if is_foreign(path):
-        raise UserError(
-            f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py"
-        )
+        raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
     raise UserError(
         f"{path}: holds no checkpoint. Looked for " + ", ".join(str(c.relative_to(path)) for c in candidates)
     )

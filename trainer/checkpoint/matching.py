@@ -46,9 +46,7 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
             if copy := _encoder_for(other, part, saved, built):
                 tensors |= copy
                 missing.remove(other)
-                notes.append(
-                    f"net.{other}: its encoder starts from the one in the file, the rest from random numbers"
-                )
+                notes.append(f"net.{other}: its encoder starts from the one in the file, the rest from random numbers")
     notes += [f"net.{net}: not in the file; it starts as a new network does" for net in missing]
     expected = {name: tensor for name, tensor in built.items() if _expects(name, held, parts)}
     return Fit(tensors, compare(saved, expected or built), notes)
@@ -112,18 +110,14 @@ def _expects(name: str, held: set[str], parts: Sequence[str]) -> bool:
     return _network(name) in held and (not own or is_part(name, own))
 
 
-def _encoder_for(
-    net: str, part: str, saved: Mapping[str, Tensor], built: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _encoder_for(net: str, part: str, saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder `part` of a file under the names of the encoder of `net`; empty when the two differ.
 
     A first layer that takes two images where the file has one gets its filters twice, halved, like timm does.
     """
     prefix = f"{net}.encoder."
     target = {name: tensor for name, tensor in built.items() if name.startswith(prefix)}
-    copy = {
-        prefix + name.removeprefix(f"{part}."): t for name, t in saved.items() if name.startswith(f"{part}.")
-    }
+    copy = {prefix + name.removeprefix(f"{part}."): t for name, t in saved.items() if name.startswith(f"{part}.")}
     if copy.keys() != target.keys():
         return {}
     for name, tensor in copy.items():

@@ -80,9 +80,7 @@ class _Header:
         text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         if len(text) > MAX_HEADER:
-            raise ValueError(
-                f"the header takes {len(text)} bytes, more than {MAX_HEADER}: shorten the metadata"
-            )
+            raise ValueError(f"the header takes {len(text)} bytes, more than {MAX_HEADER}: shorten the metadata")
         return len(text).to_bytes(8, "little") + text
 
     def new_hash(self) -> Any:
@@ -96,11 +94,7 @@ class _Header:
 
 
 def write(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    *,
-    keep_previous: Path | None = None,
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep_previous: Path | None = None
 ) -> None:
     """Write `tensors` and `metadata` to `path`, replacing it only when the new file is complete and verified.
 
@@ -115,9 +109,7 @@ def write(
         TypeError, ValueError: a type that safetensors lacks, metadata that is not text, a reserved name.
     """
     _check(tensors, metadata)
-    order = sorted(
-        tensors, key=lambda name: (-tensors[name].element_size(), name)
-    )  # keeps all of them aligned
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps all of them aligned
     data = {name: tensors[name].detach().cpu().contiguous() for name in order}
     specs = [(name, NAMES[tensor.dtype], list(tensor.shape)) for name, tensor in data.items()]
     header = _Header(specs, {**metadata, "format_version": str(FORMAT_VERSION)})
@@ -152,9 +144,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 file.readinto(piece)
                 digest.update(piece)
     if digest.hexdigest() != header.metadata[CHECKSUM]:
-        raise DamagedFile(
-            f"{path}: the tensors do not match their checksum: at least one bit is wrong. {_ADVICE}"
-        )
+        raise DamagedFile(f"{path}: the tensors do not match their checksum: at least one bit is wrong. {_ADVICE}")
     return tensors, header.metadata
 
 
@@ -170,9 +160,7 @@ def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         raise ValueError("'__metadata__' cannot be the name of a tensor: safetensors reserves it")
     for name, tensor in tensors.items():
         if tensor.dtype not in NAMES or tensor.layout is not torch.strided:
-            raise TypeError(
-                f"tensor {name!r} is {tensor.layout} {tensor.dtype}: safetensors cannot store that"
-            )
+            raise TypeError(f"tensor {name!r} is {tensor.layout} {tensor.dtype}: safetensors cannot store that")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata {key!r} must be text, not {type(value).__name__}: {value!r}")

@@ -94,9 +94,7 @@ class Saved:
         objective.load_state_dict(_full(found.tensors), strict=False)
         return [f"{self.path}: {note}" for note in found.notes]
 
-    def restore(
-        self, objective: nn.Module, optimizer: Any, scheduler: Any = None, scaler: Any = None
-    ) -> None:
+    def restore(self, objective: nn.Module, optimizer: Any, scheduler: Any = None, scaler: Any = None) -> None:
         """Restore weights, optimizer, schedule and scaler.
 
         Raises WrongArchitecture or WrongOptimizer when they are not of the saved kind.
@@ -133,9 +131,7 @@ class Saved:
             cause = "The file was trained with another net (file -> asked for): " + "; ".join(changes)
         else:
             version = self._hparams.get("trainer_version", "unknown")
-            cause = (
-                f"The settings are those of the file, so the code of the networks is newer (file: {version})"
-            )
+            cause = f"The settings are those of the file, so the code of the networks is newer (file: {version})"
         lines = [f"{self.path}: {len(wrong)} weights do not fit the networks:", *mismatch_lines(wrong), cause]
         raise WrongArchitecture("\n".join(lines))
 

@@ -173,9 +173,7 @@ def _unpack_optimizer(objective: nn.Module, optimizer: Any, saved: dict[str, Any
     optimizer.load_state_dict({"state": dict(sorted(state.items())), "param_groups": groups})
     for i, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
-            exact = state[i][
-                key
-            ]  # torch casts to the type of the parameter: 16 bit states and integers are lost
+            exact = state[i][key]  # torch casts to the type of the parameter: 16 bit states and integers are lost
             if isinstance(value, Tensor) and value.dtype != exact.dtype:
                 values[key] = exact.to(value.device)
 

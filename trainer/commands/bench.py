@@ -23,9 +23,7 @@ DEMO = Path(__file__).resolve().parents[2] / "cfg/synthetic/monodepth2_MS.yaml"
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog=program("bench"), description="Measure how long things take on this machine."
-    )
+    parser = argparse.ArgumentParser(prog=program("bench"), description="Measure how long things take on this machine.")
     jobs = parser.add_subparsers(dest="what", required=True)
     _add_step_arguments(
         jobs.add_parser(
@@ -33,18 +31,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         )
     )
     _add_loop_arguments(
-        jobs.add_parser(
-            "loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop"
-        )
+        jobs.add_parser("loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop")
     )
     for job in jobs.choices.values():
-        for name, default, meaning in (
-            ("--rounds", 5, "rounds after one to warm up"),
-            ("--threads", 1, "CPU threads"),
-        ):
-            job.add_argument(
-                name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})"
-            )
+        for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
+            job.add_argument(name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
     args = parser.parse_args(argv)
     for name in ("batch_size", "rounds", "threads", "steps"):
         value = getattr(args, name, None)

@@ -35,11 +35,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--cfg-default": {**_FILES, "help": "what it builds on; later files win"},
     "--set": {**_WORDS, "metavar": "KEY=VALUE", "help": "override a key"},
     "--plugins": {**_WORDS, "metavar": "MODULE", "help": _PLUGINS},
-    "--hparams": {
-        "type": Path,
-        "metavar": "YAML",
-        "help": "corrected hparams.yaml, instead of the embedded one",
-    },
+    "--hparams": {"type": Path, "metavar": "YAML", "help": "corrected hparams.yaml, instead of the embedded one"},
     "--seed": {"type": int, "default": 42, "help": "seed of everything random (default 42)"},
     "--batch-size": {**_COUNT, "help": "images per pass of the network (default %(default)s)"},
     "--num-workers": {**_COUNT, "default": 0, "help": "processes that load items (default 0)"},

@@ -35,9 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Example: evaluate --ckpt models/synthetic/monodepth2_MS/42 --sheet sheet.png",
     )
     subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument(
-        "--ckpt", type=Path, help="a .safetensors file, or a run folder (its best checkpoint)"
-    )
+    subject.add_argument("--ckpt", type=Path, help="a .safetensors file, or a run folder (its best checkpoint)")
     subject.add_argument(
         "--pred-file",
         type=Path,
@@ -54,24 +52,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         " none, stereo or median; default: what the file says, else m",
     )
     _add_file(
-        add,
-        "--targets NPZ",
-        "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set",
+        add, "--targets NPZ", "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set"
     )
-    add_checkpoint_arguments(
-        parser, ". Its section `evaluation` sets what the options of the protocol do not"
-    )
+    add_checkpoint_arguments(parser, ". Its section `evaluation` sets what the options of the protocol do not")
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
     _add_protocol(parser.add_argument_group("protocol").add_argument)
     output = parser.add_argument_group("output and speed")
     add = output.add_argument
-    _add_file(
-        add, "--save YAML", "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)"
-    )
-    _add_file(
-        add, "--legacy YAML", "also write the numbers alone, spelled as in the files of arXiv:2208.01489"
-    )
+    _add_file(add, "--save YAML", "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)")
+    _add_file(add, "--legacy YAML", "also write the numbers alone, spelled as in the files of arXiv:2208.01489")
     _add_file(add, "--sheet PNG", "also draw items: input, prediction, truth, error")
     add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
     add_shared(output, "--batch-size", default=8)

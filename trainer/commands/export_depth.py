@@ -29,20 +29,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="a .safetensors file, or a run folder (its best checkpoint)")
     add_checkpoint_arguments(parser)
-    add(
-        "--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)"
-    )
-    add(
-        "--flip",
-        action="store_true",
-        help="blend with the prediction for the mirrored image (arXiv:1609.03677)",
-    )
-    add(
-        "--save",
-        type=Path,
-        metavar="NPZ",
-        help="file to write (default <run>/preds/<dataset>_<checkpoint>.npz)",
-    )
+    add("--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)")
+    add("--flip", action="store_true", help="blend with the prediction for the mirrored image (arXiv:1609.03677)")
+    add("--save", type=Path, metavar="NPZ", help="file to write (default <run>/preds/<dataset>_<checkpoint>.npz)")
     add("--force", action="store_true", help="replace the file if it is there")
     add_shared(parser, "--batch-size", default=12)
     add_shared(parser, "--num-workers")

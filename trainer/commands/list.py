@@ -31,11 +31,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_shared(parser, "--plugins")
     add("--markdown", action="store_true", help="print Markdown")
     add("--out", type=Path, metavar="MD", help="write Markdown to this file")
-    add(
-        "--check",
-        action="store_true",
-        help="only check --out (default docs/catalogue.md); fail when it differs",
-    )
+    add("--check", action="store_true", help="only check --out (default docs/catalogue.md); fail when it differs")
     args = parser.parse_args(argv)
     out = args.out or (COMMITTED if args.check else None)
     if out is not None and out.resolve() == COMMITTED and (args.what or args.plugins):

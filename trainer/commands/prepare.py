@@ -137,13 +137,7 @@ def _synthetic(jobs: Any) -> None:
     add("--scene", choices=("road", "corridor", "mixed"), default="road", help="scenes (default road)")
     add("--motion", type=float, default=0.8, metavar="M", help="mean metres per frame (default 0.8)")
     add("--rotation", type=float, default=1.0, metavar="DEG", help="largest angle of the camera (default 1)")
-    add(
-        "--moving-objects",
-        type=int,
-        default=0,
-        metavar="N",
-        help="moving cars and people per drive (default 0)",
-    )
+    add("--moving-objects", type=int, default=0, metavar="N", help="moving cars and people per drive (default 0)")
     add("--standing", type=float, default=0.0, metavar="P", help="share of drives without motion (default 0)")
     add("--split", default="synthetic", metavar="NAME", help="splits/<NAME>/*_files.txt (default synthetic)")
 
@@ -180,9 +174,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument(
-        "--jobs", type=_positive, default=cores, metavar="N", help="processes (default: cores)"
-    )
+    parser.add_argument("--jobs", type=_positive, default=cores, metavar="N", help="processes (default: cores)")
 
 
 def _positive(text: str) -> int:

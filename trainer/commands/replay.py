@@ -26,9 +26,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("capsule", type=Path, metavar="CAPSULE", help="file in <run folder>/capsules")
     add_shared(parser, "--hparams")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default auto)")
-    text = (
-        "bits of the networks (default: those of the training). A step that is finite in 32 only needs bf16"
-    )
+    text = "bits of the networks (default: those of the training). A step that is finite in 32 only needs bf16"
     add("--precision", choices=("32", "16", "bf16"), help=text)
     add_shared(parser, "--plugins")
     return parser.parse_args(argv)

@@ -22,9 +22,7 @@ COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the schema; return the exit code: 1 when `--check` finds a difference."""
-    parser = argparse.ArgumentParser(
-        prog=program("schema"), description="Write the JSON schema of the configuration."
-    )
+    parser = argparse.ArgumentParser(prog=program("schema"), description="Write the JSON schema of the configuration.")
     add = parser.add_argument
     add("--out", type=Path, metavar="JSON", help="file to write (default cfg/schema.json)")
     add("--check", action="store_true", help="write nothing; fail when the file differs from the code")

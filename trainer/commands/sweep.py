@@ -39,39 +39,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
     add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default 42 195 335")
     default = "the test part of the data trained on"
-    add(
-        "--evaluate",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="YAML",
-        help=f"an evaluation each (default: {default})",
-    )
+    add("--evaluate", type=Path, nargs="+", default=[], metavar="YAML", help=f"an evaluation each (default: {default})")
     add("--no-evaluate", action="store_true", help="only train")
     for option, example in (
         ("--evaluate-args", 'more options of evaluate: "--crop garg --limit 100"'),
         ("--tables-args", 'more options of generate_tables: "--reference benchmark"'),
-        (
-            "--launch",
-            'launcher of the training: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"',
-        ),
+        ("--launch", 'launcher of the training: "accelerate launch --config_file launch/accelerate/multi_gpu.yaml"'),
     ):
         add(option, type=_quoted, default="", metavar="TEXT", help=example)
     add("--stop-on-failure", action="store_true", help="end with the first run that fails")
     add("--tables-only", action="store_true", help="tabulate the complete runs, list what the others lack")
     add("--dry-run", action="store_true", help="print the missing commands; run nothing")
-    add(
-        "--slurm",
-        type=Path,
-        metavar="FILE",
-        help="write an sbatch script for an array of all runs; run nothing",
-    )
-    add(
-        "--only",
-        type=int,
-        metavar="I",
-        help="run I alone, counted from 0, without tables: a task of the array",
-    )
+    add("--slurm", type=Path, metavar="FILE", help="write an sbatch script for an array of all runs; run nothing")
+    add("--only", type=int, metavar="I", help="run I alone, counted from 0, without tables: a task of the array")
     args = parser.parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else list(argv)
     if len(set(args.seeds)) < len(args.seeds):

@@ -30,17 +30,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "-o models/synthetic -n monodepth2_MS -v 42 -s 42",
     )
     add_config_arguments(parser)
-    parser.add_argument(
-        "-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment"
-    )
+    parser.add_argument("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
     parser.add_argument("-n", "--name", required=True, help="name of the model: <ckpt-dir>/<name>/<version>")
     parser.add_argument("-v", "--version", required=True, help="version, used as given; usually the seed")
     add_shared(parser, "--seed")
     parser.add_argument(
-        "--progress",
-        choices=("auto", "rich", "tqdm", "plain"),
-        default="auto",
-        help="progress display (default auto)",
+        "--progress", choices=("auto", "rich", "tqdm", "plain"), default="auto", help="progress display (default auto)"
     )
     parser.add_argument(
         "--timings", action="store_true", help="print the time of each part up to the first optimizer step"

@@ -32,9 +32,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_shared(parser, "--seed")
     add("--epochs", type=int, default=5, help="default 5")
     add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
-    add(
-        "--workers", type=int, default=0, help="loader processes (default 0: breakpoint() works in a dataset)"
-    )
+    add("--workers", type=int, default=0, help="loader processes (default 0: breakpoint() works in a dataset)")
     add("--grad-norm", action="store_true", help="log the gradient norm of every network")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")

@@ -98,17 +98,10 @@ def catalogue(registries: Registries | None = None) -> list[Chapter]:
     return [
         _chapter("networks", "net", "YAML: `net.<name>: {...}`", networks),
         _chapter(
-            "decoders",
-            "decoder",
-            "YAML: `net.depth.dec_name: <name>`; the network gives the arguments",
-            DECODERS,
+            "decoders", "decoder", "YAML: `net.depth.dec_name: <name>`; the network gives the arguments", DECODERS
         ),
         _chapter(
-            "losses",
-            "loss",
-            "YAML: `loss.<name>: {...}`; `~` removes one that an earlier file has",
-            losses,
-            LOSS_EXTRA,
+            "losses", "loss", "YAML: `loss.<name>: {...}`; `~` removes one that an earlier file has", losses, LOSS_EXTRA
         ),
         _chapter("datasets", "dataset", "YAML: `dataset.type: <name>`, arguments beside it", datasets),
         _schedulers(),
@@ -128,9 +121,7 @@ def select(chapters: Sequence[Chapter], queries: Iterable[str]) -> list[Chapter]
     if not asked:
         return list(chapters)
     for query in asked:
-        if not any(
-            _matches(query, chapter, entry) for chapter in chapters for entry in (*chapter.entries, None)
-        ):
+        if not any(_matches(query, chapter, entry) for chapter in chapters for entry in (*chapter.entries, None)):
             raise UserError(_unknown(query, chapters))
     kept = []
     for chapter in chapters:
@@ -244,9 +235,7 @@ def _validation_metrics() -> Chapter:
 
     source = "Eigen et al., arXiv:1406.2283"
     entries = tuple(Entry(f"monitor.{name}", VALIDATION.get(name, ""), source) for name in VALIDATION_METRICS)
-    intro = (
-        "YAML: `trainer.monitor: <name>`; also `loss` and `loss_<name>`. After scaling each image by medians"
-    )
+    intro = "YAML: `trainer.monitor: <name>`; also `loss` and `loss_<name>`. After scaling each image by medians"
     return Chapter(("validation metrics", "monitor"), intro, entries)
 
 

@@ -51,9 +51,7 @@ class Config:
         self.warnings = tuple(resolved.warnings)
 
     @classmethod
-    def from_dict(
-        cls, data: Mapping[str, Any], source: str = "config", registries: Registries | None = None
-    ) -> Config:
+    def from_dict(cls, data: Mapping[str, Any], source: str = "config", registries: Registries | None = None) -> Config:
         """Check a configuration that `to_dict` returned. Raises ConfigError, which names `source`."""
         problems: list[str] = []
         return _checked([read_mapping(data, source, problems)], problems, registries)
@@ -121,9 +119,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""
         sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}
-        data = {
-            name: plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")
-        }
+        data = {name: plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")}
         data["trainer"] = self.trainer.model_dump()
         data["scheduler"] = data["scheduler"] or None
         if not data["evaluation"]:
@@ -202,10 +198,7 @@ def _read_overrides(overrides: Overrides, problems: list[str]) -> list[yaml_text
 
 
 def _checked(
-    layers: Sequence[yaml_text.Layer],
-    problems: Sequence[str],
-    registries: Registries | None,
-    label: str | None = None,
+    layers: Sequence[yaml_text.Layer], problems: Sequence[str], registries: Registries | None, label: str | None = None
 ) -> Config:
     merged = merge(layers)
     merged.label = label or merged.label

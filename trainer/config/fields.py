@@ -50,9 +50,7 @@ class Field:
         except ValueError:
             raise ValueError(f"expected {self.expected()}, got {value}, which is not finite") from None
         try:
-            return self.adapter().validate_json(
-                text, strict=True
-            )  # lists become tuples, but "3" is no number
+            return self.adapter().validate_json(text, strict=True)  # lists become tuples, but "3" is no number
         except ValidationError as error:
             own = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
             if own:
@@ -115,9 +113,7 @@ def fields_of_model(model: type[BaseModel]) -> dict[str, Field]:
     return fields
 
 
-def fields_of_parameters(
-    parameters: Mapping[str, inspect.Parameter], doc: str | None = None
-) -> dict[str, Field]:
+def fields_of_parameters(parameters: Mapping[str, inspect.Parameter], doc: str | None = None) -> dict[str, Field]:
     """Fields of a signature; a parameter without annotation takes anything. `doc` may have `name: meaning` lines."""
     docs = _argument_docs(doc or "", parameters)
     return {

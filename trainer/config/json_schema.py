@@ -33,9 +33,7 @@ def json_schema(registries: Registries | None = None) -> JsonSchema:
     networks, losses, datasets = registries or Registries.installed()
     loader = _properties(fields_of_model(LoaderSection))
     schedules = [scheduler_fields(cls) for cls in SCHEDULERS.values()]
-    scheduler = _any_of(
-        _properties(f, nullable=True) for f in [fields_of_model(SchedulerSection), *schedules]
-    )
+    scheduler = _any_of(_properties(f, nullable=True) for f in [fields_of_model(SchedulerSection), *schedules])
     scheduler["type"] = {**scheduler["type"], "enum": [*SCHEDULERS, None]}
     optimizer = _properties(fields_of_model(OptimizerSection), nullable=True)
     optimizer["type"] = optimizer["opt"] = {**optimizer["type"], "examples": list(OFTEN_USED)}

@@ -65,15 +65,11 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     values = check(fields, given, path, f"an argument of scheduler {name!r}", report, also=("type",))
     kept = {key: value for key, value in values.items() if key in given or key in ours}
     if issubclass(SCHEDULERS[name], lr_scheduler.ReduceLROnPlateau) and given.get("monitor") is None:
-        report.wrong(
-            (*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss"
-        )
+        report.wrong((*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss")
     return {"type": name, **kept}
 
 
-def _optimizer_class(
-    name: Any, path: KeyPath, report: Report, warnings: list[str]
-) -> Callable[..., Any] | None:
+def _optimizer_class(name: Any, path: KeyPath, report: Report, warnings: list[str]) -> Callable[..., Any] | None:
     from timm.optim import get_optimizer_class, list_optimizers
 
     known = [str(choice) for choice in list_optimizers()]
@@ -85,10 +81,7 @@ def _optimizer_class(
         return None
     try:
         cls: Callable[..., Any] = get_optimizer_class(name.lower(), bind_defaults=False)
-    except (
-        AssertionError,
-        ImportError,
-    ) as error:  # it needs a GPU or a package, which an evaluation does not
+    except (AssertionError, ImportError) as error:  # it needs a GPU or a package, which an evaluation does not
         warnings.append(f"optimizer.type: {name} cannot be built here ({error}); its arguments are unchecked")
         return None
     return cls

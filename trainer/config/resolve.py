@@ -11,25 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer.config.fields import (
-    REQUIRED,
-    Field,
-    Fields,
-    Report,
-    check,
-    fields_of_model,
-    fields_of_parameters,
-    show,
-)
+from trainer.config.fields import REQUIRED, Field, Fields, Report, check, fields_of_model, fields_of_parameters, show
 from trainer.config.optimizers import check_optimizer, check_scheduler
-from trainer.config.sections import (
-    MODES,
-    SECTION_NAMES,
-    EvaluationSection,
-    LoaderSection,
-    TrainerSection,
-    Weight,
-)
+from trainer.config.sections import MODES, SECTION_NAMES, EvaluationSection, LoaderSection, TrainerSection, Weight
 from trainer.runtime.yaml_text import KeyPath
 
 SET_BY_RUN = ("seed",)  # dataset arguments that the command line sets
@@ -96,12 +80,7 @@ def resolve(report: Report, registries: Registries) -> Resolved:
     out.trainer = check(fields_of_model(TrainerSection), trainer, ("trainer",), "a key of trainer", report)
     protocol = _section("evaluation", report)
     out.evaluation = check(
-        fields_of_model(EvaluationSection),
-        protocol,
-        ("evaluation",),
-        "a key of evaluation",
-        report,
-        partial=True,
+        fields_of_model(EvaluationSection), protocol, ("evaluation",), "a key of evaluation", report, partial=True
     )
     out.warnings += report.dropped.values()
     return out
@@ -141,9 +120,7 @@ def _split_modes(section: str, report: Report) -> tuple[dict[str, Any], dict[str
     """Separate the common keys of a section from those of its modes."""
     data = _section(section, report)
     common = {key: value for key, value in data.items() if key not in MODES}
-    return common, {
-        mode: _mapping(data[mode], (section, mode), report) for mode in MODES if data.get(mode) is not None
-    }
+    return common, {mode: _mapping(data[mode], (section, mode), report) for mode in MODES if data.get(mode) is not None}
 
 
 def _entries(
@@ -183,9 +160,7 @@ def _validate_entry(
             report.wrong(path, problem)
 
 
-def _dataset(
-    registry: Registry, report: Report
-) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
+def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
     """Check the keys of each mode merged over the common ones; return arguments per mode, and the section."""
     common, own = _split_modes("dataset", report)
     modes: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -199,9 +174,7 @@ def _dataset(
     types = {name for name, _ in modes.values()}
     if len(types) != 1:  # each mode has its own class and defaults
         full = {
-            mode: {"type": name, **kwargs}
-            for mode, (name, kwargs) in modes.items()
-            if mode != "test" or mode in own
+            mode: {"type": name, **kwargs} for mode, (name, kwargs) in modes.items() if mode != "test" or mode in own
         }
         return modes, {**common, **full}
     (name,) = types
@@ -210,9 +183,7 @@ def _dataset(
     owner = f"an argument of {registry.kind} {name!r}"
     values = check(fields, given, ("dataset",), owner, report, also=("type", *MODES), partial=True)
     defaults = {
-        key: f.default
-        for key, f in fields.items()
-        if f.default is not REQUIRED and key not in ("mode", *values)
+        key: f.default for key, f in fields.items() if f.default is not REQUIRED and key not in ("mode", *values)
     }
     subs = {
         mode: {key: modes[mode][1][key] for key in keys if key in modes[mode][1]}
@@ -230,9 +201,7 @@ def _dataset_mode(
     name = merged.pop("type", None)
     if not isinstance(name, str) or name not in registry:
         what = "missing" if name is None else f"{show(name)} is not a {registry.kind}"
-        report.wrong(
-            paths.get("type", ("dataset", "type")), f"{what}. {did_you_mean(name or '', registry.names())}"
-        )
+        report.wrong(paths.get("type", ("dataset", "type")), f"{what}. {did_you_mean(name or '', registry.names())}")
         return None
     fields = entry_fields(registry, name, without=SET_BY_RUN)
     if "mode" in fields:

@@ -115,9 +115,7 @@ class TrainerSection(_Section):
     )
     limit_train_batches: Count | None = Key(None, description="training batches per epoch; null = all")
     limit_val_batches: Whole = Key(200, description="batches per validation; 0 = none")
-    save_every_n_steps: Count | None = Key(
-        None, description="steps between saves of `last`; null = every epoch only"
-    )
+    save_every_n_steps: Count | None = Key(None, description="steps between saves of `last`; null = every epoch only")
     save_every_minutes: Positive | None = Key(
         None, description="minutes between saves of `last`; null = every epoch only"
     )
@@ -141,9 +139,7 @@ class TrainerSection(_Section):
     )
     nonfinite_limit: Whole = Key(10, description="most skipped steps per epoch; one more stops the run")
     timeout_minutes: Positive = Key(15.0, description="how long processes wait for each other")
-    freeze: Names = Key(
-        [], description="parts not to train: networks (pose), modules (depth.encoder), patterns"
-    )
+    freeze: Names = Key([], description="parts not to train: networks (pose), modules (depth.encoder), patterns")
     frozen_batchnorm: bool = Key(False, description="freeze statistics and parameters of batch norm")
     ema: Annotated[EmaSection | None, BeforeValidator(_switch)] = Key(
         None, description="moving average of the weights, validated and saved as `best`"
@@ -170,12 +166,8 @@ class LoaderSection(_Section):
     shuffle: bool | None = Key(None, description="new order every epoch; null = only for train")
     drop_last: bool | None = Key(None, description="skip an incomplete last batch; null = only for train")
     pin_memory: bool = Key(True, description="load into page-locked memory, for fast copies to a GPU")
-    persistent_workers: bool | None = Key(
-        None, description="keep workers between epochs; null = if there are any"
-    )
-    prefetch_factor: Count | None = Key(
-        None, description="batches loaded ahead per worker; null = torch's choice (2)"
-    )
+    persistent_workers: bool | None = Key(None, description="keep workers between epochs; null = if there are any")
+    prefetch_factor: Count | None = Key(None, description="batches loaded ahead per worker; null = torch's choice (2)")
     timeout: NotNegative = Key(0.0, description="seconds to wait for a batch; 0 = for ever")
 
 
@@ -183,9 +175,7 @@ class OptimizerSection(_Section):
     """One optimizer over all networks; other keys are arguments of the optimizer itself, checked against
     it."""
 
-    type: str = Key(
-        description="any optimizer name of timm: adam, adamw, sgd (Nesterov), lamb, ...; alias: opt"
-    )
+    type: str = Key(description="any optimizer name of timm: adam, adamw, sgd (Nesterov), lamb, ...; alias: opt")
     lr: NotNegative = Key(1e-4, description="learning rate at the start")
     backbone_lr: NotNegative | None = Key(
         None, description="learning rate of the encoders; null = lr (arXiv:2307.10713)"
@@ -201,9 +191,7 @@ class SchedulerSection(_Section):
     """Learning rate over the epochs, stepped once per epoch; other keys are arguments of the torch class."""
 
     type: str = Key(description="steplr, exp, cos, cos_warm, plateau or linear")
-    monitor: str | None = Key(
-        None, description="what plateau watches, as in trainer.monitor; needed by plateau only"
-    )
+    monitor: str | None = Key(None, description="what plateau watches, as in trainer.monitor; needed by plateau only")
 
 
 class EvaluationSection(_Section):
@@ -217,9 +205,7 @@ class EvaluationSection(_Section):
         description="one or several, scored side by side: median, stereo, none, lsqr_disp, lsqr_depth; null = stereo"
         " for networks trained with a stereo pair, else median",
     )
-    crop: str | None = Key(
-        None, description="garg, eigen, nyu or none; null = the customary one of the data set"
-    )
+    crop: str | None = Key(None, description="garg, eigen, nyu or none; null = the customary one of the data set")
     min_depth: Positive | None = Key(None, description="score truths above, metres; null = 0.001")
     max_depth: Positive | None = Key(None, description="score truths below, metres; null = 80")
     flip: bool | None = Key(

@@ -232,11 +232,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raw = self._load_checked(int(index))
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
-                change = (
-                    augment.draw(rng, self.use_strong_aug)
-                    if self.use_aug
-                    else augment.Augmentation(False, None)
-                )
+                change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
                 raw = raw.mirrored() if change.flip else raw
             item = self._to_tensors(raw, change.recolour)
             item["index"] = torch.tensor(int(index))

@@ -66,9 +66,7 @@ class FrameFolder(ClipDataset):
         refuse_hints(self.use_hints, "a folder of frames")
         refuse_stereo(self.supp_idxs, "a folder of frames")
         if fov is not None and not _LEAST_FOV <= fov <= 170:
-            radians = (
-                f". Is it in radians? Then dataset.fov: {math.degrees(fov):.1f}" if 0 < fov < math.pi else ""
-            )
+            radians = f". Is it in radians? Then dataset.fov: {math.degrees(fov):.1f}" if 0 < fov < math.pi else ""
             raise UserError(
                 f"dataset.fov must be a horizontal angle of {_LEAST_FOV:g} to 170 degrees, got {fov}{radians}"
             )

@@ -31,8 +31,7 @@ class KittiRaw(KittiItems):
     """
 
     source: ClassVar[str] = (
-        "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; "
-        "Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
+        "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
     )
 
     def __init__(

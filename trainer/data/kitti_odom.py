@@ -201,9 +201,7 @@ class KittiOdometry(ClipDataset):
         sequence = name[:2]
         poses = self._pose(sequence)
         if not 0 <= number < len(poses):
-            raise DataError(
-                f"{self._pose_file(sequence)} has {len(poses)} poses, none of frame {number} ({name})"
-            )
+            raise DataError(f"{self._pose_file(sequence)} has {len(poses)} poses, none of frame {number} ({name})")
         return poses[number] @ np.linalg.inv(self._rig(sequence).from_camera_0(self._camera(name)))
 
     def _motions(self, line: Line) -> NDArray[Any]:

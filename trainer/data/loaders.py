@@ -26,9 +26,7 @@ _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the 
 _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if _KNOWS_SENDER else []))
 
-_SIZE_ADVICE = {
-    "depth": "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"
-}
+_SIZE_ADVICE = {"depth": "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"}
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -167,9 +165,7 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     for key in items[0]:
         shapes = [tuple(item[key].shape) for item in items]
         if len(set(shapes)) > 1:
-            sizes = ", ".join(
-                f"{shape} (item {int(item['index'])})" for shape, item in zip(shapes, items, strict=True)
-            )
+            sizes = ", ".join(f"{shape} (item {int(item['index'])})" for shape, item in zip(shapes, items, strict=True))
             advice = _SIZE_ADVICE.get(key, "All items of a data set must have one size")
             raise DataError(f"{key!r} has different sizes within one batch: {sizes}. {advice}")
     return default_collate(list(items))

@@ -195,9 +195,7 @@ class MixedDatasets(RecordedDataset):
             shapes = {name: tuple(s[key].shape) for name, s in zip(names, self._samples, strict=True)}
             if len(set(shapes.values())) > 1:
                 each = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-                fix = (
-                    "They must be the same" if self.depth_size else "Set dataset.depth_size: [width, height]"
-                )
+                fix = "They must be the same" if self.depth_size else "Set dataset.depth_size: [width, height]"
                 problems.append(f"{key!r} has different shapes: {each}. {fix}")
         wanted = {"T_stereo"} if 0 in self.supp_idxs else set()
         wanted |= {"depth_hints"} if self.use_hints else set()
@@ -303,9 +301,7 @@ def _build_part(
         dataset = DATASETS.create(kind, **{"supp_idxs": list(supp_idxs), **shared, **kwargs})
     except UserError as error:  # name its own keys where they stand
         own = DATASETS.parameters(kind).keys() - COMMON - ({"supp_idxs"} - kwargs.keys())
-        own_key = re.compile(
-            rf"\bdataset\.((?:(?:{'|'.join(MODES)})\.)?(?:{'|'.join(map(re.escape, own))}))\b"
-        )
+        own_key = re.compile(rf"\bdataset\.((?:(?:{'|'.join(MODES)})\.)?(?:{'|'.join(map(re.escape, own))}))\b")
         text = own_key.sub(lambda match: f"{place}.{match[1]}", str(error))
         raise UserError(text if text.startswith(f"{place}.") else f"{place}: {text}") from error
     zeros = [[i for i, o in enumerate(offsets) if o == 0] for offsets in (supp_idxs, dataset.supp_idxs)]

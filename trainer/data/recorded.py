@@ -57,9 +57,7 @@ class RecordedDataset(DepthDataset):
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Tensor]]:
         """Read a batch of items. Raises DataError when 10 in a row cannot be read, or one of an evaluation."""
         strict = self.mode == "test"
-        return [
-            self._item_or_other(*key) if isinstance(key, tuple) and not strict else self[key] for key in keys
-        ]
+        return [self._item_or_other(*key) if isinstance(key, tuple) and not strict else self[key] for key in keys]
 
     def _item_or_other(self, epoch: int, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, epoch, index, _STAND_IN])
@@ -75,9 +73,7 @@ class RecordedDataset(DepthDataset):
             if self.mode == "val":  # the table of a validation has a row for every index
                 item["index"] = torch.tensor(index)
             return item
-        raise DataError(
-            f"{_TRIES} items in a row cannot be read, the last one: {reason}. Is the disk still there?"
-        )
+        raise DataError(f"{_TRIES} items in a row cannot be read, the last one: {reason}. Is the disk still there?")
 
     def _other(self, rng: np.random.Generator, index: int) -> int:
         """Draw a stand-in for `index`."""

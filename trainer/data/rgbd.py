@@ -164,9 +164,7 @@ class RgbdScenes(ClipDataset):
         except DataError as error:
             raise UserError(str(error)) from error
         if len(poses) != len(clip.frames):
-            raise UserError(
-                f"{path} has {len(poses)} poses for {len(clip.frames)} pictures: one per picture is needed"
-            )
+            raise UserError(f"{path} has {len(poses)} poses for {len(clip.frames)} pictures: one per picture is needed")
         return dict(zip(sorted(clip.frames), poses, strict=True)) if np.isfinite(poses).all() else {}
 
 

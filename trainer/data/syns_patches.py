@@ -66,9 +66,7 @@ class SynsPatches(RecordedDataset):
         if self.use_aug:
             raise UserError("dataset.use_aug: SYNS-Patches are for evaluation only. Set it to false")
         if self.mode == "train":
-            raise UserError(
-                "dataset.type: SYNS-Patches are for evaluation only: val and test. Train on other data"
-            )
+            raise UserError("dataset.type: SYNS-Patches are for evaluation only: val and test. Train on other data")
         if not _EDGES.fullmatch(edges_dir):
             raise UserError(
                 f"dataset.edges_dir {edges_dir!r} is no folder of depth edges: edges, or edges_01, edges_02, edges_03,"
@@ -100,12 +98,8 @@ class SynsPatches(RecordedDataset):
     def check(self) -> list[str]:
         """List bad lines, missing files, and pictures that are cut short."""
         problems = capped([line.problem for line in self.lines if line.problem], "bad lines")
-        files = [
-            path for line in self.lines if not line.problem for path in self._files(line.clip, line.number)
-        ]
-        missing = [
-            f"{path} is missing. Restore it or remove its item" for path in files if not path.is_file()
-        ]
+        files = [path for line in self.lines if not line.problem for path in self._files(line.clip, line.number)]
+        missing = [f"{path} is missing. Restore it or remove its item" for path in files if not path.is_file()]
         return problems + capped(missing, "missing files") + self._damaged(map(str, files), "files")
 
     def load(self, index: int) -> RawItem:
@@ -133,9 +127,7 @@ class SynsPatches(RecordedDataset):
     def _files(self, scene: str, number: int) -> list[Path]:
         """The files that an item needs."""
         wanted = (True, self.use_depth, self.use_edges)
-        return [
-            self._file(scene, number, *of) for of, want in zip(self._folders, wanted, strict=True) if want
-        ]
+        return [self._file(scene, number, *of) for of, want in zip(self._folders, wanted, strict=True) if want]
 
     def _file(self, scene: str, number: int, folder: str, suffix: str) -> Path:
         return self.root / scene / folder / f"{number}{suffix}"

@@ -70,16 +70,12 @@ class Synthetic(DepthDataset):
     ):
         super().__init__(**self.defaults | common)
         if scene not in get_args(SceneKind):
-            raise UserError(
-                f"dataset.scene: {scene!r} is no kind of scene. {did_you_mean(scene, get_args(SceneKind))}"
-            )
+            raise UserError(f"dataset.scene: {scene!r} is no kind of scene. {did_you_mean(scene, get_args(SceneKind))}")
         _require("num_items", num_items, 1)
         _require("items_per_scene", items_per_scene, 1)
         _require("scene_seed", scene_seed, 0)
         if not 0.3 <= min(focal) <= max(focal) <= 20:
-            raise UserError(
-                f"dataset.focal must be between 0.3 and 20 image widths and heights, got {list(focal)}"
-            )
+            raise UserError(f"dataset.focal must be between 0.3 and 20 image widths and heights, got {list(focal)}")
         check_drive_options(
             "dataset.{}".format,
             motion=motion,

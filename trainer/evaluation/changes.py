@@ -74,10 +74,7 @@ class Changes:
             part["split_file"] = None
         if is_first_process():
             named = ", ".join(f"dataset.{key} {value}" for key, value in dropped.items())
-            print(
-                f"dataset ({mode}): a split is asked for, so the checkpoint's {named} is left out",
-                file=sys.stderr,
-            )
+            print(f"dataset ({mode}): a split is asked for, so the checkpoint's {named} is left out", file=sys.stderr)
         return {**config, "dataset": {**data, mode: part}}
 
 

@@ -54,9 +54,7 @@ def evaluate_side_by_side(
     """
     indices = evenly_spaced(limit, len(dataset))
     mine: list[Scored] = []
-    for index, item, depth, truth in predictions(
-        predict, dataset, indices, batch_size, num_workers, processes
-    ):
+    for index, item, depth, truth in predictions(predict, dataset, indices, batch_size, num_workers, processes):
         K = _intrinsics(item, truth.shape)
         edges = item["edges"][0].to(torch.bool).numpy() if "edges" in item else None
         rows = [protocol.score_image(depth, truth, K, edges) for protocol in protocols]
@@ -117,9 +115,7 @@ def _summarise(
     skipped = [name for _, name, row in rows if row is None]
     mean = protocol.mean(items)
     if "edges" in protocol.needs and not set(protocol.edge_keys) <= set(mean):
-        raise FoundByAll(
-            "the metric set 'ibims' needs true depth edges, and the items have none: leave it out"
-        )
+        raise FoundByAll("the metric set 'ibims' needs true depth edges, and the items have none: leave it out")
     described = protocol.describe(with_edges=any(key in mean for key in protocol.edge_keys))
     counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped)}
     return EvaluationResult(

@@ -44,9 +44,7 @@ def evaluate_odometry(
     is not finite, or no sequence is long enough.
     """
     if tuple(dataset.supp_idxs) != (1,):
-        raise UserError(
-            f"odometry needs dataset.supp_idxs [1], the next frame, got {list(dataset.supp_idxs)}"
-        )
+        raise UserError(f"odometry needs dataset.supp_idxs [1], the next frame, got {list(dataset.supp_idxs)}")
     batches = processes.share(batches_of(range(len(dataset)), batch_size))
     mine: list[tuple[str, int, np.ndarray, np.ndarray]] = []  # sequence, frame, predicted and true motion
     for index, (ours, *_), (theirs, *_) in predicted_motions(predict, dataset, batches, num_workers):
@@ -113,11 +111,6 @@ def _protocol() -> dict[str, Any]:
         "segment_lengths_m": list(LENGTHS_M),
         "mean_over": "snippets, segments",
         "metrics": {
-            "odometry": {
-                "version": 1,
-                "units": dict(UNITS),
-                "higher_is_better": [],
-                "formulas": dict(FORMULAS),
-            }
+            "odometry": {"version": 1, "units": dict(UNITS), "higher_is_better": [], "formulas": dict(FORMULAS)}
         },
     }

@@ -56,9 +56,7 @@ def check_place(path: Path, option: str) -> None:
         raise UserError(f"{path}: is a folder. Name a file with {option}")
     folder = next(above for above in path.absolute().parents if above.exists())
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: is a file, but a folder is needed there. Choose another place with {option}"
-        )
+        raise UserError(f"{folder}: is a file, but a folder is needed there. Choose another place with {option}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: you may not write there. Choose another place with {option}")
 

@@ -72,9 +72,7 @@ def predicted_motions(
     """Yield index, predicted and true motions (n 4 4) of each item. Raises UserError for items without true motion."""
     for chosen, items in read_items(dataset, batches, num_workers):
         if "Ts_true" not in items[0]:
-            raise UserError(
-                "this data set has no true camera motion (Ts_true), so there is nothing to compare with"
-            )
+            raise UserError("this data set has no true camera motion (Ts_true), so there is nothing to compare with")
         batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
         with torch.inference_mode():
             pred = predict(batch).float().cpu().double().numpy()

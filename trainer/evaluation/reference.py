@@ -65,9 +65,7 @@ def open_truths(request: EvaluationRequest) -> tuple[DepthDataset | TargetsFile,
     return dataset, {"dataset": arguments, **({"truth": dataset.truth} if dataset.truth else {})}
 
 
-def check_order(
-    stored: StoredDepth, truths: Items, arguments: Mapping[str, Any], request: EvaluationRequest
-) -> None:
+def check_order(stored: StoredDepth, truths: Items, arguments: Mapping[str, Any], request: EvaluationRequest) -> None:
     """Raise UserError unless predictions are of these items, of a data set with these arguments, in this order.
 
     Warns when that is unknown.
@@ -92,12 +90,8 @@ def _check_arguments(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: P
     if theirs.get("type") != ours["type"] or dataset_class(ours["type"]).path_arguments & set(parameters):
         return
     names = parameters.keys() - inspect.signature(DepthDataset).parameters.keys() - {"num_items"}
-    both = [
-        (key, *(_plain(data.get(key, parameters[key].default)) for data in (theirs, ours))) for key in names
-    ]
-    if other := sorted(
-        (key, json.dumps(a, separators=(",", ":")), json.dumps(b)) for key, a, b in both if a != b
-    ):
+    both = [(key, *(_plain(data.get(key, parameters[key].default)) for data in (theirs, ours))) for key in names]
+    if other := sorted((key, json.dumps(a, separators=(",", ":")), json.dumps(b)) for key, a, b in both if a != b):
         differences = ", ".join(f"{key} {used} (here {wanted})" for key, used, wanted in other)
         changes = " ".join(f"dataset.{mode}.{key}={used}" for key, used, _ in other)
         raise UserError(

@@ -36,8 +36,7 @@ def _pixels(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[
     fitted = f"{alignment.of_shift} 0, which takes part in the fit" if alignment.has_shift else least
     meanings = {
         "unpredicted": f"hold no prediction (0 or less) and count as {fitted}",
-        "infinite": "hold an infinite depth and count as farthest"
-        + ", also in the fit" * alignment.has_shift,
+        "infinite": "hold an infinite depth and count as farthest" + ", also in the fit" * alignment.has_shift,
         "nonpositive": f"have an aligned {alignment.of_shift} <= 0 and count as {least}",
     }
     lines = []

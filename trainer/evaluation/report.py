@@ -80,9 +80,7 @@ def report_odometry(result: Mapping[str, Any], place: str) -> None:
     """Print the numbers of each sequence, the place of the file, and the means."""
     for row in result["sequences"]:
         numbers = [f"{key} {row[key]:.4f} {unit}" for key, unit in UNITS.items() if row[key] is not None]
-        print(
-            f"{row['name']}: {row['frames']} frames, {row['path_m']:.0f} m; {', '.join(numbers) or 'too short'}"
-        )
+        print(f"{row['name']}: {row['frames']} frames, {row['path_m']:.0f} m; {', '.join(numbers) or 'too short'}")
     print(f"saved: {place}")
     print(", ".join(f"{key} {value:.4f} {UNITS[key]}" for key, value in result["mean"].items()))
 

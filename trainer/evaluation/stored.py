@@ -111,9 +111,7 @@ def _names(items: np.ndarray | None, count: int, path: Path) -> list[str] | None
     if items is None or items.dtype.kind != "U":
         return None
     if items.shape != (count,):
-        raise UserError(
-            f"{path}: items has shape {items.shape}, for {count} predictions. Write a name for each"
-        )
+        raise UserError(f"{path}: items has shape {items.shape}, for {count} predictions. Write a name for each")
     return [str(name) for name in items]
 
 

@@ -86,9 +86,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
 
 def read_predictions(path: Path, changes: Changes, kind: Kind | None, unit: str | None) -> Subject:
     """Read predictions; `kind` and `unit` may be None where the file states them. Raises UserError."""
-    texts = {
-        key: str(value) for key, value in read_arrays(path, ("kind", "unit", "flip", "checkpoint")).items()
-    }
+    texts = {key: str(value) for key, value in read_arrays(path, ("kind", "unit", "flip", "checkpoint")).items()}
     unit = unit or texts.get("unit") or "m"
     if unit not in UNITS:
         raise UserError(f"{path}: unknown unit {unit!r}. {did_you_mean(unit, UNITS)}. Add --pred-unit")
@@ -119,9 +117,7 @@ def sha256(path: Path) -> str:
 
 def _without_required_arguments() -> str:
     return next(
-        name
-        for name in DATASETS.names()
-        if all(p.default is not p.empty for p in DATASETS.parameters(name).values())
+        name for name in DATASETS.names() if all(p.default is not p.empty for p in DATASETS.parameters(name).values())
     )
 
 
@@ -136,9 +132,7 @@ def _find(path: Path) -> Path:
         return find_checkpoint(path)
     except UserError as error:
         if runs := _runs_below(path):
-            raise UserError(
-                f"{path}: is not the folder of a run. Choose one of those in it: {runs}"
-            ) from error
+            raise UserError(f"{path}: is not the folder of a run. Choose one of those in it: {runs}") from error
         raise
 
 

@@ -57,9 +57,7 @@ class TargetsFile:
         count = len(arrays["depth"])
         for key, array in arrays.items():
             if len(array) != count:
-                raise UserError(
-                    f"{path}: {key} has {len(array)} entries, depth {count}. Write the file again"
-                )
+                raise UserError(f"{path}: {key} has {len(array)} entries, depth {count}. Write the file again")
         sizes = arrays.get("size")
         depths = _maps(arrays["depth"], "depth", sizes, np.float32, path)
         edges = _maps(arrays["edge"], "edge", sizes, np.bool_, path) if "edge" in arrays else None
@@ -106,9 +104,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a damaged archive fails in any way
-        raise UserError(
-            f"{path}: is not an NPZ file of ground truth ({error}). Copy or write it again"
-        ) from error
+        raise UserError(f"{path}: is not an NPZ file of ground truth ({error}). Copy or write it again") from error
 
 
 def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:

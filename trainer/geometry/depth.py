@@ -37,7 +37,5 @@ def inverse_depth(z: Tensor) -> Tensor:
 
 def _inverse_bounds(min_depth: float, max_depth: float | None) -> tuple[float, float]:
     if min_depth <= 0 or (max_depth and max_depth < min_depth):
-        raise ValueError(
-            f"need 0 < min_depth <= max_depth, got min_depth={min_depth} and max_depth={max_depth}"
-        )
+        raise ValueError(f"need 0 < min_depth <= max_depth, got min_depth={min_depth} and max_depth={max_depth}")
     return (1 / max_depth if max_depth else 0.0), 1 / min_depth

@@ -82,9 +82,7 @@ class _SsimL1(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float
-    ) -> Tensor:
+    def forward(ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
         ctx.save_for_backward(image, target, sums, spread)
         ctx.weight = weight
         error = image.new_empty(image.shape[0], 1, *image.shape[2:])

@@ -22,12 +22,7 @@ def max_over_processes(x: Tensor) -> Tensor:
 
 
 def _is_shared() -> bool:
-    return (
-        torch.is_grad_enabled()
-        and dist.is_available()
-        and dist.is_initialized()
-        and dist.get_world_size() > 1
-    )
+    return torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _reduced(x: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:

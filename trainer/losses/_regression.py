@@ -37,9 +37,7 @@ ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"berhu": berhu, "l1": lambda d:
 def criterion(loss_name: str) -> Criterion:
     """Find the criterion called `loss_name`. Raises ValueError naming the choices."""
     if loss_name not in ERRORS:
-        raise ValueError(
-            f"loss_name {loss_name!r} is not a regression error. {did_you_mean(loss_name, ERRORS)}"
-        )
+        raise ValueError(f"loss_name {loss_name!r} is not a regression error. {did_you_mean(loss_name, ERRORS)}")
     error = ERRORS[loss_name]
 
     def distance(a: Tensor, b: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -53,9 +53,7 @@ class AutoencoderReconstruction(Reconstruction):
         """List options that make no sense for images that are not warped."""
         wrong = {"use_automask": "false"} if kwargs.get("use_automask") else {}
         wrong |= {"mask_name": "null"} if kwargs.get("mask_name") is not None else {}
-        return [
-            f"{key} must be {value}: an autoencoder warps nothing; remove it" for key, value in wrong.items()
-        ]
+        return [f"{key} must be {value}: an autoencoder warps nothing; remove it" for key, value in wrong.items()]
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales, pixels, target and supports. Raises ValueError without an autoencoder."""

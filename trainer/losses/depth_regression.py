@@ -31,9 +31,7 @@ class DepthRegression(nn.Module):
         invert: compare inverse depths.
     """
 
-    source: ClassVar[str] = (
-        "Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051; arXiv:2307.10713"
-    )
+    source: ClassVar[str] = "Kuznietsov et al., arXiv:1702.02706; Depth Hints, arXiv:1909.09051; arXiv:2307.10713"
     needs: frozenset[str] = frozenset({"hints"})
     on_twin = False
     mixes_items = True  # the mean is over all pixels with hints in the batch

@@ -65,9 +65,7 @@ class FeatureReconstruction(Reconstruction):
 def _level(feats: list[Tensor]) -> Tensor:
     """Return the features to compare, (..., c h/4 w/4), as constants."""
     if len(feats) < -_LEVEL:
-        raise ValueError(
-            f"feat_recon takes the {-_LEVEL}th level from the end, but the encoder has {len(feats)}"
-        )
+        raise ValueError(f"feat_recon takes the {-_LEVEL}th level from the end, but the encoder has {len(feats)}")
     return feats[_LEVEL].detach()
 
 

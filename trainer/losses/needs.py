@@ -31,10 +31,7 @@ NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
         "support frames: set dataset.supp_idxs, e.g. [-1, 1], and add net.pose for offsets other than 0",
     ),
     "stereo": (lambda f: 0 in f.supp_idxs, "the stereo partner: add 0 to dataset.supp_idxs"),
-    "mask": (
-        lambda f: f.mask_name is not None,
-        "a predicted mask: set net.depth.mask_name and net.depth.num_ch_mask",
-    ),
+    "mask": (lambda f: f.mask_name is not None, "a predicted mask: set net.depth.mask_name and net.depth.num_ch_mask"),
     "explainability": (
         lambda f: f.mask_name == "explainability",
         "an explainability mask: set net.depth.mask_name: explainability and net.depth.num_ch_mask",
@@ -92,9 +89,7 @@ def unmet(
         if not offered(facts):
             problems.append(f"loss {key!r} needs {how} ({have})")
     if losses and virtual_stereo and 0 not in supp_idxs:
-        problems.append(
-            f"net.depth.use_virtual_stereo: add 0 to dataset.supp_idxs, which are {tuple(supp_idxs)}"
-        )
+        problems.append(f"net.depth.use_virtual_stereo: add 0 to dataset.supp_idxs, which are {tuple(supp_idxs)}")
     return problems
 
 

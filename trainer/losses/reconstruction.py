@@ -45,13 +45,9 @@ class Reconstruction(nn.Module):
     ):
         super().__init__()
         if loss_name not in ERRORS:
-            raise ValueError(
-                f"loss_name {loss_name!r} is not a photometric error. {did_you_mean(loss_name, ERRORS)}"
-            )
+            raise ValueError(f"loss_name {loss_name!r} is not a photometric error. {did_you_mean(loss_name, ERRORS)}")
         if mask_name is not None and mask_name not in get_args(MaskName):
-            raise ValueError(
-                f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, get_args(MaskName))}"
-            )
+            raise ValueError(f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, get_args(MaskName))}")
         if automask_noise < 0:
             raise ValueError(f"automask_noise must not be negative, got {automask_noise}")
         self.loss_name, self.mask_name = loss_name, mask_name
@@ -109,9 +105,7 @@ class ImageReconstruction(Reconstruction):
     Args: see `Reconstruction`.
     """
 
-    source: ClassVar[str] = (
-        "SfM-Learner, arXiv:1704.07813; Klodt & Vedaldi, ECCV 2018; Monodepth2, arXiv:1806.01260"
-    )
+    source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813; Klodt & Vedaldi, ECCV 2018; Monodepth2, arXiv:1806.01260"
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales, batch and ALL pixels, and pictures of scale 0.

@@ -66,9 +66,7 @@ class DepthMaps:
 
     pred: np.ndarray  # (H W) aligned and clipped, positive
     truth: np.ndarray  # (H W) 0 = none
-    scored: (
-        np.ndarray
-    )  # (H W) bool, the pixels to score: valid ones, in a pass over edges only those on edges
+    scored: np.ndarray  # (H W) bool, the pixels to score: valid ones, in a pass over edges only those on edges
     valid: np.ndarray  # (H W) bool, all pixels with a truth within range and crop
     K: np.ndarray | None = None  # (3 3) intrinsics in pixels of (H, W), pixel centres at integers
 

@@ -12,9 +12,7 @@ from trainer.metrics.protocol import EDGES, DepthProtocol
 LEGACY_EDGES = "-Edges"
 
 
-def legacy_rows(
-    items: Sequence[Mapping[str, Any]], protocol: DepthProtocol
-) -> dict[str, float] | list[dict[str, Any]]:
+def legacy_rows(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol) -> dict[str, float] | list[dict[str, Any]]:
     """Rename the items of a result and average them.
 
     Returns means by name in the order of the metric sets, after `Ratio` (or `Scale`, `Shift`); if an item has a

@@ -52,9 +52,7 @@ def scale_to(pred: np.ndarray, true: np.ndarray) -> float:
     return float(np.sum(pred * true)) / power if power else 1.0
 
 
-def segment_errors(
-    pred: np.ndarray, true: np.ndarray, lengths: Sequence[float] = LENGTHS_M
-) -> list[dict[str, float]]:
+def segment_errors(pred: np.ndarray, true: np.ndarray, lengths: Sequence[float] = LENGTHS_M) -> list[dict[str, float]]:
     """Measure drift over segments of the true path, as the KITTI odometry development kit (Geiger, CVPR 2012).
 
     pred, true (n 4 4) are poses in metres. A segment starts at every tenth frame and ends where the path exceeds its

@@ -33,9 +33,7 @@ class PointcloudMetrics(MapMetricSet):
     def compute(self, maps: DepthMaps) -> dict[str, float]:
         """Compare the points of the scored pixels. Raises UserError when the image has no intrinsics."""
         if maps.K is None:
-            raise UserError(
-                "the metric set 'pointcloud' needs intrinsics, which the items lack: leave it out"
-            )
+            raise UserError("the metric set 'pointcloud' needs intrinsics, which the items lack: leave it out")
         pred, truth = (back_project(depth, maps.scored, maps.K) for depth in (maps.pred, maps.truth))
         threads = torch.get_num_threads()  # as launchers set them; a dense map takes seconds on one
         to_truth, _ = cKDTree(truth).query(pred, workers=threads)

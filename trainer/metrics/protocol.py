@@ -13,10 +13,7 @@ from trainer.metrics.align import ALIGNMENTS, INFINITE, Fit
 from trainer.metrics.crop import CROPS
 from trainer.runtime.errors import UserError
 
-HEADLINES = {
-    "abs_rel": 1.0,
-    "abs_rel_pct": 0.01,
-}  # AbsRel, and its factor to a fraction; compares with baselines
+HEADLINES = {"abs_rel": 1.0, "abs_rel_pct": 0.01}  # AbsRel, and its factor to a fraction; compares with baselines
 Scores = dict[str, float]  # by key
 
 EDGES = "_edges"  # suffix of the keys of numbers on true depth edges alone
@@ -82,10 +79,7 @@ class DepthProtocol:
     @property
     def edge_keys(self) -> list[str]:
         """Keys of the numbers on depth edges, in order."""
-        return [
-            *(key + EDGES for key in self.keys),
-            *(k for s in self._map_sets if _on_edges(s) for k in s.keys),
-        ]
+        return [*(key + EDGES for key in self.keys), *(k for s in self._map_sets if _on_edges(s) for k in s.keys)]
 
     def valid_pixels(self, truth: np.ndarray) -> np.ndarray:
         """Mark the pixels that count, (H W) bool. truth (H W) metres."""
@@ -105,11 +99,7 @@ class DepthProtocol:
         return _merged(s.compute(pred, truth) for s in self._pixel_sets)
 
     def score_image(
-        self,
-        pred: np.ndarray,
-        truth: np.ndarray,
-        K: np.ndarray | None = None,
-        edges: np.ndarray | None = None,
+        self, pred: np.ndarray, truth: np.ndarray, K: np.ndarray | None = None, edges: np.ndarray | None = None
     ) -> dict[str, Any] | None:
         """Align and score one image.
 

@@ -38,16 +38,12 @@ def monitor_problem(
         fix = "set dataset.val.use_depth: true, or watch loss"
         return f"{name} needs true depth, but use_depth is false for val; {fix}"
     if name not in VALIDATION_METRICS and not has_supports:
-        return (
-            f"{name} needs supports, but dataset.val.supp_idxs is empty; name supports there, or watch AbsRel"
-        )
+        return f"{name} needs supports, but dataset.val.supp_idxs is empty; name supports there, or watch AbsRel"
     return None
 
 
 @torch.no_grad()
-def validation_metrics(
-    depth: Tensor, target: Tensor, min_depth: float, max_depth: float
-) -> tuple[Tensor, Tensor]:
+def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_depth: float) -> tuple[Tensor, Tensor]:
     """Score each image of a batch after scaling it by the ratio of medians.
 
     Args:

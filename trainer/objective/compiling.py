@@ -70,9 +70,7 @@ def check_options(options: Mapping[str, Any], device_type: str) -> None:
     backend, mode = options.get("backend") or INDUCTOR, options.get("mode")
     backends = torch._dynamo.list_backends(exclude_tags=())  # loads the compiler: seconds
     if backend not in backends:
-        raise UserError(
-            f"trainer.compile.backend: {backend!r} is not known. {did_you_mean(backend, backends)}"
-        )
+        raise UserError(f"trainer.compile.backend: {backend!r} is not known. {did_you_mean(backend, backends)}")
     if mode is not None and backend != INDUCTOR:
         raise UserError(
             f"trainer.compile.mode: {mode!r} belongs to backend {INDUCTOR!r}, not to {backend!r}. Leave it out"

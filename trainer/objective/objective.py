@@ -226,9 +226,7 @@ class Objective(nn.Module):
     def _check(self) -> None:
         for key in self.weights:
             if key not in self.losses:
-                raise ValueError(
-                    f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}"
-                )
+                raise ValueError(f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}")
         if problems := unmet(self.networks, self.losses.keys(), self._needed_by, self.supp_idxs):
             raise ValueError("\n".join(problems))
 
@@ -236,9 +234,7 @@ class Objective(nn.Module):
 @contextmanager
 def _without_running_statistics(network: nn.Module) -> Iterator[None]:
     """Keep BatchNorm in training from updating its running statistics; it still uses those of the batch."""
-    tracking: list[Any] = [
-        m for m in network.modules() if getattr(m, "track_running_stats", False) and m.training
-    ]
+    tracking: list[Any] = [m for m in network.modules() if getattr(m, "track_running_stats", False) and m.training]
     for module in tracking:
         module.track_running_stats = False
     try:

@@ -16,9 +16,7 @@ _SHOWN = ("disp", "disp_stereo", "mask", "depth_feats", "autoenc_imgs", "autoenc
 class StepPictures:
     """Draw the pictures of a step when it is called. Holds references, no graph, no copies."""
 
-    def __init__(
-        self, batch: Batch, predictions: Mapping[str, Any], of_losses: Pictures, supp_idxs: Sequence[int]
-    ):
+    def __init__(self, batch: Batch, predictions: Mapping[str, Any], of_losses: Pictures, supp_idxs: Sequence[int]):
         self.batch = cast(dict[str, Tensor], dict(batch))
         self.shown = {key: detached(predictions[key]) for key in _SHOWN if key in predictions}
         self.of_losses = of_losses
@@ -37,8 +35,7 @@ class StepPictures:
             if f"supports{suffix}" in self.batch:
                 supports = self.batch[f"supports{suffix}"].unbind(1)  # none where items are only predicted
                 images |= {
-                    f"{tag}/supp_{k}": image
-                    for k, image in zip(self.supp_idxs, supports, strict=bool(supports))
+                    f"{tag}/supp_{k}": image for k, image in zip(self.supp_idxs, supports, strict=bool(supports))
                 }
         for tag, key in (("depth/lidar", "depth"), ("depth/hints", "depth_hints")):
             if key in self.batch:

@@ -35,9 +35,7 @@ class Recomputed(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
             return super().__call__(*args, **kwargs)
-        args = tuple(
-            list(arg) if isinstance(arg, list) else arg for arg in args
-        )  # the caller may extend lists
+        args = tuple(list(arg) if isinstance(arg, list) else arg for arg in args)  # the caller may extend lists
         versions = _versions(args)
         contexts = partial(_contexts, self)
         out = checkpoint(super().__call__, *args, use_reentrant=False, context_fn=contexts, **kwargs)

@@ -67,9 +67,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         file = next((p for p in (folder, *folder.parents) if p.is_file()), folder)
-        raise CannotWrite(
-            f"{file}: is a file, but a folder is needed there. Move it or choose another path"
-        ) from error
+        raise CannotWrite(f"{file}: is a file, but a folder is needed there. Move it or choose another path") from error
     except OSError as error:
         raise CannotWrite(why_not(folder, error, "made")) from error
 

@@ -13,6 +13,4 @@ def require(module: str, extra: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(
-            f'{purpose} needs the package {module}: pip install -e ".[{extra}]" ({error})'
-        ) from error
+        raise UserError(f'{purpose} needs the package {module}: pip install -e ".[{extra}]" ({error})') from error

@@ -42,9 +42,7 @@ def check_equal(accelerator: Any, value: Any, what: str) -> None:
     torch.distributed.all_gather_object(values, value)
     if any(other != values[0] for other in values):
         shown = "; ".join(f"process {rank}: {v}" for rank, v in enumerate(values))
-        raise UserError(
-            f"the processes do not agree on {what} ({shown}). All need the same files and --ckpt-dir"
-        )
+        raise UserError(f"the processes do not agree on {what} ({shown}). All need the same files and --ckpt-dir")
 
 
 def total(accelerator: Any, x: Tensor) -> Tensor:

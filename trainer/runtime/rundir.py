@@ -27,9 +27,7 @@ STATES = ("running", "preempted", "finished", "failed")
 ABSENT = "(absent)"
 
 _NAME = re.compile(r"\w[\w.+=,@-]*")  # \w knows all alphabets; no separators, no leading dot or dash
-_HEADING = (
-    "# What this run was made of. Edit a copy and pass it as `hparams` to read its checkpoints differently.\n"
-)
+_HEADING = "# What this run was made of. Edit a copy and pass it as `hparams` to read its checkpoints differently.\n"
 _LOG = logging.getLogger(__name__)
 
 

@@ -48,9 +48,7 @@ _Loader.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 _Loader.add_implicit_resolver(f"{_TAG}int", _INT, list("-+0123456789"))
 # The text "1e-4" must be quoted, or the loader above would read a number.
 _Dumper.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_representer(
-    list, lambda dumper, data: dumper.represent_sequence(f"{_TAG}seq", data, flow_style=True)
-)
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(f"{_TAG}seq", data, flow_style=True))
 
 
 @dataclass
@@ -92,9 +90,7 @@ def read_file(path: Path, problems: list[str]) -> Layer | None:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent
-        problems.append(
-            f"{path}: no such {f'file. {_beside(path)}' if folder.is_dir() else f'folder {folder}'}"
-        )
+        problems.append(f"{path}: no such {f'file. {_beside(path)}' if folder.is_dir() else f'folder {folder}'}")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: cannot be read: {error}")
     else:
@@ -124,12 +120,7 @@ def read_text(text: str, label: str, problems: list[str], *, lines: bool = True)
 
 def dump(data: Mapping[str, Any]) -> str:
     """Write plain data as readable YAML: keys in order, lists on one line. `read_text` returns the same data."""
-    style: dict[str, Any] = {
-        "sort_keys": False,
-        "allow_unicode": True,
-        "width": 120,
-        "default_flow_style": False,
-    }
+    style: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 120, "default_flow_style": False}
     return str(yaml.dump(data, Dumper=_Dumper, **style))
 
 
@@ -173,9 +164,7 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
-            self._problem(
-                node, f"{'.'.join(path) or 'the value'}: tag {node.tag} is not supported; remove it"
-            )
+            self._problem(node, f"{'.'.join(path) or 'the value'}: tag {node.tag} is not supported; remove it")
             return None
         return self._loader.construct_object(node)
 

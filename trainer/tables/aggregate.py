@@ -139,14 +139,10 @@ def name_differences(tables: Sequence[Table], mix: Sequence[str] = ()) -> list[s
     for number, table in enumerate(tables[1:], start=2):
         first = tables[0].protocol
         keys = [k for k in {**first, **table.protocol} if first.get(k) != table.protocol.get(k)]
-        differences = ", ".join(
-            f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys
-        )
+        differences = ", ".join(f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys)
         again = ", or evaluate with the same --alignment" if keys == ["alignment"] else ""
         joined = f"; --mix {' '.join([*mix, *keys])} puts them side by side{again}"
-        lines.append(
-            f"table {number} is apart from table 1: {differences}{'' if 'dataset' in keys else joined}"
-        )
+        lines.append(f"table {number} is apart from table 1: {differences}{'' if 'dataset' in keys else joined}")
     return lines
 
 

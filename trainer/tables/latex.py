@@ -12,9 +12,7 @@ _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in old fonts
 _SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
-_SPECIAL |= {
-    c: f"{{{c}}}" for c in "[*"
-}  # at the beginning of a row they would be arguments of the \\ before
+_SPECIAL |= {c: f"{{{c}}}" for c in "[*"}  # at the beginning of a row they would be arguments of the \\ before
 _MATHS = re.compile(r"(\$[^$]+\$)")  # names in files of earlier code may be formulas: $\delta < 1.25$
 _OPENING = r"""% Needs \usepackage{booktabs}. \best and \nbest may be defined before.
 \providecommand{\best}[1]{\textbf{#1}}
@@ -71,6 +69,4 @@ def _title(heading: tuple[Column, str]) -> str:
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        " & ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() + r" \\" for row in rows
-    ]
+    return [" & ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() + r" \\" for row in rows]

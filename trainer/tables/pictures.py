@@ -38,11 +38,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def draw_curves(
-    folders: Mapping[str, Path],
-    tag: str,
-    path: Path,
-    seeds: Sequence[str] | None = None,
-    required: bool = True,
+    folders: Mapping[str, Path], tag: str, path: Path, seeds: Sequence[str] | None = None, required: bool = True
 ) -> Path | None:
     """Draw one scalar of all runs of some models: thin lines for seeds, a thick one for their mean, dotted where some
     seed has ended.
@@ -133,8 +129,7 @@ def draw_bars(table: Table, path: Path) -> Path | None:
         axes.set_yticks(range(len(rows)), labels, fontsize="small", parse_math=False)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(
-            f"{column.key} {ARROWS[column.direction]} {f'[{column.unit}]' * bool(column.unit)}",
-            fontsize="small",
+            f"{column.key} {ARROWS[column.direction]} {f'[{column.unit}]' * bool(column.unit)}", fontsize="small"
         )
     figure.suptitle(f"{table.title}: mean, sd, seeds", fontsize="small", parse_math=False)
     return _save(figure, path)

@@ -37,9 +37,7 @@ class Result:
     values: Mapping[Column, float]  # means over images
 
 
-def read_results(
-    root: Path, patterns: Sequence[str] = ("*.yaml",), problems: list[str] | None = None
-) -> list[Result]:
+def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: list[str] | None = None) -> list[Result]:
     """Read every `<root>/**/<model>/<version>/results/<pattern>`.
 
     Args:
@@ -83,9 +81,7 @@ def read_file(path: Path, with_items: bool = True) -> Any:
         return yaml.load(text, Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it"
-        ) from error
+        raise UserError(f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it") from error
 
 
 def read_result(path: Path) -> list[Result]:
@@ -139,9 +135,7 @@ def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
         "depth": f"{_text(protocol.get('min_depth_m'))}-{_text(protocol.get('max_depth_m'))} m",
         "items": str(protocol.get("limit") or protocol.get("items")),
         "size": "x".join(map(str, size)) if isinstance(size, Sequence) else "?",
-        "data": ", ".join(
-            f"{k} {_text(v)}" for k, v in sorted(data.items()) if k not in _NOT_DATA and v is not None
-        ),
+        "data": ", ".join(f"{k} {_text(v)}" for k, v in sorted(data.items()) if k not in _NOT_DATA and v is not None),
     }
     done = {"alignment", "crop", "min_depth_m", "max_depth_m", "items", "limit"} | _NOT_PROTOCOL
     absent = ("None", "None-None m", "?", "")  # odometry has no depth range, for example

@@ -45,9 +45,7 @@ def summarise(tables: Sequence[Table], relative_to: str | None = None) -> list[T
     """
     known = {row.label for table in tables for row in (*table.rows, *table.references)}
     if relative_to is not None and relative_to not in known:
-        raise UserError(
-            f"--relative-to {relative_to}: no table has this row. {did_you_mean(relative_to, known)}"
-        )
+        raise UserError(f"--relative-to {relative_to}: no table has this row. {did_you_mean(relative_to, known)}")
     groups: dict[tuple[str, ...], list[int]] = {}
     for i_table, table in enumerate(tables):
         if len(table.rows) > 1:

@@ -93,9 +93,7 @@ class Health:
             seen["automask_removed"] = 1 - kept.float().mean()
         return seen
 
-    def judge(
-        self, values: Mapping[str, float], waiting_share: float, *, waited: float, step: int
-    ) -> list[str]:
+    def judge(self, values: Mapping[str, float], waiting_share: float, *, waited: float, step: int) -> list[str]:
         """Return new warnings about a look.
 
         Args:

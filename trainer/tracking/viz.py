@@ -165,9 +165,7 @@ COLOUR_BARS = {  # key -> colour map, what its ends mean
 }
 
 
-def picture_sheet(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = ""
-) -> None:
+def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = "") -> None:
     """Write a PNG with one row per image: input, predicted disparity, ground truth, relative error.
 
     Keys of a row: `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres, 0 = missing, `error` (h w)
@@ -229,9 +227,7 @@ def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
     score = None if abs_rel is None else f"AbsRel {100 * abs_rel:.1f} %"
     if text := {"input": row.get("label"), "error": score}.get(key):
         plate = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2.5}
-        axes.annotate(
-            text, (0, 0), (5, 5), "axes fraction", "offset points", color="white", fontsize=9, bbox=plate
-        )
+        axes.annotate(text, (0, 0), (5, 5), "axes fraction", "offset points", color="white", fontsize=9, bbox=plate)
 
 
 def _draw_colour_bar(axes: Axes, name: str, low: str, high: str) -> None:

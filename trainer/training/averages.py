@@ -205,9 +205,7 @@ class SWA:
         self._averaged.eval()
         if norms and not predict.num_batches:
             raise ValueError("SWA got no training batch to compute BatchNorm statistics from")
-        if (
-            dist.is_initialized() and dist.get_world_size() > 1
-        ):  # unsynchronised BatchNorm saw its share alone
+        if dist.is_initialized() and dist.get_world_size() > 1:  # unsynchronised BatchNorm saw its share alone
             for statistic in statistics_of(norms):
                 dist.all_reduce(statistic)
                 statistic /= dist.get_world_size()

@@ -150,9 +150,7 @@ class StepGuard:
                 f"{found}. {self.skipped_in_epoch} steps of this epoch were left out, more than"
                 f" trainer.nonfinite_limit: {self.limit}. `last` holds the latest saved state. {ADVICE}"
             )
-        return (
-            f"{found}: the step is left out ({self.skipped_in_epoch} of at most {self.limit} in this epoch)"
-        )
+        return f"{found}: the step is left out ({self.skipped_in_epoch} of at most {self.limit} in this epoch)"
 
     def was_taken(self, position: Position) -> bool:
         """Return whether the step changed the weights: the gradient scaler of fp16 leaves out overflowing ones.
@@ -194,9 +192,7 @@ class StepGuard:
         paths = [self.run.capsule_path(position.step, rank, number) for number in suspects]
         try:
             for number, path in zip(suspects, paths, strict=True):
-                self.checkpointer.save_capsule(
-                    path, self.objective, batches[number], position, number, self.seed, rank
-                )
+                self.checkpointer.save_capsule(path, self.objective, batches[number], position, number, self.seed, rank)
         except CannotWrite as error:
             return f", on process {rank}; no capsule: {error}"
         return f", on process {rank}; `replay {paths[0]}` names what broke first"

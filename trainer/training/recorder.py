@@ -26,13 +26,7 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        accelerator: Any,
-        tracker: Any,
-        progress: Any,
-        *,
-        min_depth: float = 0.1,
-        max_depth: float = 100.0,
+        self, accelerator: Any, tracker: Any, progress: Any, *, min_depth: float = 0.1, max_depth: float = 100.0
     ):
         self.accelerator, self.tracker, self.progress = accelerator, tracker, progress
         self.limits = min_depth, max_depth
@@ -68,13 +62,7 @@ class Recorder:
         self._parts[key] = self._parts.get(key, 0.0) + 1e3 * (time.perf_counter() - start)
 
     def step(
-        self,
-        output: StepOutput,
-        batch: Any,
-        loss: float,
-        scheduled: Mapping[str, float],
-        step: int,
-        due: bool,
+        self, output: StepOutput, batch: Any, loss: float, scheduled: Mapping[str, float], step: int, due: bool
     ) -> None:
         """Count a step; if due, show its loss and write its scalars. Call it on all processes."""
         if not due:
@@ -131,12 +119,7 @@ class Recorder:
             self.tracker.text("train_items", " - ".join(items), step)
 
     def validation(
-        self,
-        result: ValidationResult,
-        items: Iterable[str],
-        monitor: str,
-        scheduled: Mapping[str, float],
-        step: int,
+        self, result: ValidationResult, items: Iterable[str], monitor: str, scheduled: Mapping[str, float], step: int
     ) -> None:
         """Write and show a validation after `step` optimizer steps."""
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}

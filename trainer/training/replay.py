@@ -41,10 +41,7 @@ class Replayed:
 
 
 def replay(
-    objective: Objective,
-    batch: Mapping[str, Tensor],
-    moment: Moment,
-    autocast: torch.dtype | None = None,
+    objective: Objective, batch: Mapping[str, Tensor], moment: Moment, autocast: torch.dtype | None = None
 ) -> Replayed:
     """Repeat the forward and, if the loss is finite, the backward pass of a step, on the device of `batch`.
 
@@ -132,9 +129,7 @@ class _Watch:
     def _look_back(self, place: str) -> Any:
         def look(gradient: Tensor) -> None:
             if self.seek_gradients and not self.first_gradient and not torch.isfinite(gradient).all():
-                self.first_gradient.append(
-                    f"the gradient that arrives at the output of {place}: {_range(gradient)}"
-                )
+                self.first_gradient.append(f"the gradient that arrives at the output of {place}: {_range(gradient)}")
 
         return look
 

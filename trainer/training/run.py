@@ -125,9 +125,7 @@ def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
     return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
 
 
-def check_monitors(
-    monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None
-) -> None:
+def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None) -> None:
     """Raise UserError when validation on `val` does not compute a number that `monitors` {key: name} names."""
     known = {} if val is None else {"has_depth": val.use_depth, "has_supports": bool(val.supp_idxs)}
     found = {key: monitor_problem(name, loss_names, **known) for key, name in monitors.items() if name}

@@ -50,9 +50,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             dynamo_backend="no",  # `trainer.compile` compiles; Accelerate must not do it again
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
             kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=not cfg.trainer.sync_batchnorm, **DDP_OPTIONS
-                ),
+                DistributedDataParallelKwargs(broadcast_buffers=not cfg.trainer.sync_batchnorm, **DDP_OPTIONS),
                 InitProcessGroupKwargs(
                     init_method=processes.init_method(),
                     # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
@@ -183,11 +181,7 @@ def make_stopping(cfg: Config) -> EarlyStopping | None:
 
 
 def make_saver(
-    cfg: Config,
-    accelerator: Accelerator,
-    checkpointer: Checkpointer,
-    parts: Parts,
-    warn: Callable[[str], None],
+    cfg: Config, accelerator: Accelerator, checkpointer: Checkpointer, parts: Parts, warn: Callable[[str], None]
 ) -> Saver:
     """Build the saver, which writes checkpoints when they are due."""
     return Saver(

@@ -25,9 +25,7 @@ class EarlyStopping:
         if patience < 1:
             raise UserError(f"the patience of early stopping is {patience}; it must be at least 1 epoch")
         if not 0 <= min_delta < math.inf:
-            raise UserError(
-                f"the min_delta of early stopping is {min_delta}; it must be finite and at least 0"
-            )
+            raise UserError(f"the min_delta of early stopping is {min_delta}; it must be finite and at least 0")
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self._best: float | None = None  # for the message
         self._best_epoch: int | None = None

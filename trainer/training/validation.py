@@ -109,18 +109,14 @@ def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_
     disp = output.predictions["disp"][0].flatten(1).to(dtype)
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
     if "depth" in batch:
-        values, valid = validation_metrics(
-            output.predictions["depth"][0], batch["depth"], min_depth, max_depth
-        )
+        values, valid = validation_metrics(output.predictions["depth"][0], batch["depth"], min_depth, max_depth)
         values = torch.where(valid[:, None], values.to(dtype), 0.0)
     else:
         values, valid = losses.new_zeros(b, len(VALIDATION_METRICS)), losses.new_zeros(b)
     return torch.cat([variation, losses, values, valid[:, None].to(dtype)], 1)
 
 
-def _gather(
-    rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype
-) -> Tensor | None:
+def _gather(rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype) -> Tensor | None:
     """Put all processes' rows into one table (num_items k), or None without any."""
     width = torch.tensor([rows[0][1].shape[1] if rows else 0], device=accelerator.device)
     if accelerator.num_processes > 1:

@@ -70,8 +70,7 @@ def test_bad_lines_are_all_reported_with_place_and_expectation(raw):
     path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", *bad)
     dataset = kitti(raw, split_file=path)
     assert dataset.check() == [
-        f'{path}:{number}: {line!r}: expected "<date>/<drive> <frame> <l|r>"'
-        for number, line in enumerate(bad, 2)
+        f'{path}:{number}: {line!r}: expected "<date>/<drive> <frame> <l|r>"' for number, line in enumerate(bad, 2)
     ]
     with pytest.raises(DataError, match=r"s\.txt:2: 'image 7': expected"):  # never left out in silence
         dataset[1]

@@ -98,9 +98,7 @@ def run(args: argparse.Namespace) -> int:
         folder = RunDir(Path(scratch), "bench", "0")
         with closing(folder):
             with redirect_stdout(log):
-                loop = build_run(
-                    cfg, folder, seed=args.seed, hparams={"config": cfg.to_dict()}, progress="plain"
-                ).loop
+                loop = build_run(cfg, folder, seed=args.seed, hparams={"config": cfg.to_dict()}, progress="plain").loop
             print(_title(cfg, loop, args, steps))
             measure(cfg, loop, args, steps)
             loop.recorder.tracker.close()

@@ -26,9 +26,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     layout = "ordinary layout" if args.no_channels_last else "channels last"
     print(f"{args.encoder} depth and pose, batch {args.batch_size}, {args.precision} bit networks, {layout}")
-    print(
-        f"{args.device}, {args.threads} thread(s), torch {torch.__version__}, median of {args.rounds} rounds, ms"
-    )
+    print(f"{args.device}, {args.threads} thread(s), torch {torch.__version__}, median of {args.rounds} rounds, ms")
     for width, height in [args.size] if args.size else SIZES:
         times = measure(args, width, height)
         report(f"{width}x{height}", times)
@@ -102,9 +100,7 @@ def waiter(device: str) -> Callable[[], None]:
 
 def make_objective(args: argparse.Namespace) -> Objective:
     """Build Monodepth2's networks and losses, randomly initialised."""
-    networks = {
-        name: models_zoo.create(name, enc_name=args.encoder, pretrained=False) for name in ("depth", "pose")
-    }
+    networks = {name: models_zoo.create(name, enc_name=args.encoder, pretrained=False) for name in ("depth", "pose")}
     losses = {
         "img_recon": LOSSES.create("img_recon", use_min=True, use_automask=True),
         "disp_smooth": LOSSES.create("disp_smooth", use_edges=True),

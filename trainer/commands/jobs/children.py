@@ -26,10 +26,7 @@ def call(command: Sequence[str], log: Path, stop: StopSignals) -> int:
 
     Raises CannotWrite when the log cannot be written.
     """
-    env = {
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240",
-        **os.environ,
-    }  # seconds for a step and a save; 30 by default
+    env = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240", **os.environ}  # seconds for a step and a save; 30 by default
     with _appending(log) as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
@@ -65,7 +62,5 @@ def last_words(log: Path) -> str:
     """The last line of the latest command in a log; of its errors if it printed any."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.rpartition("\n$ ")[2].splitlines()[1:] if line.strip()]
-    errors = [
-        line for line in lines if line.startswith(("error: ", "error ["))
-    ]  # not a launcher's "error_file: "
+    errors = [line for line in lines if line.startswith(("error: ", "error ["))]  # not a launcher's "error_file: "
     return (errors or lines or [""])[-1]

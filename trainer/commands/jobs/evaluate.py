@@ -83,9 +83,7 @@ def _read_predictions(args: argparse.Namespace, changes: Changes) -> Subject:
         if getattr(args, option):
             raise UserError(f"--{option} is about a network; leave it out with --pred-file")
     if args.targets is None and changes.dataset_type is None:
-        raise UserError(
-            "--pred-file needs ground truth: add --cfg-file cfg/eval/<data set>.yaml, or --targets NPZ"
-        )
+        raise UserError("--pred-file needs ground truth: add --cfg-file cfg/eval/<data set>.yaml, or --targets NPZ")
     if args.targets is not None and args.sheet:
         raise UserError(f"--sheet shows images, and {args.targets} has none. Leave out one of them")
     return read_predictions(args.pred_file, changes, args.pred_kind, args.pred_unit)
@@ -112,9 +110,7 @@ def _score_depth(request: EvaluationRequest) -> int:
         metadata = {**about_items, **subject.metadata, "trainer_version": installed_version()}
         num_items = len(evenly_spaced(request.limit, len(items)))
         with progress("depth", num_items, machine) as on_item:
-            results = evaluate_side_by_side(
-                source, items, protocols, metadata=metadata, on_item=on_item, **options
-            )
+            results = evaluate_side_by_side(source, items, protocols, metadata=metadata, on_item=on_item, **options)
         if network and moving:
             with progress("pose", num_items, machine) as on_item:
                 pose = evaluate_pose(network.predict_pose, moving, on_item=on_item, **options)

@@ -14,15 +14,7 @@ from rich.text import Text
 from models_zoo.registry import did_you_mean
 from trainer.config.plugins import load_plugins
 from trainer.runtime.errors import UserError
-from trainer.tables.aggregate import (
-    Table,
-    headline,
-    make_tables,
-    model_names,
-    name_differences,
-    sort_rows,
-    unevaluated,
-)
+from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, sort_rows, unevaluated
 from trainer.tables.categories import by_category
 from trainer.tables.columns import Column
 from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, units
@@ -138,9 +130,7 @@ def _print_whole(
     console.print(frame)
 
 
-def _show_order(
-    table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console
-) -> None:
+def _show_order(table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console) -> None:
     """Print how many orders of every metric are sure, and which neighbours in the headline metric are not."""
     pairs: dict[Column, list[Comparison]] = {}
     for comparison in comparisons:

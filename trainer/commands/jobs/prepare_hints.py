@@ -26,9 +26,7 @@ class Outcome(NamedTuple):
     is_new: bool = False
 
 
-def run(
-    root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int
-) -> int:
+def run(root: str | None, out: Path | None, splits: list[str] | None, splits_dir: Path | None, jobs: int) -> int:
     """Make the hints that are missing or that readers refuse; return 1 when pictures are broken or lack a partner."""
     require("cv2", "hints", hints.PURPOSE)
     raw, recordings = open_recordings(root)

@@ -24,8 +24,7 @@ def run(
     chosen = choose_splits(raw, splits, splits_dir)
     print(f"KITTI recordings in {raw}")
     reports = {
-        (split, mode): check.check_split(read_split(path), supp_idxs, recordings, mode)
-        for split, mode, path in chosen
+        (split, mode): check.check_split(read_split(path), supp_idxs, recordings, mode) for split, mode, path in chosen
     }
     parts = sorted(set().union(*(report.parts for report in reports.values())))
     print(_table(reports, supp_idxs))

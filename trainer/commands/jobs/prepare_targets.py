@@ -82,10 +82,7 @@ def _split_file(type: str, root: str | None, split: str | None, splits_dir: Path
         return Path(_dataset(type, root, mode).root) / "splits" / f"{mode}_files.txt"
     if split is None:
         raise UserError("--split is required for KITTI, e.g. --split eigen_benchmark")
-    chosen = {
-        entry_mode: path
-        for _, entry_mode, path in choose_splits(open_recordings(root)[0], [split], splits_dir)
-    }
+    chosen = {entry_mode: path for _, entry_mode, path in choose_splits(open_recordings(root)[0], [split], splits_dir)}
     if mode not in chosen:
         raise UserError(f"split {split} has no {mode}_files.txt; it has {', '.join(sorted(chosen))}")
     return chosen[mode]

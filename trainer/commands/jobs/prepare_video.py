@@ -100,9 +100,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
 def _gone(out: Path, video: Path, clips: list[int]) -> int:
     """Count the deleted frames of an earlier run; `clips` has the number of frames of each clip."""
     return sum(
-        not _place(out, video, clip, number).is_file()
-        for clip, length in enumerate(clips)
-        for number in range(length)
+        not _place(out, video, clip, number).is_file() for clip, length in enumerate(clips) for number in range(length)
     )
 
 

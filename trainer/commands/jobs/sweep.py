@@ -197,12 +197,8 @@ def _evaluations(args: argparse.Namespace, folder: RunDir) -> Iterator[Step]:
     if len(name) > LONGEST_NAME:
         name = f"{zlib.crc32(name.encode()):08x}"
     for page in () if args.no_evaluate else args.evaluate or (None,):
-        save = (
-            folder.results / f"{'_'.join(filter(None, ('sweep', page.stem if page else 'test', name)))}.yaml"
-        )
-        options = _options(
-            ckpt=[folder.path], save=[save], cfg_file=[page] if page else [], plugins=args.plugins
-        )
+        save = folder.results / f"{'_'.join(filter(None, ('sweep', page.stem if page else 'test', name)))}.yaml"
+        options = _options(ckpt=[folder.path], save=[save], cfg_file=[page] if page else [], plugins=args.plugins)
         command = [sys.executable, str(COMMANDS / "evaluate.py"), *options, *shlex.split(args.evaluate_args)]
         yield Step(command, save, page)
 

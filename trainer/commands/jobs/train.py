@@ -55,13 +55,7 @@ def run(args: argparse.Namespace) -> int:
 def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[[str], None]) -> Run:
     try:
         return build_run(
-            cfg,
-            folder,
-            seed=args.seed,
-            hparams=_hparams(args, cfg),
-            command=sys.argv,
-            progress=args.progress,
-            lap=lap,
+            cfg, folder, seed=args.seed, hparams=_hparams(args, cfg), command=sys.argv, progress=args.progress, lap=lap
         )
     except RuntimeError as error:
         reason = lost_peer(error)

@@ -39,12 +39,7 @@ class Survey:
     combed: list[float] = field(default_factory=list)  # `combing` of every fourth frame
     uneven: float = 0.0  # share of the frames far off the frame rate
     still_share: float = 0.0  # of the pixels, which never change: bonnet, time stamp, black bars
-    changing: tuple[float, float, float, float] = (
-        0,
-        0,
-        1,
-        1,
-    )  # left, top, right, bottom, shares of the picture
+    changing: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, right, bottom, shares of the picture
 
     def keep(self, frames: Iterable[Picture]) -> Iterator[tuple[int, int, Picture]]:
         """Choose frames (h w 3), RGB, and count. Yields (clip, number, frame), both counted from 0."""

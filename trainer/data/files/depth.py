@@ -23,9 +23,7 @@ def read_depth_array(path: Path) -> NDArray[np.float32]:
     if depth.ndim == 3 and depth.shape[2] == 1:
         depth = depth[..., 0]
     if depth.ndim != 2 or depth.dtype.kind != "f":
-        raise DataError(
-            f"{path}: expected floating-point depth (H, W), got {depth.dtype} of shape {depth.shape}"
-        )
+        raise DataError(f"{path}: expected floating-point depth (H, W), got {depth.dtype} of shape {depth.shape}")
     return np.asarray(depth, np.float32)
 
 

@@ -88,9 +88,7 @@ class Database:
         else:
             keys = self._json("keys") if self._json("format") == _FORMAT else None
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise DataError(
-                f"{self.path} is no database of pictures or arrays: it has no list of its entries"
-            )
+            raise DataError(f"{self.path} is no database of pictures or arrays: it has no list of its entries")
         return frozenset(keys)
 
     def _json(self, key: str) -> Any:
@@ -98,9 +96,7 @@ class Database:
         try:
             return None if content is None else json.loads(content)
         except ValueError as error:
-            raise DataError(
-                f"{self.path}: {key} is not readable ({error}). Write the database again"
-            ) from error
+            raise DataError(f"{self.path}: {key} is not readable ({error}). Write the database again") from error
 
     def _encoded(self, key: str) -> bytes:
         return key.encode() if self._protocol is None else pickle.dumps(key, protocol=self._protocol)
@@ -113,9 +109,7 @@ class Database:
                 value = transaction.get(key)
                 return None if value is None else bytes(value[-last:])
         except lmdb.Error as error:
-            raise DataError(
-                f"{self.path} cannot be read ({error}). Copy or write the database again"
-            ) from error
+            raise DataError(f"{self.path} cannot be read ({error}). Copy or write the database again") from error
 
 
 def write_database(folder: Path, entries: Iterable[tuple[str, bytes]], capacity: int) -> int:
@@ -137,9 +131,7 @@ def write_database(folder: Path, entries: Iterable[tuple[str, bytes]], capacity:
                     _commit(environment, batch)
             _commit(environment, batch)
             ends = {"format": _FORMAT, "keys": sorted(keys)}
-            _commit(
-                environment, [(name.encode(), json.dumps(value).encode()) for name, value in ends.items()]
-            )
+            _commit(environment, [(name.encode(), json.dumps(value).encode()) for name, value in ends.items()])
             environment.sync(True)
     except lmdb.Error as error:
         raise OSError(str(error)) from error
@@ -184,9 +176,7 @@ def _environment(path: str) -> Any:
     # Reading a page behind the end of the file would kill the process (SIGBUS), so its size is checked every time.
     size, wanted = os.path.getsize(os.path.join(path, FILE)), _environments[name].num_bytes
     if size < wanted:
-        raise DataError(
-            f"{path} is cut off: {size} of {wanted} bytes are there. Copy or write the database again"
-        )
+        raise DataError(f"{path} is cut off: {size} of {wanted} bytes are there. Copy or write the database again")
     return _environments[name].environment
 
 

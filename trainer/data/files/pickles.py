@@ -45,9 +45,7 @@ def read_pickle(source: bytes | IO[bytes], place: str) -> Any:
             "Do not use this file unless you know where it comes from"
         ) from error
     except Exception as error:  # a broken pickle fails in any way
-        raise DataError(
-            f"{place} is not a readable pickle ({type(error).__name__}: {error}). Copy it again"
-        ) from error
+        raise DataError(f"{place} is not a readable pickle ({type(error).__name__}: {error}). Copy it again") from error
 
 
 def _checked(value: Any) -> Any:
@@ -214,9 +212,7 @@ def _no_array(*args: Any) -> Any:
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy._core.multiarray", "_reconstruct"): lambda subtype, shape, typecode: _Unbuilt(),
     ("numpy._core.multiarray", "scalar"): lambda kind, data: _array((), kind, False, data).item(),
-    ("numpy._core.numeric", "_frombuffer"): lambda data, kind, shape, order: _array(
-        shape, kind, order == "F", data
-    ),
+    ("numpy._core.numeric", "_frombuffer"): lambda data, kind, shape, order: _array(shape, kind, order == "F", data),
     ("numpy", "ndarray"): _no_array,  # named as the type of an array, never called
     ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,

@@ -19,9 +19,7 @@ def read_points(path: str) -> Array:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false"
-        ) from error
+        raise DataError(f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false") from error
     if problem := scan_problem(path, len(content)):
         raise DataError(problem)
     return np.frombuffer(content, dtype="<f4").reshape(-1, 4)

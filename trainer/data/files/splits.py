@@ -38,17 +38,13 @@ def list_splits(data: Path, folder: Path | None = None) -> list[tuple[str, str, 
     return [(split, mode, path) for (split, mode), path in found.items()]
 
 
-def choose_splits(
-    data: Path, names: Sequence[str] | None, folder: Path | None
-) -> list[tuple[str, str, Path]]:
+def choose_splits(data: Path, names: Sequence[str] | None, folder: Path | None) -> list[tuple[str, str, Path]]:
     """List the split files (`list_splits`) of the splits called `names`, all for None. Raises UserError for none."""
     splits = list_splits(data, folder)
     known = {split for split, _, _ in splits}
     for name in names or ():
         if name not in known:
-            raise UserError(
-                f"--splits {name!r} is not there. {did_you_mean(name, known)}. Or give --splits-dir"
-            )
+            raise UserError(f"--splits {name!r} is not there. {did_you_mean(name, known)}. Or give --splits-dir")
     if not splits:
         raise UserError(
             f"no <split>/<mode>_files.txt in {folder or f'splits in or beside {data}'}. Name the folder that holds the"
@@ -62,9 +58,7 @@ def read_rows(path: Path, expected: str) -> list[tuple[int, str]]:
     try:
         rows = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may write a mark first
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: the split file cannot be read ({error}). Check dataset.split_file"
-        ) from error
+        raise UserError(f"{path}: the split file cannot be read ({error}). Check dataset.split_file") from error
     numbered = [(i, row.strip()) for i, row in enumerate(rows, 1) if row.strip()]
     if not numbered:
         raise UserError(f"{path}: the split file has no lines. Expected one per item: {expected}")

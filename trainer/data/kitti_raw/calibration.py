@@ -100,9 +100,7 @@ def project_points(
     v = np.round(q[:, 1] / z) - 1
     seen = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     nearest = np.full((height, width), np.inf, dtype=np.float32)
-    np.minimum.at(
-        nearest, (v[seen].astype(np.intp), u[seen].astype(np.intp)), values[seen].astype(np.float32)
-    )
+    np.minimum.at(nearest, (v[seen].astype(np.intp), u[seen].astype(np.intp)), values[seen].astype(np.float32))
     nearest[np.isinf(nearest)] = 0
     return nearest
 
@@ -129,7 +127,5 @@ def _take(values: dict[str, list[float]], key: str, shape: tuple[int, ...], path
     numbers = values.get(key)
     if numbers is None or len(numbers) != np.prod(shape):
         found = "is missing" if numbers is None else f"has {len(numbers)} numbers"
-        raise DataError(
-            f"{path}: {key} {found}, expected {np.prod(shape)}. Unpack the calibration archive again"
-        )
+        raise DataError(f"{path}: {key} {found}, expected {np.prod(shape)}. Unpack the calibration archive again")
     return np.array(numbers).reshape(shape)

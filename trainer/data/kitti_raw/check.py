@@ -65,9 +65,7 @@ def other_data(report: SplitReport) -> str:
     return next(kinds, "")
 
 
-def check_split(
-    lines: Iterable[Line], offsets: Sequence[int], recordings: Recordings, mode: str
-) -> SplitReport:
+def check_split(lines: Iterable[Line], offsets: Sequence[int], recordings: Recordings, mode: str) -> SplitReport:
     """Look up all files that the items of a split can have. Only folders and databases are opened."""
     report = SplitReport()
     must_have = needed(offsets, mode)
@@ -112,9 +110,7 @@ def _support(offset: int) -> str:
 _Find = Callable[[Frame], str | None]
 
 
-def _wanted(
-    target: Frame, offsets: Sequence[int], recordings: Recordings
-) -> list[tuple[str, str, Frame, _Find]]:
+def _wanted(target: Frame, offsets: Sequence[int], recordings: Recordings) -> list[tuple[str, str, Frame, _Find]]:
     """List what an item of `target` can have: (column, kind, frame, function that finds it)."""
     images = [(TARGET, target), *((_support(offset), target.support(offset)) for offset in offsets)]
     return [

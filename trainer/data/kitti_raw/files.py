@@ -230,9 +230,7 @@ def list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def check_images(
-    lines: Sequence[Line], offsets: Sequence[int], listing: Recordings, mode: str = "train"
-) -> list[str]:
+def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordings, mode: str = "train") -> list[str]:
     """List bad lines, missing targets and missing supports; an absent or broken folder is one problem.
 
     The last line counts the incomplete items, and says how a `mode` other than train does without supports.

@@ -97,9 +97,7 @@ def _error(image: Map, means: Map, variances: Map, rebuilt: Map) -> Map:
     covariances = _box(image * rebuilt) - means * other_means
     similar = (2 * means * other_means + _C1) * (2 * covariances + _C2)
     similar /= (means**2 + other_means**2 + _C1) * (variances + other_variances + _C2)
-    error: Map = 0.85 * np.clip((1 - similar) / 2, 0, 1).mean(axis=2) + 0.15 * np.abs(image - rebuilt).mean(
-        axis=2
-    )
+    error: Map = 0.85 * np.clip((1 - similar) / 2, 0, 1).mean(axis=2) + 0.15 * np.abs(image - rebuilt).mean(axis=2)
     return error
 
 
@@ -150,8 +148,7 @@ def resized_hints(hints: NDArray[Any], size: tuple[int, int], place: str) -> NDA
     if not np.isfinite(hints).all() or hints.min() < 0:
         raise DataError(f"{place}: depth hints must be finite and at least 0. Make the depth hints again")
     rows, columns = (
-        np.floor(np.arange(to) * (have / to)).astype(np.intp)
-        for to, have in zip(size[::-1], hints.shape, strict=True)
+        np.floor(np.arange(to) * (have / to)).astype(np.intp) for to, have in zip(size[::-1], hints.shape, strict=True)
     )
     resized: NDArray[np.float32] = hints[np.ix_(rows, columns)].astype(np.float32)
     return resized

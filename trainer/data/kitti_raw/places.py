@@ -25,9 +25,7 @@ def find_raw(root: str | None, option: str = "dataset.root") -> Path:
 def find_databases(root: str | None, option: str = "dataset.root") -> Path:
     """Find the folder of LMDB databases: `root`, or in it, or in the usual places. Raises UserError listing them."""
     fix = SET_A_ROOT.replace("dataset.root", option)
-    return find_folder(
-        data_roots(root, option), DATABASE_NAMES, holds_databases, "KITTI as LMDB databases", fix
-    )
+    return find_folder(data_roots(root, option), DATABASE_NAMES, holds_databases, "KITTI as LMDB databases", fix)
 
 
 def find_annotated(raw: Path, depth_root: str | None, option: str = "dataset.depth_root") -> Path:

@@ -102,10 +102,7 @@ class KittiWriter:
             self._store(path, "".join(f"{line}\n" for line in lines).encode())
         start = datetime(2011, 9, 26, 13, 0)
         for i_drive in range(self.recording.drives):
-            times = (
-                start + timedelta(minutes=i_drive, seconds=0.1 * frame)
-                for frame in range(self.recording.frames)
-            )
+            times = (start + timedelta(minutes=i_drive, seconds=0.1 * frame) for frame in range(self.recording.frames))
             text = "".join(f"{time:%Y-%m-%d %H:%M:%S.%f}000\n" for time in times)
             for sensor in ("image_02", "image_03", *(["velodyne_points"] if self.recording.lidar else [])):
                 self._store(self._drive(i_drive) / sensor / "timestamps.txt", text.encode())
@@ -113,9 +110,7 @@ class KittiWriter:
     def missing(self) -> list[Moment]:
         """List the moments that are not complete on disk, drive by drive."""
         moments = (Moment(d, f) for d in range(self.recording.drives) for f in range(self.recording.frames))
-        return [
-            moment for moment in moments if not all(path.is_file() for path in self.paths(moment).values())
-        ]
+        return [moment for moment in moments if not all(path.is_file() for path in self.paths(moment).values())]
 
     def paths(self, moment: Moment) -> dict[str, Path]:
         """Name the files of a moment: image_02, image_03; if wanted velodyne, depth_02, depth_03."""
@@ -161,9 +156,7 @@ class KittiWriter:
         manifest = self.out / MANIFEST
         if not manifest.is_file():
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise UserError(
-                    f"{self.out} is not empty and was not written by this command. Choose another --out"
-                )
+                raise UserError(f"{self.out} is not empty and was not written by this command. Choose another --out")
             self._store(manifest, json.dumps(values, indent=2).encode())
             return
         try:
@@ -219,18 +212,14 @@ def split_lines(recording: Recording) -> dict[str, list[str]]:
     return modes
 
 
-def lidar_scan(
-    depth: NDArray[np.float32], image: NDArray[np.uint8], K: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def lidar_scan(depth: NDArray[np.float32], image: NDArray[np.uint8], K: NDArray[np.float64]) -> NDArray[np.float32]:
     """Scan what the left camera sees along the `BEAMS`: (n 4) x forward, y left, z up in metres, reflectance.
 
     depth (h w) metres, 0 = nothing returned; image (h w 3). Points are exact, at the centres of pixels.
     """
     rows = np.unique(np.rint(K[1, 2] - K[1, 1] * np.tan(BEAMS)).astype(np.intp))
     rows = rows[(rows >= 0) & (rows < len(depth))]
-    v, u = (
-        grid.ravel() for grid in np.meshgrid(rows, np.arange(0, depth.shape[1], COLUMN_STEP), indexing="ij")
-    )
+    v, u = (grid.ravel() for grid in np.meshgrid(rows, np.arange(0, depth.shape[1], COLUMN_STEP), indexing="ij"))
     seen = depth[v, u] > 0
     v, u = v[seen], u[seen]
     z = depth[v, u].astype(np.float64)
@@ -273,8 +262,6 @@ def _calibration_lines(values: dict[str, Any]) -> Iterator[str]:
 
 def _encode(picture: NDArray[Any], suffix: str) -> bytes:
     buffer = io.BytesIO()
-    options = (
-        {"format": "JPEG", "quality": 92, "subsampling": "4:2:0"} if suffix == "jpg" else {"format": "PNG"}
-    )
+    options = {"format": "JPEG", "quality": 92, "subsampling": "4:2:0"} if suffix == "jpg" else {"format": "PNG"}
     Image.fromarray(picture).save(buffer, **options)
     return buffer.getvalue()

@@ -63,9 +63,7 @@ def grass(rng: Rng) -> Material:
 def painted(rng: Rng) -> Material:
     """Draw a crate or cupboard with panels."""
     r, g, b = rng.uniform(0.05, 0.5, 3)
-    return Material(
-        (r, g, b), grain=0.08, streak=(0.5, 0.15), period=(0.5, 0.4), duty=(0.9, 0.85), pattern=(r, b, g)
-    )
+    return Material((r, g, b), grain=0.08, streak=(0.5, 0.15), period=(0.5, 0.4), duty=(0.9, 0.85), pattern=(r, b, g))
 
 
 def paint(rng: Rng) -> Colour:

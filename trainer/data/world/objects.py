@@ -50,11 +50,7 @@ def person(rng: Rng, stage: Stage, x: float, z: float, velocity: Velocity = STIL
     """Add a person 1.6 m to 1.85 m tall: legs, jacket, head."""
     height = rng.uniform(1.6, 1.85)
     yaw = rng.uniform(0.0, np.pi)
-    layers = [
-        (0.0, 0.47, 0.3, paint(rng)),
-        (0.47, 0.38, 0.48, paint(rng)),
-        (0.85, 0.15, 0.2, (0.5, 0.34, 0.25)),
-    ]
+    layers = [(0.0, 0.47, 0.3, paint(rng)), (0.47, 0.38, 0.48, paint(rng)), (0.85, 0.15, 0.2, (0.5, 0.34, 0.25))]
     for start, share, width, colour in layers:
         cloth = Material(colour, grain=0.08, grain_amount=0.25, streak=(0.3, 0.15), contact=0.3)
         stage.add(cloth, x, z, (width, share * height, 0.25), start * height, yaw, velocity)

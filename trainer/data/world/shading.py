@@ -74,9 +74,7 @@ FaceTable = dict[str, F32]
 u = u_x x + u_z z + u_0 and v = v_x x + v_y y + v_z z + v_0 in metres; noise rates are texels per metre."""
 
 
-def face_table(
-    boxes: Boxes, materials: Sequence[Material], ground: Material, light: Light, seed: int
-) -> FaceTable:
+def face_table(boxes: Boxes, materials: Sequence[Material], ground: Material, light: Light, seed: int) -> FaceTable:
     """Tabulate all faces in the order of `raycast`. One material per box; `seed` places the noise."""
     n = len(materials)
     looks = [replace(ground, contact=0.0)] * FIRST_BOX + [m for m in materials for _ in range(6)]
@@ -84,9 +82,7 @@ def face_table(
     flat = axis == 1
     upwards = np.tile([[0.0, -1.0, 0.0]], (FIRST_BOX, 1))
     normals = np.concatenate([upwards, (boxes.axes[:, :, None] * np.array([[-1.0], [1.0]])).reshape(-1, 3)])
-    axes = np.concatenate(
-        [np.tile(np.eye(3), (FIRST_BOX, 1, 1)), np.repeat(boxes.axes, 6, axis=0)]
-    )  # (faces 3 3)
+    axes = np.concatenate([np.tile(np.eye(3), (FIRST_BOX, 1, 1)), np.repeat(boxes.axes, 6, axis=0)])  # (faces 3 3)
     along_u = np.where((axis == 0)[:, None], axes[:, 2], axes[:, 0])
     along_v = np.where(flat[:, None], axes[:, 2], [0.0, -1.0, 0.0])
 
@@ -100,9 +96,7 @@ def face_table(
     shown[:FIRST_BOX] = True
     period = np.array([look.period for look in looks])
     extent = 2 * _half_extents(boxes)
-    period[FIRST_BOX:] = extent / np.maximum(
-        1, np.rint(extent / period[FIRST_BOX:])
-    )  # whole periods fit the face
+    period[FIRST_BOX:] = extent / np.maximum(1, np.rint(extent / period[FIRST_BOX:]))  # whole periods fit the face
     duty = np.array([look.duty for look in looks]) * shown[:, None]
     columns = {
         "u_x": along_u[:, 0], "u_z": along_u[:, 2],
