@@ -203,7 +203,8 @@ def test_an_optimizer_for_another_machine_is_a_warning(load):
 
 
 def test_dump_is_readable_and_loads_to_an_equal_config(load, tmp_path):
-    cfg = load("dataset: {test: {root: some/where}}\nscheduler: {type: plateau, monitor: loss, step_size: ~, gamma: ~}")
+    scheduler = "scheduler: {type: plateau, monitor: loss, step_size: ~, gamma: ~}"
+    cfg = load(f"dataset: {{test: {{root: some/where}}}}\n{scheduler}\ntrainer: {{ema: true, swa: {{lr: 1e-4}}}}")
     cfg.dump("hparams.yaml")
     text = Path("hparams.yaml").read_text()
     assert "    out_scales: [0, 1, 2, 3]\n" in text

@@ -119,8 +119,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""
         sections = {f.name: getattr(self._resolved, f.name) for f in dataclasses.fields(Resolved)}
+        sections["trainer"] = self.trainer.model_dump()
         data = {name: plain(value) for name, value in sections.items() if name not in ("datasets", "warnings")}
-        data["trainer"] = self.trainer.model_dump()
         data["scheduler"] = data["scheduler"] or None
         if not data["evaluation"]:
             del data["evaluation"]  # so that saved configurations of earlier runs stay equal
