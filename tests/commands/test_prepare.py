@@ -20,7 +20,8 @@ from trainer.commands.jobs.preparing import _begin, spread
 from trainer.commands.prepare import main
 from trainer.data.kitti import KittiRaw
 from trainer.data.kitti_raw.calibration import read_calibration
-from trainer.data.kitti_raw.writer import KittiWriter, Moment, Recording, split_lines
+from trainer.data.kitti_raw.writer import DRIVE_SEED, KittiWriter, Moment, Recording, split_lines
+from trainer.data.world.layouts import draw_scene
 from trainer.runtime.errors import UserError
 from trainer.types import STEREO_BASELINE_M
 
@@ -92,7 +93,7 @@ class TestReader:
     def test_pictures_and_annotated_depth_are_what_was_rendered(self, recording):
         dataset = _reader(recording, use_benchmark=True)
         writer = KittiWriter(recording, Recording(2, 5, SIZE, annotated=True))
-        scene = writer._load_scene(0)
+        scene = draw_scene((0, DRIVE_SEED, 0), "road", 5, **writer.recording.drive)
         for index, right in ((0, False), (1, True)):
             item = dataset.load(index)
             assert dataset.describe(index) == f"{DRIVE}/image_0{3 if right else 2}/0000000001"

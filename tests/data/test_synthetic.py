@@ -13,9 +13,9 @@ from torch import Tensor
 
 from trainer.data import DATASETS
 from trainer.data.base import RawItem
+from trainer.data.clips.intrinsics import average_intrinsics
 from trainer.data.synthetic import Synthetic
 from trainer.data.world.drive import Drive
-from trainer.data.world.layouts import average_intrinsics
 from trainer.data.world.scenes import Scene, Stage
 from trainer.data.world.shading import Light, Material, Sky
 from trainer.geometry import ViewSynthesis

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,9 @@ STRONG_P = 0.7
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, as torchvision rounds it
 _HUE_BLOCK = 16384  # pixels at a time: the temporaries of one block stay in the level 2 cache
+Recolour = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (n h w 3), kept -> (n 3 h w) in [0, 1]
 Operation = Callable[[Image.Image, int, int], Image.Image]  # image, strength 0..30, sign
 _LAST_BIN = 30  # TrivialAugment draws one of 31 strengths, 0..30 (arXiv:2103.10158)
-
-
-class Recolour(Protocol):
-    """Colours of some images changed, all in the same way."""
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """images (n h w 3) -> (n 3 h w) in [0, 1]; `images` stay as they are."""
 
 
 class Augmentation(NamedTuple):

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from trainer.data import augment
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import UserError
-from trainer.types import DATA_STAGES
+from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
 
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
@@ -154,10 +154,11 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise UserError(f"dataset.seed must be 0 or more, got {seed}")
         self.mode = mode
         self.size = checked_size(size, "dataset.size")
-        self.supp_idxs = _checked_offsets(supp_idxs)
+        self.supp_idxs = (supp_idxs,) if isinstance(supp_idxs, int) else tuple(supp_idxs or ())
+        if len(set(self.supp_idxs)) != len(self.supp_idxs):
+            raise UserError(f"dataset.supp_idxs {list(self.supp_idxs)} names a frame twice. Remove the repetition")
         self.use_depth, self.use_hints = use_depth, use_hints
-        self.use_aug = use_aug
-        self.use_strong_aug = use_strong_aug
+        self.use_aug, self.use_strong_aug = use_aug, use_strong_aug
         self.log_time = log_time
         self.seed = seed
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
@@ -196,7 +197,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     @property
     def truth(self) -> str:
         """What the depth maps hold, for results; "" where there is only one kind of ground truth."""
-        return ""
+        return self.truth_of(vars(self))
 
     @classmethod
     def truth_of(cls, arguments: Mapping[str, Any]) -> str:
@@ -300,11 +301,23 @@ def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """
     with open_picture(path) as picture:
         if picture.mode.startswith(DEEP_MODES):  # `convert` would make nearly all of it white
-            raise DataError(
-                f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as grey or colour of 8 bits"
-            )
+            raise DataError(f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as 8-bit grey or colour")
         rgb = picture.convert("RGB")
     return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
+
+
+def picture_size(source: Any) -> tuple[int, int]:
+    """Read (width, height) of a picture without decoding it. Raises DataError."""
+    with open_picture(source) as picture:
+        size = picture.size
+    return size
+
+
+def stereo_motion(right: bool) -> NDArray[Any]:
+    """Return the motion target -> other camera (4 4), baseline 0.1 units; `right`: the target is the right picture."""
+    T = np.eye(4)
+    T[0, 3] = STEREO_BASELINE_UNITS if right else -STEREO_BASELINE_UNITS
+    return T
 
 
 def check_choice(key: str, value: str, choices: Any) -> None:
@@ -314,8 +327,7 @@ def check_choice(key: str, value: str, choices: Any) -> None:
 
 
 def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
-    """Return (width, height) as ints. Raises UserError, naming the key `where`, for anything but a landscape
-    size."""
+    """Return (width, height) as ints. Raises UserError, naming the key `where`, unless it is a landscape size."""
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"{where} must be two positive numbers [width, height], got {list(size)}")
     width, height = map(int, size)
@@ -324,10 +336,3 @@ def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
             f"{where} is [width, height]: {list(size)} is taller than wide. Did you mean [{height}, {width}]?"
         )
     return width, height
-
-
-def _checked_offsets(supp_idxs: int | Sequence[int] | None) -> tuple[int, ...]:
-    offsets = () if supp_idxs is None else (supp_idxs,) if isinstance(supp_idxs, int) else tuple(supp_idxs)
-    if len(set(offsets)) != len(offsets):
-        raise UserError(f"dataset.supp_idxs {list(offsets)} names a frame twice. Remove the repetition")
-    return offsets

@@ -15,17 +15,16 @@ from typing_extensions import Unpack
 
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, RawItem
-from trainer.data.clips.clips import PICTURES, list_clip, read_lines
+from trainer.data.clips.clips import PICTURES, list_clip
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, resized
 from trainer.data.clips.video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.files.paths import data_roots
-from trainer.data.files.splits import counted, parse_frame
+from trainer.data.files.splits import counted
 from trainer.runtime.errors import UserError
 
 GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)
 _LEAST_FOV = 5.0  # degrees; a lens of 400 mm on full frame. Less is an angle in radians
-_EXPECTED = '"<clip> <frame>"'
 
 
 @DATASETS.register("folder")
@@ -77,18 +76,12 @@ class FrameFolder(ClipDataset):
         folders = self._clip_folders()
         clips = {name: list_clip(folder, name) for name, folder in folders.items()}
         self._K = {name: self._read_K(self._sources[name]) for name in clips}
-        if split_file:
-            lines = read_lines(Path(split_file), parse_frame, _EXPECTED)
-        else:
-            lines = self._by_rule(clips, val_every, str(self.path))
-        self._set_items(clips, lines)
+        self._choose_items(clips, split_file, val_every, self.path)
 
     def notes(self) -> list[str]:
-        """Report gaps of clips, lost frames of videos, and guessed intrinsics."""
         guessed = [name for name, K in self._K.items() if K is None] if self.fov is None else []
         notes = super().notes() + self._notes
-        doubts = [doubt(K, self._native_size(name), name) for name, K in self._K.items() if K is not None]
-        notes += filter(None, doubts)
+        notes += filter(None, (doubt(K, self._native_size(name), name) for name, K in self._K.items() if K is not None))
         if guessed:
             notes.append(
                 f"{', '.join(guessed)}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view "
@@ -97,15 +90,11 @@ class FrameFolder(ClipDataset):
         return notes
 
     def load(self, index: int) -> RawItem:
-        """Read pictures and intrinsics of an item. Raises DataError for a missing or broken file."""
         line, target, supports = self._read(index)
-        return RawItem(target, supports, self._intrinsics(line.clip))
-
-    def _intrinsics(self, name: str) -> NDArray[Any]:
-        native, K = self._native_size(name), self._K[name]
+        native, K = self._native_size(line.clip), self._K[line.clip]
         if K is None:
             K = from_field_of_view(native, GUESSED_FOV if self.fov is None else self.fov)
-        return resized(K, native, self.size)
+        return RawItem(target, supports, resized(K, native, self.size))
 
     def _read_K(self, source: Path) -> NDArray[Any] | None:
         home = source if source.is_dir() else source.parent
@@ -171,6 +160,5 @@ def _find(path: str) -> Path:
             return Path(place)
         if place.is_file():
             raise UserError(f"dataset.path {place} is no video: known are {' '.join(VIDEOS)}")
-    raise UserError(
-        "\n".join(["dataset.path: there is no such folder or video:", *(f"  {p.absolute()}" for p in places)])
-    )
+    looked = "".join(f"\n  {place.absolute()}" for place in places)
+    raise UserError(f"dataset.path: there is no such folder or video:{looked}")

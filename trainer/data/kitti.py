@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions
-from trainer.data.kitti_raw.files import Listing
+from trainer.data.kitti_raw.files import Recordings
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import find_annotated, find_hints, find_raw
 
@@ -52,7 +52,7 @@ class KittiRaw(KittiItems):
             root, split, split_file, use_benchmark, depth_along, depth_size, intrinsics, hints_root, **common
         )
 
-    def _open(self, root: str | None, hints_root: str | None) -> Listing:
+    def _open(self, root: str | None, hints_root: str | None) -> Recordings:
         raw = find_raw(root)
         annotated = find_annotated(raw, self._depth_root) if self.use_depth and self.use_benchmark else None
-        return Listing(raw, annotated, find_hints(raw, hints_root) if self.use_hints else None)
+        return Recordings(raw, annotated, find_hints(raw, hints_root) if self.use_hints else None)

@@ -20,7 +20,7 @@ from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.clips.poses import Rig, read_poses, read_rig
 from trainer.data.files.depth import resize_nearest
-from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder
+from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
 from trainer.data.files.scans import read_points
 from trainer.data.files.splits import find_split
 from trainer.data.kitti_raw.calibration import project_points
@@ -30,10 +30,10 @@ from trainer.types import METRES_PER_UNIT
 Pictures = Literal["auto", "colour", "grey"]
 
 _NAMES = ("kitti_odom", "kitti_odometry")
+_PICTURES = "sequences/[0-9][0-9]/image_[0-3]"
 _CAMERAS = {"colour": {"l": 2, "r": 3}, "grey": {"l": 0, "r": 1}}
 _ROUNDED = 1e-2  # entries of a rotation times its transpose
 _TEST_SEQUENCES = ("09", "10")
-_EXPECTED = '"<sequence> <frame> <l|r>"'
 
 
 @DATASETS.register("kitti_odom")
@@ -75,11 +75,11 @@ class KittiOdometry(ClipDataset):
         check_choice("dataset.pictures", pictures, Pictures)
         self.pictures = pictures
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
-        self.root = find_folder(data_roots(root), _NAMES, _holds_sequences, "KITTI odometry", SET_A_ROOT)
+        self.root = find_folder(data_roots(root), _NAMES, holds(_PICTURES), "KITTI odometry", SET_A_ROOT)
         clips: dict[str, Clip] = {}
         if split or split_file:
             path = expanded(split_file) if split_file else find_split(self.root, split or "", self.mode)
-            lines = read_lines(path, _parse, _EXPECTED)
+            lines = read_lines(path, _parse, '"<sequence> <frame> <l|r>"')
             for line in lines:
                 self._add(clips, line.clip)
         else:
@@ -89,7 +89,7 @@ class KittiOdometry(ClipDataset):
             left = {name: clip for name, clip in clips.items() if name.endswith("/l")}
             if not any(clip.frames for clip in left.values()):
                 raise UserError(self._absent())
-            lines = self._by_rule(left, 0 if self.mode == "test" else val_every, str(self.root))
+            lines = self._by_rule(left, 0 if self.mode == "test" else val_every, self.root)
         self._set_items(clips, lines)
         self.sequences = sorted({line.clip[:2] for line in lines if not line.problem})
         scans = {name: self.root / "sequences" / name / "velodyne" for name in self.sequences}
@@ -120,7 +120,6 @@ class KittiOdometry(ClipDataset):
         return ""
 
     def notes(self) -> list[str]:
-        """Report gaps, missing ground truth and missing poses."""
         notes = super().notes()
         if self._without_depth:
             notes.append(f"no sequence in {self.root} has a folder velodyne: there is no ground-truth depth")
@@ -129,7 +128,6 @@ class KittiOdometry(ClipDataset):
         return notes
 
     def load(self, index: int) -> RawItem:
-        """Read pictures, intrinsics, motions and depth of an item. Raises DataError for a missing or broken file."""
         line, target, supports = self._read(index)
         rig, camera = self._rig(line.clip[:2]), self._camera(line.clip)
         K = resized(rig.K(camera), self._native_size(line.clip), self.size)
@@ -148,7 +146,7 @@ class KittiOdometry(ClipDataset):
         """Name the sequences that are used without split files, those that are here, and the ways out."""
         is_test = self.mode == "test"
         wanted = " and ".join(_TEST_SEQUENCES) if is_test else "00 to 08"
-        there = sorted(path.parent.name for path in self.root.glob("sequences/[0-9][0-9]/image_[0-3]"))
+        there = sorted(path.parent.name for path in self.root.glob(_PICTURES))
         instead = ", or evaluate with --mode val" if is_test else ""
         return (
             f"{self.root}: without split files kitti_odom takes sequences {wanted} for {self.mode} (arXiv:1704.07813),"
@@ -191,9 +189,8 @@ class KittiOdometry(ClipDataset):
             is_motion &= np.isfinite(poses).all(axis=(1, 2))
             broken = np.flatnonzero(~is_motion)
             if broken.size:
-                raise DataError(
-                    f"{path}: the pose of frame {broken[0]} (and {broken.size - 1} more) is no motion. Copy it again"
-                )
+                more = f"(and {broken.size - 1} more)"
+                raise DataError(f"{path}: the pose of frame {broken[0]} {more} is no motion. Copy it again")
             self._poses[sequence] = poses
         return self._poses[sequence]
 
@@ -245,7 +242,3 @@ def _parse(row: str) -> tuple[str, int] | None:
 def _partner(name: str) -> str:
     sequence, _, side = name.partition("/")
     return f"{sequence}/{'r' if side == 'l' else 'l'}"
-
-
-def _holds_sequences(folder: Path) -> bool:
-    return any(folder.glob("sequences/[0-9][0-9]/image_[0-3]"))

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +26,10 @@ from trainer.runtime.errors import UserError
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
 _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if _KNOWS_SENDER else []))
-
 _SIZE_ADVICE = {"depth": "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"}
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) keys for one process, to be given to a DataLoader as its `batch_sampler`.
 
@@ -36,51 +37,32 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     With `drop_last=False` the last global batch may be smaller, and a process may get a smaller part of it or
     none: every item is seen exactly once by all processes together.
 
-    Args:
-        num_items: items of the data set.
-        batch_size: global, over all processes.
-        rank: this process, 0 <= rank < world.
-        world: number of processes.
-        seed: of the order, >= 0.
-        shuffle: draw a new order for each epoch.
-        drop_last: leave out the last global batch when it is not full, so that every process takes the same
-            number of steps.
-
     Raises UserError when the batch cannot be split over the processes, or when no full batch exists.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        seed: int = 0,
-        shuffle: bool = False,
-        drop_last: bool = False,
-    ):
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} is not one of {world} processes")
-        if batch_size < 1:
-            raise UserError(f"loader.batch_size must be 1 or more, got {batch_size}")
-        if batch_size % world:
-            raise UserError(_indivisible(batch_size, world))
-        if num_items < 1:
+    num_items: int  # of the data set
+    batch_size: int  # global, over all processes
+    rank: int = 0  # this process, 0 <= rank < world
+    world: int = 1  # number of processes
+    seed: int = 0  # of the order, >= 0
+    shuffle: bool = False  # draw a new order for each epoch
+    drop_last: bool = False  # leave out a last global batch that is not full: all processes take as many steps
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} is not one of {self.world} processes")
+        if self.batch_size < 1:
+            raise UserError(f"loader.batch_size must be 1 or more, got {self.batch_size}")
+        if self.batch_size % self.world:
+            raise UserError(_indivisible(self.batch_size, self.world))
+        if self.num_items < 1:
             raise UserError("the data set has no items. Check dataset.split and dataset.split_file")
-        if drop_last and num_items < batch_size:
+        if self.drop_last and self.num_items < self.batch_size:
             raise UserError(
-                f"loader.batch_size {batch_size} is more than the {num_items} items of the data set, and "
-                f"drop_last leaves out what fills no batch. Use a batch size of at most {num_items}"
+                f"loader.batch_size {self.batch_size} is more than the {self.num_items} items of the data set, and "
+                f"drop_last leaves out what fills no batch. Use a batch size of at most {self.num_items}"
             )
-        self.num_items = num_items
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.epoch = 0
-        self.start_batch = 0
+        self.set_position(0)
 
     def set_position(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration, and the global batch that it starts with (to resume)."""
@@ -89,16 +71,17 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Number of batches of this process in a whole epoch, wherever iteration starts."""
-        full, rest = divmod(self.num_items, self.batch_size)
-        mine = rest > self.rank * (self.batch_size // self.world)
-        return full + int(mine and not self.drop_last)
+        return self._num_batches(self.rank)
 
     @property
     def num_common(self) -> int:
         """Number of batches of an epoch that every process has."""
+        return self._num_batches(self.world - 1)
+
+    def _num_batches(self, rank: int) -> int:
         full, rest = divmod(self.num_items, self.batch_size)
-        last_has_one = rest > (self.world - 1) * (self.batch_size // self.world)
-        return full + int(last_has_one and not self.drop_last)
+        has_rest = rest > rank * (self.batch_size // self.world)
+        return full + int(has_rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,17 +75,15 @@ class MixedDatasets(RecordedDataset):
         if problems := _problems(datasets):
             raise UserError("\n".join(f"dataset.{problem}" for problem in problems))
         shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
-        self.parts = [
-            _build_part(name, weight, kwargs, {**shared, "seed": self._part_seed(i)}, self.supp_idxs)
-            for i, (name, weight, kwargs) in enumerate(_settings(datasets, self.mode))
-        ]
-        sizes = [len(part.dataset) for part in self.parts]
-        counts = sizes
+        self.parts = []
+        for i, (name, weight, kwargs) in enumerate(_settings(datasets, self.mode)):
+            seed = int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0])  # items share no draws
+            self.parts.append(_build_part(name, weight, kwargs, {**shared, "seed": seed}, self.supp_idxs))
+        counts = sizes = [len(part.dataset) for part in self.parts]
         if self.mode == "train":
             counts = item_counts([part.weight for part in self.parts], length or sum(sizes))
         self.pattern = Pattern(counts)
         self.use_depth = self.use_depth and all(part.dataset.use_depth for part in self.parts)
-        self._walks: dict[tuple[int, int], NDArray[Any]] = {}
         self._starts = np.cumsum([0, *sizes]).tolist()
         self._watch(self._starts[-1])
 
@@ -105,8 +103,7 @@ class MixedDatasets(RecordedDataset):
 
     def check(self) -> list[str]:
         """List the problems of all data sets, and why their items do not fit into one batch: reads one of each."""
-        problems = [f"{part.name}: {line}" for part in self.parts for line in part.dataset.check()]
-        if problems:
+        if problems := [f"{part.name}: {line}" for part in self.parts for line in part.dataset.check()]:
             return problems
         try:
             return self._disagreements()
@@ -114,7 +111,6 @@ class MixedDatasets(RecordedDataset):
             return [str(error)]
 
     def notes(self) -> list[str]:
-        """List shares, keys that are left out, and the notes of all data sets."""
         notes = [f"{part.name}: {line}" for part in self.parts for line in part.dataset.notes()]
         if self.mode == "train":
             for part, count in zip(self.parts, self.pattern.counts, strict=True):
@@ -122,13 +118,11 @@ class MixedDatasets(RecordedDataset):
                     f"{part.name}: {count} of {len(self)} items of an epoch ({count / len(self):.1%}), "
                     f"{count / len(part.dataset):.3g} times its {len(part.dataset)}"
                 )
-        left_out = sorted(set().union(*self._samples) - self._keys)
-        if left_out:
+        if left_out := sorted(set().union(*self._samples) - self._keys):
             notes.append(f"left out, as not all data sets have it: {', '.join(left_out)}")
         return notes
 
     def load(self, index: int) -> RawItem:
-        """Read the item at a place of epoch 0."""
         part, _, own = self._place(0, index)
         return part.dataset.load(own)
 
@@ -145,30 +139,14 @@ class MixedDatasets(RecordedDataset):
         item["index"] = torch.tensor(epoch * len(self) + index if self.mode == "train" else index)
         return item
 
-    def _part_seed(self, i_part: int) -> int:
-        """Derive a seed for each data set, so that their items do not share draws."""
-        return int(np.random.SeedSequence([self.seed, i_part]).generate_state(1)[0])
-
     def _place(self, epoch: int, index: int) -> tuple[Part, int, int]:
-        """Find the item at a place of an epoch: its data set, the walk through it, its index there.
-
-        The number of the walk serves the augmentation as epoch.
-        """
+        """Find the item at a place of an epoch: data set, walk through it (epoch of augmentation), index there."""
         i_part, step = self.pattern.place(index)
         part, size = self.parts[i_part], len(self.parts[i_part].dataset)
         if self.mode != "train":
             return part, 0, step
         walk, position = divmod(epoch * self.pattern.counts[i_part] + step, size)
-        return part, walk, int(self._order(i_part, walk, size)[position])
-
-    def _order(self, i_part: int, walk: int, size: int) -> NDArray[Any]:
-        """Indices of a data set in the order of one walk."""
-        if (i_part, walk) not in self._walks:
-            if len(self._walks) > 4 * len(self.parts):
-                self._walks.clear()
-            rng = np.random.default_rng([self.seed, i_part, walk, _WALK])
-            self._walks[i_part, walk] = rng.permutation(size)
-        return self._walks[i_part, walk]
+        return part, walk, int(_order(self.seed, i_part, walk, size)[position])
 
     def _other(self, rng: np.random.Generator, index: int) -> int:
         """A stand-in comes from the same data set, so that shares stay what they are."""
@@ -262,19 +240,20 @@ class Pattern:
         return int(self._places[i_part][step])
 
 
-def item_counts(weights: Sequence[float], length: int) -> list[int]:
-    """Divide `length` items by weight; what rounding leaves goes to the largest remainders.
+@lru_cache(maxsize=32)
+def _order(seed: int, i_part: int, walk: int, size: int) -> NDArray[Any]:
+    """Indices of a data set in the order of one walk."""
+    return np.random.default_rng([seed, i_part, walk, _WALK]).permutation(size)
 
-    Raises UserError when a data set gets none.
-    """
+
+def item_counts(weights: Sequence[float], length: int) -> list[int]:
+    """Divide `length` items by weight, the rest to the largest remainders. UserError when a data set gets none."""
     exact = np.asarray(weights, np.float64) / np.sum(weights) * length
     counts = np.floor(exact).astype(np.int64)
     for i in np.argsort(counts - exact, kind="stable")[: length - counts.sum()]:
         counts[i] += 1
     if not counts.all():
-        raise UserError(
-            f"dataset.length {length} leaves {counts.tolist()} items for weights {list(weights)}: make it longer"
-        )
+        raise UserError(f"dataset.length {length} leaves {counts.tolist()} items for weights {list(weights)}. Raise it")
     return [int(count) for count in counts]
 
 
@@ -290,10 +269,7 @@ def _settings(datasets: Mapping[str, Any], mode: str) -> Iterator[tuple[str, Any
 def _build_part(
     name: str, weight: float, kwargs: dict[str, Any], shared: Mapping[str, Any], supp_idxs: Sequence[int]
 ) -> Part:
-    """Build a data set, which may replace the `supp_idxs` of the mixture.
-
-    Raises UserError naming it, also when its supports do not match those of the mixture.
-    """
+    """Build a data set, which may replace the `supp_idxs` of the mixture by as many. Raises UserError naming it."""
     kind, place = kwargs.pop("type"), f"dataset.datasets.{name}"
     if not supp_idxs:
         kwargs["supp_idxs"] = None

@@ -76,7 +76,6 @@ class RecordedDataset(DepthDataset):
         raise DataError(f"{_TRIES} items in a row cannot be read, the last one: {reason}. Is the disk still there?")
 
     def _other(self, rng: np.random.Generator, index: int) -> int:
-        """Draw a stand-in for `index`."""
         return int(rng.integers(len(self)))
 
     def _identity(self, epoch: int, index: int) -> int:

@@ -14,19 +14,16 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, RawItem, checked_size
-from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
+from trainer.data.base import CommonOptions, RawItem, checked_size
+from trainer.data.clips.clips import Clip, Line, list_clip
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
-from trainer.data.files.splits import parse_frame
 from trainer.runtime.errors import UserError
 
-_NAMES = ("rgbd",)
 _COLOUR, _DEPTH = ("images", "rgb", "color"), ("depth", "depths")
-_EXPECTED = '"<scene> <frame>"'
 
 
 @DATASETS.register("rgbd")
@@ -68,17 +65,13 @@ class RgbdScenes(ClipDataset):
             raise UserError(f"dataset.depth_scale must be positive, got {depth_scale}")
         self.frame_gap, self.depth_scale = frame_gap, depth_scale
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
-        self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "RGB-D data", SET_A_ROOT)
+        self.root = find_folder(data_roots(root), ("rgbd",), _holds_scenes, "RGB-D data", SET_A_ROOT)
         folders = [self.root] if _is_scene(self.root) else sorted(filter(_is_scene, self.root.iterdir()))
         self._scenes = {folder.name: folder for folder in folders}
         clips = {name: list_clip(_sub(folder, _COLOUR), name) for name, folder in self._scenes.items()}
-        if split_file:
-            lines = read_lines(Path(split_file), parse_frame, _EXPECTED)
-        else:
-            lines = self._by_rule(clips, val_every, str(self.root))
-        self._set_items(clips, lines)
+        self._choose_items(clips, split_file, val_every, self.root)
         self._depths = {name: self._list_depth(folder, clips[name]) for name, folder in self._scenes.items()}
-        self._depth_sizes: dict[str, tuple[int, int]] = {}
+        self._depth_shapes: dict[str, tuple[int, ...]] = {}
         self._K = {name: read_intrinsics(folder / "K.txt") for name, folder in self._scenes.items()}
         self._poses = {name: self._read_poses(folder, clips[name]) for name, folder in self._scenes.items()}
         self._has_poses = all(self._poses.values())
@@ -89,7 +82,6 @@ class RgbdScenes(ClipDataset):
         return super().check() + self._damaged((path for path in paths if path), "depth maps")
 
     def notes(self) -> list[str]:
-        """Report gaps of clips, missing depth maps and missing poses."""
         notes = super().notes()
         notes += filter(None, (doubt(K, self._native_size(name), name) for name, K in self._K.items()))
         without = sum(self._depth_path(line) is None for line in self.lines) if self.use_depth else 0
@@ -100,7 +92,6 @@ class RgbdScenes(ClipDataset):
         return notes
 
     def load(self, index: int) -> RawItem:
-        """Read pictures, intrinsics, motions and depth of an item. Raises DataError for a missing or broken file."""
         line, target, supports = self._read(index)
         native = self._native_size(line.clip)
         K, depth, K_depth = self._K[line.clip], None, None
@@ -115,21 +106,17 @@ class RgbdScenes(ClipDataset):
     def _depth(self, line: Line) -> NDArray[np.float32]:
         path = self._depth_path(line)
         if path is None:
-            width, height = self.depth_size or self._depth_size_of(line.clip)
-            return np.zeros((height, width), np.float32)
+            return np.zeros(self.depth_size[::-1] if self.depth_size else self._depth_shape_of(line.clip), np.float32)
         depth = self._known_depth(read_depth(Path(path), self.depth_scale), path)
         return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
 
-    def _depth_size_of(self, scene: str) -> tuple[int, int]:
-        """(width, height) of the depth maps of a scene, or of its pictures when it has no maps."""
-        if scene not in self._depth_sizes:
+    def _depth_shape_of(self, scene: str) -> tuple[int, ...]:
+        """(height, width) of the depth maps of a scene, or of its pictures when it has no maps."""
+        if scene not in self._depth_shapes:
             some = next(iter(self._depths[scene].values()), None)
-            if some is None:
-                self._depth_sizes[scene] = self._native_size(scene)
-            else:
-                height, width = read_depth(Path(some), self.depth_scale).shape
-                self._depth_sizes[scene] = width, height
-        return self._depth_sizes[scene]
+            shape = self._native_size(scene)[::-1] if some is None else read_depth(Path(some), self.depth_scale).shape
+            self._depth_shapes[scene] = shape
+        return self._depth_shapes[scene]
 
     def _depth_path(self, line: Line) -> str | None:
         return self._depths.get(line.clip, {}).get(line.number)
@@ -152,17 +139,11 @@ class RgbdScenes(ClipDataset):
         return {number: by_stem[stem] for number, stem in stems.items() if stem in by_stem}
 
     def _read_poses(self, folder: Path, clip: Clip) -> dict[int, NDArray[Any]]:
-        """Map the numbers of a clip to poses; empty without poses, or when some are not finite.
-
-        Raises UserError unless there is one per picture.
-        """
+        """Map the numbers of a clip to poses, one per picture; empty without poses, or when some are not finite."""
         path = folder / "poses.txt"
         if not path.is_file():
             return {}
-        try:
-            poses = read_poses(path)
-        except DataError as error:
-            raise UserError(str(error)) from error
+        poses = read_poses(path)
         if len(poses) != len(clip.frames):
             raise UserError(f"{path} has {len(poses)} poses for {len(clip.frames)} pictures: one per picture is needed")
         return dict(zip(sorted(clip.frames), poses, strict=True)) if np.isfinite(poses).all() else {}

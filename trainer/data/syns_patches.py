@@ -16,19 +16,17 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, RawItem, open_picture, read_image
+from trainer.data.base import CommonOptions, DataError, RawItem, open_picture, picture_size, read_image
 from trainer.data.clips.clips import read_lines
-from trainer.data.clips.dataset import picture_size, refuse_hints
+from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import read_depth_array
-from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder
+from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
 from trainer.data.files.splits import capped, find_split
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 
-_NAMES = ("syns_patches",)
 _FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels
-_EXPECTED = '"<scene> <number>.png"'
 _EDGES = re.compile("edges(_0[123](_log|_inv)?)?")  # folders of depth edges
 
 
@@ -74,9 +72,10 @@ class SynsPatches(RecordedDataset):
             )
         self.use_edges = use_edges
         self._folders = (("images", ".png"), ("depths", ".npy"), (edges_dir, ".png"))
-        self.root = find_folder(data_roots(root), _NAMES, _holds_scenes, "SYNS-Patches", SET_A_ROOT)
+        accept = holds("[0-9][0-9]/images")
+        self.root = find_folder(data_roots(root), ("syns_patches",), accept, "SYNS-Patches", SET_A_ROOT)
         path = expanded(split_file) if split_file else find_split(self.root, ".", self.mode)
-        self.lines = read_lines(path, _parse, _EXPECTED)
+        self.lines = read_lines(path, _parse, '"<scene> <number>.png"')
         self._watch(len(self.lines))
 
     def __len__(self) -> int:
@@ -103,14 +102,13 @@ class SynsPatches(RecordedDataset):
         return problems + capped(missing, "missing files") + self._damaged(map(str, files), "files")
 
     def load(self, index: int) -> RawItem:
-        """Read image, depth and edges of an item. Raises DataError for a missing or broken file."""
         line = self.lines[index]
         if line.problem:
             raise DataError(line.problem)
         picture, depth_file, edge_file = (self._file(line.clip, line.number, *of) for of in self._folders)
         with self.stage("Image"):
             target = read_image(picture, self.size)
-            K = _intrinsics(native := picture_size(str(picture)))
+            K = _intrinsics(native := picture_size(picture))
         depth = edges = K_depth = None
         with self.stage("Depth"):
             if self.use_depth:
@@ -119,13 +117,11 @@ class SynsPatches(RecordedDataset):
             if self.use_edges:
                 edges = _read_edges(edge_file)
             if depth is not None and edges is not None and edges.shape != depth.shape:
-                raise DataError(
-                    f"{edge_file}: edges of shape {edges.shape} do not belong to depth of {depth.shape}. Copy both"
-                )
+                shapes = f"edges of shape {edges.shape} do not belong to depth of {depth.shape}"
+                raise DataError(f"{edge_file}: {shapes}. Copy both")
         return RawItem(target, [], resized(K, native, self.size), depth=depth, K_depth=K_depth, edges=edges)
 
     def _files(self, scene: str, number: int) -> list[Path]:
-        """The files that an item needs."""
         wanted = (True, self.use_depth, self.use_edges)
         return [self._file(scene, number, *of) for of, want in zip(self._folders, wanted, strict=True) if want]
 
@@ -141,10 +137,6 @@ def _parse(row: str) -> tuple[str, int] | None:
         case [scene, name] if scene.isdecimal() and name.removesuffix(".png").isdecimal():
             return f"{int(scene):02d}", int(name.removesuffix(".png"))
     return None
-
-
-def _holds_scenes(folder: Path) -> bool:
-    return any(folder.glob("[0-9][0-9]/images"))
 
 
 def _intrinsics(size: tuple[int, int]) -> NDArray[Any]:

@@ -14,15 +14,15 @@ from typing_extensions import Unpack
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DepthDataset, RawItem
+from trainer.data.base import CommonOptions, DepthDataset, RawItem, stereo_motion
+from trainer.data.clips.intrinsics import average_intrinsics
 from trainer.data.world.drive import PAD
-from trainer.data.world.layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
+from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene
 from trainer.data.world.scenes import Scene
 from trainer.runtime.errors import UserError
 from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_UNITS
 
 _MODE_SEEDS: dict[str, int] = {"train": 0, "val": 1, "test": 2}
-_CACHED_SCENES = 512  # about 60 kB each
 
 
 @DATASETS.register("synthetic")
@@ -71,37 +71,26 @@ class Synthetic(DepthDataset):
         super().__init__(**self.defaults | common)
         if scene not in get_args(SceneKind):
             raise UserError(f"dataset.scene: {scene!r} is no kind of scene. {did_you_mean(scene, get_args(SceneKind))}")
-        _require("num_items", num_items, 1)
-        _require("items_per_scene", items_per_scene, 1)
-        _require("scene_seed", scene_seed, 0)
+        counts = {"num_items": (num_items, 1), "items_per_scene": (items_per_scene, 1), "scene_seed": (scene_seed, 0)}
+        for key, (value, least) in counts.items():
+            if value < least:
+                raise UserError(f"dataset.{key} must be at least {least}, got {value}")
         if not 0.3 <= min(focal) <= max(focal) <= 20:
             raise UserError(f"dataset.focal must be between 0.3 and 20 image widths and heights, got {list(focal)}")
-        check_drive_options(
-            "dataset.{}".format,
-            motion=motion,
-            rotation=rotation,
-            moving_objects=moving_objects,
-            clutter=clutter,
-            standing=standing,
-        )
-        far = [offset for offset in self.supp_idxs if abs(offset) > PAD]
-        if far:
-            raise UserError(
-                f"dataset.supp_idxs: {far} are too far away: scenes are built for offsets of -{PAD} to {PAD}"
-            )
+        self._drive: dict[str, Any] = {
+            "motion": motion, "rotation": rotation, "moving_objects": moving_objects, "standing": standing,
+            "clutter": clutter,
+        }  # fmt: skip
+        check_drive_options("dataset.{}".format, self._drive)
+        if far := [offset for offset in self.supp_idxs if abs(offset) > PAD]:
+            raise UserError(f"dataset.supp_idxs: {far} are too far away: scenes are built for -{PAD} to {PAD}")
         self.num_items = num_items
         self.items_per_scene = items_per_scene
         self.scene_seed = scene_seed
         self.scene = scene
-        self.motion = motion
-        self.rotation = rotation
-        self.moving_objects = moving_objects
-        self.clutter = clutter
-        self.standing = float(standing)
         self.sky_depth = sky_depth
         self.right_targets = right_targets
         self._K = average_intrinsics(self.size, focal)
-        self._scenes: dict[int, Scene] = {}
 
     def __len__(self) -> int:
         return self.num_items
@@ -113,7 +102,6 @@ class Synthetic(DepthDataset):
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
 
     def load(self, index: int) -> RawItem:
-        """Render an item."""
         i_scene, frame = divmod(index, self.items_per_scene)
         right = self._is_right(index)
         with self.stage("Image"):
@@ -133,7 +121,7 @@ class Synthetic(DepthDataset):
             target=target,
             supports=supports,
             K=self._K,
-            T_stereo=_stereo_motion(right) if 0 in self.supp_idxs else None,
+            T_stereo=stereo_motion(right) if 0 in self.supp_idxs else None,
             depth=depth if self.use_depth else None,
             Ts_true=np.array(motions).reshape(-1, 4, 4),
             hints=hints,
@@ -151,23 +139,5 @@ class Synthetic(DepthDataset):
         return self.right_targets and index % 2 == 1
 
     def _scene(self, i_scene: int) -> Scene:
-        if i_scene not in self._scenes:
-            if len(self._scenes) >= _CACHED_SCENES:
-                self._scenes.clear()
-            self._scenes[i_scene] = draw_scene(
-                (self.scene_seed, _MODE_SEEDS[self.mode], i_scene), self.scene, self.items_per_scene,
-                self.motion, self.rotation, self.moving_objects, self.standing,
-                self.clutter,
-            )  # fmt: skip
-        return self._scenes[i_scene]
-
-
-def _stereo_motion(right: bool) -> NDArray[Any]:
-    T = np.eye(4)
-    T[0, 3] = STEREO_BASELINE_UNITS if right else -STEREO_BASELINE_UNITS
-    return T
-
-
-def _require(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"dataset.{key} must be at least {least}, got {value}")
+        seed = (self.scene_seed, _MODE_SEEDS[self.mode], i_scene)
+        return draw_scene(seed, self.scene, self.items_per_scene, **self._drive)

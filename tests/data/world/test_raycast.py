@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.data.world.layouts import average_intrinsics
+from trainer.data.clips.intrinsics import average_intrinsics
 from trainer.data.world.raycast import GROUND, Boxes, View, cast
 from trainer.data.world.texture import noise, pulse
 

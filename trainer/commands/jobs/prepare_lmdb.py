@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.commands.jobs.preparing import print_problems, spread, store
 from trainer.data.files.lmdb import write_database
 from trainer.data.files.splits import list_splits
-from trainer.data.kitti_raw.files import Listing
+from trainer.data.kitti_raw.databases import DatabaseListing
 from trainer.data.kitti_raw.pack import Package, capacity, is_packed, list_packages, read_entries
 from trainer.data.kitti_raw.places import open_recordings
 from trainer.runtime.errors import UserError
@@ -21,7 +21,7 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
     """Write the databases that are missing or incomplete; return 1 when files were broken and left out."""
     require("lmdb", "lmdb", "Writing LMDB databases")
     raw, recordings = open_recordings(root, depth_root, hints_root)
-    if not isinstance(recordings, Listing):
+    if isinstance(recordings, DatabaseListing):
         raise UserError(f"{raw} holds databases already. Give the folder of files with --root")
     packages = list_packages(raw, recordings.annotated, recordings.hints)
     missing = [package for package in packages if not is_packed(package, out)]

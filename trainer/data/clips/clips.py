@@ -10,8 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from models_zoo.registry import did_you_mean
-from trainer.data.files.splits import capped, counted, read_rows
+from trainer.data.files.splits import read_rows
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BLOCK = 50  # frames of a block of the validation rule
@@ -87,32 +86,6 @@ def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expec
         problem = f"{path}:{i}: {row!r}: expected {expected}" if found is None else ""
         lines.append(Line(f"{path}:{i}", *(found or ("", 0)), problem))
     return lines
-
-
-def check_lines(lines: Sequence[Line], clips: Mapping[str, Clip], roles: Callable[[Line], Mapping[str, tuple[str, int]]]
-) -> list[str]:  # fmt: skip
-    """List bad lines and missing frames.
-
-    roles: line -> {"target": (clip, number), "support -1": ...}, all pictures of an item.
-    """
-    problems = capped([line.problem for line in lines if line.problem], "bad lines")
-    absent: Counter[str] = Counter()
-    missing = []
-    for line in lines:
-        for role, (name, number) in roles(line).items() if not line.problem else ():
-            clip = clips.get(name)
-            if clip is None or not clip.frames:
-                absent[name] += 1
-            elif number not in clip.frames:
-                extent = f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
-                place = f"{line.place}: " if line.place else ""
-                missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {extent}")
-    known = did_you_mean("", [name for name, clip in clips.items() if clip.frames])
-    problems += [
-        f"there are no pictures of {name}: {counted(n, 'frame is', 'frames are')} missing. {known}"
-        for name, n in absent.items()
-    ]
-    return problems + capped(missing, "missing frames")
 
 
 def _suffix(name: str) -> str:

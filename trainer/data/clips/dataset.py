@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from trainer.data.base import UNREADABLE, DataError, read_image
-from trainer.data.clips.clips import Clip, Line, check_lines, choose_frames, gaps
+from models_zoo.registry import did_you_mean
+from trainer.data.base import DataError, picture_size, read_image
+from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
-from trainer.data.files.splits import counted
+from trainer.data.files.splits import capped, counted, parse_frame
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 
@@ -31,7 +33,14 @@ class ClipDataset(RecordedDataset):
         self._sizes: dict[str, tuple[int, int]] = {}
         self._watch(len(lines))
 
-    def _by_rule(self, clips: Mapping[str, Clip], val_every: int, where: str) -> list[Line]:
+    def _choose_items(self, clips: Mapping[str, Clip], split_file: str | None, val_every: int, where: Path) -> None:
+        """Take the items that a split file names, or else choose them by rule."""
+        if split_file:
+            self._set_items(clips, read_lines(Path(split_file), parse_frame, '"<clip> <frame>"'))
+        else:
+            self._set_items(clips, self._by_rule(clips, val_every, where))
+
+    def _by_rule(self, clips: Mapping[str, Clip], val_every: int, where: Path) -> list[Line]:
         """Choose items without a split file. Raises UserError when none are left."""
         if val_every < 0 or val_every == 1:
             raise UserError(f"dataset.val_every must be 2 or more, or 0 for no division, got {val_every}")
@@ -60,16 +69,34 @@ class ClipDataset(RecordedDataset):
 
     def check(self) -> list[str]:
         """List bad lines, and pictures that are missing, cut short, or of another size or kind than the others."""
-        problems = check_lines(self.lines, self.clips, self._roles)
+        problems = self._line_problems()
         used: dict[str, dict[str, None]] = {}
         for line in self.lines:
             for name, number in self._roles(line).values():
                 if path := self._find(name, number):
                     used.setdefault(name, {})[path] = None
-        damaged = self._damaged((path for paths in used.values() for path in paths), "pictures")
-        if damaged:
+        if damaged := self._damaged((path for paths in used.values() for path in paths), "pictures"):
             return problems + damaged
         return problems + find_odd_pictures(used, {name: self._native_size(name) for name in used})
+
+    def _line_problems(self) -> list[str]:
+        problems = capped([line.problem for line in self.lines if line.problem], "bad lines")
+        absent: Counter[str] = Counter()
+        missing = []
+        for line in self.lines:
+            for role, (name, number) in self._roles(line).items() if not line.problem else ():
+                clip = self.clips.get(name)
+                if clip is None or not clip.frames:
+                    absent[name] += 1
+                elif number not in clip.frames:
+                    extent = f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
+                    place = f"{line.place}: " if line.place else ""
+                    missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {extent}")
+        known = did_you_mean("", [name for name, clip in self.clips.items() if clip.frames])
+        for name, number in absent.items():
+            frames = counted(number, "frame is", "frames are")
+            problems.append(f"there are no pictures of {name}: {frames} missing. {known}")
+        return problems + capped(missing, "missing frames")
 
     def notes(self) -> list[str]:
         """Report gaps in clips, which no item spans, and clips whose names show none."""
@@ -83,7 +110,6 @@ class ClipDataset(RecordedDataset):
         ]
 
     def _support(self, line: Line, offset: int) -> tuple[str, int]:
-        """Clip and number of a support."""
         return line.clip, line.number + offset * self.frame_gap * self.clips[line.clip].step
 
     def _roles(self, line: Line) -> dict[str, tuple[str, int]]:
@@ -120,15 +146,6 @@ class ClipDataset(RecordedDataset):
         return self._sizes[name]
 
 
-def picture_size(path: str) -> tuple[int, int]:
-    """Read (width, height) of a picture without decoding it. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable picture ({error}). Copy it again") from error
-
-
 def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
     """Return a note that K (3 3) seems to belong to pictures of another (width, height), or ""."""
     width, height = size
@@ -139,10 +156,8 @@ def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
         why = "Are cx and cy swapped? Then fx and fy may be, too. The order is fx fy cx cy"
     else:
         why = "Does it belong to another size? Scale it to these pictures"
-    return (
-        f"{place}: K has its principal point at ({cx:.0f}, {cy:.0f}), far from the middle of pictures of"
-        f" {width}x{height}. {why}"
-    )
+    where = f"({cx:.0f}, {cy:.0f}), far from the middle of pictures of {width}x{height}"
+    return f"{place}: K has its principal point at {where}. {why}"
 
 
 def refuse_stereo(supp_idxs: Sequence[int], what: str) -> None:

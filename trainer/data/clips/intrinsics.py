@@ -53,6 +53,15 @@ def from_field_of_view(size: tuple[int, int], degrees: float) -> Array:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
+def average_intrinsics(size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)) -> Array:
+    """Return K (3 3) in pixels of size (w, h), the principal point in the middle.
+
+    focal: in widths and heights; the default is KITTI's average (Monodepth2, arXiv:1806.01260).
+    """
+    width, height = size
+    return np.array([[focal[0] * width, 0, 0.5 * width], [0, focal[1] * height, 0.5 * height], [0, 0, 1]])
+
+
 def resized(K: Array, size_from: tuple[int, int], size_to: tuple[int, int]) -> Array:
     """Adapt K (3 3) to images resized from one (width, height) to another, as `scale_intrinsics`."""
     return scale_intrinsics(torch.from_numpy(np.asarray(K, np.float64)), size_from, size_to).numpy()

@@ -96,14 +96,14 @@ class Stillness:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum: NDArray[np.float64] | None = None
-        self._squares: NDArray[np.float64] | None = None
+        self._sum: NDArray[np.float64] = np.zeros(())
+        self._squares: NDArray[np.float64] = np.zeros(())
 
     def add(self, grey: Picture) -> None:
         values = grey.astype(np.float64)
         self._count += 1
-        self._sum = values if self._sum is None else self._sum + values
-        self._squares = values**2 if self._squares is None else self._squares + values**2
+        self._sum = self._sum + values
+        self._squares = self._squares + values**2
 
     def share(self) -> float:
         """Return the share of the pixels that keep their value, within 3 grey levels, while others change."""
@@ -122,7 +122,7 @@ class Stillness:
 
     def _still(self) -> NDArray[np.bool_] | None:
         """Mark the pixels (h w) that keep their value, except a burnt-out sky; None for too few or still frames."""
-        if self._sum is None or self._squares is None or self._count < 10:
+        if self._count < 10:
             return None
         mean = self._sum / self._count
         deviation = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0))

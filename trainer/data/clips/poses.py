@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.data.base import DataError
-
-Array = NDArray[Any]
+from trainer.data.clips.intrinsics import Array
 
 _UNPACK = "Unpack the calibration archive of the benchmark"
 

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def _decode(video: Path, folder: Path) -> None:
     (folder / "frames.txt").write_text(f"{len(written)} {max(film.announced, number)}\n")
 
 
-class Film:
+class Film(AbstractContextManager["Film"]):
     """A video file, to be decoded once from its beginning. Use it in a `with` block.
 
     PyAV and not OpenCV: the pixels are the same, but OpenCV stops at the first frame that it cannot decode and returns
@@ -104,9 +104,6 @@ class Film:
         self.fps = float(stream.average_rate or 0)
         seconds = (self._container.duration or 0) / self._av.time_base
         self.announced: int = max(stream.frames or round(seconds * self.fps), 0)
-
-    def __enter__(self) -> Film:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._container.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,10 @@ _HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, w
 def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
     """Read an array of numbers from a `.npy` file. Raises DataError naming `source` and the advice `fix`."""
     try:
-        with _opened(source) as file:
-            head = _read_head(file)
-            flat: NDArray[Any] = np.frombuffer(bytearray(file.read(head.num_bytes)), head.dtype)
-            return flat.reshape(head.shape, order="F" if head.fortran else "C")
+        with open(source, "rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+            shape, fortran, dtype, num_bytes = _read_head(file)
+            flat: NDArray[Any] = np.frombuffer(bytearray(file.read(num_bytes)), dtype)
+            return flat.reshape(shape, order="F" if fortran else "C")
     except FileNotFoundError as error:
         raise DataError(f"{source} is missing. {fix}") from error
     except Exception as error:  # a broken header fails in any way, as its parser does
@@ -43,15 +42,8 @@ def array_problem(path: str, fix: str) -> str:
     return ""
 
 
-class _Head(NamedTuple):
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype[Any]
-    num_bytes: int
-
-
-def _read_head(file: IO[bytes]) -> _Head:
-    """Read the header and compare it with the size of the file: a damaged one may claim terabytes."""
+def _read_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Read shape, Fortran order, dtype, number of bytes; compare with the file: a damaged one may claim terabytes."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the format")
@@ -64,8 +56,4 @@ def _read_head(file: IO[bytes]) -> _Head:
     file.seek(start)
     if min(shape, default=0) < 0 or there != num_bytes:
         raise ValueError(f"{there} bytes for {dtype} of shape {shape}")
-    return _Head(shape, fortran, dtype, num_bytes)
-
-
-def _opened(source: str | Path | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
-    return nullcontext(source) if isinstance(source, io.IOBase) else open(source, "rb")  # type: ignore[arg-type]
+    return shape, fortran, dtype, num_bytes

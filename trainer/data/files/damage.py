@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -27,13 +27,11 @@ _PNG_END, _JPEG_END = b"IEND\xaeB`\x82", b"\xff\xd9"
 _JPEG_REST = 16  # two bytes may be anywhere by chance
 
 
-def find_damaged(
-    places: Iterable[str], judge: Callable[[Sequence[str]], list[str]] | None = None
-) -> tuple[list[str], int]:
+def find_damaged(places: Iterable[str], judge: Callable[[str], str] | None = None) -> tuple[list[str], int]:
     """List what is empty or cut short, one line each, and count the places that there was no time for.
 
-    `judge` takes some places at a time; None = files. Damage inside a file is not found, and missing files are not
-    reported. Only pictures whose end looks wrong are decoded.
+    `judge` says what is wrong with a place, or ""; None = files. Damage inside a file is not found, and missing files
+    are not reported. Only pictures whose end looks wrong are decoded.
     """
     wanted = list(places) if is_first_of_machine() else []
     problems, end = list[str](), time.monotonic() + _SECONDS
@@ -42,7 +40,7 @@ def find_damaged(
             if time.monotonic() > end:
                 return problems, len(wanted) - first
             batch = wanted[first : first + _BATCH]
-            problems += judge(batch) if judge else filter(None, pool.map(_file_problem, batch))
+            problems += filter(None, map(judge, batch) if judge else pool.map(_file_problem, batch))
     return problems, 0
 
 
@@ -61,16 +59,13 @@ def _file_problem(path: str) -> str:
         size = os.path.getsize(path)
     except OSError:
         return ""  # reported as missing
-    return _JUDGES.get(os.path.splitext(path)[1].lower(), _empty)(path, size)
-
-
-def _empty(path: str, size: int) -> str:
-    return "" if size else f"{path} is empty. Copy it again"
+    if not size:
+        return f"{path} is empty. Copy it again"
+    judge = _JUDGES.get(os.path.splitext(path)[1].lower())
+    return judge(path, size) if judge else ""
 
 
 def _picture(path: str, size: int) -> str:
-    if not size:
-        return _empty(path, size)
     try:
         with open(path, "rb") as file:
             file.seek(max(0, size - TAIL))

@@ -37,10 +37,8 @@ def read_depth_png(path: str | Path | IO[bytes], values_per_metre: float) -> NDA
     with open_picture(path, "depth map") as picture:
         values = np.asarray(picture)
     if values.ndim != 2 or values.dtype.kind not in "iu" or values.dtype.itemsize < 2:
-        raise DataError(
-            f"{path} is no depth map: expected 16-bit grey, got {values.dtype} of shape {values.shape}. "
-            "Check where depth is looked for"
-        )
+        found = f"expected 16-bit grey, got {values.dtype} of shape {values.shape}"
+        raise DataError(f"{path} is no depth map: {found}. Check where depth is looked for")
     return values.astype(np.float32) / np.float32(values_per_metre)
 
 

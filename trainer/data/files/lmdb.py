@@ -54,8 +54,19 @@ class Database:
 
     def keys(self) -> frozenset[str]:
         """Names of the entries."""
-        if self._keys is None:
-            self._keys = self._read_keys()
+        if self._keys is not None:
+            return self._keys
+        protocol = self._get(b"protocol")
+        if protocol is not None:
+            self._protocol = read_pickle(protocol, f"{self.path}/protocol")
+            if type(self._protocol) is not int or self._protocol not in range(pickle.HIGHEST_PROTOCOL + 1):
+                raise DataError(f"{self.path}: its entry 'protocol' is no pickle protocol. Copy it again")
+            keys = read_pickle(self._get(self._encoded("keys")) or b"", f"{self.path}/keys")
+        else:
+            keys = self._json("keys") if self._json("format") == _FORMAT else None
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise DataError(f"{self.path} is no database of pictures or arrays: it has no list of its entries")
+        self._keys = frozenset(keys)
         return self._keys
 
     def read(self, key: str) -> bytes:
@@ -77,19 +88,6 @@ class Database:
         if self._protocol is not None:
             return read_pickle(content, place)
         return read_array(Content(content, place), "Write the database again")
-
-    def _read_keys(self) -> frozenset[str]:
-        protocol = self._get(b"protocol")
-        if protocol is not None:
-            self._protocol = read_pickle(protocol, f"{self.path}/protocol")
-            if type(self._protocol) is not int or self._protocol not in range(pickle.HIGHEST_PROTOCOL + 1):
-                raise DataError(f"{self.path}: its entry 'protocol' is no pickle protocol. Copy it again")
-            keys = read_pickle(self._get(self._encoded("keys")) or b"", f"{self.path}/keys")
-        else:
-            keys = self._json("keys") if self._json("format") == _FORMAT else None
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise DataError(f"{self.path} is no database of pictures or arrays: it has no list of its entries")
-        return frozenset(keys)
 
     def _json(self, key: str) -> Any:
         content = self._get(key.encode())
@@ -113,10 +111,7 @@ class Database:
 
 
 def write_database(folder: Path, entries: Iterable[tuple[str, bytes]], capacity: int) -> int:
-    """Write a database into a new folder; `capacity` bounds the bytes of its entries. Returns their number.
-
-    Raises OSError, also for errors of LMDB.
-    """
+    """Write a database of at most `capacity` bytes into a new folder. Returns its number of entries. Raises OSError."""
     lmdb = require("lmdb", "lmdb", "Writing LMDB databases")
     folder.mkdir(parents=True)
     map_size = 2 * capacity + (64 << 20)  # pages are rounded up
@@ -169,7 +164,10 @@ def _environment(path: str) -> Any:
     if file is not None and file.st_ino != _environments[name].i_node:  # written anew
         _environments.pop(name).environment.close()
     if name not in _environments:
-        _environments[name] = _open(path)
+        lmdb = require("lmdb", "lmdb", "Reading LMDB databases")
+        opened = lmdb.open(path, readonly=True, lock=False, create=False, readahead=False)
+        num_bytes = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+        _environments[name] = _Opened(opened, os.stat(os.path.join(path, FILE)).st_ino, num_bytes)
         if len(_environments) > _OPEN_AT_ONCE:
             _environments.popitem(last=False)[1].environment.close()
     _environments.move_to_end(name)
@@ -178,10 +176,3 @@ def _environment(path: str) -> Any:
     if size < wanted:
         raise DataError(f"{path} is cut off: {size} of {wanted} bytes are there. Copy or write the database again")
     return _environments[name].environment
-
-
-def _open(path: str) -> _Opened:
-    lmdb = require("lmdb", "lmdb", "Reading LMDB databases")
-    environment = lmdb.open(path, readonly=True, lock=False, create=False, readahead=False)
-    num_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    return _Opened(environment, os.stat(os.path.join(path, FILE)).st_ino, num_bytes)

@@ -56,6 +56,11 @@ def find_folder(
     raise UserError("\n".join([f"{what} was not found. Looked at:", *looked, advice]))
 
 
+def holds(*patterns: str) -> Callable[[Path], bool]:
+    """Make an `accept` of `find_folder`: whether a folder has a file or folder of one of these glob patterns."""
+    return lambda folder: any(path for pattern in patterns for path in folder.glob(pattern))
+
+
 def _roots_of_file(path: Path) -> list[Path]:
     if not os.path.isfile(path):
         return []

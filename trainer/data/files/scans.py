@@ -37,7 +37,4 @@ def scan_problem(path: str, num_bytes: int) -> str:
     """Say what is wrong with the size of a LiDAR scan, or ""."""
     if num_bytes and num_bytes % _POINT_BYTES == 0:
         return ""
-    return (
-        f"{path} is not a LiDAR scan: {num_bytes} bytes are no whole number of {_POINT_BYTES}-byte points. "
-        "Copy or download it again"
-    )
+    return f"{path} is not a LiDAR scan: {num_bytes} bytes, and a point has {_POINT_BYTES}. Copy or download it again"

@@ -14,10 +14,7 @@ _LISTED = 20  # problems of one kind that a report names one by one
 
 
 def find_split(data: Path, split: str, mode: str) -> Path:
-    """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data.
-
-    Raises UserError naming the places that were searched and the splits in them.
-    """
+    """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data. Raises UserError, listing splits."""
     folders = _folders(data)
     for folder in folders:
         if (path := folder / split / f"{mode}_files.txt").is_file():

@@ -5,17 +5,20 @@ A. Geiger et al., "Vision meets Robotics: The KITTI Dataset", IJRR 2013, section
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trainer.data.base import DataError
+from trainer.data.clips.intrinsics import resized
 from trainer.data.files.scans import Array
-from trainer.geometry import scale_intrinsics
 
+# Entries of calib_cam_to_cam.txt and of calib_velo_to_cam.txt.
+CAMERA_SHAPES = {"S_rect_02": (2,), "S_rect_03": (2,), "P_rect_02": (3, 4), "P_rect_03": (3, 4), "R_rect_00": (3, 3)}
+LIDAR_SHAPES = {"R": (3, 3), "T": (3,)}
 _LARGEST = 10_000  # pixels of a side
 _ROUNDED = 1e-3  # entries of a rotation times its transpose; KITTI rounds to seven digits
 
@@ -31,8 +34,7 @@ class Calibration:
 
     def intrinsics(self, camera: int, size: tuple[int, int]) -> Array:
         """Return K (3 3) in pixels of images resized to `size` (w, h)."""
-        K = torch.from_numpy(self.P_rect[camera][:, :3].copy())
-        return scale_intrinsics(K, self.sizes[camera], size).numpy()
+        return resized(self.P_rect[camera][:, :3], self.sizes[camera], size)
 
     def velodyne_to_pixels(self, camera: int) -> Array:
         """Return the (3 4) projection of LiDAR points, metres, to homogeneous pixels times depth."""
@@ -44,23 +46,14 @@ class Calibration:
 def read_calibration(folder: Path) -> Calibration:
     """Read calib_cam_to_cam.txt and calib_velo_to_cam.txt of a date folder. Raises DataError."""
     cameras, lidar = folder / "calib_cam_to_cam.txt", folder / "calib_velo_to_cam.txt"
-    values = read_numbers(cameras)
-    velo = read_numbers(lidar)
-    return make_calibration(
-        {c: _take(values, f"S_rect_0{c}", (2,), cameras) for c in (2, 3)},
-        {c: _take(values, f"P_rect_0{c}", (3, 4), cameras) for c in (2, 3)},
-        _take(values, "R_rect_00", (3, 3), cameras),
-        np.hstack([_take(velo, "R", (3, 3), lidar), _take(velo, "T", (3, 1), lidar)]),
-        f"{cameras} or {lidar.name}",
-    )
+    return make_calibration(_read(cameras, CAMERA_SHAPES) | _read(lidar, LIDAR_SHAPES), f"{cameras} or {lidar.name}")
 
 
-def make_calibration(
-    sizes: dict[int, Array], P_rect: dict[int, Array], R_rect: Array, T_velo: Array, place: str
-) -> Calibration:
-    """Put a calibration together. Raises DataError naming `place` for numbers that describe no cameras."""
-    numbers = [*sizes.values(), *P_rect.values(), R_rect, T_velo]
-    if not all(np.isfinite(array).all() for array in numbers):
+def make_calibration(values: Mapping[str, Array], place: str) -> Calibration:
+    """Put the entries of both files together. Raises DataError naming `place` unless they describe cameras."""
+    sizes, P_rect = ({c: values[f"{name}_0{c}"] for c in (2, 3)} for name in ("S_rect", "P_rect"))
+    R_rect, T_velo = values["R_rect_00"], np.hstack([values["R"], values["T"].reshape(3, 1)])
+    if not all(np.isfinite(array).all() for array in values.values()):
         wrong = "not all numbers are finite"
     elif any(size.min() < 1 or size.max() > _LARGEST for size in sizes.values()):
         wrong = f"S_rect must be (width, height) from 1 to {_LARGEST}"
@@ -110,9 +103,7 @@ def read_numbers(path: Path) -> dict[str, list[float]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}). Unpack the calibration archive of its date beside the drives"
-        ) from error
+        raise DataError(f"{path} cannot be read ({error}). Unpack the calibration archive of its date") from error
     values = {}
     for line in lines:
         key, _, numbers = line.partition(":")
@@ -123,9 +114,12 @@ def read_numbers(path: Path) -> dict[str, list[float]]:
     return values
 
 
-def _take(values: dict[str, list[float]], key: str, shape: tuple[int, ...], path: Path) -> Array:
-    numbers = values.get(key)
-    if numbers is None or len(numbers) != np.prod(shape):
-        found = "is missing" if numbers is None else f"has {len(numbers)} numbers"
-        raise DataError(f"{path}: {key} {found}, expected {np.prod(shape)}. Unpack the calibration archive again")
-    return np.array(numbers).reshape(shape)
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    values, found = read_numbers(path), {}
+    for key, shape in shapes.items():
+        numbers = values.get(key)
+        if numbers is None or len(numbers) != np.prod(shape):
+            wrong = "is missing" if numbers is None else f"has {len(numbers)} numbers"
+            raise DataError(f"{path}: {key} {wrong}, expected {np.prod(shape)}. Unpack the calibration archive again")
+        found[key] = np.array(numbers).reshape(shape)
+    return found

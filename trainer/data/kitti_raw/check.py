@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from trainer.data.base import DataError, open_picture
 from trainer.data.files.depth import read_annotated
-from trainer.data.kitti_raw.files import Frame, Line, Recordings
+from trainer.data.kitti_raw.files import Line, Recordings
 from trainer.data.kitti_raw.hints import SIZE
 
 PUBLISHED = {
@@ -75,7 +75,14 @@ def check_split(lines: Iterable[Line], offsets: Sequence[int], recordings: Recor
             continue
         report.num_items += 1
         folder_there, is_complete = False, True
-        for column, kind, frame, find in _wanted(line.frame, offsets, recordings):
+        images = [(TARGET, line.frame), *((_support(offset), line.frame.support(offset)) for offset in offsets)]
+        wanted = [
+            *((column, "picture", frame, recordings.image) for column, frame in images),
+            (SCAN, "scan", line.frame, recordings.velodyne),
+            (ANNOTATED, "annotated", line.frame, recordings.annotated_depth),
+            (HINTS, "hints", line.frame, recordings.hint),
+        ]
+        for column, kind, frame, find in wanted:
             try:
                 place = find(frame)
             except DataError as error:
@@ -105,20 +112,6 @@ def read_part(part: Part, recordings: Recordings) -> str:
 
 def _support(offset: int) -> str:
     return STEREO if offset == 0 else f"{offset:+d}"
-
-
-_Find = Callable[[Frame], str | None]
-
-
-def _wanted(target: Frame, offsets: Sequence[int], recordings: Recordings) -> list[tuple[str, str, Frame, _Find]]:
-    """List what an item of `target` can have: (column, kind, frame, function that finds it)."""
-    images = [(TARGET, target), *((_support(offset), target.support(offset)) for offset in offsets)]
-    return [
-        *((column, "picture", frame, recordings.image) for column, frame in images),
-        (SCAN, "scan", target, recordings.velodyne),
-        (ANNOTATED, "annotated", target, recordings.annotated_depth),
-        (HINTS, "hints", target, recordings.hint),
-    ]
 
 
 def _read_picture(place: str, recordings: Recordings) -> None:

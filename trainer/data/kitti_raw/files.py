@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -67,36 +66,37 @@ class Line(NamedTuple):
 
 def read_split(path: Path) -> list[Line]:
     """Read lines `<date>/<drive> <frame> <l|r>`, blank ones left out. Raises UserError for no such file."""
-    file = str(path)
-    return [_parse(row, file, i) for i, row in read_rows(path, _EXPECTED)]
+    file, lines = str(path), []
+    for i, row in read_rows(path, _EXPECTED):
+        match row.split():
+            case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
+                # One string per drive: lists of 72,000 lines are handed to every worker process.
+                lines.append(Line(file, i, Frame(sys.intern(drive), int(number), _SIDES[side])))
+            case _:
+                lines.append(Line(file, i, None, f"{file}:{i}: {row!r}: expected {_EXPECTED}"))
+    return lines
 
 
-def _parse(row: str, file: str, row_number: int) -> Line:
-    match row.split():
-        case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
-            # One string per drive: lists of 72,000 lines are handed to every worker process.
-            return Line(file, row_number, Frame(sys.intern(drive), int(number), _SIDES[side]))
-    problem = f"{file}:{row_number}: {row!r}: expected {_EXPECTED}"
-    return Line(file, row_number, None, problem)
+class Recordings:
+    """The files of a KITTI raw folder, its annotated depth and hints; each folder is read once, when first needed.
 
-
-class Recordings(ABC):
-    """Pictures, scans and depth maps of KITTI: where they are and how they are read.
-
-    A place is a string that `open` takes and messages name: a path, or `<database>/<entry>`. None = missing. Whatever
-    cannot be read raises DataError naming it. Args: the raw folder, and the folder of depth hints.
+    A place is a string that `open` takes and messages name; None = missing. Strings and not `pathlib`, which would take
+    most of the time of a start-up check that asks for 160,000. Whatever cannot be read raises DataError naming it.
     """
 
-    def __init__(self, raw: Path, hints: Path | None = None):
+    def __init__(self, raw: Path, annotated: Path | None = None, hints: Path | None = None):
         self.raw = raw
+        self.annotated = annotated
         self.hints = hints
+        self._suffixes: dict[str, dict[int, str]] = {}
+        self._calibrated: dict[str, bool] = {}
 
     def frames(self) -> Iterator[Frame]:
         """Yield all pictures of both cameras, drive by drive."""
         for drive in sorted(self.raw.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")):
             for camera in _SIDES.values():
                 some = Frame(f"{drive.parent.name}/{drive.name}", 0, camera)
-                numbers = self._numbers(self.image_folder(some), IMAGE_SUFFIXES)
+                numbers = self._listed(self.image_folder(some), IMAGE_SUFFIXES)
                 yield from (some._replace(number=number) for number in sorted(numbers))
 
     def image_folder(self, frame: Frame) -> str:
@@ -111,64 +111,8 @@ class Recordings(ABC):
         """Place of the LiDAR scan."""
         return self._find(f"{self.raw}/{frame.drive}/velodyne_points/data", frame.number, (".bin",))
 
-    def is_empty(self, folder: str) -> bool:
-        """Tell whether an image folder has no frame at all."""
-        return not self._numbers(folder, IMAGE_SUFFIXES)
-
-    @abstractmethod
     def annotated_depth(self, frame: Frame) -> str | None:
         """Place of the annotated depth (Uhrig et al., arXiv:1708.06500)."""
-
-    @abstractmethod
-    def hint(self, frame: Frame) -> str | None:
-        """Place of the depth hints (Watson et al., arXiv:1909.09051)."""
-
-    @abstractmethod
-    def open(self, place: str) -> str | IO[bytes]:
-        """Return what PIL can open: a path, or a stream."""
-
-    @abstractmethod
-    def read_points(self, place: str) -> NDArray[Any]:
-        """Read a LiDAR scan (n 4)."""
-
-    @abstractmethod
-    def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
-        """Read depth hints (h w) of `size` (w, h)."""
-
-    @abstractmethod
-    def read_calibration(self, date: str) -> Calibration:
-        """Read the calibration of a date."""
-
-    @abstractmethod
-    def has_calibration(self, date: str) -> bool:
-        """Tell whether a date has a calibration, sound or not."""
-
-    @abstractmethod
-    def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
-        """List places that are cut short, and count those that there was no time for."""
-
-    @abstractmethod
-    def _numbers(self, folder: str, suffixes: Sequence[str]) -> Collection[int]:
-        """Numbers of the frames in a folder or database."""
-
-    @abstractmethod
-    def _find(self, folder: str, number: int, suffixes: Sequence[str]) -> str | None:
-        """Place of a frame in a folder or database."""
-
-
-class Listing(Recordings):
-    """The files of a KITTI raw folder, its annotated depth and hints; each folder is read once, when first needed.
-
-    Paths are strings: a start-up check asks for some 160,000 of them, most of whose time `pathlib` would take.
-    """
-
-    def __init__(self, raw: Path, annotated: Path | None = None, hints: Path | None = None):
-        super().__init__(raw, hints)
-        self.annotated = annotated
-        self._suffixes: dict[str, dict[int, str]] = {}
-        self._calibrated: dict[str, bool] = {}
-
-    def annotated_depth(self, frame: Frame) -> str | None:
         if self.annotated is None:
             return None
         date, _, drive = frame.drive.partition("/")
@@ -179,38 +123,53 @@ class Listing(Recordings):
         return None
 
     def hint(self, frame: Frame) -> str | None:
+        """Place of the depth hints (Watson et al., arXiv:1909.09051)."""
         if self.hints is None:
             return None
         return self._find(f"{self.hints}/{frame.drive}/image_0{frame.camera}", frame.number, (".npy",))
 
-    def open(self, place: str) -> str:
+    def open(self, place: str) -> str | IO[bytes]:
+        """Return what PIL can open: a path, or a stream."""
         return place
 
     def read_points(self, place: str) -> NDArray[Any]:
+        """Read a LiDAR scan (n 4)."""
         return read_points(place)
 
     def read_hints(self, place: str, size: tuple[int, int]) -> NDArray[Any]:
+        """Read depth hints (h w) of `size` (w, h)."""
         return read_hints(place, size)
 
     def read_calibration(self, date: str) -> Calibration:
+        """Read the calibration of a date."""
         return read_calibration(self.raw / date)
 
     def has_calibration(self, date: str) -> bool:
+        """Tell whether a date has a calibration, sound or not."""
         if date not in self._calibrated:
             self._calibrated[date] = os.path.isfile(f"{self.raw}/{date}/calib_cam_to_cam.txt")
         return self._calibrated[date]
 
+    def is_empty(self, folder: str) -> bool:
+        """Tell whether an image folder has no frame at all."""
+        return not self._listed(folder, IMAGE_SUFFIXES)
+
     def find_damaged(self, pictures: Sequence[str], arrays: Sequence[str]) -> tuple[list[str], int]:
+        """List places that are cut short, and count those that there was no time for."""
         return find_damaged([*pictures, *arrays])
 
-    def _numbers(self, folder: str, suffixes: Sequence[str]) -> dict[int, str]:
-        if folder not in self._suffixes:
-            self._suffixes[folder] = list_frames(folder, suffixes)
-        return self._suffixes[folder]
+    def _list(self, folder: str, suffixes: Sequence[str]) -> dict[int, str]:
+        """Map the numbers of the frames in a folder or database to what follows them in their places."""
+        return list_frames(folder, suffixes)
 
     def _find(self, folder: str, number: int, suffixes: Sequence[str]) -> str | None:
-        suffix = self._numbers(folder, suffixes).get(number)
+        suffix = self._listed(folder, suffixes).get(number)
         return None if suffix is None else f"{folder}/{number:010d}{suffix}"
+
+    def _listed(self, folder: str, suffixes: Sequence[str]) -> dict[int, str]:
+        if folder not in self._suffixes:
+            self._suffixes[folder] = self._list(folder, suffixes)
+        return self._suffixes[folder]
 
 
 def list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:

@@ -120,7 +120,6 @@ def _planes(picture: Picture) -> Map:
 
 @cache
 def _matcher(block: int, disparities: int) -> Any:
-    """One matcher of OpenCV; made once per process."""
     cv2 = require("cv2", "hints", PURPOSE)
     return cv2.StereoSGBM_create(
         minDisparity=0, numDisparities=disparities, blockSize=block, P1=36, P2=288, preFilterCap=63,
@@ -128,23 +127,19 @@ def _matcher(block: int, disparities: int) -> Any:
     )  # fmt: skip
 
 
-HINTS_FIX = "Make the depth hints of its drive again (prepare hints), or set use_hints: false"
-
-
 def read_hints(path: str | Path | IO[bytes], size: tuple[int, int]) -> NDArray[np.float32]:
     """Read hints (h w) of `size` (w, h), in units of the 0.1 baseline, 0 = none. Raises DataError.
 
     Resized by nearest neighbour as OpenCV does it: pixel i takes floor(i * source / target).
     """
-    return resized_hints(read_array(path, HINTS_FIX), size, str(path))
+    fix = "Make the depth hints of its drive again (prepare hints), or set use_hints: false"
+    return resized_hints(read_array(path, fix), size, str(path))
 
 
 def resized_hints(hints: NDArray[Any], size: tuple[int, int], place: str) -> NDArray[np.float32]:
     """Check hints and resize them to `size` (w, h) as `read_hints` does. Raises DataError naming `place`."""
     if hints.ndim != 2 or hints.dtype.kind != "f" or not hints.size:
-        raise DataError(
-            f"{place}: expected floating-point depth hints (h, w), got {hints.dtype} of shape {hints.shape}"
-        )
+        raise DataError(f"{place}: expected floating-point depth hints (h, w), got {hints.dtype} {hints.shape}")
     if not np.isfinite(hints).all() or hints.min() < 0:
         raise DataError(f"{place}: depth hints must be finite and at least 0. Make the depth hints again")
     rows, columns = (

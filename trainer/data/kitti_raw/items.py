@@ -5,14 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from typing_extensions import Unpack
 
-from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size, read_image
+from trainer.data.base import (
+    CommonOptions,
+    DataError,
+    RawItem,
+    check_choice,
+    checked_size,
+    picture_size,
+    read_image,
+    stereo_motion,
+)
+from trainer.data.clips.intrinsics import average_intrinsics
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
 from trainer.data.files.splits import capped, find_split
@@ -20,8 +29,9 @@ from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
-from trainer.types import STEREO_BASELINE_UNITS
 
+T = TypeVar("T")
+R = TypeVar("R")
 Intrinsics = Literal["average", "calibrated"]
 DepthAlong = Literal["optical_axis", "lidar_x"]
 
@@ -29,7 +39,6 @@ _MEANINGS: dict[DepthAlong, str] = {
     "optical_axis": "metres along the optical axis", "lidar_x": "metres ahead of the scanner",
 }  # fmt: skip
 _ANNOTATED = ("eigen_benchmark", "eigen_zhou")  # splits that are customarily scored on annotated depth
-_AVERAGE_K = np.array([[0.58, 0, 0.5], [0, 1.92, 0.5], [0, 0, 1]])  # in image widths and heights; Monodepth2
 
 
 class KittiItems(RecordedDataset):
@@ -89,15 +98,10 @@ class KittiItems(RecordedDataset):
     def __len__(self) -> int:
         return len(self.lines)
 
-    @property
-    def truth(self) -> str:
-        """Describe the depth maps, for results."""
-        return truth_in_words(self.use_benchmark, self.depth_along)
-
     @classmethod
     def truth_of(cls, arguments: Mapping[str, Any]) -> str:
-        """Return `truth` of a data set with these arguments."""
-        return truth_in_words(arguments["use_benchmark"], arguments["depth_along"])
+        annotated, along = (arguments[key] for key in cls.truth_arguments)
+        return "annotated depth (arXiv:1708.06500)" if annotated else f"LiDAR, {_MEANINGS[along]}"
 
     @classmethod
     def unusual_truth(cls, arguments: Mapping[str, Any]) -> str | None:
@@ -119,19 +123,17 @@ class KittiItems(RecordedDataset):
         problems += self._hint_problems()
         damaged, self._not_looked_at = self.listing.find_damaged(*self._places())
         problems += capped(damaged, "damaged files")
-        calibration = map(self._calibration_problem, sorted(self._calibrated_dates()))
-        problems += [problem for problem in calibration if problem]
+        for date in self._calibrated_dates():
+            self._tried(self._calibration, date)
         return problems + sorted(self._broken.difference(problems))
 
     def notes(self) -> list[str]:
-        """Count frames without ground truth, and those without calibration."""
         frames, notes = self._frames(), super().notes()
         if self.use_depth and (without := len(frames) - len(self._depth_frames())):
             kind = "annotated depth" if self.use_benchmark else "LiDAR scan"
             notes.append(f"{without} of {len(frames)} items have no {kind}: their depth maps are empty")
         dates = Counter(frame.date for frame in frames if self.use_depth)
-        bare = sorted(date for date in dates if not self.listing.has_calibration(date))
-        if bare:
+        if bare := sorted(date for date in dates if not self.listing.has_calibration(date)):
             notes.append(
                 f"{sum(dates[date] for date in bare)} of {len(frames)} items have no calibration ({', '.join(bare)}): "
                 "metrics on point clouds take the average camera for them"
@@ -139,7 +141,6 @@ class KittiItems(RecordedDataset):
         return notes
 
     def load(self, index: int) -> RawItem:
-        """Read pictures, intrinsics and depth of an item. Raises DataError for a missing or broken file."""
         line = self.lines[index]
         if line.frame is None:
             raise DataError(line.problem)
@@ -149,34 +150,28 @@ class KittiItems(RecordedDataset):
         with self.stage("Support"):
             supports = [self._image(frame.support(i), f"support {i:+d}") for i in self.supp_idxs]
         with self.stage("Depth"):
-            depth = self._depth(frame) if self.use_depth else None
-            K_depth = None if depth is None else self._depth_intrinsics(frame, depth.shape)
+            depth = K_depth = None
+            if self.use_depth:
+                depth = self._depth(frame)
+                has_calibration = self.listing.has_calibration(frame.date)
+                K_depth = self._K(frame, (depth.shape[1], depth.shape[0]), has_calibration)
             hints = self._hints(frame) if self.use_hints else None
-        T_stereo = _stereo_motion(frame.camera) if 0 in self.supp_idxs else None
-        K = self._intrinsics(frame)
+        T_stereo = stereo_motion(frame.camera == 3) if 0 in self.supp_idxs else None
+        K = self._K(frame, self.size, self.intrinsics == "calibrated")
         return RawItem(target, supports, K, T_stereo, depth, hints=hints, K_depth=K_depth)
 
     def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
         path = self.listing.image(frame)
         if path is None:
-            folder = self.listing.image_folder(frame)
-            raise DataError(
-                f"{role} {frame.name} is missing: no .png or .jpg in {folder}. "
-                "Complete the drive or remove the item from the split"
-            )
+            missing = f"{role} {frame.name} is missing: no .png or .jpg in {self.listing.image_folder(frame)}"
+            raise DataError(f"{missing}. Complete the drive or remove the item from the split")
         return read_image(cast("str", self.listing.open(path)), self.size)  # PIL opens files, too
 
-    def _intrinsics(self, frame: Frame) -> NDArray[Any]:
-        if self.intrinsics == "calibrated":
-            return self._calibration(frame.date).intrinsics(frame.camera, self.size)
-        return _average_intrinsics(self.size)
-
-    def _depth_intrinsics(self, frame: Frame, shape: tuple[int, ...]) -> NDArray[Any]:
-        """K (3 3) of a depth map (H W): of the rectified camera, or the average where a date has no calibration."""
-        size = shape[1], shape[0]
-        if self.listing.has_calibration(frame.date):
+    def _K(self, frame: Frame, size: tuple[int, int], calibrated: bool) -> NDArray[Any]:
+        """K (3 3) in pixels of `size` (w, h): of the rectified camera, or the average of all dates."""
+        if calibrated:
             return self._calibration(frame.date).intrinsics(frame.camera, size)
-        return _average_intrinsics(size)
+        return average_intrinsics(size)
 
     def _places(self) -> tuple[list[str], list[str]]:
         """List the pictures and the arrays that items need, each once."""
@@ -188,7 +183,7 @@ class KittiItems(RecordedDataset):
         return (pictures + truths, hints) if self.use_benchmark else (pictures, truths + hints)
 
     def _found(self, find: Callable[[Frame], str | None], frames: Iterable[Frame]) -> list[str]:
-        places = (self._place(find, frame) for frame in dict.fromkeys(frames))
+        places = (self._tried(find, frame) for frame in dict.fromkeys(frames))
         return list(dict.fromkeys(place for place in places if place))  # both cameras share a scan
 
     def _depth_path(self, frame: Frame) -> str | None:
@@ -198,8 +193,10 @@ class KittiItems(RecordedDataset):
         """Ground truth (H W) in metres; zeros where the frame has none."""
         path = self._depth_path(frame)
         if path is None:
-            width, height = self.depth_size or self._recorded_size(frame)
-            return np.zeros((height, width), np.float32)
+            size = self.depth_size
+            if size is None:  # that of the picture, which has just been read
+                size = picture_size(self.listing.open(cast("str", self.listing.image(frame))))
+            return np.zeros(size[::-1], np.float32)
         if self.use_benchmark:
             depth = read_annotated(self.listing.open(path))
         else:
@@ -210,31 +207,16 @@ class KittiItems(RecordedDataset):
             depth = project_points(points, projection, calibration.sizes[frame.camera], forward)
         return depth if self.depth_size is None else resize_nearest(depth, self.depth_size)
 
-    def _recorded_size(self, frame: Frame) -> tuple[int, int]:
-        path = self.listing.image(frame)
-        assert path is not None  # the target has just been read
-        with Image.open(self.listing.open(path)) as picture:
-            return picture.size
-
     def _hints(self, frame: Frame) -> NDArray[np.float32]:
         place = self.listing.hint(frame)
         if place is None:
-            raise DataError(
-                f"{frame.stem} has no depth hints. Make those of this drive (prepare hints), or set use_hints: false"
-            )
+            raise DataError(f"{frame.stem} has no depth hints. Make them (prepare hints), or set use_hints: false")
         return self.listing.read_hints(place, self.size)
 
     def _calibration(self, date: str) -> Calibration:
         if date not in self._calibrations:
             self._calibrations[date] = self.listing.read_calibration(date)
         return self._calibrations[date]
-
-    def _calibration_problem(self, date: str) -> str:
-        try:
-            self._calibration(date)
-        except DataError as error:
-            return str(error)
-        return ""
 
     def _calibrated_dates(self) -> set[str]:
         """Dates whose calibration items read."""
@@ -247,45 +229,26 @@ class KittiItems(RecordedDataset):
         return scanned | set(filter(self.listing.has_calibration, dates))
 
     def _frames(self) -> list[Frame]:
-        """Targets of all lines but bad ones."""
         return [line.frame for line in self.lines if line.frame is not None]
 
     def _depth_frames(self) -> list[Frame]:
         """Targets with ground truth, readable or not."""
-        return [frame for frame in self._frames() if self._place(self._depth_path, frame) is not None]
+        return [frame for frame in self._frames() if self._tried(self._depth_path, frame) is not None]
 
-    def _place(self, find: Callable[[Frame], str | None], frame: Frame) -> str | None:
-        """Find a place; "" when it is broken, which `check` reports."""
+    def _tried(self, find: Callable[[T], R], what: T) -> R | Literal[""]:
+        """Find something; "" when it is broken, which `check` reports."""
         try:
-            return find(frame)
+            return find(what)
         except DataError as error:
             self._broken.add(str(error))
             return ""
 
     def _hint_problems(self) -> list[str]:
-        if not self.use_hints:
-            return []
-        frames = self._frames()
-        missing = [frame for frame in frames if self._place(self.listing.hint, frame) is None]
+        frames = self._frames() if self.use_hints else []
+        missing = [frame for frame in frames if self._tried(self.listing.hint, frame) is None]
         if not missing:
             return []
         return [
             f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0].stem}, in "
             f"{self.listing.hints}. Make those of these drives (prepare hints), or set dataset.use_hints: false"
         ]
-
-
-def truth_in_words(use_benchmark: bool, depth_along: DepthAlong) -> str:
-    """Describe the depth maps that these arguments of `KittiItems` select."""
-    return "annotated depth (arXiv:1708.06500)" if use_benchmark else f"LiDAR, {_MEANINGS[depth_along]}"
-
-
-def _average_intrinsics(size: tuple[int, int]) -> NDArray[Any]:
-    return _AVERAGE_K * np.array([[size[0]], [size[1]], [1]])
-
-
-def _stereo_motion(camera: int) -> NDArray[Any]:
-    """Target -> other camera (4 4): the right camera (3) stands to the right of the left one (2)."""
-    T = np.eye(4)
-    T[0, 3] = -STEREO_BASELINE_UNITS if camera == 2 else STEREO_BASELINE_UNITS
-    return T

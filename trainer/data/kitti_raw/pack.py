@@ -124,12 +124,8 @@ def _calibration(file: str) -> Iterator[tuple[str, bytes]]:
         yield f"{group}/{key}", array_bytes(array.reshape(shape))
 
 
-_SENSORS = {
-    "image_02": "picture", "image_03": "picture", "velodyne_points": "scan", "oxts": "position"
-}  # fmt: skip
-_SUFFIXES = {
-    "picture": IMAGE_SUFFIXES, "scan": (".bin",), "position": (".txt",), "hints": (".npy",)
-}  # fmt: skip
+_SENSORS = {"image_02": "picture", "image_03": "picture", "velodyne_points": "scan", "oxts": "position"}
+_SUFFIXES = {"picture": IMAGE_SUFFIXES, "scan": (".bin",), "position": (".txt",), "hints": (".npy",)}
 _PACKERS: dict[str, Callable[[str], Iterator[tuple[str, bytes]]]] = {
     "picture": _picture, "scan": _scan, "position": _position, "hints": _hints, "calibration": _calibration
 }  # fmt: skip

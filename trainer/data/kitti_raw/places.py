@@ -5,39 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.data.files.paths import SET_A_ROOT, Place, data_roots, find_folder
+from trainer.data.files.paths import SET_A_ROOT, Place, data_roots, find_folder, holds
 from trainer.data.kitti_raw.databases import DatabaseListing
-from trainer.data.kitti_raw.files import Listing, Recordings
+from trainer.data.kitti_raw.files import Recordings
 from trainer.runtime.errors import UserError
 
 RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
 DATABASE_NAMES = ("kitti_raw_sync_lmdb", "kitti_raw_lmdb")
 DEPTH_NAMES = ("kitti_depth_benchmark", "depth_benchmark", "kitti_depth")
 HINTS_NAMES = ("depth_hints", "kitti_depth_hints")
+_DRIVES = "[0-9]*_[0-9]*_[0-9]*/*_drive_*"
+_HINTS = f"{_DRIVES}/image_0[23]/*.npy"
+_ANNOTATED = "*/*_drive_*/proj_depth"  # by date, or as the official archive (train, val)
+_DATABASES = f"{_DRIVES}/image_0[23]/data/data.mdb"
 
 
 def find_raw(root: str | None, option: str = "dataset.root") -> Path:
     """Find the raw folder: `root`, or in it, or in the usual places. Raises UserError listing them."""
     fix = SET_A_ROOT.replace("dataset.root", option)
-    return find_folder(data_roots(root, option), RAW_NAMES, holds_drives, "KITTI raw data", fix)
+    return find_folder(data_roots(root, option), RAW_NAMES, _holds_drives, "KITTI raw data", fix)
 
 
 def find_databases(root: str | None, option: str = "dataset.root") -> Path:
     """Find the folder of LMDB databases: `root`, or in it, or in the usual places. Raises UserError listing them."""
     fix = SET_A_ROOT.replace("dataset.root", option)
-    return find_folder(data_roots(root, option), DATABASE_NAMES, holds_databases, "KITTI as LMDB databases", fix)
+    return find_folder(data_roots(root, option), DATABASE_NAMES, holds(_DATABASES), "KITTI as LMDB databases", fix)
 
 
 def find_annotated(raw: Path, depth_root: str | None, option: str = "dataset.depth_root") -> Path:
     """Find annotated depth: `depth_root` or in it, or in or beside the raw folder. Raises UserError."""
     places = _places(raw, depth_root, option)
-    return find_folder(places, DEPTH_NAMES, holds_annotated_depth, "KITTI annotated depth", option)
+    return find_folder(places, DEPTH_NAMES, holds(_ANNOTATED), "KITTI annotated depth", option)
 
 
 def find_hints(raw: Path, hints_root: str | None, option: str = "dataset.hints_root") -> Path:
     """Find depth hints: `hints_root` or in it, or in or beside the raw folder. Raises UserError."""
     places = _places(raw, hints_root, option)
-    return find_folder(places, HINTS_NAMES, holds_hints, "Depth hints (dataset.use_hints)", option)
+    return find_folder(places, HINTS_NAMES, holds(_HINTS), "Depth hints (dataset.use_hints)", option)
 
 
 def _places(raw: Path, root: str | None, option: str) -> list[Place]:
@@ -46,52 +50,31 @@ def _places(raw: Path, root: str | None, option: str) -> list[Place]:
     return [(raw, "the raw folder"), (raw.parent, "beside it")]
 
 
-def holds_drives(folder: Path) -> bool:
-    """Tell whether `folder` is a KITTI raw folder: date folders with drives or calibration files in them."""
-    drives = any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*")) or any(folder.glob("*/calib_cam_to_cam.txt"))
-    return drives and not holds_databases(folder)
-
-
-def holds_databases(folder: Path) -> bool:
-    """Tell whether `folder` holds KITTI pictures as LMDB databases."""
-    return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/data/data.mdb"))
-
-
-def holds_annotated_depth(folder: Path) -> bool:
-    """Tell whether `folder` holds annotated depth, by date or as the official archive (train, val)."""
-    return any(folder.glob("*/*_drive_*/proj_depth"))
-
-
-def holds_hints(folder: Path) -> bool:
-    """Tell whether `folder` holds depth hints: drives by date, with a folder per camera."""
-    return any(folder.glob("[0-9]*_[0-9]*_[0-9]*/*_drive_*/image_0[23]/*.npy"))
+def _holds_drives(folder: Path) -> bool:
+    return holds(_DRIVES, "*/calib_cam_to_cam.txt")(folder) and not holds(_DATABASES)(folder)
 
 
 def open_recordings(
     root: str | None, depth_root: str | None = None, hints_root: str | None = None
 ) -> tuple[Path, Recordings]:
-    """Find recordings, files or databases, with annotated depth and hints, which may be absent unless named.
+    """Find the raw folder and its recordings, files or databases. Raises UserError when they are missing.
 
-    Returns the raw folder and its recordings. Raises UserError when they are missing.
+    Annotated depth and hints may be absent unless they are named.
     """
     try:
         raw = find_raw(root, "--root")
     except UserError:
-        databases = _unless_absent(lambda: find_databases(root, "--root"))
+        databases = _or_none(find_databases, root, "--root")
         if databases is None:
             raise
         return databases, DatabaseListing(databases, Path(hints_root or databases / "depth_hints"))
-    annotated = find_annotated(raw, depth_root, "--depth-root") if depth_root else None
-    hints = find_hints(raw, hints_root, "--hints-root") if hints_root else None
-    return raw, Listing(
-        raw,
-        annotated or _unless_absent(lambda: find_annotated(raw, None)),
-        hints or _unless_absent(lambda: find_hints(raw, None)),
-    )
+    annotated = find_annotated(raw, depth_root, "--depth-root") if depth_root else _or_none(find_annotated, raw, None)
+    hints = find_hints(raw, hints_root, "--hints-root") if hints_root else _or_none(find_hints, raw, None)
+    return raw, Recordings(raw, annotated, hints)
 
 
-def _unless_absent(find: Callable[[], Path]) -> Path | None:
+def _or_none(find: Callable[..., Path], *where: Path | str | None) -> Path | None:
     try:
-        return find()
+        return find(*where)
     except UserError:
         return None

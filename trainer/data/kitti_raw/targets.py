@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from trainer.data.base import DataError, DepthDataset
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.scans import finite_points
-from trainer.data.kitti_raw.calibration import Calibration, project_points
+from trainer.data.kitti_raw.calibration import project_points
 from trainer.data.kitti_raw.files import Frame, Recordings
-from trainer.data.kitti_raw.items import truth_in_words
+from trainer.data.kitti_raw.items import KittiItems
 
 Source = Literal["annotated", "lidar", "lidar-forward"]
 
@@ -44,13 +44,24 @@ def usual_source(split: str) -> Source:
 
 def kitti_truth(source: Source) -> str:
     """Describe the maps of a source, as `KittiItems.truth` does."""
-    return truth_in_words(source == "annotated", "lidar_x" if source == "lidar-forward" else "optical_axis")
+    along = "lidar_x" if source == "lidar-forward" else "optical_axis"
+    return KittiItems.truth_of({"use_benchmark": source == "annotated", "depth_along": along})
 
 
 def kitti_target(frame: Frame, recordings: Recordings, source: Source) -> Target:
     """Ground truth of a frame at the size of the recording, K from the rectified projection. Raises DataError."""
     calibration = recordings.read_calibration(frame.date)
-    depth, note = _kitti_depth(frame, recordings, source, calibration)
+    annotated, note = source == "annotated", ""
+    place = recordings.annotated_depth(frame) if annotated else recordings.velodyne(frame)
+    if place is None:
+        raise DataError(f"{frame.stem} has no {'annotated depth' if annotated else 'LiDAR scan'}")
+    if annotated:
+        depth = read_annotated(recordings.open(place))
+    else:
+        points, left_out = finite_points(recordings.read_points(place))
+        note = f"{place}: {left_out}" if left_out else ""
+        projection, size = calibration.velodyne_to_pixels(frame.camera), calibration.sizes[frame.camera]
+        depth = project_points(points, projection, size, forward=source == "lidar-forward")
     if not depth.any():
         raise DataError(f"{frame.stem} has no ground truth at all: its depth map is empty")
     height, width = depth.shape
@@ -80,14 +91,8 @@ def to_bytes(arrays: dict[str, NDArray[Any]]) -> bytes:
 
 def part_bytes(target: Target) -> bytes:
     """One target as a file of its own, for `read_part`."""
-    arrays: dict[str, NDArray[Any]] = {
-        "depth": target.depth, "K": target.K, "name": np.array(target.name),
-    }  # fmt: skip
-    if target.edges is not None:
-        arrays["edges"] = target.edges
-    if target.category is not None:
-        arrays["category"] = np.array(target.category)
-    return to_bytes(arrays)
+    stored = target._asdict().items()
+    return to_bytes({key: np.array(value) for key, value in stored if key != "note" and value is not None})
 
 
 def read_part(path: str) -> Target:
@@ -133,19 +138,3 @@ def _stacked(maps: Sequence[NDArray[Any]], key: str, padded: bool) -> dict[str, 
     for i, entry in enumerate(maps):
         stacked[i, : entry.shape[0], : entry.shape[1]] = entry
     return {key: stacked, "size": sizes}
-
-
-def _kitti_depth(
-    frame: Frame, recordings: Recordings, source: Source, calibration: Calibration
-) -> tuple[NDArray[np.float32], str]:
-    """Return the depth map (h w), and a note about points that were left out."""
-    annotated = source == "annotated"
-    place = recordings.annotated_depth(frame) if annotated else recordings.velodyne(frame)
-    if place is None:
-        raise DataError(f"{frame.stem} has no {'annotated depth' if annotated else 'LiDAR scan'}")
-    if annotated:
-        return read_annotated(recordings.open(place)), ""
-    points, note = finite_points(recordings.read_points(place))
-    projection, size = calibration.velodyne_to_pixels(frame.camera), calibration.sizes[frame.camera]
-    depth = project_points(points, projection, size, forward=source == "lidar-forward")
-    return depth, f"{place}: {note}" if note else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data.world.layouts import SceneKind, average_intrinsics, check_drive_options, draw_scene
-from trainer.data.world.scenes import Scene
+from trainer.data.clips.intrinsics import average_intrinsics
+from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene
 from trainer.runtime.errors import UserError
 from trainer.types import STEREO_BASELINE_M
 
@@ -64,13 +63,14 @@ class Recording:
         for name, value, least in (("drives", self.drives, 1), ("seed", self.seed, 0)):
             if value < least:
                 raise UserError(f"--{name} must be at least {least}, got {value}")
-        check_drive_options(
-            lambda key: f"--{key}".replace("_", "-"),
-            motion=self.motion, rotation=self.rotation,
-            moving_objects=self.moving_objects, standing=self.standing,
-        )  # fmt: skip
+        check_drive_options(lambda key: f"--{key}".replace("_", "-"), self.drive)
         if min(self.size) < 16:
             raise UserError(f"--size must be at least 16x16, got {self.size[0]}x{self.size[1]}")
+
+    @property
+    def drive(self) -> dict[str, Any]:
+        """Arguments of `draw_scene`."""
+        return {key: getattr(self, key) for key in ("motion", "rotation", "moving_objects", "standing")}
 
 
 class Moment(NamedTuple):
@@ -90,7 +90,6 @@ class KittiWriter:
         self.out = out
         self.recording = recording
         self.K = average_intrinsics(recording.size)
-        self._scene: tuple[int, Scene] | None = None  # the drive that is being written
 
     def prepare(self) -> None:
         """Claim the folder; write calibration, splits and timestamps. Raises UserError when it is not ours."""
@@ -127,7 +126,8 @@ class KittiWriter:
 
     def write(self, moment: Moment) -> None:
         """Render and store a moment."""
-        scene = self._load_scene(moment.i_drive)
+        r = self.recording
+        scene = draw_scene((r.seed, DRIVE_SEED, moment.i_drive), r.scene, r.frames, **r.drive)
         paths = self.paths(moment)
         for camera in CAMERAS:
             view = scene.view(moment.frame, camera == 3, self.K, self.recording.size)
@@ -141,14 +141,6 @@ class KittiWriter:
 
     def _drive(self, i_drive: int) -> Path:
         return self.out / drive_name(i_drive)
-
-    def _load_scene(self, i_drive: int) -> Scene:
-        if self._scene is None or self._scene[0] != i_drive:
-            r = self.recording
-            seed = (r.seed, DRIVE_SEED, i_drive)
-            scene = draw_scene(seed, r.scene, r.frames, r.motion, r.rotation, r.moving_objects, r.standing)
-            self._scene = i_drive, scene
-        return self._scene[1]
 
     def _claim(self) -> None:
         """Make the folder ours, or check that it is. Raises UserError for other contents or other values."""
@@ -247,17 +239,12 @@ def calibration_files(K: NDArray[np.float64], size: tuple[int, int]) -> dict[str
         }  # fmt: skip
     velo = {"R": R_VELO, "T": T_VELO, "delta_f": [0.0, 0.0], "delta_c": [0.0, 0.0]}
     imu = {"R": np.eye(3), "T": [-0.81, 0.32, -0.8]}
-    return {
-        "calib_cam_to_cam.txt": "".join(_calibration_lines(cameras)),
-        "calib_velo_to_cam.txt": "".join(_calibration_lines(velo)),
-        "calib_imu_to_velo.txt": "".join(_calibration_lines(imu)),
-    }
-
-
-def _calibration_lines(values: dict[str, Any]) -> Iterator[str]:
-    yield "calib_time: 26-Sep-2011 13:00:00\n"
-    for key, value in values.items():
-        yield f"{key}: {' '.join(f'{number:.9e}' for number in np.ravel(value))}\n"
+    texts = {}
+    for name, values in {"cam_to_cam": cameras, "velo_to_cam": velo, "imu_to_velo": imu}.items():
+        rows = {key: " ".join(f"{number:.9e}" for number in np.ravel(value)) for key, value in values.items()}
+        lines = ["calib_time: 26-Sep-2011 13:00:00\n", *(f"{key}: {row}\n" for key, row in rows.items())]
+        texts[f"calib_{name}.txt"] = "".join(lines)
+    return texts
 
 
 def _encode(picture: NDArray[Any], suffix: str) -> bytes:

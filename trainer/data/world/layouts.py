@@ -6,15 +6,15 @@ nearly constant height: cues that a network can carry over to new scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.data.world.drive import Drive
-from trainer.data.world.materials import facade, grass, grey, painted, paving, wall_paint
+from trainer.data.world.materials import Rng, facade, grass, grey, painted, paving, wall_paint
 from trainer.data.world.objects import car, person, pole, tree, truck
 from trainer.data.world.scenes import Scene, Stage
 from trainer.data.world.shading import Light, Material, Sky
@@ -26,17 +26,12 @@ CORRIDOR_PACE = 0.4  # speed indoors relative to the road
 VIEW_DISTANCE = 90.0  # metres of furnished street beyond the end of the drive
 LANE_HALF = 1.7  # metres kept free on both sides of the camera's path
 
-Rng = np.random.Generator
-Array = NDArray[np.float64]
 SceneKind = Literal["road", "corridor", "mixed"]
-Layout = Callable[[Rng, int, float, float, int, float], Scene]
 
-_RANGES = {
-    "motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1), "clutter": (0, 2)
-}  # fmt: skip
+_RANGES = {"motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1), "clutter": (0, 2)}
 
 
-def check_drive_options(name_of: Callable[[str], str], **values: float) -> None:
+def check_drive_options(name_of: Callable[[str], str], values: Mapping[str, float]) -> None:
     """Raise UserError when a value of `_RANGES` is out of range; `name_of` turns its key into its option."""
     for key, value in values.items():
         low, high = _RANGES[key]
@@ -44,8 +39,9 @@ def check_drive_options(name_of: Callable[[str], str], **values: float) -> None:
             raise UserError(f"{name_of(key)} must be between {low} and {high}, got {value}")
 
 
+@lru_cache(maxsize=512)  # about 60 kB each
 def draw_scene(
-    seed: Sequence[int], kind: SceneKind, frames: int, motion: float, rotation: float, moving_objects: int,
+    seed: tuple[int, ...], kind: SceneKind, frames: int, motion: float, rotation: float, moving_objects: int,
     standing: float, clutter: float = 1.0,
 ) -> Scene:  # fmt: skip
     """Draw a scene for a drive of `frames` frames, a function of the arguments alone.
@@ -54,21 +50,11 @@ def draw_scene(
     clutter: density of objects, 1 = as usual.
     """
     rng = np.random.default_rng(list(seed))
-    layouts: dict[str, Layout] = {"road": road, "corridor": corridor}
     indoors = rng.random() < 0.5
     stands = rng.random() < standing
     speed = motion * rng.uniform(0.5, 1.5)
-    layout = layouts[("corridor" if indoors else "road") if kind == "mixed" else kind]
+    layout = corridor if kind == "corridor" or (kind == "mixed" and indoors) else road
     return layout(rng, frames, 0.0 if stands else speed, rotation, moving_objects, clutter)
-
-
-def average_intrinsics(size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)) -> Array:
-    """Return K (3 3) in pixels of size (w, h), the principal point in the middle.
-
-    focal: in widths and heights; the default is KITTI's average (Monodepth2, arXiv:1806.01260).
-    """
-    width, height = size
-    return np.array([[focal[0] * width, 0, 0.5 * width], [0, focal[1] * height, 0.5 * height], [0, 0, 1]])
 
 
 def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float) -> Scene:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.data.world.materials import paint
+from trainer.data.world.materials import Rng, paint
 from trainer.data.world.scenes import Stage
 from trainer.data.world.shading import Material
 
-Rng = np.random.Generator
 Velocity = tuple[float, float]  # along (x, z), metres per frame
 STILL: Velocity = (0.0, 0.0)
 

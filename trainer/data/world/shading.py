@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.world.raycast import BACKGROUND, FIRST_BOX, Boxes, View
+from trainer.data.world.raycast import BACKGROUND, F32, FIRST_BOX, Boxes, View
 from trainer.data.world.texture import FINEST, noise, pulse
 
-F32 = NDArray[np.float32]
 Colour = tuple[float, float, float]  # linear RGB, 0..1
 
 CONTACT_HEIGHT = 0.35  # metres: scale of the darkening where something meets the ground
