@@ -6,8 +6,9 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
@@ -109,6 +110,17 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
         return code
 
     return leaving
+
+
+def command(parse: Callable[..., argparse.Namespace], job: str) -> Callable[..., int]:
+    """Make the `main` of a command: parse options, then import `jobs/<job>.py` and run it. Returns the exit code."""
+
+    @guarded
+    def main(argv: Sequence[str] | None = None) -> int:
+        args = parse(argv)
+        return int(import_module(f"trainer.commands.jobs.{job}").run(args))
+
+    return main
 
 
 def _recorded(run: Callable[..., int]) -> Callable[..., int]:

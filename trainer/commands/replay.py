@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, program
+from trainer.commands.cli import add_shared, command, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,13 +32,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code."""
-    args = parse(argv)
-    from trainer.commands.jobs.replay import run
-
-    return run(args)
+main = command(parse, "replay")
 
 
 if __name__ == "__main__":
