@@ -11,7 +11,6 @@ error of any ratio of two numbers.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -59,7 +58,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen benchmark; return the exit code."""
     args = parse(argv)
     return int(import_module(f"trainer.commands.jobs.bench_{args.what}").run(args))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,6 @@ Results of different protocols never share a table unless `--mix` names the diff
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +52,3 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 main = command(parse, "generate_tables")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

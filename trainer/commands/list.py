@@ -10,7 +10,6 @@ python launch/list.py --out docs/catalogue.md --check    fails when that file is
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +40,3 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 main = command(parse, "list")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

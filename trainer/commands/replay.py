@@ -6,7 +6,6 @@ replay models/<EXP>/<name>/<version>/capsules/<file>.safetensors
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +32,3 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 main = command(parse, "replay")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
