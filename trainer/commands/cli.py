@@ -67,11 +67,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "")
 
 
 def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
-    """Write a generated file, or with `check` only compare it. Returns the exit code, 1 when it differs.
-
-    Args:
-        command: what to run when it differs.
-    """
+    """Write a generated file, or with `check` only compare it. Returns 1 when it differs: `command` writes it."""
     if not check:
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path}")

@@ -122,10 +122,8 @@ def measure(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> No
 def take_turns(loop: Loop, bare: Bare, batches: list[Any] | Iterator[Any], rounds: int, steps: int) -> Sums:
     """Train for one round to warm up and `rounds` more; in each, every side takes `steps` steps.
 
-    The loop's turn lasts from its request for a first batch to its request for the one after its last.
-
-    Args:
-        batches: those of every round, or one iterator for all sides.
+    The loop's turn lasts from its request for a first batch to its request for the one after its last. `batches` are
+    those of every round, or one iterator for all sides.
     """
     sums: Sums = defaultdict(list)
     turn = steps if bare.device.type == "cuda" else 1  # no waiting for a GPU within a turn
