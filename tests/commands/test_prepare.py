@@ -264,7 +264,7 @@ def test_other_processes_leave_at_ctrl_c_without_a_word(monkeypatch):
     before, left = signal.getsignal(signal.SIGINT), []
     monkeypatch.setattr(os, "_exit", left.append)
     try:
-        _begin(None, ())
+        _begin(None)
         signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)

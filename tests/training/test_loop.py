@@ -35,7 +35,7 @@ def test_four_frames_lead_from_the_command_to_the_optimizer(tmp_path: Path) -> N
     finally:
         hook.remove()
     # `guarded`, around `main`, adds two.
-    assert frames[frames.index("train.main") :] == ["train.main", "train.run", "loop.fit", "loop.step"]
+    assert frames[frames.index("cli.main") :] == ["cli.main", "train.run", "loop.fit", "loop.step"]
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:

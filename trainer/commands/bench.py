@@ -11,7 +11,6 @@ error of any ratio of two numbers.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,14 +24,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog=program("bench"), description="Measure how long things take on this machine.")
     jobs = parser.add_subparsers(dest="what", required=True)
-    _add_step_arguments(
-        jobs.add_parser(
-            "step", help="one training step (Monodepth2, supports -1 and 1) and its parts, on random images"
-        )
-    )
-    _add_loop_arguments(
-        jobs.add_parser("loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop")
-    )
+    images = "one training step (Monodepth2, supports -1 and 1) and its parts, on random images"
+    step = jobs.add_parser("step", help=images)
+    add = step.add_argument
+    add("--size", type=int, nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
+    add_shared(step, "--batch-size", default=4)
+    add("--encoder", default="resnet18", metavar="NAME", help="of both networks (default resnet18)")
+    add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    add("--no-channels-last", action="store_true", help="networks in the ordinary memory layout")
+    loop = jobs.add_parser("loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop")
+    add = loop.add_argument
+    add_shared(loop, "--cfg-file", default=[DEMO], help="default: the demo")
+    add_shared(loop, "--cfg-default", default=[DEMO.with_name("default.yaml")])
+    add_shared(loop, "--set")
+    add_shared(loop, "--seed")
+    add("--steps", type=int, metavar="N", help="per round and side (default trainer.log_every_n_steps)")
+    add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
+    add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
     for job in jobs.choices.values():
         for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
             job.add_argument(name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
@@ -44,33 +53,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--size", type=int, nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
-    add_shared(parser, "--batch-size", default=4)
-    add("--encoder", default="resnet18", metavar="NAME", help="of both networks (default resnet18)")
-    add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
-    add("--no-channels-last", action="store_true", help="networks in the ordinary memory layout")
-
-
-def _add_loop_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add_shared(parser, "--cfg-file", default=[DEMO], help="default: the demo")
-    add_shared(parser, "--cfg-default", default=[DEMO.with_name("default.yaml")])
-    add_shared(parser, "--set")
-    add_shared(parser, "--seed")
-    add("--steps", type=int, metavar="N", help="per round and side (default trainer.log_every_n_steps)")
-    add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
-    add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
-
-
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen benchmark; return the exit code."""
     args = parse(argv)
     return int(import_module(f"trainer.commands.jobs.bench_{args.what}").run(args))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

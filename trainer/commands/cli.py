@@ -6,8 +6,9 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
@@ -66,11 +67,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "")
 
 
 def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
-    """Write a generated file, or with `check` only compare it. Returns the exit code, 1 when it differs.
-
-    Args:
-        command: what to run when it differs.
-    """
+    """Write a generated file, or with `check` only compare it. Returns 1 when it differs: `command` writes it."""
     if not check:
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path}")
@@ -109,6 +106,17 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
         return code
 
     return leaving
+
+
+def command(parse: Callable[..., argparse.Namespace], job: str) -> Callable[..., int]:
+    """Make the `main` of a command: parse options, then import `jobs/<job>.py` and run it. Returns the exit code."""
+
+    @guarded
+    def main(argv: Sequence[str] | None = None) -> int:
+        args = parse(argv)
+        return int(import_module(f"trainer.commands.jobs.{job}").run(args))
+
+    return main
 
 
 def _recorded(run: Callable[..., int]) -> Callable[..., int]:

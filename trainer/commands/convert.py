@@ -9,7 +9,6 @@ Weights that cannot be converted are an error that lists them; everything left o
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +18,6 @@ from trainer.runtime.errors import UserError, listed
 
 if TYPE_CHECKING:
     from trainer.checkpoint.foreign import Converted
-
-SUFFIX = ".safetensors"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,8 +43,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parse(argv)
-    if args.target.suffix != SUFFIX:
-        raise UserError(f"{args.target}: must end in {SUFFIX}, the only format that is written")
+    if args.target.suffix != ".safetensors":
+        raise UserError(f"{args.target}: must end in .safetensors, the only format that is written")
     if args.target.is_dir():
         raise UserError(f"{args.target}: is a folder. Name a file in it")
     if args.target.exists() and not args.force:
@@ -92,14 +89,9 @@ def _other_statistics(converted: Converted) -> str:
     from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 
     new = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    settings = [
+    return " ".join(
         f"net.{name}.{key}={list(options[key])}".replace(" ", "")
         for name, options in converted.foreign.net.items()
         for key, usual in new.items()
         if list(options.get(key, usual)) != usual
-    ]
-    return " ".join(settings)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    )

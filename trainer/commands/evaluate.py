@@ -23,7 +23,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_checkpoint_arguments, add_shared, guarded, program
+from trainer.commands.cli import add_checkpoint_arguments, add_shared, command, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,28 +51,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it) or any, which choose the alignment"
         " none, stereo or median; default: what the file says, else m",
     )
-    _add_file(
-        add, "--targets NPZ", "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set"
-    )
+    targets = "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set"
+    add("--targets", type=Path, metavar="NPZ", help=targets)
     add_checkpoint_arguments(parser, ". Its section `evaluation` sets what the options of the protocol do not")
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
     _add_protocol(parser.add_argument_group("protocol").add_argument)
     output = parser.add_argument_group("output and speed")
     add = output.add_argument
-    _add_file(add, "--save YAML", "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)")
-    _add_file(add, "--legacy YAML", "also write the numbers alone, spelled as in the files of arXiv:2208.01489")
-    _add_file(add, "--sheet PNG", "also draw items: input, prediction, truth, error")
+    place = "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)"
+    add("--save", type=Path, metavar="YAML", help=place)
+    spelling = "also write the numbers alone, spelled as in the files of arXiv:2208.01489"
+    add("--legacy", type=Path, metavar="YAML", help=spelling)
+    add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
     add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
     add_shared(output, "--batch-size", default=8)
     add_shared(output, "--num-workers")
     return parser.parse_args(argv)
-
-
-def _add_file(add: Callable[..., object], option: str, meaning: str) -> None:
-    """Add an option whose value is a path: "--save YAML"."""
-    name, metavar = option.split()
-    add(name, type=Path, metavar=metavar, help=meaning)
 
 
 def _add_protocol(add: Callable[..., object]) -> None:
@@ -99,13 +94,7 @@ def _add_protocol(add: Callable[..., object]) -> None:
     )
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, score, print, save. Returns the exit code."""
-    args = parse(argv)
-    from trainer.commands.jobs.evaluate import run
-
-    return run(args)
+main = command(parse, "evaluate")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_checkpoint_arguments, add_shared, guarded, program
+from trainer.commands.cli import add_checkpoint_arguments, add_shared, command, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,13 +38,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, predict, write. Returns the exit code."""
-    args = parse(argv)
-    from trainer.commands.jobs.export_depth import run
-
-    return run(args)
+main = command(parse, "export_depth")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ Results of different protocols never share a table unless `--mix` names the diff
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, program
+from trainer.commands.cli import add_shared, command, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,9 +23,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
         epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
     )
-    parser.add_argument("root", type=Path, help="folder with the models")
-    _add_selection(parser)
-    _add_comparison(parser)
+    add = parser.add_argument
+    add("root", type=Path, help="folder with the models")
+    add("--file", nargs="+", default=["*.yaml"], metavar="PATTERN", help="names or paths (default *.yaml)")
+    add("--models", nargs="+", metavar="MODEL", help="only these")
+    add("--seeds", nargs="+", metavar="SEED", help="versions expected of every model (default: those of any)")
+    add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
+    add("--sort", metavar="KEY", help="sort by this metric, list its seeds (default: names, first metric)")
+    fields = "protocol fields in which rows may differ, shown as columns, e.g. alignment, size, checkpoint"
+    add("--mix", nargs="+", default=[], metavar="FIELD", help=fields)
+    add("--reference", metavar="NAME", help="published rows of the same protocol: benchmark, or a YAML file")
+    add(
+        "--by",
+        choices=("category", "subcategory"),
+        help="also a table per metric (of --metrics, else --sort, else the first) with a column per category of scene",
+    )
+    add("--summary", action="store_true", help="also the mean rank over all tables with the same rows")
+    add("--relative-to", metavar="MODEL", help='also the improvement over a row, e.g. "garg (published)"')
     add_shared(parser, "--plugins")
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
@@ -38,39 +51,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose rows and columns and their order."""
-    add = parser.add_argument
-    add("--file", nargs="+", default=["*.yaml"], metavar="PATTERN", help="names or paths (default *.yaml)")
-    add("--models", nargs="+", metavar="MODEL", help="only these")
-    add("--seeds", nargs="+", metavar="SEED", help="versions expected of every model (default: those of any)")
-    add("--metrics", nargs="+", metavar="KEY", help="only these, in this order, e.g. abs_rel d1")
-    add("--sort", metavar="KEY", help="sort by this metric, list its seeds (default: names, first metric)")
-    fields = "protocol fields in which rows may differ, shown as columns, e.g. alignment, size, checkpoint"
-    add("--mix", nargs="+", default=[], metavar="FIELD", help=fields)
-
-
-def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    """Add the options for further rows and tables."""
-    add = parser.add_argument
-    add("--reference", metavar="NAME", help="published rows of the same protocol: benchmark, or a YAML file")
-    add(
-        "--by",
-        choices=("category", "subcategory"),
-        help="also a table per metric (of --metrics, else --sort, else the first) with a column per category of scene",
-    )
-    add("--summary", action="store_true", help="also the mean rank over all tables with the same rows")
-    add("--relative-to", metavar="MODEL", help='also the improvement over a row, e.g. "garg (published)"')
-
-
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, read, tabulate, warn, write; return 0, or 1 when a result file could not be read."""
-    args = parse(argv)
-    from trainer.commands.jobs.generate_tables import run
-
-    return run(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command(parse, "generate_tables")

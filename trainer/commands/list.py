@@ -10,11 +10,10 @@ python launch/list.py --out docs/catalogue.md --check    fails when that file is
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, program
+from trainer.commands.cli import add_shared, command, program
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "catalogue.md"
 
@@ -33,20 +32,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, metavar="MD", help="write Markdown to this file")
     add("--check", action="store_true", help="only check --out (default docs/catalogue.md); fail when it differs")
     args = parser.parse_args(argv)
-    out = args.out or (COMMITTED if args.check else None)
-    if out is not None and out.resolve() == COMMITTED and (args.what or args.plugins):
+    if args.check and args.out is None:
+        args.out = COMMITTED
+    if args.out and args.out.resolve() == COMMITTED and (args.what or args.plugins):
         parser.error("docs/catalogue.md lists everything, without plugins: write to another file with --out")
     return args
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print, write or check the catalogue; return the exit code: 1 when `--check` finds a difference."""
-    args = parse(argv)
-    from trainer.commands.jobs.list import run
-
-    return run(args, args.out or COMMITTED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command(parse, "list")

@@ -196,12 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = vars(parse(argv))
     job = import_module(f"trainer.commands.jobs.prepare_{args.pop('job')}")
     try:
-        code: int = job.run(**args)
+        return int(job.run(**args))
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

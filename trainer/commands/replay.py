@@ -6,11 +6,10 @@ replay models/<EXP>/<name>/<version>/capsules/<file>.safetensors
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, program
+from trainer.commands.cli import add_shared, command, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,14 +31,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code."""
-    args = parse(argv)
-    from trainer.commands.jobs.replay import run
-
-    return run(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command(parse, "replay")

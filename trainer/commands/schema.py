@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
     return write_or_check(text, out, args.check, "python launch/schema.py")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, guarded, program
+from trainer.commands.cli import add_config_arguments, command, program
 
 SEEDS = (42, 195, 335)  # of the published benchmark
 
@@ -68,13 +68,7 @@ def _quoted(text: str) -> str:
     return text
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, check, train, evaluate, tabulate; return 0, 1 when something failed, or 128 + signal."""
-    args = parse(argv)
-    from trainer.commands.jobs.sweep import run
-
-    return run(args)
+main = command(parse, "sweep")
 
 
 if __name__ == "__main__":

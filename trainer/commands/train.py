@@ -18,7 +18,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, add_shared, guarded, program
+from trainer.commands.cli import add_config_arguments, add_shared, command, program
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,26 +30,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "-o models/synthetic -n monodepth2_MS -v 42 -s 42",
     )
     add_config_arguments(parser)
-    parser.add_argument("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
-    parser.add_argument("-n", "--name", required=True, help="name of the model: <ckpt-dir>/<name>/<version>")
-    parser.add_argument("-v", "--version", required=True, help="version, used as given; usually the seed")
+    add = parser.add_argument
+    add("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
+    add("-n", "--name", required=True, help="name of the model: <ckpt-dir>/<name>/<version>")
+    add("-v", "--version", required=True, help="version, used as given; usually the seed")
     add_shared(parser, "--seed")
-    parser.add_argument(
-        "--progress", choices=("auto", "rich", "tqdm", "plain"), default="auto", help="progress display (default auto)"
-    )
-    parser.add_argument(
-        "--timings", action="store_true", help="print the time of each part up to the first optimizer step"
-    )
+    displays = ("auto", "rich", "tqdm", "plain")
+    add("--progress", choices=displays, default="auto", help="progress display (default auto)")
+    add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
     return parser.parse_args(argv)
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, train, print where the results are; return the exit code."""
-    args = parse(argv)
-    from trainer.commands.jobs.train import run
-
-    return run(args)
+main = command(parse, "train")
 
 
 if __name__ == "__main__":

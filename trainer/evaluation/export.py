@@ -25,12 +25,8 @@ def predict_all(
 ) -> np.ndarray | None:
     """Predict the disparity of every item: (N h w) float32 in the order of the data set, 1 / depth of the network.
 
-    Args:
-        predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w).
-        dataset: items with `target` (3 h w), all of one size.
-        processes: those that share the work; the first returns the array, the others None.
-
-    The other arguments are those of `evaluate_side_by_side`.
+    The items have a `target` (3 h w), all of one size. The first of `processes` returns the array, the others None. The
+    other arguments are those of `evaluate_side_by_side`.
 
     Raises UserError when a prediction is not a positive finite number.
     """

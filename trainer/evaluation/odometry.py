@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from trainer.runtime.errors import UserError
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 SNIPPET_FRAMES = 5  # SfM-Learner, arXiv:1704.07813
+PROTOCOL: Mapping[str, Any] = {
+    "alignment": "scale",
+    "factor": "least squares of positions: per snippet for ate_m, per sequence for the drift",
+    "snippet_frames": SNIPPET_FRAMES,
+    "segment_lengths_m": list(LENGTHS_M),
+    "mean_over": "snippets, segments",
+    "metrics": {"odometry": {"version": 1, "units": dict(UNITS), "higher_is_better": [], "formulas": dict(FORMULAS)}},
+}
 
 
 def evaluate_odometry(
@@ -31,12 +40,8 @@ def evaluate_odometry(
 ) -> dict[str, Any]:
     """Chain the motion of every frame to the next one and score each unbroken sequence.
 
-    Args:
-        predict: see `PredictPose`.
-        dataset: items with `Ts_true` (1 4 4) in metres, whose names (`describe`) end in `/<frame>`; its only support is
-            the next frame.
-
-    The other arguments are those of `evaluate_side_by_side`.
+    The items of `dataset` have `Ts_true` (1 4 4) in metres and names (`describe`) that end in `/<frame>`; its only
+    support is the next frame. The other arguments are those of `evaluate_side_by_side`.
 
     Returns `mean` (weighted by the snippets and segments of each sequence), `sequences` and `protocol`, plain data.
 
@@ -59,7 +64,7 @@ def evaluate_odometry(
         raise FoundByAll(
             f"no sequence has {SNIPPET_FRAMES} frames in a row: odometry needs unbroken ones. Name another split"
         )
-    return {"mean": mean, "sequences": sequences, "protocol": {**_protocol(), **(metadata or {})}}
+    return {"mean": mean, "sequences": sequences, "protocol": {**PROTOCOL, **(metadata or {})}}
 
 
 def save_odometry(result: Mapping[str, Any], path: str | Path) -> None:
@@ -79,14 +84,13 @@ def _place(dataset: DepthDataset, index: int) -> tuple[str, int]:
 
 
 def _unbroken(rows: Sequence[tuple[str, int, np.ndarray, np.ndarray]]) -> list[list[Any]]:
-    """Cut rows where the sequence changes or a frame is missing."""
-    runs: list[list[Any]] = []
-    for row in rows:
-        if runs and runs[-1][-1][0] == row[0] and runs[-1][-1][1] + 1 == row[1]:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return runs
+    """Cut sorted rows where the sequence changes or a frame is missing."""
+
+    def run_of(place: tuple[int, Any]) -> tuple[str, int]:
+        i_row, (sequence, frame, *_) = place
+        return sequence, frame - i_row  # the same as long as frame and position grow together
+
+    return [[row for _, row in run] for _, run in groupby(enumerate(rows), run_of)]
 
 
 def _scored(run: Sequence[Any]) -> dict[str, Any]:
@@ -101,16 +105,3 @@ def _mean(sequences: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if total:
             mean[key] = sum(s[count] * s[key] for s in sequences if s[count]) / total
     return mean
-
-
-def _protocol() -> dict[str, Any]:
-    return {
-        "alignment": "scale",
-        "factor": "least squares of positions: per snippet for ate_m, per sequence for the drift",
-        "snippet_frames": SNIPPET_FRAMES,
-        "segment_lengths_m": list(LENGTHS_M),
-        "mean_over": "snippets, segments",
-        "metrics": {
-            "odometry": {"version": 1, "units": dict(UNITS), "higher_is_better": [], "formulas": dict(FORMULAS)}
-        },
-    }

@@ -30,11 +30,8 @@ def result_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     their own.
     """
     data = protocol["dataset"]
-    truth: str | None
-    if "targets" in protocol:
-        truth = Path(protocol["targets"]["file"]).stem
-    else:
-        truth = dataset_class(data["type"]).unusual_truth(data)
+    unusual = dataset_class(data["type"]).unusual_truth
+    truth = Path(protocol["targets"]["file"]).stem if "targets" in protocol else unusual(data)
     count = protocol["items"] + protocol["skipped_without_valid_pixel"]
     part = f"{count}items" if protocol["limit"] else None
     return _result(path, file_stem(data, truth, path.stem, protocol["alignment"], part))

@@ -32,14 +32,10 @@ def evaluate_pose(
 
     The stereo partner does not count: its pose is known, not predicted.
 
-    Args:
-        predict: see `PredictPose`.
-        dataset: items with `Ts_true` (n 4 4); its `supp_idxs` name the supports.
+    The items of `dataset` have `Ts_true` (n 4 4); its `supp_idxs` name the supports. The other arguments are those of
+    `evaluate_side_by_side`.
 
-    The other arguments are those of `evaluate_side_by_side`.
-
-    Returns:
-        Angles in degrees and counts as in `summarise_directions`, and the frame offsets they belong to.
+    Returns angles in degrees and counts as in `summarise_directions`, and the frame offsets they belong to.
 
     Raises UserError when there is no temporal support, no true motion, or a prediction that is not finite.
     """

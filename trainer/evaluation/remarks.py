@@ -19,10 +19,7 @@ Row = dict[str, Any]
 def remarks(items: Sequence[Row], protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
     """List what a reader of the mean should know.
 
-    Args:
-        items: rows of `DepthProtocol.score_image`, each with its `name`.
-        protocol: by which they were scored.
-        sizes: height and width of the truths.
+    `items` are rows of `DepthProtocol.score_image`, each with its `name`; `sizes` height and width of the truths.
     """
     name, lines = protocol.names["alignment"], _scale(items, protocol) + _crop(protocol, sizes)
     for ending, where in (("", ""), (EDGES, " on depth edges")):

@@ -26,19 +26,12 @@ UNITS: dict[str, str] = {"m": "none", "baseline": "stereo", "any": "median"}
 
 @dataclass(frozen=True)
 class StoredDepth:
-    """Predictions from a file, in the order of a data set.
+    """Predictions from a file, in the order of a data set."""
 
-    Args:
-        values: (N h w) disparities (inverse depths) or depths, finite; 0 = none.
-        kind: which of both.
-        names: names of the items, if known.
-        dataset: type and arguments of their data set, if known.
-    """
-
-    values: np.ndarray
-    kind: Kind
-    names: Sequence[str] | None = None
-    dataset: Mapping[str, Any] | None = None
+    values: np.ndarray  # (N h w) disparities (inverse depths) or depths, finite; 0 = none
+    kind: Kind  # which of both
+    names: Sequence[str] | None = None  # of the items, if known
+    dataset: Mapping[str, Any] | None = None  # type and arguments of their data set, if known
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:

@@ -94,8 +94,9 @@ def read_predictions(path: Path, changes: Changes, kind: Kind | None, unit: str 
     about = {"file": str(path), "sha256": sha256(path), "kind": stored.kind, "unit": unit}
     if "checkpoint" in texts:
         about["checkpoint_sha256"] = texts["checkpoint"]
-    # Where no data set is named, the truths come from a file, and any data set completes the configuration.
-    data = {"type": changes.dataset_type or _without_required_arguments(), "supp_idxs": [0]}
+    # Where no data set is named, the truths come from a file, and any data set that needs no argument will do.
+    simple = (n for n in DATASETS.names() if all(p.default is not p.empty for p in DATASETS.parameters(n).values()))
+    data = {"type": changes.dataset_type or next(simple), "supp_idxs": [0]}
     return Subject(
         path,
         changes.apply({**NO_RUN, "dataset": data}, str(path)),
@@ -113,12 +114,6 @@ def sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _without_required_arguments() -> str:
-    return next(
-        name for name in DATASETS.names() if all(p.default is not p.empty for p in DATASETS.parameters(name).values())
-    )
 
 
 def _find(path: Path) -> Path:

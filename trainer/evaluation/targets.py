@@ -25,23 +25,14 @@ KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size", "truth")
 
 @dataclass(frozen=True)
 class TargetsFile:
-    """True depth of the items of a split, in order, without their images: `trainer.types.Batch` without `target`.
+    """True depth of the items of a split, in order, without their images: `trainer.types.Batch` without `target`."""
 
-    Args:
-        depths: a map (H W) per item, metres, 0 = none; sizes may vary.
-        K: (b 3 3) intrinsics in pixels of the maps; None = unknown, as below.
-        edges: a map (H W) of true depth edges per item.
-        names: names of the items.
-        categories: category and subcategory of each item.
-        truth: what the maps hold, in words; "" = unknown.
-    """
-
-    depths: Sequence[np.ndarray]
-    K: np.ndarray | None = None
-    edges: Sequence[np.ndarray] | None = None
-    names: Sequence[str] | None = None
-    categories: Sequence[tuple[str, str]] | None = None
-    truth: str = ""
+    depths: Sequence[np.ndarray]  # a map (H W) per item, metres, 0 = none; sizes may vary
+    K: np.ndarray | None = None  # (b 3 3) intrinsics in pixels of the maps; None = unknown, as below
+    edges: Sequence[np.ndarray] | None = None  # a map (H W) of true depth edges per item
+    names: Sequence[str] | None = None  # of the items
+    categories: Sequence[tuple[str, str]] | None = None  # category and subcategory of each item
+    truth: str = ""  # what the maps hold, in words; "" = unknown
 
     @classmethod
     def read(cls, path: Path) -> TargetsFile:
@@ -135,7 +126,6 @@ def _maps(array: np.ndarray, key: str, sizes: np.ndarray | None, dtype: Any, pat
 
 
 def _intrinsics(K: np.ndarray, path: Path) -> np.ndarray:
-    """K (b 3 3) float32."""
     if K.ndim != 3 or K.shape[1:] not in ((3, 3), (4, 4)):
         raise UserError(f"{path}: K must be (b, 3, 3) or (b, 4, 4), got {K.shape}")
     return np.ascontiguousarray(K[:, :3, :3], np.float32)

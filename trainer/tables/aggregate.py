@@ -102,7 +102,6 @@ def make_tables(
     """Make one table per protocol.
 
     Args:
-        results: from `read_results`.
         root: folder of the results; notes name the runs there without a result.
         seeds: versions expected of every model; None = those that any has.
         mix: protocol fields in which the rows of one table may differ; they become columns.
@@ -234,7 +233,6 @@ def _keep(seeds: dict[str, Result], result: Result, label: str) -> None:
 
 
 def _odd(row: Row) -> list[str]:
-    """List the seeds whose value is not finite."""
     bad = {c: [s for s, v in cell.by_seed.items() if not math.isfinite(v)] for c, cell in row.cells.items()}
     return [
         f"{row.label}: {column.key} is not finite with seed {', '.join(seeds)}, which is left out"

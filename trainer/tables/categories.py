@@ -17,11 +17,9 @@ UNKNOWN = "(none)"
 
 
 def by_category(results: Sequence[Result], kind: str, metrics: Sequence[str] | None = None) -> list[Result]:
-    """Average the items of each category.
+    """Average the items of each category: `kind` is "category" or "subcategory".
 
-    Args:
-        kind: "category" or "subcategory".
-        metrics: keys; None = the first of each result that has a direction.
+    `metrics` are keys; None = the first of each result that has a direction.
 
     Returns a result per file and metric, for tables as of any others: its columns are the categories, its protocol has
     the metric and the number of images in each category. Files without categories give none. Raises UserError when no
@@ -60,7 +58,6 @@ def _split(
 
 
 def _groups(path: Path, kind: str) -> dict[str, list[Mapping[str, Any]]]:
-    """The images of each category; empty without categories."""
     data = read_file(path)
     rows = data if isinstance(data, list) else data.get("items") or ()
     groups: dict[str, list[Mapping[str, Any]]] = {}

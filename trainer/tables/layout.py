@@ -55,9 +55,9 @@ def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") ->
     return lines
 
 
-def head(table: Table, arrows: bool = True) -> list[str]:
+def head(table: Table) -> list[str]:
     """Headings for the columns of `grid`."""
-    return ["model", *mixed_fields(table), "n", *headings(table.columns, arrows).values()]
+    return ["model", *mixed_fields(table), "n", *headings(table.columns).values()]
 
 
 def mixed_fields(table: Table) -> list[str]:

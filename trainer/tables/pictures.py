@@ -78,7 +78,6 @@ def draw_curves(
 
 
 def _draw_model(axes: Axes, curves: Sequence[Curve], label: str, i_model: int) -> None:
-    """Thin lines for seeds, a thick one for their mean, dotted where not all seeds are in it."""
     color, dashes = f"C{i_model % 10}", ("-", "--", "-.")[i_model // 10 % 3]
     for steps, values in curves:
         axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8, marker=".")

@@ -13,22 +13,18 @@ from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import PUBLISHED, Cell, Row, Table
 from trainer.tables.columns import Column, registered
 
-_FOLDER = Path(__file__).parent
 _PREFIX = "published_"
 
 
 def references() -> dict[str, Path]:
     """Files of published numbers in the project, by name."""
-    return {p.stem.removeprefix(_PREFIX): p for p in sorted(_FOLDER.glob(f"{_PREFIX}*.yaml"))}
+    return {p.stem.removeprefix(_PREFIX): p for p in sorted(Path(__file__).parent.glob(f"{_PREFIX}*.yaml"))}
 
 
 def add_references(tables: list[Table], name: str) -> None:
     """Add to each table the published rows of its protocol, or a note that there are none.
 
-    Args:
-        name: one of `references()`, or a YAML file of the same form.
-
-    Raises UserError for an unknown name and for a file of another form.
+    `name` is one of `references()` or a YAML file of the same form. Raises UserError for another name or form.
     """
     known = references()
     path = known.get(name, Path(name))
@@ -48,8 +44,7 @@ def add_references(tables: list[Table], name: str) -> None:
 def _add(table: Table, data: Mapping[str, Any]) -> None:
     if "pixels" in table.protocol:  # nothing published is about depth edges alone
         return
-    wrong: list[str] = []
-    used: list[str] = []
+    wrong, used = [], []
     for protocol, wanted in data["protocols"].items():
         differences = _differences(table, wanted)
         if differences:
@@ -65,12 +60,9 @@ def _add(table: Table, data: Mapping[str, Any]) -> None:
                 shown = {"alignment": alignment} if "alignment" not in table.protocol else {}
                 table.references.append(Row(f"{method}{PUBLISHED}", cells, shown=shown))
                 used.append(protocol)
-    if used:
-        names = ", ".join(dict.fromkeys(used))
-        table.notes.append(f"published rows: {data['source']}, protocol {names}; not ranked")
-        return
     reason = "; ".join(wrong) or "none of this data set, alignment and these metrics"
-    table.notes.append(f"no published rows: {reason}")
+    published = f"published rows: {data['source']}, protocol {', '.join(dict.fromkeys(used))}; not ranked"
+    table.notes.append(published if used else f"no published rows: {reason}")
 
 
 def _differences(table: Table, wanted: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,14 @@ from trainer.runtime.errors import UserError
 from trainer.tables.columns import Column, column_of, is_on_edges
 
 # Parts of a protocol in which comparable results may differ.
-_NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds"}
-_NOT_PROTOCOL |= {"device"}
+_NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds", "device"}
 _NOT_DATA = {
     *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
     *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
     *("storage", "max_retries"),
 }
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image
-_LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median"}
-_LEGACY_ALIGNMENTS |= {"lsqr": "lsqr_disp", "metric": "none"}
+_LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,9 @@ class Result:
 
 
 def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: list[str] | None = None) -> list[Result]:
-    """Read every `<root>/**/<model>/<version>/results/<pattern>`.
+    """Read every `<root>/**/<model>/<version>/results/<pattern>`; a pattern with a slash is the path of a file.
 
-    Args:
-        patterns: names of files; one with a slash is the path of a file.
-        problems: list to which files that cannot be read are added; None = raise.
+    Files that cannot be read are added to the list `problems`, or raise if it is None.
 
     Raises UserError when there is no result, and naming all files that are no result files.
     """
@@ -100,7 +97,6 @@ def read_result(path: Path) -> list[Result]:
 
 
 def _results(path: Path, data: Any) -> list[Result]:
-    """Extract the results of a file; none when it is no result file."""
     protocol: dict[str, str]
     if isinstance(data, Mapping) and isinstance(data.get("protocol"), Mapping):
         protocol, means = _fields(data["protocol"]), data.get("mean")
@@ -123,10 +119,9 @@ def _results(path: Path, data: Any) -> list[Result]:
 
 def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
     """List what must agree in two comparable results."""
-    data = protocol.get("dataset") or {}
+    data, checkpoint = protocol.get("dataset") or {}, protocol.get("checkpoint") or {}
     split = Path(data["split_file"]).stem if data.get("split_file") else data.get("split")
     size = data.get("size")
-    checkpoint = protocol.get("checkpoint") or {}
     fields = {
         "dataset": " ".join(map(str, filter(None, (data.get("type"), split, data.get("mode"))))),
         "checkpoint": Path(str(checkpoint.get("file", "?"))).stem,
@@ -163,12 +158,8 @@ def _legacy_means(data: Mapping[str, Any] | list[Mapping[str, Any]]) -> dict[str
         for key, value in row.items():
             if isinstance(value, (int, float)):
                 columns.setdefault(str(key), []).append(float(value))
-    return {key: _mean(values) for key, values in columns.items()}
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [v for v in values if math.isfinite(v)]
-    return math.fsum(known) / len(known) if known else math.nan
+    known = {key: [v for v in values if math.isfinite(v)] for key, values in columns.items()}
+    return {key: statistics.fmean(values) if values else math.nan for key, values in known.items()}
 
 
 def _legacy_protocol(stem: str, data: Any) -> dict[str, str]:

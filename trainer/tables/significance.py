@@ -89,7 +89,11 @@ def warn_of_noise(table: Table) -> list[Comparison]:
             table.warnings.append(f"{column.key}: no spread is known of {', '.join(single)}: one seed")
         found = compare(table, column)
         comparisons += found
-        table.warnings += [_sentence(c) for c in found if c.adjacent and c.is_noise]
+        table.warnings += [
+            f"{column.key}: {c.better} before {c.worse} is inside the seed noise (p = {c.p_holm:.2g}, Holm)"
+            for c in found
+            if c.adjacent and c.is_noise
+        ]
     table.notes += compare_with_published(table)
     return comparisons
 
@@ -112,7 +116,3 @@ def compare_with_published(table: Table) -> list[str]:
                     f" (p = {p:.2g}, Welch, uncorrected)"
                 )
     return lines
-
-
-def _sentence(c: Comparison) -> str:
-    return f"{c.column.key}: {c.better} before {c.worse} is inside the seed noise (p = {c.p_holm:.2g}, Holm)"

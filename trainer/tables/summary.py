@@ -38,10 +38,7 @@ def summarise(tables: Sequence[Table], relative_to: str | None = None) -> list[T
     is better; its spread is over seeds, against the mean of that row. Tables of other rows have summaries of their own,
     those of one row none.
 
-    Args:
-        relative_to: label of a row, ranked or published.
-
-    Raises UserError when no table has the row `relative_to`.
+    Raises UserError when no table has the row with the label `relative_to`, ranked or published.
     """
     known = {row.label for table in tables for row in (*table.rows, *table.references)}
     if relative_to is not None and relative_to not in known:

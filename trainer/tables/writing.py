@@ -20,12 +20,8 @@ from trainer.tables.significance import Comparison
 def file_names(tables: Sequence[Table]) -> list[str]:
     """Name the files of each table; tables of one name are numbered."""
     names = [table.name for table in tables]
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if names.count(name) == 1 else f"{name}_{seen[name]}")
-    return unique
+    numbers = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    return [f"{n}_{number}" if names.count(n) > 1 else n for n, number in zip(names, numbers, strict=True)]
 
 
 def write_table(
@@ -48,14 +44,12 @@ def write_table(
         f"{name}_pairs.csv": csv_text(pair_rows(comparisons)),
     }
     files.make_folder(folder)
-    written = []
     for file, text in texts.items():
-        if not text:  # no pairs: a file of an earlier call would be wrong
-            (folder / file).unlink(missing_ok=True)
-        else:
+        if text:
             files.write_text(folder / file, text)
-            written.append(folder / file)
-    return written
+        else:  # no pairs: a file of an earlier call would be wrong
+            (folder / file).unlink(missing_ok=True)
+    return [folder / file for file, text in texts.items() if text]
 
 
 def wide_rows(table: Table) -> list[dict[str, Any]]:

@@ -13,10 +13,9 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, redirect_stdout
-from functools import partial
-from itertools import cycle, islice
+from collections.abc import Iterable, Iterator
+from contextlib import closing, redirect_stdout
+from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -108,40 +107,27 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> None:
     """Print all tables."""
-    bare, loader, device = Bare(cfg, loop), loop.train_loader, loop.accelerator.device
-    wait = waiter(device.type)
-    turn = steps if device.type == "cuda" else 1  # no waiting for a GPU within a turn
+    bare, loader = Bare(cfg, loop), loop.train_loader
     loader.batch_sampler.set_position(0, 0)
     batches = list(islice(cycle([*islice(loader, min(steps, BATCHES))]), steps))
     with loop.recorder.progress, loop.saver:
-        sums = take_turns(loop, bare, batches, args.rounds, steps, turn, wait)
-        report_rounds("batches in memory", sums, steps)
-        report_outside(loop, bare, batches, wait)
+        report_rounds("batches in memory", take_turns(loop, bare, batches, args.rounds, steps), steps)
         report_calls(loop, batches)
         if args.loader:
-            real = _forever(loader)
-            sums = take_turns(loop, bare, real, args.rounds, steps, turn, wait)
-            report_rounds("batches from the loader", sums, steps)
-        report_epoch(loop, wait)
+            real = chain.from_iterable(repeat(loader))
+            report_rounds("batches from the loader", take_turns(loop, bare, real, args.rounds, steps), steps)
+        report_epoch(loop)
 
 
-def take_turns(
-    loop: Loop,
-    bare: Bare,
-    batches: list[Any] | Iterator[Any],
-    rounds: int,
-    steps: int,
-    turn: int,
-    wait: Callable[[], None],
-) -> Sums:
-    """Train for one round to warm up and `rounds` more; in each, every side takes `steps` steps, `turn` at a time.
+def take_turns(loop: Loop, bare: Bare, batches: list[Any] | Iterator[Any], rounds: int, steps: int) -> Sums:
+    """Train for one round to warm up and `rounds` more; in each, every side takes `steps` steps.
 
-    The loop's turn lasts from its request for a first batch to its request for the one after its last.
-
-    Args:
-        batches: those of every round, or one iterator for all sides.
+    The loop's turn lasts from its request for a first batch to its request for the one after its last. `batches` are
+    those of every round, or one iterator for all sides.
     """
     sums: Sums = defaultdict(list)
+    turn = steps if bare.device.type == "cuda" else 1  # no waiting for a GPU within a turn
+    wait = waiter(bare.device.type)
 
     def some(start: int) -> Iterator[Any]:
         return iter(batches[start : start + turn]) if isinstance(batches, list) else islice(batches, turn)
@@ -194,58 +180,10 @@ def report_rounds(title: str, sums: Sums, steps: int) -> None:
         print(f"  {clock:<{len(title) + 25}}{ms[0]:>10.2f}{ms[1]:>10.2f}{ratio:>11.4f}{control:>8.4f}")
 
 
-def report_outside(loop: Loop, bare: Bare, batches: list[Any], wait: Callable[[], None]) -> None:
-    """Print the time of a step outside forward, backward and optimizer step."""
-    found, clock = {}, _steadiest(loop)
-    trains: dict[str, Callable[[list[Any]], None]] = {"bare": bare.train, "loop": partial(train, loop)}
-    for side in ("bare", "loop"):
-        objective = loop.objective if side == "loop" else bare.objective
-        optimizer = getattr(loop.optimizer, "optimizer", loop.optimizer) if side == "loop" else bare.optimizer
-        with timed_calls(
-            [(objective, "forward"), (torch.Tensor, "backward"), (optimizer, "step")], clock, wait
-        ) as spent:
-            began = clock()
-            trains[side](batches)
-            found[side] = (clock() - began - sum(spent)) / len(batches), sum(spent) / len(batches)
-    (bare_s, work), (loop_s, _) = found["bare"], found["loop"]
-    more = loop_s - bare_s
-    print(
-        f"\noutside forward, backward and optimizer step, us per step: bare {1e6 * bare_s:.0f},"
-        f" loop {1e6 * loop_s:.0f}, difference {1e6 * more:.0f} = {more / (work + bare_s):.2%} of a bare step"
-    )
-
-
-@contextmanager
-def timed_calls(
-    methods: list[tuple[Any, str]], clock: Callable[[], float], wait: Callable[[], None]
-) -> Iterator[list[float]]:
-    """Time calls of the named methods in this block. Yields the growing list of seconds."""
-    spent: list[float] = []
-
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            wait()
-            start = clock()
-            result = call(*args, **kwargs)
-            wait()
-            spent.append(clock() - start)
-            return result
-
-        return run
-
-    own = [vars(owner).get(name) for owner, name in methods]
-    for owner, name in methods:
-        setattr(owner, name, timed(getattr(owner, name)))
-    try:
-        yield spent
-    finally:
-        for (owner, name), before in zip(methods, own, strict=True):
-            delattr(owner, name) if before is None else setattr(owner, name, before)
-
-
 def report_calls(loop: Loop, batches: list[Any]) -> None:
     """Print the calls of the loop that take most time under cProfile."""
-    profile = cProfile.Profile(_steadiest(loop))
+    # CPU time, which other processes do not disturb, where the CPU does the work.
+    profile = cProfile.Profile(time.process_time if loop.accelerator.device.type == "cpu" else time.perf_counter)
     profile.runcall(train, loop, batches)
     profile.create_stats()
     rows: dict[str, float] = defaultdict(float)
@@ -258,8 +196,9 @@ def report_calls(loop: Loop, batches: list[Any]) -> None:
         print(f"  {name:<60}{1e6 * seconds / len(batches):>10.0f}")
 
 
-def report_epoch(loop: Loop, wait: Callable[[], None]) -> None:
+def report_epoch(loop: Loop) -> None:
     """Print the time of what only the trainer's loop does, once per epoch."""
+    wait = waiter(loop.accelerator.device.type)
     print("\nonce per epoch, ms")
     for name, action in {"save `last`": loop.saver.save_last, "validation": loop.validate}.items():
         seconds: list[float] = []
@@ -270,16 +209,6 @@ def report_epoch(loop: Loop, wait: Callable[[], None]) -> None:
             wait()
             seconds.append(time.perf_counter() - start)
         print(f"  {name:<30}{1e3 * statistics.median(seconds):>10.0f}")
-
-
-def _steadiest(loop: Loop) -> Callable[[], float]:
-    """CPU time, which other processes do not disturb, where the CPU does the work."""
-    return time.process_time if loop.accelerator.device.type == "cpu" else time.perf_counter
-
-
-def _forever(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
 
 
 def _title(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> str:

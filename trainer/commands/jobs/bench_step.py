@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,8 +29,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.encoder} depth and pose, batch {args.batch_size}, {args.precision} bit networks, {layout}")
     print(f"{args.device}, {args.threads} thread(s), torch {torch.__version__}, median of {args.rounds} rounds, ms")
     for width, height in [args.size] if args.size else SIZES:
-        times = measure(args, width, height)
-        report(f"{width}x{height}", times)
+        report(f"{width}x{height}", measure(args, width, height))
     return 0
 
 
@@ -39,58 +39,37 @@ def measure(args: argparse.Namespace, width: int, height: int) -> dict[str, list
     objective = make_objective(args)
     batch = make_batch(args.batch_size, width, height, args.device)
     optimizer = torch.optim.Adam(objective.parameters(), 1e-4, fused=True)
-    times: dict[str, list[float]] = defaultdict(list)
-    for i_round in range(args.rounds + 1):
-        for name in ("step", "step again"):
-            laps = time_step(objective, batch, optimizer, args)
-            if i_round:  # the first round warms up
-                times[name].append(sum(laps.values()))
-                for part, seconds in laps.items():
-                    times[part].append(seconds)
-    return times
+    predict, wait = objective.predict, waiter(args.device)
+    ticks: list[float] = []  # beginning of a step, then the end of each of PARTS
 
-
-def time_step(
-    objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, args: argparse.Namespace
-) -> dict[str, float]:
-    """Make one training step. Returns the seconds of each of PARTS."""
-    clock = Clock(args.device)
-    predict = objective.predict
+    def read_clock() -> None:
+        wait()
+        ticks.append(time.perf_counter())
 
     def timed_predict(batch: Batch) -> dict[str, Any]:
         predictions = predict(batch)
-        clock.lap("networks forward")
+        read_clock()
         return predictions
 
     objective.predict = timed_predict  # type: ignore[method-assign]
-    try:
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = objective(batch).loss
-    finally:
-        objective.predict = predict  # type: ignore[method-assign]
-    clock.lap("losses forward")
-    loss.backward()
-    clock.lap("backward")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    clock.lap("optimizer")
-    return clock.laps
-
-
-class Clock:
-    """A stopwatch that waits for the device before it reads."""
-
-    def __init__(self, device: str):
-        self.wait = waiter(device)
-        self.wait()
-        self.laps: dict[str, float] = {}
-        self.start = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Book the time since the last lap under `name`."""
-        self.wait()
-        now = time.perf_counter()
-        self.laps[name], self.start = now - self.start, now
+    times: dict[str, list[float]] = defaultdict(list)
+    for i_round in range(args.rounds + 1):
+        for name in ("step", "step again"):
+            ticks.clear()
+            read_clock()
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+                loss = objective(batch).loss
+            read_clock()
+            loss.backward()
+            read_clock()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            read_clock()
+            if i_round:  # the first round warms up
+                times[name].append(ticks[-1] - ticks[0])
+                for part, (start, end) in zip(PARTS, pairwise(ticks), strict=True):
+                    times[part].append(end - start)
+    return times
 
 
 def waiter(device: str) -> Callable[[], None]:

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from trainer.config import EvaluationSection
 from trainer.config.plugins import load_plugins
-from trainer.data.base import DepthDataset
 from trainer.evaluation import (
     EvaluationResult,
     evaluate_odometry,
@@ -92,7 +91,10 @@ def _read_predictions(args: argparse.Namespace, changes: Changes) -> Subject:
 def _score_depth(request: EvaluationRequest) -> int:
     subject, protocols = request.subject, request.protocols
     items, about_items = open_truths(request)
-    moving = _with_supports(request) if request.pose else None
+    moving = None
+    if request.pose and subject.trained:
+        supports = list(subject.trained.supp_idxs)  # those of the training
+        moving, _ = open_dataset(subject.cfg, request.mode, supp_idxs=supports, use_depth=False)
     _check_options(request, items)
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
@@ -147,13 +149,6 @@ def _show_and_save(
 
 def _with_ending(path: Path | None, ending: str) -> Path | None:
     return path and path.with_name(f"{path.stem}{ending}{path.suffix}")
-
-
-def _with_supports(request: EvaluationRequest) -> DepthDataset:
-    """The items with the supports of the training."""
-    trained = request.subject.trained
-    supports = list(trained.supp_idxs) if trained else None
-    return open_dataset(request.subject.cfg, request.mode, supp_idxs=supports, use_depth=False)[0]
 
 
 def _check_options(request: EvaluationRequest, items: Items) -> None:

@@ -15,8 +15,6 @@ from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import read_checkpoint
 from trainer.runtime.errors import UserError
 
-SUFFIX = ".npz"
-
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, predict, write. Raises UserError for the mistakes of a user."""
@@ -24,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     subject = read_checkpoint(args.ckpt, args.hparams, Changes(args.cfg_file, args.set), args.mode)
     dataset, arguments = open_dataset(subject.cfg, args.mode, supp_idxs=None, use_depth=False)
     save = args.save or predictions_path(subject.path, arguments, args.flip)
-    if save.suffix != SUFFIX:
-        raise UserError(f"{save}: must end in {SUFFIX}, the only kind of file that is written")
+    if save.suffix != ".npz":
+        raise UserError(f"{save}: must end in .npz, the only kind of file that is written")
     if save.exists() and not args.force:
         raise UserError(f"{save}: exists. Use --force to replace it, or another name with --save")
     check_place(save, "--save")

@@ -156,16 +156,15 @@ def write(
     args: argparse.Namespace,
 ) -> list[Path]:
     """Write the files of all tables and the learning curves; return their paths."""
-    paths: list[Path] = []
+    paths: list[Path | None] = []  # None for pictures without anything to draw
     for table, comparisons, name in zip(tables, compared, file_names(tables), strict=True):
-        column = _headline(table, args)
-        paths += write_table(table, args.out, name, comparisons, column, args.decimals)
-        paths += filter(None, [draw_bars(table, args.out / f"{name}_bars.png")])
+        paths += write_table(table, args.out, name, comparisons, _headline(table, args), args.decimals)
+        paths.append(draw_bars(table, args.out / f"{name}_bars.png"))
     folders = _chosen(results, args)
     for tag in args.curves or [CURVE]:
         path = args.out / f"curves_{tag.replace('/', '_')}.png"
-        paths += filter(None, [draw_curves(folders, tag, path, args.seeds, required=bool(args.curves))])
-    return paths
+        paths.append(draw_curves(folders, tag, path, args.seeds, required=bool(args.curves)))
+    return [path for path in paths if path]
 
 
 def _say(console: Console, text: str) -> None:

@@ -7,7 +7,6 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from trainer.commands.cli import write_or_check
 from trainer.config.catalogue import Chapter, Entry, catalogue, common_fields, default_of, select
@@ -23,13 +22,13 @@ Everything that a YAML file can name. Written by `python launch/list.py --out do
 """
 
 
-def run(args: argparse.Namespace, out: Path) -> int:
-    """Print the catalogue, write it to `out`, or check that file; return 1 when it differs."""
+def run(args: argparse.Namespace) -> int:
+    """Print the catalogue, write it to `args.out`, or check that file; return 1 when it differs."""
     load_plugins(args.plugins)
     chapters = select(catalogue(), args.what)
-    if args.out or args.check:
+    if args.out:
         text = "\n".join(as_markdown(chapters)) + "\n"
-        return write_or_check(text, out, args.check, f"python launch/list.py --out {out}")
+        return write_or_check(text, args.out, args.check, f"python launch/list.py --out {args.out}")
     width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     print("\n".join(as_markdown(chapters) if args.markdown else as_text(chapters, width)))
     return 0
@@ -58,7 +57,7 @@ def as_markdown(chapters: Sequence[Chapter]) -> Iterator[str]:
     """Lay out chapters as Markdown, line by line."""
     yield from HEADING.splitlines()
     for chapter in chapters:
-        yield from ["", f"## {chapter.titles[0].capitalize()}", "", _sentence(chapter.intro)]
+        yield from ["", f"## {chapter.titles[0].capitalize()}", "", f"{chapter.intro.removesuffix('.')}."]
         common = common_fields(chapter.entries)
         if common:
             yield from ["", "All of them take", *_arguments_markdown(common)]
@@ -99,10 +98,6 @@ def _wrapped(text: str, width: int, first: str, then: str | None = None) -> list
 
 def _escaped(text: str) -> str:
     return text.replace("|", r"\|").replace("**", r"\*\*")
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith(".") else f"{text}."
 
 
 def _linked(source: str) -> str:

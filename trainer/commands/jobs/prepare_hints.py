@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -38,7 +39,7 @@ def run(root: str | None, out: Path | None, splits: list[str] | None, splits_dir
     make_folder(out)
     require_space(out, num_missing * num_bytes, "depth hints")
     tasks = [(frame, num_bytes) for frame in frames]
-    outcomes = list(spread(_match, tasks, jobs, _open, (root, out), unit="picture"))
+    outcomes = list(spread(_match, tasks, jobs, partial(_open, root, out), unit="picture"))
     made = [outcome.covered for outcome in outcomes if outcome.is_new]
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     there = len(frames) - len(problems)
@@ -71,9 +72,8 @@ def _is_long_enough(path: Path, num_bytes: int) -> bool:
 
 
 def _is_sound(path: Path) -> bool:
-    """Check that readers accept the hints; they refuse NaN."""
     try:
-        hints.read_hints(path, hints.SIZE)
+        hints.read_hints(path, hints.SIZE)  # refuses NaN, for example
     except DataError:
         return False
     return True

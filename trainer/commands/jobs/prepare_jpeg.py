@@ -77,7 +77,9 @@ def _convert(task: tuple[Path, bool]) -> Outcome:
     content = jpg.read_bytes() if jpg.is_file() else b""
     is_new = not _is_readable(jpg, content)
     if is_new:
-        content = _encoded(original)
+        buffer = io.BytesIO()
+        Image.fromarray(original).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
+        content = buffer.getvalue()
     back = _read(jpg, content)
     if back.shape != original.shape:
         return Outcome(
@@ -96,12 +98,6 @@ def _convert(task: tuple[Path, bool]) -> Outcome:
     if remove:
         os.unlink(png)
     return Outcome(psnr=psnr, sizes=sizes)
-
-
-def _encoded(picture: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
-    return buffer.getvalue()
 
 
 def _is_readable(path: Path, content: bytes) -> bool:

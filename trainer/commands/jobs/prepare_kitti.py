@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from trainer.commands.jobs.preparing import print_problems, spread
@@ -34,14 +35,13 @@ def run(
     dates = sorted({part.place.split("/")[-5] for part in parts if part.kind == "scan"})
     broken += [problem for date in dates if (problem := _calibration_problem(date, recordings))]
     if deep:
-        origin = (root, depth_root, hints_root)
-        broken += [problem for problem in spread(_read, parts, jobs, _open, origin) if problem]
+        setup = partial(_open, root, depth_root, hints_root)
+        broken += [problem for problem in spread(_read, parts, jobs, setup) if problem]
     print_problems(broken, "broken files or databases", "broken file or database")
     complete = sum(report.num_complete for report in reports.values())
     print(f"{complete} of {sum(report.num_items for report in reports.values())} items are complete")
     if not broken:
-        read = f"{len(parts)} files read to their end, none broken"
-        print(read if deep else "files not read (--deep does)")
+        print(f"{len(parts)} files read to their end, none broken" if deep else "files not read (--deep does)")
     return int(bool(lacking or broken))
 
 
@@ -66,9 +66,7 @@ def _table(reports: dict[tuple[str, str], check.SplitReport], offsets: list[int]
 
 def _print_missing(reports: dict[tuple[str, str], check.SplitReport], offsets: list[int], raw: Path) -> int:
     """Print absent dates and drives, bad lines, missing pictures; return how many of them block an item."""
-    absent: Counter[str] = Counter()
-    for report in reports.values():
-        absent += report.absent_drives
+    absent = sum((report.absent_drives for report in reports.values()), Counter[str]())
     places: Counter[str] = Counter()  # a date without files stands for its drives
     for drive, num_items in absent.items():
         date = drive.partition("/")[0]
@@ -78,10 +76,10 @@ def _print_missing(reports: dict[tuple[str, str], check.SplitReport], offsets: l
     print_problems(lines, "dates or drives are absent", "date or drive is absent")
     count = len(places)
     for (split, mode), report in reports.items():
-        if other := check.other_data(report):
-            print(f"{split} {mode} names {other}: they are no raw items")
-            continue
         where = f"{split} {mode}"
+        if other := check.other_data(report):
+            print(f"{where} names {other}: they are no raw items")
+            continue
         print_problems(report.bad_lines, f"bad lines in {where}", f"bad line in {where}", _SHOWN)
         count += len(report.bad_lines)
         for column in check.needed(offsets, mode):

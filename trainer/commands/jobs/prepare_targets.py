@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +18,6 @@ from trainer.data.kitti_raw import targets
 from trainer.data.kitti_raw.files import read_split
 from trainer.data.kitti_raw.places import open_recordings
 from trainer.runtime.errors import UserError
-
-
-class Order(NamedTuple):
-    """What a process needs to make targets."""
-
-    type: str
-    root: str | None
-    depth_root: str | None
-    split_file: Path
-    mode: str
-    source: targets.Source
-    parts: Path
 
 
 class Outcome(NamedTuple):
@@ -53,14 +42,14 @@ def run(
     source = source or targets.usual_source(split or "")
     # Parts of another source must not be mistaken for these.
     parts = out.with_name(f".{out.stem}.{source}.parts")
-    order = Order(type, root, depth_root, split_file, mode, source, parts)
-    _open(order)
+    setup = partial(_open, type, root, depth_root, split_file, mode, source, parts)
+    setup()
     paths = [parts / f"{i}.npz" for i in range(_count())]
     clean_stale_under([parts])
     # The split may have been changed since a run that was stopped.
     missing = [i for i, path in enumerate(paths) if overwrite or targets.name_of_part(str(path)) != _name(i)]
     done = len(paths) - len(missing)
-    outcomes = list(spread(_make, missing, jobs, _open, (order,), unit="item", done=done))
+    outcomes = list(spread(_make, missing, jobs, setup, unit="item", done=done))
     notes = dict.fromkeys(outcome.note for outcome in outcomes if outcome.note)  # both cameras share a scan
     left_out = "points that are left out"
     print_problems(list(notes), f"LiDAR scans have {left_out}", f"LiDAR scan has {left_out}")
@@ -92,29 +81,31 @@ def _dataset(type: str, root: str | None, mode: str) -> Any:
     return DATASETS.create(type, root=root, mode=mode, use_depth=True)
 
 
-_order: Order  # of a process of `spread`
+_parts: Path  # of a process of `spread`
 _targets: Callable[[int], targets.Target]
 _name: Callable[[int], str]
 _count: Callable[[], int]
 
 
-def _open(order: Order) -> None:
-    """Open the data in this process."""
-    global _order, _targets, _name, _count
-    _order = order
-    if order.type != "kitti":
-        dataset = _dataset(order.type, order.root, order.mode)
+def _open(
+    type: str, root: str | None, depth_root: str | None, split_file: Path, mode: str, source: targets.Source,
+    parts: Path,
+) -> None:  # fmt: skip
+    global _parts, _targets, _name, _count
+    _parts = parts
+    if type != "kitti":
+        dataset = _dataset(type, root, mode)
         _targets = lambda i: targets.dataset_target(dataset, i)  # noqa: E731
         _name, _count = dataset.describe, dataset.__len__
         return
-    lines = read_split(order.split_file)
-    recordings = open_recordings(order.root, order.depth_root)[1]
+    lines = read_split(split_file)
+    recordings = open_recordings(root, depth_root)[1]
 
     def target(index: int) -> targets.Target:
         frame = lines[index].frame
         if frame is None:
             raise DataError(lines[index].problem)
-        return targets.kitti_target(frame, recordings, order.source)
+        return targets.kitti_target(frame, recordings, source)
 
     def name(index: int) -> str:
         frame = lines[index].frame
@@ -124,10 +115,9 @@ def _open(order: Order) -> None:
 
 
 def _make(index: int) -> Outcome:
-    """Store the target of an item."""
     try:
         target = _targets(index)
     except (DataError, OSError) as error:
         return Outcome(problem=str(error))
-    store(_order.parts / f"{index}.npz", targets.part_bytes(target))
+    store(_parts / f"{index}.npz", targets.part_bytes(target))
     return Outcome(note=target.note)

@@ -31,16 +31,16 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
         raise UserError(f"videos of the same name: {', '.join(sorted(twice))}. Give each its own --out")
     warned, gaps, problems = False, [], []
     for video in videos:
-        survey = _survey(video, out, every, report_only)
-        if isinstance(survey, str):
-            problems.append(survey)
+        try:
+            survey = _done(out, video, every) or _decode(video, out, every, report_only)
+        except UserError as error:
+            problems.append(str(error))
             continue
         print(video)
-        for line in survey.report():
+        warnings = [f"warning: {warning}" for warning in survey.warnings()]
+        for line in (*survey.report(), *warnings):
             print(f"  {line}")
-        for warning in survey.warnings():
-            print(f"  warning: {warning}")
-            warned = True
+        warned |= bool(warnings)
         gaps += [survey.frame_gap] if survey.kept else []
     if problems:
         raise UserError("\n".join(problems))
@@ -48,14 +48,6 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
         print(f"train on them with dataset.type=folder dataset.path={out} dataset.frame_gap={max(gaps)}")
         print(f"the camera is unknown: set dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)")
     return int(warned)
-
-
-def _survey(video: Path, out: Path, every: int, report_only: bool) -> Survey | str:
-    """Return the survey of a video, from now or an earlier run, or an error message."""
-    try:
-        return _done(out, video, every) or _decode(video, out, every, report_only)
-    except UserError as error:
-        return str(error)
 
 
 def _manifest(out: Path, video: Path) -> Path:
@@ -68,8 +60,7 @@ def _place(out: Path, video: Path, clip: int, number: int) -> Path:
 
 def _facts(video: Path, every: int) -> dict[str, Any]:
     stat = video.stat()
-    path = str(video.resolve())
-    return {"video": path, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "every": every}
+    return {"video": str(video.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "every": every}
 
 
 def _done(out: Path, video: Path, every: int) -> Survey | None:
@@ -91,21 +82,15 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
             f"{out} holds frames of another {video.name}, or with another --every. Choose another --out, or remove"
             f" {manifest} and {out / video.stem}-*"
         )
-    if survey and (gone := _gone(out, video, survey.clips)):
+    lengths = enumerate(survey.clips) if survey else ()
+    frames = [_place(out, video, clip, number) for clip, length in lengths for number in range(length)]
+    if survey and (gone := sum(not frame.is_file() for frame in frames)):
         print(f"{video}: {gone} of {survey.kept} frames are no longer in {out}: decoded again")
         return None
     return survey
 
 
-def _gone(out: Path, video: Path, clips: list[int]) -> int:
-    """Count the deleted frames of an earlier run; `clips` has the number of frames of each clip."""
-    return sum(
-        not _place(out, video, clip, number).is_file() for clip, length in enumerate(clips) for number in range(length)
-    )
-
-
 def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
-    """Decode a video; write the frames that are kept, then the survey."""
     if not video.is_file():
         problem = "is a folder: name the videos in it" if video.is_dir() else "does not exist"
         raise UserError(f"{video} {problem}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import clean_stale, make_folder, replacing
@@ -18,6 +18,7 @@ from trainer.tracking.progress import counting
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Setup = Callable[[], None] | None
 
 
 def store(path: Path, content: bytes | memoryview) -> None:
@@ -39,32 +40,25 @@ def spread(
     work: Callable[[Task], Result],
     tasks: Sequence[Task],
     jobs: int,
-    setup: Callable[..., None] | None = None,
-    setup_args: tuple[Any, ...] = (),
+    setup: Setup = None,
     unit: str = "file",
     done: int = 0,
 ) -> Iterator[Result]:
     """Yield `work(task)` of every task in order, computed by `jobs` processes, and show the progress.
 
-    `setup(*setup_args)` runs once per process. `work` and `setup` are module-level functions; `done` tasks of an
-    earlier run count as finished. An error of a task ends everything. Raises UserError when a process is killed.
+    `setup` runs once per process. `work` and `setup` must be picklable; `done` tasks of an earlier run count as
+    finished. An error of a task ends everything. Raises UserError when a process is killed.
     """
     with counting("done", done + len(tasks), done=done, unit=unit) as count:
-        for result in _results(work, tasks, jobs, setup, setup_args):
+        for result in _results(work, tasks, jobs, setup):
             count()
             yield result
 
 
-def _results(
-    work: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    jobs: int,
-    setup: Callable[..., None] | None,
-    setup_args: tuple[Any, ...],
-) -> Iterator[Result]:
+def _results(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, setup: Setup) -> Iterator[Result]:
     if jobs <= 1 or len(tasks) <= 1:
         if setup:
-            setup(*setup_args)
+            setup()
         yield from map(work, tasks)
         return
     # Forked copies of a process with threads (torch, OpenCV) can hang.
@@ -73,7 +67,7 @@ def _results(
     context.set_forkserver_preload([work.__module__])  # imported once, not once per process
     jobs = min(jobs, len(tasks))
     chunk = max(1, min(16, len(tasks) // (4 * jobs)))
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(setup, setup_args))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(setup,))
     try:
         yield from pool.map(work, tasks, chunksize=chunk)
     except BrokenProcessPool as error:
@@ -85,7 +79,7 @@ def _results(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
+def _begin(setup: Setup) -> None:
     """Set a process up. It ends with its parent, which may be killed without notice.
 
     Ctrl-C reaches all processes, and only the parent reports it: files are whole or absent, so the others just leave.
@@ -93,7 +87,7 @@ def _begin(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> No
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     if setup:
-        setup(*setup_args)
+        setup()
 
 
 def _leave_with_parent() -> None:

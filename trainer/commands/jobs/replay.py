@@ -20,7 +20,10 @@ def run(args: argparse.Namespace) -> int:
     load_plugins(args.plugins)
     capsule = load_capsule(args.capsule)
     hparams = capsule.hparams if args.hparams is None else read_hparams(args.hparams)
-    device = _device(args.device)
+    has_gpu = torch.cuda.is_available()
+    if args.device == "cuda" and not has_gpu:
+        raise UserError("--device cuda: torch sees no GPU here. Leave it out, or use --device cpu")
+    device = torch.device("cuda" if has_gpu and args.device != "cpu" else "cpu")
     objective = load_objective(args.capsule, args.hparams).to(device)
     settings = hparams["config"].get("trainer", {})
     if settings.get("channels_last", True):
@@ -50,10 +53,3 @@ def run(args: argparse.Namespace) -> int:
     if is_gradient and (operation := name_operation(objective, batch, moment, TYPES[precision])):
         print(f"operation: {operation}")
     return 0
-
-
-def _device(wanted: str) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise UserError("--device cuda: torch sees no GPU here. Leave it out, or use --device cpu")
-    return torch.device(("cuda" if has_gpu else "cpu") if wanted == "auto" else wanted)

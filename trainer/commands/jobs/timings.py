@@ -17,17 +17,13 @@ class Stopwatch:
     """Wall-clock and CPU seconds of each part of a start, from the birth of this process.
 
     CPU time is steadier on a shared machine, but leaves out waiting and loader processes.
-
-    Args:
-        age: wall-clock seconds since the process began.
-        clock, cpu_clock: seconds, from any origin; CPU seconds since the process began.
     """
 
     def __init__(
         self,
-        age: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-        cpu_clock: Callable[[], float] = time.process_time,
+        age: float | None = None,  # wall-clock seconds since the process began; None = measured
+        clock: Callable[[], float] = time.perf_counter,  # seconds, from any origin
+        cpu_clock: Callable[[], float] = time.process_time,  # CPU seconds since the process began
     ):
         self._clock, self._cpu_clock = clock, cpu_clock
         self._last = self._clock() - (process_age() if age is None else age)

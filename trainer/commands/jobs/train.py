@@ -53,9 +53,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[[str], None]) -> Run:
+    hparams = {
+        "name": args.name,
+        "version": str(args.version),
+        "seed": args.seed,
+        "trainer_version": installed_version(),
+        **({"plugins": args.plugins} if args.plugins else {}),
+        "config": cfg.to_dict(),
+    }
     try:
         return build_run(
-            cfg, folder, seed=args.seed, hparams=_hparams(args, cfg), command=sys.argv, progress=args.progress, lap=lap
+            cfg, folder, seed=args.seed, hparams=hparams, command=sys.argv, progress=args.progress, lap=lap
         )
     except RuntimeError as error:
         reason = lost_peer(error)
@@ -125,7 +133,6 @@ def _where() -> str:
 
 
 def _without_a_peer(when: str, reason: str) -> str:
-    """Return the message about a lost process."""
     unsure = "" if is_first_process() else " If `state.json` still says running, it was process 0 that died."
     return (
         f"error{_where()}: another process died or fell silent {when} ({reason}); see its own message, if it left"
@@ -154,8 +161,7 @@ def _summary(job: Run) -> dict[str, str]:
         "last": str(folder.last_path),
         "tensorboard": f"tensorboard --logdir {folder.path}",
     }
-    stopping = job.loop.stopping
-    if stopping is not None and stopping.stop:
+    if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
     if "AbsRel" in state.metrics:  # without true depth there is nothing to evaluate against
         rows["evaluate"] = f"evaluate --ckpt {folder.path}"
@@ -163,19 +169,7 @@ def _summary(job: Run) -> dict[str, str]:
 
 
 def _earlier(folder: RunDir) -> dict[str, Any]:
-    """Return the hparams of an earlier start, empty if they cannot be read."""
     try:
         return read_hparams(folder.hparams_path)
     except UserError:
         return {}
-
-
-def _hparams(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
-    return {
-        "name": args.name,
-        "version": str(args.version),
-        "seed": args.seed,
-        "trainer_version": installed_version(),
-        **({"plugins": args.plugins} if args.plugins else {}),
-        "config": cfg.to_dict(),
-    }
