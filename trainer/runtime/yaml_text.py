@@ -125,8 +125,6 @@ def dump(data: Mapping[str, Any]) -> str:
 
 
 class _Reader:
-    """Turns a YAML text into plain data, and collects places and problems."""
-
     def __init__(self, text: str, label: str, lines: bool):
         self.label, self.lines = label, lines
         self.places: dict[KeyPath, str] = {}

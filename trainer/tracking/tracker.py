@@ -124,9 +124,9 @@ class Tracker:
             return
         pictures: dict[str, np.ndarray] = {}
         for name, tensor in images.items():
-            shown = tensor[: viz.MAX_IMAGES]
+            tag = prefix + name
             try:
-                pictures[prefix + name] = viz.to_uint8(viz.grid(viz.render(name, shown)))
+                pictures[tag] = viz.to_uint8(viz.grid(viz.render(name, tensor[: viz.MAX_IMAGES])))
             except Exception as error:
                 self._warn_once(f"picture {name}", error)
         self._each(lambda tracker: _log_pictures(tracker, pictures, step))

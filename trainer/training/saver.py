@@ -12,8 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-from torch import Tensor
-
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
 from trainer.runtime.files import CannotWrite
@@ -93,7 +91,14 @@ class Saver:
         if self.checkpointer.is_main:
             parts.state.extra = {name: part.state_dict() for name, part in parts.stateful().items()}
             trained = parts.objective, parts.optimizer, parts.scheduler
-            self._write_last(*self.checkpointer.pack_last(*trained, self.accelerator.scaler, parts.state))
+            tensors, metadata = self.checkpointer.pack_last(*trained, self.accelerator.scaler, parts.state)
+            self.wait()
+            if self.background:
+                copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+                self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+                self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
+            else:
+                self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
             self._saved_at = self.clock()
         self._leave_in_trouble()
 
@@ -146,15 +151,6 @@ class Saver:
     def _leave_in_trouble(self) -> None:
         if any_process(self.accelerator, self.has_to_stop()):
             self.raise_trouble()
-
-    def _write_last(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        self.wait()
-        if not self.background:
-            self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
-            return
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
 
     def _attempt(self, write: Callable[..., None], *packed: Any) -> CannotWrite | None:
         try:
