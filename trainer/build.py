@@ -45,28 +45,25 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
     return networks
 
 
-def build_losses(cfg: Config) -> dict[str, nn.Module]:
-    """Build the losses of `loss:` by name, in order. Raises UserError for arguments that a loss refuses."""
-    try:
-        return {
-            name: LOSSES.create(name, **{k: v for k, v in kwargs.items() if k != "weight"})
-            for name, kwargs in cfg.loss.items()
-        }
-    except ValueError as error:
-        raise UserError(f"loss: {error}") from error
-
-
 def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
     """Build networks and losses into one module, the one that is trained; `given` as in `build_networks`.
 
     Raises UserError when one cannot be built, or a loss needs something that networks and data do not provide.
     """
-    losses, networks = build_losses(cfg), build_networks(cfg, given)
+    weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
+    losses = {}
+    for name, kwargs in cfg.loss.items():
+        options = {key: value for key, value in kwargs.items() if key != "weight"}
+        try:
+            losses[name] = LOSSES.create(name, **options)
+        except ValueError as error:
+            raise UserError(f"loss: {error}") from error
+    networks = build_networks(cfg, given)
     try:
         return Objective(
             networks=networks,
             losses=losses,
-            weights={name: kwargs["weight"] for name, kwargs in cfg.loss.items()},
+            weights=weights,
             supp_idxs=cfg.supp_idxs,
             min_depth=cfg.trainer.min_depth,
             max_depth=cfg.trainer.max_depth,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LISTED = 10  # mismatches that a message shows
+from trainer.runtime.errors import first_lines
 
 
 @dataclass
@@ -64,8 +64,7 @@ def compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[st
 
 def mismatch_lines(wrong: Mapping[str, str]) -> list[str]:
     """Lay out the first results of `compare` for a message."""
-    lines = [f"  networks.{name}: {reason}" for name, reason in list(wrong.items())[:LISTED]]
-    return lines + ([f"  ... and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else [])
+    return first_lines([f"networks.{name}: {reason}" for name, reason in wrong.items()])
 
 
 def described(net: Mapping[str, Mapping[str, Any]]) -> str:

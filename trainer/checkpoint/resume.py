@@ -13,24 +13,11 @@ from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import ABSENT, diff_config, plain, shown
 
 # These decide which samples the remaining steps see, and what the step count means.
-FIXED_ON_RESUME = (
-    "seed",
-    "config.net.",
-    "config.optimizer.",  # the saved optimizer and schedule keep their rates: another value would be ignored
-    "config.scheduler.",
-    "config.dataset.",
-    "config.loader.batch_size",
-    "config.loader.shuffle",
-    "config.loader.drop_last",
-    "config.loader.train.batch_size",
-    "config.loader.train.shuffle",
-    "config.loader.train.drop_last",
-    "config.trainer.accumulate_grad_batches",
-    "config.trainer.limit_train_batches",
-    "config.trainer.freeze",
-    "config.trainer.frozen_batchnorm",
-    "config.trainer.ema",
-    "config.trainer.swa",
+FIXED_ON_RESUME = re.compile(
+    r"seed|config\.(net|dataset)\."
+    r"|config\.(optimizer|scheduler)\."  # those saved keep their rates: another value would be ignored
+    r"|config\.loader\.(train\.)?(batch_size|shuffle|drop_last)"
+    r"|config\.trainer\.(accumulate_grad_batches|limit_train_batches|freeze|frozen_batchnorm|ema|swa)"
 )
 # ... but not these: where the same data is now, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
@@ -53,7 +40,7 @@ def check_resume(
         )
     same = {f"{key}: {ABSENT} -> {shown(value)}" for key, value in (defaults or {}).items()}
     changes = [change for change in diff_config(saved.hparams, hparams) if change not in same]
-    fixed = [c for c in changes if c.startswith(FIXED_ON_RESUME) and not FREE_ON_RESUME.match(c)]
+    fixed = [c for c in changes if FIXED_ON_RESUME.match(c) and not FREE_ON_RESUME.match(c)]
     if fixed:
         raise UserError(
             f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "

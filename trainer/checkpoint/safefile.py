@@ -64,8 +64,6 @@ class DamagedFile(UserError):
 
 @dataclass(frozen=True)
 class _Header:
-    """The header of a file."""
-
     tensors: list[tuple[str, str, list[int]]]  # name, dtype name, shape, in the order of the data
     metadata: dict[str, str]
 
@@ -134,7 +132,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises DamagedFile when a single bit differs from what was written, UserError when the file is missing.
     """
-    path = Path(path)
     with _opened(path) as file:
         header = _read_header(path, file)
         digest, tensors = header.new_hash(), {}
@@ -150,7 +147,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Read and verify the header alone, which is fast. Raises like `read`, but not for wrong bits in tensors."""
-    path = Path(path)
     with _opened(path) as file:
         return _read_header(path, file).metadata
 
@@ -170,7 +166,6 @@ def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """Open for reading. Raises UserError when that fails."""
     try:
         with open(path, "rb") as file:
             yield file
@@ -222,7 +217,7 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
 
 
 def _parse(text: bytes) -> tuple[_Header, int]:
-    """Parse the JSON header. Returns it and the number of bytes of data; raises ValueError, KeyError, ..."""
+    """Return the header and the number of bytes of data. Raises ValueError, KeyError, ..."""
     entries = json.loads(text.decode())
     metadata = entries.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):

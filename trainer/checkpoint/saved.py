@@ -117,7 +117,6 @@ class Saved:
         return net
 
     def _refuse(self, wrong: Mapping[str, str], built: Mapping[str, Any] | None) -> None:
-        """Raise WrongArchitecture with a likely cause when anything is wrong."""
         if not wrong:
             return
         trained = self._trained

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint.encoding import decode, encode, from_json, to_json
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, first_lines
 
 Metadata = dict[str, str]
 Tensors = dict[str, Tensor]
@@ -129,7 +129,6 @@ def _raw(thing: Any, attribute: str) -> Any:
 
 
 def _names(objective: nn.Module, optimizer: Any) -> list[list[str]]:
-    """Return the parameter names of each group of the optimizer, in its order."""
     known = {id(parameter): name for name, parameter in objective.named_parameters()}
     groups = [[known.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
     if any(name is None for group in groups for name in group):
@@ -184,14 +183,11 @@ def _check_groups(saved: list[list[str]], built: list[list[str]]) -> None:
         return
     old, new = ({name for group in groups for name in group} for groups in (saved, built))
     where = {True: "trained in the file, not now", False: "trained now, not in the file"}
-    lines = [f"  {name}: {where[name in old]}" for name in sorted(old ^ new)]
-    if not lines:
-        lines = [f"  parameter groups: {[len(g) for g in saved]} in the file, {[len(g) for g in built]} now"]
-    elif len(lines) > 10:
-        lines[10:] = [f"  ... and {len(lines) - 10} more"]
+    lines = [f"{name}: {where[name in old]}" for name in sorted(old ^ new)]
+    regrouped = f"parameter groups: {[len(g) for g in saved]} in the file, {[len(g) for g in built]} now"
     raise WrongOptimizer(
         "the saved optimizer has other parameters than the one that was built:\n"
-        + "\n".join(lines)
+        + "\n".join(first_lines(lines or [regrouped]))
         + "\nSet net and optimizer (weight_decay, backbone_lr, frozen_bn) back, or start a new --version with"
         " trainer.load_ckpt"
     )

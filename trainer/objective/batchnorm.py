@@ -8,24 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from trainer.geometry.precision import full_precision
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes; the gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -42,7 +27,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
         own_mean, own_var = own_mean.double(), own_var.double()
         count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
-        sums = _SumOverProcesses.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
+        # Its gradient is the sum of the gradients of all processes.
+        sums = all_reduce(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
         total = sums[-1].detach()
         mean, square = (sums[:-1] / total).chunk(2)
         var = (square - mean**2).clamp(min=0)

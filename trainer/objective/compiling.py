@@ -55,7 +55,9 @@ def compile_networks(objective: Objective, options: Mapping[str, Any]) -> list[s
     for name, network in objective.networks.items():
         blocks = [module for module in network.modules() if hasattr(module, "recomputed_path")]
         _allow_variants(VARIANTS * (1 + len(blocks)))
-        _leave_out_synchronised(network)
+        for module in network.modules():
+            if isinstance(module, SYNCHRONISED) and not hasattr(module, "is_uncompiled"):
+                module.__class__ = _uncompiled(type(module))  # type: ignore[arg-type]
         for module in blocks or [network]:
             module.compile(**given)
         notes.append(f"compiled: {name}{f', its {len(blocks)} recomputed blocks' if blocks else ''} ({how})")
@@ -97,21 +99,14 @@ def _allow_variants(number: int) -> None:
         setattr(config, key, max(getattr(config, key), number))
 
 
-def _leave_out_synchronised(network: nn.Module) -> None:
-    """Run layers that communicate with other processes uncompiled, so that collectives keep their order."""
-    for module in network.modules():
-        if isinstance(module, SYNCHRONISED) and not hasattr(module, "is_uncompiled"):
-            module.__class__ = _uncompiled(type(module))  # type: ignore[arg-type]
-
-
 @cache
 def _uncompiled(cls: Any) -> type:
+    """Derive a layer that torch.compile leaves out: collectives with other processes must keep their order."""
     own = {"forward": torch.compiler.disable(cls.forward), "is_uncompiled": True}
     return type(f"Uncompiled{cls.__name__}", (cls,), own)
 
 
 def _missing(device_type: str) -> str | None:
-    """Return what inductor lacks on this kind of device, or None."""
     if device_type == "cpu":
         tried = [name for name in torch._inductor.config.cpp.cxx if name]  # None: downloaded on request
         if not any(map(shutil.which, tried)) and not os.environ.get("TORCH_INDUCTOR_INSTALL_GXX"):

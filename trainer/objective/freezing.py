@@ -40,7 +40,7 @@ def freeze(objective: Objective, patterns: Sequence[str], batchnorm: bool = Fals
     parameters = dict(networks.named_parameters(remove_duplicate=False))
     layers = {path: layer for path, layer in networks.named_modules() if isinstance(layer, BatchNorm)}
     names = [*parameters, *(f"{path}.running_mean" for path, layer in layers.items() if not layer.affine)]
-    matched = {part: [name for name in names if _matches(name, part)] for part in patterns}
+    matched = {part: [name for name in names if matches(name, part)] for part in patterns}
     _require_matches(networks, matched)
     named = {name for found in matched.values() for name in found}
     with_layers = named | {f"{path}.{name}" for path in layers if batchnorm for name in ("weight", "bias")}
@@ -84,7 +84,8 @@ def without_statistics(objective: Objective) -> list[str]:
     ]
 
 
-def _matches(name: str, part: str) -> bool:
+def matches(name: str, part: str) -> bool:
+    """Return whether a parameter is below the module `part` ("depth.encoder") or has a name of that pattern."""
     return name.startswith(f"{part}.") or fnmatchcase(name, part)
 
 

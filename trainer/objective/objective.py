@@ -56,8 +56,13 @@ class Objective(nn.Module):
         self._needed_by: dict[str, str] = {}  # need -> the first loss that has it
         for key, loss in losses.items():
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]
-            self._needed_by |= {need: key for need in needs if need not in self._needed_by}
-        self._check()
+            for need in needs:
+                self._needed_by.setdefault(need, key)
+        for key in self.weights:
+            if key not in losses:
+                raise ValueError(f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}")
+        if problems := unmet(self.networks, self.losses.keys(), self._needed_by, self.supp_idxs):
+            raise ValueError("\n".join(problems))
         for loss in losses.values():
             if "img_recon" in loss.needs:  # type: ignore[operator]
                 loss.photometric = losses["img_recon"]
@@ -208,7 +213,6 @@ class Objective(nn.Module):
         )
 
     def _compare(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor], Pictures]:
-        """Evaluate all losses. Returns the weighted sum, the unweighted values, the pictures."""
         total = scene.target.new_zeros(())
         values: dict[str, Tensor] = {}
         pictures: Pictures = {}
@@ -222,13 +226,6 @@ class Objective(nn.Module):
                 total = total + self.weights[key] * values[f"stereo_{key}"]
                 pictures |= {tag.replace("/", "/stereo_", 1): picture for tag, picture in drawn.items()}
         return total, values, pictures
-
-    def _check(self) -> None:
-        for key in self.weights:
-            if key not in self.losses:
-                raise ValueError(f"weight for {key!r}, which is not a loss here. {did_you_mean(key, self.losses)}")
-        if problems := unmet(self.networks, self.losses.keys(), self._needed_by, self.supp_idxs):
-            raise ValueError("\n".join(problems))
 
 
 @contextmanager

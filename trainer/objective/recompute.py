@@ -8,8 +8,8 @@ statistics of BatchNorm twice per step, and has nothing for decoders.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, partial
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,8 +37,13 @@ class Recomputed(nn.Module):
             return super().__call__(*args, **kwargs)
         args = tuple(list(arg) if isinstance(arg, list) else arg for arg in args)  # the caller may extend lists
         versions = _versions(args)
-        contexts = partial(_contexts, self)
-        out = checkpoint(super().__call__, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        out = checkpoint(
+            super().__call__,
+            *args,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _statistics_set_aside(self)),  # of the pass, and of its repetition
+            **kwargs,
+        )
         if _versions(args) != versions:
             raise UserError(
                 f"trainer.gradient_checkpointing: {self.recomputed_path} changes its input in place, so it cannot be"
@@ -80,7 +85,9 @@ def find_units(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Modu
         child_path = f"{path}.{name}".lstrip(".")
         if isinstance(child, Recomputed) or not _is_block(child):
             continue
-        if _is_callable(child) and not _holds_blocks(child) and not _has_hooks(child):
+        has_forward = type(child).forward is not nn.Module.forward  # no ModuleList or ModuleDict
+        has_hooks = any(m._forward_hooks or m._forward_pre_hooks for m in child.modules())
+        if has_forward and not has_hooks and not _holds_blocks(child):
             yield child_path, child
         else:
             yield from find_units(child, child_path)
@@ -91,19 +98,10 @@ def _is_block(module: nn.Module) -> bool:
     return any(next(child.parameters(recurse=False), None) is not None for child in [*module.modules()][1:])
 
 
-def _is_callable(module: nn.Module) -> bool:
-    """Return whether the module has a forward, which `ModuleList` and `ModuleDict` have not."""
-    return type(module).forward is not nn.Module.forward
-
-
 def _holds_blocks(module: nn.Module) -> bool:
     """Return whether the module contains a sequence of two blocks or more."""
     sequences = (m for m in module.modules() if isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict)))
     return any(sum(map(_is_block, sequence.children())) > 1 for sequence in sequences)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
 @cache
@@ -114,11 +112,6 @@ def _recomputed_class(cls: type) -> type:
 def _versions(args: Sequence[Any]) -> list[int]:
     """Return how often each tensor was changed in place."""
     return [arg._version for arg in args if isinstance(arg, Tensor)]
-
-
-def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of the forward pass and of its recomputation."""
-    return nullcontext(), _statistics_set_aside(module)
 
 
 @contextmanager

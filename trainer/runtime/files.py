@@ -12,6 +12,12 @@ from pathlib import Path
 
 from trainer.runtime.errors import UserError
 
+_FIXES = {
+    errno.ENOSPC: "Free some space or choose another folder",
+    errno.EDQUOT: "Your quota is used up: delete something or choose another folder",
+    errno.EFBIG: "Raise the limit on file sizes (`ulimit -f unlimited`) or choose another folder",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder where you may write"),
+}
 _STAGED = re.compile(r"\..+\.tmp-(\d+)")
 
 
@@ -26,7 +32,6 @@ def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
     The old file gets the name `keep_previous`, if given, in place of any file of that name. Raises CannotWrite for
     every OSError in the block and leaves `path` untouched.
     """
-    path = Path(path)
     staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield staged
@@ -53,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
 def clean_stale(folder: Path) -> list[Path]:
     """Delete and return the staged files in `folder` of processes that have died."""
     stale = []
-    for path in Path(folder).glob(".*.tmp-*"):
+    for path in folder.glob(".*.tmp-*"):
         match = _STAGED.fullmatch(path.name)
         if match and not _is_alive(int(match[1])):
             path.unlink(missing_ok=True)
@@ -84,16 +89,7 @@ def require_space(folder: Path, num_bytes: int, purpose: str) -> None:
 
 def why_not(path: Path, error: OSError, doing: str = "written") -> str:
     """Return a sentence on why `path` cannot be written and what to do about it."""
-    if error.errno == errno.ENOSPC:
-        fix = "Free some space or choose another folder"
-    elif error.errno == errno.EDQUOT:
-        fix = "Your quota is used up: delete something or choose another folder"
-    elif error.errno == errno.EFBIG:
-        fix = "Raise the limit on file sizes (`ulimit -f unlimited`) or choose another folder"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        fix = "Choose a folder where you may write"
-    else:
-        fix = "Check the disk or choose another folder"
+    fix = _FIXES.get(error.errno or 0, "Check the disk or choose another folder")
     return f"{path}: cannot be {doing}: {error.strerror or error}{_free(path)}. {fix}"
 
 
@@ -128,9 +124,8 @@ def _sync_folder(folder: Path) -> None:
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # somebody else's process
+            os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's process
-        return True
     return True

@@ -34,15 +34,20 @@ def check_world(accelerator: Any) -> None:
 
 def check_equal(accelerator: Any, value: Any, what: str) -> None:
     """Raise UserError on every process when `value` (plain data) is not the same on all."""
-    import torch
-
-    if accelerator.num_processes == 1:
-        return
-    values: list[Any] = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(values, value)
+    values = gathered(accelerator, value)
     if any(other != values[0] for other in values):
         shown = "; ".join(f"process {rank}: {v}" for rank, v in enumerate(values))
         raise UserError(f"the processes do not agree on {what} ({shown}). All need the same files and --ckpt-dir")
+
+
+def gathered(accelerator: Any, value: T) -> list[T]:
+    """Return the values (plain data) of all processes, by rank."""
+    import torch
+
+    values = [value] * accelerator.num_processes
+    if accelerator.num_processes > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def total(accelerator: Any, x: Tensor) -> Tensor:
@@ -96,7 +101,6 @@ def init_method() -> str | None:
 
 @cache
 def _attempts() -> str:
-    """Register the rendezvous with torch, once."""
     import torch
 
     torch.distributed.register_rendezvous_handler("attempt", _meet)

@@ -15,8 +15,7 @@ from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import UserError
@@ -29,16 +28,6 @@ ABSENT = "(absent)"
 _NAME = re.compile(r"\w[\w.+=,@-]*")  # \w knows all alphabets; no separators, no leading dot or dash
 _HEADING = "# What this run was made of. Edit a copy and pass it as `hparams` to read its checkpoints differently.\n"
 _LOG = logging.getLogger(__name__)
-
-
-class PositionLike(Protocol):
-    """Epoch and optimizer step of a run."""
-
-    @property
-    def epoch(self) -> int: ...
-
-    @property
-    def step(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -103,11 +92,11 @@ class RunDir:
     def __enter__(self) -> RunDir:
         return self.open()
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def write_state(self, state: str, position: PositionLike) -> None:
-        """Write `state.json`. Raises ValueError for a state not in STATES."""
+    def write_state(self, state: str, position: Any) -> None:
+        """Write `state.json` for a `position` with `epoch` and `step`. Raises ValueError for a state not in STATES."""
         if state not in STATES:
             raise ValueError(f"{state!r} is not a state of a run. Known: {', '.join(STATES)}")
         if self.is_main:
@@ -148,12 +137,12 @@ def read_hparams(path: Path | str) -> dict[str, Any]:
     layer = yaml_text.read_file(Path(path), problems)
     if layer is None or problems:
         raise UserError("\n".join(problems))
-    if not isinstance(layer.data.get("config"), dict):
+    hparams: dict[str, Any] = layer.data
+    if not isinstance(hparams.get("config"), dict):
         raise UserError(
             f"{path}: has no section `config`. Expected an hparams.yaml as a run writes it; found the keys:"
-            f" {', '.join(map(str, layer.data))}"
+            f" {', '.join(map(str, hparams))}"
         )
-    hparams: dict[str, Any] = layer.data
     return hparams
 
 

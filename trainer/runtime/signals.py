@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 PATIENCE = 3.0  # seconds after which a second signal ends the process
@@ -25,12 +25,11 @@ def _stopping() -> tuple[signal.Signals, ...]:
 
     Under an elastic launcher SIGHUP stays: the launcher passes it on, whatever `nohup` says, and then kills.
     """
-    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
-    signals = [s for s in known if s is not None]
+    names = ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"]
     hangup = getattr(signal, "SIGHUP", None)
     if "TORCHELASTIC_RUN_ID" not in os.environ and hangup and signal.getsignal(hangup) == signal.SIG_IGN:
-        signals.remove(hangup)
-    return tuple(signals)
+        names.remove("SIGHUP")
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
 class StopSignals:
@@ -52,7 +51,7 @@ class StopSignals:
             self._previous = {s: signal.signal(s, self._note) for s in self.handled}
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}

@@ -125,8 +125,6 @@ def dump(data: Mapping[str, Any]) -> str:
 
 
 class _Reader:
-    """Turns a YAML text into plain data, and collects places and problems."""
-
     def __init__(self, text: str, label: str, lines: bool):
         self.label, self.lines = label, lines
         self.places: dict[KeyPath, str] = {}
@@ -136,11 +134,8 @@ class _Reader:
 
     def read(self) -> Any:
         self._loader = _Loader(self._text)
-        try:
-            node = self._loader.get_single_node()
-            return None if node is None else self._value(node, ())
-        finally:
-            self._loader.dispose()
+        node = self._loader.get_single_node()
+        return None if node is None else self._value(node, ())
 
     def at(self, mark: Any) -> str:
         return f"{self.label}:{mark.line + 1}" if self.lines and mark else self.label

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 
-T = TypeVar("T")
-
 TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accept numbers only
 TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others accept a batch
 FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
@@ -42,14 +40,13 @@ def check_trackers(names: Iterable[str]) -> list[str]:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
-    installed = {str(name) for name in get_available_trackers()}
-    builtin = {str(name) for name in LoggerType}
+    missing = {str(name) for name in LoggerType} - {str(name) for name in get_available_trackers()}
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
             raise UserError(f"trainer.trackers: {name!r} is not a tracker. {hint}")
-        if name in builtin and name not in installed:
+        if name in missing:
             raise UserError(
                 f"trainer.trackers: {name!r} is not installed. pip install {name}, or take it out of the list"
             )
@@ -121,23 +118,17 @@ class Tracker:
             numbers = to_floats(values)
             self._each(lambda tracker: tracker.log(numbers, step=step))
 
-    def images(
-        self,
-        images: Mapping[str, Tensor],
-        step: int,
-        prefix: str = "train_",
-        max_images: int = viz.MAX_IMAGES,
-        per_row: int = viz.PER_ROW,
-    ) -> None:
-        """Write pictures {name: (b c h w)} as prefix + name, coloured by `viz.render`, `per_row` in a row."""
+    def images(self, images: Mapping[str, Tensor], step: int, prefix: str = "train_") -> None:
+        """Write pictures {name: (b c h w)} as prefix + name, coloured by `viz.render`, the first ones of the batch."""
         if not self.active:
             return
-
-        def draw(name: str, tensor: Tensor) -> np.ndarray:
-            return viz.to_uint8(viz.grid(viz.render(name, tensor[:max_images]), max_images, per_row))
-
-        drawn = {prefix + name: self._attempt(f"picture {name}", draw, name, x) for name, x in images.items()}
-        pictures = {tag: picture for tag, picture in drawn.items() if picture is not None}
+        pictures: dict[str, np.ndarray] = {}
+        for name, tensor in images.items():
+            tag = prefix + name
+            try:
+                pictures[tag] = viz.to_uint8(viz.grid(viz.render(name, tensor[: viz.MAX_IMAGES])))
+            except Exception as error:
+                self._warn_once(f"picture {name}", error)
         self._each(lambda tracker: _log_pictures(tracker, pictures, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -164,14 +155,13 @@ class Tracker:
         self._accelerator.trackers.clear()
 
     def _each(self, write: Callable[[GeneralTracker], None], only: frozenset[str] | None = None) -> None:
-        def written(tracker: GeneralTracker) -> bool:
-            write(tracker)
-            return True
-
         for tracker in self._accelerator.trackers:
-            is_meant = only is None or tracker.name in only
-            if is_meant and not self._attempt(f"tracker {tracker.name}", written, tracker):
-                self._reopen(tracker)
+            if only is None or tracker.name in only:
+                try:
+                    write(tracker)
+                except Exception as error:
+                    self._warn_once(f"tracker {tracker.name}", error)
+                    self._reopen(tracker)
 
     def _reopen(self, tracker: GeneralTracker) -> None:
         """Let TensorBoard's writer open a new file at its next entry: the thread of the old one has ended."""
@@ -181,16 +171,12 @@ class Tracker:
             self._reopened_at = now
             writer.file_writer = writer.all_writers = None
 
-    def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
-        """Call `action`; warn once per `what` and return None on any error, which must not end hours of training."""
-        try:
-            return action(*args)
-        except Exception as error:
-            if what not in self._warned:
-                self._warned.add(what)
-                reason = f"{type(error).__name__}: {error}"
-                self._warn(f"{what} failed, training goes on (further failures are not shown): {reason}")
-            return None
+    def _warn_once(self, what: str, error: Exception) -> None:
+        """Warn of the first failure of `what`; none may end hours of training."""
+        if what not in self._warned:
+            self._warned.add(what)
+            reason = f"{type(error).__name__}: {error}"
+            self._warn(f"{what} failed, training goes on (further failures are not shown): {reason}")
 
 
 @cache
@@ -220,22 +206,20 @@ def to_floats(values: Mapping[str, float | Tensor]) -> dict[str, float]:
     fetched: dict[str, float] = {}
     for names in by_device.values():
         stacked = torch.stack([torch.as_tensor(values[name]).detach().reshape(()).float() for name in names])
-        fetched.update(zip(names, stacked.tolist(), strict=True))
+        fetched |= zip(names, stacked.tolist(), strict=True)
     return {name: fetched[name] if name in fetched else float(value) for name, value in values.items()}
 
 
 def storable(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Flatten settings for trackers, with dotted keys; lists, None, NaN and inf become text."""
-
-    def scalar(value: Any) -> bool | int | float | str:
-        keep = isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
-        return value if keep else str(value)
-
-    return {key: scalar(value) for key, value in flatten(config).items()}
+    flat = flatten(config)
+    for key, value in flat.items():
+        if not isinstance(value, (int, float, str)) or (isinstance(value, float) and not math.isfinite(value)):
+            flat[key] = str(value)
+    return flat
 
 
 def _start_options(run_dir: Path, first_step: int) -> dict[str, dict[str, Any]]:
-    """Return each tracker's keyword arguments beside its project."""
     run_name = "/".join(run_dir.absolute().parts[-2:])  # <name>/<version>
     return {
         "tensorboard": {"purge_step": first_step, "flush_secs": FLUSH_SECONDS},

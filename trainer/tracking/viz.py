@@ -6,7 +6,6 @@ Colours are float RGB in [0, 1] on the CPU. Pixels that are not finite are magen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,18 +251,13 @@ def _upper(disp: Tensor) -> Tensor:
     return torch.tensor([float(np.quantile(x, DISP_QUANTILE)) if x.size else 1.0 for x in positive])
 
 
-@lru_cache
-def _map_colours(name: str) -> Tensor:
-    """The (256 3) colours of a matplotlib colour map."""
+def _apply_map(name: str, x: Tensor) -> Tensor:
+    """Colour x (b 1 h w) in [0, 1] by a colour map of matplotlib. Returns (b 3 h w)."""
     from matplotlib import colormaps
 
-    return torch.from_numpy(colormaps[name](np.arange(256))[:, :3].astype(np.float32))
-
-
-def _apply_map(name: str, x: Tensor) -> Tensor:
-    """Colour x (b 1 h w) in [0, 1]. Returns (b 3 h w)."""
     level = (x[:, 0].nan_to_num().clamp(0, 1) * 255).round().long()  # (b h w)
-    return _map_colours(name)[level].permute(0, 3, 1, 2)
+    colours = colormaps[name](level.numpy())[..., :3].astype(np.float32)
+    return torch.from_numpy(colours).permute(0, 3, 1, 2)
 
 
 def _thicken(value: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

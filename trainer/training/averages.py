@@ -2,14 +2,15 @@
 
 An average is a second `Objective`, ready to be validated and saved as `best`; training goes on with the first.
 torch's `AveragedModel` would read a counter from the device in every step, blend integer buffers and know no warm-up,
-so only its formulas and `update_bn` are used. The copy runs uncompiled where the networks were compiled in place.
+so only its formulas are used. The copy runs uncompiled where the networks were compiled in place.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -17,22 +18,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from trainer.objective import Objective
 from trainer.objective.batchnorm import share_statistics, statistics_of
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, first_lines
 from trainer.types import Batch
 
-_SHOWN = 10  # wrong weights that a message lists
 _Pairs = tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]
 
 
+@dataclass
 class Averages:
     """The averages of one run: EMA, SWA, both or none. SWA takes over once it has begun."""
 
-    def __init__(self, ema: EMA | None = None, swa: SWA | None = None):
-        self.ema, self.swa = ema, swa
+    ema: EMA | None = None
+    swa: SWA | None = None
 
     @property
     def module(self) -> Objective | None:
@@ -72,38 +73,33 @@ class Averages:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue exactly."""
-        parts = {"ema": self.ema, "swa": self.swa}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {name: part.state_dict() for name, part in vars(self).items() if part is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`. Raises UserError when it holds averages of another model."""
-        if self.ema is not None and "ema" in state:
-            self.ema.load_state_dict(state["ema"])
-        if self.swa is not None and "swa" in state:
-            self.swa.load_state_dict(state["swa"])
+        for name, part in vars(self).items():
+            if part is not None and name in state:
+                part.load_state_dict(state[name])
 
 
+@dataclass(eq=False)
 class EMA:
     """Exponential moving average of weights and BatchNorm statistics, updated after every optimizer step.
 
     It starts from the current weights: create it once the objective has its initial weights and is on its device.
-
-    Args:
-        objective: the raw module that is trained.
-        decay: share of the average that an update keeps, in [0, 1).
-        warmup: let update n = 0, 1, ... keep min(decay, (1 + n) / (10 + n)), so that the first weights are soon
-            forgotten.
-
-    Raises UserError when `decay` is outside its range.
+    With `warmup`, update n = 0, 1, ... keeps min(decay, (1 + n) / (10 + n)), so that the first weights are soon
+    forgotten. Raises UserError when `decay` is outside its range.
     """
 
-    def __init__(self, objective: Objective, decay: float = 0.999, warmup: bool = True):
-        if not 0 <= decay < 1:
-            raise UserError(f"the decay of EMA is {decay}; it must be at least 0 and less than 1")
-        self.module = _averaged_copy(objective)
-        self.decay, self.warmup = decay, warmup
+    objective: Objective  # the raw module that is trained
+    decay: float = 0.999  # share of the average that an update keeps, in [0, 1)
+    warmup: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise UserError(f"the decay of EMA is {self.decay}; it must be at least 0 and less than 1")
+        self.module = _averaged_copy(self.objective)
         self.num_updates = 0
-        self._source = objective
         self._pairs: _Pairs | None = None
 
     @torch.no_grad()
@@ -112,7 +108,7 @@ class EMA:
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         if self._pairs is None:  # looking the tensors up takes milliseconds
-            self._pairs = _pairs(self.module, self._source, torch.is_floating_point)
+            self._pairs = _pairs(self.module, self.objective, torch.is_floating_point)
         _move(self._pairs, get_ema_multi_avg_fn(decay))
         self.num_updates += 1
 
@@ -126,45 +122,34 @@ class EMA:
         self.num_updates = state["num_updates"]
 
 
+@dataclass(eq=False)
 class SWA:
     """Mean of the weights at the ends of epochs (Izmailov et al., arXiv:1803.05407).
 
-    Create it once the objective is on its device. Epochs count from 0.
-
-    Args:
-        objective: the raw module that is trained.
-        start_epoch: the first epoch whose weights enter the mean.
-        lr: learning rate from `start_epoch` on, in place of the schedule; None = the schedule goes on. It is the rate
-            of parameters at the optimizer's own rate; a group with a tenth of that gets a tenth of this.
-        anneal_epochs: epochs of cosine annealing from the schedule's rate at `start_epoch` to `lr`; 0 = none.
-        bn_batches: training batches per process that the BatchNorm statistics are computed from; None = all given.
-
-    Raises UserError when a number is outside its range.
+    Create it once the objective is on its device. Epochs count from 0. `lr` is the rate of parameters at the
+    optimizer's own rate; a group with a tenth of that gets a tenth of this. Raises UserError when a number is outside
+    its range.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        start_epoch: int,
-        lr: float | None = None,
-        anneal_epochs: int = 0,
-        bn_batches: int | None = None,
-    ):
-        for name, value, is_valid, range_ in (
-            ("start_epoch", start_epoch, start_epoch >= 0, "at least 0"),
-            ("lr", lr, lr is None or lr > 0, "more than 0"),
-            ("anneal_epochs", anneal_epochs, anneal_epochs >= 0, "at least 0"),
-            ("bn_batches", bn_batches, bn_batches is None or bn_batches > 0, "at least 1"),
+    objective: Objective  # the raw module that is trained
+    start_epoch: int  # the first epoch whose weights enter the mean
+    lr: float | None = None  # learning rate from `start_epoch` on; None = that of the schedule
+    anneal_epochs: int = 0  # of cosine annealing from the schedule's rate at `start_epoch` to `lr`; 0 = none
+    bn_batches: int | None = None  # training batches per process for the BatchNorm statistics; None = all given
+
+    def __post_init__(self) -> None:
+        for name, is_valid, range_ in (
+            ("start_epoch", self.start_epoch >= 0, "at least 0"),
+            ("lr", self.lr is None or self.lr > 0, "more than 0"),
+            ("anneal_epochs", self.anneal_epochs >= 0, "at least 0"),
+            ("bn_batches", self.bn_batches is None or self.bn_batches > 0, "at least 1"),
         ):
             if not is_valid:
-                raise UserError(f"the {name} of SWA is {value}; it must be {range_}")
-        self.start_epoch, self.lr, self.anneal_epochs = start_epoch, lr, anneal_epochs
-        self.bn_batches = bn_batches
+                raise UserError(f"the {name} of SWA is {getattr(self, name)}; it must be {range_}")
         self.num_averaged = 0
         self._last_epoch: int | None = None  # the latest in the mean
         self._before: dict[str, list[float]] | None = None  # rates of all groups when `lr` took over
-        self._source = objective
-        self._averaged = _averaged_copy(objective)  # now, so that too little memory shows at the start
+        self._averaged = _averaged_copy(self.objective)  # now, so that too little memory shows at the start
 
     @property
     def module(self) -> Objective | None:
@@ -180,15 +165,16 @@ class SWA:
         """
         if epoch < self.start_epoch or (self._last_epoch is not None and epoch <= self._last_epoch):
             return
-        _move(_pairs(self._averaged, self._source, _is_weight), get_swa_multi_avg_fn(), self.num_averaged)
+        _move(_pairs(self._averaged, self.objective, _is_weight), get_swa_multi_avg_fn(), self.num_averaged)
         self.num_averaged += 1
         self._last_epoch = epoch
 
+    @torch.no_grad()
     def update_statistics(self, batches: Iterable[Batch]) -> None:
         """Compute the BatchNorm statistics of the mean weights, which no trained model has had.
 
-        Each statistic becomes the plain mean over batches; frozen BatchNorm keeps its own. Without any trained
-        BatchNorm no batch is read.
+        Each statistic becomes the plain mean over batches, as torch's `update_bn` computes it; frozen BatchNorm keeps
+        its own. Without any trained BatchNorm no batch is read.
 
         Args:
             batches: training batches on the device, as many on every process. Seed the global generators, which
@@ -200,10 +186,18 @@ class SWA:
             raise ValueError("SWA has no weights yet: call update first")
         self._averaged.train()
         norms = [m for m in self._averaged.modules() if isinstance(m, _BatchNorm) and m.training]
-        predict = _Predict(self._averaged, norms)
-        update_bn(islice(batches, self.bn_batches), predict)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all batches
+        num_batches = 0
+        for batch in islice(batches, self.bn_batches) if norms else ():
+            self._averaged.predict(batch)
+            num_batches += 1
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         self._averaged.eval()
-        if norms and not predict.num_batches:
+        if norms and not num_batches:
             raise ValueError("SWA got no training batch to compute BatchNorm statistics from")
         if dist.is_initialized() and dist.get_world_size() > 1:  # unsynchronised BatchNorm saw its share alone
             for statistic in statistics_of(norms):
@@ -260,21 +254,6 @@ class SWA:
         self._before = state["before"]
 
 
-class _Predict(nn.Module):
-    """The model that `update_bn` sees: batches go to `predict`, and only `norms` are reset."""
-
-    def __init__(self, averaged: Objective, norms: list[_BatchNorm]):
-        super().__init__()
-        self.averaged, self.norms, self.num_batches = averaged, norms, 0
-
-    def forward(self, batch: Batch) -> None:
-        self.averaged.predict(batch)
-        self.num_batches += 1
-
-    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
-        return iter(self.norms)
-
-
 def _averaged_copy(objective: Objective) -> Objective:
     return deepcopy(objective).requires_grad_(False).eval()
 
@@ -318,17 +297,15 @@ def _move(pairs: _Pairs, fn: Any, num: int = 0) -> None:
 @torch.no_grad()
 def _load(module: nn.Module, saved: Mapping[str, Tensor], kind: str) -> None:
     own = _tensors(module)
-    wrong = [f"  {name}: only in the file" for name in saved if name not in own]
-    wrong += [f"  {name}: not in the file" for name in own if name not in saved]
+    wrong = [f"{name}: only in the file" for name in saved if name not in own]
+    wrong += [f"{name}: not in the file" for name in own if name not in saved]
     wrong += [
-        f"  {name}: {_shape(saved[name])} in the file, {_shape(tensor)} now"
+        f"{name}: {_shape(saved[name])} in the file, {_shape(tensor)} now"
         for name, tensor in own.items()
         if name in saved and _shape(saved[name]) != _shape(tensor)
     ]
     if wrong:
-        if len(wrong) > _SHOWN:
-            wrong[_SHOWN:] = [f"  ... and {len(wrong) - _SHOWN} more"]
-        raise UserError(f"the saved {kind} has other weights than this model:\n" + "\n".join(wrong))
+        raise UserError("\n".join([f"the saved {kind} has other weights than this model:", *first_lines(wrong)]))
     for name, tensor in own.items():
         tensor.copy_(saved[name])
 

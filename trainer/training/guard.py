@@ -7,7 +7,7 @@ capsule keeps batch and weights of the failed step for `replay`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class Verdict:
     bad_loss: bool  # on any process
     flags: tuple[bool, ...] = ()  # requests, raised by any process
     bad_gradient: bool = False
-    culprits: tuple[int, ...] = ()  # process whose loss is not finite; empty if several
+    culprit: int | None = None  # the process whose loss is not finite; None if several
 
     @property
     def is_sound(self) -> bool:
@@ -47,6 +47,7 @@ class Verdict:
         return not (self.bad_loss or self.bad_gradient)
 
 
+@dataclass(eq=False)
 class StepGuard:
     """Guard the steps of a run: `begin`, `judge` every loss, `judge_gradient`; then take the step or `refuse` it.
 
@@ -56,45 +57,33 @@ class StepGuard:
     Under "stop" only gradients of one-dimensional parameters (biases, scales of norms) are checked: numbers that are
     not finite reach some of them on their way back, and checking all takes up to 2 % of a small step. Under "skip" all
     are checked. With fp16 the gradient scaler does it.
-
-    Args:
-        objective: the raw module.
-        checkpointer: saves the capsules. run: the run folder, for their paths.
-        policy: "stop" or "skip". limit: steps that may be skipped in one epoch.
-        seed: of the run, for the capsules.
     """
 
-    def __init__(
-        self,
-        accelerator: Any,
-        objective: nn.Module,
-        checkpointer: Checkpointer,
-        run: Any,
-        *,
-        policy: str = "stop",
-        limit: int = 10,
-        seed: int = 42,
-    ):
-        self.accelerator, self.objective = accelerator, objective
-        self.checkpointer, self.run = checkpointer, run
-        self.policy, self.limit, self.seed = policy, limit, seed
+    accelerator: Any
+    objective: nn.Module  # not wrapped
+    checkpointer: Checkpointer  # saves the capsules
+    run: Any  # the run folder, for their paths
+    _: KW_ONLY
+    policy: str = "stop"  # or "skip"
+    limit: int = 10  # steps that may be skipped in one epoch
+    seed: int = 42  # of the run, for the capsules
+
+    def __post_init__(self) -> None:
         self.epoch = 0
         self.skipped = self.skipped_in_epoch = self.scaler_refusals = 0
         self.losses: list[float] = []  # of the micro-batches of the step
-        scaler = accelerator.scaler
+        scaler = self.accelerator.scaler
         self._scale = 0.0 if scaler is None else scaler.get_scale()  # after the latest step
-        trained = [p for p in objective.parameters() if p.requires_grad]
-        self.watched = trained if policy == "skip" else [p for p in trained if p.ndim <= 1] or trained
-        self._buffers = list(objective.buffers()) if policy == "skip" else []
+        trained = [p for p in self.objective.parameters() if p.requires_grad]
+        self.watched = trained if self.policy == "skip" else [p for p in trained if p.ndim <= 1] or trained
+        self._buffers = list(self.objective.buffers()) if self.policy == "skip" else []
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
         self._capsules_saved = self._is_culprit = False
 
     def state_dict(self) -> dict[str, int]:
-        """Return the counts of skipped steps."""
         return {"epoch": self.epoch, "skipped": self.skipped, "skipped_in_epoch": self.skipped_in_epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a `state_dict`."""
         self.epoch, self.skipped = state["epoch"], state["skipped"]
         self.skipped_in_epoch = state["skipped_in_epoch"]
 
@@ -117,10 +106,9 @@ class StepGuard:
         own = torch.cat([torch.stack([loss, bad, bad * self.accelerator.process_index]), asked])
         value, num_bad, culprit, *counts = total(self.accelerator, own).tolist()
         self.losses.append(value / self.accelerator.num_processes)
-        culprits = (int(culprit),) if num_bad == 1 else ()
         mean, raised = sum(self.losses) / len(self.losses), tuple(count > 0 for count in counts)
-        self._is_culprit = bool(bad) if num_bad else False
-        return Verdict(mean, num_bad > 0, raised, culprits=culprits)
+        self._is_culprit = num_bad > 0 and bool(bad)
+        return Verdict(mean, num_bad > 0, raised, culprit=int(culprit) if num_bad == 1 else None)
 
     def judge_gradient(self, verdict: Verdict) -> Verdict:
         """Complete the verdict after the last backward pass, from the gradients."""
@@ -198,9 +186,7 @@ class StepGuard:
         return f", on process {rank}; `replay {paths[0]}` names what broke first"
 
     def _elsewhere(self, verdict: Verdict, position: Position, micro_batch: int) -> str:
-        """Return the place of capsules of other processes."""
-        if not verdict.culprits:
+        if verdict.culprit is None:
             return f", on several processes; `replay` names what broke first in {self.run.capsules}"
-        (rank,) = verdict.culprits
-        path = self.run.capsule_path(position.step, rank, micro_batch)
-        return f", on process {rank}; `replay {path}` names what broke first"
+        path = self.run.capsule_path(position.step, verdict.culprit, micro_batch)
+        return f", on process {verdict.culprit}; `replay {path}` names what broke first"

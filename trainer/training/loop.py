@@ -6,6 +6,7 @@ schedules, checkpoints and resuming are ours, so that a run is a function of its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from trainer.training import optim
 from trainer.training.guard import Verdict
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts, Saver
-from trainer.training.validation import ValidationResult, all_finite, validate
+from trainer.training.validation import ValidationResult, validate
 from trainer.types import StepOutput
 
 
@@ -46,38 +47,25 @@ class Settings:
     limit_train: int | None = None  # micro-batches per epoch
 
 
+@dataclass(eq=False, kw_only=True)
 class Loop:
-    """Train one run, validate and save it.
+    """Train one run, validate and save it."""
 
-    Args:
-        parts: everything that changes while the run trains, not wrapped by Accelerate.
-        model: the objective as Accelerate prepared it. optimizer: likewise, or the raw one (see `build_run`).
-        train_loader, val_loader: not prepared; their batch samplers deal the global batches out to this process.
-            Without val_loader nothing is validated and no `best` is kept.
-        run: the run folder.
-    """
+    accelerator: Any
+    parts: Parts  # everything that changes while the run trains, not wrapped by Accelerate
+    model: Any  # the objective as Accelerate prepared it
+    optimizer: Any  # likewise, or the raw one (see `build_run`)
+    train_loader: Any  # not prepared; its batch sampler deals the global batches out to this process
+    val_loader: Any  # likewise; without one nothing is validated and no `best` is kept
+    saver: Saver
+    run: Any  # the run folder
+    recorder: Recorder
+    settings: Settings
 
-    def __init__(
-        self,
-        *,
-        accelerator: Any,
-        parts: Parts,
-        model: Any,
-        optimizer: Any,
-        train_loader: Any,
-        val_loader: Any,
-        saver: Saver,
-        run: Any,
-        recorder: Recorder,
-        settings: Settings,
-    ):
-        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.parts, self.state, self.guard = parts, parts.state, parts.guard
-        self.objective, self.scheduler = parts.objective, parts.scheduler
-        self.averages, self.stopping = parts.averages, parts.stopping
-        self.train_loader, self.val_loader = train_loader, val_loader
-        self.saver, self.run = saver, run
-        self.recorder, self.settings = recorder, settings
+    def __post_init__(self) -> None:
+        parts = self.parts
+        self.objective, self.scheduler, self.state = parts.objective, parts.scheduler, parts.state
+        self.guard, self.averages, self.stopping = parts.guard, parts.averages, parts.stopping
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.signals = StopSignals()
 
@@ -112,11 +100,10 @@ class Loop:
 
     def groups(self) -> Iterator[list[Any]]:
         """Read the rest of the epoch in groups of micro-batches, one group per optimizer step."""
-        position, settings = self.state.position, self.settings
+        position, limit = self.state.position, self.settings.limit_train
         self.train_loader.batch_sampler.set_position(position.epoch, position.batch)
-        left = None if settings.limit_train is None else max(settings.limit_train - position.batch, 0)
-        batches = islice(self.train_loader, left)
-        while group := list(islice(batches, settings.accumulate)):
+        batches = islice(self.train_loader, limit and max(limit - position.batch, 0))
+        while group := list(islice(batches, self.settings.accumulate)):
             yield group
 
     def step(self, batches: list[Any]) -> None:
@@ -169,7 +156,6 @@ class Loop:
             self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
 
     def is_logged(self, step: int) -> bool:
-        """True when the scalars of a step are written."""
         return step % self.settings.log_every == 0
 
     def record(self, output: StepOutput, batch: Any, verdict: Verdict) -> None:
@@ -185,8 +171,7 @@ class Loop:
     def at_end_of_epoch(self) -> bool:
         """True after the last step of the epoch."""
         size = len(self.train_loader.batch_sampler)
-        limit = self.settings.limit_train
-        return self.state.position.batch >= (size if limit is None else min(size, limit))
+        return self.state.position.batch >= min(size, self.settings.limit_train or size)
 
     def scheduled(self) -> dict[str, float]:
         """Epoch and learning rates, one per rate that differs."""
@@ -279,7 +264,7 @@ class Loop:
             self.stopping.update(result.value(self.stopping.monitor), epoch)
         state.position = Position(epoch + 1, 0, state.position.step)
         is_better = state.best is None or improvement(settings.monitor, value, state.best) > 0
-        if all_finite([value]) and is_better and self.saver.save_best(self.validated):
+        if math.isfinite(value) and is_better and self.saver.save_best(self.validated):
             state.best, state.best_epoch = value, epoch
         self.saver.save_last()
         self.saver.wait()

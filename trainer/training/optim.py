@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
+from trainer.objective.freezing import matches
 from trainer.runtime.errors import UserError
 
 
@@ -36,7 +36,6 @@ def make_optimizer(
         backbone_lr: learning rate of parameters with "encoder" in their name (SlowTV, arXiv:2307.10713).
         group_lr: learning rates by network ("pose") or pattern of parameter names ("depth.encoder.*"); the last match
             wins, before `backbone_lr` and `lr`.
-        kwargs: passed on to the optimizer.
 
     Raises UserError when a key of `group_lr` matches no trained parameter.
     """
@@ -53,7 +52,7 @@ def make_optimizer(
         if parameter.requires_grad:
             rate = backbone_lr if backbone_lr is not None and "encoder" in name else lr
             for part, of_part in (group_lr or {}).items():
-                if name.startswith(f"{part}.") or fnmatchcase(name, part):
+                if matches(name, part):
                     rate = of_part
                     unused.discard(part)
             decay = weight_decay if parameter.ndim > 1 else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
 from trainer.runtime.processes import total
 from trainer.tracking.health import Health
-from trainer.training.validation import ValidationResult, all_finite
+from trainer.training.validation import ValidationResult
 from trainer.types import DATA_STAGES, StepOutput
 
 
@@ -41,17 +42,14 @@ class Recorder:
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
         """Yield `groups`, and measure the time spent waiting for each and working on it."""
         self._waited = self._worked = 0.0
-        iterator, done = iter(groups), object()
-        while True:
-            start = time.perf_counter()
-            group = next(iterator, done)
+        start = time.perf_counter()
+        for group in groups:
             fetched = time.perf_counter()
-            if group is done:
-                return
             self._parts = {"Data/Wait": 1e3 * (fetched - start)}
             self._waited += fetched - start
             yield group
-            self._worked += time.perf_counter() - fetched
+            start = time.perf_counter()
+            self._worked += start - fetched
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -75,7 +73,9 @@ class Recorder:
         seen["waiting_share"] = waited / max(waited + worked, 1e-9)
         scalars: dict[str, float | Tensor] = {"train_losses/loss": loss, **numbers}
         scalars |= {f"train_timer/{k}": v for k, v in self._parts.items()}
-        scalars |= {f"train_timer/{k}": v for k, v in _loading(batch).items()}
+        if "load_ms" in batch:  # dataset.log_time: mean over items
+            loading = batch["load_ms"].mean(0).unbind()
+            scalars |= {f"train_timer/Data/{k}": v for k, v in zip(DATA_STAGES, loading, strict=True)}
         scalars |= {f"train_grad_norm/{k}": v for k, v in self.norms.items()}
         scalars |= {f"train_health/{k}": v for k, v in seen.items()}
         self.tracker.scalars({**scalars, **self.extra, **scheduled}, step)
@@ -131,7 +131,7 @@ class Recorder:
             self.tracker.images(result.images, step, prefix="val_")
             self.tracker.text("val_items", " - ".join(items), step)
         self.progress.end_epoch(result.shown)
-        if result.num_items and not all_finite([result.value(monitor)]):
+        if result.num_items and not math.isfinite(result.value(monitor)):
             self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is")
         for warning in self.health.judge_validation(result.disp_variation):
             self.progress.message(warning)
@@ -153,11 +153,3 @@ class Recorder:
                     f"warning: {count} of {len(met)} {mode} items could not be read so far; others took their place."
                     " Their files are named above"
                 )
-
-
-def _loading(batch: Any) -> dict[str, Tensor]:
-    """Return mean milliseconds per item of each loading stage, if the dataset measures them (dataset.log_time)."""
-    if "load_ms" not in batch:
-        return {}
-    means = batch["load_ms"].mean(0).unbind()
-    return {f"Data/{stage}": ms for stage, ms in zip(DATA_STAGES, means, strict=True)}

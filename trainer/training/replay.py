@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from trainer.objective import Objective
 from trainer.runtime.errors import listed
@@ -48,7 +50,6 @@ def replay(
     Args:
         objective: with the weights of the step, on that device; it is put into training mode and gets gradients.
         batch: the share of one process (`trainer.types.Batch`); BatchNorm statistics cover it alone.
-        moment: position of the step.
         autocast: type that the networks computed in, None for float32.
     """
     objective.train()
@@ -103,7 +104,7 @@ class _Watch:
     def watching(self, objective: Objective) -> Iterator[None]:
         """Check the outputs of all modules while the block runs, and their gradients once they are computed."""
         hooks = [
-            module.register_forward_hook(self._hook(name))
+            module.register_forward_hook(partial(self._look, name))
             for name, module in objective.named_modules()
             if name and not isinstance(module, nn.ModuleDict)
         ]
@@ -113,52 +114,33 @@ class _Watch:
             for hook in hooks:
                 hook.remove()
 
-    def _hook(self, name: str) -> Any:
-        def look(module: nn.Module, args: Any, output: Any) -> None:
-            for tensor in _tensors(output):
-                if not self.first_output and not torch.isfinite(tensor).all():
-                    inputs = ", ".join(_range(t) for t in _tensors(args)) or "no tensors"
-                    self.first_output.append(
-                        f"the output of {name} ({type(module).__name__}): {_range(tensor)}; its input: {inputs}"
-                    )
-                if tensor.requires_grad:
-                    tensor.register_hook(self._look_back(f"{name} ({type(module).__name__})"))
+    def _look(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        place = f"the output of {name} ({type(module).__name__})"
+        for tensor in _tensors(output):
+            if not self.first_output and not torch.isfinite(tensor).all():
+                inputs = ", ".join(map(_range, _tensors(args))) or "no tensors"
+                self.first_output.append(f"{place}: {_range(tensor)}; its input: {inputs}")
+            if tensor.requires_grad:
+                tensor.register_hook(partial(self._look_back, place))
 
-        return look
-
-    def _look_back(self, place: str) -> Any:
-        def look(gradient: Tensor) -> None:
-            if self.seek_gradients and not self.first_gradient and not torch.isfinite(gradient).all():
-                self.first_gradient.append(f"the gradient that arrives at the output of {place}: {_range(gradient)}")
-
-        return look
+    def _look_back(self, place: str, gradient: Tensor) -> None:
+        if self.seek_gradients and not self.first_gradient and not torch.isfinite(gradient).all():
+            self.first_gradient.append(f"the gradient that arrives at {place}: {_range(gradient)}")
 
 
 def _cast(device: str, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(device, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in nested dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _tensors(entry)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _tensors(entry)
+def _tensors(nested: Any) -> list[Tensor]:
+    """Return the floating-point tensors in nested dicts, lists and tuples."""
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _broken(named: Mapping[str, Tensor]) -> list[str]:
     """Return one line naming the tensors with numbers that are not finite, or none."""
-    wrong = [f"{name} ({_range(tensor)})" for name, tensor in named.items() if not _is_finite(tensor)]
+    wrong = [f"{name} ({_range(tensor)})" for name, tensor in named.items() if not torch.isfinite(tensor).all()]
     return [listed(wrong)] if wrong else []
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def _range(tensor: Tensor) -> str:

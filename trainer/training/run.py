@@ -16,6 +16,7 @@ from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checkpoint.resume import check_resume, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
+from trainer.config.optimizers import make_scheduler
 from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
@@ -58,8 +59,8 @@ def build_run(
     UserError for anything wrong before the first batch. lap: called with the name of each part once it is done.
     """
     _set_backends(cfg)
-    datasets = _datasets(cfg, seed)
-    notes = [*cfg.warnings, *check_datasets(datasets)]
+    datasets, harmless = _checked_datasets(cfg, seed)
+    notes = [*cfg.warnings, *harmless]
     check_monitors(_monitors(cfg), cfg.loss, datasets.get("val"))
     tracking.check_trackers(cfg.trainer.trackers or ())
     lap("data checked")
@@ -70,16 +71,16 @@ def build_run(
     lap("Accelerator and process group")
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
-    is_main = accelerator.is_main_process
-    if is_main:
+    if accelerator.is_main_process:
         require_space(folder.ckpts, _num_bytes(cfg, objective), "checkpoints")
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
-    trained = objective, optimizer, setup.build_scheduler(cfg, optimizer)
+    schedule = cfg.scheduler_kwargs()
+    trained = objective, optimizer, make_scheduler(optimizer, **schedule) if schedule else None
     model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
 
-    checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=is_main)
+    checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
     state = _restore(cfg, checkpointer, accelerator, hparams, trained, notes)
     parts = setup.make_parts(cfg, accelerator, checkpointer, folder, seed, trained, state)
     notes += freezing.without_statistics(objective)
@@ -112,17 +113,14 @@ def _set_backends(cfg: Config) -> None:
     torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
 
 
-def _datasets(cfg: Config, seed: int) -> dict[str, DepthDataset]:
+def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], list[str]]:
+    """Return the datasets, and their harmless notes. Raises UserError listing every problem of every dataset."""
     modes = ("train", "val") if cfg.trainer.limit_val_batches else ("train",)
-    return {mode: build_dataset(cfg, mode, seed) for mode in modes}
-
-
-def check_datasets(datasets: Mapping[str, DepthDataset]) -> list[str]:
-    """Raise UserError listing every problem of every dataset; return their harmless notes."""
+    datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
     problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
     if problems:
         raise UserError("\n".join(problems))
-    return [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
+    return datasets, [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
 
 
 def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None) -> None:
@@ -134,7 +132,6 @@ def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str]
 
 
 def _monitors(cfg: Config) -> dict[str, str | None]:
-    """The names of the monitored numbers, by key."""
     stopping = cfg.trainer.early_stopping
     return {
         "trainer.monitor": cfg.trainer.monitor,
@@ -159,16 +156,13 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
 def _loaders(
     cfg: Config, datasets: Mapping[str, DepthDataset], seed: int, accelerator: Accelerator
 ) -> tuple[DataLoader, DataLoader | None]:
-    """Build this process's loaders for training and, unless nothing is validated, for validation."""
     place = seed, accelerator.process_index, accelerator.num_processes
-    train_loader = build_loader(cfg, "train", datasets["train"], *place)
-    if "val" not in datasets:
-        return train_loader, None
-    return train_loader, build_loader(cfg, "val", datasets["val"], *place, cfg.trainer.limit_val_batches)
+    train = build_loader(cfg, "train", datasets["train"], *place)
+    limit = cfg.trainer.limit_val_batches
+    return train, build_loader(cfg, "val", datasets["val"], *place, limit) if limit else None
 
 
 def _num_bytes(cfg: Config, objective: Objective) -> int:
-    """The size of one save, at least."""
     copies = COPIES + (cfg.trainer.ema is not None) + (cfg.trainer.swa is not None)
     return copies * sum(p.numel() * p.element_size() for p in objective.parameters())
 
@@ -228,14 +222,11 @@ def _start_recorder(
     settings: Settings,
     num_batches: int,
 ) -> Recorder:
-    """Start progress display and trackers at the step that the run has reached."""
-    limit = settings.limit_train
-    steps = math.ceil((num_batches if limit is None else min(num_batches, limit)) / settings.accumulate)
+    steps = math.ceil(min(num_batches, settings.limit_train or num_batches) / settings.accumulate)
     is_main, epochs = accelerator.is_main_process, settings.max_epochs
     progress = make_progress(kind, is_main=is_main, total_epochs=epochs, steps_per_epoch=steps)
     first_step = 0 if state.position == Position() else state.position.step + 1
     names = cfg.trainer.trackers or ()
     tracker = tracking.start(accelerator, names, folder.path, first_step=first_step, warn=progress.message)
     tracker.hparams(cfg.to_dict(), metrics=[f"val_metrics/{name}" for name in VALIDATION_METRICS])
-    limits = {"min_depth": settings.min_depth, "max_depth": settings.max_depth}
-    return Recorder(accelerator, tracker, progress, **limits)
+    return Recorder(accelerator, tracker, progress, min_depth=settings.min_depth, max_depth=settings.max_depth)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
-
-from torch import Tensor
 
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
@@ -48,35 +46,26 @@ class Parts:
         return {name: part for name, part in parts.items() if part is not None}
 
 
+@dataclass(eq=False)
 class Saver:
     """Write the checkpoints of a run when they are due. All processes call it; the main one writes.
 
     As a context manager it finishes a write in progress, also after an error.
-
-    Args:
-        every_steps: optimizer steps between saves of `last`; None = no such saves. every_minutes: by the clock.
-        background: write `last` in a thread, from a copy; a save waits for the one before it.
-        on_error: after a failed write, "stop" = raise CannotWrite on all processes, "continue" = `warn`.
-        warn: prints a sentence, called in the caller's thread. clock: seconds.
     """
 
-    def __init__(
-        self,
-        accelerator: Any,
-        checkpointer: Checkpointer,
-        parts: Parts,
-        *,
-        every_steps: int | None = None,
-        every_minutes: float | None = None,
-        background: bool = False,
-        on_error: Literal["stop", "continue"] = "stop",
-        warn: Callable[[str], None] = print,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.accelerator, self.checkpointer, self.parts = accelerator, checkpointer, parts
-        self.every_steps, self.every_minutes, self.background = every_steps, every_minutes, background
-        self.on_error, self.warn, self.clock = on_error, warn, clock
-        self._saved_at = clock()
+    accelerator: Any
+    checkpointer: Checkpointer
+    parts: Parts
+    _: KW_ONLY
+    every_steps: int | None = None  # optimizer steps between saves of `last`; None = no such saves
+    every_minutes: float | None = None  # the same by the clock
+    background: bool = False  # write `last` in a thread, from a copy; a save waits for the one before it
+    on_error: Literal["stop", "continue"] = "stop"  # a failed write raises CannotWrite on all processes, or `warn`s
+    warn: Callable[[str], None] = print  # prints a sentence, called in the caller's thread
+    clock: Callable[[], float] = time.monotonic  # seconds
+
+    def __post_init__(self) -> None:
+        self._saved_at = self.clock()
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
         self._trouble: CannotWrite | None = None
@@ -101,9 +90,15 @@ class Saver:
         parts.guard.check_weights(parts.state.position)
         if self.checkpointer.is_main:
             parts.state.extra = {name: part.state_dict() for name, part in parts.stateful().items()}
-            scaler = self.accelerator.scaler
-            packed = parts.objective, parts.optimizer, parts.scheduler, scaler, parts.state
-            self._write_last(*self.checkpointer.pack_last(*packed))
+            trained = parts.objective, parts.optimizer, parts.scheduler
+            tensors, metadata = self.checkpointer.pack_last(*trained, self.accelerator.scaler, parts.state)
+            self.wait()
+            if self.background:
+                copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+                self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+                self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
+            else:
+                self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
             self._saved_at = self.clock()
         self._leave_in_trouble()
 
@@ -156,15 +151,6 @@ class Saver:
     def _leave_in_trouble(self) -> None:
         if any_process(self.accelerator, self.has_to_stop()):
             self.raise_trouble()
-
-    def _write_last(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        self.wait()
-        if not self.background:
-            self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
-            return
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
 
     def _attempt(self, write: Callable[..., None], *packed: Any) -> CannotWrite | None:
         try:

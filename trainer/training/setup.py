@@ -15,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
-from trainer.config import Config, optimizers
+from trainer.config import Config
 from trainer.objective import Objective, batchnorm, freezing
 from trainer.objective.compiling import compile_networks
 from trainer.objective.recompute import recompute
@@ -132,12 +132,6 @@ def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
     return optim.make_optimizer(objective.networks, **cfg.optimizer_kwargs())
 
 
-def build_scheduler(cfg: Config, optimizer: torch.optim.Optimizer) -> Any:
-    """Build the epoch schedule, or None."""
-    kwargs = cfg.scheduler_kwargs()
-    return optimizers.make_scheduler(optimizer, **kwargs) if kwargs else None
-
-
 def make_parts(
     cfg: Config,
     accelerator: Accelerator,
@@ -148,16 +142,12 @@ def make_parts(
     state: TrainState,
 ) -> Parts:
     """Add guard, averages and early stopping to `trained` (objective, raw optimizer, scheduler); restore all."""
-    guard = StepGuard(
-        accelerator,
-        trained[0],
-        checkpointer,
-        folder,
-        policy=cfg.trainer.nonfinite,
-        limit=cfg.trainer.nonfinite_limit,
-        seed=seed,
-    )
-    parts = Parts(*trained, state, guard, make_averages(cfg, trained[0]), make_stopping(cfg))
+    policy, limit = cfg.trainer.nonfinite, cfg.trainer.nonfinite_limit
+    guard = StepGuard(accelerator, trained[0], checkpointer, folder, policy=policy, limit=limit, seed=seed)
+    stopping, wanted = None, cfg.trainer.early_stopping
+    if wanted is not None:
+        stopping = EarlyStopping(wanted.monitor or cfg.trainer.monitor, wanted.patience, wanted.min_delta)
+    parts = Parts(*trained, state, guard, make_averages(cfg, trained[0]), stopping)
     parts.restore()
     return parts
 
@@ -170,14 +160,6 @@ def make_averages(cfg: Config, objective: Objective) -> Averages:
         return Averages(moving)
     start = round(swa.start * cfg.trainer.max_epochs) if swa.start < 1 else int(swa.start)
     return Averages(moving, SWA(objective, start, swa.lr, swa.anneal_epochs, swa.bn_batches))
-
-
-def make_stopping(cfg: Config) -> EarlyStopping | None:
-    """Build early stopping, or None."""
-    stopping = cfg.trainer.early_stopping
-    if stopping is None:
-        return None
-    return EarlyStopping(stopping.monitor or cfg.trainer.monitor, stopping.patience, stopping.min_delta)
 
 
 def make_saver(

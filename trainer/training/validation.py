@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
-from trainer.runtime.processes import total
+from trainer.runtime.processes import gathered, total
 from trainer.runtime.seeding import VALIDATION, seed_everything
 from trainer.types import Images, StepOutput
 
@@ -36,11 +36,6 @@ class ValidationResult:
     def value(self, monitor: str) -> float:
         """Return the number called `monitor`, NaN if it could not be computed."""
         return self.metrics.get(monitor, self.losses.get(monitor.removeprefix("loss_"), math.nan))
-
-
-def all_finite(values: Iterable[float]) -> bool:
-    """Return whether no value is NaN or infinite."""
-    return all(map(math.isfinite, values))
 
 
 @torch.no_grad()
@@ -83,11 +78,13 @@ def validate(
         rows.append((batch["index"], _rows(output, losses, batch, min_depth, max_depth)))
         on_batch()
 
-    table = _gather(rows, num_items, accelerator, dtype)
-    names = _agree_on_names(names, accelerator)
-    if table is None:
+    names = next(filter(None, gathered(accelerator, names)), [])  # a process without items has none
+    if num_items == 0:
         return ValidationResult()
-    result = _summarise(table, names)
+    table = torch.zeros(num_items, 2 + len(names) + len(VALIDATION_METRICS), dtype=dtype, device=accelerator.device)
+    for index, values in rows:
+        table[index] = values
+    result = _summarise(total(accelerator, table).cpu().double(), names)
     if want_images and output is not None and accelerator.is_main_process:
         result.images, result.shown_items = output.images, rows[-1][0].tolist()
     return result
@@ -114,28 +111,6 @@ def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_
     else:
         values, valid = losses.new_zeros(b, len(VALIDATION_METRICS)), losses.new_zeros(b)
     return torch.cat([variation, losses, values, valid[:, None].to(dtype)], 1)
-
-
-def _gather(rows: list[tuple[Tensor, Tensor]], num_items: int, accelerator: Any, dtype: torch.dtype) -> Tensor | None:
-    """Put all processes' rows into one table (num_items k), or None without any."""
-    width = torch.tensor([rows[0][1].shape[1] if rows else 0], device=accelerator.device)
-    if accelerator.num_processes > 1:
-        torch.distributed.all_reduce(width, op=torch.distributed.ReduceOp.MAX)
-    if int(width) == 0:
-        return None
-    table = torch.zeros(num_items, int(width), dtype=dtype, device=accelerator.device)
-    for index, values in rows:
-        table[index] = values
-    return total(accelerator, table).cpu().double()
-
-
-def _agree_on_names(names: list[str], accelerator: Any) -> list[str]:
-    """Return the names of the loss columns; a process without items gets them from the others."""
-    if accelerator.num_processes == 1:
-        return names
-    gathered: list[list[str]] = [[] for _ in range(accelerator.num_processes)]
-    torch.distributed.all_gather_object(gathered, names)
-    return next((g for g in gathered if g), [])
 
 
 def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
