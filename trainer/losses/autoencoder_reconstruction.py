@@ -11,8 +11,7 @@ from torch import Tensor
 from trainer.geometry.precision import full_precision
 from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
-from trainer.losses._photometric import LossName
-from trainer.losses.reconstruction import MaskName, Reconstruction
+from trainer.losses.reconstruction import Reconstruction
 
 
 @LOSSES.register("autoenc_recon")
@@ -35,19 +34,6 @@ class AutoencoderReconstruction(Reconstruction):
     needs = frozenset({"autoencoder"})
     on_twin = False
 
-    def __init__(
-        self,
-        loss_name: LossName = "ssim",
-        use_min: bool = False,
-        use_automask: bool = False,
-        mask_name: MaskName | None = None,
-        automask_noise: float = 1e-7,
-    ):
-        problems = self.validate_config({"use_automask": use_automask, "mask_name": mask_name})
-        if problems:
-            raise ValueError("; ".join(problems))
-        super().__init__(loss_name, use_min, automask_noise=automask_noise)
-
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
         """List options that make no sense for images that are not warped."""
@@ -67,6 +53,6 @@ class AutoencoderReconstruction(Reconstruction):
             predictions.append({scale: image[:, i] for scale, image in of_supports.items()})
         means = []
         for image, of_image in zip(images, predictions, strict=True):
-            compare = self.error.against(image)
+            compare = self.against(image)
             means += [compare(resize(full_precision(p), scene.size)).mean() for p in of_image.values()]
         return torch.stack(means).mean(), {}
