@@ -90,7 +90,6 @@ class Scene:
 
     @cached_property
     def synthesis(self) -> ViewSynthesis:
-        """View synthesis for the camera of this scene."""
         return ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
 
     def mask_up(self, scale: int) -> Tensor | None:
@@ -115,7 +114,6 @@ class Scene:
 
     @property
     def views(self) -> tuple[Scene, ...]:
-        """This scene, and its stereo twin if predicted."""
         twin = self.stereo_twin()
         return (self,) if twin is None else (self, twin)
 

@@ -45,14 +45,11 @@ class AutoencoderReconstruction(Reconstruction):
         """Return the mean over scales, pixels, target and supports. Raises ValueError without an autoencoder."""
         if "autoenc_imgs" not in scene.extras:
             raise ValueError("autoenc_recon: no autoencoder predictions in this scene, add net.autoencoder")
-        images = [scene.target]
-        predictions: list[Mapping[int, Tensor]] = [scene.extras["autoenc_imgs"]]
-        of_supports: Mapping[int, Tensor] = scene.extras.get("supp_autoenc_imgs", {})
-        for i in range(scene.n_supports if of_supports else 0):
-            images.append(scene.support(i))
-            predictions.append({scale: image[:, i] for scale, image in of_supports.items()})
+        pairs = [(scene.target, [*scene.extras["autoenc_imgs"].values()])]
+        of_supports = [*scene.extras.get("supp_autoenc_imgs", {}).values()]  # (b n 3 ...) of each scale
+        pairs += [(scene.support(i), [p[:, i] for p in of_supports]) for i in range(scene.n_supports) if of_supports]
         means = []
-        for image, of_image in zip(images, predictions, strict=True):
+        for image, predictions in pairs:
             compare = self.against(image)
-            means += [compare(resize(full_precision(p), scene.size)).mean() for p in of_image.values()]
+            means += [compare(resize(full_precision(p), scene.size)).mean() for p in predictions]
         return torch.stack(means).mean(), {}

@@ -45,7 +45,6 @@ class DepthRegression(nn.Module):
 
     @classmethod
     def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
-        """Return the needs with these options."""
         return cls.needs | ({"supports", "img_recon"} if kwargs.get("use_automask") else set())
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:

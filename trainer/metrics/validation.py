@@ -35,8 +35,7 @@ def monitor_problem(
     if name not in known:
         return f"{name!r} is not a number of the validation. {did_you_mean(name, known)}"
     if name in VALIDATION_METRICS and not has_depth:
-        fix = "set dataset.val.use_depth: true, or watch loss"
-        return f"{name} needs true depth, but use_depth is false for val; {fix}"
+        return f"{name} needs true depth, but use_depth is false for val; set dataset.val.use_depth: true or watch loss"
     if name not in VALIDATION_METRICS and not has_supports:
         return f"{name} needs supports, but dataset.val.supp_idxs is empty; name supports there, or watch AbsRel"
     return None
@@ -49,8 +48,7 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
     Args:
         depth: predicted depth (b 1 h w), any unit; resized bilinearly to the size of `target`.
         target: true depth (b 1 H W) in metres, 0 = none.
-        min_depth: both depths are clamped to [min_depth, max_depth] metres.
-        max_depth: see `min_depth`.
+        min_depth, max_depth: metres, to which both depths are clamped.
 
     Returns:
         values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has any true
