@@ -35,7 +35,8 @@ def monitor_problem(
     if name not in known:
         return f"{name!r} is not a number of the validation. {did_you_mean(name, known)}"
     if name in VALIDATION_METRICS and not has_depth:
-        return f"{name} needs true depth, but use_depth is false for val; set dataset.val.use_depth: true or watch loss"
+        fix = "set dataset.val.use_depth: true, or watch loss"
+        return f"{name} needs true depth, but use_depth is false for val; {fix}"
     if name not in VALIDATION_METRICS and not has_supports:
         return f"{name} needs supports, but dataset.val.supp_idxs is empty; name supports there, or watch AbsRel"
     return None
