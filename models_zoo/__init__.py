@@ -24,5 +24,4 @@ def create(name: str, /, **kwargs: Any) -> nn.Module:
     Raises UnknownName for an unknown network and TypeError for an unknown keyword, both naming the nearest
     match; ValueError for options that do not go together; PretrainedUnavailable when weights are out of reach.
     """
-    network: nn.Module = NETWORKS.create(name, **kwargs)
-    return network
+    return NETWORKS.create(name, **kwargs)

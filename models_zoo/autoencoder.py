@@ -50,7 +50,6 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """List what is wrong with the keywords of the constructor."""
         return problems_of(cls, autoencoder_problems, kwargs)
 
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -76,8 +75,5 @@ def autoencoder_problems(
     problems += scale_problems(out_scales) + decoder_problems(dec_name)
     able = with_trait("supports_no_skip")
     if dec_name in DECODERS and dec_name not in able:
-        problems.append(
-            f"dec_name {dec_name!r} needs the encoder features at every level, and an autoencoder decodes the "
-            f"deepest alone; choose from {able}"
-        )
+        problems.append(f"dec_name {dec_name!r} needs the encoder features of all levels; choose from {able}")
     return problems

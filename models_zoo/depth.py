@@ -67,8 +67,7 @@ class Depth(nn.Module):
 
         shared = {**feature_spec(self.encoder)._asdict(), "out_scales": as_scales(out_scales)}
         self.decoders = nn.ModuleDict()
-        disp = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **shared)
-        self.decoders["disp"] = disp
+        disp = self.decoders["disp"] = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **shared)
         if init_disp is not None:
             disp.set_output(init_disp)
         if mask_name is not None:
@@ -77,7 +76,6 @@ class Depth(nn.Module):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """List what is wrong with the keywords of the constructor."""
         return problems_of(cls, depth_problems, kwargs)
 
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -153,8 +151,7 @@ def depth_problems(
     if mask_name is None:
         return problems
     if mask_name not in MASKS:
-        known = did_you_mean(mask_name, MASKS)
-        problems.append(f"mask_name {mask_name!r} is not a mask. {known}; null for none")
+        problems.append(f"mask_name {mask_name!r} is not a mask. {did_you_mean(mask_name, MASKS)}; null for none")
     if num_ch_mask is None or num_ch_mask < 1:
         problems.append(
             f"num_ch_mask is {'null' if num_ch_mask is None else num_ch_mask}; with mask_name {mask_name!r} set it to"
@@ -162,8 +159,7 @@ def depth_problems(
         )
     able = with_trait("supports_mask")
     if dec_name in DECODERS and dec_name not in able:
-        choices = f"set mask_name: null, or choose from {able}"
-        problems.append(f"dec_name {dec_name!r} cannot predict masks; {choices}")
+        problems.append(f"dec_name {dec_name!r} cannot predict masks; set mask_name: null, or choose from {able}")
     return problems
 
 
@@ -184,11 +180,9 @@ def scale_problems(out_scales: int | Sequence[int]) -> list[str]:
     scales = as_scales(out_scales)
     problems = []
     if unknown := [scale for scale in scales if scale not in SCALES]:
-        choices = f"choose from {list(SCALES)} (scale s has stride 2**s)"
-        problems.append(f"out_scales {list(scales)} holds {unknown}; {choices}")
+        problems.append(f"out_scales {list(scales)} holds {unknown}; choose from {list(SCALES)} (strides 2**s)")
     if len(set(scales)) < len(scales):
         problems.append(f"out_scales {list(scales)} holds a scale twice")
     if 0 not in scales:
-        needed = "evaluation needs it, and the last layers learn from it alone"
-        problems.append(f"out_scales {list(scales)} lacks 0, the full resolution: {needed}")
+        problems.append(f"out_scales {list(scales)} lacks 0: evaluation and the last layers need the full resolution")
     return problems

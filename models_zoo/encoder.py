@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 from typing import Any, NamedTuple
 
 import timm
@@ -69,25 +68,23 @@ def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3, deepest_on
             f"enc_name {enc_name!r}: timm cannot give feature maps of this model ({one_line(error)}). "
             "Choose another, e.g. resnet18, convnext_tiny, vit_tiny_patch16_224"
         ) from error
-    as_pyramid = functools.partial(_as_pyramid, enc_name=enc_name, deepest_only=deepest_only)
-    encoder = as_pyramid(encoder)
+    encoder = _as_pyramid(encoder, enc_name, deepest_only)
     strides = feature_spec(encoder).reductions
     if strides[-1] != STRIDE:
         raise ValueError(
-            f"enc_name {enc_name!r}: its feature maps have strides {list(strides)}; the deepest must be "
-            f"{STRIDE}, because decoders upsample five times from it. "
-            "Choose e.g. resnet18, convnext_tiny, hrnet_w18"
+            f"enc_name {enc_name!r}: its feature maps have strides {list(strides)}; the deepest must be {STRIDE},"
+            " because decoders upsample five times from it. Choose e.g. resnet18, convnext_tiny, hrnet_w18"
         )
     if not pretrained:
         return encoder
     try:
-        return as_pyramid(_create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay))
+        encoder = _create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay)
+        return _as_pyramid(encoder, enc_name, deepest_only)
     except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
 
 
 def _as_pyramid(encoder: nn.Module, enc_name: str, deepest_only: bool) -> nn.Module:
-    """Wrap a plain ViT in a `ViTPyramid`; return every other encoder as it is."""
     if not is_plain(encoder):
         return encoder
     try:

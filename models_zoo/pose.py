@@ -44,11 +44,11 @@ class Pose(nn.Module):
         self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True)
         deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
-        self.decoder = nn.Sequential(_conv_relu(), _conv_relu(), nn.Conv2d(WIDTH, 6 * SLOTS, 1))
+        hidden = [nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()) for _ in range(2)]
+        self.decoder = nn.Sequential(*hidden, nn.Conv2d(WIDTH, 6 * SLOTS, 1))
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        """List what is wrong with the keywords of the constructor."""
         return problems_of(cls, pose_problems, kwargs)
 
     def forward(self, pairs: Tensor) -> dict[str, Tensor]:
@@ -63,10 +63,6 @@ class Pose(nn.Module):
         motion = at_least_float32(self.decoder(self.squeeze(feats[-1]))).mean(dim=(2, 3))
         motion = STEP * motion.view(-1, SLOTS, 6)
         return {"R": motion[..., :3], "t": motion[..., 3:]}
-
-
-def _conv_relu() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU())
 
 
 def pose_problems(enc_name: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:

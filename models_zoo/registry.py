@@ -77,23 +77,17 @@ class Registry:
 
     def create(self, name: str, /, **kwargs: Any) -> Any:
         """Build the entry called `name`. Raises UnknownName, or TypeError naming an unknown keyword and the nearest."""
-        entry = self.get(name)
-        self.check_keywords(name, kwargs)
-        return entry(**kwargs)
-
-    def check_keywords(self, name: str, kwargs: Iterable[str]) -> None:
-        """Raise TypeError when a keyword is not an argument of the entry called `name`."""
         known = self.parameters(name)
         for key in kwargs:
             if key not in known:
                 raise TypeError(f"{self.kind} {name!r} has no argument {key!r}. {did_you_mean(key, known)}")
+        return self.get(name)(**kwargs)
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Keyword arguments of the entry called `name`, in order, with annotations resolved to types."""
         return keywords_of(inspect.signature(self.get(name), eval_str=True))
 
     def names(self) -> list[str]:
-        """All names, sorted."""
         self._discover()
         return sorted(self._entries)
 

@@ -43,10 +43,9 @@ class ViTPyramid(nn.Module):
                 f"its patches are {patch} x {patch} pixels; strides {list(LEVELS)} can be made from patches of "
                 f"{', '.join(map(str, PATCHES))} pixels. Choose e.g. {CHOICES}"
             )
-        quarters = range(1, len(LEVELS) + 1)
         levels = [
             (quarter * depth // len(LEVELS) - 1, width * stride // LEVELS[-1], stride)
-            for quarter, stride in zip(quarters, LEVELS, strict=True)
+            for quarter, stride in enumerate(LEVELS, start=1)
         ][-1 if deepest_only else 0 :]
         self.vit = encoder.model
         self.blocks = [block for block, _, _ in levels]

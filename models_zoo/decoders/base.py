@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ class Decoder(nn.Module, ABC):
 
     source: ClassVar[str]  # "Monodepth2, arXiv:1806.01260"
     supports_mask: ClassVar[bool] = True  # False: outputs are disparities by construction
-    supports_init: ClassVar[bool] = False  # True: `output_convs` names what `set_output` needs
+    supports_init: ClassVar[bool] = False  # True: `heads` names what `set_output` needs
     supports_no_skip: ClassVar[bool] = True  # False: nothing is left of the idea without encoder features
 
     def __init__(
@@ -59,12 +59,13 @@ class Decoder(nn.Module, ABC):
 
     def set_output(self, value: float) -> None:
         """Make a sigmoid decoder start from `value`, 0..1, everywhere: the biases of its output convolutions."""
-        for head in self.output_convs():
-            if head.bias is not None:
-                nn.init.constant_(head.bias, math.log(value / (1 - value)))
+        for head in self.heads():
+            *_, conv = (module for module in head.modules() if isinstance(module, nn.Conv2d))
+            if conv.bias is not None:
+                nn.init.constant_(conv.bias, math.log(value / (1 - value)))
 
-    def output_convs(self) -> Sequence[nn.Conv2d]:
-        """Return the convolutions before the activation, one per scale; empty unless `supports_init`."""
+    def heads(self) -> Sequence[nn.Module]:
+        """Return the layers that end in an output convolution, one per scale; empty unless `supports_init`."""
         return ()
 
     def in_channels(self, level: int) -> int:
@@ -89,7 +90,6 @@ class LevelDecoder(Decoder):
     """
 
     def build(self) -> None:
-        """Create the layers; see the class."""
         layers = self.make_entry()
         self._layers_at: dict[int, range] = {}
         for level in LEVELS:
@@ -112,7 +112,6 @@ class LevelDecoder(Decoder):
         return conv3x3(WIDTHS[scale], self.out_ch)
 
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: (b out_ch h/2**s w/2**s)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""
         x = self.enter(feats[-1])
         outputs: dict[int, Tensor] = {}
         for level in LEVELS:
@@ -129,25 +128,17 @@ class LevelDecoder(Decoder):
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         """Turn the map below a level, (b in_channels h w), into that of the level, (b WIDTHS[level] 2h 2w)."""
         reduce, fuse = self.layers(level)
-        raised: Tensor = fuse(join(up2(reduce(x)), skip))
-        return raised
+        return fuse(join(up2(reduce(x)), skip))
 
     def output(self, x: Tensor) -> Tensor:
         """Turn the result of a head into an output of the decoder."""
         return activate(x, self.activation)
 
     def layers(self, level: int) -> list[nn.Module]:
-        """Return the layers that `make_level` created."""
         return [self.decoder[i] for i in self._layers_at[level]]
 
     def head(self, scale: int) -> nn.Module:
-        """Return the layers that `make_head` created."""
         return self.decoder[self._first_head + self.out_scales.index(scale)]
 
-    def output_convs(self) -> Sequence[nn.Conv2d]:
-        """Return the output convolutions, in the order of `out_scales`; empty unless `supports_init`."""
-        return [self.last_conv(self.head(scale)) for scale in self.out_scales if self.supports_init]
-
-    def last_conv(self, head: nn.Module) -> nn.Conv2d:
-        """Return the convolution of a head whose bias is that of the output."""
-        return cast("nn.Conv2d", head)
+    def heads(self) -> Sequence[nn.Module]:
+        return [self.head(scale) for scale in self.out_scales if self.supports_init]

@@ -27,8 +27,7 @@ class CADepthDecoder(LevelDecoder):
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         reduce, fuse, emphasise = self.layers(level)
-        fused: Tensor = fuse(emphasise(join(up2(reduce(x)), skip)))
-        return fused
+        return fuse(emphasise(join(up2(reduce(x)), skip)))
 
 
 class DetailEmphasis(nn.Module):

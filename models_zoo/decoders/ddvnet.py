@@ -21,9 +21,9 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.query_conv = _conv_relu(width)
-        self.key_conv = _conv_relu(width)
-        self.value_conv = _conv_relu(width)
+        self.query_conv, self.key_conv, self.value_conv = (
+            nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU()) for _ in range(3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         convs = (self.query_conv, self.key_conv, self.value_conv)
@@ -34,10 +34,6 @@ class ChannelAttention(nn.Module):
         if x.is_contiguous(memory_format=torch.channels_last):
             return mixed.contiguous(memory_format=torch.channels_last)
         return mixed
-
-
-def _conv_relu(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU())
 
 
 @DECODERS.register("ddvnet")
@@ -55,7 +51,6 @@ class DDVNetDecoder(LevelDecoder):
     bins: Tensor
 
     def make_entry(self) -> list[nn.Module]:
-        """Create the bins and the attention on the deepest feature."""
         self.register_buffer("bins", (torch.arange(BINS) / BINS).view(1, BINS, 1, 1))
         return [ChannelAttention(self.channels[-1])]
 
@@ -63,8 +58,7 @@ class DDVNetDecoder(LevelDecoder):
         return conv3x3(WIDTHS[scale], BINS * self.out_ch)
 
     def enter(self, feat: Tensor) -> Tensor:
-        mixed: Tensor = self.decoder[0](feat)
-        return mixed
+        return self.decoder[0](feat)
 
     def output(self, x: Tensor) -> Tensor:
         """Average the bins: logits x (b 128*k h w), 128 per output channel -> (b k h w), at least float32."""

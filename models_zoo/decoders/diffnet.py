@@ -35,9 +35,7 @@ class DIFFNetDecoder(LevelDecoder):
         return self.convs[f"outconv_{scale}"]
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
-        """Fuse the upsampled map with the skip, or convolve, upsample and convolve."""
-        raised: Tensor = self.convs[f"upconv_{level}"](x if skip is None else join(up2(x), skip))
-        return raised
+        return self.convs[f"upconv_{level}"](x if skip is None else join(up2(x), skip))
 
 
 class AttentionFusion(nn.Module):
@@ -49,5 +47,4 @@ class AttentionFusion(nn.Module):
         self.layers = nn.Sequential(gate, conv3x3(in_ch, out_ch), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        fused: Tensor = self.layers(x)
-        return fused
+        return self.layers(x)

@@ -13,7 +13,6 @@ upsampled node (r + 1, c - 1) with all nodes to its left:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +55,17 @@ class HRDepthDecoder(Decoder):
         widths = [source // 2 for source in sources[1:]]  # channels of the new nodes of a row
         self.convs = nn.ModuleDict()
         for row, column in nodes():
+            width, source = widths[row], f"{row + 1}{column - 1}"
             below = sources[row + 1] if column == 1 else widths[row + 1]
-            fused = widths[row] + sources[row] + (column - 1) * widths[row]
-            self._add_node(row, column, below, fused, widths[row])
+            fused = width + sources[row] + (column - 1) * width  # channels of all inputs of the node
+            self.convs[f"{source}_conv_0"] = ConvELU(below, width)
+            if row + column == DEEPEST:
+                self.convs[f"{row}{column}_att"] = GatedFusion(fused, width)
+                continue
+            if column > 1:
+                self.convs[f"{row}{column}_down"] = nn.Conv2d(fused, 2 * width, kernel_size=1, bias=False)
+                fused = 2 * width
+            self.convs[f"{source}_conv_1"] = ConvELU(fused, width)
 
         half = sources[1] // 4
         self.convs["04_conv_0"] = ConvELU(widths[0], half)
@@ -67,30 +74,22 @@ class HRDepthDecoder(Decoder):
             if scale in self.out_scales:
                 self.convs[f"outconv_{scale}"] = nn.Sequential(conv3x3(width, self.out_ch))
 
-    def _add_node(self, row: int, column: int, below: int, fused: int, width: int) -> None:
-        """Create the layers of a node: `below` and `fused` channels in, `width` channels out."""
-        source = f"{row + 1}{column - 1}"
-        self.convs[f"{source}_conv_0"] = ConvELU(below, width)
-        if row + column == DEEPEST:
-            self.convs[f"{row}{column}_att"] = GatedFusion(fused, width)
-            return
-        if column > 1:
-            self.convs[f"{row}{column}_down"] = nn.Conv2d(fused, 2 * width, kernel_size=1, bias=False)
-            fused = 2 * width
-        self.convs[f"{source}_conv_1"] = ConvELU(fused, width)
-
-    def output_convs(self) -> Sequence[nn.Conv2d]:
-        """The output convolutions, ascending by scale."""
-        heads = [cast("nn.Sequential", self.convs[f"outconv_{scale}"]) for scale in sorted(self.out_scales)]
-        return [cast("nn.Conv2d", head[0]) for head in heads]
+    def heads(self) -> Sequence[nn.Module]:
+        return [self.convs[f"outconv_{scale}"] for scale in self.out_scales]
 
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Return {scale: (b out_ch h/2**s w/2**s)}, ascending; feats (b E_i h/R_i w/R_i), shallow to deep."""
         grid = [[feats[index]] for index in self._rows]
         if not self._has_stride_2:
             grid[0] = [up2(grid[0][0])]
         for row, column in nodes():
-            grid[row].append(self._fuse(row, column, grid[row + 1][column - 1], grid[row]))
+            source = f"{row + 1}{column - 1}"
+            x = torch.cat([up2(self.convs[f"{source}_conv_0"](grid[row + 1][column - 1])), *grid[row]], dim=1)
+            if row + column == DEEPEST:
+                grid[row].append(self.convs[f"{row}{column}_att"](x))
+                continue
+            if column > 1:
+                x = self.convs[f"{row}{column}_down"](x)
+            grid[row].append(self.convs[f"{source}_conv_1"](x))
 
         x = self.convs["04_conv_1"](up2(self.convs["04_conv_0"](grid[0][-1])))
         maps = [x, grid[0][-1], grid[1][-1], grid[2][-1]]
@@ -98,16 +97,6 @@ class HRDepthDecoder(Decoder):
             scale: activate(self.convs[f"outconv_{scale}"](maps[scale]), self.activation)
             for scale in sorted(self.out_scales)
         }
-
-    def _fuse(self, row: int, column: int, below: Tensor, left: Sequence[Tensor]) -> Tensor:
-        """Return node (row, column) from the node below on the left and from all nodes of its row so far."""
-        source = f"{row + 1}{column - 1}"
-        x = torch.cat([up2(self.convs[f"{source}_conv_0"](below)), *left], dim=1)
-        if row + column == DEEPEST:
-            return self.convs[f"{row}{column}_att"](x)
-        if column > 1:
-            x = self.convs[f"{row}{column}_down"](x)
-        return self.convs[f"{source}_conv_1"](x)
 
 
 class GatedFusion(nn.Module):
@@ -119,8 +108,7 @@ class GatedFusion(nn.Module):
         self.conv = nn.Sequential(nn.Conv2d(in_ch, out_ch, kernel_size=1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        fused: Tensor = self.conv(self.se(x))
-        return fused
+        return self.conv(self.se(x))
 
 
 def nodes() -> Iterator[tuple[int, int]]:

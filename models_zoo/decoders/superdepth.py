@@ -53,22 +53,15 @@ class SuperDepthDecoder(LevelDecoder):
     supports_init = True
 
     def make_level(self, level: int) -> list[nn.Module]:
-        """Create a convolution with sub-pixel upsampling, and another after the skip."""
         width = WIDTHS[level]
         enlarge = nn.Sequential(ConvELU(self.in_channels(level), width), SubPixel(width, 2))
         return [enlarge, ConvELU(width + self.skip_channels(level), width)]
 
     def make_head(self, scale: int) -> nn.Module:
-        """Create the layers that turn a level into a map of full resolution."""
         if scale == 0:
             return nn.Sequential(super().make_head(0))
         return nn.Sequential(ConvELU(WIDTHS[scale], self.out_ch), SubPixel(self.out_ch, 2**scale))
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         enlarge, fuse = self.layers(level)
-        fused: Tensor = fuse(join(F.relu(enlarge(x)), skip))
-        return fused
-
-    def last_conv(self, head: nn.Module) -> nn.Conv2d:
-        last = cast("nn.Sequential", head)[-1]
-        return cast("nn.Conv2d", last.conv if isinstance(last, SubPixel) else last)
+        return fuse(join(F.relu(enlarge(x)), skip))

@@ -57,7 +57,7 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
     formats = [FORMATS.create(name) for name in FORMATS.names()]
     for known in formats:
         if known.recognises(path, content):
-            found: ForeignWeights = known.read(path, content, corrections or {})
+            found = known.read(path, content, corrections or {})
             found.notes += in_float32(found.tensors, path)
             return found
     if content is None:

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from models_zoo.pretrained import one_line
+
 LISTED = 40  # names that a message lists
 
 
@@ -84,8 +86,9 @@ def unpickle(path: Path) -> Any:
                 " Nothing in it was run. If you trust the file, load it where it was written, and save the state dict"
                 " and the hyper-parameters again, as plain dicts of tensors, numbers and text"
             ) from error
+        reason = one_line(error).partition(". ")[0]
         raise UnreadableWeights(
-            f"{path}: damaged, no PyTorch file, or refused for holding more than tensors ({_first_line(error)})."
+            f"{path}: damaged, no PyTorch file, or refused for holding more than tensors ({reason})."
             " Nothing in it was run. Copy or download it again"
         ) from error
 
@@ -135,8 +138,7 @@ def complete_batchnorm(tensors: dict[str, Tensor]) -> list[str]:
 def without_classifier(tensors: dict[str, Tensor], prefix: str, dropped: dict[str, list[str]]) -> dict[str, Tensor]:
     """Return the tensors below `prefix`, without the prefix and without the classification layer `fc`."""
     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    head = [name for name in own if name.startswith("fc.")]
-    if head:
+    if head := [name for name in own if name.startswith("fc.")]:
         dropped.setdefault("the classifier of ImageNet", []).extend(prefix + name for name in head)
     return {name: tensor for name, tensor in own.items() if name not in head}
 
@@ -154,8 +156,3 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def listed(items: Sequence[object], limit: int = LISTED) -> str:
     """Name the first items and count the others: "a, b, c and 4 more"."""
     return ", ".join(map(str, items[:limit])) + (f" and {len(items) - limit} more" if len(items) > limit else "")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

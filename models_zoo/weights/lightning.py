@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,7 @@ class LightningCheckpoint(Format):
         options_of = settings.pop("net")
         notes: list[str] = []
         net = {name: _options(name, options_of.get(name), notes) for name in networks}
-        without = [name for name, opts in options_of.items() if opts is not None and name not in networks]
-        if without:
+        if without := [name for name, opts in options_of.items() if opts is not None and name not in networks]:
             raise UnreadableWeights(
                 f"{path}: its settings name net.{', net.'.join(without)}, but it has no weights for it. If this is"
                 f" intended, correct the settings with `net: {{{without[0]}: ~}}`"
@@ -128,21 +127,16 @@ def _options(name: str, options: Any, notes: list[str]) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         notes.append(f"its settings lack net.{name}: the defaults are assumed, and the weights must fit them")
         options = {}
-    kept = {}
-    for key, value in options.items():
-        if key in OFF and value == OFF[key]:
-            notes.append(f"net.{name}.{key}: {value} is left out, an option that this trainer lacks")
-        else:
-            kept[key] = value
-    return {**IMAGENET, **kept, "pretrained": False}
+    unused = [key for key, value in options.items() if key in OFF and value == OFF[key]]
+    notes += [f"net.{name}.{key}: {OFF[key]} is left out, an option that this trainer lacks" for key in unused]
+    return {**IMAGENET, **{key: value for key, value in options.items() if key not in unused}, "pretrained": False}
 
 
 def _translate(
     path: Path, name: str, own: dict[str, Tensor], options: Mapping[str, Any], dropped: dict[str, list[str]]
 ) -> dict[str, Tensor]:
     """Rename the entries of a network as in this zoo: aliases resolved, dead layers dropped."""
-    lost = [key for key in own if key.startswith(LEARNED_INTRINSICS)]
-    if lost:
+    if lost := [key for key in own if key.startswith(LEARNED_INTRINSICS)]:
         raise UnreadableWeights(
             f"{path}: net.{name} also predicts the intrinsics (learn_K, arXiv:1904.04998), which is not supported."
             f" {len(lost)} weights would be lost: {listed(lost)}"
@@ -157,9 +151,9 @@ def _translate(
         names = {f"{prefix}decoder.{n}.": f"{prefix}convs.{layer}." for n, layer in enumerate(ALIASES[decoder](scales))}
         own = _rename(path, name, own, names, f"second names of weights of {decoder}", dropped)
         dead = tuple(f"{prefix}convs.{layer}." for layer in DEAD[decoder](scales))
-        unused = [key for key in own if key.startswith(dead)]
-        if unused:
-            dropped.setdefault(f"layers of {decoder} that no output depends on", []).extend(_full(name, unused))
+        if unused := [key for key in own if key.startswith(dead)]:
+            reason = f"layers of {decoder} that no output depends on"
+            dropped.setdefault(reason, []).extend(f"nets.{name}.{key}" for key in unused)
         own = {key: tensor for key, tensor in own.items() if key not in unused}
     return own
 
@@ -191,7 +185,7 @@ def _rename(
             " changed after training; remove it"
         )
     if twice:
-        dropped.setdefault(reason, []).extend(_full(name, twice))
+        dropped.setdefault(reason, []).extend(f"nets.{name}.{key}" for key in twice)
     return renamed
 
 
@@ -203,16 +197,11 @@ def _same(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _full(name: str, keys: Sequence[str]) -> list[str]:
-    return [f"nets.{name}.{key}" for key in keys]
-
-
 def _losses(section: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the section `loss` with the weights of the losses, which that code moved into the state dict."""
     weights = {name.removeprefix("weights."): t for name, t in state.items() if name.startswith("weights.")}
     losses = {name: dict(kwargs) for name, kwargs in (section or {}).items() if kwargs is not None}
-    if not losses:
-        losses = {name: {} for name in weights}
+    losses = losses or {name: {} for name in weights}
     for name, kwargs in losses.items():
         if name in weights and not weights[name].ndim:
             kwargs["weight"] = float(str(weights[name].numpy()))  # 0.001, not the nearest float32

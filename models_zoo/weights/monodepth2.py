@@ -63,9 +63,7 @@ class Monodepth2(Format):
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
         if content is not None:
-            raise UnreadableWeights(
-                f"{path}: is one of the files of a Monodepth2 folder. Name the folder, {path.parent}"
-            )
+            raise UnreadableWeights(f"{path}: is one file of a Monodepth2 folder. Name the folder, {path.parent}")
         files = _read_files(path)
         dropped: dict[str, list[str]] = {}
         if (path / "adam.pth").exists():
@@ -95,14 +93,11 @@ class Monodepth2(Format):
 
 
 def _read_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the files of a folder. Raises UnreadableWeights when one is missing."""
     wanted = (*NEEDED, *PARTNERS, "predictive_mask.pth")
     there = [name for name in wanted if (path / name).is_file()]
-    missing = [name for name in NEEDED if name not in there]
-    if missing:
-        raise UnreadableWeights(
-            f"{path}: a Monodepth2 folder without {' and '.join(missing)}; it has {', '.join(there)}"
-        )
+    if missing := [name for name in NEEDED if name not in there]:
+        lack = " and ".join(missing)
+        raise UnreadableWeights(f"{path}: a Monodepth2 folder without {lack}; it has {', '.join(there)}")
     files = {name: unpickle(path / name) for name in there}
     for name, content in files.items():
         if not isinstance(content, dict):
@@ -111,7 +106,7 @@ def _read_files(path: Path) -> dict[str, dict[str, Any]]:
     for name, partner in PARTNERS.items():
         if name in files and partner not in files:
             raise UnreadableWeights(f"{path}: has {name} but no {partner}; both are needed")
-    return {name: dict(content) for name, content in files.items()}
+    return files
 
 
 def _refuse_other_poses(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -142,8 +137,7 @@ def _encoder(
     name = architecture(encoder)
     if name is None:
         raise UnreadableWeights(f"{path}: is none of the encoders {', '.join(RESNETS)}")
-    if encoder["conv1.weight"].shape[1] != in_chans:
-        found = encoder["conv1.weight"].shape[1]
+    if (found := encoder["conv1.weight"].shape[1]) != in_chans:
         raise UnreadableWeights(f"{path}: encoder.conv1 takes {found} channels instead of {in_chans}")
     return encoder, name
 
@@ -160,9 +154,7 @@ def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
     )
     odd = [f"decoder.{n} takes {width} channels" for n, width in outputs if width not in WIDTHS[:4]]
     if odd or not outputs:
-        raise UnreadableWeights(
-            f"{path}: no output convolutions of a Monodepth2 decoder: {listed(odd) or 'there are none'}"
-        )
+        raise UnreadableWeights(f"{path}: no output convolutions of a Monodepth2 decoder: {listed(odd) or 'none'}")
     scales = [WIDTHS.index(width) for _, width in outputs]
     return {name.replace(".conv.", ".", 1): tensor for name, tensor in tensors.items()}, scales
 
@@ -170,7 +162,6 @@ def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
 def _pose(
     path: Path, files: Mapping[str, Mapping[str, Any]], dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Translate the pose network; return its tensors and options."""
     encoder, enc_name = _encoder(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
     complete_batchnorm(encoder)
     head = tensors_of(files["pose.pth"], path / "pose.pth")
@@ -194,6 +185,5 @@ def _dataset(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str])
 
 
 def _refuse_others(path: Path, tensors: Mapping[str, Tensor], known: list[str]) -> None:
-    left = sorted(set(tensors) - set(known))
-    if left:
+    if left := sorted(set(tensors) - set(known)):
         raise UnreadableWeights(f"{path}: {len(left)} entries are not of Monodepth2: {listed(left)}")

@@ -63,9 +63,8 @@ class TorchvisionResNet(Format):
         state = tensors_of(content, path)
         name = architecture(state)
         if name is None:
-            raise UnreadableWeights(
-                f"{path}: has the names of a ResNet, but is none of the known ones: {', '.join(RESNETS)}"
-            )
+            known = ", ".join(RESNETS)
+            raise UnreadableWeights(f"{path}: has the names of a ResNet, but is none of the known ones: {known}")
         dropped: dict[str, list[str]] = {}
         encoder = without_classifier(state, "", dropped)
         notes = complete_batchnorm(encoder)

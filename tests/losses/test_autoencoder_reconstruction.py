@@ -49,7 +49,7 @@ def test_half_precision_images_are_widened():
     scene = random_scene(extras={"autoenc_imgs": {0: image}})
     value = autoenc_recon(loss_name="l1")(scene)[0]
     assert value.dtype == torch.float32
-    assert value == ERRORS["l1"]().against(scene.target)(image.float()).mean()
+    assert value == ERRORS["l1"](scene.target)(image.float()).mean()
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_outputs_are_float32_and_close_under_autocast(name: str, activation: str
 def test_a_start_value_is_the_output_of_zero_weights(name: str):
     decoder = DECODERS.create(name, out_scales=[2, 0], **SMALL)
     decoder.set_output(0.2)
-    assert len(decoder.output_convs()) == 2
-    for head in decoder.output_convs():
-        nn.init.zeros_(head.weight)
+    assert len(decoder.heads()) == 2
+    for head in decoder.heads():
+        nn.init.zeros_([layer for layer in head.modules() if isinstance(layer, nn.Conv2d)][-1].weight)
     out = decoder(features(**SMALL))
     assert all(torch.allclose(disp, torch.tensor(0.2)) for disp in out.values())
 

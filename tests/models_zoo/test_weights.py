@@ -251,7 +251,7 @@ def test_a_wrong_monodepth2_folder_is_refused(file: str, change: Any, message: s
 def test_one_file_of_a_folder_names_the_folder(tmp_path: Path) -> None:
     monodepth2_folder(tmp_path / "m")
     for name in ("encoder", "depth", "pose_encoder", "pose"):
-        with pytest.raises(UnreadableWeights, match=r"one of the files of a Monodepth2 folder\. Name the folder"):
+        with pytest.raises(UnreadableWeights, match=r"one file of a Monodepth2 folder\. Name the folder"):
             read_foreign(tmp_path / "m" / f"{name}.pth")
 
 

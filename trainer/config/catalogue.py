@@ -75,7 +75,6 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name, then its aliases."""
         return (self.key.partition(".")[2], *self.aliases)
 
 
@@ -105,7 +104,11 @@ def catalogue(registries: Registries | None = None) -> list[Chapter]:
         ),
         _chapter("datasets", "dataset", "YAML: `dataset.type: <name>`, arguments beside it", datasets),
         _schedulers(),
-        _optimizers(),
+        Chapter(
+            ("optimizers", "optimizer"),
+            "YAML: `optimizer.type: <name>`, arguments beside it: any optimizer of timm. Often used: "
+            f"{', '.join(OFTEN_USED)}. All: `timm.optim.list_optimizers()`",
+        ),
         _validation_metrics(),
         _chapter("metric sets", "metrics", "`evaluate --metrics <name>`", METRICS),
         _chapter("weight formats", "weights", "`convert SRC DST` recognises them by itself", FORMATS),
@@ -121,15 +124,10 @@ def select(chapters: Sequence[Chapter], queries: Iterable[str]) -> list[Chapter]
     if not asked:
         return list(chapters)
     for query in asked:
-        if not any(_matches(query, chapter, entry) for chapter in chapters for entry in (*chapter.entries, None)):
+        if not any(query in c.titles or any(_matches(query, c, e) for e in c.entries) for c in chapters):
             raise UserError(_unknown(query, chapters))
-    kept = []
-    for chapter in chapters:
-        whole = any(_matches(query, chapter, None) for query in asked)
-        entries = [e for e in chapter.entries if whole or any(_matches(query, chapter, e) for query in asked)]
-        if whole or entries:
-            kept.append(replace(chapter, entries=tuple(entries)))
-    return kept
+    kept = [replace(c, entries=tuple(e for e in c.entries if any(_matches(q, c, e) for q in asked))) for c in chapters]
+    return [chapter for chapter in kept if chapter.entries or set(asked) & {*chapter.titles}]
 
 
 def default_of(field: Field) -> str:
@@ -211,23 +209,12 @@ def _schedulers() -> Chapter:
     entries = []
     for name, cls in SCHEDULERS.items():
         summary, paper = SCHEDULES.get(name, ("", ""))
-        fields = {
-            key: Field(f.annotation, f.default, SCHEDULE_ARGUMENTS.get(key, ""))
-            for key, f in scheduler_fields(cls).items()
-        }
+        found = scheduler_fields(cls).items()
+        fields = {key: replace(f, doc=SCHEDULE_ARGUMENTS.get(key, "")) for key, f in found}
         source = "; ".join(filter(None, [paper, f"torch.optim.lr_scheduler.{cls.__name__}"]))
         entries.append(Entry(f"scheduler.{name}", summary, source, fields))
     intro = "YAML: `scheduler.type: <name>`, arguments beside it; `scheduler: ~` for none"
     return Chapter(("schedulers", "scheduler"), intro, tuple(entries))
-
-
-def _optimizers() -> Chapter:
-    often = ", ".join(OFTEN_USED)
-    intro = (
-        "YAML: `optimizer.type: <name>`, arguments beside it: any optimizer of timm. Often used: "
-        f"{often}. All: `timm.optim.list_optimizers()`"
-    )
-    return Chapter(("optimizers", "optimizer"), intro)
 
 
 def _validation_metrics() -> Chapter:
@@ -239,12 +226,10 @@ def _validation_metrics() -> Chapter:
     return Chapter(("validation metrics", "monitor"), intro, entries)
 
 
-def _matches(query: str, chapter: Chapter, entry: Entry | None) -> bool:
-    """Return whether a query selects a whole chapter (`entry` None) or one entry of it."""
-    if entry is None:
-        return query in chapter.titles
+def _matches(query: str, chapter: Chapter, entry: Entry) -> bool:
+    """Return whether a query selects an entry, by itself or with its whole chapter."""
     kind, dot, name = query.rpartition(".")
-    return name in entry.names and (not dot or kind in chapter.titles)
+    return query in chapter.titles or (name in entry.names and (not dot or kind in chapter.titles))
 
 
 def _unknown(query: str, chapters: Sequence[Chapter]) -> str:

@@ -73,12 +73,10 @@ class Config:
 
     @property
     def loader(self) -> dict[str, Any]:
-        """The section as in YAML."""
         return copy.deepcopy(self._resolved.loader)
 
     @property
     def optimizer(self) -> dict[str, Any]:
-        """The section as in YAML."""
         return copy.deepcopy(self._resolved.optimizer)
 
     @property
@@ -126,13 +124,9 @@ class Config:
             del data["evaluation"]  # so that saved configurations of earlier runs stay equal
         return data
 
-    def to_yaml(self) -> str:
-        """The whole configuration as YAML text."""
-        return yaml_text.dump(self.to_dict())
-
     def dump(self, path: str | Path) -> None:
         """Write the whole configuration to a YAML file, which `load_config` reads back as an equal Config."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        Path(path).write_text(yaml_text.dump(self.to_dict()), encoding="utf-8")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.to_dict() == other.to_dict()
@@ -189,11 +183,10 @@ def merge_settings(cfg_file: Paths, overrides: Overrides = ()) -> dict[str, Any]
 
 
 def _read_overrides(overrides: Overrides, problems: list[str]) -> list[yaml_text.Layer | None]:
+    given = [overrides] if isinstance(overrides, (str, Mapping)) else overrides
     return [
-        read_mapping(override, "overrides", problems)
-        if isinstance(override, Mapping)
-        else read_override(override, problems)
-        for override in ([overrides] if isinstance(overrides, (str, Mapping)) else overrides)
+        read_mapping(one, "overrides", problems) if isinstance(one, Mapping) else read_override(one, problems)
+        for one in given
     ]
 
 

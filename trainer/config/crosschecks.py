@@ -8,7 +8,7 @@ from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import Report, show
-from trainer.config.resolve import Resolved
+from trainer.config.resolve import LOSS_EXTRA, Resolved
 from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.errors import UserError
@@ -115,8 +115,9 @@ class _Crosschecks:
         for name, kwargs in self.config.loss.items():
             wanted = kwargs.get("mask_name")
             if wanted and wanted != mask:
-                rule = f"{wanted!r} must equal net.depth.mask_name, which is {show(mask)}"
-                self.wrong(f"loss.{name}.mask_name", rule)
+                self.wrong(
+                    f"loss.{name}.mask_name", f"{wanted!r} must equal net.depth.mask_name, which is {show(mask)}"
+                )
 
     def unmet(self, facts: Facts, needs_of: dict[str, set[str]]) -> None:
         facts = replace(facts, networks=(*facts.networks, "pose"))  # `motion` reports when it is missing
@@ -125,15 +126,12 @@ class _Crosschecks:
                 if need not in NEEDS:
                     hint = did_you_mean(need, NEEDS)
                     self.wrong(f"loss.{name}", f"needs {need!r}, which no configuration offers. {hint}")
-                    continue
-                if need == "mask" and self.config.loss[name].get("mask_name"):
-                    continue  # reported at that key
-                offered, how = NEEDS[need]
-                if not offered(facts):
-                    self.wrong(f"loss.{name}", f"needs {how}; or remove the loss with `{name}: ~`")
+                elif need != "mask" or not self.config.loss[name].get("mask_name"):  # that is reported at its key
+                    offered, how = NEEDS[need]
+                    if not offered(facts):
+                        self.wrong(f"loss.{name}", f"needs {how}; or remove the loss with `{name}: ~`")
 
     def untrained(self, facts: Facts, needed: set[str]) -> None:
-        """Warn about networks and masks that no loss uses."""
         if facts.mask_name and not needed & {"mask", "explainability"}:
             self.warn("net.depth.mask_name: no loss uses the mask, so it is never trained")
         if "autoencoder" in facts.networks and "autoencoder" not in needed:
@@ -162,8 +160,7 @@ class _Crosschecks:
         if near <= 0:
             self.wrong("trainer.min_depth", f"expected a number > 0, got {near:g}")
         elif far is not None and far <= near:
-            wanted = f"expected a number > min_depth ({near:g}), or null"
-            self.wrong("trainer.max_depth", f"{wanted}; got {far:g}")
+            self.wrong("trainer.max_depth", f"expected a number > min_depth ({near:g}), or null; got {far:g}")
         if near >= 1 and facts and 0 not in facts.supp_idxs:
             self.warn(
                 f"trainer.min_depth {near:g} without stereo: depth is in units of the network's choice, so the"
@@ -188,8 +185,7 @@ class _Crosschecks:
         if self.config.scheduler.get("type") == "plateau":
             watched["scheduler.monitor"] = self.config.scheduler.get("monitor")
             if self.trainer and not validates:
-                lack = "plateau needs validation; set trainer.limit_val_batches above 0"
-                self.wrong("scheduler.type", lack)
+                self.wrong("scheduler.type", "plateau needs validation; set trainer.limit_val_batches above 0")
         for key, name in watched.items():
             if name is not None:
                 problem = monitor_problem(name, self.config.loss, has_depth=with_depth or not validates)
@@ -197,15 +193,11 @@ class _Crosschecks:
                     self.wrong(key, problem)
 
     def unvalidated(self) -> None:
-        """Features that need validation do nothing without it."""
         if self.trainer.get("limit_val_batches", 1):
             return
         average = "is used in validation and for `best` alone"
-        for key, what in (
-            ("early_stopping", "waits for a number of the validation"),
-            ("ema", average),
-            ("swa", average),
-        ):
+        uses = {"early_stopping": "waits for a number of the validation", "ema": average, "swa": average}
+        for key, what in uses.items():
             if self.trainer.get(key):
                 fix = f"set trainer.limit_val_batches above 0, or {key}: ~"
                 self.wrong(f"trainer.{key}", f"{what}, and nothing is validated; {fix}")
@@ -216,8 +208,7 @@ class _Crosschecks:
             return
         start, key = swa["start"], "trainer.swa.start"
         if start >= 1 and start != int(start):
-            wanted = "expected a share of the epochs below 1, or a whole number of them"
-            self.wrong(key, f"{wanted}; got {start:g}")
+            self.wrong(key, f"expected a share of the epochs below 1, or a whole number of them; got {start:g}")
         elif start >= epochs:
             self.wrong(key, f"{start:g} is never reached with trainer.max_epochs: {epochs}; set it lower")
         elif start == 0 and self.trainer.get("ema"):
@@ -233,8 +224,7 @@ class _Crosschecks:
 
         for name in self.trainer.get("trackers", ()):
             if name not in LOGGER_TYPE_TO_CLASS:
-                hint = did_you_mean(name, LOGGER_TYPE_TO_CLASS)
-                self.wrong("trainer.trackers", f"{name!r} is not a tracker. {hint}")
+                self.wrong("trainer.trackers", f"{name!r} is not a tracker. {did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
 
     def evaluation(self) -> None:
         """Metric sets, alignments and the crop must exist, and some depth must be scored."""
@@ -262,6 +252,5 @@ class _Crosschecks:
 def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:
     """Return what a loss needs with these arguments, by its class method `needs_with` or its attribute `needs`."""
     if hasattr(loss, "needs_with"):
-        needs: Iterable[str] = loss.needs_with({k: value for k, value in kwargs.items() if k != "weight"})
-        return needs
+        return loss.needs_with({key: value for key, value in kwargs.items() if key not in LOSS_EXTRA})
     return getattr(loss, "needs", ())

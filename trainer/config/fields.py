@@ -61,8 +61,7 @@ class Field:
 
     def model(self) -> type[BaseModel] | None:
         """The model of a nested section, else None."""
-        models = [kind for kind in _members(self.annotation) if _is_a(kind, (BaseModel,))]
-        return models[0] if models else None
+        return next((kind for kind in _members(self.annotation) if _is_a(kind, (BaseModel,))), None)
 
     def expected(self) -> str:
         """The type in words: "a whole number >= 1 or null"."""
@@ -81,7 +80,6 @@ class Report:
         self.dropped: dict[KeyPath, str] = {}  # keys of a replaced `type` -> warning
 
     def wrong(self, path: KeyPath, text: str) -> None:
-        """Report a wrong or missing value."""
         self.add(path, f"{'.'.join(path)}: {text}")
 
     def drop(self, path: KeyPath, what: str) -> None:
@@ -245,11 +243,9 @@ def _is_plain(annotation: Any) -> bool:
 def _members(annotation: Any) -> list[Any]:
     """The members of a union, without annotations."""
     origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _members(args[0])
-    if origin in (Union, types.UnionType):
-        return [member for arg in args for member in _members(arg)]
-    return [annotation]
+    if origin not in (Annotated, Union, types.UnionType):
+        return [annotation]
+    return [member for arg in (args[:1] if origin is Annotated else args) for member in _members(arg)]
 
 
 def _argument_docs(doc: str, names: Iterable[str]) -> dict[str, str]:

@@ -15,14 +15,7 @@ from models_zoo.registry import Registry
 from trainer.config.fields import REQUIRED, Field, Fields, fields_of_model
 from trainer.config.optimizers import OFTEN_USED, SCHEDULERS, scheduler_fields
 from trainer.config.resolve import LOSS_EXTRA, SET_BY_RUN, Registries, entry_fields, summary_of
-from trainer.config.sections import (
-    MODES,
-    EvaluationSection,
-    LoaderSection,
-    OptimizerSection,
-    SchedulerSection,
-    TrainerSection,
-)
+from trainer.config.sections import MODES, SECTIONS
 from trainer.runtime.rundir import plain
 
 JsonSchema = dict[str, Any]
@@ -31,21 +24,21 @@ JsonSchema = dict[str, Any]
 def json_schema(registries: Registries | None = None) -> JsonSchema:
     """Build the schema from the sections and the signatures of all registry entries."""
     networks, losses, datasets = registries or Registries.installed()
-    loader = _properties(fields_of_model(LoaderSection))
+    own = {name: fields_of_model(model) for name, model in SECTIONS.items()}
     schedules = [scheduler_fields(cls) for cls in SCHEDULERS.values()]
-    scheduler = _any_of(_properties(f, nullable=True) for f in [fields_of_model(SchedulerSection), *schedules])
+    scheduler = _any_of(_properties(f, nullable=True) for f in [own["scheduler"], *schedules])
     scheduler["type"] = {**scheduler["type"], "enum": [*SCHEDULERS, None]}
-    optimizer = _properties(fields_of_model(OptimizerSection), nullable=True)
+    optimizer = _properties(own["optimizer"], nullable=True)
     optimizer["type"] = optimizer["opt"] = {**optimizer["type"], "examples": list(OFTEN_USED)}
     sections = {
         "net": _entries(networks, {}),
         "loss": _entries(losses, LOSS_EXTRA),
         "dataset": _with_modes(_dataset(datasets)),
-        "loader": _with_modes(loader),
+        "loader": _with_modes(_properties(own["loader"])),
         "optimizer": {**_object(optimizer), "additionalProperties": True},
         "scheduler": _object(scheduler),
-        "trainer": _object(_properties(fields_of_model(TrainerSection))),
-        "evaluation": _object(_properties(fields_of_model(EvaluationSection))),
+        "trainer": _object(_properties(own["trainer"])),
+        "evaluation": _object(_properties(own["evaluation"])),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -74,8 +67,7 @@ def _properties(fields: Fields, *, nullable: bool = False) -> JsonSchema:
     properties = {}
     for name, field in fields.items():
         schema = _untitled(_type_schema(field))
-        if nullable:
-            schema = _nullable(schema)
+        schema = _nullable(schema) if nullable else schema
         if field.doc:
             schema["description"] = field.doc
         if field.default is not REQUIRED:

@@ -38,9 +38,7 @@ def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]
     name = names[alias]
     ours = {key: field for key, field in fields_of_model(OptimizerSection).items() if key != "type"}
     cls = _optimizer_class(name, (*path, alias), report, warnings)
-    forwarded = {}
-    if cls is None:
-        forwarded = {key: section.pop(key) for key in list(section) if key not in ours}
+    forwarded = {} if cls else {key: section.pop(key) for key in list(section) if key not in ours}
     fields = {**ours, **(optimizer_fields(cls) if cls else {})}
     owner = f"an argument of optimizer {name!r}"
     values = check(fields, section, path, owner, report, also=("type",), partial=True)
@@ -59,8 +57,7 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
         report.wrong((*path, "type"), f"{what}. {did_you_mean(name or '', SCHEDULERS)}")
         return {}
     ours = {key: field for key, field in fields_of_model(SchedulerSection).items() if key != "type"}
-    theirs = scheduler_fields(SCHEDULERS[name])
-    fields = {**ours, **theirs}
+    fields = {**ours, **scheduler_fields(SCHEDULERS[name])}
     given = {key: value for key, value in section.items() if value is not None or key not in fields}
     values = check(fields, given, path, f"an argument of scheduler {name!r}", report, also=("type",))
     kept = {key: value for key, value in values.items() if key in given or key in ours}
@@ -80,11 +77,10 @@ def _optimizer_class(name: Any, path: KeyPath, report: Report, warnings: list[st
         report.wrong(path, f"{what}. {nearest}{often}")
         return None
     try:
-        cls: Callable[..., Any] = get_optimizer_class(name.lower(), bind_defaults=False)
+        return get_optimizer_class(name.lower(), bind_defaults=False)
     except (AssertionError, ImportError) as error:  # it needs a GPU or a package, which an evaluation does not
         warnings.append(f"optimizer.type: {name} cannot be built here ({error}); its arguments are unchecked")
         return None
-    return cls
 
 
 SCHEDULERS: dict[str, type] = {

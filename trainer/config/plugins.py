@@ -72,7 +72,6 @@ def naming_plugins(hparams: Mapping[str, Any], source: Path | str) -> Iterator[N
 
 
 def _is_loaded(given: str) -> bool:
-    """Return whether the module exists and is imported."""
     try:
         return _find(given).name in sys.modules
     except UserError:
@@ -81,19 +80,15 @@ def _is_loaded(given: str) -> bool:
 
 def _find(given: str) -> _Module:
     """Find the module of an argument. Raises UserError for a missing file or an invalid name."""
-    is_path = given.endswith(".py") or os.sep in given or "/" in given
-    if not is_path:
-        module = _Module(given, Path.cwd())
-    else:
+    module = _Module(given, Path.cwd())
+    if given.endswith(".py") or os.sep in given or "/" in given:
         path = Path(given).expanduser().absolute()
         if not (path.is_file() or (path / "__init__.py").is_file()):
             raise UserError(f"--plugins {given}: {_no_such_file(path)}")
         module = _module_of(path.parent if path.stem == "__init__" else path)
     if not all(part.isidentifier() for part in module.name.split(".")):
-        raise UserError(
-            f"--plugins {given}: {module.name!r} cannot name a module. Rename it: letters, digits and _ only,"
-            " no digit first"
-        )
+        rule = "letters, digits and _ only, no digit first"
+        raise UserError(f"--plugins {given}: {module.name!r} cannot name a module. Rename it: {rule}")
     return module
 
 

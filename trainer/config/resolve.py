@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from models_zoo.registry import Registry, did_you_mean
-from trainer.config.fields import REQUIRED, Field, Fields, Report, check, fields_of_model, fields_of_parameters, show
+from trainer.config.fields import REQUIRED, Field, Report, check, fields_of_model, fields_of_parameters, show
 from trainer.config.optimizers import check_optimizer, check_scheduler
-from trainer.config.sections import MODES, SECTION_NAMES, EvaluationSection, LoaderSection, TrainerSection, Weight
+from trainer.config.sections import MODES, SECTION_NAMES, SECTIONS, LoaderSection, Weight
 from trainer.runtime.yaml_text import KeyPath
 
 SET_BY_RUN = ("seed",)  # dataset arguments that the command line sets
@@ -29,7 +29,6 @@ class Registries(NamedTuple):
 
     @classmethod
     def installed(cls) -> Registries:
-        """The registries of this package."""
         from models_zoo import NETWORKS
         from trainer.data import DATASETS
         from trainer.losses import LOSSES
@@ -65,23 +64,18 @@ class Resolved:
 
 def resolve(report: Report, registries: Registries) -> Resolved:
     """Check every section of `report.layer`; return valid values and report the others."""
-    data = report.layer.data
-    for name in data:
+    for name in report.layer.data:
         if name not in SECTION_NAMES:
             report.unknown((name,), "a section", SECTION_NAMES)
     out = Resolved()
-    out.net = _entries("net", registries.networks, report)
+    out.net = _entries("net", registries.networks, report, {})
     out.loss = _entries("loss", registries.losses, report, LOSS_EXTRA)
     out.datasets, out.dataset = _dataset(registries.datasets, report)
     out.loader = _loader(report)
     out.optimizer = check_optimizer(_section("optimizer", report), report, out.warnings)
     out.scheduler = check_scheduler(_section("scheduler", report), report)
-    trainer = _section("trainer", report)
-    out.trainer = check(fields_of_model(TrainerSection), trainer, ("trainer",), "a key of trainer", report)
-    protocol = _section("evaluation", report)
-    out.evaluation = check(
-        fields_of_model(EvaluationSection), protocol, ("evaluation",), "a key of evaluation", report, partial=True
-    )
+    out.trainer = _own("trainer", report)
+    out.evaluation = _own("evaluation", report, partial=True)
     out.warnings += report.dropped.values()
     return out
 
@@ -107,6 +101,11 @@ def _section(name: str, report: Report) -> dict[str, Any]:
     return _mapping(report.layer.data.get(name), (name,), report)
 
 
+def _own(name: str, report: Report, partial: bool = False) -> dict[str, Any]:
+    fields, data = fields_of_model(SECTIONS[name]), _section(name, report)
+    return check(fields, data, (name,), f"a key of {name}", report, partial=partial)
+
+
 def _mapping(value: Any, path: KeyPath, report: Report) -> dict[str, Any]:
     """Copy a mapping; null gives an empty one, and anything else is reported."""
     if isinstance(value, Mapping):
@@ -123,11 +122,8 @@ def _split_modes(section: str, report: Report) -> tuple[dict[str, Any], dict[str
     return common, {mode: _mapping(data[mode], (section, mode), report) for mode in MODES if data.get(mode) is not None}
 
 
-def _entries(
-    section: str, registry: Registry, report: Report, extra: Fields | None = None
-) -> dict[str, dict[str, Any]]:
+def _entries(section: str, registry: Registry, report: Report, extra: Mapping[str, Field]) -> dict[str, dict[str, Any]]:
     """Check a section whose keys are names of registry entries; null removes an entry."""
-    extra = extra or {}
     entries = {}
     for name, kwargs in _section(section, report).items():
         path = (section, name)
@@ -173,23 +169,17 @@ def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, d
             modes[mode] = checked
     types = {name for name, _ in modes.values()}
     if len(types) != 1:  # each mode has its own class and defaults
-        full = {
-            mode: {"type": name, **kwargs} for mode, (name, kwargs) in modes.items() if mode != "test" or mode in own
-        }
-        return modes, {**common, **full}
+        asked_for = {mode: modes[mode] for mode in modes if mode != "test" or mode in own}
+        return modes, {**common, **{mode: {"type": name, **kwargs} for mode, (name, kwargs) in asked_for.items()}}
     (name,) = types
     fields = entry_fields(registry, name, without=SET_BY_RUN)
     given = {key: value for key, value in common.items() if key != "type"}
     owner = f"an argument of {registry.kind} {name!r}"
     values = check(fields, given, ("dataset",), owner, report, also=("type", *MODES), partial=True)
-    defaults = {
-        key: f.default for key, f in fields.items() if f.default is not REQUIRED and key not in ("mode", *values)
-    }
-    subs = {
-        mode: {key: modes[mode][1][key] for key in keys if key in modes[mode][1]}
-        for mode, keys in own.items()
-        if mode in modes
-    }
+    unset = [key for key in fields if key not in ("mode", *values)]
+    defaults = {key: fields[key].default for key in unset if fields[key].default is not REQUIRED}
+    used = {mode: (keys, modes[mode][1]) for mode, keys in own.items() if mode in modes}
+    subs = {mode: {key: kwargs[key] for key in keys if key in kwargs} for mode, (keys, kwargs) in used.items()}
     return modes, {"type": name, **values, **defaults, **subs}
 
 

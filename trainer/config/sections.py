@@ -32,7 +32,7 @@ def _null_is_one(value: Any) -> Any:
 
 
 def _as_list(value: list[str] | str | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else value
+    return _as_names(value) or []
 
 
 def _as_names(value: list[str] | str | None) -> list[str] | None:

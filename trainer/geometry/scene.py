@@ -6,6 +6,7 @@ Everything is at least float32. Depth at full resolution, warped supports and re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,61 +25,38 @@ Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
 Pictures = dict[str, Tensor | Callable[[], Tensor]]
 
 
+@dataclass(eq=False, repr=False)
 class Scene:
-    """Targets, their n supports each, and predictions.
+    """Targets, their n supports each, and predictions. Raises ValueError when scale 0 is missing."""
 
-    Args:
-        target: (b 3 h w) RGB in [0, 1], without colour augmentation.
-        supports: (b n 3 h w) likewise; None if missing.
-        K: (b 3 3) intrinsics in pixels of (h, w).
-        Ts: (b n 4 4) motion target -> support.
-        disp: {s: (b 1 ...)} sigmoid disparity; must hold scale 0.
-        mask: {s: (b n ...)} predicted mask, one channel per support; None = no mask.
-        supp_idxs: frame offset of each support, 0 = the other camera of the stereo pair.
-        min_depth, max_depth: depth at disparity 1 and 0.
-        legacy_sampling: see `ViewSynthesis`.
-        disp_stereo: {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item; None = not predicted.
-        T_stereo: (b 4 4) motion target -> stereo support.
-        depth_hints: (b 1 h w) proxy depth, 0 = none.
-        extras: all other network outputs by name (features, autoencoder images).
-        is_virtual: this is the scene of a `stereo_twin`, which has no mask.
+    target: Tensor  # (b 3 h w) RGB in [0, 1], without colour augmentation
+    supports: Tensor | None  # (b n 3 h w) likewise
+    K: Tensor | None  # (b 3 3) intrinsics in pixels of (h, w)
+    Ts: Tensor | None  # (b n 4 4) motion target -> support
+    disp: Scales  # {s: (b 1 ...)} sigmoid disparity; must hold scale 0
+    mask: Scales | None = None  # {s: (b n ...)} predicted mask, one channel per support
+    supp_idxs: Sequence[int] = ()  # frame offset of each support, 0 = the other camera of the stereo pair
+    min_depth: float = 0.1  # at disparity 1
+    max_depth: float | None = 100.0  # at disparity 0
+    legacy_sampling: bool = False  # see `ViewSynthesis`
+    disp_stereo: Scales | None = None  # {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item
+    T_stereo: Tensor | None = None  # (b 4 4) motion target -> stereo support
+    depth_hints: Tensor | None = None  # (b 1 h w) proxy depth, 0 = none
+    extras: Mapping[str, Any] = field(default_factory=dict)  # other network outputs: features, autoencoder images
+    is_virtual: bool = False  # the scene of a `stereo_twin`, which has no mask
 
-    Raises ValueError when scale 0 is missing.
-    """
-
-    def __init__(
-        self,
-        target: Tensor,
-        supports: Tensor | None,
-        K: Tensor | None,
-        Ts: Tensor | None,
-        disp: Scales,
-        mask: Scales | None = None,
-        supp_idxs: Sequence[int] = (),
-        min_depth: float = 0.1,
-        max_depth: float | None = 100.0,
-        legacy_sampling: bool = False,
-        disp_stereo: Scales | None = None,
-        T_stereo: Tensor | None = None,
-        depth_hints: Tensor | None = None,
-        extras: Mapping[str, Any] | None = None,
-        is_virtual: bool = False,
-    ):
-        if 0 not in disp:
-            raise ValueError(f"no disparity of scale 0 among {sorted(disp)}: add 0 to net.depth.out_scales")
-        self.target = full_precision(target)
-        self.size = (target.shape[-2], target.shape[-1])
-        self.supports = None if supports is None else full_precision(supports)
-        self.n_supports = 0 if supports is None else supports.shape[1]
-        self.K, self.Ts, self.T_stereo, self.depth_hints = K, Ts, T_stereo, depth_hints
-        self.disp = full_precision_maps(disp)
+    def __post_init__(self) -> None:
+        if 0 not in self.disp:
+            raise ValueError(f"no disparity of scale 0 among {sorted(self.disp)}: add 0 to net.depth.out_scales")
+        self.size = (self.target.shape[-2], self.target.shape[-1])
+        self.target = full_precision(self.target)
+        self.supports = None if self.supports is None else full_precision(self.supports)
+        self.n_supports = 0 if self.supports is None else self.supports.shape[1]
+        self.disp = full_precision_maps(self.disp)
         self.scales = tuple(self.disp)  # ascending
-        self.mask = None if mask is None else full_precision_maps(mask)
-        self.disp_stereo = None if disp_stereo is None else full_precision_maps(disp_stereo)
-        self.supp_idxs = tuple(supp_idxs)
-        self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
-        self.extras = dict(extras or {})
-        self.is_virtual = is_virtual
+        self.mask = None if self.mask is None else full_precision_maps(self.mask)
+        self.disp_stereo = None if self.disp_stereo is None else full_precision_maps(self.disp_stereo)
+        self.supp_idxs = tuple(self.supp_idxs)
         self._depths: Scales = {}
         self._warps: dict[tuple[int, int], Tensor] = {}
         self._projections: dict[int, Tensor] = {}
@@ -112,7 +90,6 @@ class Scene:
 
     @cached_property
     def synthesis(self) -> ViewSynthesis:
-        """View synthesis for the camera of this scene."""
         return ViewSynthesis(self._need(self.K, "K"), self.size, self.legacy_sampling)
 
     def mask_up(self, scale: int) -> Tensor | None:
@@ -137,7 +114,6 @@ class Scene:
 
     @property
     def views(self) -> tuple[Scene, ...]:
-        """This scene, and its stereo twin if predicted."""
         twin = self.stereo_twin()
         return (self,) if twin is None else (self, twin)
 

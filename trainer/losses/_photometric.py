@@ -1,14 +1,13 @@
 """Photometric distance between two images: dense, one channel. Nothing here reduces over pixels.
 
-Errors are computed in two steps, `compare = error.against(target)` and `compare(image)` for every image, so that the
-statistics of the target are computed once.
+Errors are computed in two steps, `compare = ERRORS[name](target)` and `compare(image)` for every image, so that the
+statistics of the target are computed once. The target is a constant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,60 +22,38 @@ Compare = Callable[[Tensor], Tensor]  # image (b c h w) -> error (b 1 h w)
 _C1, _C2 = 81 * 0.01**2, 81 * 0.03**2
 
 
-class DenseError(Protocol):
-    """A distance between images of c channels, as a map."""
-
-    def against(self, target: Tensor) -> Compare:
-        """Return the comparison of images (b c h w) with `target` (b c h w), a constant."""
-        ...
+def l1_error(target: Tensor) -> Compare:
+    """Compare images with `target` (b c h w) by the mean of the absolute differences of the channels."""
+    target = target.detach()
+    return lambda image: (image - target).abs().mean(1, keepdim=True)
 
 
-class L1Error:
-    """Mean of the absolute differences of the channels."""
-
-    def against(self, target: Tensor) -> Compare:
-        """See `DenseError.against`."""
-        target = target.detach()
-        return lambda image: (image - target).abs().mean(1, keepdim=True)
+def l2_error(target: Tensor) -> Compare:
+    """Compare by the Euclidean distance of the channels: root of the SUM of squares, floored at machine epsilon."""
+    target, eps = target.detach(), torch.finfo(target.dtype).eps
+    return lambda image: (image - target).square().sum(1, keepdim=True).clamp_min(eps).sqrt()
 
 
-class L2Error:
-    """Euclidean distance of the channels: square root of the SUM of squares, floored at machine epsilon."""
+def ssim_error(target: Tensor, weight_ssim: float = 0.85) -> Compare:
+    """Compare by structural dissimilarity and L1: w * (1 - SSIM) / 2 + (1 - w) * L1, mean of the channels.
 
-    def against(self, target: Tensor) -> Compare:
-        """See `DenseError.against`."""
-        target, eps = target.detach(), torch.finfo(target.dtype).eps
-        return lambda image: (image - target).square().sum(1, keepdim=True).clamp_min(eps).sqrt()
-
-
-class PhotoError:
-    """Structural dissimilarity mixed with L1: w * (1 - SSIM) / 2 + (1 - w) * L1, mean of the channels.
-
-    SSIM over 3x3 pixels, equal weights, mirrored border; images in [0, 1]. Monodepth, arXiv:1609.03677, sec. 3.3.
-    Raises ValueError when `weight_ssim` w is not in [0, 1].
+    SSIM over 3x3 pixels, equal weights, mirrored border; images in [0, 1], at least 2x2 pixels. Monodepth,
+    arXiv:1609.03677, sec. 3.3. Raises ValueError when `weight_ssim` w is not in [0, 1].
     """
-
-    def __init__(self, weight_ssim: float = 0.85):
-        if not 0 <= weight_ssim <= 1:
-            raise ValueError(f"weight_ssim must lie in [0, 1], got {weight_ssim}")
-        self.weight_ssim = weight_ssim
-
-    def against(self, target: Tensor) -> Compare:
-        """See `DenseError.against`. Images must be at least 2x2 pixels."""
-        if self.weight_ssim == 0:
-            return L1Error().against(target)
-        return partial(self._compare, target.detach().contiguous(), *_target_statistics(target.detach()))
-
-    def _compare(self, target: Tensor, sums: Tensor, spread: Tensor, image: Tensor) -> Tensor:
-        error: Tensor = _SsimL1.apply(image.contiguous(), target, sums, spread, self.weight_ssim)
-        return error
+    if not 0 <= weight_ssim <= 1:
+        raise ValueError(f"weight_ssim must lie in [0, 1], got {weight_ssim}")
+    target = target.detach()
+    sums = _box(target)
+    spread = _box(target * target).mul_(9).addcmul_(sums, sums, value=-1).add_(_C2)  # 81 times the variance, plus C2
+    target = target.contiguous()
+    return lambda image: _SsimL1.apply(image.contiguous(), target, sums, spread, weight_ssim)
 
 
-ERRORS: dict[str, Callable[[], DenseError]] = {"ssim": PhotoError, "l1": L1Error, "l2": L2Error}
+ERRORS: dict[str, Callable[[Tensor], Compare]] = {"ssim": ssim_error, "l1": l1_error, "l2": l2_error}
 
 
 class _SsimL1(torch.autograd.Function):
-    """`PhotoError` with a derivative by hand, item by item on the CPU.
+    """`ssim_error` with a derivative by hand, item by item on the CPU.
 
     Autograd would keep some fifteen maps of the size of the image; this keeps the image and recomputes the rest.
     """
@@ -106,12 +83,6 @@ class _SsimL1(torch.autograd.Function):
             of_l1 = torch.sub(x, y).sign_().mul_(g)
             torch.add(of_ssim, of_l1, alpha=1 - ctx.weight, out=grad_image[part])
         return grad_image, None, None, None, None
-
-
-def _target_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each 3x3 window of y its sum, and 81 times its variance, plus C2."""
-    sums = _box(y)
-    return sums, _box(y * y).mul_(9).addcmul_(sums, sums, value=-1).add_(_C2)
 
 
 def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:

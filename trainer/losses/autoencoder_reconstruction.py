@@ -11,8 +11,7 @@ from torch import Tensor
 from trainer.geometry.precision import full_precision
 from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
-from trainer.losses._photometric import LossName
-from trainer.losses.reconstruction import MaskName, Reconstruction
+from trainer.losses.reconstruction import Reconstruction
 
 
 @LOSSES.register("autoenc_recon")
@@ -35,19 +34,6 @@ class AutoencoderReconstruction(Reconstruction):
     needs = frozenset({"autoencoder"})
     on_twin = False
 
-    def __init__(
-        self,
-        loss_name: LossName = "ssim",
-        use_min: bool = False,
-        use_automask: bool = False,
-        mask_name: MaskName | None = None,
-        automask_noise: float = 1e-7,
-    ):
-        problems = self.validate_config({"use_automask": use_automask, "mask_name": mask_name})
-        if problems:
-            raise ValueError("; ".join(problems))
-        super().__init__(loss_name, use_min, automask_noise=automask_noise)
-
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
         """List options that make no sense for images that are not warped."""
@@ -59,14 +45,11 @@ class AutoencoderReconstruction(Reconstruction):
         """Return the mean over scales, pixels, target and supports. Raises ValueError without an autoencoder."""
         if "autoenc_imgs" not in scene.extras:
             raise ValueError("autoenc_recon: no autoencoder predictions in this scene, add net.autoencoder")
-        images = [scene.target]
-        predictions: list[Mapping[int, Tensor]] = [scene.extras["autoenc_imgs"]]
-        of_supports: Mapping[int, Tensor] = scene.extras.get("supp_autoenc_imgs", {})
-        for i in range(scene.n_supports if of_supports else 0):
-            images.append(scene.support(i))
-            predictions.append({scale: image[:, i] for scale, image in of_supports.items()})
+        pairs = [(scene.target, [*scene.extras["autoenc_imgs"].values()])]
+        of_supports = [*scene.extras.get("supp_autoenc_imgs", {}).values()]  # (b n 3 ...) of each scale
+        pairs += [(scene.support(i), [p[:, i] for p in of_supports]) for i in range(scene.n_supports) if of_supports]
         means = []
-        for image, of_image in zip(images, predictions, strict=True):
-            compare = self.error.against(image)
-            means += [compare(resize(full_precision(p), scene.size)).mean() for p in of_image.values()]
+        for image, predictions in pairs:
+            compare = self.against(image)
+            means += [compare(resize(full_precision(p), scene.size)).mean() for p in predictions]
         return torch.stack(means).mean(), {}

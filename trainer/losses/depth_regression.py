@@ -45,7 +45,6 @@ class DepthRegression(nn.Module):
 
     @classmethod
     def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
-        """Return the needs with these options."""
         return cls.needs | ({"supports", "img_recon"} if kwargs.get("use_automask") else set())
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
@@ -80,7 +79,7 @@ class DepthRegression(nn.Module):
         # The scene keeps these images for the other losses, so they must not be made without gradient.
         warped = [[scene.warp(scale, i) for i in i_supps] for scale in scene.scales]
         with torch.no_grad():
-            compare = photometric.error.against(scene.target)
+            compare = photometric.against(scene.target)
             by_hint = [synthesis.warp(scene.support(i), hints, projections[i]) for i in i_supps]
             error_hint = photometric.combine([compare(image) for image in by_hint], None)
             return [photometric.combine([compare(w) for w in images], None) > error_hint for images in warped]

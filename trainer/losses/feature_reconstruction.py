@@ -41,7 +41,7 @@ class FeatureReconstruction(Reconstruction):
         ValueError when the encoder has fewer than four levels.
         """
         target, supports = _level(scene.feats), _level(scene.supp_feats)
-        compare = self.error.against(resize(target, scene.size))
+        compare = self.against(resize(target, scene.size))
         depth = scene.depth(0)
         errors: list[Tensor] = []
         static: list[Tensor] = []

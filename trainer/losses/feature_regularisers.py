@@ -71,7 +71,6 @@ class FeaturePeakiness(FeatureRegulariser):
     sign = -1
 
     def differences(self, x: Tensor) -> list[Tensor]:
-        """Along x and y."""
         return list(absolute_differences(x))
 
 

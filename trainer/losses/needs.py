@@ -82,11 +82,10 @@ def unmet(
     have = f"networks: {', '.join(networks)}; supp_idxs: {tuple(supp_idxs)}"
     problems = []
     for need, key in needed_by.items():
-        if need not in NEEDS:
+        offered, how = NEEDS.get(need, (None, ""))
+        if offered is None:
             problems.append(f"loss {key!r} needs {need!r}, which is unknown. {did_you_mean(need, NEEDS)}")
-            continue
-        offered, how = NEEDS[need]
-        if not offered(facts):
+        elif not offered(facts):
             problems.append(f"loss {key!r} needs {how} ({have})")
     if losses and virtual_stereo and 0 not in supp_idxs:
         problems.append(f"net.depth.use_virtual_stereo: add 0 to dataset.supp_idxs, which are {tuple(supp_idxs)}")

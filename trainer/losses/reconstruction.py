@@ -44,6 +44,8 @@ class Reconstruction(nn.Module):
         automask_noise: float = 1e-7,
     ):
         super().__init__()
+        if problems := self.validate_config({"use_automask": use_automask, "mask_name": mask_name}):
+            raise ValueError("; ".join(problems))
         if loss_name not in ERRORS:
             raise ValueError(f"loss_name {loss_name!r} is not a photometric error. {did_you_mean(loss_name, ERRORS)}")
         if mask_name is not None and mask_name not in get_args(MaskName):
@@ -52,8 +54,13 @@ class Reconstruction(nn.Module):
             raise ValueError(f"automask_noise must not be negative, got {automask_noise}")
         self.loss_name, self.mask_name = loss_name, mask_name
         self.use_min, self.use_automask, self.automask_noise = use_min, use_automask, automask_noise
-        self.error = ERRORS[loss_name]()
+        self.against = ERRORS[loss_name]
         self.needs = self.needs_with({"mask_name": mask_name})
+
+    @classmethod
+    def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
+        """List what is wrong with the options, for losses that cannot use all of them."""
+        return []
 
     @classmethod
     def needs_with(cls, kwargs: Mapping[str, Any]) -> frozenset[str]:
@@ -112,7 +119,7 @@ class ImageReconstruction(Reconstruction):
 
         Pixels that the automask removes stay in the mean with their static error, which has no gradient.
         """
-        compare = self.error.against(scene.target)
+        compare = self.against(scene.target)
         i_supps = range(scene.n_supports)
         static: list[Tensor] = []
         noise: Tensor | float = 0.0

@@ -37,18 +37,14 @@ class Metric:
 
 
 class _Declared:
-    """What a metric set declares.
+    """What a metric set declares."""
 
-    `source` cites its publication. `version` rises when the meaning of a key changes; results store it.
-    """
-
-    source: ClassVar[str]
-    version: ClassVar[int]
+    source: ClassVar[str]  # its publication
+    version: ClassVar[int]  # rises when the meaning of a key changes; results store it
     metrics: ClassVar[tuple[Metric, ...]]
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the numbers, in order."""
         return tuple(metric.key for metric in self.metrics)
 
 
@@ -72,12 +68,9 @@ class DepthMaps:
 
 
 class MapMetricSet(_Declared, ABC):
-    """A published set of metrics that depends on the places of pixels.
+    """A published set of metrics that depends on the places of pixels."""
 
-    `needs` names other inputs: "K", or "edges", which restricts it to true depth edges, for data sets that have them.
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()  # other inputs: "K"; "edges", which restricts it to true depth edges
 
     @abstractmethod
     def compute(self, maps: DepthMaps) -> dict[str, float]:

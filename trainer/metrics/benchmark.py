@@ -30,7 +30,6 @@ class BenchmarkMetrics(MetricSet):
     )
 
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """Score predicted against true depth, both (n,) in metres, positive."""
         error = pred - truth
         inverse = 1000 * (1 / pred - 1 / truth)
         log = 100 * (np.log(pred) - np.log(truth))

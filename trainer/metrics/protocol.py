@@ -31,8 +31,7 @@ class DepthProtocol:
         metrics: names of metric sets; one of them must have AbsRel (`eigen` or `benchmark`).
         alignment: a name of `trainer.metrics.align`.
         crop: a name of `trainer.metrics.crop`.
-        min_depth: metres; pixels with min_depth < truth < max_depth count, predictions are clipped to that range.
-        max_depth: see `min_depth`.
+        min_depth, max_depth: metres; truths between them count, predictions are clipped to that range.
         flip: whether predictions are blended with those of the mirror image; only stored.
 
     Raises UserError naming the choices when a name is unknown, when two sets give a key different units, and
@@ -56,15 +55,14 @@ class DepthProtocol:
         self.min_depth, self.max_depth, self.flip = float(min_depth), float(max_depth), flip
         self.sets: dict[str, MetricSet | MapMetricSet] = {n: choose("metric set", n)() for n in metrics}
         self.units = self._units()
-        known = [key for key in HEADLINES if key in self.units]
-        if not known:
+        self.headline = next((key for key in HEADLINES if key in self.units), "")
+        if not self.headline:
             raise UserError(f"none of the metric sets {list(metrics)} has AbsRel: add 'eigen' or 'benchmark'")
-        self.headline = known[0]
 
     @property
     def needs(self) -> frozenset[str]:
         """Inputs of the metric sets beside depth: "K", "edges"."""
-        return frozenset().union(*(s.needs for s in self._map_sets))
+        return frozenset().union(*(s.needs for s in self.sets.values() if isinstance(s, MapMetricSet)))
 
     @property
     def pixel_keys(self) -> list[str]:
@@ -79,14 +77,13 @@ class DepthProtocol:
     @property
     def edge_keys(self) -> list[str]:
         """Keys of the numbers on depth edges, in order."""
-        return [*(key + EDGES for key in self.keys), *(k for s in self._map_sets if _on_edges(s) for k in s.keys)]
+        return [*(key + EDGES for key in self.keys), *self._own_edge_keys]
 
     def valid_pixels(self, truth: np.ndarray) -> np.ndarray:
         """Mark the pixels that count, (H W) bool. truth (H W) metres."""
         return (truth > self.min_depth) & (truth < self.max_depth) & self.crop.mask(*truth.shape)
 
     def where(self) -> str:
-        """Return in words which pixels count."""
         return f"between {self.min_depth:g} and {self.max_depth:g} m inside the crop {self.names['crop']!r}"
 
     def clip(self, depth: np.ndarray) -> np.ndarray:
@@ -121,8 +118,7 @@ class DepthProtocol:
         scored = valid & edges if edges is not None else np.zeros_like(valid)
         if scored.any():
             found = self._pass(pred, truth, scored, valid, K, on_edges=True)
-            own = {key for s in self._map_sets if _on_edges(s) for key in s.keys}
-            row |= {key if key in own else key + EDGES: value for key, value in found.items()}
+            row |= {key if key in self._own_edge_keys else key + EDGES: value for key, value in found.items()}
         return row
 
     def mean(self, scores: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = None) -> Scores:
@@ -137,12 +133,7 @@ class DepthProtocol:
 
     def describe(self, with_edges: bool = False) -> dict[str, Any]:
         """Return the protocol as stored beside the numbers; `with_edges` adds the pass over depth edges."""
-        edges = {
-            "pixels": "valid ones on true depth edges",
-            "alignment": "fitted to these pixels alone, for ibims too",
-            "ending_of_keys": EDGES,
-        }
-        return {
+        described = {
             "alignment": self.names["alignment"],
             "factor": self.alignment.rule,
             "crop": self.names["crop"],
@@ -159,8 +150,14 @@ class DepthProtocol:
                 }
                 for name, s in self.sets.items()
             },
-            **({"edges": edges} if with_edges else {}),
         }
+        if with_edges:
+            described["edges"] = {
+                "pixels": "valid ones on true depth edges",
+                "alignment": "fitted to these pixels alone, for ibims too",
+                "ending_of_keys": EDGES,
+            }
+        return described
 
     def _pass(
         self, pred: np.ndarray, truth: np.ndarray, scored: np.ndarray, valid: np.ndarray, K: np.ndarray | None,
@@ -171,19 +168,17 @@ class DepthProtocol:
         metres = fit.apply(ours)
         row = {"pixels": int(scored.sum()), **self._facts(fit, ours, target, metres)}
         aligned = self.clip(metres)
-        sets = [s for s in self.sets.values() if on_edges or not _on_edges(s)]
         maps: DepthMaps | None = None
         scores = []
-        for metric_set in sets:
+        for metric_set in self.sets.values():
             if isinstance(metric_set, MetricSet):
                 scores.append(metric_set.compute(aligned, target))
-                continue
-            maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
-            scores.append(metric_set.compute(maps))
+            elif on_edges or not _on_edges(metric_set):
+                maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
+                scores.append(metric_set.compute(maps))
         return row | _merged(scores)
 
     def _facts(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
-        """Describe an alignment: pred, truth and aligned metres are (n,)."""
         facts: dict[str, Any] = {"factor": fit.scale}
         if self.alignment.has_shift:
             facts |= {"shift": fit.shift, "nonpositive": int((metres <= 0).sum())}
@@ -198,8 +193,8 @@ class DepthProtocol:
         return [s for s in self.sets.values() if isinstance(s, MetricSet)]
 
     @property
-    def _map_sets(self) -> list[MapMetricSet]:
-        return [s for s in self.sets.values() if isinstance(s, MapMetricSet)]
+    def _own_edge_keys(self) -> list[str]:
+        return [key for s in self.sets.values() if _on_edges(s) for key in s.keys]
 
     def _units(self) -> dict[str, str]:
         units: dict[str, Metric] = {}

@@ -49,8 +49,7 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
     Args:
         depth: predicted depth (b 1 h w), any unit; resized bilinearly to the size of `target`.
         target: true depth (b 1 H W) in metres, 0 = none.
-        min_depth: both depths are clamped to [min_depth, max_depth] metres.
-        max_depth: see `min_depth`.
+        min_depth, max_depth: metres, to which both depths are clamped.
 
     Returns:
         values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has any true
