@@ -124,9 +124,13 @@ class Config:
             del data["evaluation"]  # so that saved configurations of earlier runs stay equal
         return data
 
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML text."""
+        return yaml_text.dump(self.to_dict())
+
     def dump(self, path: str | Path) -> None:
         """Write the whole configuration to a YAML file, which `load_config` reads back as an equal Config."""
-        Path(path).write_text(yaml_text.dump(self.to_dict()), encoding="utf-8")
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.to_dict() == other.to_dict()
