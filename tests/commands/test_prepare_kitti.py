@@ -47,7 +47,7 @@ def test_every_kind_of_broken_file_is_named_and_counted(raw, capsys):
     assert "5 broken files or databases:" in text
     for path in (picture, scan, truth, calibration, hints):
         assert str(path) in text
-    assert "0 bytes are no whole number of 16-byte points" in text
+    assert "0 bytes, and a point has 16" in text
     assert row(text, "synthetic", "train")[-1] == "1"
 
 
