@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,15 @@ def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep a user's Accelerate configuration out of the results."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
     os.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_accelerator() -> None:
+    """Forget the device and precision of earlier tests, which Accelerate keeps for the whole process."""
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

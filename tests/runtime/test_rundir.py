@@ -30,11 +30,14 @@ Refuse = Callable[[Any, str, int], None]
 HOLD = """
 import multiprocessing, sys, time
 from trainer.runtime.rundir import RunDir
+def wait(seconds):
+    print("ready", flush=True)
+    time.sleep(seconds)
 run = RunDir(sys.argv[1], "m", "42").open()
 if len(sys.argv) > 2:
-    multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,)).start()
-print("ready", flush=True)
-time.sleep(60)
+    multiprocessing.get_context("fork").Process(target=wait, args=(5,)).start()
+    time.sleep(60)
+wait(60)
 """
 
 

@@ -218,7 +218,7 @@ def test_importing_the_three_rooms_loads_no_drawing_library() -> None:
         before = set(sys.modules)
         import trainer.tracking.viz, trainer.tracking.tracker, trainer.tracking.progress
         loaded = set(sys.modules) - before
-        print(loaded & {'matplotlib', 'rich', 'tqdm', 'tensorboard', 'accelerate', 'yaml'})
+        print(loaded & {'matplotlib', 'rich', 'tqdm', 'tensorboard', 'accelerate'})
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout == "set()\n"
