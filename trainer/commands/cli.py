@@ -85,18 +85,16 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
     """
 
     @functools.wraps(main)
-    def run(*args: Any, **kwargs: Any) -> int:
+    def leaving(*args: Any, **kwargs: Any) -> int:
+        launcher = _elastic_launcher()
         try:
-            return main(*args, **kwargs) or 0
+            code = main(*args, **kwargs) or 0
         except UserError as error:
             _print_error(error)
-            return 2
-
-    @functools.wraps(main)
-    def leaving(*args: Any, **kwargs: Any) -> int:
-        try:
-            code = _recorded(run)(*args, **kwargs)
+            code = 2
         except Exception as error:
+            if launcher is not None:
+                launcher.record_exception(error)
             if not _have_met():
                 raise
             sys.excepthook(type(error), error, error.__traceback__)
@@ -119,13 +117,15 @@ def command(parse: Callable[..., argparse.Namespace], job: str) -> Callable[...,
     return main
 
 
-def _recorded(run: Callable[..., int]) -> Callable[..., int]:
-    """Under an elastic launcher, record the traceback of what `run` raises."""
+def _elastic_launcher() -> Any:
+    """Return what records an error for an elastic launcher; None when none has started this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return run
-    from torch.distributed.elastic.multiprocessing.errors import record
+        return None
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    return lambda *args, **kwargs: 1 if (code := record(run)(*args, **kwargs)) is None else int(code)
+    handler = get_error_handler()
+    handler.initialize()
+    return handler
 
 
 def _have_met() -> bool:
