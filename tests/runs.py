@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world import LAUNCHER, ROOT, command, environment, train_args
+from tests.world import ROOT, environment, fork, train_args
 from trainer.checkpoint.safefile import read_metadata
 from trainer.runtime.errors import UserError
 
@@ -94,10 +94,10 @@ sys.exit(main())
 def kill_after(steps: int, out: Path, *overrides: str) -> None:
     """Train, saving every step, and be killed in the step after `steps`."""
     args = train_args(out, "trainer.save_every_n_steps=1", *overrides)
-    done = command("-c", KILLED, *args[1:], STEPS=str(steps))
+    done = fork("-c", KILLED, *args[1:], STEPS=str(steps))
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert last_step(out) in (steps - 1, steps)  # the save beside the training may be under way
 
 
 def launch_two(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return command(*LAUNCHER, *train_args(out, *overrides), HF_HOME=str(out))
+    return fork(*train_args(out, *overrides), processes=2, HF_HOME=str(out))

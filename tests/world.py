@@ -1,18 +1,28 @@
-"""Run functions in several processes over gloo, and commands: in this process, or in their own as users do."""
+"""Run functions in several processes over gloo, and commands: in this process, in a fork, or as users do.
+
+A new process takes seconds to import torch and what stands on it, more than most tests need for their work. Forks come
+from a server of `multiprocessing` that has imported all of it and done nothing else, so each is as good as new.
+"""
 
 from __future__ import annotations
 
 import importlib
 import io
 import logging
+import multiprocessing
 import os
+import runpy
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -26,6 +36,10 @@ ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_fi
 LAUNCHER = (*ACCELERATE, "launch/accelerate/cpu_x2.yaml")  # two processes on a CPU
 
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch.utils.tensorboard", "timm", "trainer.commands.jobs.train", "trainer.evaluation"])
+
+
 def _enter(rank: int, fn: Callable[..., None], world: int, store: str, args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
@@ -35,15 +49,9 @@ def _enter(rank: int, fn: Callable[..., None], world: int, store: str, args: tup
         dist.destroy_process_group()
 
 
-def run_world(fn: Callable[..., None], world: int, folder: Path, *args: Any, start_method: str = "spawn") -> None:
-    """Call fn(rank, world, *args) in `world` processes of one gloo group; fails when one of them fails.
-
-    "fork" spares the imports of each process, a minute on a busy machine, but allows no backward pass.
-    """
-    store = str(folder / "store")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
-        mp.start_processes(_enter, (fn, world, store, args), nprocs=world, start_method=start_method)
+def run_world(fn: Callable[..., None], world: int, folder: Path, *args: Any) -> None:
+    """Call fn(rank, world, *args) in `world` forks that are one gloo group; fails when one of them fails."""
+    mp.start_processes(_enter, (fn, world, str(folder / "store"), args), nprocs=world, start_method="forkserver")
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -63,6 +71,72 @@ def command(*args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: st
         env=environment(**env),
         stdin=subprocess.DEVNULL,
     )
+
+
+def _enter_script(args: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    """Become `python args...`, as far as a fork can."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, flags), number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    torch.set_num_threads(1)
+    multiprocessing.current_process()._config["daemon"] = False  # DataLoader's workers are its children
+    multiprocessing.process._parent_process = None  # nobody to wait for
+    if args[0] == "-c":
+        sys.argv = ["-c", *args[2:]]
+        exec(compile(args[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = list(args)
+        runpy.run_path(args[0], run_name="__main__")
+
+
+def fork(
+    *args: str | Path, processes: int = 1, timeout: float = 120, cwd: Path = ROOT, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """What `command(*args)` does, in a fork; or in several as `accelerate launch` would start them."""
+    with TemporaryDirectory() as folder:
+        files = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(processes)]
+        started = [
+            FORKS.Process(
+                target=_enter_script, args=(tuple(map(str, args)), str(cwd), {**environment(**env), **ranks}, *paths)
+            )
+            for ranks, paths in zip(_launched(processes), files, strict=True)
+        ]
+        for process in started:
+            process.start()
+        _until_all_have_ended(started, timeout)
+        codes = [process.exitcode for process in started]
+        texts = ["".join(Path(path).read_text() for path in paths) for paths in zip(*files, strict=True)]
+    code = codes[0] if processes == 1 else int(any(codes))
+    return subprocess.CompletedProcess([*args], code, *texts)
+
+
+def _launched(processes: int) -> list[dict[str, str]]:
+    """What a launcher adds to the environment of each of its processes."""
+    if processes == 1:
+        return [{}]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def _until_all_have_ended(started: Sequence[BaseProcess], timeout: float) -> None:
+    """Return then; like a launcher, end the others when one fails."""
+    deadline, asked = time.monotonic() + timeout, False
+    while any(process.exitcode is None for process in started):
+        if not asked and any(process.exitcode for process in started):
+            asked = True
+            for process in started:
+                process.terminate()
+        if time.monotonic() > deadline:
+            for process in started:
+                process.kill()
+            raise TimeoutError(f"forks ran longer than {timeout:g} s")
+        time.sleep(0.005)
 
 
 def call(script: str, *args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -95,7 +169,7 @@ def refused(done: subprocess.CompletedProcess[str], *told: str) -> None:
 
 
 def train_args(out: Path, *overrides: str, name: str = "run", version: str = "1", seed: int = 42) -> Sequence[str]:
-    """Arguments of a training run small enough for a test: 16 items of 96x64, small encoders, 2 epochs of 4 steps."""
+    """Arguments of a training run small enough for a test: 8 items of 64x64, small encoders, 2 epochs of 4 steps."""
     return [
         "launch/train.py",
         *("-c", "cfg/synthetic/monodepth2_MS.yaml", "-d", "cfg/synthetic/default.yaml"),
@@ -106,10 +180,10 @@ def train_args(out: Path, *overrides: str, name: str = "run", version: str = "1"
 
 
 SMALL = (
-    "dataset={size: [96, 64], items_per_scene: 4, train: {num_items: 16}, val: {num_items: 6}}",
-    "net={depth: {enc_name: test_resnet}, pose: {enc_name: test_resnet}}",
-    "loader={batch_size: 4, train: {num_workers: 0}, val: {num_workers: 0}}",
-    "trainer={max_epochs: 2, log_every_n_steps: 2}",
+    "dataset={size: [64, 64], items_per_scene: 2, train: {num_items: 8}, val: {num_items: 4}}",
+    "net={depth: {enc_name: test_resnet, out_scales: [0, 1]}, pose: {enc_name: test_resnet}}",
+    "loader={batch_size: 2, train: {num_workers: 0}, val: {num_workers: 0}}",
+    "trainer={max_epochs: 2, log_every_n_steps: 2, log_images: false}",
 )
 
 

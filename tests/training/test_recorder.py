@@ -86,7 +86,7 @@ def _both(rank: int, world: int) -> None:
 
 
 def test_two_processes_average_a_step_in_one_reduction_and_count_an_unreadable_item_once(tmp_path: Path) -> None:
-    run_world(_both, 2, tmp_path, start_method="fork")
+    run_world(_both, 2, tmp_path)
 
 
 def test_a_step_that_is_not_due_writes_nothing() -> None:

@@ -96,4 +96,4 @@ def _deal(rank: int, world: int) -> None:
 
 
 def test_two_processes_find_the_same_means(tmp_path: Path) -> None:
-    run_world(_deal, 2, tmp_path, start_method="fork")
+    run_world(_deal, 2, tmp_path)
