@@ -69,11 +69,13 @@ def test_channels_last_goes_through_every_convolution(name: str):
     assert all(seen)
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-@every_decoder
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [*((name, "sigmoid") for name in DECODERS.names()), ("monodepth", "relu"), ("monodepth", "none")],
+)
 def test_outputs_are_float32_and_close_under_autocast(name: str, activation: str):
     assert ACTIVATIONS.keys() == {"sigmoid", "relu", "none"}
-    decoder, feats = DECODERS.create(name, activation=activation, **SMALL).eval(), features(**SMALL)
+    decoder, feats = DECODERS.create(name, out_scales=[0, 3], activation=activation, **SMALL).eval(), features(**SMALL)
     with torch.no_grad():
         plain = decoder(feats)
         with torch.autocast("cpu", torch.bfloat16):

@@ -10,7 +10,7 @@ from models_zoo.decoders import DECODERS
 from tests.models_zoo.test_decoders import FIVE, features
 
 
-@pytest.mark.parametrize("enc_name", ["efficientnet_b0", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small"])
+@pytest.mark.parametrize("enc_name", ["test_resnet", "test_efficientnet", "test_convnext", "hrnet_w18_small"])
 def test_encoders_of_every_family_are_taken(enc_name: str):
     net = models_zoo.create("depth", pretrained=False, enc_name=enc_name, dec_name="hrdepth").eval()
     with torch.no_grad():

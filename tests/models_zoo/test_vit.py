@@ -16,7 +16,7 @@ from models_zoo.encoder import build_encoder, encode, feature_spec
 from models_zoo.vit import ViTPyramid, is_plain
 
 TINY = "test_vit"  # timm's own test model: patch 16, width 64, 6 blocks
-SIZE = (96, 160)  # not that of the position embeddings
+SIZE = (64, 96)  # not that of the position embeddings
 STRIDES = (4, 8, 16, 32)
 
 
@@ -50,9 +50,9 @@ def test_plain_vits_become_a_pyramid_that_learns(enc_name: str, width: int):
 @pytest.mark.parametrize("dec_name", DECODERS.names())
 def test_every_decoder_trains_on_a_plain_vit(dec_name: str):
     net = models_zoo.create("depth", enc_name=TINY, dec_name=dec_name, pretrained=False)
-    disp = net(torch.rand(2, 3, *SIZE))["disp"]
+    disp = net(torch.rand(1, 3, *SIZE))["disp"]
     assert list(disp) == [0, 1, 2, 3]
-    assert disp[0].shape == (2, 1, *SIZE)
+    assert disp[0].shape == (1, 1, *SIZE)
     sum(d.square().sum() for d in disp.values()).backward()
     assert without_gradient(net) == []
 
@@ -66,7 +66,8 @@ def test_every_decoder_trains_on_a_plain_vit(dec_name: str):
     ],
 )
 def test_four_evenly_spaced_blocks_are_read(enc_name: str, blocks: list[int]):
-    encoder = build_encoder(enc_name, pretrained=False)
+    with torch.device("meta"):
+        encoder = build_encoder(enc_name, pretrained=False)
     assert encoder.blocks == blocks
     assert len(encoder.vit.blocks) == blocks[-1] + 1
 
@@ -77,7 +78,9 @@ def test_four_evenly_spaced_blocks_are_read(enc_name: str, blocks: list[int]):
 )
 def test_maps_are_resized_by_learned_layers(enc_name: str, factors: list[float]):
     """Transposed convolutions whose blocks do not overlap, identity, and convolutions that skip no pixel."""
-    for (_, resize), factor in zip(build_encoder(enc_name, False).reassemble, factors, strict=True):
+    with torch.device("meta"):
+        encoder = build_encoder(enc_name, False)
+    for (_, resize), factor in zip(encoder.reassemble, factors, strict=True):
         if factor == 1:
             assert isinstance(resize, nn.Identity)
         elif factor > 1:
@@ -111,7 +114,8 @@ def test_keys_separate_the_model_of_timm_from_the_new_layers():
 
 @pytest.mark.parametrize("enc_name", ["vit_small_patch14_dinov2", "eva02_tiny_patch14_224"])
 def test_patches_that_fit_no_stride_are_refused_with_a_vit_that_works(enc_name: str):
-    with pytest.raises(ValueError, match=f"'{enc_name}': its patches are 14 x 14 .*vit_tiny_patch16_224"):
+    wrong = f"'{enc_name}': its patches are 14 x 14 .*vit_tiny_patch16_224"
+    with torch.device("meta"), pytest.raises(ValueError, match=wrong):
         build_encoder(enc_name, pretrained=False)
 
 
@@ -133,7 +137,8 @@ def test_with_the_deepest_map_alone_nothing_is_left_without_gradient(in_chans: i
 
 @pytest.mark.parametrize("enc_name", ["resnet18", "swin_tiny_patch4_window7_224"])
 def test_other_encoders_are_left_as_timm_made_them(enc_name: str):
-    encoder = build_encoder(enc_name, False, deepest_only=True)
+    with torch.device("meta"):
+        encoder = build_encoder(enc_name, False, deepest_only=True)
     assert type(encoder).__module__.startswith("timm.")
     assert not is_plain(encoder)
     assert feature_spec(encoder).reductions[-1] == 32
@@ -174,17 +179,17 @@ def test_other_sizes_interpolate_the_position_embedding():
 @pytest.mark.parametrize(
     ("enc_name", "channels"),
     [
-        ("swin_tiny_patch4_window7_224", (96, 192, 384, 768)),
         ("pvt_v2_b0", (32, 64, 160, 256)),
         ("mobilevit_xxs", (16, 24, 48, 64, 320)),
         ("edgenext_xx_small", (24, 48, 88, 168)),
+        pytest.param("swin_tiny_patch4_window7_224", (96, 192, 384, 768), marks=pytest.mark.long),
     ],
 )
 def test_hierarchical_transformers_train_with_their_own_maps(enc_name: str, channels: tuple):
     net = models_zoo.create("depth", enc_name=enc_name, pretrained=False)
     assert not isinstance(net.encoder, ViTPyramid)
     assert feature_spec(net.encoder) == (channels, (2, 4, 8, 16, 32)[-len(channels) :])
-    disp = net(torch.rand(2, 3, *SIZE))["disp"]
-    assert [tuple(d.shape) for d in disp.values()] == [(2, 1, SIZE[0] >> s, SIZE[1] >> s) for s in range(4)]
+    disp = net(torch.rand(1, 3, *SIZE))["disp"]
+    assert [tuple(d.shape) for d in disp.values()] == [(1, 1, SIZE[0] >> s, SIZE[1] >> s) for s in range(4)]
     sum(d.square().sum() for d in disp.values()).backward()
     assert without_gradient(net) == []
