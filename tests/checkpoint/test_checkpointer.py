@@ -256,7 +256,7 @@ def test_a_capsule_holds_the_step_that_failed(checkpointer: Checkpointer) -> Non
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, RunDir]:
     """A small real objective and the folder of its run, whose settings ask for pretrained weights."""
-    encoders = [f"net.{net}.enc_name=mobilenetv3_small_050" for net in ("depth", "pose")]
+    encoders = [f"net.{net}.enc_name=test_resnet" for net in ("depth", "pose")]
     cfg = load_config(ROOT / "cfg/synthetic/monodepth2_M.yaml", ROOT / "cfg/synthetic/default.yaml", encoders)
     objective = build_objective(cfg)
     hparams = {"name": "m", "version": "42", "seed": 42, "config": cfg.to_dict()}
@@ -273,8 +273,9 @@ def test_an_objective_is_rebuilt_from_one_file_without_downloads(real: tuple[Any
     for path in (run.best_path, str(run.path)):
         loaded = load_objective(path)
         assert not any(module.training for module in loaded.modules())
+        weights = loaded.state_dict()
         for name, tensor in objective.state_dict().items():
-            assert torch.equal(loaded.state_dict()[name], tensor), name
+            assert torch.equal(weights[name], tensor), name
     assert loaded.weights == objective.weights
     images = torch.rand(1, 3, 64, 64)
     objective.eval()
@@ -289,8 +290,8 @@ def test_corrected_hparams_win_over_those_in_the_file(real: tuple[Any, RunDir], 
     corrected.write_text(text.replace("weight: 0.001", "weight: 0.5"))
     assert load_objective(run.best_path, corrected).weights["disp_smooth"] == 0.5
     assert load_objective(run.best_path, str(run.hparams_path)).weights["disp_smooth"] == 0.001
-    corrected.write_text(text.replace("mobilenetv3_small_050", "resnet18", 1))
-    with pytest.raises(WrongArchitecture, match=r"net\.depth\.enc_name: mobilenetv3_small_050 -> resnet18"):
+    corrected.write_text(text.replace("test_resnet", "resnet18", 1))
+    with pytest.raises(WrongArchitecture, match=r"net\.depth\.enc_name: test_resnet -> resnet18"):
         load_objective(run.best_path, corrected)
     corrected.write_text(text.replace("disp_smooth", "disp_smoth"))
     with pytest.raises(UserError, match=r"hparams\.yaml.*disp_smoth"):

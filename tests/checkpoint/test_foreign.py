@@ -21,7 +21,7 @@ from trainer.config import Config
 from trainer.objective import Objective
 from trainer.runtime.errors import UserError
 
-TINY = {"enc_name": "resnet10t"}
+TINY = {"enc_name": "test_resnet"}
 PAIR = {"depth": TINY, "pose": TINY}
 
 
@@ -237,8 +237,8 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
         convert(save(content, tmp_path / "x.ckpt"))
     assert str(caught.value).splitlines()[:3] == [
         f"{tmp_path}/x.ckpt: 2 weights do not fit the networks that it names:",
-        "  networks.pose.squeeze.0.weight: nothing in the file, (256, 512, 1, 1) in the network",
-        "  networks.pose.extra.weight: (256, 512, 1, 1) in the file, nothing in the network",
+        "  networks.pose.squeeze.0.weight: nothing in the file, (256, 96, 1, 1) in the network",
+        "  networks.pose.extra.weight: (256, 96, 1, 1) in the file, nothing in the network",
     ]
     content = lightning_checkpoint(PAIR)
     content["hyper_parameters"]["cfg"]["net"]["depth"]["enc_name"] = "resnet34"
@@ -271,7 +271,7 @@ def test_reading_weights_leaves_the_random_numbers_alone(tmp_path: Path) -> None
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("enc_name", ["resnet10t", "hrnet_w18_small"])
+@pytest.mark.parametrize("enc_name", ["test_resnet", "hrnet_w18_small"])
 def test_a_loaded_network_computes_what_its_weights_compute_elsewhere(tmp_path: Path, enc_name: str) -> None:
     """To the last bit: features of random weights are so large that another order of sums would show."""
     net = {"enc_name": enc_name, "dec_name": "monodepth"}

@@ -24,7 +24,7 @@ def load_pretrained(objective: Objective, path: Path | str) -> list[str]:
     return read_pretrained(path).start(objective)
 
 
-def small(*overrides: str, enc_name: str = "resnet10t") -> Objective:
+def small(*overrides: str, enc_name: str = TINY["enc_name"]) -> Objective:
     """A new objective with the networks of `PAIR`, as a training builds it."""
     folder = ROOT / "cfg/synthetic"
     changes = [f"net.{net}.enc_name={enc_name}" for net in PAIR]

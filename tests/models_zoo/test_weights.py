@@ -45,7 +45,8 @@ def assert_loads(foreign: ForeignWeights) -> dict[str, Any]:
     for name, network in networks.items():
         own = {k.removeprefix(f"{name}."): t for k, t in foreign.tensors.items() if k.startswith(f"{name}.")}
         network.load_state_dict(own, assign=True)
-        assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in own.items())
+        loaded = network.state_dict()
+        assert all(torch.equal(loaded[key], tensor) for key, tensor in own.items())
     return networks
 
 
