@@ -37,7 +37,7 @@ CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.syml
 def _validate(rank: int, world: int) -> None:
     """Validate the same weights with all items here, and with a share of them on each process."""
     for count, loss in product(COUNTS, LOSSES.values()):
-        options = [*SMALL, f"dataset.val.num_items={count}", "dataset.use_hints=true", loss]
+        options = [*SMALL, "loader.batch_size=4", f"dataset.val.num_items={count}", "dataset.use_hints=true", loss]
         cfg = load_config(*PAGES, overrides=options)
         torch.manual_seed(0)
         dataset, objective = build_dataset(cfg, "val", 42), build_objective(cfg).eval()
