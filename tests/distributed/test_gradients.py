@@ -101,8 +101,9 @@ def _compare(rank: int, world: int, cases: Cases, kinds: tuple[str, ...], report
     """Write a line for each case: the largest difference, where, and of what."""
     share = 4 // world
     lines = []
+    originals = {title: build(*case) for title, case in cases.items()}
     for (title, (name, changes)), norms in product(cases.items(), kinds):
-        original = build(name, changes)
+        original = originals[title]
         with alone():
             batch = batch_of_four(name, changes, prepared(original, norms))
         objective = prepared(original, norms)
