@@ -145,7 +145,7 @@ def _each_meets_two(rank: int, world: int) -> None:
 def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), dtype=np.uint8)
     for number, picture in enumerate(noise):
         Image.fromarray(picture).save(frames / f"{number:03}.png")
     whole = bytearray((frames / "004.png").read_bytes())
