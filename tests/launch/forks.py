@@ -5,11 +5,14 @@ A launcher among them starts its trainers as forks, too, where it would start Py
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.world import ACCELERATE, FORKS, ROOT, _enter_script
 
@@ -26,14 +29,13 @@ sys.exit(main())
 class Forked:
     """`python args...`, the leader of a session of its own, whose output is appended to a file."""
 
-    def __init__(self, args: Sequence[str | Path], env: dict[str, str], output: Path | str):
+    def __init__(self, args: Sequence[str | Path], env: dict[str, str], output: Path | str, context: Any = FORKS):
         words = tuple(map(str, args))
         if words[:3] == ACCELERATE[:3]:
             words = ("-c", LAUNCH, *words[3:])
-        self._process = FORKS.Process(target=_lead, args=(words, env, str(output)))
+        self._process = context.Process(target=_lead, args=(words, env, str(output)))
         self._process.start()
-        self.pid: int = self._process.pid or 0
-        self.trainers = Path(f"{output}.{self.pid}")  # of a launcher: their process ids
+        self.pid: int = self._process.pid
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -49,16 +51,14 @@ class Forked:
 
 
 def start_trainer(_: object, args: Sequence[str], env: dict[str, str]) -> Forked:
-    """Start the trainer `python -u args...` in a fork that is a launcher."""
-    output = os.readlink("/proc/self/fd/1")
-    trainer = Forked(args[2:], env, output)
-    with open(f"{output}.{os.getpid()}", "a") as file:
-        file.write(f"{trainer.pid}\n")
-    return trainer
+    """Start the trainer `python -u args...` as a child of the fork that is its launcher."""
+    return Forked(args[2:], env, "/proc/self/fd/1", multiprocessing.get_context("fork"))
 
 
 def _lead(args: tuple[str, ...], env: dict[str, str], output: str) -> None:
     os.setsid()
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # a launcher handles them
+        signal.signal(signum, signal.SIG_DFL)
     try:
         _enter_script(args, str(ROOT), env, output, output)
     except Exception:

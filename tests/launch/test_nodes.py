@@ -146,8 +146,6 @@ def read(path: Path) -> str:
 
 def family(process: Process) -> list[psutil.Process]:
     """A launcher's trainers and their loaders: they do not share its process group."""
-    if isinstance(process, Forked):
-        return [psutil.Process(int(pid)) for pid in read(process.trainers).split() if psutil.pid_exists(int(pid))]
     return psutil.Process(process.pid).children(recursive=True)
 
 
