@@ -36,7 +36,7 @@ def stop(*_):
 Objective.forward = noting
 register_optimizer_step_post_hook(stop)
 """
-OPTIONS = ("dataset.train.num_items=100", "trainer.log_every_n_steps=1", "trainer.log_images=false")
+OPTIONS = ("dataset.train.num_items=100", "loader.batch_size=4", "trainer.log_every_n_steps=1")
 
 
 class Curve(NamedTuple):

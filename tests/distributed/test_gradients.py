@@ -40,7 +40,7 @@ SYSTEMS: Cases = {name: (name, {}) for name in systems.NAMES}
 def build(name: str, changes: dict[str, Any]) -> Objective:
     """Build a system of the benchmark with small encoders, in double precision."""
     nets = systems.written(name, changes)["net"]
-    small = {net: {"enc_name": "resnet10t"} for net, kwargs in nets.items() if kwargs is not None}
+    small = {net: {"enc_name": "test_resnet"} for net, kwargs in nets.items() if kwargs is not None}
     return systems.build(name, systems.merge(changes, {"net": small})).double()
 
 
@@ -101,8 +101,9 @@ def _compare(rank: int, world: int, cases: Cases, kinds: tuple[str, ...], report
     """Write a line for each case: the largest difference, where, and of what."""
     share = 4 // world
     lines = []
+    originals = {title: build(*case) for title, case in cases.items()}
     for (title, (name, changes)), norms in product(cases.items(), kinds):
-        original = build(name, changes)
+        original = originals[title]
         with alone():
             batch = batch_of_four(name, changes, prepared(original, norms))
         objective = prepared(original, norms)

@@ -27,7 +27,7 @@ from trainer.training.run import build_run
 pytestmark = pytest.mark.long
 
 # 7 items in batches of 4: on two processes 2 + 2 and 2 + 1. 5 items: the second process has none of the last batch.
-QUIET = ("dataset.size=[64,64]", "dataset.val.num_items=7", "trainer.log_images=false", "trainer.trackers=[]")
+QUIET = ("dataset={train: {num_items: 16}, val: {num_items: 7}}", "loader.batch_size=4", "trainer.trackers=[]")
 SGD = "optimizer={type: sgd, lr: 0.01, group_lr: null, fused: false}"  # Adam magnifies what is left of sums that cancel
 EXACT = (SGD, "trainer.frozen_batchnorm=true")
 LEFT_OUT = "moving average, a step left out"

@@ -20,13 +20,13 @@ def saving(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Return a function: options of a run and its number of processes -> that run, finished without any trouble."""
+    """Return a function: options of a run and how it is started -> that run, finished without any trouble."""
     made: dict[Any, Supervisor] = {}
 
-    def make(*options: str, world: int = 1) -> Supervisor:
-        key = (world, *options)
+    def make(*options: str, world: int = 1, forks: bool = False) -> Supervisor:
+        key = (world, forks, *options)
         if key not in made:
-            run = made[key] = Supervisor(tmp_path_factory.mktemp("undisturbed"), options, world)
+            run = made[key] = Supervisor(tmp_path_factory.mktemp("undisturbed"), options, world, forks)
             began, process = time.monotonic(), run.begin()
             run.wait_for(process, "step")
             run.warmup = time.monotonic() - began
@@ -40,7 +40,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 @pytest.fixture
 def ends_alike(undisturbed: Undisturbed) -> Check:
     """Return a check that a finished run has the files of the undisturbed run with its options."""
-    return lambda run: assert_same_bytes(run, undisturbed(*run.options, world=run.world))
+    return lambda run: assert_same_bytes(run, undisturbed(*run.options, world=run.world, forks=run.forks))
 
 
 @pytest.fixture

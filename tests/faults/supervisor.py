@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.faults.account import Start, phase
 from tests.faults.processes import VARIABLE, environments, kill, kill_all
+from tests.launch.forks import Forked
 from tests.world import LAUNCHER, ROOT, environment, train_args
 from trainer.checkpoint.safefile import read, read_metadata
 from trainer.runtime.errors import UserError
@@ -35,6 +36,7 @@ TINY = (
     "trainer={log_images: false, log_every_n_steps: 1, monitor: loss, save_every_n_steps: 1}",
 )
 STEPS_PER_EPOCH = 4
+Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Supervisor:
     out: Path
     options: Sequence[str] = ()
     world: int = 1
+    forks: bool = False  # each start is a fork, which is soon there, but not found by its environment
     seed: int = 42
     notes: Path | None = None  # where output and moments are kept; None = `out`
     warmup: float = 0.0  # seconds from the start to the first step, of an undisturbed run
@@ -77,7 +80,7 @@ class Supervisor:
     def copy(self, out: Path) -> Supervisor:
         """The same run in another folder."""
         shutil.copytree(self.run, out / "run" / "1")
-        return Supervisor(out, self.options, self.world)
+        return Supervisor(out, self.options, self.world, self.forks)
 
     @property
     def command(self) -> list[str]:
@@ -89,7 +92,7 @@ class Supervisor:
     def state(self) -> dict:
         return json.loads((self.run / "state.json").read_text())
 
-    def begin(self, **faults: str) -> subprocess.Popen[bytes]:
+    def begin(self, **faults: str) -> Process:
         """Start the command, with a fault of the plugin if one is told, and return at once."""
         self._trace, self._log = ((self.notes or self.out) / f"{kind}-{self.token}" for kind in ("trace", "log"))
         self._trace.write_text("")
@@ -97,15 +100,12 @@ class Supervisor:
         self._saved_before = self.saved
         told = {f"FAULTS_{name.upper()}": value for name, value in faults.items()}
         told |= {VARIABLE: self.token, "FAULTS_TRACE": str(self._trace), "HF_HOME": str(self.notes or self.out)}
+        self._log.write_text("")
+        if self.forks:
+            return Forked(self.command[1:], environment(**told), self._log)
         with open(self._log, "wb") as log:
-            return subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                env=environment(**told),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            streams = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
+            return subprocess.Popen(self.command, cwd=ROOT, env=environment(**told), **streams)
 
     def finish(self, **faults: str) -> Start:
         """Start the command and wait for its end."""
@@ -125,7 +125,7 @@ class Supervisor:
         assert killed, f"{aim} came too late:\n{start.output[-2000:]}"
         return start
 
-    def wait_for(self, process: subprocess.Popen[bytes], line: str) -> bool:
+    def wait_for(self, process: Process, line: str) -> bool:
         """Wait for a text in the output of the start; False when it ended before."""
         deadline = time.monotonic() + PATIENCE
         while line not in self._log.read_text(errors="replace") and process.poll() is None:
@@ -133,7 +133,7 @@ class Supervisor:
             self._watch_until(process, time.monotonic() + 0.02)
         return process.poll() is None
 
-    def end(self, process: subprocess.Popen[bytes]) -> Start:
+    def end(self, process: Process) -> Start:
         """Wait until the command has ended, end what it left, and hold what it left against what must hold."""
         self._watch_until(process, time.monotonic() + PATIENCE)
         if process.poll() is None:
@@ -143,7 +143,7 @@ class Supervisor:
         orphans = len(environments(self.token))
         kill_all(self.token)
         moments, output = self._trace.read_text().splitlines(), self._log.read_text()
-        start = Start(process.returncode, output, moments, phase(moments, output), orphans)
+        start = Start(process.poll() or 0, output, moments, phase(moments, output), orphans)
         self.starts.append(start)
         if "locked" in moments:  # else it has met somebody else's
             self._expect_no_lock()
@@ -170,7 +170,7 @@ class Supervisor:
         except UserError:
             return None
 
-    def _strike(self, process: subprocess.Popen[bytes], who: str) -> None:
+    def _strike(self, process: Process, who: str) -> None:
         if who == "all":
             kill_all(self.token)
         elif who == "launcher":
@@ -181,7 +181,7 @@ class Supervisor:
             for pid in [pid for pid, variables in ranks if variables.get("RANK") == who]:
                 kill(pid)
 
-    def _watch_until(self, process: subprocess.Popen[bytes], deadline: float, line: str = "") -> None:
+    def _watch_until(self, process: Process, deadline: float, line: str = "") -> None:
         """Look at `last` until the time comes, the process ends, or the output holds `line`."""
         while process.poll() is None and (left := deadline - time.monotonic()) > 0:
             self._look()

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.fakes import make_batch, make_objective
 from tests.faults.damage import DAMAGES, flipped, header_size, tensor_ranges
 from tests.faults.supervisor import Check, Kill, Supervisor
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.safefile import DamagedFile, read
+from trainer.checkpoint.state import Position, TrainState
+from trainer.runtime.rundir import LAST, PREVIOUS
 
 OPTIONS = ("trainer.max_epochs=1",)
 FALLBACK = "Continuing from the checkpoint before it, last.prev.safetensors"
@@ -20,7 +24,7 @@ FALLBACK = "Continuing from the checkpoint before it, last.prev.safetensors"
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Supervisor:
     """A run killed after its third step of four: `last` holds step 3, the one before step 2."""
-    run = Supervisor(tmp_path_factory.mktemp("stopped"), OPTIONS)
+    run = Supervisor(tmp_path_factory.mktemp("stopped"), OPTIONS, forks=True)
     run.kill(Kill("last:renamed", skip=2))
     assert (run.saved, run.readable_previous()) == (3, 2)
     return run
@@ -47,21 +51,27 @@ def damaged_bytes(data: bytes) -> Iterator[tuple[str, bytes]]:
     yield from ((name, damage(data)) for name, damage in DAMAGES.items())
 
 
-@pytest.mark.slow
-def test_every_damage_is_noticed_and_the_one_before_is_read(stopped: Supervisor, tmp_path: Path) -> None:
-    run = stopped.copy(tmp_path)
-    data, (before, _) = run.last.read_bytes(), read(run.previous)
-    checkpointer = Checkpointer(run.last.parent, hparams={}, monitor="loss")
+def test_every_damage_is_noticed_and_the_one_before_is_read(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path, hparams={}, monitor="loss")
+    objective = make_objective()
+    optimizer = torch.optim.Adam(objective.parameters())
+    for step in (2, 3):
+        objective(make_batch(seed=step)).loss.backward()
+        optimizer.step()
+        state = TrainState(Position(step=step))
+        checkpointer.write_last(*checkpointer.pack_last(objective, optimizer, None, None, state))
+    last, previous = tmp_path / LAST, tmp_path / PREVIOUS
+    data, (before, _) = last.read_bytes(), read(previous)
     for name, damaged in damaged_bytes(data):
         assert damaged != data, name
-        run.last.write_bytes(damaged)
+        last.write_bytes(damaged)
         saved = checkpointer.load_last()
         assert saved is not None, name
-        assert (saved.path, saved.state.position.step) == (run.previous, 2), name
+        assert (saved.path, saved.state.position.step) == (previous, 2), name
         assert len(saved.notes) == 1, name
-        assert str(run.last) in saved.notes[0], name
+        assert str(last) in saved.notes[0], name
         assert all(saved.tensors[key].equal(before[key]) for key in before), name
-    run.previous.write_bytes(flipped(run.previous.read_bytes(), -1))
+    previous.write_bytes(flipped(previous.read_bytes(), -1))
     with pytest.raises(DamagedFile, match="The one before is no better"):
         checkpointer.load_last()
 

@@ -114,7 +114,7 @@ def test_twenty_kills_of_two_processes(saving: str, tmp_path: Path, undisturbed:
 def test_killed_between_two_names_of_a_file(tmp_path: Path, ends_alike: Check) -> None:
     """`last` has been given its second name and the new file not yet its first: nothing is missing."""
     options = ("trainer.max_epochs=1",)
-    run = Supervisor(tmp_path, options)
+    run = Supervisor(tmp_path, options, forks=True)
     run.kill(Kill("last:rename", skip=1))
     assert run.saved == 1
     assert run.previous.samefile(run.last)

@@ -1,4 +1,4 @@
-"""A stage for launchers, cleared after each test."""
+"""A stage for launchers, cleared after each test. On that of a test that is not long they are forks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.launch.test_nodes import Stage
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(tmp_path, forks=request.node.get_closest_marker("long") is None)
     yield stage
     stage.kill_everything()

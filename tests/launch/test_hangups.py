@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TextIO
 
 import pytest
 
-from tests.runs import NOTED, last_step, start, state, wait_for_step
+from tests.launch.forks import Forked
+from tests.runs import NOTED, ckpt, last_step, start, state, wait_for_step
 from tests.world import ROOT, environment, train_args
 from trainer.commands.cli import Outliving, say
 from trainer.tracking.progress import make_progress
@@ -104,11 +106,13 @@ def test_the_exit_code_is_that_of_the_command(broken: str, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_without_a_reader_a_run_goes_on_and_leaves_with_129_when_its_terminal_closes(tmp_path: Path) -> None:
     """As in `train ... | head -1`; then nobody is there to be told of the hangup."""
-    process = start(tmp_path, *NOTED, "trainer.max_epochs=50")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    wait_for_step(process, tmp_path, 5)  # past the first validation
+    os.mkfifo(tmp_path / "pipe")
+    process = Forked(train_args(tmp_path, *NOTED, "trainer.max_epochs=50"), environment(), tmp_path / "pipe")
+    with open(tmp_path / "pipe") as reader:
+        reader.readline()
+    while not ckpt(tmp_path, "last").exists() or last_step(tmp_path) < 5:  # past the first validation
+        assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGHUP)
     assert process.wait(120) == 129
     assert (state(tmp_path)["state"], state(tmp_path)["step"]) == ("preempted", last_step(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.launch.test_nodes import PAUSE, Stage, launch, read
 from tests.runs import assert_same_run, last_step, state
-from tests.world import LAUNCHER, command, refused, train_args
+from tests.world import fork, refused, train_args
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_a_silent_process_is_waited_for_no_longer_than_the_time_out(stage: Stage
 
 def test_processes_that_never_come_are_not_waited_for(tmp_path: Path) -> None:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    done = command(*train_args(tmp_path, "trainer.timeout_minutes=0.05"), ACCELERATE_USE_CPU="true", **alone)
+    done = fork(*train_args(tmp_path, "trainer.timeout_minutes=0.05"), ACCELERATE_USE_CPU="true", **alone)
     refused(done, "error: the processes did not meet within 0.05 minutes")
 
 
@@ -83,17 +83,16 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "error", ["ZeroDivisionError('of process 1')", pytest.param("UserError('of process 1')", marks=pytest.mark.long)]
 )
-def test_the_error_of_one_process_is_seen_and_named_as_the_cause(tmp_path: Path, error: str) -> None:
-    script = tmp_path / "raising.py"
-    script.write_text(RAISING.format(error=error))
-    done = command(*LAUNCHER, script, *train_args(tmp_path)[1:], HF_HOME=str(tmp_path))
-    assert done.returncode == 1
-    assert "rank      : 1 " in root_cause(done.stderr)
-    assert done.stderr.count("error [process 0]: another process died or fell silent after step 2") == 1
+def test_the_error_of_one_process_is_seen_and_named_as_the_cause(stage: Stage, error: str) -> None:
+    stage.script.write_text(RAISING.format(error=error))
+    assert stage.end(stage.start(launch("cpu_x2"), paused="nobody")) == 1
+    log = stage.log(0)
+    assert "rank      : 1 " in root_cause(log)
+    assert log.count("error [process 0]: another process died or fell silent after step 2") == 1
     is_sentence = error.startswith("UserError")
-    assert tracebacks(done.stderr) == (set() if is_sentence else {"1"})
-    assert ("error [process 1]: of process 1" if is_sentence else error[:17]) in done.stderr
-    assert is_sentence or "ZeroDivisionError: of process 1" in root_cause(done.stderr)
+    assert tracebacks(log) == (set() if is_sentence else {"1"})
+    assert ("error [process 1]: of process 1" if is_sentence else error[:17]) in log
+    assert is_sentence or "ZeroDivisionError: of process 1" in root_cause(log)
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.launch.forks import Forked
 from tests.runs import NOTED, assert_same_run, folder, last_step, scalars, state
 from tests.world import ACCELERATE, ROOT, call, environment, train_args
 
@@ -53,36 +54,35 @@ def launch(config: str, *options: str) -> list[str]:
     return [sys.executable, *ACCELERATE, f"launch/accelerate/{config}.yaml", *options]
 
 
+Process = subprocess.Popen[bytes] | Forked
+
+
 class Stage:
     """Starts launchers, some of whose trainers pause; what still runs at the end is killed."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.started = folder, list[subprocess.Popen[bytes]]()
+    def __init__(self, folder: Path, forks: bool = False):
+        self.folder, self.forks, self.started = folder, forks, list[Process]()
         self.script, self.marks = folder / "pausing.py", folder / "marks"
         self.marks.mkdir(parents=True)
         self.script.write_text(PAUSING)
         self.out = folder / "out"
 
-    def start(
-        self, launcher: list[str], paused: str = "", overrides: Sequence[str] = (), **env: str
-    ) -> subprocess.Popen[bytes]:
+    def start(self, launcher: list[str], paused: str = "", overrides: Sequence[str] = (), **env: str) -> Process:
         """Start one launcher; the trainers whose ranks `paused` names will wait."""
         train = list(train_args(self.out, *NOTED, *overrides))
         changes = {"HF_HOME": str(self.folder), "PAUSED": paused, "MARKS": str(self.marks), **env}
-        with open(self.folder / f"log{len(self.started)}", "wb") as log:
-            process = subprocess.Popen(
-                [*launcher, str(self.script) if paused else train[0], *train[1:]],
-                cwd=ROOT,
-                env=environment(**changes),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self.started.append(process)
-        return process
+        args = [*launcher, str(self.script) if paused else train[0], *train[1:]]
+        path, env = self.folder / f"log{len(self.started)}", environment(**changes)
+        path.write_text("")
+        if self.forks:
+            self.started.append(Forked(args[1:], env, path))
+        else:
+            with open(path, "wb") as log:
+                streams = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
+                self.started.append(subprocess.Popen(args, cwd=ROOT, env=env, start_new_session=True, **streams))
+        return self.started[-1]
 
-    def nodes(self, rendezvous: str, paused: str = "") -> list[subprocess.Popen[bytes]]:
+    def nodes(self, rendezvous: str, paused: str = "") -> list[Process]:
         """Start two launchers of one process each, as two machines would; the second when the first one listens."""
         port = free_port()
         options = ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
@@ -107,7 +107,7 @@ class Stage:
     def log(self, number: int) -> str:
         return (self.folder / f"log{number}").read_text(errors="replace")
 
-    def end(self, process: subprocess.Popen[bytes]) -> int:
+    def end(self, process: Process) -> int:
         """Wait for a launcher's exit code."""
         return process.wait(PATIENCE)
 
@@ -144,12 +144,12 @@ def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def family(process: Process) -> list[psutil.Process]:
     """A launcher's trainers and their loaders: they do not share its process group."""
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
     """Everything at once, as when a machine loses its power."""
     for victim in [psutil.Process(process.pid), *family(process)]:
         victim.kill()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.commands.test_train import scalars
-from tests.world import command, run_world
+from tests.world import fork, run_world
 from trainer.metrics.validation import VALIDATION_METRICS
 from trainer.training import recorder as recording
 from trainer.training.recorder import Recorder
@@ -145,18 +145,18 @@ def _each_meets_two(rank: int, world: int) -> None:
 def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (12, 64, 96, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), dtype=np.uint8)
     for number, picture in enumerate(noise):
         Image.fromarray(picture).save(frames / f"{number:03}.png")
     whole = bytearray((frames / "004.png").read_bytes())
-    whole[1000:9000] = bytes(8000)  # its beginning and its end are whole: only decoding shows it
+    whole[1000:7000] = bytes(6000)  # its beginning and its end are whole: only decoding shows it
     (frames / "004.png").write_bytes(whole)
-    run = command(
+    run = fork(
         *("launch/train.py", "-c", "cfg/real/folder.yaml", "-d", "cfg/real/default.yaml"),
         *("-o", tmp_path / "models", "-n", "run", "-v", "1", "--progress", "plain", "--set"),
-        *(f"dataset.path={frames}", "dataset.size=[96,64]", "net.depth.enc_name=resnet10t"),
-        *("net.pose.enc_name=resnet10t", "trainer.max_epochs=1", "loader.batch_size=2"),
-        "trainer.log_every_n_steps=2",
+        *(f"dataset.path={frames}", "dataset.size=[64,64]", "net.depth={enc_name: test_resnet, out_scales: [0]}"),
+        *("net.pose.enc_name=test_resnet", "trainer={max_epochs: 1, log_images: false, log_every_n_steps: 2}"),
+        "loader={batch_size: 2, train: {num_workers: 1}, val: {num_workers: 0}}",
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "items could not be read so far" in run.stdout
