@@ -11,7 +11,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
 from trainer.commands.jobs import bench_loop, bench_step
 
-TINY = ("step", "--size", "64", "64", "--batch-size", "1", "--rounds", "1", "--encoder", "resnet10t")
+TINY = ("step", "--size", "64", "64", "--batch-size", "1", "--rounds", "1", "--encoder", "test_resnet")
 
 
 @pytest.mark.parametrize("options", [(), ("--precision", "bf16", "--no-channels-last")])
@@ -40,7 +40,7 @@ def test_nothing_is_measured_zero_times(option, capsys):
 
 SMALL = (
     *("dataset.size=[64,64]", "dataset.train.num_items=2", "dataset.val.num_items=1", "loader.batch_size=1"),
-    *("loader.num_workers=0", "net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t"),
+    *("loader.num_workers=0", "net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet"),
     "trainer.log_every_n_steps=2",
 )
 

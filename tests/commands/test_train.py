@@ -27,7 +27,7 @@ from tests.runs import (
     state,
     wait_for_step,
 )
-from tests.world import LAUNCHER, ROOT, call, command, copied_run, environment, refused, train_args
+from tests.world import LAUNCHER, call, command, copied_run, fork, refused, train_args
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.checkpoint.safefile import read_metadata
 from trainer.runtime.seeding import TRAINING, seed_everything
@@ -35,7 +35,7 @@ from trainer.runtime.seeding import TRAINING, seed_everything
 pytestmark = pytest.mark.slow
 
 EVERY_STEP = "trainer.save_every_n_steps=1"
-QUICK = ("dataset.val.num_items=2", "trainer.log_images=false")
+QUICK = ("dataset.val.num_items=2",)
 
 
 def texts(run: Path, tag: str) -> list[str]:
@@ -115,8 +115,8 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_r
 
 def test_accumulation_and_limits_continue_exactly(tmp_path: Path) -> None:
     """Three micro-batches a step with a tail of one, in an epoch cut short: killed in the middle and continued."""
-    options = ("dataset.train.num_items=24", "loader.batch_size=2", "trainer.limit_train_batches=4")
-    options += ("trainer.accumulate_grad_batches=3", "trainer.max_epochs=3", EVERY_STEP, *QUICK)
+    options = ("dataset.train.num_items=6", "loader.batch_size=1", "trainer.limit_train_batches=4")
+    options += ("trainer.accumulate_grad_batches=3", EVERY_STEP, *QUICK)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert call(*train_args(straight, *options)).returncode == 0
     kill_after(3, killed, *options)  # two steps an epoch, so the second is under way
@@ -260,7 +260,8 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
     """`breakpoint()` inside the objective talks to the terminal, and training goes on afterwards."""
     small = train_args(tmp_path)
     code = (
-        "import sys; sys.argv[0] = 'train_dev'\n"
+        "import io, sys; sys.argv[0] = 'train_dev'\n"
+        "sys.stdin = io.StringIO('p batch[\"target\"].shape\\nc\\n')\n"
         "from trainer.objective import Objective\n"
         "forward, calls = Objective.forward, []\n"
         "def stop(self, batch):\n"
@@ -271,19 +272,11 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
         "from trainer.commands.train_dev import main\n"
         "sys.exit(main())\n"
     )
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", code, *small[1:5], "-o", str(tmp_path), "-v", "1"),
-            *("--grad-norm", "--detect-anomaly", "--epochs", "1", "--batches", "3", "--set"),
-            *small[small.index("--set") + 1 :],
-            *("trainer.log_every_n_steps=1", "trainer.max_epochs=1", *QUICK),
-        ],
-        input="p batch['target'].shape\nc\n",
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-        timeout=120,
+    done = fork(
+        *("-c", code, *small[1:5], "-o", str(tmp_path), "-v", "1"),
+        *("--grad-norm", "--detect-anomaly", "--epochs", "1", "--batches", "3", "--set"),
+        *small[small.index("--set") + 1 :],
+        *("trainer.log_every_n_steps=1", "trainer.max_epochs=1", *QUICK),
     )
     assert done.returncode == 0, done.stderr
     assert "torch.Size([2, 3, 64, 64])" in done.stdout
