@@ -132,6 +132,6 @@ def train(out: Path, source: Path, version: str, *overrides: str, encoder: str =
     changes = (
         f"trainer.load_ckpt={source}",
         *("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"),
-        *(f"net.{net}.enc_name={encoder}" for net in ("depth", "pose")),
+        *("net.depth.out_scales=[0,1,2,3]", *(f"net.{net}.enc_name={encoder}" for net in ("depth", "pose"))),
     )
     return call(*train_args(out, *changes, *overrides, version=version))

@@ -116,7 +116,7 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_r
 def test_accumulation_and_limits_continue_exactly(tmp_path: Path) -> None:
     """Three micro-batches a step with a tail of one, in an epoch cut short: killed in the middle and continued."""
     options = ("dataset.train.num_items=6", "loader.batch_size=1", "trainer.limit_train_batches=4")
-    options += ("trainer.accumulate_grad_batches=3", EVERY_STEP, *QUICK)
+    options += ("trainer.accumulate_grad_batches=3", "trainer.save_every_n_steps=3", *QUICK)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert call(*train_args(straight, *options)).returncode == 0
     kill_after(3, killed, *options)  # two steps an epoch, so the second is under way
@@ -177,7 +177,8 @@ def test_a_loss_that_is_not_finite_stops_with_a_capsule_that_replays(tmp_path: P
 
 def test_bf16_accumulation_and_clipping_run(tmp_path: Path) -> None:
     options = ("trainer.precision=bf16", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=1")
-    done = call(*train_args(tmp_path, *options, *QUICK, "trainer.max_epochs=1"))
+    options += ("dataset.train.num_items=4", "loader.batch_size=1", "trainer.max_epochs=1", *QUICK)
+    done = call(*train_args(tmp_path, *options))
     assert done.returncode == 0, done.stderr
     assert last_step(tmp_path) == 2  # of 4 micro-batches: 3 + 1
     assert all(w.dtype != torch.bfloat16 for w in load_file(ckpt(tmp_path, "last")).values())

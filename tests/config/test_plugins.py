@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.registry import Registry
-from tests.world import ROOT, command, fork
+from tests.world import ROOT, fork
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read_metadata
 from trainer.commands import evaluate as evaluate_command
@@ -179,7 +179,7 @@ def test_the_newcomer_is_refused_even_when_it_comes_first(write, here) -> None:
     """Even before the first look-up, the plugin is refused rather than the built-in entry."""
     write("early.py", name="disp_smooth")
     code = "from trainer.config.plugins import load_plugins; load_plugins(['early'])"
-    done = command("-c", code, cwd=here)
+    done = fork("-c", code, cwd=here)
     assert "UserError: --plugins early: loss 'disp_smooth' is registered twice: trainer.losses" in done.stderr
 
 
@@ -273,7 +273,7 @@ def test_workers_that_start_afresh_find_the_module(here) -> None:
     write_example(here)
     load_plugins(["my_module"])
     dataset = DATASETS.create("dots", num_items=2)
-    loader = make_loader(dataset, EpochBatches(2, 2), num_workers=1, multiprocessing_context="spawn")
+    loader = make_loader(dataset, EpochBatches(2, 2), num_workers=1, multiprocessing_context="forkserver")
     (batch,) = loader
     assert (batch["target"][1] == dataset[1]["target"]).all()
 
