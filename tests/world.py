@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
 LAUNCHER = (*ACCELERATE, "launch/accelerate/cpu_x2.yaml")  # two processes on a CPU
 
-
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch.utils.tensorboard", "timm", "trainer.commands.jobs.train", "trainer.evaluation"])
 

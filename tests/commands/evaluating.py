@@ -20,8 +20,8 @@ SMALL = {
     "dataset.items_per_scene": 2,
     "dataset.test.num_items": 4,
     "dataset.val.num_items": 3,
-    "net.depth.enc_name": "resnet10t",
-    "net.pose.enc_name": "resnet10t",
+    "net.depth.enc_name": "test_resnet",
+    "net.pose.enc_name": "test_resnet",
 }
 
 

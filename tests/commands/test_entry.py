@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.world import ROOT, command
+from tests.world import ROOT, command, fork
 from trainer.commands.__main__ import COMMANDS, main
 
 
@@ -73,5 +73,5 @@ def test_help_of_a_command_loads_no_torch() -> None:
 
 
 def test_a_mistake_in_a_command_ends_with_2() -> None:
-    done = command("-m", "trainer.commands", "generate-tables", "no_such_folder")
+    done = fork("trainer/commands/__main__.py", "generate-tables", "no_such_folder")
     assert (done.returncode, done.stderr) == (2, "error: no_such_folder: no such folder\n")

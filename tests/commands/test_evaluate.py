@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from tests.commands.evaluating import evaluate, hparams_of, refused, saved
-from tests.world import LAUNCHER, command
+from tests.world import command, fork
 from trainer.commands.evaluate import parse
 from trainer.metrics import METRICS
 from trainer.metrics.align import ALIGNMENTS
@@ -278,7 +278,7 @@ def test_interrupted_it_ends_with_130(run, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# Real processes
+# Processes of their own
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_exit_code_of_the_process(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_report_a_mistake_once(run):
-    done = command(*LAUNCHER, "launch/evaluate.py", "--ckpt", run, "--max-depth", "0.002")
+    done = fork("launch/evaluate.py", "--ckpt", run, "--max-depth", "0.002", processes=2)
     assert done.returncode != 0
     assert done.stderr.count("nothing was scored") == 1, done.stderr
 
@@ -299,11 +299,11 @@ def test_two_processes_report_a_mistake_once(run):
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(run, tmp_path):
     options = ["--pose", "--flip", "--batch-size", "2", "--alignment", "median", "lsqr_disp"]
-    for name, launcher in (("one", ()), ("two", LAUNCHER)):
-        places = ["--save", tmp_path / f"{name}.yaml", "--legacy", tmp_path / f"{name}_old.yaml"]
-        done = command(*launcher, "launch/evaluate.py", "--ckpt", run, *options, *places)
+    for processes in (1, 2):
+        places = ["--save", tmp_path / f"{processes}.yaml", "--legacy", tmp_path / f"{processes}_old.yaml"]
+        done = fork("launch/evaluate.py", "--ckpt", run, *options, *places, processes=processes)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("saved: ") == 2
         assert re.fullmatch(RATIO, done.stdout.strip().splitlines()[-1])
     for ending in ("_median", "_lsqr_disp", "_old_median", "_old_lsqr_disp"):
-        assert (tmp_path / f"one{ending}.yaml").read_bytes() == (tmp_path / f"two{ending}.yaml").read_bytes()
+        assert (tmp_path / f"1{ending}.yaml").read_bytes() == (tmp_path / f"2{ending}.yaml").read_bytes()

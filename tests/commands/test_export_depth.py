@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.commands.evaluating import evaluate, hparams_of, saved
-from tests.world import LAUNCHER, command
+from tests.world import fork
 from trainer.commands.export_depth import main
 
 
@@ -68,9 +68,9 @@ def test_errors_are_sentences(stereo_run, tmp_path, monkeypatch, capsys, argumen
 
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(stereo_run, tmp_path):
-    for name, launcher in (("one", ()), ("two", LAUNCHER)):
-        options = ["--ckpt", stereo_run, "--batch-size", "3", "--save", tmp_path / f"{name}.npz"]
-        done = command(*launcher, "launch/export_depth.py", *options)
+    for processes in (1, 2):
+        options = ["--ckpt", stereo_run, "--batch-size", "3", "--save", tmp_path / f"{processes}.npz"]
+        done = fork("launch/export_depth.py", *options, processes=processes)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("saved: ") == 1
-    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()

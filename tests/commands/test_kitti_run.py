@@ -17,7 +17,7 @@ from tests.world import call, refused
 pytestmark = pytest.mark.slow
 
 SMALL = (
-    *("dataset.size=[96,64]", "net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet"),
+    *("dataset.size=[96,64]", "net.depth={enc_name: test_resnet, out_scales: [0, 1]}", "net.pose.enc_name=test_resnet"),
     *("loader.num_workers=0", "trainer.max_epochs=1"),
 )
 DATE = "2011_09_26"

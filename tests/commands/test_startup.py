@@ -74,7 +74,7 @@ def test_a_process_knows_its_age():
 
 @pytest.mark.slow
 def test_timings_show_each_part_once(tmp_path, trained_run):
-    small = ("trainer.max_epochs=1", "trainer.limit_val_batches=0", "trainer.log_images=false")
+    small = ("trainer={max_epochs: 1, limit_train_batches: 1, limit_val_batches: 0}",)
     done = call(*train_args(tmp_path, *small), "--timings")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

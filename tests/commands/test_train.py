@@ -27,7 +27,7 @@ from tests.runs import (
     state,
     wait_for_step,
 )
-from tests.world import LAUNCHER, ROOT, call, command, copied_run, environment, refused, train_args
+from tests.world import LAUNCHER, call, command, copied_run, fork, refused, train_args
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.checkpoint.safefile import read_metadata
 from trainer.runtime.seeding import TRAINING, seed_everything
@@ -35,7 +35,7 @@ from trainer.runtime.seeding import TRAINING, seed_everything
 pytestmark = pytest.mark.slow
 
 EVERY_STEP = "trainer.save_every_n_steps=1"
-QUICK = ("dataset.val.num_items=2", "trainer.log_images=false")
+QUICK = ("dataset.val.num_items=2",)
 
 
 def texts(run: Path, tag: str) -> list[str]:
@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_promises(trained_run: Path) -> None:
     assert steps["train_metrics/AbsRel"] == steps["epoch"] == [2, 4, 6, 8]
     assert steps["lr-Adam"] == [2, 4, 6, 8]  # once, though a validation follows a step
     assert steps["val_metrics/AbsRel"] == steps["val_losses/loss"] == [4, 8]
-    assert texts(run, "train_items")[-1].count("synthetic/train/scene") == 4
+    assert texts(run, "train_items")[-1].count("synthetic/train/scene") == 2
     assert texts(run, "val_items")[-1].count("synthetic/val/scene") == 2
 
 
@@ -115,8 +115,8 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_r
 
 def test_accumulation_and_limits_continue_exactly(tmp_path: Path) -> None:
     """Three micro-batches a step with a tail of one, in an epoch cut short: killed in the middle and continued."""
-    options = ("dataset.train.num_items=24", "loader.batch_size=2", "trainer.limit_train_batches=4")
-    options += ("trainer.accumulate_grad_batches=3", "trainer.max_epochs=3", EVERY_STEP, *QUICK)
+    options = ("dataset.train.num_items=6", "loader.batch_size=1", "trainer.limit_train_batches=4")
+    options += ("trainer.accumulate_grad_batches=3", "trainer.save_every_n_steps=3", *QUICK)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert call(*train_args(straight, *options)).returncode == 0
     kill_after(3, killed, *options)  # two steps an epoch, so the second is under way
@@ -177,7 +177,8 @@ def test_a_loss_that_is_not_finite_stops_with_a_capsule_that_replays(tmp_path: P
 
 def test_bf16_accumulation_and_clipping_run(tmp_path: Path) -> None:
     options = ("trainer.precision=bf16", "trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=1")
-    done = call(*train_args(tmp_path, *options, *QUICK, "trainer.max_epochs=1"))
+    options += ("dataset.train.num_items=4", "loader.batch_size=1", "trainer.max_epochs=1", *QUICK)
+    done = call(*train_args(tmp_path, *options))
     assert done.returncode == 0, done.stderr
     assert last_step(tmp_path) == 2  # of 4 micro-batches: 3 + 1
     assert all(w.dtype != torch.bfloat16 for w in load_file(ckpt(tmp_path, "last")).values())
@@ -238,7 +239,7 @@ def test_missing_file_and_impossible_folder(tmp_path: Path) -> None:
 
 def test_changes_that_would_break_the_experiment_are_refused(trained_run: Path, tmp_path: Path) -> None:
     out = copied_run(trained_run, tmp_path / "changed")
-    refused(call(*train_args(out, "loader.batch_size=2", "trainer.max_epochs=3")), "loader.batch_size")
+    refused(call(*train_args(out, "loader.batch_size=1", "trainer.max_epochs=3")), "loader.batch_size")
 
 
 def test_checkpoint_of_another_architecture_and_damaged_ones(trained_run: Path, tmp_path: Path) -> None:
@@ -260,7 +261,8 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
     """`breakpoint()` inside the objective talks to the terminal, and training goes on afterwards."""
     small = train_args(tmp_path)
     code = (
-        "import sys; sys.argv[0] = 'train_dev'\n"
+        "import io, sys; sys.argv[0] = 'train_dev'\n"
+        "sys.stdin = io.StringIO('p batch[\"target\"].shape\\nc\\n')\n"
         "from trainer.objective import Objective\n"
         "forward, calls = Objective.forward, []\n"
         "def stop(self, batch):\n"
@@ -271,22 +273,14 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
         "from trainer.commands.train_dev import main\n"
         "sys.exit(main())\n"
     )
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", code, *small[1:5], "-o", str(tmp_path), "-v", "1"),
-            *("--grad-norm", "--detect-anomaly", "--epochs", "1", "--batches", "3", "--set"),
-            *small[small.index("--set") + 1 :],
-            *("trainer.log_every_n_steps=1", "trainer.max_epochs=1", *QUICK),
-        ],
-        input="p batch['target'].shape\nc\n",
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-        timeout=120,
+    done = fork(
+        *("-c", code, *small[1:5], "-o", str(tmp_path), "-v", "1"),
+        *("--grad-norm", "--detect-anomaly", "--epochs", "1", "--batches", "3", "--set"),
+        *small[small.index("--set") + 1 :],
+        *("trainer.log_every_n_steps=1", "trainer.max_epochs=1", *QUICK),
     )
     assert done.returncode == 0, done.stderr
-    assert "torch.Size([4, 3, 64, 96])" in done.stdout
+    assert "torch.Size([2, 3, 64, 64])" in done.stdout
     logged = scalars(tmp_path / "dev" / "1")
     assert [step for step, _ in logged["train_grad_norm/depth"]] == [1, 2, 3]
     assert logged["train_grad_norm/total"][0][1] >= logged["train_grad_norm/pose"][0][1] > 0

@@ -19,18 +19,19 @@ from trainer.losses import LOSSES
 
 pytestmark = pytest.mark.slow
 
+ONE_EPOCH = ("trainer.max_epochs=1", "dataset={train: {num_items: 4}, val: {num_items: 2}}")  # of two steps
 EVERYTHING = (
-    "trainer={max_epochs: 3, log_images: false, save_every_n_steps: 1, save_async: true, nonfinite: skip}",
+    "trainer={max_epochs: 3, log_images: false, save_every_n_steps: 3, save_async: true, nonfinite: skip}",
     "trainer={ema: {decay: 0.9}, swa: {start: 1, lr: 0.001, anneal_epochs: 1, bn_batches: 2}}",
     "trainer={early_stopping: {patience: 9}, gradient_checkpointing: true, gradient_clip_val: 1}",
     "trainer.freeze=[depth.encoder.layer1]",
-    "scheduler={type: exp, gamma: 0.5}",
+    *("scheduler={type: exp, gamma: 0.5}", "dataset.train.num_items=4"),
 )
 
 
 def test_everything_at_once_continues_exactly_after_a_kill(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    kill_after(7, killed, *EVERYTHING)
+    kill_after(3, killed, *EVERYTHING)
     for out in (straight, killed):
         done = call(*train_args(out, *EVERYTHING))
         assert done.returncode == 0, done.stderr
@@ -50,8 +51,7 @@ def test_everything_at_once_continues_exactly_after_a_kill(tmp_path: Path) -> No
 
 
 def test_the_mean_of_late_epochs_becomes_best(tmp_path: Path) -> None:
-    options = ("trainer.max_epochs=1", "trainer.swa.start=0", "trainer.swa.bn_batches=1")
-    done = call(*train_args(tmp_path, *options))
+    done = call(*train_args(tmp_path, *ONE_EPOCH, "trainer.swa={start: 0, bn_batches: 1}"))
     assert done.returncode == 0, done.stderr
     best, last = load_file(ckpt(tmp_path, "best")), load_file(ckpt(tmp_path, "last"))
     weights = [k for k in best if k.endswith("weight")]
@@ -64,7 +64,7 @@ def test_the_mean_of_late_epochs_becomes_best(tmp_path: Path) -> None:
 def test_early_stopping_ends_the_run_and_more_patience_goes_on(tmp_path: Path) -> None:
     """Nothing changes at a learning rate of 0, so the first epoch stays the best one."""
     options = ["optimizer.lr=0", "trainer.frozen_batchnorm=true", "trainer.max_epochs=9"]
-    options += ["dataset.train.num_items=4", "trainer.log_images=false", "trainer.trackers=[]"]
+    options += ["dataset={train: {num_items: 2}, val: {num_items: 2}}", "trainer.trackers=[]"]
     for patience, told, epoch in (
         (2, "AbsRel has not improved for 2 epochs", 3),
         (2, "had finished before", 3),
@@ -148,7 +148,7 @@ def test_two_processes_leave_out_the_same_step(tmp_path: Path, poison: list[str]
             "self.training and self.calls", "__import__('os').environ['RANK'] == '1' and self.training and self.calls"
         )
     )
-    done = launch_two(tmp_path, "trainer.nonfinite=skip", "loss.poison.at=[2]", "--plugins", str(plugin))
+    done = launch_two(tmp_path, *ONE_EPOCH, "trainer.nonfinite=skip", "loss.poison.at=[2]", "--plugins", str(plugin))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "step_00000001_rank_1.safetensors` names what broke first: the step is left out" in done.stdout
     assert [p.name for p in (folder(tmp_path) / "capsules").iterdir()] == ["step_00000001_rank_1.safetensors"]

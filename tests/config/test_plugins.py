@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.registry import Registry
-from tests.world import LAUNCHER, ROOT, command
+from tests.world import ROOT, fork
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read_metadata
 from trainer.commands import evaluate as evaluate_command
@@ -32,9 +32,9 @@ from trainer.runtime.errors import UserError
 DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 REGISTRIES = (NETWORKS, DECODERS, LOSSES, DATASETS)
 TINY = (  # two steps of two images
-    "net.depth.enc_name=resnet10t",
-    "net.pose.enc_name=resnet10t",
-    "dataset.size=[96,64]",
+    "net.depth.enc_name=test_resnet",
+    "net.pose.enc_name=test_resnet",
+    "dataset.size=[64,64]",
     "dataset.num_items=4",
     "loader.batch_size=2",
     "trainer.max_epochs=1",
@@ -179,7 +179,7 @@ def test_the_newcomer_is_refused_even_when_it_comes_first(write, here) -> None:
     """Even before the first look-up, the plugin is refused rather than the built-in entry."""
     write("early.py", name="disp_smooth")
     code = "from trainer.config.plugins import load_plugins; load_plugins(['early'])"
-    done = command("-c", code, cwd=here)
+    done = fork("-c", code, cwd=here)
     assert "UserError: --plugins early: loss 'disp_smooth' is registered twice: trainer.losses" in done.stderr
 
 
@@ -273,7 +273,7 @@ def test_workers_that_start_afresh_find_the_module(here) -> None:
     write_example(here)
     load_plugins(["my_module"])
     dataset = DATASETS.create("dots", num_items=2)
-    loader = make_loader(dataset, EpochBatches(2, 2), num_workers=1, multiprocessing_context="spawn")
+    loader = make_loader(dataset, EpochBatches(2, 2), num_workers=1, multiprocessing_context="forkserver")
     (batch,) = loader
     assert (batch["target"][1] == dataset[1]["target"]).all()
 
@@ -299,7 +299,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_example(tmp_path_factory.mktemp("example"))
     train = blocks("console")[0].splitlines()[0].split()
     assert train[0] == "train"
-    done = command(ROOT / "launch/train.py", *train[1:], "--progress", "plain", "--set", *TINY, cwd=folder)
+    done = fork(ROOT / "launch/train.py", *train[1:], "--progress", "plain", "--set", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -322,11 +322,11 @@ def test_the_example_trains(trained: Path) -> None:
 def test_the_example_is_evaluated_with_its_plugin_only(trained: Path) -> None:
     evaluate = blocks("console")[0].splitlines()[1].split()
     assert evaluate[0] == "evaluate"
-    done = command(ROOT / "launch/evaluate.py", *evaluate[1:], "--limit", "2", cwd=trained)
+    done = fork(ROOT / "launch/evaluate.py", *evaluate[1:], "--limit", "2", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "ratio to best constant depth" in done.stdout
     without = [word for word in evaluate[1:] if word not in ("--plugins", "my_module")]
-    done = command(ROOT / "launch/evaluate.py", *without, cwd=trained)
+    done = fork(ROOT / "launch/evaluate.py", *without, cwd=trained)
     assert done.returncode == 2
     assert "loss.charbonnier is not a loss" in done.stderr
     assert "best.safetensors: was trained with --plugins my_module: give the same" in done.stderr
@@ -347,10 +347,10 @@ def test_the_example_is_loaded_with_its_plugin_only(trained: Path, here: Path) -
 def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
     again = blocks("console")[0].splitlines()[0].split()[1:]
     without = [word for word in again if word not in ("--plugins", "my_module")]
-    done = command(ROOT / "launch/train.py", *without, "--set", *TINY, cwd=trained)
+    done = fork(ROOT / "launch/train.py", *without, "--set", *TINY, cwd=trained)
     assert done.returncode == 2
     assert "hparams.yaml: was trained with --plugins my_module: give the same" in done.stderr
-    done = command(ROOT / "launch/train.py", *again, "--progress", "plain", "--set", *TINY, cwd=trained)
+    done = fork(ROOT / "launch/train.py", *again, "--progress", "plain", "--set", *TINY, cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
 
@@ -359,9 +359,8 @@ def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
 def test_two_processes_with_workers(tmp_path: Path) -> None:
     folder = write_example(tmp_path)
     train = blocks("console")[0].splitlines()[0].split()[1:]
-    launcher = (*LAUNCHER[:-1], ROOT / LAUNCHER[-1])
     options = ("--progress", "plain", "--set", *TINY, "loader.num_workers=1")
-    done = command(*launcher, ROOT / "launch/train.py", *train, *options, cwd=folder)
+    done = fork(ROOT / "launch/train.py", *train, *options, processes=2, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     state = json.loads((folder / "models/mine/dots/1/state.json").read_text())
     assert (state["state"], state["step"]) == ("finished", 2)
