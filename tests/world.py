@@ -72,7 +72,7 @@ def command(*args: str | Path, timeout: float = 300, cwd: Path = ROOT, **env: st
     )
 
 
-def _enter_script(args: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+def enter_script(args: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     """Become `python args...`, as far as a fork can."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for number, path in ((1, out), (2, err)):
@@ -99,7 +99,7 @@ def fork(
         files = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(processes)]
         started = [
             FORKS.Process(
-                target=_enter_script, args=(tuple(map(str, args)), str(cwd), {**environment(**env), **ranks}, *paths)
+                target=enter_script, args=(tuple(map(str, args)), str(cwd), {**environment(**env), **ranks}, *paths)
             )
             for ranks, paths in zip(_launched(processes), files, strict=True)
         ]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.world import ACCELERATE, FORKS, ROOT, _enter_script
+from tests.world import ACCELERATE, FORKS, ROOT, enter_script
 
 LAUNCH = """
 import sys
@@ -60,7 +60,7 @@ def _lead(args: tuple[str, ...], env: dict[str, str], output: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # a launcher handles them
         signal.signal(signum, signal.SIG_DFL)
     try:
-        _enter_script(args, str(ROOT), env, output, output)
+        enter_script(args, str(ROOT), env, output, output)
     except Exception:
         sys.excepthook(*sys.exc_info())  # torch's, which names the process
         sys.exit(1)
