@@ -1,4 +1,4 @@
-"""The published systems, shrunk: their YAML files with tiny encoders, two scales, small images, lively weights, no noise."""
+"""The published systems, shrunk: their YAML files with tiny encoders, two scales, lively weights and no noise."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_the_published_systems_are_all_there():
     assert files == set(systems.NAMES)
 
 
-# These differ in the decoder alone from monodepth2_M and monodepth2_MS, or in the place of the partner from a neighbour.
+# These differ from monodepth2_M or monodepth2_MS in the decoder alone, or in the place of the partner.
 ALIKE = ("ddvnet", "hrdepth_M", "hrdepth_MS", "cadepth_MS", "diffnet_MS", "stereo first")
 
 

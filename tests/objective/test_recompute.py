@@ -30,7 +30,7 @@ DROP = 0.2
 def make(enc_name: str = "test_resnet", dec_name: str = "monodepth", drop: float = DROP) -> Objective:
     """An objective without losses around a depth network; its blocks drop a part of what they compute."""
     torch.manual_seed(0)
-    depth = models_zoo.create("depth", enc_name=enc_name, pretrained=False, dec_name=dec_name)
+    depth = models_zoo.create("depth", enc_name=enc_name, pretrained=False, dec_name=dec_name, out_scales=(0, 1))
     for module in depth.modules():
         if isinstance(module, (nn.Dropout, DropPath)):
             module.p = module.drop_prob = drop

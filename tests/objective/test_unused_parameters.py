@@ -52,10 +52,10 @@ def _steps(rank: int, world: int, folder: Path) -> None:
         model = DistributedDataParallel(objective, **DDP_OPTIONS)
         optimizer = torch.optim.SGD(objective.parameters(), lr=1e-3)
         generator = torch.Generator().manual_seed(rank)
-        K = torch.tensor([[37.0, 0, 32], [0, 120, 32], [0, 0, 1]]).expand(2, 3, 3)
-        for _ in range(3):
-            images = torch.rand(2, 3, 3, *SIZE, generator=generator)
-            batch = {"target": images[:, 0], "supports": images[:, 1:], "K": K, "index": torch.arange(2)}
+        K = torch.tensor([[37.0, 0, 32], [0, 120, 32], [0, 0, 1]]).expand(1, 3, 3)
+        for _ in range(2):  # DDP complains of the first step in the second
+            images = torch.rand(1, 3, 3, *SIZE, generator=generator)
+            batch = {"target": images[:, 0], "supports": images[:, 1:], "K": K, "index": torch.arange(1)}
             try:
                 model(batch).loss.backward()
             except RuntimeError as error:
