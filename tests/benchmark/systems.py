@@ -1,4 +1,4 @@
-"""The published systems, shrunk: their YAML files with a ResNet-18, small images, lively weights and no noise."""
+"""The published systems, shrunk: their YAML files with tiny encoders, two scales, lively weights and no noise."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def written(name: str, changes: Mapping[str, Any] | None = None) -> dict[str, An
 def build(name: str, changes: Mapping[str, Any] | None = None, **trainer: Any) -> Objective:
     """Build a system in evaluation mode, so that networks answer the same for one image and for many."""
     sections = written(name, changes)
+    used = [net for net, kwargs in sections["net"].items() if kwargs is not None]
     settings = {
-        "net": {net: {"pretrained": False} for net, kwargs in sections["net"].items() if kwargs is not None},
+        "net": {net: {"enc_name": "test_resnet", "pretrained": False} for net in used},
         "loss": {loss: {"automask_noise": 0} for loss in WITH_NOISE if sections["loss"].get(loss)},
         "dataset": {"type": "synthetic", "size": [WIDTH, HEIGHT]},
         "trainer": {**DEPTHS, **trainer},
     }
-    settings = merge(settings, {"net": {"depth": {"enc_name": "resnet18"}}})
+    settings = merge(settings, {"net": {"depth": {"out_scales": [0, 2]}}})
     cfg = load_config(FOLDER / f"{name}.yaml", DEFAULT, overrides=[settings, changes or {}])
     torch.manual_seed(0)
     objective = build_objective(cfg)
