@@ -3,7 +3,7 @@
 from trainer.geometry.camera import flip_intrinsics, inverse_intrinsics, scale_intrinsics
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
-from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces
+from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project
 
 __all__ = [
     "View",
@@ -17,5 +17,6 @@ __all__ = [
     "inverse_intrinsics",
     "invert_pose",
     "pose_matrix",
+    "project",
     "scale_intrinsics",
 ]
