@@ -36,7 +36,7 @@ def test_the_cause_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert out.startswith(
         f"{NAME}: MS/1, epoch 0, step 5, micro-batch 0, process 0, seed 42; items 0, 3; on cpu, 32 bits\n"
     )
-    assert "\nfirst: the batch: target (1 of 36864 numbers not finite, the others 0" in out
+    assert "\nfirst: the batch: target (1 of 24576 numbers not finite, the others 0" in out
 
 
 def test_a_step_that_is_finite_here_says_what_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
