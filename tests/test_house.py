@@ -163,6 +163,12 @@ def test_no_smell(smell: str) -> None:
     assert not smells
 
 
+def test_images_are_sampled_in_one_place() -> None:
+    """The backward pass of `grid_sample` reads arbitrary memory where a coordinate is NaN."""
+    places = [str(p.relative_to(ROOT)) for p in SOURCES if re.search(r"\bgrid_sample\(", p.read_text())]
+    assert places == ["trainer/geometry/synthesis.py"]
+
+
 def test_rooms_below_build_do_not_know_the_configuration() -> None:
     rooms = re.compile(r"trainer/(losses|metrics|data|geometry)/|models_zoo/")
     below = [p for p in SOURCES if rooms.search(p.as_posix())]

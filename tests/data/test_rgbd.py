@@ -83,7 +83,7 @@ def test_arrays_are_metres_and_other_scales_can_be_set(root):
     assert float(rgbd(root, depth_scale=5000)[1]["depth"].max()) == 1.0
 
 
-@pytest.mark.parametrize("nonsense", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("nonsense", [np.nan, np.inf, -1.0, 3e38, 1e-30])
 def test_depth_that_is_no_distance_counts_as_none_and_is_named_once(root, nonsense, caplog):
     depth = np.full((10, 20), 2.0, np.float32)
     depth[0, :3] = nonsense
@@ -96,7 +96,8 @@ def test_depth_that_is_no_distance_counts_as_none_and_is_named_once(root, nonsen
         assert item["depth"][0, 0, :4].tolist() == [0, 0, 0, 2]
         assert torch.isfinite(item["depth"]).all()
     (record,) = caplog.records
-    assert record.message == f"{path}: 3 of 200 values are NaN, infinite or negative: taken as no ground truth"
+    values = "3 of 200 values are NaN, infinite or not between 1 mm and 10 km"
+    assert record.message == f"{path}: {values}: taken as no ground truth"
 
 
 def test_frames_without_depth_have_an_empty_map_of_the_size_of_the_others(root):

@@ -1,9 +1,10 @@
 """Disparity and depth."""
 
+import numpy as np
 import pytest
 import torch
 
-from trainer.geometry import depth_to_disp, disp_to_depth, inverse_depth
+from trainer.geometry import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
 
 
 def test_the_ends_of_the_sigmoid_are_the_bounds():
@@ -40,6 +41,14 @@ def test_equal_bounds_leave_no_disparity():
 
 def test_no_measurement_stays_no_measurement():
     assert inverse_depth(torch.tensor([0.0, -1.0, 4.0])).tolist() == [0.0, 0.0, 0.25]
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_a_measurement_lies_strictly_between_the_limits(kind):
+    depth = kind([np.nan, np.inf, -np.inf, 3e38, 1e-30, 0.0, -1.0, 0.5, 80.0])
+    assert valid_depth(depth).tolist() == 7 * [False] + 2 * [True]
+    assert valid_depth(depth, 0.5, 80.0).tolist() == 9 * [False]
+    assert valid_depth(depth, 0.0, np.inf).tolist() == [False, False, False, True, True, False, False, True, True]
 
 
 def test_depth_of_half_precision_disparity_is_float32():

@@ -72,6 +72,16 @@ def test_without_hints_in_the_pictures_the_value_is_0_and_teaches_nothing(name, 
     assert (disp[0].grad == 0).all()
 
 
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, 3e38, 1e-30, -1.0])
+@pytest.mark.parametrize("use_automask", [False, True])
+def test_a_hint_that_is_no_measurement_is_none(nothing, use_automask):
+    loss = depth_regr({"loss_name": "l1"}, use_automask=use_automask)
+    gaps = hints()
+    expected, _ = loss(hinted_scene(depth_hints=gaps))
+    assert expected > 0
+    assert loss(hinted_scene(depth_hints=torch.where(gaps > 0, gaps, nothing)))[0] == expected
+
+
 def test_the_automask_believes_a_right_hint_and_not_a_wrong_one():
     """The picture moves by two pixels at the true depth. Who is right explains it."""
     torch.manual_seed(0)

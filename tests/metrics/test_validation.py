@@ -55,10 +55,24 @@ def test_pixels_without_truth_do_not_count():
 
 
 def test_both_depths_are_clamped():
-    # truth 200 counts as 100; prediction 50 scaled by 200 / 50 counts as 100 too
-    metrics, _ = score(pred=[50.0], truth=[200.0])
-    assert metrics["MAE"] == 0
-    assert metrics["Acc"] == 100
+    # truth 200 counts as 100; prediction 50 scaled by 200 / 50 counts as 100 too. The other pixel is right by itself.
+    metrics, _ = score(pred=[50.0, 75.0, 50.0], truth=[200.0, 50.0, 200.0])
+    assert metrics["MAE"] == pytest.approx(50 / 3)
+    assert metrics["Acc"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("nothing", [math.inf, math.nan, 3e38, 1e-30, -5.0])
+def test_what_is_no_measurement_is_no_truth(nothing):
+    assert score(pred=[2.0, 8.0], truth=[nothing, nothing]) == (dict.fromkeys(VALIDATION_METRICS, 0.0), False)
+    with_gaps, valid = score(pred=[2.0, 77.0, 8.0, 5.0], truth=[2.0, nothing, 4.0, nothing])
+    assert valid
+    assert with_gaps == score(pred=[2.0, 8.0], truth=[2.0, 4.0])[0]
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-3])
+def test_a_truth_in_the_wrong_unit_does_not_make_every_prediction_perfect(scale):
+    # all of it would be clamped to one number
+    assert not score(pred=[2.0, 8.0], truth=[3.0 * scale, 5.0 * scale], min_depth=0.1, max_depth=100)[1]
 
 
 def test_prediction_is_clamped_before_it_is_scaled():

@@ -165,3 +165,13 @@ def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:
     assert written["train_data/unreadable"][-1][1] >= 1
     watched = {tag.split("/")[1] for tag in written if tag.startswith("train_health/")}
     assert watched >= {"disp_variation", "depth_median", "holes", "pose_parallax", "waiting_share"}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "why"), [("AbsRel", ": no item has a true depth between 0.1 and 100 m."), ("loss", "")]
+)
+def test_a_validation_without_any_truth_in_range_says_why_there_is_no_best(monitor: str, why: str) -> None:
+    recorder, heard = recorder_of()
+    recorder.validation(ValidationResult(losses={"loss": float("nan")}, num_items=4), [], monitor, {}, 8)
+    (said,) = heard.said
+    assert said.startswith(f"warning: {monitor} could not be computed, so `best` stays as it is{why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -67,6 +68,26 @@ def test_the_innermost_module_that_overflows_is_named() -> None:
     found = replay(changed(Overflow()), make_batch(), MOMENT)
     assert found.findings[0].startswith("the output of networks.depth.change (Overflow): ")
     assert "not finite; its input: 0." in found.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("batch_key", "gain", "named"),
+    [
+        ("K", 0.1, "the inverse of the intrinsics K (3 of 18 numbers not finite"),
+        ("", 1e30, "the motions Ts ("),
+        ("T_stereo", 0.1, "the projections K [R K^-1 | t] ("),
+    ],
+)
+def test_geometry_that_breaks_is_named_before_the_losses(batch_key: str, gain: float, named: str) -> None:
+    objective, batch = make_objective((-1, 0)), make_batch(supp_idxs=(-1, 0))
+    with torch.no_grad():
+        objective.networks["pose"].gain.fill_(gain)
+    if batch_key:  # numbers that are finite themselves
+        batch[batch_key] = batch[batch_key].clone()
+        batch[batch_key][1, 0] = {"K": 0.0, "T_stereo": 3e38}[batch_key]
+    found = replay(objective, batch, MOMENT)
+    assert found.findings[0].startswith(named)
+    assert found.loss != found.loss
 
 
 def test_a_loss_that_breaks_is_named() -> None:

@@ -19,6 +19,7 @@ from trainer.data.base import DataError, DepthDataset, Key
 from trainer.data.files.damage import find_damaged
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
+from trainer.geometry import valid_depth
 
 _STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index) alone
 _TRIES = 10  # items in a row that may fail; more, and the disk is gone
@@ -89,12 +90,12 @@ class RecordedDataset(DepthDataset):
             _log.warning("%s. Another item takes its place (%s)", reason, count)
 
     def _known_depth(self, depth: NDArray[np.float32], path: str) -> NDArray[np.float32]:
-        """Set NaN, infinite and negative depth to 0 = none, with one warning per file and process."""
-        nonsense = ~(np.isfinite(depth) & (depth >= 0))
+        """Set depth that is no measurement to 0 = none, with one warning per file and process."""
+        nonsense = ~(valid_depth(depth) | (depth == 0))
         if not nonsense.any():
             return depth
         count = f"{int(nonsense.sum())} of {depth.size} values"
-        self._warn(path, f"{count} are NaN, infinite or negative: taken as no ground truth")
+        self._warn(path, f"{count} are NaN, infinite or not between 1 mm and 10 km: taken as no ground truth")
         return np.where(nonsense, np.float32(0), depth)
 
     def _known_points(self, points: NDArray[Any], path: str) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainer.evaluation.items import Items, resize_as_inverse, truth_map
 from trainer.evaluation.stored import StoredDepth
+from trainer.geometry import valid_depth
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import ALONE, Processes
 
@@ -76,7 +78,7 @@ def predicted_maps(
     with torch.inference_mode():
         depths = predict(torch.stack([item["target"] for item in items])).float().cpu()[:, 0]  # (b h w)
     for index, depth in zip(indices, depths, strict=True):
-        bad = int((~(depth.isfinite() & (depth > 0))).sum())
+        bad = int((~valid_depth(depth, 0, math.inf)).sum())
         if bad:
             raise UserError(
                 f"item {index} ({dataset.describe(index)}): the predicted depth is not a positive finite "

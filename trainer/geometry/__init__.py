@@ -1,9 +1,9 @@
 """Geometry: camera, rigid motion, disparity and depth, view synthesis. Pure functions, never in 16 bit."""
 
 from trainer.geometry.camera import flip_intrinsics, inverse_intrinsics, scale_intrinsics
-from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth
+from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
-from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces
+from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project
 
 __all__ = [
     "View",
@@ -17,5 +17,7 @@ __all__ = [
     "inverse_intrinsics",
     "invert_pose",
     "pose_matrix",
+    "project",
     "scale_intrinsics",
+    "valid_depth",
 ]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import torch
 from torch import Tensor
 
 from trainer.geometry.precision import full_precision
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Map = TypeVar("Map", Tensor, np.ndarray[Any, Any])
+
+MEASURABLE = 1e-3, 1e4  # metres: a millimetre to ten kilometres; maps hold codes for "none", or damage, outside
+
+
+def valid_depth(depth: Map, min_depth: float = MEASURABLE[0], max_depth: float = MEASURABLE[1]) -> Map:
+    """Mark where depth is a measurement: strictly between the limits, hence neither NaN nor infinite.
+
+    depth (any shape), tensor or array, in the unit of the limits; 0 = none. Returns bool of that shape. Every protocol
+    says with its limits which truths count: those of Eigen et al. (arXiv:1406.2283) are 0.001 and 80 m.
+    """
+    return (depth > min_depth) & (depth < max_depth)
 
 
 def disp_to_depth(disp: Tensor, min_depth: float = 0.1, max_depth: float | None = 100.0) -> Tensor:

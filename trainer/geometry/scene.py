@@ -143,6 +143,12 @@ class Scene:
             )
         return self._twin
 
+    def fault(self) -> Tensor:
+        """Return 0, or NaN once view synthesis met a number that is not finite; see `ViewSynthesis.fault`."""
+        views = (view for view in (self, self._twin) if view is not None)
+        faults = [view.synthesis.fault() for view in views if "synthesis" in vars(view)]  # where something was warped
+        return sum(faults, self.target.new_zeros(()))
+
     def _features(self, *names: str) -> list[Tensor]:
         for name in names:
             if name in self.extras:

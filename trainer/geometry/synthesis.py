@@ -18,6 +18,7 @@ from trainer.geometry.camera import inverse_intrinsics
 from trainer.geometry.precision import full_precision, matmul3
 
 NEAREST = 0.1  # projected coordinates are divided by at least this depth
+OUTSIDE = 2.0  # a coordinate outside every image, where centres of pixels lie between -1 and 1
 
 
 class View(NamedTuple):
@@ -43,17 +44,21 @@ class ViewSynthesis:
         self.K_inv = inverse_intrinsics(self.K)
         self.size = size
         self.align_corners = not legacy_sampling
+        self._judged = [self.K.detach()]  # camera, motions, and extremes of the points
 
     def projection(self, T: Tensor) -> Tensor:
         """Compose P (b 3 4) from the motion T (b 4 4), target to support."""
         T = full_precision(T)
         rotation = matmul3(T[:, :3, :3], self.K_inv)
-        return matmul3(self.K, torch.cat([rotation, T[:, :3, 3:]], -1))
+        P = matmul3(self.K, torch.cat([rotation, T[:, :3, 3:]], -1))
+        self._judged.append(P.detach())
+        return P
 
     def warp(self, image: Tensor, depth: Tensor, P: Tensor) -> Tensor:
         """Sample `image` (b c h w) where the target's pixels, at `depth` (b 1 h w), fall under P.
 
-        Returns (b c h w). Bilinear; what falls outside takes the colour of the nearest border pixel.
+        Returns (b c h w). Bilinear; what falls outside takes the colour of the nearest border pixel, as do points that
+        are not finite, which `fault` reports.
         """
         grid, _ = project(full_precision(depth), P)
         return self._sample(image, grid)
@@ -64,7 +69,21 @@ class ViewSynthesis:
         inside = (grid.abs() < 1).all(-1).unsqueeze(1)
         return View(self._sample(image, grid), z.clamp_min(torch.finfo(z.dtype).eps), inside & (z > 0))
 
+    def fault(self) -> Tensor:
+        """Return a scalar without gradient: 0, or NaN once a camera, motion or point was not finite.
+
+        Warped images cannot show it, since the border has a colour for every point. Nothing waits for the device.
+        """
+        return (torch.cat([numbers.flatten() for numbers in self._judged]) * 0).sum()
+
     def _sample(self, image: Tensor, grid: Tensor) -> Tensor:
+        """Sample image (b c h w) at grid (b h w 2), in which numbers that are not finite are replaced.
+
+        The backward pass of `grid_sample` on a CPU would read arbitrary memory at a NaN.
+        """
+        points = grid.detach()
+        self._judged += points.aminmax()
+        points.nan_to_num_(nan=OUTSIDE, posinf=OUTSIDE, neginf=-OUTSIDE)
         image = full_precision(image)
         return F.grid_sample(image, grid, padding_mode="border", align_corners=self.align_corners)
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainer.geometry import inverse_depth
+from trainer.geometry import inverse_depth, valid_depth
 from trainer.geometry.precision import full_precision
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
@@ -55,7 +55,7 @@ class DepthRegression(nn.Module):
         if scene.depth_hints is None:
             raise ValueError("depth_regr: this scene has no depth hints, set dataset.use_hints: true")
         hints = full_precision(scene.depth_hints).detach()
-        known = hints > 0
+        known = valid_depth(hints)
         if self.use_automask:
             valid = [known & better for better in self._hint_is_better(scene, torch.where(known, hints, 0.0))]
         else:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from models_zoo.registry import did_you_mean
+from trainer.geometry import valid_depth
 from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS, INFINITE, Fit
 from trainer.metrics.crop import CROPS
@@ -81,7 +82,7 @@ class DepthProtocol:
 
     def valid_pixels(self, truth: np.ndarray) -> np.ndarray:
         """Mark the pixels that count, (H W) bool. truth (H W) metres."""
-        return (truth > self.min_depth) & (truth < self.max_depth) & self.crop.mask(*truth.shape)
+        return valid_depth(truth, self.min_depth, self.max_depth) & self.crop.mask(*truth.shape)
 
     def where(self) -> str:
         return f"between {self.min_depth:g} and {self.max_depth:g} m inside the crop {self.names['crop']!r}"

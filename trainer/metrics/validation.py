@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models_zoo.registry import did_you_mean
+from trainer.geometry import valid_depth
 
 VALIDATION_UNITS = {"MAE": "m", "RMSE": "m", "LogSI": "100 ln m", "AbsRel": "%", "Acc": "%"}
 VALIDATION_METRICS = tuple(VALIDATION_UNITS)
@@ -48,18 +49,19 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
 
     Args:
         depth: predicted depth (b 1 h w), any unit; resized bilinearly to the size of `target`.
-        target: true depth (b 1 H W) in metres, 0 = none.
+        target: true depth (b 1 H W) in metres; what is no measurement (`trainer.geometry.valid_depth`) counts as none.
         min_depth, max_depth: metres, to which both depths are clamped.
 
     Returns:
-        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether the image has any true
-        depth. Rows of other images are 0 and must not enter a mean. A NaN prediction makes the errors NaN and Acc 0.
+        values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether any true depth of the
+        image lies between the limits; were all of it clamped, every prediction would be perfect. Rows of other images
+        are 0 and must not enter a mean. A NaN prediction makes the errors NaN and Acc 0.
     """
     depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
     depth = depth.clamp(min_depth, max_depth)
     values = depth.new_zeros(len(depth), len(VALIDATION_METRICS))
-    has_truth = target > 0
-    valid = has_truth.flatten(1).any(dim=1)
+    has_truth = valid_depth(target)
+    valid = (has_truth & valid_depth(target, min_depth, max_depth)).flatten(1).any(dim=1)
     for i_item in valid.nonzero().flatten().tolist():
         pred, truth = depth[i_item][has_truth[i_item]], target[i_item][has_truth[i_item]].float()
         values[i_item] = _item_metrics(pred, truth, min_depth, max_depth)

@@ -84,7 +84,8 @@ class Objective(nn.Module):
         """Predict, compare, weigh. Raises ValueError naming missing keys of the batch.
 
         Only `loss` and `losses` have a graph: with one, a prediction that no loss uses would make
-        DistributedDataParallel wait for its parameters. `predict` keeps the graph.
+        DistributedDataParallel wait for its parameters. `predict` keeps the graph. All are NaN when a camera, motion or
+        point of view synthesis was not finite, whatever colour it took.
         """
         require(batch, batch_keys(self._needed_by, self.supp_idxs))
         predictions = self.predict(batch)
@@ -225,7 +226,8 @@ class Objective(nn.Module):
                 values[f"stereo_{key}"], drawn = loss(twin)
                 total = total + self.weights[key] * values[f"stereo_{key}"]
                 pictures |= {tag.replace("/", "/stereo_", 1): picture for tag, picture in drawn.items()}
-        return total, values, pictures
+        fault = scene.fault()
+        return total + fault, {key: value + fault for key, value in values.items()}, pictures
 
 
 @contextmanager

@@ -51,8 +51,8 @@ class Verdict:
 class StepGuard:
     """Guard the steps of a run: `begin`, `judge` every loss, `judge_gradient`; then take the step or `refuse` it.
 
-    Losses are judged before their backward pass, because that of `grid_sample` on a CPU reads arbitrary memory where a
-    coordinate is NaN. Gradients are equal on all processes once reduced, so each process judges its own.
+    Losses are judged before their backward pass; they are NaN when a camera, motion or point of view synthesis is not
+    finite (`Scene.fault`). Gradients are equal on all processes once reduced, so each process judges its own.
 
     Under "stop" only gradients of one-dimensional parameters (biases, scales of norms) are checked: numbers that are
     not finite reach some of them on their way back, and checking all takes up to 2 % of a small step. Under "skip" all

@@ -132,7 +132,10 @@ class Recorder:
             self.tracker.text("val_items", " - ".join(items), step)
         self.progress.end_epoch(result.shown)
         if result.num_items and not math.isfinite(result.value(monitor)):
-            self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is")
+            near, far = self.limits
+            has_no_truth = monitor in VALIDATION_METRICS and not result.num_with_depth
+            why = f": no item has a true depth between {near:g} and {far:g} m. Check its unit" if has_no_truth else ""
+            self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is{why}")
         for warning in self.health.judge_validation(result.disp_variation):
             self.progress.message(warning)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from trainer.geometry import ViewSynthesis, project
 from trainer.objective import Objective
 from trainer.runtime.errors import listed
 from trainer.runtime.seeding import TRAINING, seed_everything
@@ -60,7 +61,9 @@ def replay(
     watch = _Watch()
     with watch.watching(objective), _cast(batch["target"].device.type, autocast):
         output = objective(batch)
-    findings += watch.first_output
+    of_losses = [line for line in watch.first_output if line.startswith("the output of losses.")]
+    findings += [line for line in watch.first_output if line not in of_losses]
+    findings += _broken_geometry(batch, output.predictions) + of_losses
     terms = {name: float(value.detach()) for name, value in output.losses.items()}
     if not findings and not torch.isfinite(output.loss):
         findings.append(f"the sum of the losses: {listed([f'{k} {v:.4g}' for k, v in terms.items()])}")
@@ -141,6 +144,22 @@ def _broken(named: Mapping[str, Tensor]) -> list[str]:
     """Return one line naming the tensors with numbers that are not finite, or none."""
     wrong = [f"{name} ({_range(tensor)})" for name, tensor in named.items() if not torch.isfinite(tensor).all()]
     return [listed(wrong)] if wrong else []
+
+
+def _broken_geometry(batch: Mapping[str, Tensor], predictions: Mapping[str, Any]) -> list[str]:
+    """Return one line naming what is not finite first between networks and losses, at scale 0, or none."""
+    if "Ts" not in predictions or "K" not in batch:
+        return []
+    Ts, depth = predictions["Ts"], predictions["depth"][0]
+    synthesis = ViewSynthesis(batch["K"], (depth.shape[-2], depth.shape[-1]))
+    Ps = [synthesis.projection(T) for T in Ts.unbind(1)]
+    steps = {
+        "the motions Ts": Ts,
+        "the inverse of the intrinsics K": synthesis.K_inv,
+        "the projections K [R K^-1 | t]": torch.stack(Ps),
+        "the projected points": torch.stack([project(depth, P)[0] for P in Ps]),
+    }
+    return [line for name, tensor in steps.items() for line in _broken({name: tensor})][:1]
 
 
 def _range(tensor: Tensor) -> str:
