@@ -1,6 +1,6 @@
 """Ground truth of a split in one file, as `prepare targets` and earlier tools write it: scores need no data set then.
 
-Maps of different size are stored as an array of arrays, which NumPy pickles. Reading it runs nothing in the pickle.
+Maps of different size are stored as an array of arrays, which NumPy pickles. Reading it runs nothing in the pickle, within limits.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
         except ValueError as error:
             if "Object arrays" not in str(error):
                 raise
-            array = read_pickle(stream, f"{path}: {key}")  # the header has been read
+            header = stream.tell()  # has been read
+            array = read_pickle(stream, f"{path}: {key}", archive.getinfo(stream.name).file_size - header)
     if not isinstance(array, np.ndarray) or (array.ndim == 0 and key != "truth"):
         raise UserError(f"{path}: {key} is not an array with an entry per item. Write the file again")
     return array
