@@ -287,7 +287,7 @@ def test_a_split_with_a_missing_neighbour_names_line_role_and_frame(tmp_path):
     problems = folder(tmp_path, split_file=str(split)).check()
     assert problems == [
         f"{split}:3: 'nonsense': expected \"<clip> <frame>\"",
-        "there are no pictures of b: 1 frame is missing. Known: a",
+        "there are no pictures of 'b': 1 frame is missing. Known: a",
         f"{split}:2: support +1 a/4 is missing: no such picture. The clip has 4 frames, 0 to 3",
     ]
 

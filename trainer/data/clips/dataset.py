@@ -14,7 +14,7 @@ from models_zoo.registry import did_you_mean
 from trainer.data.base import DataError, picture_size, read_image
 from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
-from trainer.data.files.splits import capped, counted, parse_frame
+from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 
@@ -93,10 +93,11 @@ class ClipDataset(RecordedDataset):
                     place = f"{line.place}: " if line.place else ""
                     missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {extent}")
         known = did_you_mean("", [name for name, clip in self.clips.items() if clip.frames])
-        for name, number in absent.items():
-            frames = counted(number, "frame is", "frames are")
-            problems.append(f"there are no pictures of {name}: {frames} missing. {known}")
-        return problems + capped(missing, "missing frames")
+        nothing = [
+            f"there are no pictures of {shown(name)}: {counted(n, 'frame is', 'frames are')} missing. {known}"
+            for name, n in absent.items()
+        ]
+        return problems + capped(nothing, "clips without pictures") + capped(missing, "missing frames")
 
     def notes(self) -> list[str]:
         """Report gaps in clips, which no item spans, and clips whose names show none."""

@@ -111,14 +111,14 @@ def _described(value, contents, within=False):
     return {"shape": value.shape, "code": code, "is_fortran": bool(value.is_fortran)}
 
 
-def _read(stream, memory):
+def _read(stream, memory: int) -> "list[bytes]":
     """Read a pickle. Returns the lines and bytes of the reply."""
-    contents = []
+    contents: list[bytes] = []
     try:
         value = _described(Unpickler(stream, encoding="latin1").load(), contents)
-        reply = json.dumps({"value": value, "bytes": [*map(len, contents)]})
-        if len(reply) + sum(map(len, contents)) < memory:
-            return [reply.encode() + b"\n", *contents]
+        head = json.dumps({"value": value, "bytes": [len(content) for content in contents]}).encode()
+        if len(head) + sum(map(len, contents)) < memory:
+            return [head + b"\n", *contents]
         reply = {"refused": "unpacks to more memory than such values need"}
     except Refused as error:
         reply = {"refused": str(error)}
