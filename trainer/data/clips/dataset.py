@@ -83,15 +83,19 @@ class ClipDataset(RecordedDataset):
         problems = capped([line.problem for line in self.lines if line.problem], "bad lines")
         absent: Counter[str] = Counter()
         missing = []
+        extents: dict[str, str] = {}
         for line in self.lines:
             for role, (name, number) in self._roles(line).items() if not line.problem else ():
                 clip = self.clips.get(name)
                 if clip is None or not clip.frames:
                     absent[name] += 1
                 elif number not in clip.frames:
-                    extent = f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
+                    if name not in extents:
+                        extents[name] = f"{len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
                     place = f"{line.place}: " if line.place else ""
-                    missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {extent}")
+                    missing.append(
+                        f"{place}{role} {name}/{number} is missing: no such picture. The clip has {extents[name]}"
+                    )
         known = did_you_mean("", [name for name, clip in self.clips.items() if clip.frames])
         nothing = [
             f"there are no pictures of {shown(name)}: {counted(n, 'frame is', 'frames are')} missing. {known}"
