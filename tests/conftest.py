@@ -18,8 +18,9 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep a user's Accelerate configuration out of the results."""
+    """Keep a user's Accelerate configuration out of the results, and files of Hypothesis out of the tree."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(tmp_path_factory.mktemp("hypothesis"))  # else .hypothesis
     os.chdir(ROOT)
 
 

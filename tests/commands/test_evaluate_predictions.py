@@ -181,6 +181,7 @@ DISP = "--pred-kind disp"
         ({"pred": ONES.astype(int)}, DISP,
          "holds int64. Write the disp that the numbers stand for, as floats: pred.astype(np.float32)"),
         ({"pred": ONES[0]}, DISP, "expected floats (N, h, w)"),
+        ({"pred": np.ones((2, 0, 3))}, DISP, "expected floats (N, h, w)"),
         ({"pred": np.nan * ONES}, DISP,
          "item 0 (and 2 more) is not finite everywhere. Write 0 where there is no prediction, which counts as"),
         ({"pred": np.where(np.arange(3)[:, None, None] == 1, np.inf, ONES)}, DISP,

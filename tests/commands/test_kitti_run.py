@@ -115,4 +115,4 @@ def test_what_can_be_seen_before_training_is_told_at_once(recording: Path, split
     calibration.write_text(calibration.read_text().replace("R: 7", "R: 9", 1))
     done = train(recording, tmp_path, splits / "train_files.txt")
     damaged = "calib_velo_to_cam.txt is damaged: R_rect_00 and R must be rotations"
-    refused(done, f"{picture} is cut short or damaged", f"{scan} is empty", damaged)
+    refused(done, f"{picture} is not a readable picture", f"{scan} is empty", damaged)

@@ -11,7 +11,9 @@ import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import numpy as np
 import pytest
@@ -285,7 +287,7 @@ def test_a_split_with_a_missing_neighbour_names_line_role_and_frame(tmp_path):
     problems = folder(tmp_path, split_file=str(split)).check()
     assert problems == [
         f"{split}:3: 'nonsense': expected \"<clip> <frame>\"",
-        "there are no pictures of b: 1 frame is missing. Known: a",
+        "there are no pictures of 'b': 1 frame is missing. Known: a",
         f"{split}:2: support +1 a/4 is missing: no such picture. The clip has 4 frames, 0 to 3",
     ]
 
@@ -299,7 +301,7 @@ def test_pictures_that_are_cut_short_or_empty_are_named_before_training(tmp_path
     (tmp_path / f"3{suffix}").write_bytes(b"")
     problems = folder(tmp_path).check()
     assert len(problems) == 2
-    assert f"2{suffix} is cut short" in problems[0]
+    assert f"2{suffix} is not a readable picture" in problems[0]
     assert f"3{suffix} is empty" in problems[1]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")  # the first process of a machine looks for all
@@ -377,6 +379,40 @@ def test_an_item_that_cannot_be_read_is_replaced_named_and_counted(scarred, num_
         assert message[2].endswith("Another item takes its place (3 of 7 items so far)")
         loaded(dataset, epoch=1)
         assert len(caplog.records) == 3  # message once
+
+
+def test_a_program_that_calls_itself_a_picture_is_not_run_and_costs_its_items(tmp_path, monkeypatch, caplog):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    frames(tmp_path, range(9), suffix=".jpg")
+    evil = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\n%%EOF\n\xff\xd9"
+    (tmp_path / "000004.jpg").write_bytes(evil)
+    dataset = folder(tmp_path, size=(32, 16), fov=60)
+    assert dataset.check() == []  # it ends as a JPEG does
+    assert len(loaded(dataset)) == 7
+    assert not (tmp_path / "ran").exists()
+    assert int(dataset.unreadable.sum()) == 3
+    assert "000004.jpg is not a readable picture (none of PNG, JPEG, BMP, WEBP, TIFF)" in caplog.text
+    with Image.open(tmp_path / "000004.jpg") as careless, suppress(OSError):
+        careless.load()
+    assert (tmp_path / "ran").exists()  # so the file is what it is meant to be
+
+
+@pytest.mark.parametrize("error", [RuntimeError, CalledProcessError(1, "gs"), struct.error, KeyError, MemoryError])
+def test_whatever_a_decoder_raises_costs_one_item(tmp_path, monkeypatch, error):
+    def load(picture):
+        raise error
+
+    frames(tmp_path, range(5))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    dataset = folder(tmp_path, fov=60)
+    with pytest.raises(DataError, match=r"\.png is not a readable picture .*item 0 of train"):
+        dataset[0]
 
 
 def test_the_stand_in_depends_on_seed_epoch_and_item_only(scarred):

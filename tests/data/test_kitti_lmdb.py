@@ -233,8 +233,8 @@ def test_a_truncated_picture_in_a_database_is_named(databases: Path, raw: Path) 
     with pytest.raises(DataError, match=f"{folder}/0000000001 is not a readable picture"):
         dataset("kitti_lmdb", databases)[0]
     one, other = check(databases)
-    assert one.startswith(f"{folder}/0000000001 is cut short or damaged (")
-    assert f"cannot identify image file {folder}/0000000003)" in other
+    assert one.startswith(f"{folder}/0000000001 is not a readable picture (")
+    assert other.startswith(f"{folder}/0000000003 is not a readable picture (none of PNG,")
 
 
 def test_scans_of_a_wrong_shape_and_missing_databases_are_named(databases: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_scans_of_a_wrong_shape_and_missing_databases_are_named(databases: Path,
     made = dataset("kitti_lmdb", databases)
     with pytest.raises(DataError, match=r"0000000001 is not a LiDAR scan: float32 of shape \(0, 4\)"):
         made[0]
-    with pytest.raises(DataError, match="0000000002: expected an array, got dict"):
+    with pytest.raises(DataError, match=r"0000000002: refused\. The pickle holds a dict"):
         made[2]
     with pytest.raises(UserError, match=r"KITTI as LMDB databases was not found[\s\S]*kitti_raw_sync_lmdb"):
         dataset("kitti_lmdb", folder)
@@ -260,7 +260,7 @@ def put(folder: Path, key: bytes, value: bytes) -> None:
     ("value", "message"),
     [
         (pickle.dumps(np.eye(2), 4), "float64 of shape (2, 2), expected numbers (3, 3)"),
-        (doubled(60) + b".", "refused. The pickle uses the same tuple again"),
+        (doubled(60) + b".", "refused. The pickle holds a tuple"),
     ],
     ids=["shape", "endless"],
 )

@@ -182,7 +182,7 @@ def test_everything_missing_is_listed_at_once(root):
     problems = odometry(root, **given).check()
     path = given["split_file"]
     assert f"{path}:2: '0 1 x': expected" in problems[0]
-    assert problems[1] == "there are no pictures of 07/l: 3 frames are missing. Known: 00/l"
+    assert problems[1] == "there are no pictures of '07/l': 3 frames are missing. Known: 00/l"
     assert f"{path}:1: support +1 00/l/6 is missing" in problems[2]
     assert any("sequences/07/calib.txt cannot be read" in line for line in problems)
 

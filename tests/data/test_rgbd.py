@@ -129,7 +129,7 @@ def test_damage_is_named_before_training(root):
     bad, missing, *damaged = rgbd(root, split_file=str(split)).check()
     assert bad.startswith(f"{split}:3: ")
     assert missing.startswith(f"{split}:2: ")
-    assert f"{png} is cut short" in damaged[0]
+    assert f"{png} is not a readable picture" in damaged[0]
     assert f"{array} is not a readable array" in damaged[1]
 
 

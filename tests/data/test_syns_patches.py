@@ -106,7 +106,7 @@ def test_damage_and_bad_lines_are_named(root):
     assert "test_files.txt:3: 'x': expected" in bad
     assert all("/4." in line and "missing" in line for line in missing)
     assert len(missing) == 3
-    assert "images/3.png is cut short" in picture
+    assert "images/3.png is not a readable picture" in picture
     assert "depths/3.npy is not a readable array" in depth
     assert len(syns(root, use_depth=False).check()) == 4
 

@@ -41,11 +41,12 @@ def test_categories_keep_the_items_apart():
     assert list(row)[:4] == ["Ratio", "Cat", "SubCat", "MAE"]
     assert row["Cat"] == "Indoor"
     assert [key for key in row if key.endswith("-Edges")] == [
-        "Ratio-Edges",
+        *("Ratio-Edges", "Cat-Edges", "SubCat-Edges"),
         *(f"{key}-Edges" for key in BENCHMARK),
         *("DirAcc-Edges", "Dir (-)-Edges", "Dir (+)-Edges", "EdgeAcc-Edges", "EdgeComp-Edges"),
     ]
     assert row["DirAcc-Edges"] == rows[0]["dir_acc"]
+    assert (row["Cat-Edges"], row["SubCat-Edges"]) == ("Indoor", "Room")
 
 
 def test_least_squares_have_scale_and_shift():

@@ -102,7 +102,7 @@ def test_an_image_without_category_and_one_without_number(tmp_path: Path) -> Non
 
 def test_categories_of_files_of_earlier_code(tmp_path: Path) -> None:
     rows = [
-        {"Ratio": 5.0, "Cat": "Nature", "SubCat": "Hill", "AbsRel": 10.0, "AbsRel-Edges": 30.0},
+        {"Ratio": 5.0, "Cat": "Nature", "SubCat": "Hill", "AbsRel": 10.0, "AbsRel-Edges": 30.0, "Cat-Edges": "Nature"},
         {"Ratio": 5.0, "Cat": "Indoor", "SubCat": "Hall", "AbsRel": 20.0, "AbsRel-Edges": 50.0},
     ]
     write_legacy(tmp_path, "syns_test_best_mono.yaml", rows)

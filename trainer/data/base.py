@@ -9,7 +9,7 @@ import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, get_args
@@ -17,13 +17,14 @@ from typing import Any, ClassVar, Literal, TypedDict, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import augment
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import open_file
 from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
 
 Mode = Literal["train", "val", "test"]
@@ -32,8 +33,8 @@ Key = int | tuple[int, int]  # index, or (epoch, index)
 _KEYS = ("K", "T_stereo", "depth", "depth_hints", "Ts_true", "K_depth", "edges")
 _X_SIGNS = np.array([-1.0, 1.0, 1.0, 1.0])
 DEEP_MODES = ("I", "F")  # beginnings of Pillow's names of more than 8 bits
-# What Pillow raises for broken files.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Pillow knows dozens more and chooses by content, whatever the ending; its reader of PostScript starts a program.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 _MIRROR = np.outer(_X_SIGNS, _X_SIGNS)  # times a (4 4) motion T: diag(_X_SIGNS) T diag(_X_SIGNS)
 
 
@@ -283,15 +284,23 @@ def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:
 
 
 @contextmanager
-def open_picture(source: Any, what: str = "picture") -> Iterator[Image.Image]:
-    """Open a picture; the block decodes it. Raises DataError naming `source` when it is missing or unreadable."""
+def open_picture(source: Any, what: str = "picture", fix: str = "Copy or download it again") -> Iterator[Image.Image]:
+    """Open a picture of `FORMATS`, a path or a stream; the block decodes it.
+
+    Raises DataError naming `source`, with the advice `fix`, when it is missing or unreadable.
+    """
     try:
-        with Image.open(source) as picture:
+        opened = open_file(source) if isinstance(source, str | Path) else nullcontext(source)
+        with opened as file, Image.open(file, formats=FORMATS) as picture:
             yield picture
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{source} is missing. Restore it or remove its items from the split") from error
-    except UNREADABLE as error:
-        raise DataError(f"{source} is not a readable {what} ({error}). Copy or download it again") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{source} is not a readable {what} (none of {', '.join(FORMATS)}). {fix}") from error
+    except Exception as error:  # decoders raise anything
+        raise DataError(f"{source} is not a readable {what} ({error}). {fix}") from error
 
 
 def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:

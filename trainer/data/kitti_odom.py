@@ -18,11 +18,11 @@ from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, c
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
-from trainer.data.clips.poses import Rig, read_poses, read_rig
+from trainer.data.clips.poses import Rig, are_motions, read_poses, read_rig
 from trainer.data.files.depth import resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
 from trainer.data.files.scans import read_points
-from trainer.data.files.splits import find_split
+from trainer.data.files.splits import find_split, is_number
 from trainer.data.kitti_raw.calibration import project_points
 from trainer.runtime.errors import UserError
 from trainer.types import METRES_PER_UNIT
@@ -32,7 +32,6 @@ Pictures = Literal["auto", "colour", "grey"]
 _NAMES = ("kitti_odom", "kitti_odometry")
 _PICTURES = "sequences/[0-9][0-9]/image_[0-3]"
 _CAMERAS = {"colour": {"l": 2, "r": 3}, "grey": {"l": 0, "r": 1}}
-_ROUNDED = 1e-2  # entries of a rotation times its transpose
 _TEST_SEQUENCES = ("09", "10")
 
 
@@ -184,10 +183,7 @@ class KittiOdometry(ClipDataset):
         if sequence not in self._poses:
             path = self._pose_file(sequence)
             poses = read_poses(path)
-            turned = poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1)
-            is_motion = np.abs(turned - np.eye(3)).max(axis=(1, 2)) < _ROUNDED  # NaN is not less
-            is_motion &= np.isfinite(poses).all(axis=(1, 2))
-            broken = np.flatnonzero(~is_motion)
+            broken = np.flatnonzero(~are_motions(poses))
             if broken.size:
                 more = f"(and {broken.size - 1} more)"
                 raise DataError(f"{path}: the pose of frame {broken[0]} {more} is no motion. Copy it again")
@@ -234,7 +230,7 @@ class KittiOdometry(ClipDataset):
 
 def _parse(row: str) -> tuple[str, int] | None:
     match row.split():
-        case [sequence, number, side] if sequence.isdecimal() and number.isdecimal() and side in ("l", "r"):
+        case [sequence, number, side] if is_number(sequence, 2) and is_number(number) and side in ("l", "r"):
             return f"{int(sequence):02d}/{side}", int(number)
     return None
 

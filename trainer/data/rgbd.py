@@ -18,7 +18,7 @@ from trainer.data.base import CommonOptions, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
-from trainer.data.clips.poses import read_poses
+from trainer.data.clips.poses import are_motions, read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
 from trainer.runtime.errors import UserError
@@ -146,7 +146,12 @@ class RgbdScenes(ClipDataset):
         poses = read_poses(path)
         if len(poses) != len(clip.frames):
             raise UserError(f"{path} has {len(poses)} poses for {len(clip.frames)} pictures: one per picture is needed")
-        return dict(zip(sorted(clip.frames), poses, strict=True)) if np.isfinite(poses).all() else {}
+        if not np.isfinite(poses).all():
+            return {}
+        broken = np.flatnonzero(~are_motions(poses))
+        if broken.size:
+            raise UserError(f"{path}: pose {broken[0]} (and {broken.size - 1} more) is no motion. Copy it again")
+        return dict(zip(sorted(clip.frames), poses, strict=True))
 
 
 def _sub(folder: Path, names: Sequence[str]) -> Path:

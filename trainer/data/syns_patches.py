@@ -22,9 +22,10 @@ from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import read_depth_array
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
-from trainer.data.files.splits import capped, find_split
+from trainer.data.files.splits import capped, find_split, is_number
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import read_file
 
 _FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels
 _EDGES = re.compile("edges(_0[123](_log|_inv)?)?")  # folders of depth edges
@@ -89,7 +90,10 @@ class SynsPatches(RecordedDataset):
     def category(self, index: int) -> tuple[str, str]:
         """Category and subcategory of the scene of an item; ("", "") when its text file has none."""
         for path in sorted((self.root / self.lines[index].clip).glob("*.txt")):
-            found = _CATEGORY.search(path.read_text(encoding="latin-1"))
+            try:
+                found = _CATEGORY.search(read_file(path).decode("latin-1"))
+            except OSError as error:
+                raise DataError(f"{path} cannot be read ({error}). Copy it again") from error
             if found:
                 return found[1].strip(), found[2].strip()
         return "", ""
@@ -134,7 +138,7 @@ _CATEGORY = re.compile(r"Scene Category:\s*(.+?)\s*(?::|\s-\s)\s*(.+)")
 
 def _parse(row: str) -> tuple[str, int] | None:
     match row.split():
-        case [scene, name] if scene.isdecimal() and name.removesuffix(".png").isdecimal():
+        case [scene, name] if is_number(scene) and is_number(name.removesuffix(".png")):
             return f"{int(scene):02d}", int(name.removesuffix(".png"))
     return None
 

@@ -15,6 +15,7 @@ from models_zoo.registry import did_you_mean
 from trainer.evaluation.items import Items, names_of, resize
 from trainer.metrics.align import INFINITE, invert
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import open_file
 
 Kind = Literal["disp", "depth"]
 
@@ -85,13 +86,19 @@ class StoredDepth:
 
 def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read arrays of an NPZ file, all or those of `keys`, without pickles. Raises UserError."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: is not an NPZ file. Write one with np.savez(file, {KEY}=array)")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files if keys is None or key in keys}
+        with open_file(path) as opened:
+            if not zipfile.is_zipfile(opened):
+                raise UserError(f"{path}: is not an NPZ file. Write one with np.savez(file, {KEY}=array)")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files if keys is None or key in keys}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Name an NPZ file") from error
     except Exception as error:  # a damaged archive fails in any way
         reason = "one holds objects" if "allow_pickle" in str(error) else error
         raise UserError(
@@ -126,7 +133,7 @@ def _cleaned(values: np.ndarray, kind: Kind, path: Path) -> np.ndarray:
         )
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
-    if values.ndim != 3 or values.dtype.kind != "f":
+    if values.ndim != 3 or values.dtype.kind != "f" or 0 in values.shape[1:]:
         raise UserError(f"{path}: expected floats (N, h, w), got {values.dtype} of shape {values.shape}")
     far = np.isposinf(values) & (kind == "depth")
     if far.any():

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from models_zoo.registry import did_you_mean
+from trainer.data.clips.intrinsics import is_camera
 from trainer.data.files.pickles import read_pickle
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import open_file
 
 # Arrays of the file; only `depth` is required.
 KEYS = ("depth", "K", "items", "edge", "cat", "subcat", "size", "truth")
@@ -87,13 +89,15 @@ class TargetsFile:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays in `KEYS`; pickled ones through a reader that runs nothing."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             known = [key for key in KEYS if f"{key}.npy" in archive.namelist()]
             return {key: _read_array(archive, key, path) for key in known}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. `prepare targets` makes it") from error
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Name an NPZ file") from error
     except Exception as error:  # a damaged archive fails in any way
         raise UserError(f"{path}: is not an NPZ file of ground truth ({error}). Copy or write it again") from error
 
@@ -105,7 +109,8 @@ def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
         except ValueError as error:
             if "Object arrays" not in str(error):
                 raise
-            array = read_pickle(stream, f"{path}: {key}")  # the header has been read
+            header = stream.tell()  # has been read
+            array = read_pickle(stream, f"{path}: {key}", archive.getinfo(stream.name).file_size - header)
     if not isinstance(array, np.ndarray) or (array.ndim == 0 and key != "truth"):
         raise UserError(f"{path}: {key} is not an array with an entry per item. Write the file again")
     return array
@@ -114,18 +119,31 @@ def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
 def _maps(array: np.ndarray, key: str, sizes: np.ndarray | None, dtype: Any, path: Path) -> list[np.ndarray]:
     """One map (H W) per item, padding cut off."""
     try:
-        maps = [np.ascontiguousarray(entry, dtype) for entry in array]
-    except (TypeError, ValueError) as error:
+        entries = [np.asarray(entry) for entry in array]
+        if other := next((e.dtype for e in entries if e.dtype.kind not in "biufO"), None):
+            raise TypeError(f"one has {other}")
+        maps = [np.ascontiguousarray(entry, dtype) for entry in entries]
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {key} holds something other than maps of numbers ({error})") from error
     for i, entry in enumerate(maps):
         if entry.ndim != 2 or not entry.size:
             raise UserError(f"{path}: item {i} of {key} is not a map (h, w), but of shape {entry.shape}")
     if sizes is None:
         return maps
-    return [entry[:h, :w] for entry, (h, w) in zip(maps, sizes.astype(int).tolist(), strict=True)]
+    if sizes.dtype.kind not in "iu" or sizes.shape != (len(maps), 2):
+        raise UserError(f"{path}: size must be integers (b, 2), got {sizes.dtype} of shape {sizes.shape}")
+    for i, (entry, (h, w)) in enumerate(zip(maps, sizes.tolist(), strict=True)):
+        if not (0 < h <= entry.shape[0] and 0 < w <= entry.shape[1]):
+            raise UserError(f"{path}: size {h}x{w} of item {i} is not within its {key} of shape {entry.shape}")
+    return [entry[:h, :w] for entry, (h, w) in zip(maps, sizes.tolist(), strict=True)]
 
 
 def _intrinsics(K: np.ndarray, path: Path) -> np.ndarray:
     if K.ndim != 3 or K.shape[1:] not in ((3, 3), (4, 4)):
         raise UserError(f"{path}: K must be (b, 3, 3) or (b, 4, 4), got {K.shape}")
+    if K.dtype.kind not in "iuf":
+        raise UserError(f"{path}: K holds {K.dtype}, not numbers. Write the file again")
+    for i, camera in enumerate(K[:, :3, :3]):
+        if not is_camera(camera):
+            raise UserError(f"{path}: K of item {i} is no camera: {camera.tolist()}. Write the file again")
     return np.ascontiguousarray(K[:, :3, :3], np.float32)

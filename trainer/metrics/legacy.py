@@ -30,10 +30,13 @@ def legacy_row(item: Mapping[str, Any], protocol: DepthProtocol) -> dict[str, An
     """Rename the numbers of one item."""
     names = {"factor": "Scale", "shift": "Shift"} if protocol.alignment.has_shift else {"factor": "Ratio"}
     row: dict[str, Any] = {new: item[key] for key, new in names.items()}
-    row |= {new: item[key] for key, new in (("cat", "Cat"), ("subcat", "SubCat")) if key in item}
+    categories = {new: item[key] for key, new in (("cat", "Cat"), ("subcat", "SubCat")) if key in item}
+    row |= categories
     metrics = [metric for s in protocol.sets.values() for metric in s.metrics]
     row |= {m.legacy or m.key: item[m.key] for m in metrics if m.key in protocol.keys}
     edges = {new + LEGACY_EDGES: item[key + EDGES] for key, new in names.items() if key + EDGES in item}
+    if edges:  # the reference scores edges in a pass of its own, which repeats all of the item
+        edges |= {name + LEGACY_EDGES: category for name, category in categories.items()}
     for metric in metrics:
         key = metric.key + EDGES if metric.key in protocol.keys else metric.key
         if key in item:

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole or not at all: staged beside the old one, synced, renamed."""
+"""Files that are read only when they are files, and replaced as a whole or not at all: staged, synced, renamed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer.runtime.errors import UserError
 
@@ -19,6 +21,28 @@ _FIXES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder where you may write"),
 }
 _STAGED = re.compile(r"\..+\.tmp-(\d+)")
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read bytes. Raises OSError, at once, for a pipe or device, which would block or never end."""
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # no such flag on Windows
+
+    try:
+        file = open(path, "rb", opener=without_waiting)  # noqa: SIM115
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "A pipe or device, not a file", str(path))
+    return file
+
+
+def read_file(path: str | Path) -> bytes:
+    """Read all bytes of a file. Raises OSError as `open_file`."""
+    with open_file(path) as file:
+        return file.read()
 
 
 class CannotWrite(UserError):

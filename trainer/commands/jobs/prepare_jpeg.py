@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
-from trainer.runtime.files import require_space
+from trainer.runtime.files import read_file, require_space
 
 _SHARE = 0.3  # of the bytes of a PNG; KITTI has 0.19
 _LEAST_PSNR = 30.0  # dB of the grey values; KITTI has about 42, the next frame of a drive 12 to 17
@@ -111,9 +111,10 @@ def _is_readable(path: Path, content: bytes) -> bool:
 def _read(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """Decode a picture (h w 3), RGB. Raises ValueError naming the file."""
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as picture:
+        source = io.BytesIO(read_file(path) if content is None else content)
+        with Image.open(source, formats=("PNG", "JPEG")) as picture:  # not `open_picture`, which imports torch
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise anything
         raise ValueError(f"{path} is not a readable picture ({error}). Copy it again") from error
 
 

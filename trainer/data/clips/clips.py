@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.files.splits import read_rows
+from trainer.data.files.splits import read_rows, shown
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_BLOCK = 50  # frames of a block of the validation rule
@@ -83,7 +83,7 @@ def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expec
     lines = []
     for i, row in read_rows(path, expected):
         found = parse(row)
-        problem = f"{path}:{i}: {row!r}: expected {expected}" if found is None else ""
+        problem = f"{path}:{i}: {shown(row)}: expected {expected}" if found is None else ""
         lines.append(Line(f"{path}:{i}", *(found or ("", 0)), problem))
     return lines
 

@@ -14,7 +14,7 @@ from models_zoo.registry import did_you_mean
 from trainer.data.base import DataError, picture_size, read_image
 from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
-from trainer.data.files.splits import capped, counted, parse_frame
+from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 
@@ -83,20 +83,25 @@ class ClipDataset(RecordedDataset):
         problems = capped([line.problem for line in self.lines if line.problem], "bad lines")
         absent: Counter[str] = Counter()
         missing = []
+        extents: dict[str, str] = {}
         for line in self.lines:
             for role, (name, number) in self._roles(line).items() if not line.problem else ():
                 clip = self.clips.get(name)
                 if clip is None or not clip.frames:
                     absent[name] += 1
                 elif number not in clip.frames:
-                    extent = f"The clip has {len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
+                    if name not in extents:
+                        extents[name] = f"{len(clip.frames)} frames, {min(clip.frames)} to {max(clip.frames)}"
                     place = f"{line.place}: " if line.place else ""
-                    missing.append(f"{place}{role} {name}/{number} is missing: no such picture. {extent}")
+                    missing.append(
+                        f"{place}{role} {name}/{number} is missing: no such picture. The clip has {extents[name]}"
+                    )
         known = did_you_mean("", [name for name, clip in self.clips.items() if clip.frames])
-        for name, number in absent.items():
-            frames = counted(number, "frame is", "frames are")
-            problems.append(f"there are no pictures of {name}: {frames} missing. {known}")
-        return problems + capped(missing, "missing frames")
+        nothing = [
+            f"there are no pictures of {shown(name)}: {counted(n, 'frame is', 'frames are')} missing. {known}"
+            for name, n in absent.items()
+        ]
+        return problems + capped(nothing, "clips without pictures") + capped(missing, "missing frames")
 
     def notes(self) -> list[str]:
         """Report gaps in clips, which no item spans, and clips whose names show none."""

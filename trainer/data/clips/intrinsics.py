@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from trainer.geometry import scale_intrinsics
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import read_file
 
 Array = NDArray[Any]
 
+_LARGEST = 1e6  # pixels; a telescope on a large sensor has 1e5
 _NORMALISED = 8.0  # focal length in picture widths, a view of 7 degrees; in pixels, cameras have more
 
 
@@ -24,7 +26,7 @@ def read_intrinsics(path: Path) -> Array:
     Raises UserError naming the file for other contents, an impossible camera, or K that is not in pixels.
     """
     try:
-        numbers = [float(word) for word in path.read_text(encoding="utf-8-sig").replace(",", " ").split()]
+        numbers = [float(word) for word in read_file(path).decode("utf-8-sig").replace(",", " ").split()]
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path} cannot be read as numbers ({error})") from error
     if len(numbers) == 4:
@@ -35,8 +37,7 @@ def read_intrinsics(path: Path) -> Array:
         K = np.array(numbers).reshape(side, side)[:3, :3].copy()
     else:
         raise UserError(f"{path}: expected fx fy cx cy, or a 3x3 matrix, got {len(numbers)} numbers")
-    upper = not K[1, 0] and K[2].tolist() == [0, 0, 1]
-    if not (np.isfinite(K).all() and upper and K[0, 0] > 0 and K[1, 1] > 0):
+    if not is_camera(K):
         raise UserError(f"{path}: {K.tolist()} is no camera: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")
     if max(K[0, 0], K[1, 1]) < _NORMALISED:
         raise UserError(
@@ -44,6 +45,12 @@ def read_intrinsics(path: Path) -> Array:
             " first row (fx, cx) by the width of the pictures, its second (fy, cy) by their height"
         )
     return K
+
+
+def is_camera(K: Array) -> bool:
+    """Tell whether K (3 3) is [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths, of a camera's size."""
+    upper = not K[1, 0] and K[2].tolist() == [0, 0, 1]
+    return bool(upper and (np.abs(K) < _LARGEST).all() and K[0, 0] > 0 and K[1, 1] > 0)  # NaN is not less
 
 
 def from_field_of_view(size: tuple[int, int], degrees: float) -> Array:

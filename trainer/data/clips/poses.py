@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.base import DataError
-from trainer.data.clips.intrinsics import Array
+from trainer.data.clips.intrinsics import Array, is_camera
+from trainer.runtime.files import read_file
 
 _UNPACK = "Unpack the calibration archive of the benchmark"
 
@@ -48,7 +49,7 @@ class Rig:
 def read_rig(path: Path) -> Rig:
     """Read calib.txt: lines `P0: ...` to `P3: ...` and `Tr: ...` of 12 numbers, all optional. Raises DataError."""
     try:
-        rows = dict(row.split(":", 1) for row in path.read_text(encoding="utf-8").splitlines() if ":" in row)
+        rows = dict(row.split(":", 1) for row in read_file(path).decode().splitlines() if ":" in row)
         values = {key.strip(): np.array([float(n) for n in row.split()]) for key, row in rows.items()}
         matrices = {key: row.reshape(3, 4) for key, row in values.items()}
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -58,10 +59,21 @@ def read_rig(path: Path) -> Rig:
         if not np.isfinite(matrix).all():
             raise DataError(f"{path}: {name} is not finite. {_UNPACK}")
     for number, matrix in P.items():
-        if min(matrix[0, 0], matrix[1, 1]) <= 0 or matrix[2, :3].tolist() != [0, 0, 1]:
+        if not is_camera(matrix[:, :3]):
             expected = "fx s cx ., 0 fy cy ., 0 0 1 . with positive focal lengths"
             raise DataError(f"{path}: P{number} is no camera: expected {expected}")
+    if "Tr" in matrices and not are_motions(matrices["Tr"][None])[0]:
+        raise DataError(f"{path}: Tr is no rotation with a shift. {_UNPACK}")
     return Rig(path, P, matrices.get("Tr"))
+
+
+def are_motions(T: Array, rounded: float = 1e-2) -> Array:
+    """Tell which of T (n 3+ 4) are a rotation, `rounded` in the entries of R times its transpose, and a shift."""
+    R = T[:, :3, :3]
+    with np.errstate(all="ignore"):  # NaN, infinite and enormous entries
+        difference = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
+        turns: Array = (difference < rounded) & (np.linalg.det(R) > 0)  # NaN is not less; -1 is a mirror
+    return turns & np.isfinite(T).all(axis=(1, 2))
 
 
 def read_poses(path: Path) -> Array:
@@ -71,7 +83,7 @@ def read_poses(path: Path) -> Array:
     """
     poses = []
     try:
-        rows = path.read_text(encoding="utf-8").splitlines()
+        rows = read_file(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}). Copy it again") from error
     for i, row in enumerate(rows, 1):

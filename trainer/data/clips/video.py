@@ -154,7 +154,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _is_flat(path: Path) -> bool:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["JPEG"]) as picture:
         return all(low == high for low, high in ImageStat.Stat(picture).extrema)
 
 

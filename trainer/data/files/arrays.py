@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.base import DataError
+from trainer.runtime.files import open_file
 
 _HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, which numbers have not
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -22,7 +23,7 @@ _HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, w
 def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
     """Read an array of numbers from a `.npy` file. Raises DataError naming `source` and the advice `fix`."""
     try:
-        with open(source, "rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        with open_file(source) if isinstance(source, str | Path) else nullcontext(source) as file:
             shape, fortran, dtype, num_bytes = _read_head(file)
             flat: NDArray[Any] = np.frombuffer(bytearray(file.read(num_bytes)), dtype)
             return flat.reshape(shape, order="F" if fortran else "C")
@@ -35,7 +36,7 @@ def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:
 def array_problem(path: str, fix: str) -> str:
     """Say what is wrong with the header or size of a `.npy` file, or "". Reads the header only."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             _read_head(file)
     except Exception as error:
         return f"{path} is not a readable array ({error}). {fix}"

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
-
-from trainer.data.base import UNREADABLE
+from trainer.data.base import DataError, open_picture
 from trainer.data.files.arrays import array_problem
 from trainer.data.files.scans import scan_problem
+from trainer.runtime.files import open_file
 
 TAIL = 1024  # bytes that show whether a picture is whole
 _SECONDS = 60.0
@@ -67,14 +66,16 @@ def _file_problem(path: str) -> str:
 
 def _picture(path: str, size: int) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(max(0, size - TAIL))
             if is_whole(file.read()):
                 return ""
-        with Image.open(path) as picture:  # some cameras write more behind the end
-            picture.load()
-    except UNREADABLE as error:
-        return f"{path} is cut short or damaged ({error}). Copy it again or remove its items"
+        with open_picture(path, "picture", "Copy it again or remove its items") as picture:
+            picture.load()  # some cameras write more behind the end
+    except DataError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path} cannot be read ({error}). Copy it again or remove its items"
     return ""
 
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from PIL import Image
-
-from trainer.data.base import DEEP_MODES, UNREADABLE
+from trainer.data.base import DEEP_MODES, DataError, open_picture
 from trainer.data.files.damage import is_first_of_machine
 
 _THREADS = 16
@@ -68,8 +66,8 @@ def _odd(name: str, headers: Sequence[Header], size: tuple[int, int]) -> list[st
 
 def _header(path: str) -> Header | None:
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             turned = "exif" in picture.info and picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
             return Header(path, picture.size, turned, picture.mode)
-    except UNREADABLE:
+    except DataError:
         return None

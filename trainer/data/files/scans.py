@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.base import DataError
+from trainer.runtime.files import read_file
 
 Array = NDArray[Any]
 _POINT_BYTES = 16  # four float32
@@ -17,7 +17,7 @@ _POINT_BYTES = 16  # four float32
 def read_points(path: str) -> Array:
     """Read a LiDAR scan: (n 4) float32, x forward, y left, z up in metres, reflectance. Raises DataError."""
     try:
-        content = Path(path).read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}. Restore it or set dataset.use_depth: false") from error
     if problem := scan_problem(path, len(content)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models_zoo.registry import did_you_mean
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import read_file
 
 _FOLDERS = ("splits", "../splits", "../kitti_splits")  # seen from the folder with the data
 _LISTED = 20  # problems of one kind that a report names one by one
@@ -53,10 +54,12 @@ def choose_splits(data: Path, names: Sequence[str] | None, folder: Path | None) 
 def read_rows(path: Path, expected: str) -> list[tuple[int, str]]:
     """Read the rows of a split file, blank ones left out, with their numbers from 1. UserError when there are none."""
     try:
-        rows = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may write a mark first
+        rows = read_file(path).decode("utf-8-sig").splitlines()  # Windows may write a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: the split file cannot be read ({error}). Check dataset.split_file") from error
-    numbered = [(i, row.strip()) for i, row in enumerate(rows, 1) if row.strip()]
+    numbered = [(i, text) for i, row in enumerate(rows, 1) if (text := row.strip())]
+    if odd := next((i for i, row in numbered if "\0" in row), None):
+        raise UserError(f"{path}:{odd}: the split file is no text: there is a NUL in it. Check dataset.split_file")
     if not numbered:
         raise UserError(f"{path}: the split file has no lines. Expected one per item: {expected}")
     return numbered
@@ -65,9 +68,19 @@ def read_rows(path: Path, expected: str) -> list[tuple[int, str]]:
 def parse_frame(row: str) -> tuple[str, int] | None:
     """Parse `<clip> <frame>`; names of clips may have spaces."""
     match row.rsplit(maxsplit=1):
-        case [clip, number] if number.isdecimal():
+        case [clip, number] if is_number(number):
             return clip.strip(), int(number)
     return None
+
+
+def is_number(text: str, digits: int = 18) -> bool:
+    """Tell whether text is a whole number of so many digits at most; thousands are none that Python would read."""
+    return text.isdecimal() and len(text) <= digits
+
+
+def shown(row: str) -> str:
+    """The row of a split file for a message, shortened, control characters escaped."""
+    return repr(row if len(row) <= 80 else f"{row[:80]}...")
 
 
 def capped(messages: list[str], what: str) -> list[str]:

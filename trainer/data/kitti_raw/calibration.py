@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.base import DataError
-from trainer.data.clips.intrinsics import resized
+from trainer.data.clips.intrinsics import is_camera, resized
+from trainer.data.clips.poses import are_motions
 from trainer.data.files.scans import Array
+from trainer.runtime.files import read_file
 
 # Entries of calib_cam_to_cam.txt and of calib_velo_to_cam.txt.
 CAMERA_SHAPES = {"S_rect_02": (2,), "S_rect_03": (2,), "P_rect_02": (3, 4), "P_rect_03": (3, 4), "R_rect_00": (3, 3)}
@@ -57,9 +59,9 @@ def make_calibration(values: Mapping[str, Array], place: str) -> Calibration:
         wrong = "not all numbers are finite"
     elif any(size.min() < 1 or size.max() > _LARGEST for size in sizes.values()):
         wrong = f"S_rect must be (width, height) from 1 to {_LARGEST}"
-    elif any(min(P[0, 0], P[1, 1]) <= 0 or P[2, :3].tolist() != [0, 0, 1] for P in P_rect.values()):
+    elif not all(is_camera(P[:, :3]) for P in P_rect.values()):
         wrong = "P_rect must be (fx s cx ., 0 fy cy ., 0 0 1 .) with positive focal lengths"
-    elif any(np.abs(R @ R.T - np.eye(3)).max() > _ROUNDED for R in (R_rect, T_velo[:, :3])):
+    elif not are_motions(np.stack([np.hstack([R_rect, np.zeros((3, 1))]), T_velo]), _ROUNDED).all():
         wrong = "R_rect_00 and R must be rotations"
     else:
         whole = {c: (int(w), int(h)) for c, (w, h) in sizes.items()}
@@ -101,7 +103,7 @@ def project_points(
 def read_numbers(path: Path) -> dict[str, list[float]]:
     """Read lines `key: number number ...`; lines with anything else behind the colon (dates) are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}). Unpack the calibration archive of its date") from error
     values = {}

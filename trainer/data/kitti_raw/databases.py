@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from trainer.data.base import UNREADABLE, DataError
+from trainer.data.base import DataError, open_picture
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.files.lmdb import FILE, Content, Database
 from trainer.data.kitti_raw.calibration import CAMERA_SHAPES, LIDAR_SHAPES, Calibration, make_calibration
@@ -80,12 +79,11 @@ class DatabaseListing(Recordings):
         try:
             if is_whole(self._present(folder).tail(key, TAIL)):
                 return ""
-            with Image.open(self.open(place)) as picture:  # other bytes may follow the end
-                picture.load()
+            fix = "Write the database again or remove its items"
+            with open_picture(self.open(place), "picture", fix) as picture:
+                picture.load()  # other bytes may follow the end
         except DataError as error:
             return str(error)
-        except UNREADABLE as error:
-            return f"{place} is cut short or damaged ({error}). Write the database again or remove its items"
         return ""
 
     def _list(self, folder: str, suffixes: Sequence[str]) -> dict[int, str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainer.data.base import DataError
 from trainer.data.files.damage import find_damaged
 from trainer.data.files.scans import read_points
-from trainer.data.files.splits import capped, counted, read_rows
+from trainer.data.files.splits import capped, counted, is_number, read_rows, shown
 from trainer.data.kitti_raw.calibration import Calibration, read_calibration
 from trainer.data.kitti_raw.hints import read_hints
 
@@ -69,11 +69,11 @@ def read_split(path: Path) -> list[Line]:
     file, lines = str(path), []
     for i, row in read_rows(path, _EXPECTED):
         match row.split():
-            case [drive, number, side] if drive.count("/") == 1 and number.isdecimal() and side in _SIDES:
+            case [drive, number, side] if drive.count("/") == 1 and is_number(number) and side in _SIDES:
                 # One string per drive: lists of 72,000 lines are handed to every worker process.
                 lines.append(Line(file, i, Frame(sys.intern(drive), int(number), _SIDES[side])))
             case _:
-                lines.append(Line(file, i, None, f"{file}:{i}: {row!r}: expected {_EXPECTED}"))
+                lines.append(Line(file, i, None, f"{file}:{i}: {shown(row)}: expected {_EXPECTED}"))
     return lines
 
 
@@ -216,10 +216,12 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordi
                 absent[folder] = absent.get(folder, 0) + 1
             else:
                 missing.append(f"{line.place}: {role} {frame.name} is missing: no .png or .jpg in {folder}")
-    problems = capped(problems, "bad lines") + list(broken)
-    for folder, number in absent.items():
-        missing_frames = counted(number, "frame is", "frames are")
-        problems.append(f"{folder} does not exist or is empty: {missing_frames} missing")
+    nothing = [
+        f"{folder} does not exist or is empty: {counted(number, 'frame is', 'frames are')} missing"
+        for folder, number in absent.items()
+    ]
+    problems = capped(problems, "bad lines") + capped(list(broken), "broken folders")
+    problems += capped(nothing, "folders without pictures")
     problems += capped(missing, "missing frames")
     if lacking:
         num_items = sum(line.frame is not None for line in lines)
