@@ -200,6 +200,10 @@ def test_every_mistake_names_place_value_and_choices(problems, text, line):
         ("max_epochs", "expected key=value with a dotted key, such as --set trainer.max_epochs=1"),
         ("=3", "expected key=value with a dotted key, such as --set trainer.max_epochs=1"),
         ("trainer..x=3", "expected key=value with a dotted key, such as --set trainer.max_epochs=1"),
+        (
+            "trainer.x=1  loader.y=[2]",
+            "each KEY=VALUE is a word of its own, without quotes around both: --set trainer.x=1 loader.y=[2]",
+        ),
         ("trainer.max_epochs=[1", "not valid YAML: expected ',' or ']', *"),
         ("loss={img_recon: {a: 1, a: 2}}", "img_recon.a is given twice, *"),
     ],
@@ -207,6 +211,15 @@ def test_every_mistake_names_place_value_and_choices(problems, text, line):
 def test_a_wrong_override_is_quoted(problems, override, line):
     pattern = re.escape(f"--set {override}: {line}").replace(r"\*", ".*")
     assert any(re.fullmatch(pattern, given) for given in problems("", override))
+
+
+@pytest.mark.parametrize("override", [f"dataset={'[' * 300}", f"{'a.' * 300}b=1", {"loss": "deep"}])
+def test_an_override_has_bounds_and_is_quoted_in_short(problems, override):
+    if isinstance(override, dict):
+        for _ in range(300):
+            override = {"a": override}
+    (line,) = problems("", override)
+    assert len(line) < 250
 
 
 def test_a_wrong_mapping_is_named(problems):
