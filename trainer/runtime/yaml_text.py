@@ -20,7 +20,7 @@ KeyPath = tuple[str, ...]  # a key and its ancestors: ("loss", "img_recon", "wei
 MAX_BYTES = 4_000_000  # of a file of settings
 MAX_NODES = 10_000  # keys, values, lists and mappings of one text, aliases expanded
 MAX_DEPTH = 50  # of lists and mappings in each other, aliases expanded
-MAX_DIGITS = 100  # of a whole number
+MAX_DIGITS = 18  # of a whole number
 MAX_ROWS = 20_000_000  # nodes of a file that lists images
 
 _TAG = "tag:yaml.org,2002:"
@@ -192,7 +192,7 @@ def read_text(text: str, label: str, problems: list[str], *, lines: bool = True)
 
 
 def load(text: str, max_nodes: int = MAX_NODES) -> Any:
-    """Parse the YAML of a data file (results, folders) by the common rules, fast. Raises YAMLError, whatever is wrong."""
+    """Parse the YAML of a data file (results, folders) by the common rules, fast. Raises YAMLError."""
     fast, bounds = getattr(yaml, "CSafeLoader", yaml.SafeLoader), _Bounds(max_nodes)
     try:
         for event in yaml.parse(text, Loader=fast):
