@@ -123,7 +123,8 @@ MISTAKES = [
     ("scheduler: {type: plateau, step_size: ~, gamma: ~}",
      "x.yaml:1: scheduler.monitor: missing; plateau watches a number of validation, e.g. "
      "AbsRel or loss"),
-    ("trainer: {max_epochs: ~}", "x.yaml:1: trainer.max_epochs: expected a whole number >= 1 and <= 1,000,000, got null"),
+    ("trainer: {max_epochs: ~}",
+     "x.yaml:1: trainer.max_epochs: expected a whole number >= 1 and <= 1,000,000, got null"),
     ("trainer: {max_epoch: 3}",
      "x.yaml:1: trainer.max_epoch is not a key of trainer. Did you mean 'max_epochs'? *"),
     ("trainer: {precision: 8}", "x.yaml:1: trainer.precision: expected one of 32, 16, 'bf16', got 8"),

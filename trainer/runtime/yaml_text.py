@@ -62,7 +62,7 @@ class _Bounds:
             if anchor is not None:
                 self._anchors[anchor] = self._nodes - before, height
         elif isinstance(event, yaml.AliasEvent):
-            nodes, height = self._anchors.get(event.anchor, (1, 0))
+            nodes, height = self._anchors.get(str(event.anchor), (1, 0))
         elif isinstance(event, yaml.ScalarEvent):
             if len(event.value) > MAX_DIGITS and (event.implicit[0] or event.tag) and _INT.match(event.value):
                 self._refuse(event, f"a whole number of {len(event.value):,} digits; at most {MAX_DIGITS} are read")
@@ -78,7 +78,8 @@ class _Bounds:
             self._refuse(event, f"more than {self._max_nodes:,} keys and values, aliases and merge keys expanded")
 
     def _refuse(self, event: yaml.Event, text: str) -> None:
-        raise _Unbounded(problem=text, problem_mark=event.start_mark)
+        mark: Any = event.start_mark  # of libyaml or of PyYAML
+        raise _Unbounded(problem=text, problem_mark=mark)
 
 
 class _Loader(yaml.SafeLoader):
