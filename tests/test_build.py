@@ -167,4 +167,6 @@ def test_a_run_that_is_older_than_a_key_continues_without_a_word() -> None:
 def test_averages_are_fixed_once_a_run_has_begun() -> None:
     with pytest.raises(UserError, match=r"config\.trainer\.ema\.decay: 0\.9 -> 0\.99"):
         continued({"ema": {"decay": 0.9}}, {"ema": {"decay": 0.99}})
+    with pytest.raises(UserError, match=r"another --version with --set trainer\.load_ckpt=last"):  # the way out
+        continued({"ema": {"decay": 0.9}}, {"ema": None})
     assert continued({"early_stopping": {"patience": 2}}, {"early_stopping": {"patience": 4}})

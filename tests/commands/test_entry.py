@@ -43,6 +43,16 @@ def test_an_unknown_command(capsys, arguments, message) -> None:
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seed", ["-5", "18446744073709551616", "9" * 5000, "1.5", "x"])
+def test_a_seed_is_refused_by_its_option(capsys, seed) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "-c", "x.yaml", "-o", "x", "-n", "x", "-v", "1", "-s", seed])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "argument -s/--seed: expected a whole number from 0 to 2^63 - 1, got" in last
+    assert len(last) < 150
+
+
 def test_help_names_every_command(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])

@@ -59,6 +59,11 @@ def test_training_with_a_stereo_pair_gives_the_scale(stereo_run, capsys):
     assert "alignment stereo (factor 5.4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("change", ["supp_idxs=~", "use_depth=false"])
+def test_what_only_the_training_needs_is_not_asked_for(run, tmp_path, change):
+    assert evaluate("--ckpt", run, "--limit 1 --save", tmp_path / "r.yaml", f"--set dataset.{change}") == 0
+
+
 @pytest.mark.parametrize("option", ["--pose", "--odometry"])
 def test_motion_needs_a_pose_network(stereo_run, capsys, option):
     assert "has no pose network" in refused(capsys, "--ckpt", stereo_run, option)

@@ -308,6 +308,7 @@ def test_one_task_of_an_array(world: World, capsys) -> None:
         (["--evaluate-args=--crp garg"], "unrecognized arguments: --crp"),
         (["--tables-args=--decimals many"], "argument --decimals: invalid int value"),
         (["--launch", "it's"], "argument --launch: it's: No closing quotation"),
+        (["--seeds", "-1"], "argument --seeds: expected a whole number from 0 to 2^63 - 1, got '-1'"),
         (["--seeds", "1", "1"], "--seeds: each seed once, got 1 1"),
     ],
 )

@@ -24,7 +24,7 @@ MISTAKES = [
      "x.yaml:4: loss.disp_smooth.use_edge is not an argument of loss 'disp_smooth'. Did you "
      "mean 'use_edges'? Known: use_edges, weight"),
     ("loss: {img_recon: {weight: heavy}}",
-     "x.yaml:1: loss.img_recon.weight: expected a number, got 'heavy'"),
+     "x.yaml:1: loss.img_recon.weight: expected a number >= 0, got 'heavy'"),
     ("loss: {img_recon: {loss_name: sim}}",
      "x.yaml:1: loss.img_recon.loss_name: expected one of 'ssim', 'l1', got 'sim'. Did you "
      "mean 'ssim'?"),
@@ -59,8 +59,40 @@ MISTAKES = [
     ("dataset: {supp_idxs: [a]}",
      "x.yaml:1: dataset.supp_idxs: expected a whole number or a list of whole numbers or "
      'null, got ["a"]'),
-    ("loader: {batch_size: 0}", "x.yaml:1: loader.batch_size: expected a whole number >= 1, got 0"),
-    ("loader: {batch_size: 8.0}", "x.yaml:1: loader.batch_size: expected a whole number >= 1, got 8.0"),
+    ("loader: {batch_size: 0}", "x.yaml:1: loader.batch_size: expected a whole number >= 1 and <= 100,000, got 0"),
+    ("loader: {batch_size: 8.0}", "x.yaml:1: loader.batch_size: expected a whole number >= 1 and <= 100,000, got 8.0"),
+    ("loader: {num_workers: 1000000}",
+     "x.yaml:1: loader.num_workers: expected a whole number >= 0 and <= 1,024, got 1000000"),
+    ("loader: {prefetch_factor: 1000000000000}",
+     "x.yaml:1: loader.prefetch_factor: expected a whole number >= 1 and <= 1,000 or null, got *"),
+    ("loader: {timeout: 1e300}",
+     "x.yaml:1: loader.timeout: expected a number >= 0 and <= 604,800, got 1e+300"),
+    ("trainer: {num_threads: 100000000}", "x.yaml:1: trainer.num_threads: expected a whole number >= 1 and *"),
+    ("trainer: {timeout_minutes: 1e300}", "x.yaml:1: trainer.timeout_minutes: expected a number > 0 and *"),
+    ("trainer:\n  max_epochs: 1000000000000000000000000000000",
+     "x.yaml:2: refused: a whole number of 31 digits; at most 18 are read"),
+    ("dataset: {size: [64000, 64000]}",
+     "x.yaml:1: dataset.size: [width, height] must be multiples of 32, at least 64 and at most 8,192; got *"),
+    ("dataset: {size: [0, -32]}", "x.yaml:1: dataset.size: [width, height] must be multiples of 32, at least 64; *"),
+    ("dataset: {size: [8192, 8192]}\nloader: {batch_size: 99999}",
+     "x.yaml:2: loader.batch_size: a batch of 99,999 items with 3 frames of 8192 x 8192 pixels takes * GB, *"),
+    ("loss: {disp_smooth: {weight: -1}}", "x.yaml:1: loss.disp_smooth.weight: expected a number >= 0, got -1"),
+    ("optimizer: {betas: [2, 3]}",
+     "x.yaml:1: optimizer.betas: [2.0, 3.0] does not work: Invalid beta parameter at index 0: 2.0"),
+    ("optimizer: {type: sgd, momentum: -1}", "x.yaml:1: optimizer.momentum: -1.0 does not work: Invalid momentum *"),
+    ("optimizer: {eps: -1,\n betas: [2, 3]}", "*optimizer.type: adam does not work with these settings: Invalid *"),
+    ("scheduler: {step_size: 0}", "x.yaml:1: scheduler.step_size: expected a whole number >= 1, got 0"),
+    ("scheduler: {type: cos, T_max: 0}", "x.yaml:1: scheduler.T_max: expected a whole number >= 1, got 0"),
+    ("scheduler: {type: cos, T_max: -3}", "x.yaml:1: scheduler.T_max: expected a whole number >= 1, got -3"),
+    ("scheduler: {type: cos_warm, T_0: 0}", "x.yaml:1: scheduler.T_0: expected a whole number >= 1, got 0"),
+    ("scheduler: {type: linear, total_iters: 0}",
+     "x.yaml:1: scheduler.total_iters: expected a whole number >= 1, got 0"),
+    ("scheduler: {type: linear, start_factor: 0}",
+     "x.yaml:1: scheduler.start_factor: expected a number > 0 and <= 1, got 0"),
+    ("scheduler:\n  type: exp\n  gamma: 1e9\ntrainer: {max_epochs: 1000}",
+     "x.yaml:3: scheduler.gamma: 1000000000.0 does not work: the learning rate of epoch 36 would be inf"),
+    ("loader: {num_workers: 0, persistent_workers: true}",
+     "x.yaml:1: loader.persistent_workers: true needs workers; *"),
     ("loader: {trian: {}}", "x.yaml:1: loader.trian is not a key of loader. Did you mean 'train'? *"),
     ("loader: {val: {shufle: 1}}",
      "x.yaml:1: loader.val.shufle is not a key of loader. Did you mean 'shuffle'? *"),
@@ -87,11 +119,12 @@ MISTAKES = [
      "x.yaml:1: scheduler.type: missing. Known: cos, cos_warm, exp, linear, plateau, steplr"),
     ("scheduler: {gama: 1}",
      "x.yaml:1: scheduler.gama is not an argument of scheduler 'steplr'. Did you mean 'gamma'? *"),
-    ("scheduler: {step_size: ~}", "x.yaml:1: scheduler.step_size: missing; expected a whole number"),
+    ("scheduler: {step_size: ~}", "x.yaml:1: scheduler.step_size: missing; expected a whole number >= 1"),
     ("scheduler: {type: plateau, step_size: ~, gamma: ~}",
      "x.yaml:1: scheduler.monitor: missing; plateau watches a number of validation, e.g. "
      "AbsRel or loss"),
-    ("trainer: {max_epochs: ~}", "x.yaml:1: trainer.max_epochs: expected a whole number >= 1, got null"),
+    ("trainer: {max_epochs: ~}",
+     "x.yaml:1: trainer.max_epochs: expected a whole number >= 1 and <= 1,000,000, got null"),
     ("trainer: {max_epoch: 3}",
      "x.yaml:1: trainer.max_epoch is not a key of trainer. Did you mean 'max_epochs'? *"),
     ("trainer: {precision: 8}", "x.yaml:1: trainer.precision: expected one of 32, 16, 'bf16', got 8"),
@@ -194,12 +227,16 @@ def test_every_mistake_names_place_value_and_choices(problems, text, line):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("trainer.max_epochs=many", "trainer.max_epochs: expected a whole number >= 1, got 'many'"),
+        ("trainer.max_epochs=many", "trainer.max_epochs: expected a whole number >= 1 and <= 1,000,000, got 'many'"),
         ("loss.disp_smoth.weight=3", "loss.disp_smoth is not a loss. Did you mean 'disp_smooth'? *"),
         ("optimizer.lr.x=3", 'optimizer.lr: expected a number >= 0, got {"x": 3}'),
         ("max_epochs", "expected key=value with a dotted key, such as --set trainer.max_epochs=1"),
         ("=3", "expected key=value with a dotted key, such as --set trainer.max_epochs=1"),
         ("trainer..x=3", "expected key=value with a dotted key, such as --set trainer.max_epochs=1"),
+        (
+            "trainer.x=1  loader.y=[2]",
+            "each KEY=VALUE is a word of its own, without quotes around both: --set trainer.x=1 loader.y=[2]",
+        ),
         ("trainer.max_epochs=[1", "not valid YAML: expected ',' or ']', *"),
         ("loss={img_recon: {a: 1, a: 2}}", "img_recon.a is given twice, *"),
     ],
@@ -209,12 +246,45 @@ def test_a_wrong_override_is_quoted(problems, override, line):
     assert any(re.fullmatch(pattern, given) for given in problems("", override))
 
 
+@pytest.mark.parametrize("override", [f"dataset={'[' * 300}", f"{'a.' * 300}b=1", {"loss": "deep"}])
+def test_an_override_has_bounds_and_is_quoted_in_short(problems, override):
+    if isinstance(override, dict):
+        for _ in range(300):
+            override = {"a": override}
+    (line,) = problems("", override)
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_a_common_key_for_workers_may_serve_one_mode(load, mode):
+    load(f"loader: {{num_workers: 0, persistent_workers: true, {mode}: {{num_workers: 1}}}}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dataset: {supp_idxs: ~}",
+        "dataset: {val: {use_depth: false}}",
+        "loss: ~",
+        "optimizer: {betas: [2, 3]}",
+        "trainer: {trackers: [paper]}",
+        "loader: {num_workers: 0, timeout: 3}",
+    ],
+)
+def test_what_only_training_needs_is_checked_for_training_alone(load, tmp_path, text):
+    with pytest.raises(ConfigError):
+        load(text)
+    load_config("x.yaml", "default.yaml", registries=TOYS, training=False)
+    with pytest.raises(ConfigError, match="must be multiples"):
+        load_config("x.yaml", "default.yaml", {"dataset.size": [100, 50]}, registries=TOYS, training=False)
+
+
 def test_a_wrong_mapping_is_named(problems):
     assert problems("", {"trainer.max_epochs": object()})[0].startswith(
         "overrides: trainer.max_epochs: expected plain data (numbers, text, lists, mappings), got a object"
     )
     assert problems("", {"trainer": {"max_epochs": 0}}) == [
-        "overrides: trainer.max_epochs: expected a whole number >= 1, got 0"
+        "overrides: trainer.max_epochs: expected a whole number >= 1 and <= 1,000,000, got 0"
     ]
 
 

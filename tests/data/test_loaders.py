@@ -204,3 +204,8 @@ def test_workers_may_start_afresh_instead_of_forking():
     (alone,) = make_loader(Dots(), EpochBatches(11, 11))
     (helped,) = make_loader(Dots(), EpochBatches(11, 11), num_workers=1, multiprocessing_context="spawn")
     assert all(torch.equal(alone[key], helped[key]) for key in alone)
+
+
+def test_an_order_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(UserError, match="the data set has 1,000,000,000,000 items"):
+        EpochBatches(num_items=10**12, batch_size=4)

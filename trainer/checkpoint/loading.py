@@ -27,7 +27,7 @@ def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objec
     saved = read(path)
     settings = saved.hparams if hparams is None else read_hparams(hparams)
     with naming_plugins(settings, hparams or saved.path):
-        config = Config.from_dict(settings["config"], source=str(hparams or saved.path))
+        config = Config.from_dict(settings["config"], source=str(hparams or saved.path), training=False)
     objective = build_objective(config, given=config.net)  # all weights come from the file
     saved.load_weights(objective, built=settings["config"])
     return objective.eval()

@@ -45,7 +45,8 @@ def check_resume(
         raise UserError(
             f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "
             + "\n  ".join(fixed)
-            + "\nUse the old values, or another --version for a new run"
+            + f"\nUse the old values; or start a new run from these weights: another --version with"
+            f" --set trainer.load_ckpt={saved.path}"
         )
     return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in changes)]
 

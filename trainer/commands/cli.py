@@ -23,6 +23,14 @@ def program(name: str) -> str:
     return f"monodepth {name.replace('_', '-')}" if is_one_of_many else name
 
 
+def seed_number(text: str) -> int:
+    """Read a seed. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 2**63):
+        shown = text if len(text) <= 30 else f"{text[:30]} ..."
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {shown!r}")
+    return int(text)
+
+
 _FILES = {"type": Path, "nargs": "+", "metavar": "YAML"}
 _WORDS = {"action": "extend", "nargs": "+", "default": []}
 _COUNT = {"type": int, "metavar": "N"}
@@ -37,7 +45,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--set": {**_WORDS, "metavar": "KEY=VALUE", "help": "override a key"},
     "--plugins": {**_WORDS, "metavar": "MODULE", "help": _PLUGINS},
     "--hparams": {"type": Path, "metavar": "YAML", "help": "corrected hparams.yaml, instead of the embedded one"},
-    "--seed": {"type": int, "default": 42, "help": "seed of everything random (default 42)"},
+    "--seed": {"type": seed_number, "metavar": "N", "default": 42, "help": "seed of everything random (default 42)"},
     "--batch-size": {**_COUNT, "help": "images per pass of the network (default %(default)s)"},
     "--num-workers": {**_COUNT, "default": 0, "help": "processes that load items (default 0)"},
 }

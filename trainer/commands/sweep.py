@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, command, program
+from trainer.commands.cli import add_config_arguments, command, program, seed_number
 
 SEEDS = (42, 195, 335)  # of the published benchmark
 
@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     add = parser.add_argument
     add("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
-    add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default 42 195 335")
+    add("--seeds", type=seed_number, nargs="+", default=SEEDS, metavar="SEED", help="default 42 195 335")
     default = "the test part of the data trained on"
     add("--evaluate", type=Path, nargs="+", default=[], metavar="YAML", help=f"an evaluation each (default: {default})")
     add("--no-evaluate", action="store_true", help="only train")

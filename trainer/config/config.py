@@ -51,10 +51,17 @@ class Config:
         self.warnings = tuple(resolved.warnings)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], source: str = "config", registries: Registries | None = None) -> Config:
-        """Check a configuration that `to_dict` returned. Raises ConfigError, which names `source`."""
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        source: str = "config",
+        registries: Registries | None = None,
+        *,
+        training: bool = True,
+    ) -> Config:
+        """Check a configuration that `to_dict` returned, as `load_config` does. Raises ConfigError naming `source`."""
         problems: list[str] = []
-        return _checked([read_mapping(data, source, problems)], problems, registries)
+        return _checked([read_mapping(data, source, problems)], problems, registries, training=training)
 
     @property
     def net(self) -> dict[str, dict[str, Any]]:
@@ -149,6 +156,7 @@ def load_config(
     base: Mapping[str, Any] | None = None,
     base_name: str = "base",
     registries: Registries | None = None,
+    training: bool = True,
 ) -> Config:
     """Read, merge and check YAML files.
 
@@ -160,6 +168,7 @@ def load_config(
         base: settings below all files, such as the resolved configuration of a checkpoint.
         base_name: the place of `base` in errors.
         registries: of networks, losses and datasets; by default those of this package.
+        training: false = leave out the checks that only training needs, of losses, optimizer, schedule, validation.
 
     Raises ConfigError (a UserError) listing all mistakes, each with file, line, key and the expected value.
     """
@@ -173,7 +182,7 @@ def load_config(
         layers.insert(0, read_mapping(base, base_name, problems))
         label = label if files else base_name
     layers += _read_overrides(overrides, problems)
-    return _checked([layer for layer in layers if layer is not None], problems, registries, label)
+    return _checked([layer for layer in layers if layer is not None], problems, registries, label, training)
 
 
 def merge_settings(cfg_file: Paths, overrides: Overrides = ()) -> dict[str, Any]:
@@ -195,14 +204,18 @@ def _read_overrides(overrides: Overrides, problems: list[str]) -> list[yaml_text
 
 
 def _checked(
-    layers: Sequence[yaml_text.Layer], problems: Sequence[str], registries: Registries | None, label: str | None = None
+    layers: Sequence[yaml_text.Layer],
+    problems: Sequence[str],
+    registries: Registries | None,
+    label: str | None = None,
+    training: bool = True,
 ) -> Config:
     merged = merge(layers)
     merged.label = label or merged.label
     registries = registries or Registries.installed()
     report = Report(merged, problems)
     resolved = resolve(report, registries)
-    crosscheck(resolved, registries.losses, report)
+    crosscheck(resolved, registries.losses, report, training)
     if report.lines:
         raise ConfigError(report.lines)
     return Config(resolved)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import Report, show
+from trainer.config.optimizers import rehearse
 from trainer.config.resolve import LOSS_EXTRA, Resolved
-from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.errors import UserError
 
 _STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
+_MAX_SIDE = 8192
 
 
 def offsets(supp_idxs: Any) -> tuple[int, ...]:
@@ -22,9 +24,15 @@ def offsets(supp_idxs: Any) -> tuple[int, ...]:
     return () if supp_idxs is None else (supp_idxs,) if isinstance(supp_idxs, int) else tuple(supp_idxs)
 
 
-def crosscheck(config: Resolved, losses: Registry, report: Report) -> None:
-    """Report sections that do not fit together; add merely odd settings to `config.warnings`."""
-    _Crosschecks(config, losses, report).run()
+def crosscheck(config: Resolved, losses: Registry, report: Report, training: bool = True) -> None:
+    """Report sections that do not fit together; add merely odd settings to `config.warnings`.
+
+    Without `training`, what only training needs is left alone: losses, optimizer, schedule, validation, trackers.
+    """
+    checks = _Crosschecks(config, losses, report)
+    checks.for_any_use()
+    if training:
+        checks.for_training()
 
 
 class _Crosschecks:
@@ -32,24 +40,32 @@ class _Crosschecks:
         self.config, self.losses, self.report, self.trainer = config, losses, report, config.trainer
         self.warn = config.warnings.append
 
-    def run(self) -> None:
+    def for_any_use(self) -> None:
+        if not self.has("net.depth"):
+            self.wrong("net.depth", "missing; a depth network is what is trained")
+        self.repetitions()
+        self.sizes()
+        self.depth_range()
+        self.evaluation()
+
+    def for_training(self) -> None:
         self.presence()
         facts = self.facts()
         if facts:
             self.motion(facts, list(facts.supp_idxs))
             self.masks(facts)
+            self.saturation(facts)
             needs = {n: set(_needs_of(self.losses.get(n), kw)) for n, kw in self.config.loss.items()}
             self.unmet(facts, needs)
             self.untrained(facts, set().union(*needs.values()))
-        self.sizes()
-        self.depth_range(facts)
+        self.memory()
         self.workers()
         self.monitors()
         self.unvalidated()
         self.averages()
         self.anomalies()
         self.trackers()
-        self.evaluation()
+        self.schedule()
 
     def wrong(self, key: str, text: str) -> None:
         self.report.wrong(tuple(key.split(".")), text)
@@ -84,17 +100,20 @@ class _Crosschecks:
 
     def presence(self) -> None:
         """A wrong entry counts as present, because it has been reported."""
-        if not self.has("net.depth"):
-            self.wrong("net.depth", "missing; a depth network is what is trained")
         losses = self.report.layer.data.get("loss") or {}
         if isinstance(losses, dict) and not any(value is not None for value in losses.values()):
             self.wrong("loss", "missing; at least one loss is needed, e.g. img_recon")
 
+    def repetitions(self) -> None:
+        for mode, (_, kwargs) in self.config.datasets.items():
+            frames = list(offsets(kwargs.get("supp_idxs")))
+            if len(set(frames)) < len(frames):
+                key = self.place("dataset", mode, "supp_idxs")
+                self.wrong(key, f"{frames} names a frame twice; remove the repetition")
+
     def motion(self, facts: Facts, supp_idxs: list[int]) -> None:
         """Supports in time need a pose network, the stereo partner does not."""
         key = "dataset.supp_idxs"
-        if len(set(supp_idxs)) < len(supp_idxs):
-            self.wrong(key, f"{supp_idxs} names a frame twice; remove the repetition")
         if any(supp_idxs) and not self.has("net.pose"):
             lack = "has frames in time, whose motion net.pose must predict; add net.pose or use [0]"
             self.wrong(key, f"{supp_idxs} {lack}")
@@ -148,12 +167,29 @@ class _Crosschecks:
             if height > width:
                 order = f"the order is [width, height]. Did you mean {[height, width]}?"
                 self.wrong(key, f"{[width, height]} is taller than wide; {order}")
-            elif any(side < _MIN_SIDE or side % _STRIDE for side in size):
-                near = [max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE) for side in size]
+            elif any(not _MIN_SIDE <= side <= _MAX_SIDE or side % _STRIDE for side in size):
+                near = [min(max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE), _MAX_SIDE) for side in size]
                 rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
+                rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
                 self.wrong(key, f"{rule}; got {list(size)}. Nearest: {near}")
 
-    def depth_range(self, facts: Facts | None) -> None:
+    def memory(self) -> None:
+        """One batch of images must fit, before anything is built that would be killed for want of memory."""
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for mode in ("train", "val"):
+            kwargs = self.config.datasets.get(mode, ("", {}))[1]
+            size, frames = kwargs.get("size"), 1 + len(offsets(kwargs.get("supp_idxs")))
+            items = self.config.loader_kwargs(mode).get("batch_size", 1)
+            if not (isinstance(size, (list, tuple)) and len(size) == 2 and max(size) <= _MAX_SIDE):
+                continue
+            needed = items * frames * 3 * size[0] * size[1] * 4
+            if needed > have * _machines():
+                whole = f"a batch of {items:,} items with {frames} frames of {size[0]} x {size[1]} pixels"
+                lack = f"{whole} takes {needed / 1e9:,.0f} GB, and this machine has {have / 1e9:,.0f}"
+                key = self.place("loader", mode, "batch_size")
+                self.wrong(key, f"{lack}; use a smaller batch_size or dataset.size")
+
+    def depth_range(self) -> None:
         near, far = self.trainer.get("min_depth"), self.trainer.get("max_depth")
         if near is None:
             return
@@ -161,19 +197,25 @@ class _Crosschecks:
             self.wrong("trainer.min_depth", f"expected a number > 0, got {near:g}")
         elif far is not None and far <= near:
             self.wrong("trainer.max_depth", f"expected a number > min_depth ({near:g}), or null; got {far:g}")
-        if near >= 1 and facts and 0 not in facts.supp_idxs:
+
+    def saturation(self, facts: Facts) -> None:
+        near = self.trainer.get("min_depth")
+        if near is not None and near >= 1 and 0 not in facts.supp_idxs:
             self.warn(
                 f"trainer.min_depth {near:g} without stereo: depth is in units of the network's choice, so the"
                 " disparity may saturate and the depth become a constant; 0.1 is usual"
             )
 
     def workers(self) -> None:
-        for mode in MODES:
-            kwargs = self.config.loader_kwargs(mode)
+        """A key for workers needs some: those of its mode, or of any mode of the training if it is a common key."""
+        loaders = {mode: self.config.loader_kwargs(mode) for mode in ("train", "val")}
+        for mode, kwargs in loaders.items():
             for key in ("persistent_workers", "prefetch_factor", "timeout"):
-                if kwargs.get(key) and kwargs.get("num_workers") == 0:
+                place = self.place("loader", mode, key)
+                users = [kwargs] if place == f"loader.{mode}.{key}" else loaders.values()
+                if kwargs.get(key) and all(user.get("num_workers") == 0 for user in users):
                     fix = "set loader.num_workers to 1 or more, or remove it"
-                    self.wrong(self.place("loader", mode, key), f"{show(kwargs[key])} needs workers; {fix}")
+                    self.wrong(place, f"{show(kwargs[key])} needs workers; {fix}")
 
     def monitors(self) -> None:
         """A monitored number must be computed; otherwise the run would fail after the first epoch."""
@@ -226,6 +268,16 @@ class _Crosschecks:
             if name not in LOGGER_TYPE_TO_CLASS:
                 self.wrong("trainer.trackers", f"{name!r} is not a tracker. {did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
 
+    def schedule(self) -> None:
+        """Optimizer and schedule must work up to the last epoch; those that are wrong or not for here are left out."""
+        optimizer, epochs = self.config.optimizer, self.trainer.get("max_epochs")
+        reported = any(f" {section}" in line for line in self.report.lines for section in ("optimizer", "scheduler"))
+        if epochs is None or reported or any(line.startswith("optimizer.type") for line in self.config.warnings):
+            return
+        scheduler = {key: value for key, value in self.config.scheduler.items() if key != "monitor"}
+        if (found := rehearse(optimizer, scheduler, epochs)) is not None:
+            self.wrong(*found)
+
     def evaluation(self) -> None:
         """Metric sets, alignments and the crop must exist, and some depth must be scored."""
         given = self.config.evaluation
@@ -247,6 +299,12 @@ class _Crosschecks:
             choose(kind, name)
         except UserError as error:
             self.wrong(key, str(error))
+
+
+def _machines() -> int:
+    """Number of machines that share a batch."""
+    local, world = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return max(1, int(world) // max(1, int(local))) if local.isdecimal() and world.isdecimal() else 1
 
 
 def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:

@@ -227,11 +227,13 @@ def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
-    parts = []
-    for item in metadata:
-        for bound in getattr(item, "metadata", [item]):  # pydantic.Field keeps its constraints in a list
-            parts += [f" {sign} {getattr(bound, n):g}" for n, sign in _BOUNDS.items() if hasattr(bound, n)]
-    return " and".join(parts)
+    bounds = [b for item in metadata for b in getattr(item, "metadata", [item])]  # pydantic.Field keeps a list of them
+    named = [(sign, getattr(b, name)) for name, sign in _BOUNDS.items() for b in bounds if hasattr(b, name)]
+    return " and".join(f" {sign} {_number(value)}" for sign, value in named)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _is_plain(annotation: Any) -> bool:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trainer.runtime.rundir import plain
-from trainer.runtime.yaml_text import KeyPath, Layer, read_text
+from trainer.runtime.yaml_text import MAX_DEPTH, KeyPath, Layer, read_text
+
+_SHOWN = 100  # characters of an override in messages
 
 
 def read_override(text: str, problems: list[str]) -> Layer | None:
     """Parse `a.b=value` with a YAML value. Any other form is added to `problems`."""
-    label = f"--set {text}"
+    label = f"--set {text if len(text) <= _SHOWN else f'{text[:_SHOWN]} ...'}"
     key, equals, value = text.partition("=")
     path = tuple(key.strip().split("."))
-    if not equals or not all(path):
+    if not equals or not all(path) or len(path) > MAX_DEPTH:
         problems.append(f"{label}: expected key=value with a dotted key, such as --set trainer.max_epochs=1")
+        return None
+    several = re.search(r"\s+(?=[A-Za-z]\w*(\.\w+)*=)", value)  # --set 'a.b=1 c.d=2'
+    if several and not value.lstrip().startswith(("'", '"', "[", "{")):
+        words = f"{key}={value[: several.start()]} {value[several.end() :]}"
+        problems.append(f"{label}: each KEY=VALUE is a word of its own, without quotes around both: --set {words}")
         return None
     layer = read_text(value, label, problems, lines=False)
     return layer and _nest(path, layer.data, label)
@@ -26,6 +34,11 @@ def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> La
     layers = [Layer({}, label=label)]
     for key, value in data.items():
         path = tuple(str(key).split("."))
+        if len(path) > MAX_DEPTH or _is_deeper(value, MAX_DEPTH):
+            problems.append(
+                f"{label}: {str(key)[:_SHOWN]}: lists and mappings in each other, more than {MAX_DEPTH} levels deep"
+            )
+            continue
         try:
             layers.append(_nest(path, plain(value), label))
         except TypeError as error:
@@ -75,6 +88,11 @@ def _nest(path: KeyPath, value: Any, label: str) -> Layer:
         value = {key: value}
     layer.data = value
     return layer
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inside)
 
 
 def _note_places(value: Any, path: KeyPath, places: dict[KeyPath, str], label: str) -> None:

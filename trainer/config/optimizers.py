@@ -5,17 +5,34 @@ Arguments that are not given keep the defaults of that class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import math
+import warnings as python_warnings
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
+import torch
+from pydantic import Field as Key
 from torch.optim import Optimizer, lr_scheduler
 
 from models_zoo.registry import did_you_mean
-from trainer.config.fields import Field, Report, check, fields_of_callable, fields_of_model, show
+from trainer.config.fields import REQUIRED, Field, Report, check, fields_of_callable, fields_of_model, show
 from trainer.config.sections import OptimizerSection, SchedulerSection
+from trainer.runtime.errors import UserError
 from trainer.runtime.yaml_text import KeyPath
 
 OFTEN_USED = ("adam", "adamw", "nadam", "radam", "adabelief", "sgd", "momentum", "rmsprop", "lamb", "lion")
+
+# Arguments of torch's schedules, which torch bounds late or not at all.
+_BOUNDS: dict[str, Any] = {
+    **dict.fromkeys(("step_size", "T_max", "T_0", "T_mult", "total_iters"), Key(ge=1)),
+    **dict.fromkeys(("patience", "cooldown", "threshold", "eps", "eta_min"), Key(ge=0)),
+    "gamma": Key(gt=0),
+    "factor": Key(gt=0, lt=1),
+    "start_factor": Key(gt=0, le=1),
+    "end_factor": Key(ge=0, le=1),
+}
+_REHEARSED = 10_000  # epochs
 
 
 def optimizer_fields(cls: Callable[..., Any]) -> dict[str, Field]:
@@ -25,7 +42,9 @@ def optimizer_fields(cls: Callable[..., Any]) -> dict[str, Field]:
 
 def scheduler_fields(cls: Callable[..., Any]) -> dict[str, Field]:
     """Fields of a schedule class of torch."""
-    return fields_of_callable(cls, without=("optimizer", "last_epoch", "verbose"))
+    found = fields_of_callable(cls, without=("optimizer", "last_epoch", "verbose"))
+    bounded = {name: Annotated[found[name].annotation, _BOUNDS[name]] for name in found.keys() & _BOUNDS.keys()}
+    return {name: dataclasses.replace(f, annotation=bounded.get(name, f.annotation)) for name, f in found.items()}
 
 
 def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]) -> dict[str, Any]:
@@ -66,6 +85,65 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     return {"type": name, **kept}
 
 
+def rehearse(optimizer: Mapping[str, Any], scheduler: Mapping[str, Any], epochs: int) -> tuple[str, str] | None:
+    """Run the schedule over all epochs, on one parameter per learning rate.
+
+    Returns the key (`optimizer.betas`) without which it would work, and the problem: arguments that a class refuses,
+    learning rates that are negative or not finite. None = it works.
+    """
+    fields = scheduler_fields(SCHEDULERS[scheduler["type"]]) if scheduler else {}
+    for section, settings in (("optimizer", optimizer), ("scheduler", scheduler)):
+        problem = _problem(optimizer, scheduler if section == "scheduler" else {}, epochs)
+        for key in settings if problem else ():
+            without = {name: value for name, value in settings.items() if name != key}
+            if section == "scheduler" and key in fields and fields[key].default is REQUIRED:
+                without[key] = 1
+            trial = (without, {}) if section == "optimizer" else (optimizer, without)
+            if key != "type" and _problem(*trial, epochs) is None:
+                return f"{section}.{key}", f"{show(settings[key])} does not work: {problem}"
+        if problem:
+            return f"{section}.type", f"{settings['type']} does not work with these settings: {problem}"
+    return None
+
+
+def _problem(optimizer: Mapping[str, Any], scheduler: Mapping[str, Any], epochs: int) -> str | None:
+    from timm.optim import create_optimizer_v2
+
+    ours = OptimizerSection.model_fields.keys()
+    rates = [optimizer.get("lr", 1e-4), optimizer.get("backbone_lr"), *(optimizer.get("group_lr") or {}).values()]
+    params = [{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": rate} for rate in rates if rate is not None]
+    kwargs = {key: value for key, value in optimizer.items() if key not in ours}
+    given = dict(scheduler)
+    if isinstance(given.get("min_lr"), list):  # one for each group of the networks, which are not built yet
+        given["min_lr"] = min(given["min_lr"], default=0)
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")  # "step of the schedule before that of the optimizer"
+        try:
+            built = create_optimizer_v2(
+                params, opt=optimizer["type"], lr=rates[0], weight_decay=optimizer.get("weight_decay", 0.0), **kwargs
+            )
+            if "type" not in given:
+                return None
+            schedule = make_scheduler(built, **given)
+            watched = [1.0] if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) else []
+            for epoch in range(1, min(epochs, _REHEARSED) + 1):
+                for group in built.param_groups:
+                    if not 0 <= group["lr"] < math.inf:
+                        return f"the learning rate of epoch {epoch} would be {group['lr']:g}"
+                schedule.step(*watched)
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
 def _optimizer_class(name: Any, path: KeyPath, report: Report, warnings: list[str]) -> Callable[..., Any] | None:
     from timm.optim import get_optimizer_class, list_optimizers
 
@@ -95,4 +173,7 @@ SCHEDULERS: dict[str, type] = {
 
 def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
     """Build the schedule called `type`, to be stepped once per epoch and not prepared by Accelerate."""
-    return SCHEDULERS[type](optimizer, **kwargs)
+    try:
+        return SCHEDULERS[type](optimizer, **kwargs)
+    except ValueError as error:  # min_lr: [...] for another number of groups
+        raise UserError(f"scheduler: {type} does not work with these settings: {error}") from error

@@ -44,8 +44,8 @@ def _switch(value: Any) -> Any:
     return {} if value is True else None if value is False else value
 
 
-Weight = Annotated[float, Key(allow_inf_nan=False)]
 Count = Annotated[int, Key(ge=1)]
+Workers = Annotated[int, Key(ge=0, le=1024)]
 Share = Annotated[float, Key(gt=0, lt=1)]
 Whole = Annotated[int, Key(ge=0)]
 Positive = Annotated[float, Key(gt=0)]
@@ -94,7 +94,7 @@ class CompileSection(_Section):
 class TrainerSection(_Section):
     """How long, how precisely, and what is written down."""
 
-    max_epochs: Count = Key(description="length of the training, in passes over the training data")
+    max_epochs: Count = Key(le=1_000_000, description="length of the training, in passes over the training data")
     resume_training: bool = Key(True, description="continue a run in the folder; false = refuse")
     load_ckpt: str | None = Key(None, description="checkpoint with initial weights, for a new run")
     monitor: str = Key(
@@ -132,13 +132,15 @@ class TrainerSection(_Section):
     benchmark: bool = Key(False, description="let cuDNN choose algorithms by timing; not bitwise repeatable")
     deterministic: bool = Key(False, description="deterministic algorithms where torch has them; slower")
     detect_anomaly: bool = Key(False, description="find the operation that made a gradient NaN; very slow")
-    num_threads: Count | None = Key(None, description="CPU threads per process; null = torch's choice")
+    num_threads: Annotated[int, Key(ge=1, le=1024)] | None = Key(
+        None, description="CPU threads per process; null = torch's choice"
+    )
     legacy_sampling: bool = Key(False, description="sample up to half a pixel off, as earlier code did")
     nonfinite: Literal["stop", "skip"] = Key(
         "stop", description="on a NaN or infinite loss or gradient: stop, or skip the step"
     )
     nonfinite_limit: Whole = Key(10, description="most skipped steps per epoch; one more stops the run")
-    timeout_minutes: Positive = Key(15.0, description="how long processes wait for each other")
+    timeout_minutes: Positive = Key(15.0, le=10_080, description="how long processes wait for each other")
     freeze: Names = Key([], description="parts not to train: networks (pose), modules (depth.encoder), patterns")
     frozen_batchnorm: bool = Key(False, description="freeze statistics and parameters of batch norm")
     ema: Annotated[EmaSection | None, BeforeValidator(_switch)] = Key(
@@ -161,14 +163,16 @@ class TrainerSection(_Section):
 class LoaderSection(_Section):
     """How batches are made; `train`, `val`, `test` below it override single keys."""
 
-    batch_size: Count = Key(8, description="GLOBAL batch size; the number of processes must divide it")
-    num_workers: Whole = Key(0, description="loading processes per training process")
+    batch_size: Count = Key(8, le=100_000, description="GLOBAL batch size; the number of processes must divide it")
+    num_workers: Workers = Key(0, description="loading processes per training process")
     shuffle: bool | None = Key(None, description="new order every epoch; null = only for train")
     drop_last: bool | None = Key(None, description="skip an incomplete last batch; null = only for train")
     pin_memory: bool = Key(True, description="load into page-locked memory, for fast copies to a GPU")
     persistent_workers: bool | None = Key(None, description="keep workers between epochs; null = if there are any")
-    prefetch_factor: Count | None = Key(None, description="batches loaded ahead per worker; null = torch's choice (2)")
-    timeout: NotNegative = Key(0.0, description="seconds to wait for a batch; 0 = for ever")
+    prefetch_factor: Annotated[int, Key(ge=1, le=1000)] | None = Key(
+        None, description="batches loaded ahead per worker; null = torch's choice (2)"
+    )
+    timeout: NotNegative = Key(0.0, le=604_800, description="seconds to wait for a batch; 0 = for ever")
 
 
 class OptimizerSection(_Section):

@@ -24,6 +24,7 @@ from trainer.data.base import DataError, DepthDataset
 from trainer.runtime.errors import UserError
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
+_MAX_ITEMS = 100_000_000
 _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if _KNOWS_SENDER else []))
 _SIZE_ADVICE = {"depth": "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"}
@@ -57,6 +58,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             raise UserError(_indivisible(self.batch_size, self.world))
         if self.num_items < 1:
             raise UserError("the data set has no items. Check dataset.split and dataset.split_file")
+        if self.num_items > _MAX_ITEMS:
+            raise UserError(
+                f"the data set has {self.num_items:,} items; their order is kept for {_MAX_ITEMS:,} at most"
+            )
         if self.drop_last and self.num_items < self.batch_size:
             raise UserError(
                 f"loader.batch_size {self.batch_size} is more than the {self.num_items} items of the data set, and "

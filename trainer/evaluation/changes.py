@@ -52,7 +52,7 @@ class Changes:
             shared = inspect.signature(DepthDataset).parameters.keys() - {"mode"}
             kept = {key: value for key, value in config["dataset"].items() if key in shared}
             base = {**base, "dataset": {"type": self.dataset_type, **kept}, "evaluation": None}
-        return load_config(self.files, overrides=self.overrides, base=base, base_name=name)
+        return load_config(self.files, overrides=self.overrides, base=base, base_name=name, training=False)
 
     def without_split_file(self, config: Mapping[str, Any], mode: str) -> dict[str, Any]:
         """Drop the split file of a mode from a configuration where the changes name a split alone.

@@ -65,7 +65,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
     settings = read_hparams(hparams) if hparams else saved.hparams
     source = str(hparams or path)
     with naming_plugins(settings, source):
-        trained = Config.from_dict(settings["config"], source=source)
+        trained = Config.from_dict(settings["config"], source=source, training=False)
     about = {
         "file": str(path),
         "sha256": sha256(path),

@@ -1,7 +1,7 @@
 """YAML with places: text becomes plain values, and every key keeps the file and line that set it.
 
 The keys have no meaning here. Mistakes become lines of a report instead of exceptions, so that those of all files are
-shown at once.
+shown at once. Size, depth and numbers are bounded before anything is expanded, so no text can exhaust memory.
 """
 
 from __future__ import annotations
@@ -17,20 +17,85 @@ import yaml
 
 KeyPath = tuple[str, ...]  # a key and its ancestors: ("loss", "img_recon", "weight")
 
+MAX_BYTES = 4_000_000  # of a file of settings
+MAX_NODES = 10_000  # keys, values, lists and mappings of one text, aliases expanded
+MAX_DEPTH = 50  # of lists and mappings in each other, aliases expanded
+MAX_DIGITS = 18  # of a whole number
+MAX_ROWS = 20_000_000  # nodes of a file that lists images
+
 _TAG = "tag:yaml.org,2002:"
 _OURS = {f"{_TAG}float", f"{_TAG}int", f"{_TAG}timestamp", f"{_TAG}value"}
 _FLOAT = re.compile(
     r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(?:inf|Inf|INF))$"
     r"|\.(?:nan|NaN|NAN)$"
 )
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _INT = re.compile(r"[-+]?(?:0|[1-9][\d_]*|0x[0-9a-fA-F]+)$")
 
 
+class _Unbounded(yaml.MarkedYAMLError):
+    """Valid YAML that is larger, deeper or longer than anything this project reads."""
+
+
+class _Bounds:
+    """Count what YAML events expand to, aliases included, without expanding it.
+
+    `count` raises _Unbounded at the event that goes beyond a bound.
+    """
+
+    def __init__(self, max_nodes: int):
+        self._max_nodes = max_nodes
+        self._nodes = 0
+        self._open: list[tuple[str | None, int]] = []  # anchor of each open list or mapping, nodes before it
+        self._heights = [0]  # of what is closed, for each open one
+        self._anchors: dict[str, tuple[int, int]] = {}  # name -> nodes, height
+
+    def count(self, event: yaml.Event) -> None:
+        """Take note of the next event of a text."""
+        nodes, height = 1, 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append((event.anchor, self._nodes))
+            self._heights.append(0)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = self._open.pop()
+            nodes, height = 0, self._heights.pop() + 1
+            if anchor is not None:
+                self._anchors[anchor] = self._nodes - before, height
+        elif isinstance(event, yaml.AliasEvent):
+            nodes, height = self._anchors.get(str(event.anchor), (1, 0))
+        elif isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > MAX_DIGITS and (event.implicit[0] or event.tag) and _INT.match(event.value):
+                self._refuse(event, f"a whole number of {len(event.value):,} digits; at most {MAX_DIGITS} are read")
+            if event.anchor is not None:
+                self._anchors[event.anchor] = 1, 0
+        else:
+            return
+        self._nodes += nodes
+        self._heights[-1] = max(self._heights[-1], height)
+        if len(self._open) + height > MAX_DEPTH:
+            self._refuse(event, f"lists and mappings in each other, more than {MAX_DEPTH} levels deep")
+        if self._nodes > self._max_nodes:
+            self._refuse(event, f"more than {self._max_nodes:,} keys and values, aliases and merge keys expanded")
+
+    def _refuse(self, event: yaml.Event, text: str) -> None:
+        mark: Any = event.start_mark  # of libyaml or of PyYAML
+        raise _Unbounded(problem=text, problem_mark=mark)
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, and 2011_09_26, 2011-09-26, 007 and 1:30 as text.
+    """Reads 1e-4 as a number, and 2011_09_26, 2011-09-26, 007 and 1:30 as text; bounded.
 
     YAML 1.1 requires 1.0e-4 for a float and reads the others as integers, dates and base-60 numbers.
     """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._bounds = _Bounds(MAX_NODES)
+
+    def get_event(self) -> yaml.Event:
+        event = super().get_event()
+        self._bounds.count(event)
+        return event
 
 
 class _Dumper(yaml.SafeDumper):
@@ -48,6 +113,9 @@ _Loader.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 _Loader.add_implicit_resolver(f"{_TAG}int", _INT, list("-+0123456789"))
 # The text "1e-4" must be quoted, or the loader above would read a number.
 _Dumper.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+_Dumper.add_representer(  # PyYAML would write these as line breaks and read them back as spaces
+    str, lambda dumper, data: dumper.represent_scalar(f"{_TAG}str", data, '"' if _BREAKS.search(data) else None)
+)
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(f"{_TAG}seq", data, flow_style=True))
 
 
@@ -87,7 +155,12 @@ def _beside(path: Path) -> str:
 def read_file(path: Path, problems: list[str]) -> Layer | None:
     """Read a YAML file with a mapping at its top. Mistakes are added to `problems`; None = unusable."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            problems.append(f"{path}: more than {MAX_BYTES / 1e6:g} MB, which is no file of settings")
+            return None
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent
         problems.append(f"{path}: no such {f'file. {_beside(path)}' if folder.is_dir() else f'folder {folder}'}")
@@ -109,13 +182,25 @@ def read_text(text: str, label: str, problems: list[str], *, lines: bool = True)
         data = reader.read()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problems.append(f"{reader.at(mark)}: not valid YAML: {_syntax(error)}")
+        kind = "refused" if isinstance(error, _Unbounded) else "not valid YAML"
+        problems.append(f"{reader.at(mark)}: {kind}: {_syntax(error)}")
         return None
     except yaml.YAMLError as error:
         problems.append(f"{label}: not valid YAML: {' '.join(str(error).split())}")
         return None
     problems += reader.problems
     return Layer(data, reader.places, label=label)
+
+
+def load(text: str, max_nodes: int = MAX_NODES) -> Any:
+    """Parse the YAML of a data file (results, folders) by the common rules, fast. Raises YAMLError."""
+    fast, bounds = getattr(yaml, "CSafeLoader", yaml.SafeLoader), _Bounds(max_nodes)
+    try:
+        for event in yaml.parse(text, Loader=fast):
+            bounds.count(event)
+        return yaml.load(text, Loader=fast)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a date 2011-13-45, a tag !!int abc
+        raise yaml.YAMLError(f"a value that its type forbids: {error}") from error
 
 
 def dump(data: Mapping[str, Any]) -> str:
@@ -161,7 +246,11 @@ class _Reader:
         if node.tag.removeprefix(_TAG) not in ("null", "bool", "int", "float", "str"):
             self._problem(node, f"{'.'.join(path) or 'the value'}: tag {node.tag} is not supported; remove it")
             return None
-        return self._loader.construct_object(node)
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, LookupError):
+            self._problem(node, f"{'.'.join(path) or 'the value'}: {node.value!r} is not what its tag {node.tag} says")
+            return None
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}

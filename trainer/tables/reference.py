@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from models_zoo.registry import did_you_mean
+from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import PUBLISHED, Cell, Row, Table
 from trainer.tables.columns import Column, registered
@@ -31,7 +32,7 @@ def add_references(tables: list[Table], name: str) -> None:
     if name not in known and not path.is_file():
         raise UserError(f"--reference {name}: {did_you_mean(name, known)}; or a YAML file of the same form")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml_text.load(path.read_text(encoding="utf-8"))
         for table in tables:
             _add(table, data)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:

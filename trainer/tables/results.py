@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.tables.columns import Column, column_of, is_on_edges
 
@@ -21,7 +22,6 @@ _NOT_DATA = {
     *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
     *("storage", "max_retries"),
 }
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # SYNS files of earlier code list every image
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
 
 
@@ -75,9 +75,9 @@ def read_file(path: Path, with_items: bool = True) -> Any:
         text = path.read_text(encoding="utf-8")
         if not with_items and text.startswith("format:"):
             text = text.partition("\nitems:")[0]
-        return yaml.load(text, Loader=_LOADER)
+        return yaml_text.load(text, yaml_text.MAX_ROWS)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it") from error
 
 

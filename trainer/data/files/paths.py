@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 
 ENVIRONMENT = "MONODEPTH_DATA"
@@ -65,9 +66,10 @@ def _roots_of_file(path: Path) -> list[Path]:
     if not os.path.isfile(path):
         return []
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml_text.load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.absolute()} cannot be read as YAML: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path.absolute()} cannot be read as YAML: {reason}") from error
     roots = content.get("DATA_ROOTS", []) if isinstance(content, dict) else None
     if not isinstance(roots, list) or not all(isinstance(entry, str) for entry in roots):
         raise UserError(f"{path.absolute()}: expected DATA_ROOTS: [folder, folder, ...], got {content!r}")
