@@ -7,6 +7,7 @@ from pathlib import Path
 from models_zoo.weights import is_foreign
 from trainer.build import build_objective
 from trainer.checkpoint import safefile
+from trainer.checkpoint.resume import check_best
 from trainer.checkpoint.saved import Saved
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
@@ -40,16 +41,31 @@ def read(path: Path | str) -> Saved:
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """Return `path` itself, or for the folder of a run its best checkpoint, else its last."""
+    """Return `path` itself, or for the folder of a run its best checkpoint, else its last.
+
+    Raises UserError for a folder without any, and for a best that is not the one `last` knows.
+    """
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
     candidates = [folder / name for name in (BEST, LAST, PREVIOUS) for folder in (path / "ckpts", path)]
     for candidate in candidates:
         if candidate.is_file():
+            if candidate.name == BEST:
+                _check_beside_last(candidate)
             return candidate
     if is_foreign(path):
         raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
     raise UserError(
         f"{path}: holds no checkpoint. Looked for " + ", ".join(str(c.relative_to(path)) for c in candidates)
     )
+
+
+def _check_beside_last(best: Path) -> None:
+    """Raise UserError when the `last` beside `best` knows another one; without a readable `last` nothing is known."""
+    last = best.with_name(LAST)  # read first: a run may be writing both
+    try:
+        saved = Saved(last, {}, safefile.read_metadata(last))
+    except UserError:
+        return
+    check_best(saved, best)

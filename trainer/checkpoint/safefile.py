@@ -93,11 +93,12 @@ class _Header:
 
 def write(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep_previous: Path | None = None
-) -> None:
+) -> str:
     """Write `tensors` and `metadata` to `path`, replacing it only when the new file is complete and verified.
 
     Tensors may be on any device, share storage (each name gets its own bytes) and be non-contiguous. Equal content
-    gives equal bytes. Adds `checksum`, `header_checksum` and `format_version` to the metadata.
+    gives equal bytes. Adds `checksum`, `header_checksum` and `format_version` to the metadata, and returns the second:
+    no other file has it.
 
     Args:
         keep_previous: new name of the file now at `path`, replacing any of that name.
@@ -125,6 +126,7 @@ def write(
             file.flush()
             os.fsync(file.fileno())
         _verify(staged, header)
+    return header.metadata[HEADER_CHECKSUM]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

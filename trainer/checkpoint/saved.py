@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from trainer.checkpoint.encoding import from_json
 from trainer.checkpoint.matching import compare, described, fit, is_part, mismatch_lines, wrong_statistics
-from trainer.checkpoint.state import TrainState, WrongOptimizer, read_state, unpack_state, weights
+from trainer.checkpoint.state import (
+    Position,
+    TrainState,
+    WrongOptimizer,
+    read_position,
+    read_state,
+    unpack_state,
+    weights,
+)
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import diff_config, plain
 
@@ -48,6 +56,11 @@ class Saved:
     def state(self) -> TrainState:
         """Position, best value, metrics."""
         return read_state(self.metadata, self.tensors)
+
+    @property
+    def position(self) -> Position:
+        """Position alone, which needs no tensors."""
+        return read_position(self.metadata)
 
     @property
     def parts(self) -> tuple[str, ...]:

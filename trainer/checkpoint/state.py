@@ -93,12 +93,17 @@ def read_state(metadata: Metadata, tensors: Tensors) -> TrainState:
     """Read the state from the metadata and tensors of a file."""
     best = from_json(metadata.get("best", "{}"))
     return TrainState(
-        position=Position(*(int(metadata[key]) for key in ("epoch", "batch", "step"))),
+        position=read_position(metadata),
         best=best.get("value"),
         best_epoch=best.get("epoch"),
         metrics=from_json(metadata.get("metrics", "{}")),
         extra=from_json(metadata.get("extra", "{}"), tensors),
     )
+
+
+def read_position(metadata: Metadata) -> Position:
+    """Read the position, which every file has."""
+    return Position(*(int(metadata[key]) for key in ("epoch", "batch", "step")))
 
 
 def weights(objective: nn.Module) -> Tensors:
