@@ -4,9 +4,9 @@
     ckpts/last.prev.safetensors   the one before, in case the newest cannot be read
     ckpts/best.safetensors        weights and hparams
 
-Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), and checksums. `last` also names
-its `best` by the header checksum of that file. `best` is written first, so a run that dies in between leaves a `best`
-that is one epoch ahead of `last`; it writes the same once more when it continues.
+Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), and checksums. `last` also
+names its `best` by the header checksum of that file. `best` is written first, so a run that dies in between leaves a
+`best` that is one epoch ahead of `last`; it writes the same once more when it continues.
 """
 
 from __future__ import annotations

@@ -67,13 +67,13 @@ def check_best(last: Saved, best: Path) -> None:
     if known in (None, found.metadata[HEADER_CHECKSUM]):
         return
     ours, theirs = last.hparams, found.hparams
-    will_come = last.position.epoch < found.position.epoch <= ours["config"]["trainer"]["max_epochs"]
+    will_come = last.position.epoch < found.position.epoch <= ours["config"].get("trainer", {}).get("max_epochs", 0)
     if will_come and not _fixed(diff_config(ours, theirs)):
         return
     run = f"{theirs.get('name')}/{theirs.get('version')}, seed {theirs.get('seed')}, epoch {found.position.epoch}"
     raise UserError(
-        f"{best}: is not the `best` of this run, by what {last.path.name} knows, but a file of {run}. Restore the one that"
-        " was there, or delete this one: the next validated epoch is then the best, and until then `last` is evaluated"
+        f"{best}: is not the `best` of this run, by what {last.path.name} knows, but a file of {run}. Restore the one"
+        " that was there, or delete this one: the next validated epoch is then the best; `last` is evaluated until then"
     )
 
 

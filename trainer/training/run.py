@@ -184,7 +184,7 @@ def _restore(
         check_best(saved, checkpointer.folder / BEST)
         saved.restore(*trained, accelerator.scaler)
         state = saved.state
-        if saved.metadata["monitor"] != cfg.trainer.monitor:
+        if saved.metadata.get("monitor") != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another number
     start = state.position, state.best, to_digest(hparams)
     processes.check_equal(accelerator, start, "where the run stands and its settings")
