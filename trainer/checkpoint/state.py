@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint.encoding import check_kind, decode, encode, from_json, referred, to_json
-from trainer.checkpoint.schema import OptimizerData, SchedulerData
+from trainer.checkpoint.schema import OptimizerData, SchedulerData, reading
 from trainer.runtime.errors import UserError, first_lines
 
 Metadata = dict[str, str]
@@ -109,6 +109,13 @@ def read_state(metadata: Metadata, tensors: Tensors) -> TrainState:
         metrics=from_json(metadata.get("metrics", "{}")),
         extra=extra,
     )
+
+
+def restore_part(part: Any, saved: Any, name: str) -> None:
+    """Load what `TrainState.extra` holds of a part. Raises DamagedFile when it is of another kind than its state."""
+    with reading("`last`", f"state of {name}"):
+        check_kind(saved, part.state_dict(), name)
+        part.load_state_dict(saved)
 
 
 def read_position(metadata: Metadata) -> Position:
