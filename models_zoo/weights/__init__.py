@@ -5,6 +5,7 @@ Nothing here writes. Settings in a file are returned as plain mappings, in the w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,9 @@ SUFFIXES = (".ckpt", ".pth", ".pt", ".tar")
 
 def is_foreign(path: Path) -> bool:
     """Return whether `path` holds weights of other code, judged by its first bytes or the files of a folder."""
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike pathlib it does not raise for a name that is too long
         return any(FORMATS.create(name).recognises(path, None) for name in FORMATS.names())
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     with open(path, "rb") as file:
         start = file.read(9)
@@ -49,7 +50,7 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
     """
     from models_zoo.weights.base import UnreadableWeights, in_float32, listed, unpickle
 
-    if not path.exists():
+    if not os.path.isfile(path) and not os.path.isdir(path):
         raise UnreadableWeights(f"{path}: no such file or folder. Check the path")
     if path.suffix == ".safetensors" and not is_foreign(path):
         raise UnreadableWeights(f"{path}: not a file of torch.save. A checkpoint of this trainer needs no translation")

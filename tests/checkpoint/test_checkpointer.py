@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trainer.checkpoint import (
     read_pretrained,
     safefile,
 )
+from trainer.checkpoint.resume import check_best
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.saved import WrongArchitecture
 from trainer.checkpoint.state import Position, TrainState, WrongOptimizer
@@ -227,6 +229,7 @@ def test_weights_load_from_a_file_or_a_run_folder_best_first(tmp_path: Path) -> 
         save(checkpointer, 1.0)
         assert find_checkpoint(run.path) == run.last_path
         save_best(checkpointer, Tiny(2.0))
+        save(checkpointer, 1.0)
     for path, value in ((run.path, 2.0), (run.ckpts, 2.0), (run.best_path, 2.0), (run.last_path, 1.0)):
         objective = Tiny()
         read_pretrained(path).start(objective)
@@ -304,3 +307,99 @@ def test_a_best_that_is_gone_or_damaged_is_noticed(checkpointer: Checkpointer) -
     assert checkpointer.fault_of_best() is None
     damage(checkpointer.folder / "best.safetensors")
     assert "at least one bit is wrong" in (checkpointer.fault_of_best() or "")
+
+
+def planned(seed: int = 42, max_epochs: int = 3) -> dict[str, Any]:
+    return {**HPARAMS, "seed": seed, "config": {"net": NET, "trainer": {"max_epochs": max_epochs}}}
+
+
+def train(folder: Path, hparams: dict[str, Any], better: tuple[int, ...] = (0, 2)) -> None:
+    """Save in the order of a run of three epochs; `better` are those that `best` is kept of."""
+    folder.mkdir(parents=True)
+    checkpointer = Checkpointer(folder, hparams, "AbsRel")
+    for epoch in range(3):
+        save(checkpointer, epoch + 1.0, TrainState(Position(epoch, 4, 4 * epoch + 4)))
+        after = TrainState(Position(epoch + 1, 0, 4 * epoch + 4))
+        if epoch in better:
+            save_best(checkpointer, Tiny(hparams["seed"] + epoch), after)
+        save(checkpointer, epoch + 1.0, after)
+
+
+def read_both(folder: Path) -> str | None:
+    """What continuing and evaluating say about `best`; the name of the `last` that was read, None without any."""
+    saved = Checkpointer(folder, planned(), "AbsRel").load_last()
+    if saved is not None:
+        check_best(saved, folder / "best.safetensors")
+        find_checkpoint(folder)
+    return saved and saved.path.name
+
+
+def test_best_is_known_as_ones_own_at_every_moment_of_a_run(tmp_path: Path, monkeypatch: Any) -> None:
+    """Whenever the process dies, between `best` and `last` too, and also when `last` is damaged after that."""
+    moments: list[Path] = []
+
+    def stopping(real: Any) -> Any:
+        def moment() -> None:
+            moments.append(tmp_path / f"{len(moments)}")
+            shutil.copytree(tmp_path / "run", moments[-1])
+
+        def change(*args: Any, **kwargs: Any) -> None:
+            moment()
+            real(*args, **kwargs)
+            moment()
+
+        return change
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "link"):
+            patch.setattr(os, name, stopping(getattr(os, name)))
+        train(tmp_path / "run", planned())
+    train(tmp_path / "other", planned(seed=43))
+    ahead, read = 0, set()
+    for folder in moments:
+        last, best = folder / "last.safetensors", folder / "best.safetensors"
+        read.add(read_both(folder))
+        if not last.exists():
+            continue
+        if best.exists():
+            known = safefile.read_metadata(last)["best_checksum"]
+            ahead += known != safefile.read_metadata(best)["header_checksum"]
+        shutil.copy(tmp_path / "other" / "best.safetensors", tmp_path / "foreign")
+        own = best.read_bytes() if best.exists() else None
+        shutil.copy(tmp_path / "foreign", best)
+        with pytest.raises(UserError, match=r"not the `best` of this run, .*, but a file of m/42, seed 43, epoch 3\."):
+            read_both(folder)
+        best.unlink() if own is None else best.write_bytes(own)
+        if (folder / "last.prev.safetensors").exists():
+            damage(last)
+            read.add(read_both(folder))
+    assert read == {None, "last.safetensors", "last.prev.safetensors"}
+    assert ahead >= 8  # from `best` renamed to `last` renamed, after two epochs
+
+
+@pytest.mark.parametrize("copied", ["an earlier epoch", "another plan of the same run"])
+def test_an_exchanged_best_of_the_same_settings_is_noticed(tmp_path: Path, copied: str) -> None:
+    train(tmp_path / "run", planned())
+    longer = copied == "another plan of the same run"
+    train(tmp_path / "other", planned(max_epochs=9), better=(0, 2) if longer else (0,))
+    shutil.copy(tmp_path / "other" / "best.safetensors", tmp_path / "run" / "best.safetensors")
+    with pytest.raises(UserError, match=r"Restore the one that was there, or delete this one"):
+        find_checkpoint(tmp_path / "run")
+
+
+def test_a_last_that_names_no_best_takes_what_is_there(tmp_path: Path) -> None:
+    """So wrote earlier versions; the next best is named."""
+    train(tmp_path / "run", planned())
+    train(tmp_path / "other", planned(seed=43))
+    last = tmp_path / "run" / "last.safetensors"
+    tensors, metadata = safefile.read(last)
+    safefile.write(last, tensors, {key: text for key, text in metadata.items() if key != "best_checksum"})
+    shutil.copy(tmp_path / "other" / "best.safetensors", tmp_path / "run")
+    assert read_both(tmp_path / "run") == "last.safetensors"
+    checkpointer = Checkpointer(last.parent, planned(), "AbsRel")
+    checkpointer.load_last()
+    save(checkpointer, 1.0)
+    assert "best_checksum" not in safefile.read_metadata(last)
+    save_best(checkpointer, Tiny())
+    save(checkpointer, 1.0)
+    assert len(safefile.read_metadata(last)["best_checksum"]) == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
@@ -29,7 +30,7 @@ from tests.runs import (
 )
 from tests.world import LAUNCHER, call, command, copied_run, fork, refused, train_args
 from trainer.checkpoint import load_capsule, load_objective
-from trainer.checkpoint.safefile import read_metadata
+from trainer.checkpoint.safefile import read, read_metadata, write
 from trainer.runtime.seeding import TRAINING, seed_everything
 
 pytestmark = pytest.mark.slow
@@ -96,6 +97,48 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(
     assert_same_weights(tmp_path, trained_run)
     steps = [step for step, _ in scalars(folder(tmp_path))["train_losses/loss"]]
     assert steps == [2, 4, 6, 8], "TensorBoard must not show a step twice"
+
+
+class Died(BaseException):
+    """What a kill is to a command of this process."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_dying_between_best_and_last_it_ends_with_the_same_bytes(
+    trained_run: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just after `best` was replaced, and just before `last` is, which names it."""
+    replace, renamed, args = os.replace, [], train_args(tmp_path, "trainer.log_images=true")
+
+    def dying(source: Path, target: Path) -> None:
+        renamed.append(Path(target).name)
+        if moment == "before" and renamed[-2:] == ["best.safetensors", "last.safetensors"]:
+            raise Died
+        replace(source, target)
+        if moment == "after" and renamed[-1] == "best.safetensors":
+            raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(Died):
+            call(*args)
+    assert read_metadata(ckpt(tmp_path, "best"))["epoch"] == "1" != read_metadata(ckpt(tmp_path, "last"))["epoch"]
+    done = call(*args)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, trained_run)
+
+
+def test_the_best_of_another_run_is_noticed(trained_run: Path, tmp_path: Path) -> None:
+    out = copied_run(trained_run, tmp_path / "mixed")
+    tensors, metadata = read(ckpt(out, "best"))
+    ckpt(out, "best").unlink()  # a link
+    hparams = json.loads(metadata["hparams"])
+    write(ckpt(out, "best"), tensors, {**metadata, "hparams": json.dumps({**hparams, "seed": 43})})
+    words = ("is not the `best` of this run", "seed 43", "Restore the one that was there, or delete this one")
+    refused(call(*train_args(out)), *words)
+    refused(call("launch/evaluate.py", "--ckpt", folder(out)), *words)
+    ckpt(out, "best").unlink()
+    assert call(*train_args(out)).returncode == 0
 
 
 def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_run: Path, tmp_path: Path) -> None:

@@ -121,3 +121,17 @@ def test_the_virtual_view_of_a_masked_network_is_unmasked():
     without = make_objective((-1, 0), depth=plain)(batch).losses
     assert torch.equal(with_mask["stereo_img_recon"], without["stereo_img_recon"])
     assert with_mask["img_recon"] < without["img_recon"]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "ndarray"])
+def test_depth_is_predicted_of_float_tensors_alone(kind):
+    """Bytes would be taken for floats of 0 to 255, 255 times too bright."""
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=rf"float tensor \(b, 3, h, w\) of RGB in \[0, 1\], not .*{kind}.*/ 255"):
+        make_objective().predict_depth(images if kind == "uint8" else images.numpy())
+
+
+def test_depth_has_no_graph_and_disparity_has():
+    objective, images = make_objective(), make_batch(2)["target"]
+    assert not objective.predict_depth(images).requires_grad
+    assert objective.predict_disp(images)[0].requires_grad

@@ -63,7 +63,7 @@ class Disk:
         assert self.free.wait(20)
         if self.full:
             raise CannotWrite(f"{path}: cannot be written: No space left on device")
-        self.write(path, *args, **kwargs)
+        return self.write(path, *args, **kwargs)
 
 
 def test_due_every_so_many_steps(tmp_path) -> None:

@@ -4,7 +4,9 @@
     ckpts/last.prev.safetensors   the one before, in case the newest cannot be read
     ckpts/best.safetensors        weights and hparams
 
-Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), and checksums.
+Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), and checksums. `last` also
+names its `best` by the header checksum of that file. `best` is written first, so a run that dies in between leaves a
+`best` that is one epoch ahead of `last`; it writes the same once more when it continues.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
+from trainer.checkpoint.resume import BEST_CHECKSUM
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.saved import Saved
 from trainer.checkpoint.state import (
@@ -50,6 +53,7 @@ class Checkpointer:
         self.monitor, self.is_main = monitor, is_main
         self._hparams = to_json(plain(hparams))
         self._last_is_good = True
+        self._best: str | None = ""  # checksum of `best`; "" = none yet, None = written before `last` named it
 
     def pack_last(
         self, objective: nn.Module, optimizer: Any, scheduler: Any, scaler: Any, state: TrainState
@@ -59,7 +63,8 @@ class Checkpointer:
         Call it between optimizer steps: accumulated gradients are not part of the state.
         """
         tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
-        return tensors, self._metadata(state.position) | metadata
+        known = {} if self._best is None else {BEST_CHECKSUM: self._best}
+        return tensors, self._metadata(state.position) | metadata | known
 
     def pack_best(self, objective: nn.Module, state: TrainState) -> tuple[Tensors, Metadata]:
         """Return the tensors of `best`, in the memory of the run, and its metadata."""
@@ -74,30 +79,17 @@ class Checkpointer:
 
     def write_best(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write the result of `pack_best`. Raises CannotWrite, and keeps the older `best` then."""
-        safefile.write(self.folder / BEST, tensors, metadata)
+        self._best = safefile.write(self.folder / BEST, tensors, metadata)
 
     def load_last(self) -> Saved | None:
         """Read and verify `last`, or the one before (with a note) when it is damaged; None when there is neither.
 
         Raises DamagedFile when neither can be read.
         """
-        last, previous = self.folder / LAST, self.folder / PREVIOUS
-        if not last.exists() and not previous.exists():
-            return None
-        try:
-            if last.exists():
-                return Saved(last, *safefile.read(last))
-            reason = f"{last} is missing"
-        except DamagedFile as error:
-            self._last_is_good = False  # it must not replace the good one before it
-            if not previous.exists():
-                raise
-            reason = str(error)
-        note = f"{reason}. Continuing from the checkpoint before it, {previous.name}"
-        try:
-            return Saved(previous, *safefile.read(previous), notes=[note])
-        except DamagedFile as error:
-            raise DamagedFile(f"{reason}. The one before is no better: {error}") from error
+        saved = self._read_last()
+        if saved is not None:
+            self._best = saved.metadata.get(BEST_CHECKSUM)
+        return saved
 
     def fault_of_best(self) -> str | None:
         """Return what is wrong with `best` (missing, damaged); None when it can be read."""
@@ -122,6 +114,25 @@ class Checkpointer:
         tensors = weights(objective) | {f"batch.{k}": v for k, v in batch.items() if isinstance(v, Tensor)}
         own = {"micro_batch": str(micro_batch), "seed": str(seed), "rank": str(rank)}
         safefile.write(path, tensors, self._metadata(position) | own)
+
+    def _read_last(self) -> Saved | None:
+        last, previous = self.folder / LAST, self.folder / PREVIOUS
+        if not last.exists() and not previous.exists():
+            return None
+        try:
+            if last.exists():
+                return Saved(last, *safefile.read(last))
+            reason = f"{last} is missing"
+        except DamagedFile as error:
+            self._last_is_good = False  # it must not replace the good one before it
+            if not previous.exists():
+                raise
+            reason = str(error)
+        note = f"{reason}. Continuing from the checkpoint before it, {previous.name}"
+        try:
+            return Saved(previous, *safefile.read(previous), notes=[note])
+        except DamagedFile as error:
+            raise DamagedFile(f"{reason}. The one before is no better: {error}") from error
 
     def _metadata(self, position: Position) -> Metadata:
         about = {"hparams": self._hparams, "monitor": self.monitor, "metrics": "{}"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ def to_json(value: Any, tensors: dict[str, Tensor] | None = None, prefix: str = 
     return json.dumps(encode(value, prefix, tensors), allow_nan=False)
 
 
-def from_json(text: str, tensors: dict[str, Tensor] | None = None) -> Any:
-    """Read back what `to_json` wrote."""
-    return decode(json.loads(text), tensors or {}, torch.device("cpu"))
+def from_json(text: str, tensors: Mapping[str, Tensor] | None = None, prefix: str = "") -> Any:
+    """Read back what `to_json` wrote with the same prefix. Raises ValueError, KeyError, ... for anything else."""
+    return decode(json.loads(text), tensors or {}, torch.device("cpu"), prefix)
 
 
 def encode(value: Any, place: str, tensors: dict[str, Tensor] | None) -> Any:
@@ -53,22 +53,74 @@ def encode(value: Any, place: str, tensors: dict[str, Tensor] | None) -> Any:
     raise TypeError(f"{place}: {value!r} of type {type(value).__name__} cannot be stored in a checkpoint")
 
 
-def decode(value: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
-    """Undo `encode`. Tensors that were not on the CPU go to `device`."""
+def decode(value: Any, tensors: Mapping[str, Tensor], device: torch.device, place: str) -> Any:
+    """Undo `encode` at the same place. Tensors that were not on the CPU go to `device`.
+
+    Raises ValueError, TypeError, KeyError, ... for what `encode` does not make, a tensor of another place included.
+    """
+
+    def inside(value: Any, key: Any) -> Any:
+        return decode(value, tensors, device, f"{place}.{key}")
+
     if isinstance(value, list):
-        return [decode(v, tensors, device) for v in value]
+        return [inside(v, i) for i, v in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    if "$tensor" in value:
-        tensor = tensors[value["$tensor"]]
-        return tensor if value["on"] == "cpu" else tensor.to(device)
-    if "$float" in value:
-        return float(value["$float"])
-    if "$dtype" in value:
-        return getattr(torch, value["$dtype"])
-    if "$tuple" in value:
-        return tuple(decode(value["$tuple"], tensors, device))
-    if "$counter" in value:
-        return Counter(dict(value["$counter"]))
-    pairs = value["$dict"] if "$dict" in value else value.items()
-    return {decode(k, tensors, device): decode(v, tensors, device) for k, v in pairs}
+    tag = next((key for key in value if key.startswith("$")), None)
+    if tag is None:
+        return {k: inside(v, k) for k, v in value.items()}
+    content = value[tag]
+    if tag == "$tensor":
+        if content != place or not isinstance(value["on"], str):
+            raise ValueError(f"{place} refers to {content!r}")
+        return tensors[place] if value["on"] == "cpu" else tensors[place].to(device)
+    if len(value) > 1:
+        raise ValueError(f"{place} has keys beside {tag}")
+    if tag == "$float":
+        return float(content)
+    if tag == "$dtype" and isinstance(dtype := getattr(torch, content, None), torch.dtype):
+        return dtype
+    if tag == "$tuple" and isinstance(content, list):
+        return tuple(decode(content, tensors, device, place))
+    if tag == "$counter":
+        return Counter({key: inside(v, key) for key, v in content})
+    if tag == "$dict":
+        keys = [decode(key, tensors, device, place) for key, _ in content]
+        return {key: inside(v, key) for key, (_, v) in zip(keys, content, strict=True)}
+    raise ValueError(f"{place} is {tag} {content!r}")
+
+
+def referred(value: Any) -> Iterator[str]:
+    """Yield the names of the tensors that encoded data refers to."""
+    if isinstance(value, dict) and "$tensor" in value:
+        yield value["$tensor"]
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from referred(part)
+
+
+def check_kind(value: Any, built: Any, place: str) -> None:
+    """Raise ValueError unless saved data at `place` is of the kind of what was `built`: number, list as long, ...
+
+    Keys that only one of two mappings has are left alone, and None says nothing about the kind.
+    """
+    same = built is None or _kind(value) == _kind(built)
+    if same and isinstance(built, Mapping):
+        for key in built.keys() & value.keys():
+            check_kind(value[key], built[key], f"{place}.{key}")
+    elif same and isinstance(built, (list, tuple)):
+        same = len(value) == len(built)
+        for i, pair in enumerate(zip(value, built, strict=False)):
+            check_kind(*pair, f"{place}.{i}")
+    elif same and isinstance(built, Tensor):
+        same = getattr(value, "shape", torch.Size()) == built.shape
+    if not same:
+        raise ValueError(f"{place} is {value!r}"[:200])
+
+
+def _kind(value: Any) -> type:
+    if value is None or isinstance(value, bool):  # options that are on, off or left to torch
+        return bool
+    if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.ndim == 0):
+        return float
+    return next((kind for kind in (Mapping, list, tuple, Tensor) if isinstance(value, kind)), type(value))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models_zoo.weights import read_foreign
 from models_zoo.weights.base import ForeignWeights, MissingSettings, UnreadableWeights, merged
 from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
-from trainer.checkpoint.matching import compare, described, is_part, mismatch_lines
+from trainer.checkpoint.matching import compare, described, is_part, mismatch_lines, planned
 from trainer.checkpoint.state import Position, position_metadata
 from trainer.config import Config, ConfigError, load_config
 from trainer.runtime import yaml_text
@@ -116,10 +117,11 @@ def check_fit(foreign: ForeignWeights) -> None:
     with torch.random.fork_rng(devices=[]):
         for name, options in foreign.net.items():
             try:
-                network = models_zoo.create(name, **options)
+                build = partial(models_zoo.create, name, **options)
+                state = planned(build) or build().state_dict()  # without memory, whatever size the file asks for
             except (ValueError, TypeError, models_zoo.UnknownName) as error:
                 raise UserError(f"{foreign.source}: net.{name}: {error}") from error
-            built |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+            built |= {f"{name}.{key}": tensor for key, tensor in state.items()}
     if foreign.parts:
         built = {name: tensor for name, tensor in built.items() if is_part(name, foreign.parts)}
     if wrong := compare(foreign.tensors, built):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 from models_zoo.weights import is_foreign
 from trainer.build import build_objective
 from trainer.checkpoint import safefile
+from trainer.checkpoint.matching import planned
+from trainer.checkpoint.resume import check_best
 from trainer.checkpoint.saved import Saved
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
@@ -16,19 +20,28 @@ from trainer.runtime.rundir import BEST, LAST, PREVIOUS, read_hparams
 
 
 def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objective:
-    """Rebuild the networks and losses of a run with their weights, on the CPU and in eval mode.
+    """Rebuild the networks and losses of a run with their weights, float32 on the CPU and in eval mode.
+
+        depth = load_objective("models/kitti/monodepth2/42").predict_depth(images)  # (b 3 h w) in [0, 1] -> (b 1 h w)
 
     Args:
         path: a checkpoint, or the folder of a run (its `best`, else its `last`).
         hparams: a corrected hparams.yaml, used instead of the settings in the file.
 
-    Raises DamagedFile, WrongArchitecture, or UserError when the file is missing or settings are invalid.
+    Networks in it: `objective.networks["depth"]`, and "pose" and "autoencoder" if trained. Nothing is downloaded. The
+    file must fit the networks that its settings name, which is found out before they take memory.
+
+    Raises DamagedFile for a changed file or one of another make, WrongArchitecture for weights that do not fit, and
+    UserError when the file is missing, settings are invalid, or the `best` of a folder is not that of its `last`.
     """
     saved = read(path)
     settings = saved.hparams if hparams is None else read_hparams(hparams)
     with naming_plugins(settings, hparams or saved.path):
         config = Config.from_dict(settings["config"], source=str(hparams or saved.path), training=False)
-    objective = build_objective(config, given=config.net)  # all weights come from the file
+    build = partial(build_objective, config, given=config.net)  # all weights come from the file
+    if (state := planned(build)) is not None:  # a file may name networks that would fill the memory
+        saved.check_fit(state, built=settings["config"])
+    objective = build()
     saved.load_weights(objective, built=settings["config"])
     return objective.eval()
 
@@ -40,16 +53,31 @@ def read(path: Path | str) -> Saved:
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """Return `path` itself, or for the folder of a run its best checkpoint, else its last."""
-    path = Path(path).expanduser()
-    if not path.is_dir():
+    """Return `path` itself, or for the folder of a run its best checkpoint, else its last.
+
+    Raises UserError for a folder without any, and for a best that is not the one `last` knows.
+    """
+    path = Path(os.path.expanduser(path))  # os.path says no to names that are too long, pathlib raises
+    if not os.path.isdir(path):
         return path
     candidates = [folder / name for name in (BEST, LAST, PREVIOUS) for folder in (path / "ckpts", path)]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.exists(candidate):
+            if candidate.name == BEST:
+                _check_beside_last(candidate)
             return candidate
     if is_foreign(path):
         raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
     raise UserError(
         f"{path}: holds no checkpoint. Looked for " + ", ".join(str(c.relative_to(path)) for c in candidates)
     )
+
+
+def _check_beside_last(best: Path) -> None:
+    """Raise UserError when the `last` beside `best` knows another one; without a readable `last` nothing is known."""
+    last = best.with_name(LAST)  # read first: a run may be writing both
+    try:
+        saved = Saved(last, {}, safefile.read_metadata(last))
+    except UserError:
+        return
+    check_best(saved, best)

@@ -5,14 +5,14 @@ Names are `<network>.<parameter>`; a part is a prefix of such names ("depth.enco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainer.runtime.errors import first_lines
+from trainer.runtime.errors import first_lines, printable
 
 
 @dataclass
@@ -62,9 +62,26 @@ def compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[st
     return wrong
 
 
+def planned(build: Callable[[], nn.Module]) -> dict[str, Tensor] | None:
+    """Return the state that a module would have, as names and shapes that take no memory.
+
+    Raises what `build` raises; None for a module that needs its numbers while it is built.
+    """
+    try:
+        with torch.device("meta"):
+            return build().state_dict()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:  # timm's own is the cause of ours
+            if isinstance(cause, NotImplementedError) or "meta" in str(cause):
+                return None
+            cause = cause.__cause__
+        raise
+
+
 def mismatch_lines(wrong: Mapping[str, str]) -> list[str]:
     """Lay out the first results of `compare` for a message."""
-    return first_lines([f"networks.{name}: {reason}" for name, reason in wrong.items()])
+    return first_lines([f"networks.{printable(name)}: {reason}" for name, reason in wrong.items()])
 
 
 def described(net: Mapping[str, Mapping[str, Any]]) -> str:

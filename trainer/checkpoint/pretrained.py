@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from models_zoo.weights import is_foreign, read_foreign
@@ -19,7 +20,7 @@ def read_pretrained(path: Path | str) -> Saved:
     path: a checkpoint, the folder of a run (its `best`, else its `last`), or anything `models_zoo.weights` recognises.
     Raises DamagedFile, or UserError when the file is missing or cannot be read.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not is_foreign(path):
         return read(path)
     try:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ FORMAT_VERSION = 1
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one
 HEADER_CHECKSUM = "header_checksum"  # sha256 of all other metadata, and names, types, shapes
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+MAX_NUMBERS = 1 << 48  # in a tensor, zeros in its shape counted as ones; torch fails beyond 2**63 bytes
 PIECE = 1 << 24  # bytes hashed or written at a time, so that Ctrl-C works in between
 
 DTYPES = {
@@ -53,7 +55,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_ADVICE = "Use a copy, an older checkpoint, or train again"
+ADVICE = "Use a copy, an older checkpoint, or train again"
 # JSON spells these \u001f or \u001F, so that a flipped bit could go unnoticed.
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 
@@ -93,11 +95,12 @@ class _Header:
 
 def write(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, keep_previous: Path | None = None
-) -> None:
+) -> str:
     """Write `tensors` and `metadata` to `path`, replacing it only when the new file is complete and verified.
 
     Tensors may be on any device, share storage (each name gets its own bytes) and be non-contiguous. Equal content
-    gives equal bytes. Adds `checksum`, `header_checksum` and `format_version` to the metadata.
+    gives equal bytes. Adds `checksum`, `header_checksum` and `format_version` to the metadata, and returns the second:
+    no other file has it.
 
     Args:
         keep_previous: new name of the file now at `path`, replacing any of that name.
@@ -125,6 +128,7 @@ def write(
             file.flush()
             os.fsync(file.fileno())
         _verify(staged, header)
+    return header.metadata[HEADER_CHECKSUM]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -141,7 +145,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 file.readinto(piece)
                 digest.update(piece)
     if digest.hexdigest() != header.metadata[CHECKSUM]:
-        raise DamagedFile(f"{path}: the tensors do not match their checksum: at least one bit is wrong. {_ADVICE}")
+        raise DamagedFile(f"{path}: the tensors do not match their checksum: at least one bit is wrong. {ADVICE}")
     return tensors, header.metadata
 
 
@@ -167,7 +171,11 @@ def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            kind = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(kind):
+                what = "a pipe" if stat.S_ISFIFO(kind) else "a device"
+                raise UserError(f"{path}: is {what}, not a file. Name a .safetensors file")
             yield file
     except FileNotFoundError as error:
         others = sorted(p.name for p in path.parent.glob("*.safetensors"))
@@ -175,15 +183,21 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         raise UserError(f"{path}: there is no such file. {known}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder. Name the .safetensors file in it") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. Check the path and the disk") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}. Check the path and the disk") from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for the writer of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_header(path: Path, file: BufferedReader) -> _Header:
     """Parse and verify the header, and that the file is as long as it says."""
 
     def damaged(reason: str) -> DamagedFile:
-        return DamagedFile(f"{path}: {reason}. {_ADVICE}")
+        return DamagedFile(f"{path}: {reason}. {ADVICE}")
 
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
@@ -210,7 +224,9 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
         raise damaged("carries no checksum, so it is damaged or was not written by this trainer")
     if header.header_checksum() != header.metadata[HEADER_CHECKSUM]:
         raise damaged("the header does not match its checksum: at least one bit is wrong")
-    version = header.metadata["format_version"]
+    version = header.metadata.get("format_version", "")
+    if not re.fullmatch(r"[0-9]{1,9}", version):
+        raise damaged(f"the format_version is {version!r}, not a number")
     if int(version) > FORMAT_VERSION:
         raise UserError(f"{path}: has format {version}, this trainer reads up to {FORMAT_VERSION}. Update it")
     return header
@@ -225,7 +241,7 @@ def _parse(text: bytes) -> tuple[_Header, int]:
     tensors, end = [], 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         (start, stop), dtype, shape = entry["data_offsets"], entry["dtype"], entry["shape"]
-        if not all(isinstance(n, int) and n >= 0 for n in shape):
+        if not all(type(n) is int and n >= 0 for n in shape) or prod(max(n, 1) for n in shape) > MAX_NUMBERS:
             raise ValueError(f"{name} has the shape {shape}")
         if (start, stop) != (end, end + _num_bytes(dtype, shape)):
             raise ValueError(f"{name} of shape {shape} cannot take the bytes {start} to {stop}")

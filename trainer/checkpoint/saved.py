@@ -11,10 +11,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trainer.checkpoint import schema
 from trainer.checkpoint.encoding import from_json
 from trainer.checkpoint.matching import compare, described, fit, is_part, mismatch_lines, wrong_statistics
-from trainer.checkpoint.state import TrainState, WrongOptimizer, read_state, unpack_state, weights
-from trainer.runtime.errors import UserError
+from trainer.checkpoint.state import (
+    Position,
+    TrainState,
+    WrongOptimizer,
+    read_position,
+    read_state,
+    unpack_state,
+    weights,
+)
+from trainer.runtime.errors import UserError, printable
 from trainer.runtime.rundir import diff_config, plain
 
 PREFIX = "networks."  # of weights in files and in an objective
@@ -30,12 +39,15 @@ class PartialWeights(UserWarning):
 
 @dataclass
 class Saved:
-    """A checkpoint in memory, not yet used."""
+    """A checkpoint in memory, not yet used. Raises DamagedFile for metadata that this trainer does not write."""
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     notes: list[str] = field(default_factory=list)  # how it was read, for the user
+
+    def __post_init__(self) -> None:
+        schema.check(self.path, self.metadata)
 
     @property
     def hparams(self) -> dict[str, Any]:
@@ -47,7 +59,14 @@ class Saved:
     @property
     def state(self) -> TrainState:
         """Position, best value, metrics."""
-        return read_state(self.metadata, self.tensors)
+        with schema.reading(self.path, "state"):
+            return read_state(self.metadata, self.tensors)
+
+    @property
+    def position(self) -> Position:
+        """Position alone, which needs no tensors."""
+        with schema.reading(self.path, "position"):
+            return read_position(self.metadata)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -70,16 +89,22 @@ class Saved:
         A file that names its parts needs to fit only these, with a warning. Raises WrongArchitecture naming up to 10
         weights that are missing, left over or of another shape.
         """
-        expected = _bare(weights(objective))
+        self.check_fit(weights(objective), built)
         if self.parts:
-            expected = {name: tensor for name, tensor in expected.items() if is_part(name, self.parts)}
             warnings.warn(
-                f"{self.path}: holds {', '.join(self.parts)} alone; the rest of the networks has random weights",
+                f"{self.path}: holds {printable(', '.join(self.parts))} alone;"
+                " the rest of the networks has random weights",
                 PartialWeights,
                 stacklevel=3,
             )
-        self._refuse(compare(self.weights, expected), built)
         objective.load_state_dict(_full(self.weights), strict=not self.parts)
+
+    def check_fit(self, state: Mapping[str, Tensor], built: Mapping[str, Any] | None = None) -> None:
+        """Raise WrongArchitecture as `load_weights` would for an objective of this state."""
+        expected = _bare(state)
+        if self.parts:
+            expected = {name: tensor for name, tensor in expected.items() if is_part(name, self.parts)}
+        self._refuse(compare(self.weights, expected), built)
 
     def start(self, objective: nn.Module) -> list[str]:
         """Load the networks that file and objective share; return notes on what starts from scratch.
@@ -101,7 +126,8 @@ class Saved:
         """
         self.load_weights(objective)
         try:
-            unpack_state(objective, optimizer, scheduler, scaler, self.tensors, self.metadata)
+            with schema.reading(self.path, "state of optimizer and schedule"):
+                unpack_state(objective, optimizer, scheduler, scaler, self.tensors, self.metadata)
         except WrongOptimizer as error:
             raise WrongOptimizer(f"{self.path}: {error}") from error
 

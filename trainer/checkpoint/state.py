@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint.encoding import decode, encode, from_json, to_json
+from trainer.checkpoint.encoding import check_kind, decode, encode, from_json, referred, to_json
+from trainer.checkpoint.schema import OptimizerData, SchedulerData, reading
 from trainer.runtime.errors import UserError, first_lines
 
 Metadata = dict[str, str]
@@ -77,28 +78,49 @@ def unpack_state(
     if optimizer is not None:
         if "optimizer" not in metadata:
             raise WrongOptimizer("the file holds weights only; to start from them use trainer.load_ckpt")
-        _unpack_optimizer(objective, _raw(optimizer, "optimizer"), json.loads(metadata["optimizer"]), tensors)
+        saved = OptimizerData.model_validate_json(metadata["optimizer"])
+        _unpack_optimizer(objective, _raw(optimizer, "optimizer"), saved, tensors)
     raw = _raw(scheduler, "scheduler")
-    saved = from_json(metadata.get("scheduler", "null"), tensors) or {"class": "NoneType"}
-    if saved["class"] != type(raw).__name__:
-        raise WrongOptimizer(_another("schedule", saved["class"], raw, "scheduler.type"))
+    given = from_json(metadata.get("scheduler", "null"), tensors, "scheduler") or {"class": "NoneType"}
+    schedule = SchedulerData.model_validate(given)
+    if schedule.kind != type(raw).__name__:
+        raise WrongOptimizer(_another("schedule", schedule.kind, raw, "scheduler.type"))
     if raw is not None:
-        raw.load_state_dict(saved["state"])
-    scale = from_json(metadata.get("scaler", "null"), tensors)
+        check_kind(schedule.state, raw.state_dict(), "scheduler")
+        if methods := [key for key in schedule.state if callable(getattr(type(raw), key, None))]:
+            raise ValueError(f"the schedule would lose its methods {methods}")
+        raw.load_state_dict(schedule.state)
+    scale = from_json(metadata.get("scaler", "null"), tensors, "scaler")
     if scaler is not None and scale:  # a run that changes its precision starts with a new scale
+        check_kind(scale, scaler.state_dict(), "scaler")
         scaler.load_state_dict(scale)
 
 
 def read_state(metadata: Metadata, tensors: Tensors) -> TrainState:
     """Read the state from the metadata and tensors of a file."""
     best = from_json(metadata.get("best", "{}"))
+    extra = from_json(metadata.get("extra", "{}"), tensors, "extra")
+    if not isinstance(extra, dict):
+        raise TypeError(f"extra is {extra!r}")
     return TrainState(
-        position=Position(*(int(metadata[key]) for key in ("epoch", "batch", "step"))),
+        position=read_position(metadata),
         best=best.get("value"),
         best_epoch=best.get("epoch"),
         metrics=from_json(metadata.get("metrics", "{}")),
-        extra=from_json(metadata.get("extra", "{}"), tensors),
+        extra=extra,
     )
+
+
+def restore_part(part: Any, saved: Any, name: str) -> None:
+    """Load what `TrainState.extra` holds of a part. Raises DamagedFile when it is of another kind than its state."""
+    with reading("`last`", f"state of {name}"):
+        check_kind(saved, part.state_dict(), name)
+        part.load_state_dict(saved)
+
+
+def read_position(metadata: Metadata) -> Position:
+    """Read the position, which every file has."""
+    return Position(*(int(metadata[key]) for key in ("epoch", "batch", "step")))
 
 
 def weights(objective: nn.Module) -> Tensors:
@@ -151,24 +173,31 @@ def _pack_optimizer(objective: nn.Module, optimizer: Any, tensors: Tensors) -> d
     }
 
 
-def _unpack_optimizer(objective: nn.Module, optimizer: Any, saved: dict[str, Any], tensors: Tensors) -> None:
+def _unpack_optimizer(objective: nn.Module, optimizer: Any, saved: OptimizerData, tensors: Tensors) -> None:
     """Restore the optimizer, matching state to parameters by name."""
-    if saved["class"] != type(optimizer).__name__:
-        raise WrongOptimizer(_another("optimizer", saved["class"], optimizer, "optimizer.type"))
+    if saved.kind != type(optimizer).__name__:
+        raise WrongOptimizer(_another("optimizer", saved.kind, optimizer, "optimizer.type"))
     names = _names(objective, optimizer)
-    _check_groups([group["params"] for group in saved["groups"]], names)
+    _check_groups([group.params for group in saved.groups], names)
+    held = {name for name in tensors if name.startswith("optim.")}
+    if odd := held.symmetric_difference(referred([saved.state, [group.options for group in saved.groups]])):
+        raise ValueError(f"{sorted(odd)[0]} has no place or no tensor")
     parameters = dict(objective.named_parameters())
     ids = {name: i for i, name in enumerate(name for group in names for name in group)}
     state = {}
-    for name, entry in saved["state"].items():
+    for name, entry in saved.state.items():
         parameter = parameters[name]
-        values = decode(entry, tensors, parameter.device)
+        values = decode(entry, tensors, parameter.device, f"optim.{name}")
         state[ids[name]] = {k: _laid_out_like(parameter, v) for k, v in values.items()}
     device = next(iter(parameters.values())).device
-    groups = [
-        {**built, **decode(group["options"], tensors, device), "params": [ids[name] for name in group_names]}
-        for built, group, group_names in zip(optimizer.param_groups, saved["groups"], names, strict=True)
-    ]
+    groups = []
+    for i, (built, group, own) in enumerate(zip(optimizer.param_groups, saved.groups, names, strict=True)):
+        options = decode(group.options, tensors, device, f"optim.group_{i}")
+        check_kind(options, built, f"optim.group_{i}")
+        switches = {key for key, value in options.items() if isinstance(value, bool)} - {"fused", "foreach"}
+        if turned := [key for key in sorted(switches) if built.get(key) is (not options[key])]:
+            raise ValueError(f"{turned[0]} of the optimizer is {options[turned[0]]}")
+        groups.append({**built, **options, "params": [ids[name] for name in own]})
     optimizer.load_state_dict({"state": dict(sorted(state.items())), "param_groups": groups})
     for i, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
     Raises UserError for a path without checkpoint, one without depth network, and wrong settings.
     """
     path = _find(ckpt)
-    metadata = read_metadata(path)
-    saved = Saved(path, {}, metadata)
+    saved = Saved(path, {}, read_metadata(path))
     if any(part.startswith("depth.") for part in saved.parts):
         raise UserError(
             f"{path}: holds only {', '.join(saved.parts)}, so its depth would come from random weights. Train with"
@@ -69,8 +69,8 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
     about = {
         "file": str(path),
         "sha256": sha256(path),
-        "epoch": int(metadata["epoch"]),
-        "step": int(metadata["step"]),
+        "epoch": saved.position.epoch,
+        "step": saved.position.step,
         "run": {key: settings.get(key) for key in ("name", "version", "seed", "trainer_version")},
         "hparams": str(hparams) if hparams else "embedded",
     }
@@ -118,8 +118,8 @@ def sha256(path: Path) -> str:
 
 def _find(path: Path) -> Path:
     """Find the checkpoint of a path. Raises UserError that lists the runs nearby when it has none."""
-    path = path.expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(path))
+    if not os.path.exists(path):
         above = next((folder for folder in path.parents[:2] if folder.is_dir()), path)
         if runs := _runs_below(above):
             raise UserError(f"{path}: no such file or folder. In {above} are the runs {runs}")

@@ -130,8 +130,25 @@ class Objective(nn.Module):
         """Predict sigmoid disparity {s: (b 1 h/2^s w/2^s)}, float32, of RGB images (b 3 h w) in [0, 1]."""
         return full_precision_maps(self.networks["depth"](self._network_input(images))["disp"])
 
+    @torch.no_grad()
     def predict_depth(self, images: Tensor) -> Tensor:
-        """Predict depth (b 1 h w), in units of the 0.1 baseline, of RGB images (b 3 h w) in [0, 1]."""
+        """Predict depth (b 1 h w) of RGB images (b 3 h w), without gradients; `predict_disp` keeps them.
+
+        images: float in [0, 1], on the device of the networks; h and w multiples of 32, at least 64, and best the size
+            that was trained with (`dataset.size`). From a PIL image:
+            torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+
+        Depth is float32 between min_depth and max_depth, in units in which the stereo baseline is 0.1: KITTI's 0.54 m
+        make it 5.4 times as many metres. A network trained on video alone knows depth up to an unknown factor.
+
+        Raises TypeError for anything but a tensor of floats, ValueError for another shape or size.
+        """
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            given = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"predict_depth takes a float tensor (b, 3, h, w) of RGB in [0, 1], not {given}. From bytes: images"
+                ' / 255; from PIL: torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255'
+            )
         return disp_to_depth(self.predict_disp(images)[0], self.min_depth, self.max_depth)
 
     def _network_input(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The error for a user's mistake, and lists in messages."""
+"""The error for a user's mistake, lists in messages, and names of others made safe to print."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from collections.abc import Sequence
 
 class UserError(Exception):
     """A mistake of the user: shown as its message alone, without a traceback, exit code 2."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n\t")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Escape what a terminal would obey and nobody would see: controls, direction marks, halves of characters.
+
+    Names of tensors, items and files come from others. keep: characters that stay as they are.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text)
+    )
 
 
 def listed(items: Sequence[object], limit: int = 3) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TextIO, get_args
 
 from models_zoo.registry import did_you_mean
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, printable
 
 LINE_SECONDS = 60  # between the lines of `counting`, where there is no terminal
 
@@ -179,7 +179,7 @@ class Plain(_Shown):
         self.message(f"{self._where()}  validating on {total} batches")
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text, keep="\n\t"), file=self._stream, flush=True)
 
 
 class Tqdm(_Shown):
@@ -206,7 +206,7 @@ class Tqdm(_Shown):
     def message(self, text: str) -> None:
         import tqdm
 
-        tqdm.tqdm.write(text, file=self._stream)
+        tqdm.tqdm.write(printable(text, keep="\n\t"), file=self._stream)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -263,7 +263,7 @@ class Rich(_Shown):
         super().end_epoch(info)
 
     def message(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text, keep="\n\t"), markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, rows: Mapping[str, str], title: str = "") -> None:
         from rich.table import Table

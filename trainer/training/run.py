@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainer.build import build_dataset, build_loader, build_objective
 from trainer.checkpoint import Checkpointer, read_pretrained
-from trainer.checkpoint.resume import check_resume, to_digest
+from trainer.checkpoint.resume import check_best, check_resume, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.config.optimizers import make_scheduler
@@ -23,7 +23,7 @@ from trainer.objective import Objective, freezing
 from trainer.runtime import processes
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import require_space
-from trainer.runtime.rundir import RunDir
+from trainer.runtime.rundir import BEST, RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
 from trainer.tracking import tracker as tracking
 from trainer.tracking.progress import Kind, make_progress
@@ -181,9 +181,10 @@ def _restore(
     if saved is not None:
         defaults = {f"config.trainer.{key}": value for key, value in cfg.trainer_defaults().items()}
         notes += check_resume(saved, hparams, allowed=cfg.trainer.resume_training, defaults=defaults)
+        check_best(saved, checkpointer.folder / BEST)
         saved.restore(*trained, accelerator.scaler)
         state = saved.state
-        if saved.metadata["monitor"] != cfg.trainer.monitor:
+        if saved.metadata.get("monitor") != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another number
     start = state.position, state.best, to_digest(hparams)
     processes.check_equal(accelerator, start, "where the run stands and its settings")

@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from trainer.checkpoint import Checkpointer
-from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.state import TrainState, restore_part
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.training.averages import Averages
@@ -37,7 +37,7 @@ class Parts:
         """Restore guard, averages and early stopping from `state`."""
         for name, part in self.stateful().items():
             if name in self.state.extra:
-                part.load_state_dict(self.state.extra[name])
+                restore_part(part, self.state.extra[name], name)
         self.state.extra = {}  # it holds a copy of every averaged weight
 
     def stateful(self) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class EarlyStopping:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict` with the current patience; the history of another number is dropped."""
+        if any(not isinstance(state[key], (int, float, type(None))) for key in state if key != "monitor"):
+            raise ValueError(f"the history of early stopping is {state}")
         if state["monitor"] == self.monitor:
             self._best, self._best_epoch = state["best"], state["best_epoch"]
             self._reference, self._since, self._epoch = state["reference"], state["since"], state["epoch"]
