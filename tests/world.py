@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import math
 import multiprocessing
 import os
 import runpy
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file")
 LAUNCHER = (*ACCELERATE, "launch/accelerate/cpu_x2.yaml")  # two processes on a CPU
 
+LAST_WORDS = 2.0  # seconds that the others of a failed process have to say why
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch.utils.tensorboard", "timm", "trainer.commands.jobs.train", "trainer.evaluation"])
 
@@ -124,16 +126,18 @@ def _launched(processes: int) -> list[dict[str, str]]:
 
 
 def _until_all_have_ended(started: Sequence[BaseProcess], timeout: float) -> None:
-    """Return then; like a launcher, end the others when one fails."""
-    deadline, asked = time.monotonic() + timeout, False
+    """Return then; like a launcher, end the others when one fails, a moment later."""
+    deadline, failed = time.monotonic() + timeout, math.inf
     while any(process.exitcode is None for process in started):
-        if not asked and any(process.exitcode for process in started):
-            asked = True
-            for process in started:
+        now = time.monotonic()
+        if any(process.exitcode for process in started):
+            failed = min(failed, now)
+        for process in started:
+            if now > failed + LAST_WORDS:
                 process.terminate()
-        if time.monotonic() > deadline:
-            for process in started:
+            if now > deadline:
                 process.kill()
+        if now > deadline:
             raise TimeoutError(f"forks ran longer than {timeout:g} s")
         time.sleep(0.005)
 

@@ -88,7 +88,7 @@ def test_text() -> None:
         "  YAML: thing: <name>",
         "",
         "  all of them take",
-        "    w  how much [a number >= 0; default 1.0]",
+        "    w  how much [a number; default 1.0]",
         "",
         "  thing.a",
         "    One.",

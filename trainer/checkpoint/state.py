@@ -119,8 +119,8 @@ def restore_part(part: Any, saved: Any, name: str) -> None:
 
 
 def read_position(metadata: Metadata) -> Position:
-    """Read the position, which every file has."""
-    return Position(*(int(metadata[key]) for key in ("epoch", "batch", "step")))
+    """Read the position; a number that is not stated is 0."""
+    return Position(*(int(metadata.get(key, 0)) for key in ("epoch", "batch", "step")))
 
 
 def weights(objective: nn.Module) -> Tensors:
