@@ -5,6 +5,7 @@ The layout is that of the prepared sequences of DeepVideoMVS (Duzceker et al., a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,7 +132,7 @@ class RgbdScenes(ClipDataset):
     def _list_depth(self, folder: Path, clip: Clip) -> dict[int, str]:
         """Map the numbers of a clip to its depth maps."""
         where = _sub(folder, _DEPTH)
-        if not (self.use_depth and where.is_dir()):
+        if not (self.use_depth and os.path.isdir(where)):
             return {}
         found = list_clip(where, clip.name, clip.step, suffixes=(".png", ".npy"))
         by_stem = {Path(path).stem: path for path in found.frames.values()}
@@ -141,7 +142,7 @@ class RgbdScenes(ClipDataset):
     def _read_poses(self, folder: Path, clip: Clip) -> dict[int, NDArray[Any]]:
         """Map the numbers of a clip to poses, one per picture; empty without poses, or when some are not finite."""
         path = folder / "poses.txt"
-        if not path.is_file():
+        if not os.path.isfile(path):
             return {}
         poses = read_poses(path)
         if len(poses) != len(clip.frames):
@@ -156,11 +157,11 @@ class RgbdScenes(ClipDataset):
 
 def _sub(folder: Path, names: Sequence[str]) -> Path:
     """Find the first of `names` in `folder`; the first name when all are missing."""
-    return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
+    return next((folder / name for name in names if os.path.isdir(folder / name)), folder / names[0])
 
 
 def _is_scene(folder: Path) -> bool:
-    return (folder / "K.txt").is_file() and _sub(folder, _COLOUR).is_dir()
+    return os.path.isfile(folder / "K.txt") and os.path.isdir(_sub(folder, _COLOUR))
 
 
 def _holds_scenes(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     Raises UserError for mistakes that leave nothing to tabulate.
     """
     load_plugins(args.plugins)
-    if not args.root.is_dir():
+    if not os.path.isdir(args.root):
         raise UserError(f"{args.root}: no such folder")
     unread: list[str] = []
     results = read_results(args.root, args.file, unread)

@@ -76,7 +76,7 @@ class _Child:
         atexit.register(self._end)
 
     def ask(self, source: bytes | IO[bytes], length: int) -> tuple[dict[str, Any], list[bytearray]]:
-        """Have a pickle read. Returns the reply and the bytes of the arrays that it describes, or that it was stopped."""
+        """Have a pickle read. Returns the reply and the bytes of the arrays that it describes."""
         memory, seconds = _MEMORY + _PER_BYTE * length, _SECONDS + int(length / _BYTES_PER_SECOND)
         with self._lock:
             clock = Timer(_WAITING * seconds, self._process.kill)
