@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip
-from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
+from trainer.data.clips.dataset import ClipDataset, doubt, first_readable, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import are_motions, read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
@@ -114,9 +114,12 @@ class RgbdScenes(ClipDataset):
     def _depth_shape_of(self, scene: str) -> tuple[int, ...]:
         """(height, width) of the depth maps of a scene, or of its pictures when it has no maps."""
         if scene not in self._depth_shapes:
-            some = next(iter(self._depths[scene].values()), None)
-            shape = self._native_size(scene)[::-1] if some is None else read_depth(Path(some), self.depth_scale).shape
-            self._depth_shapes[scene] = shape
+            maps = self._depths[scene].values()
+            self._depth_shapes[scene] = (
+                first_readable(lambda path: read_depth(Path(path), self.depth_scale).shape, maps)
+                if maps
+                else self._native_size(scene)[::-1]
+            )
         return self._depth_shapes[scene]
 
     def _depth_path(self, line: Line) -> str | None:
