@@ -123,16 +123,18 @@ def _encoded(value: Any, tensors: dict[tuple[Any, ...], tuple[int, Tensor]]) -> 
 
 def _decoded(value: Any, tensors: Sequence[Tensor]) -> Any:
     """Return the value that `_encoded` said."""
-    if isinstance(value, list):
-        return [_decoded(entry, tensors) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "dict":
-        return {_decoded(key, tensors): _decoded(entry, tensors) for key, entry in content}
-    if kind == "tuple":
-        return tuple(_decoded(content, tensors))
-    return tensors[content] if kind == "tensor" else type(content, (), {})()
+    match value:
+        case list():
+            return [_decoded(entry, tensors) for entry in value]
+        case {"tuple": entries}:
+            return tuple(_decoded(entries, tensors))
+        case {"dict": pairs}:
+            return {_decoded(key, tensors): _decoded(entry, tensors) for key, entry in pairs}
+        case {"tensor": i_tensor}:
+            return tensors[i_tensor]
+        case {"other": name}:  # an object of a class of that name, for messages
+            return type(name, (), {})()
+    return value
 
 
 def _load(path: Path) -> Any:
