@@ -54,6 +54,7 @@ def test_an_argument_that_a_loss_refuses_is_the_users_mistake(monkeypatch) -> No
         def __init__(self, eps: float = 1.0):
             raise ValueError(f"eps must be above 0, got {eps}")
 
+    assert LOSSES.get("disp_smooth")  # discovers the losses, which would take its place otherwise
     monkeypatch.setitem(LOSSES._entries, "disp_smooth", Picky)
     cfg = config("loss.disp_smooth.eps=-1", "loss.disp_smooth.use_edges=~")
     with pytest.raises(UserError, match=r"loss: eps must be above 0, got -1"):

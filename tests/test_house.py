@@ -170,6 +170,12 @@ def test_images_are_sampled_in_one_place() -> None:
     assert places == ["trainer/geometry/synthesis.py"]
 
 
+def test_what_the_documentation_says_is_tested_is_tested() -> None:
+    named = re.findall(r"`(\w[\w/]*\.py)::(\w+)`", (ROOT / "docs/robustness.md").read_text())
+    assert named
+    assert not [(file, test) for file, test in named if f"\ndef {test}(" not in (ROOT / "tests" / file).read_text()]
+
+
 def test_rooms_below_build_do_not_know_the_configuration() -> None:
     rooms = re.compile(r"trainer/(losses|metrics|data|geometry)/|models_zoo/")
     below = [p for p in SOURCES if rooms.search(p.as_posix())]

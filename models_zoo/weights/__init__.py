@@ -48,7 +48,8 @@ def read_foreign(path: Path, corrections: Mapping[str, Any] | None = None) -> Fo
     Raises UnreadableWeights when the path is missing, damaged, refused or of no known format, or when entries are left
     over or missing.
     """
-    from models_zoo.weights.base import UnreadableWeights, in_float32, listed, unpickle
+    from models_zoo.weights.base import UnreadableWeights, in_float32, listed
+    from models_zoo.weights.unpickling import unpickle
 
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise UnreadableWeights(f"{path}: no such file or folder. Check the path")

@@ -1,14 +1,7 @@
-"""What importers of published weights share: opening files, checking tensors, refusing everything unclear.
-
-Nothing but plain containers and tensors is ever unpickled.
-"""
+"""What importers of published weights share: checking tensors, refusing everything unclear."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-
-from models_zoo.pretrained import one_line
 
 LISTED = 40  # names that a message lists
 
@@ -63,43 +54,6 @@ class Format(ABC):
 
         Raises UnreadableWeights when tensors are left over or missing, or belong to a network that this zoo lacks.
         """
-
-
-def unpickle(path: Path) -> Any:
-    """Read a file of `torch.save` on the CPU, without running anything in it.
-
-    Raises UnreadableWeights unless it holds only plain containers, numbers, text and tensors.
-    """
-    if (broken := _broken_record(path)) is not None:
-        raise UnreadableWeights(f"{path}: damaged: {broken} is not what was written. Copy or download it again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol; the content is checked anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UnreadableWeights(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a dozen types, by where the bytes are wrong
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and named:
-            raise UnreadableWeights(
-                f"{path}: refused, because it wants to create or call {named[1]}, and weights need only tensors."
-                " Nothing in it was run. If you trust the file, load it where it was written, and save the state dict"
-                " and the hyper-parameters again, as plain dicts of tensors, numbers and text"
-            ) from error
-        reason = one_line(error).partition(". ")[0]
-        raise UnreadableWeights(
-            f"{path}: damaged, no PyTorch file, or refused for holding more than tensors ({reason})."
-            " Nothing in it was run. Copy or download it again"
-        ) from error
-
-
-def _broken_record(path: Path) -> str | None:
-    """Name the first record of a zip archive with a wrong checksum, which torch does not check; else None."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile):
-        return None  # not an archive, or torch reports it
 
 
 def in_float32(tensors: dict[str, Tensor], path: Path) -> list[str]:

@@ -19,10 +19,10 @@ from models_zoo.weights.base import (
     listed,
     merged,
     tensors_of,
-    unpickle,
     without_classifier,
 )
 from models_zoo.weights.torchvision import RESNETS, architecture
+from models_zoo.weights.unpickling import unpickle
 
 NEEDED = ("encoder.pth", "depth.pth")
 STATISTICS = {"mean": [0.45] * 3, "std": [0.225] * 3}  # of the images, for both encoders

@@ -292,6 +292,34 @@ def test_a_split_with_a_missing_neighbour_names_line_role_and_frame(tmp_path):
     ]
 
 
+def test_a_thousand_unknown_clips_beside_a_thousand_known_ones_are_a_short_report(tmp_path):
+    frames(tmp_path / "a", range(3))
+    split = tmp_path / "split.txt"
+    split.write_text("".join(f"no{i} 1\n" for i in range(1000)))
+    dataset = folder(tmp_path, split_file=str(split))
+    dataset.clips = {f"clip{i:03}": Clip(f"clip{i:03}", {0: "0.png"}) for i in range(1000)}
+    first, *rest = dataset.check()
+    assert first.endswith(
+        "Known: clip000, clip001, clip002, clip003, clip004, clip005, clip006, clip007, clip008, clip009 and 990 more"
+    )
+    assert rest[-1] == "... and 980 more clips without pictures"
+    assert max(map(len, rest)) < 200
+
+
+def test_a_clip_whose_first_picture_is_broken_has_the_size_of_the_next(tmp_path):
+    for number in range(5):
+        grey_frame(tmp_path / f"{number}.png", 10 * number)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    dataset = folder(tmp_path)
+    assert level(dataset[2]["target"]) == 30
+    with pytest.raises(DataError, match=r"0\.png is not a readable picture"):
+        dataset[0]
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png is not a readable picture"):
+        folder(tmp_path)._native_size(tmp_path.name)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_pictures_that_are_cut_short_or_empty_are_named_before_training(tmp_path, suffix, monkeypatch):
     for number in range(4):

@@ -19,6 +19,7 @@ from tests.runs import last_step, state
 from tests.world import ROOT, call, environment, train_args
 
 SCRIPTS = sorted((ROOT / "launch/slurm").glob("*.sbatch"))
+PREPARE = ROOT / "launch/slurm/prepare.sh"  # the beginning of every script
 SHARED = ROOT / "launch/slurm/train_and_requeue.sh"  # the end of every script
 PATIENCE = 240  # seconds after which something hangs
 
@@ -151,14 +152,20 @@ def directives(script: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_asks_to_be_told_and_to_come_back(script: Path) -> None:
-    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    for part in (script, PREPARE, SHARED):
+        assert subprocess.run(["bash", "-n", part], check=False).returncode == 0
     asked = directives(script)
     assert asked["signal"] == "B:USR1@300"
     assert asked["open-mode"] == "append"
     assert "requeue" in asked
+    assert asked["job-name"]
+    assert asked["mem"].endswith("G")
+    assert "/" not in asked["output"], "SLURM makes no folder for logs, and a job without its log ends at once"
     text = script.read_text()
     assert text.count("\n#SBATCH") == len(asked), "sbatch reads none after the first command"
     assert f"sbatch {script.relative_to(ROOT)}" in text or f" {script.relative_to(ROOT)} " in text
+    assert all(f"\n##SBATCH --{name}=" in text for name in ("partition", "account"))
+    assert f"\n\n. {PREPARE.relative_to(ROOT)}\n" in text, "the environment comes before the first command"
     assert text.endswith(f"\n. {SHARED.relative_to(ROOT)}\n")
     timeout = SHARED.read_text().partition("SHUTDOWN_TIMEOUT=")[2].split()[0]
     assert int(timeout) < int(asked["signal"].partition("@")[2])
@@ -201,6 +208,28 @@ def test_every_machine_gets_its_own_rank_and_the_address_of_the_first(cluster: C
         }
         assert launched[13:] == ["launch/train.py", *short(cluster.out), "-v", "1"]
     assert cluster.noted("started") == ["srun --kill-on-bad-exit=1", "srun --cpus-per-task=1"]
+
+
+RSYNC = """#!/bin/bash
+echo "rsync on ${SLURM_NODEID-0}: $*" >>"$NOTES/copied"
+[ -d "${!#}" ] && [ -z "$NO_SPACE" ]
+"""
+
+
+@pytest.mark.parametrize(("script", "machines"), [("single_node", 1), ("multi_node", 2)])
+def test_data_are_copied_to_every_machine_and_trained_from_there(cluster: Cluster, script: str, machines: int) -> None:
+    (cluster.bin / "accelerate").write_text('#!/bin/bash\nprintf "%s\\n" "$@" >"$NOTES/launched"\n')
+    (cluster.bin / "rsync").write_text(RSYNC)
+    (cluster.bin / "rsync").chmod(0o755)
+    cluster.trainer.write_text("print()")
+    env = {**FOUR, "SLURM_NNODES": str(machines), "STAGE": "/shared/my data", "TMPDIR": str(cluster.folder)}
+    assert cluster.start(script, *short(cluster.out), "-v", "1", **env, NO_SPACE="1").wait(PATIENCE) == 1
+    assert cluster.noted("launched") == []
+    assert cluster.start(script, *short(cluster.out), "-v", "1", **env).wait(PATIENCE) == 0
+    local = cluster.folder / "my data"
+    expected = [f"rsync on {node}: -a /shared/my data/ {local}/" for node in range(machines)]
+    assert sorted(cluster.noted("copied")[-machines:]) == expected
+    assert cluster.noted("launched")[-2:] == ["--set", f"dataset.root={local}"]
 
 
 def test_every_task_of_an_array_has_its_seed(cluster: Cluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 import models_zoo
-from models_zoo.weights import FORMATS, is_foreign, read_foreign
+from models_zoo.weights import FORMATS, is_foreign, read_foreign, unpickling
 from models_zoo.weights.aliases import ALIASES
 from models_zoo.weights.base import ForeignWeights, MissingSettings, UnreadableWeights, listed
 from models_zoo.weights.torchvision import RESNETS, architecture
@@ -340,6 +341,54 @@ def test_a_malicious_file_is_refused_and_not_run(legacy: bool, folder: Path, tmp
     with pytest.raises(UnreadableWeights, match="refused"):
         read_foreign(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def with_pickle(path: Path, content: bytes) -> Path:
+    """A file of `torch.save` whose pickle is another."""
+    save({}, path)
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, record in records.items():
+            archive.writestr(name, content if name.endswith("data.pkl") else record)
+    return path
+
+
+def doubled(times: int) -> bytes:
+    """A dict whose key is a tuple of two references to the same tuple, and so on: its hash takes for ever."""
+    key = b"".join(b"q%ch%ch%c\x86" % (i, i, i) for i in range(times))
+    return b"\x80\x02)" + key + b"q%c}h%cK\x01s." % (times, times)
+
+
+def test_a_file_that_takes_all_memory_or_hours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpickling, "_SECONDS", 1)
+    monkeypatch.setattr(unpickling, "_MEMORY", 64 << 20)
+    nested: list[Any] = []
+    for _ in range(40):
+        nested = [nested, nested]
+    paths = [
+        with_pickle(tmp_path / "key.pth", doubled(40)),
+        save({"a": nested}, tmp_path / "list.pth"),
+        save({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "repeated.pth"),  # 4 TB of one number
+    ]
+    for path in paths:
+        with pytest.raises(UnreadableWeights, match="takes more memory or time than weights of its length need"):
+            read_foreign(path)
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_what_weights_files_hold_survives(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+    tensors = [shared, shared.T, torch.tensor(2, dtype=torch.int8), torch.zeros(0, 3), torch.ones(2) > 0]
+    tensors += [torch.ones(2, dtype=dtype) for dtype in (torch.bfloat16, torch.complex64, torch.float16)]
+    plain = {1: (2, [None, True]), "a": -1.5, "deep": OrderedDict(b={"c": "ä"})}
+    path = save({"tensors": tensors, "again": shared, "plain": plain, "odd": {1, 2}}, tmp_path / "x.pth")
+    monkeypatch.setattr(unpickling.sys, "platform", platform)
+    read = unpickling.unpickle(path)
+    assert read["plain"] == plain
+    assert all(same(a, b) for a, b in zip(read["tensors"], tensors, strict=True))
+    assert read["again"] is read["tensors"][0] or platform == "win32"
+    assert type(read["odd"]).__name__ == "set"
 
 
 def test_objects_of_classes_are_refused_with_a_way_on(tmp_path: Path) -> None:

@@ -195,6 +195,9 @@ def test_an_unreadable_state_hinders_nothing(tmp_path: Path, caplog: pytest.LogC
     with RunDir(tmp_path, "m", "42") as run:
         run.state_path.write_bytes(text.encode(errors="surrogateescape"))
         assert run.read_state() is None
+        run.state_path.unlink()
+        os.mkfifo(run.state_path)  # would keep a reader waiting
+        assert run.read_state() is None
         assert not run.is_finished
     assert "state.json is ignored" in caplog.text
 

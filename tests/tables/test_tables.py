@@ -174,11 +174,11 @@ def test_best_and_second_best() -> None:
     for values, best, second in (
         ([1.0, 2.0, 3.0], {"a"}, {"b"}),
         ([1.0, 1.0, 3.0], {"a", "b"}, {"c"}),
-        ([1.0, 1.0], {"a", "b"}, set()),  # all tied: nobody is second, too
+        ([1.0, 1.0], set(), set()),  # nobody is better than another
         ([1.0, 2.0, 2.0], {"a"}, {"b", "c"}),
         ([math.nan, 2.0, 3.0], {"b"}, {"c"}),
-        ([math.nan], set(), set()),
-        ([1.0], {"a"}, set()),
+        ([math.nan, 2.0], set(), set()),
+        ([1.0], set(), set()),
     ):
         table = Table({}, [key], [row_of(*pair) for pair in zip("abc", [key] * 3, values, strict=False)])
         assert best_two(table, key) == (best, second), values
@@ -396,7 +396,7 @@ def test_latex_is_booktabs_with_marks_of_any_length(tmp_path: Path) -> None:
     assert r"\best{123456.623456 \ensuremath{\pm} 0.707107}" in text
     assert r"\nbest{200000.500000 \ensuremath{\pm} 0.707107}" in text
     assert r"long\_name\&co" in text
-    assert r"abs rel $\downarrow$" in text
+    assert r"Abs Rel $\downarrow$" in text
     assert text.count("{") == text.count("}")
 
 
@@ -409,6 +409,32 @@ def test_latex_escapes_all_that_has_a_meaning_but_formulas_in_the_names_of_metri
     assert escape("a~b^c\\d") == r"a\textasciitilde{}b\textasciicircum{}c\textbackslash{}d"
     assert escape("<|>") == r"\textless{}\textbar{}\textgreater{}"  # other signs in LaTeX's own font encoding
     assert escape("[x]*") == "{[}x]{*}"  # after \\ they would be its arguments
+
+
+def test_heads_are_those_of_papers_where_people_read_and_keys_where_programs_do(tmp_path: Path) -> None:
+    eigen = METRICS.get("eigen").metrics  # type: ignore[attr-defined]
+    declared = {
+        "units": {m.key: m.unit for m in eigen},
+        "higher_is_better": [m.key for m in eigen if m.higher_is_better],
+    }
+    write_result(tmp_path, "a", 1, {m.key: 0.1 for m in eigen}, metrics={"eigen": declared})
+    write_legacy(tmp_path, "x.yaml", {m.legacy: 0.1 for m in eigen})
+    for table in tables_of(tmp_path):
+        names = "Abs Rel ↓ | Sq Rel ↓ | RMSE ↓ | RMSE log ↓ | δ < 1.25 ↑ | δ < 1.25² ↑ | δ < 1.25³ ↑"
+        assert markdown(table, None).splitlines()[2] == f"| model | n | {names} |"
+        assert "**" not in markdown(table, None)  # one row: no mark, and none explained
+        (heads,) = [line for line in latex(table).splitlines() if "Model" in line]
+        for title in ("Abs Rel", "RMSE log", r"$\delta < 1.25$", r"$\delta < 1.25^2$", r"$\delta < 1.25^3$"):
+            assert f"& {title} $" in heads
+    assert {"d1_mean", "log_rmse_sd"} <= wide_rows(next(t for t in tables_of(tmp_path) if t.columns[0].unit))[0].keys()
+
+
+def test_two_metrics_of_one_name_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", 1, {"abs_rel": 0.1, "abs_rel_pct": 10.0, "d1": 0.9})
+    (table,) = tables_of(tmp_path)
+    assert head(table, titles=True)[2:] == ["Abs Rel (abs_rel) ↓", "Abs Rel (abs_rel_pct) ↓", "δ < 1.25 ↑"]
+    assert r"& Abs Rel (abs rel pct) $\downarrow$" in latex(table)
+    assert "Keys: Abs Rel is `abs_rel`, Abs Rel is `abs_rel_pct`, δ < 1.25 is `d1`." in markdown(table, None)
 
 
 def test_csv_has_all_digits_every_seed_and_every_pair(table: Table, tmp_path: Path) -> None:
@@ -457,7 +483,7 @@ def test_published_rows_stand_below_and_are_not_ranked(tmp_path: Path) -> None:
     assert len(table.references) == 13  # stereo scale; the five of video are at median scale
     published = {row.model: row.cells[column(table, "abs_rel")].mean for row in table.references}
     assert published["garg (published)"] == pytest.approx(0.0765)  # per cent there, a fraction here
-    assert best_two(table, column(table, "abs_rel")) == ({"garg"}, set())
+    assert best_two(table, column(table, "abs_rel")) == (set(), set())  # alone
     assert wide_rows(table)[-1]["n"] == 3
     assert latex(table).count(r"\midrule") == 2
     assert "published rows: arXiv:2307.10713" in table.notes[-1]
@@ -587,3 +613,6 @@ def test_bars_name_the_rows_once_and_show_known_spreads_alone(tmp_path: Path, fi
     middles = [[round(b.get_y() + b.get_height() / 2) for b in axes.patches] for axes in (first, second)]
     assert middles == [[0, 1, 2], [0, 1]]
     assert len([c for c in first.containers if type(c).__name__ == "ErrorbarContainer"]) == 2
+    assert [(text.get_text(), text.xy[1]) for text in first.texts] == [("0.1000", 0), ("0.2500", 1), ("0.1500", 2)]
+    assert first.texts[1].xy[0] == pytest.approx(0.25 + 0.1 / math.sqrt(2))  # behind the spread
+    assert [axes.get_title() for axes in (first, second)] == ["Abs Rel ↓ [fraction]", "δ < 1.25 ↑ [fraction]"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from tests.world import ROOT
@@ -196,6 +197,20 @@ def test_a_sheet_shows_error_zero_in_blue_and_missing_truth_as_none(tmp_path: Pa
     left, right = np.split(blue, [3 * blue.shape[1] // 4], axis=1)
     assert right.mean() > 0.2
     assert left.sum() == 0
+
+
+def test_colour_bars_are_in_metres_of_each_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Still worlds at 5 and 40 m: red is that far, half way to blue twice as far, blue infinitely."""
+    written: list[str] = []
+    text = Axes.text
+    monkeypatch.setattr(Axes, "text", lambda axes, x, y, s, **kw: written.append(s) or text(axes, x, y, s, **kw))
+    rows = [{"prediction": np.full((4, 8), 1 / 5), "truth": np.full((4, 8), 40.0), "error": np.zeros((4, 8))}]
+    viz.picture_sheet([*rows, {"prediction": np.zeros((4, 8, 3), np.uint8)}], tmp_path / "sheet.png")
+    assert [t for t in written if t != "none"] == [
+        *("20", "10", "∞", "≤ 5 m"),
+        *("160", "80", "∞", "≤ 40 m"),
+        *("0 %", "≥ 30 %"),
+    ]
 
 
 def test_columns_that_no_row_has_are_left_out(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
+from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import is_first_process
 
@@ -77,9 +78,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "")
 def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
     """Write a generated file, or with `check` only compare it. Returns 1 when it differs: `command` writes it."""
     if not check:
-        path.write_text(text, encoding="utf-8")
+        files.write_text(path, text)
         print(f"wrote {path}")
-    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+    elif not os.path.isfile(path) or path.read_text(encoding="utf-8") != text:
         print(f"{path} is out of step with the code. Run: {command}", file=sys.stderr)
         return 1
     return 0

@@ -9,6 +9,7 @@ Weights that cannot be converted are an error that lists them; everything left o
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.target.suffix != ".safetensors":
         raise UserError(f"{args.target}: must end in .safetensors, the only format that is written")
-    if args.target.is_dir():
+    if os.path.isdir(args.target):
         raise UserError(f"{args.target}: is a folder. Name a file in it")
-    if args.target.exists() and not args.force:
+    if os.path.exists(args.target) and not args.force:
         raise UserError(f"{args.target}: exists already. Use --force to replace it, or another name")
 
     from trainer.checkpoint.foreign import convert

@@ -83,7 +83,7 @@ def _find(given: str) -> _Module:
     module = _Module(given, Path.cwd())
     if given.endswith(".py") or os.sep in given or "/" in given:
         path = Path(given).expanduser().absolute()
-        if not (path.is_file() or (path / "__init__.py").is_file()):
+        if not (os.path.isfile(path) or os.path.isfile(path / "__init__.py")):
             raise UserError(f"--plugins {given}: {_no_such_file(path)}")
         module = _module_of(path.parent if path.stem == "__init__" else path)
     if not all(part.isidentifier() for part in module.name.split(".")):
@@ -95,7 +95,7 @@ def _find(given: str) -> _Module:
 def _module_of(path: Path) -> _Module:
     """Return the dotted name of a file or package folder, with those of the packages around it."""
     name, folder = path.name.removesuffix(".py"), path.parent
-    while (folder / "__init__.py").is_file():
+    while os.path.isfile(folder / "__init__.py"):
         name, folder = f"{folder.name}.{name}", folder.parent
     return _Module(name, folder)
 
@@ -148,7 +148,7 @@ def _no_such_module(module: _Module, missing: str) -> str:
 
 
 def _no_such_file(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"no such folder {path.parent}"
     return f"no such file. {_nearest(path.name, (p.name for p in path.parent.glob('*.py')))}"
 

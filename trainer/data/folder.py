@@ -7,6 +7,7 @@ the scale that a single camera leaves open (Gordon et al., arXiv:1904.04998, lea
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,9 +98,9 @@ class FrameFolder(ClipDataset):
         return RawItem(target, supports, resized(K, native, self.size))
 
     def _read_K(self, source: Path) -> NDArray[Any] | None:
-        home = source if source.is_dir() else source.parent
-        places = dict.fromkeys([home / "K.txt", (self.path if self.path.is_dir() else home) / "K.txt"])
-        place = next((place for place in places if place.is_file()), None)
+        home = source if os.path.isdir(source) else source.parent
+        places = dict.fromkeys([home / "K.txt", (self.path if os.path.isdir(self.path) else home) / "K.txt"])
+        place = next((place for place in places if os.path.isfile(place)), None)
         if place is None:
             return None
         if self.fov is None:
@@ -111,7 +112,7 @@ class FrameFolder(ClipDataset):
     def _clip_folders(self) -> dict[str, Path]:
         """Map the names of clips to folders of pictures; videos are decoded. Raises UserError when there are none."""
         sources = [self.path]
-        if self.path.is_dir():
+        if os.path.isdir(self.path):
             inner = sorted(p for p in self.path.iterdir() if _is_clip(p) and not p.name.startswith("."))
             if not _has_pictures(self.path):
                 sources = inner
@@ -125,13 +126,13 @@ class FrameFolder(ClipDataset):
                 f"dataset.path {self.path}: no pictures ({' '.join(PICTURES)}) and no videos ({' '.join(VIDEOS)}) in "
                 "it or in the folders in it"
             )
-        self._sources = {source.name if source.is_dir() else source.stem: source for source in sources}
+        self._sources = {source.name if os.path.isdir(source) else source.stem: source for source in sources}
         if len(self._sources) < len(sources):
             raise UserError(f"dataset.path {self.path}: two clips have the same name. Rename one")
         return {name: self._pictures(source) for name, source in self._sources.items()}
 
     def _pictures(self, source: Path) -> Path:
-        if source.is_dir():
+        if os.path.isdir(source):
             return source
         folder = extract_frames(source, self._cache)
         if lost := lost_frames(folder):
@@ -140,11 +141,11 @@ class FrameFolder(ClipDataset):
 
 
 def _is_clip(path: Path) -> bool:
-    return _is_video(path) or (path.is_dir() and _has_pictures(path))
+    return _is_video(path) or (os.path.isdir(path) and _has_pictures(path))
 
 
 def _is_video(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in VIDEOS
+    return os.path.isfile(path) and path.suffix.lower() in VIDEOS
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -156,9 +157,9 @@ def _find(path: str) -> Path:
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [given, *(root / given for root, _ in data_roots(None))]
     for place in places:
-        if place.is_dir() or _is_video(place):
+        if os.path.isdir(place) or _is_video(place):
             return Path(place)
-        if place.is_file():
+        if os.path.isfile(place):
             raise UserError(f"dataset.path {place} is no video: known are {' '.join(VIDEOS)}")
     looked = "".join(f"\n  {place.absolute()}" for place in places)
     raise UserError(f"dataset.path: there is no such folder or video:{looked}")

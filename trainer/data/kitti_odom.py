@@ -6,6 +6,7 @@ Training on sequences 0-8 and testing on 9 and 10 is the split of Zhou et al., a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -92,10 +93,10 @@ class KittiOdometry(ClipDataset):
         self._set_items(clips, lines)
         self.sequences = sorted({line.clip[:2] for line in lines if not line.problem})
         scans = {name: self.root / "sequences" / name / "velodyne" for name in self.sequences}
-        has_scans = any(folder.is_dir() for folder in scans.values())
+        has_scans = any(os.path.isdir(folder) for folder in scans.values())
         self._without_depth = self.use_depth and not has_scans
         self.use_depth = self.use_depth and has_scans
-        self._has_poses = bool(self.sequences) and all(self._pose_file(s).is_file() for s in self.sequences)
+        self._has_poses = bool(self.sequences) and all(os.path.isfile(self._pose_file(s)) for s in self.sequences)
         self._rigs: dict[str, Rig] = {}
         self._poses: dict[str, NDArray[Any]] = {}
 
@@ -158,12 +159,12 @@ class KittiOdometry(ClipDataset):
         for clip in (name, _partner(name))[: 1 + (0 in self.supp_idxs)] if name else ():
             if clip not in clips:
                 folder = self.root / "sequences" / clip[:2] / f"image_{self._camera(clip)}"
-                clips[clip] = list_clip(folder, clip, step=1) if folder.is_dir() else Clip(clip, {})
+                clips[clip] = list_clip(folder, clip, step=1) if os.path.isdir(folder) else Clip(clip, {})
 
     def _camera(self, name: str) -> int:
         """Number of the camera of `<sequence>/<side>`."""
         sequence, _, side = name.partition("/")
-        has_colour = (self.root / "sequences" / sequence / "image_2").is_dir()
+        has_colour = os.path.isdir(self.root / "sequences" / sequence / "image_2")
         best = "colour" if has_colour else "grey"
         return _CAMERAS.get(self.pictures, _CAMERAS[best])[side]
 
@@ -219,7 +220,7 @@ class KittiOdometry(ClipDataset):
         K = resized(rig.K(camera), size, out)
         path = self._scan(line)
         with self.stage("Depth"):
-            if not path.is_file():
+            if not os.path.isfile(path):
                 return np.zeros((out[1], out[0]), np.float32), K
             points = self._known_points(read_points(str(path)), str(path))
             return resize_nearest(project_points(points, rig.lidar_to_pixels(camera), size), out), K

@@ -5,6 +5,7 @@ The layout is that of the prepared sequences of DeepVideoMVS (Duzceker et al., a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from typing_extensions import Unpack
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip
-from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
+from trainer.data.clips.dataset import ClipDataset, doubt, first_readable, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import are_motions, read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
@@ -113,9 +114,12 @@ class RgbdScenes(ClipDataset):
     def _depth_shape_of(self, scene: str) -> tuple[int, ...]:
         """(height, width) of the depth maps of a scene, or of its pictures when it has no maps."""
         if scene not in self._depth_shapes:
-            some = next(iter(self._depths[scene].values()), None)
-            shape = self._native_size(scene)[::-1] if some is None else read_depth(Path(some), self.depth_scale).shape
-            self._depth_shapes[scene] = shape
+            maps = self._depths[scene].values()
+            self._depth_shapes[scene] = (
+                first_readable(lambda path: read_depth(Path(path), self.depth_scale).shape, maps)
+                if maps
+                else self._native_size(scene)[::-1]
+            )
         return self._depth_shapes[scene]
 
     def _depth_path(self, line: Line) -> str | None:
@@ -131,7 +135,7 @@ class RgbdScenes(ClipDataset):
     def _list_depth(self, folder: Path, clip: Clip) -> dict[int, str]:
         """Map the numbers of a clip to its depth maps."""
         where = _sub(folder, _DEPTH)
-        if not (self.use_depth and where.is_dir()):
+        if not (self.use_depth and os.path.isdir(where)):
             return {}
         found = list_clip(where, clip.name, clip.step, suffixes=(".png", ".npy"))
         by_stem = {Path(path).stem: path for path in found.frames.values()}
@@ -141,7 +145,7 @@ class RgbdScenes(ClipDataset):
     def _read_poses(self, folder: Path, clip: Clip) -> dict[int, NDArray[Any]]:
         """Map the numbers of a clip to poses, one per picture; empty without poses, or when some are not finite."""
         path = folder / "poses.txt"
-        if not path.is_file():
+        if not os.path.isfile(path):
             return {}
         poses = read_poses(path)
         if len(poses) != len(clip.frames):
@@ -156,11 +160,11 @@ class RgbdScenes(ClipDataset):
 
 def _sub(folder: Path, names: Sequence[str]) -> Path:
     """Find the first of `names` in `folder`; the first name when all are missing."""
-    return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
+    return next((folder / name for name in names if os.path.isdir(folder / name)), folder / names[0])
 
 
 def _is_scene(folder: Path) -> bool:
-    return (folder / "K.txt").is_file() and _sub(folder, _COLOUR).is_dir()
+    return os.path.isfile(folder / "K.txt") and os.path.isdir(_sub(folder, _COLOUR))
 
 
 def _holds_scenes(folder: Path) -> bool:

@@ -7,6 +7,7 @@ and splits of arXiv:2208.01489.
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,7 +103,7 @@ class SynsPatches(RecordedDataset):
         """List bad lines, missing files, and pictures that are cut short."""
         problems = capped([line.problem for line in self.lines if line.problem], "bad lines")
         files = [path for line in self.lines if not line.problem for path in self._files(line.clip, line.number)]
-        missing = [f"{path} is missing. Restore it or remove its item" for path in files if not path.is_file()]
+        missing = [f"{path} is missing. Restore it or remove its item" for path in files if not os.path.isfile(path)]
         return problems + capped(missing, "missing files") + self._damaged(map(str, files), "files")
 
     def load(self, index: int) -> RawItem:

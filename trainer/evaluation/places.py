@@ -49,10 +49,10 @@ def predictions_path(path: Path, data: Mapping[str, Any], flip: bool) -> Path:
 
 def check_place(path: Path, option: str) -> None:
     """Raise UserError naming the option when a file could not be written, which otherwise shows after the work."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: is a folder. Name a file with {option}")
-    folder = next(above for above in path.absolute().parents if above.exists())
-    if not folder.is_dir():
+    folder = next(above for above in path.absolute().parents if os.path.exists(above))
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: is a file, but a folder is needed there. Choose another place with {option}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: you may not write there. Choose another place with {option}")

@@ -120,7 +120,7 @@ def _find(path: Path) -> Path:
     """Find the checkpoint of a path. Raises UserError that lists the runs nearby when it has none."""
     path = Path(os.path.expanduser(path))
     if not os.path.exists(path):
-        above = next((folder for folder in path.parents[:2] if folder.is_dir()), path)
+        above = next((folder for folder in path.parents[:2] if os.path.isdir(folder)), path)
         if runs := _runs_below(above):
             raise UserError(f"{path}: no such file or folder. In {above} are the runs {runs}")
     try:
@@ -135,7 +135,7 @@ def _runs_below(folder: Path) -> str:
     """List the folders of runs one to three levels below, sorted; "" without any."""
     found = {
         str(checkpoint.parent.parent.relative_to(folder))
-        for depth in range(1, 4)
+        for depth in (range(1, 4) if os.path.isdir(folder) else ())
         for checkpoint in folder.glob("*/" * depth + "ckpts/*.safetensors")
         if checkpoint.name in (BEST, LAST)
     }

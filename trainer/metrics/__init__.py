@@ -28,12 +28,14 @@ class Metric:
     Args:
         key: its name in result files.
         legacy: its name in the result files of the KITTI benchmark (arXiv:2208.01489); "" = not in them.
+        title: its name in papers, for the heads of tables; "" = the key.
     """
 
     key: str
     unit: str
     higher_is_better: bool = False
     legacy: str = ""
+    title: str = ""
 
 
 class _Declared:

@@ -18,15 +18,15 @@ class BenchmarkMetrics(MetricSet):
     source = "Uhrig et al., arXiv:1708.06500; arXiv:2208.01489"
     version = 1
     metrics = (
-        Metric("mae", "m", legacy="MAE"),
-        Metric("rmse", "m", legacy="RMSE"),
-        Metric("inv_mae", "1/km", legacy="InvMAE"),
-        Metric("inv_rmse", "1/km", legacy="InvRMSE"),
-        Metric("log_mae_pct", "100 ln m", legacy="LogMAE"),
-        Metric("log_rmse_pct", "100 ln m", legacy="LogRMSE"),
-        Metric("log_si_pct", "100 ln m", legacy="LogSI"),
-        Metric("abs_rel_pct", "%", legacy="AbsRel"),
-        Metric("sq_rel_pct", "%", legacy="SqRel"),
+        Metric("mae", "m", legacy="MAE", title="MAE"),
+        Metric("rmse", "m", legacy="RMSE", title="RMSE"),
+        Metric("inv_mae", "1/km", legacy="InvMAE", title="iMAE"),
+        Metric("inv_rmse", "1/km", legacy="InvRMSE", title="iRMSE"),
+        Metric("log_mae_pct", "100 ln m", legacy="LogMAE", title="MAE log"),
+        Metric("log_rmse_pct", "100 ln m", legacy="LogRMSE", title="RMSE log"),
+        Metric("log_si_pct", "100 ln m", legacy="LogSI", title="SI log"),
+        Metric("abs_rel_pct", "%", legacy="AbsRel", title="Abs Rel"),
+        Metric("sq_rel_pct", "%", legacy="SqRel", title="Sq Rel"),
     )
 
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -25,11 +25,11 @@ class IbimsMetrics(MapMetricSet):
     version = 1
     needs = frozenset({"edges"})
     metrics = (
-        Metric("dir_acc", "%", higher_is_better=True, legacy="DirAcc"),
-        Metric("dir_near", "%", legacy="Dir (-)"),
-        Metric("dir_far", "%", legacy="Dir (+)"),
-        Metric("edge_accuracy", "pixels", legacy="EdgeAcc"),
-        Metric("edge_completeness", "pixels", legacy="EdgeComp"),
+        Metric("dir_acc", "%", higher_is_better=True, legacy="DirAcc", title="DDE"),
+        Metric("dir_near", "%", legacy="Dir (-)", title="DDE near"),
+        Metric("dir_far", "%", legacy="Dir (+)", title="DDE far"),
+        Metric("edge_accuracy", "pixels", legacy="EdgeAcc", title="DBE accuracy"),
+        Metric("edge_completeness", "pixels", legacy="EdgeComp", title="DBE completeness"),
     )
 
     def __init__(self) -> None:

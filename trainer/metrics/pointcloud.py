@@ -23,11 +23,11 @@ class PointcloudMetrics(MapMetricSet):
     version = 1
     needs = frozenset({"K"})
     metrics = (
-        Metric("chamfer", "m", legacy="Chamfer"),
-        Metric("f_score_10", "%", higher_is_better=True, legacy="F-Score"),
-        Metric("iou_10", "%", higher_is_better=True, legacy="IoU"),
-        Metric("f_score_20", "%", higher_is_better=True, legacy="F-Score-20"),
-        Metric("iou_20", "%", higher_is_better=True, legacy="IoU-20"),
+        Metric("chamfer", "m", legacy="Chamfer", title="Chamfer"),
+        Metric("f_score_10", "%", higher_is_better=True, legacy="F-Score", title="F-Score 10"),
+        Metric("iou_10", "%", higher_is_better=True, legacy="IoU", title="IoU 10"),
+        Metric("f_score_20", "%", higher_is_better=True, legacy="F-Score-20", title="F-Score 20"),
+        Metric("iou_20", "%", higher_is_better=True, legacy="IoU-20", title="IoU 20"),
     )
 
     def compute(self, maps: DepthMaps) -> dict[str, float]:

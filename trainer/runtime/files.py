@@ -59,12 +59,12 @@ def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
     staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield staged
-        if keep_previous is not None and path.exists():
+        if keep_previous is not None and os.path.exists(path):
             _keep(path, keep_previous)
         os.replace(staged, path)
         _sync_folder(path.parent)
     except OSError as error:
-        kept = ". The file that was there before is untouched" if path.exists() else ""
+        kept = ". The file that was there before is untouched" if os.path.exists(path) else ""
         raise CannotWrite(why_not(path, error) + kept) from error
     finally:
         with suppress(OSError):
@@ -95,7 +95,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        file = next((p for p in (folder, *folder.parents) if p.is_file()), folder)
+        file = next((p for p in (folder, *folder.parents) if os.path.isfile(p)), folder)
         raise CannotWrite(f"{file}: is a file, but a folder is needed there. Move it or choose another path") from error
     except OSError as error:
         raise CannotWrite(why_not(folder, error, "made")) from error

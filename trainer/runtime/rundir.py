@@ -106,7 +106,7 @@ class RunDir:
     def read_state(self) -> RunState | None:
         """Read `state.json`; None when it is missing, or unreadable, which must not prevent a restart."""
         try:
-            return RunState(**json.loads(self.state_path.read_text()))
+            return RunState(**json.loads(files.read_file(self.state_path)))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:

@@ -7,6 +7,7 @@ shown at once. Size, depth and numbers are bounded before anything is expanded, 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -163,7 +164,7 @@ def read_file(path: Path, problems: list[str]) -> Layer | None:
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent
-        problems.append(f"{path}: no such {f'file. {_beside(path)}' if folder.is_dir() else f'folder {folder}'}")
+        problems.append(f"{path}: no such {f'file. {_beside(path)}' if os.path.isdir(folder) else f'folder {folder}'}")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: cannot be read: {error}")
     else:

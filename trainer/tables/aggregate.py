@@ -162,12 +162,13 @@ def sort_rows(table: Table, key: str) -> None:
 
 
 def best_two(table: Table, column: Column) -> tuple[set[str], set[str]]:
-    """Labels of the best and of the second best rows; ties share a place."""
+    """Labels of the best and of the second best rows; ties share a place. None where no row is better than another."""
     ranked = rank(table, column)
     values = list(dict.fromkeys(row.cells[column].mean for row in ranked))
+    if len(values) < 2:
+        return set(), set()
     places = [{r.label for r in ranked if r.cells[column].mean == value} for value in values[:2]]
-    first, second = (*places, set(), set())[:2]
-    return first, second
+    return places[0], places[1]
 
 
 def headline(table: Table, name: str | None = None) -> Column | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,13 @@ class Column:
     version: int | None = None  # of the metric set: a key may change its meaning
     unit: str = field(default="", compare=False)
     direction: int = field(default=0, compare=False)  # 1 higher is better, -1 lower, 0 neither
+
+    @property
+    def title(self) -> str:
+        """Its name in papers, `δ < 1.25²` for d2, by its key or that of earlier code; else the key."""
+        metric = registered().get(self.key)
+        named = [metric] if metric else [m for m in registered().values() if m.legacy == self.key]
+        return next((m.title for m in named if m.title), self.key)
 
 
 def direction_of(key: str) -> int:
@@ -62,11 +70,16 @@ def base_key(key: str) -> str:
     return next((key.removesuffix(ending) for ending in EDGE_ENDINGS if key.endswith(ending)), key)
 
 
-def headings(columns: Iterable[Column], arrows: bool = True) -> dict[Column, str]:
-    """Name each column: its key, with the version where two columns have the same key."""
+def headings(columns: Iterable[Column], arrows: bool = True, titles: bool = False) -> dict[Column, str]:
+    """Name each column by its key, or with `titles` as papers do.
+
+    Where two columns have the same key its version is added, where two keys have the same title the key.
+    """
     columns = list(columns)
-    keys = [column.key for column in columns]
-    texts = {c: f"{c.key} v{c.version}" if keys.count(c.key) > 1 else c.key for c in columns}
+    names = {c: c.title if titles else c.key for c in columns}
+    keys, shown = [c.key for c in columns], Counter({c.key: name for c, name in names.items()}.values())
+    texts = {c: f"{name} ({c.key})" if shown[name] > 1 else name for c, name in names.items()}
+    texts = {c: f"{text} v{c.version}" if keys.count(c.key) > 1 else text for c, text in texts.items()}
     return {c: f"{text} {ARROWS[c.direction]}".strip() if arrows else text for c, text in texts.items()}
 
 

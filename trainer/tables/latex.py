@@ -14,6 +14,8 @@ _SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  #
 _SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
 _SPECIAL |= {c: f"{{{c}}}" for c in "[*"}  # at the beginning of a row they would be arguments of the \\ before
 _MATHS = re.compile(r"(\$[^$]+\$)")  # names in files of earlier code may be formulas: $\delta < 1.25$
+_FORMULA = re.compile("δ < [0-9.]+[²³]?")  # as others are in titles
+_SIGNS = str.maketrans({"δ": r"\delta", "²": "^2", "³": "^3"})
 _OPENING = r"""% Needs \usepackage{booktabs}. \best and \nbest may be defined before.
 \providecommand{\best}[1]{\textbf{#1}}
 \providecommand{\nbest}[1]{\underline{#1}}
@@ -28,7 +30,7 @@ def latex(table: Table, decimals: int | None = None) -> str:
     style = {PLAIN: "{}", BEST: r"\best{{{}}}", SECOND: r"\nbest{{{}}}"}
     num_labels, ranked = 2 + len(mixed_fields(table)), len(table.rows)
     titles = ["Model", *map(escape, mixed_fields(table)), "$n$"]
-    body = [[*titles, *map(_title, headings(table.columns, False).items())]]
+    body = [[*titles, *map(_title, headings(table.columns, arrows=False, titles=True).items())]]
     for line in grid(table, decimals, plus_minus=r" \ensuremath{\pm} "):
         labels = [escape(cell.text) for cell in line[:num_labels]]
         values = ["--" if c.text == BLANK else style[c.mark].format(c.text) for c in line[num_labels:]]
@@ -63,6 +65,7 @@ def escape(text: str) -> str:
 def _title(heading: tuple[Column, str]) -> str:
     """Name a metric; formulas between dollars stay."""
     column, text = heading
+    text = _FORMULA.sub(lambda found: f"${found[0].translate(_SIGNS)}$", text)
     parts = [p if _MATHS.fullmatch(p) else escape(p.replace("_", " ")) for p in _MATHS.split(text)]
     return "".join(parts) + _ARROWS[column.direction]
 

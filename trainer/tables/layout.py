@@ -55,9 +55,15 @@ def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") ->
     return lines
 
 
-def head(table: Table) -> list[str]:
-    """Headings for the columns of `grid`."""
-    return ["model", *mixed_fields(table), "n", *headings(table.columns).values()]
+def head(table: Table, titles: bool = False) -> list[str]:
+    """Headings for the columns of `grid`; metrics by their keys, or with `titles` by their names in papers."""
+    return ["model", *mixed_fields(table), "n", *headings(table.columns, titles=titles).values()]
+
+
+def legend(lines: Sequence[Sequence[Text]], best: str, second: str) -> str:
+    """Say what the numbers of `grid` are, and its marks, which look like `best` and `second`, if there are any."""
+    marked = any(cell.mark for line in lines for cell in line)
+    return "mean ± sample standard deviation over n seeds" + f"; {best}, {second}" * marked
 
 
 def mixed_fields(table: Table) -> list[str]:
@@ -96,13 +102,17 @@ def units(table: Table) -> str:
 def markdown(table: Table, column: Column | None, decimals: int | None = None) -> str:
     """Write the table, the seeds of the metric `column`, notes and warnings as a Markdown section."""
     style = {PLAIN: "{}", BEST: "**{}**", SECOND: "<u>{}</u>"}
-    body = [[style[cell.mark].format(_escaped(cell.text)) for cell in line] for line in grid(table, decimals)]
-    parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table)], body), ""]
-    parts += ["Mean ± sample standard deviation over n seeds; **best**, <u>second best</u>.", units(table)]
+    cells = grid(table, decimals)
+    body = [[style[cell.mark].format(_escaped(cell.text)) for cell in line] for line in cells]
+    parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table, titles=True)], body), ""]
+    about = legend(cells, "**best**", "<u>second best</u>")
+    parts += [f"{about[0].upper()}{about[1:]}.", units(table)]
+    if named := [f"{c.title} is `{c.key}`" for c in table.columns if c.title != c.key]:
+        parts += [f"Keys: {', '.join(named)}."]
     parts += [f"Images: {table.protocol['images']}."] if "images" in table.protocol else []
     if column is not None:
         titles, rows = by_seed(table, column, decimals)
-        parts += ["", f"### {column.key}, seed by seed", ""]
+        parts += ["", f"### {column.title}, seed by seed", ""]
         parts += _pipes([_escaped(t) for t in titles], [[_escaped(t) for t in row] for row in rows])
     for title, lines in (("Inside the seed noise", table.warnings), ("Notes", table.notes)):
         if lines:

@@ -14,13 +14,15 @@ from trainer.metrics.validation import VALIDATION_UNITS
 from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table
-from trainer.tables.columns import ARROWS
+from trainer.tables.columns import headings
+from trainer.tables.layout import decimals_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRACKED = ("train_metrics", "val_metrics")  # groups of scalars that hold the metrics of validation
+ROOM = 0.25  # for the values behind the bars, as a share of the axis
 Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
 
 
@@ -98,8 +100,8 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return np.array(chosen), np.array([np.mean(found[step]) for step in chosen])
 
 
-def draw_bars(table: Table, path: Path) -> Path | None:
-    """Draw means as bars with their standard deviation, and each seed as a dot; published rows are hatched.
+def draw_bars(table: Table, path: Path, decimals: int | None = None) -> Path | None:
+    """Draw means as bars with their value and standard deviation, each seed as a dot; published rows are hatched.
 
     Returns the path; None when there is no metric with a direction.
     """
@@ -115,7 +117,9 @@ def draw_bars(table: Table, path: Path) -> Path | None:
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes in grid.flat[len(columns) :]:
         axes.set_axis_off()
+    names = headings(columns, titles=True)
     for axes, column in zip(grid.flat, columns, strict=False):
+        digits = decimals_of(table, column, decimals)
         for i_row, row in enumerate(rows):
             cell, published = row.cells.get(column), i_row >= len(table.rows)
             if cell is None or not math.isfinite(cell.mean):
@@ -125,11 +129,20 @@ def draw_bars(table: Table, path: Path) -> Path | None:
             axes.barh(i_row, cell.mean, edgecolor="0.4", **look, **spread)
             seeds = [v for v in cell.by_seed.values() if math.isfinite(v)]
             axes.plot(seeds, [i_row] * len(seeds), "k.", markersize=4)
+            end = max(0.0, cell.mean + (cell.sd if spread else 0.0), *seeds)
+            axes.annotate(
+                f"{cell.mean:.{digits}f}",
+                (end, i_row),
+                (5, 0),
+                "data",
+                "offset points",
+                va="center",
+                fontsize="x-small",
+            )
+        axes.margins(x=ROOM)
         axes.set_yticks(range(len(rows)), labels, fontsize="small", parse_math=False)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(
-            f"{column.key} {ARROWS[column.direction]} {f'[{column.unit}]' * bool(column.unit)}", fontsize="small"
-        )
+        axes.set_title(f"{names[column]} {f'[{column.unit}]' * bool(column.unit)}".rstrip(), fontsize="small")
     figure.suptitle(f"{table.title}: mean, sd, seeds", fontsize="small", parse_math=False)
     return _save(figure, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from models_zoo.registry import did_you_mean
-from trainer.runtime import yaml_text
+from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import PUBLISHED, Cell, Row, Table
 from trainer.tables.columns import Column, registered
@@ -29,10 +30,10 @@ def add_references(tables: list[Table], name: str) -> None:
     """
     known = references()
     path = known.get(name, Path(name))
-    if name not in known and not path.is_file():
+    if name not in known and not os.path.isfile(path):
         raise UserError(f"--reference {name}: {did_you_mean(name, known)}; or a YAML file of the same form")
     try:
-        data = yaml_text.load(path.read_text(encoding="utf-8"))
+        data = yaml_text.load(files.read_file(path).decode())
         for table in tables:
             _add(table, data)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:

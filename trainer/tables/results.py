@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trainer.runtime import yaml_text
+from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import UserError
 from trainer.tables.columns import Column, column_of, is_on_edges
 
@@ -45,8 +47,9 @@ def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: li
     """
     found: set[Path] = set()
     for pattern in patterns:
-        found.update([Path(pattern)] if "/" in pattern else root.rglob(f"results/{pattern}"))
-    paths = sorted(p for p in found if p.is_file() and p.suffix == ".yaml" and not p.name.startswith("."))
+        inside = (p for p in root.rglob("results/*.yaml") if fnmatchcase(p.name, pattern))
+        found.update([Path(pattern)] if "/" in pattern else inside)
+    paths = sorted(p for p in found if os.path.isfile(p) and p.suffix == ".yaml" and not p.name.startswith("."))
     wrong: list[str] = []
     results = [result for path in paths for result in _try_read(path, wrong)]
     if wrong and (problems is None or not results):
@@ -72,7 +75,7 @@ def _try_read(path: Path, wrong: list[str]) -> list[Result]:
 def read_file(path: Path, with_items: bool = True) -> Any:
     """Read the YAML of a result file, if asked without its images, which may be many. Raises UserError if it cannot."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_file(path).decode()
         if not with_items and text.startswith("format:"):
             text = text.partition("\nitems:")[0]
         return yaml_text.load(text, yaml_text.MAX_ROWS)

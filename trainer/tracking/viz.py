@@ -44,7 +44,7 @@ def colour_depth(depth: Tensor, vmax: float | Tensor | None = None) -> Tensor:
     """
     depth = _cpu(depth)
     known = depth > 0
-    disp = torch.where(known, 1 / depth.clamp(min=1e-6), 0.0)
+    disp = _inverse(depth)
     top = _upper(disp) if vmax is None else vmax  # before the near points grow
     disp, shown = _thicken(disp, known)
     return _mark(colour_disp(disp, top) * shown, depth)
@@ -162,15 +162,17 @@ COLOUR_BARS = {  # key -> colour map, what its ends mean
     "truth": ("turbo", "far", "near"),
     "error": ("RdYlBu_r", "0 %", f"≥ {100 * ERROR_VMAX:.0f} %"),
 }
+BAR_SHARES = (0.25, 0.5)  # of the nearest disparity: where a colour bar has a label, 4 and 2 times as far away
 
 
 def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = "") -> None:
     """Write a PNG with one row per image: input, predicted disparity, ground truth, relative error.
 
-    Keys of a row: `input` (h w 3), `prediction` (h w) disparity, `truth` (h w) metres, 0 = missing, `error` (h w)
-    fraction, NaN = missing, of any size; an (h w 3) array, uint8 or in [0, 1], is shown unchanged. Columns without
-    pictures are left out. Optional: `label`, a text, and `abs_rel`, a fraction. Raises ValueError when there is nothing
-    to show.
+    Keys of a row: `input` (h w 3), `prediction` (h w) disparity in 1/metres, `truth` (h w) metres, 0 = missing,
+    `error` (h w) fraction, NaN = missing, of any size; an (h w 3) array, uint8 or in [0, 1], is shown unchanged.
+    Columns without pictures are left out. Optional: `label`, a text, and `abs_rel`, a fraction. Each disparity and each
+    ground truth has a scale of its own and below it a colour bar in metres; errors share one. Raises ValueError when
+    there is nothing to show.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -181,7 +183,9 @@ def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: st
     gap, head, foot = 0.06, 0.72 if title else 0.34, 0.6 if footer else 0.3  # inches, like all lengths here
     width = 12.4 / max(len(keys), 2)
     heights = [width * _aspect(row) for row in rows]
-    size = (gap + len(keys) * (width + gap), head + sum(heights) + gap * len(rows) + foot)
+    scales = {key: [_metres(key, row) for row in rows] for key in keys}
+    between = 0.26 if any(map(any, scales.values())) else gap
+    size = (gap + len(keys) * (width + gap), head + sum(heights) + between * (len(rows) - 1) + gap + foot)
     figure = Figure(figsize=size, dpi=150, facecolor="white")
     canvas = FigureCanvasAgg(figure)
 
@@ -195,11 +199,12 @@ def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: st
         left, top = gap + column * (width + gap), head
         middle, baseline = (left + width / 2) / size[0], 1 - (head - 0.09) / size[1]
         figure.text(middle, baseline, SHEET_COLUMNS[key][0], ha="center", fontsize=12)
-        for row, height in zip(rows, heights, strict=True):
+        for row, height, metres in zip(rows, heights, scales[key], strict=True):
             _draw_cell(axes_at(left, top, width, height), key, row)
-            top += height + gap
-        if key in COLOUR_BARS:
-            _draw_colour_bar(axes_at(left + width * 0.2, top + 0.05, width * 0.5, 0.12), *COLOUR_BARS[key])
+            top += height + between
+            if metres or (row is rows[-1] and key in COLOUR_BARS and not any(scales[key])):
+                place = axes_at(left + width * 0.2, top - between + gap + 0.05, width * 0.5, 0.12)
+                _draw_colour_bar(place, *COLOUR_BARS[key], metres)
     figure.text(0.5, 1 - 0.3 / size[1], title, ha="center", fontsize=14, fontweight="bold")
     figure.text(gap / size[0], 0.1 / size[1], footer, fontsize=9, color="0.35")
     canvas.print_png(str(path))
@@ -229,10 +234,33 @@ def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
         axes.annotate(text, (0, 0), (5, 5), "axes fraction", "offset points", color="white", fontsize=9, bbox=plate)
 
 
-def _draw_colour_bar(axes: Axes, name: str, low: str, high: str) -> None:
+def _metres(key: str, row: Mapping[str, Any]) -> float | None:
+    """Return the depth at the near end of the colours of a picture; None where they show no depth."""
+    picture = row.get(key)
+    if key not in ("prediction", "truth") or picture is None or np.ndim(picture) != 2:
+        return None
+    array = torch.from_numpy(np.asarray(picture, np.float32))[None, None]
+    return 1 / float(_upper(array if key == "prediction" else _inverse(array)))
+
+
+def _draw_colour_bar(axes: Axes, name: str, low: str, high: str, metres: float | None) -> None:
+    """Draw a bar with labels at its ends: words, or depths when the near end, in metres, is known."""
+    if metres is not None:
+        low, high = "∞", f"≤ {_depth(metres)} m"
+        for share in BAR_SHARES:
+            axes.text(share * 255, 0, _depth(metres / share), ha="center", va="center_baseline", fontsize=7)
     axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=name)
     axes.text(-0.03, 0.5, low, ha="right", va="center", fontsize=9, transform=axes.transAxes)
     axes.text(1.03, 0.5, high, ha="left", va="center", fontsize=9, transform=axes.transAxes)
+
+
+def _depth(metres: float) -> str:
+    return f"{metres:.0f}" if metres >= 10 else f"{metres:.2g}"
+
+
+def _inverse(depth: Tensor) -> Tensor:
+    """Return 1/depth, 0 where depth is missing (<= 0)."""
+    return torch.where(depth > 0, 1 / depth.clamp(min=1e-6), 0.0)
 
 
 def _cpu(x: Tensor) -> Tensor:

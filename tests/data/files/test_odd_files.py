@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from trainer.checkpoint import load_objective
+from trainer.config.plugins import load_plugins
 from trainer.data.base import read_image
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.intrinsics import read_intrinsics
@@ -23,13 +25,19 @@ from trainer.data.files.damage import find_damaged
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.scans import read_points
-from trainer.data.files.splits import parse_frame
+from trainer.data.files.splits import choose_splits, find_split, parse_frame
+from trainer.data.folder import FrameFolder
 from trainer.data.kitti_odom import _parse as parse_odometry
 from trainer.data.kitti_raw.calibration import read_calibration
 from trainer.data.kitti_raw.files import read_split
 from trainer.data.syns_patches import _parse as parse_syns
 from trainer.evaluation import StoredDepth, TargetsFile
+from trainer.evaluation.changes import Changes
+from trainer.evaluation.subject import read_checkpoint
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import make_folder, write_text
+from trainer.tables.reference import add_references
+from trainer.tables.results import read_result, read_results
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "picture": lambda path: read_image(path, (8, 8)),
@@ -46,6 +54,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "split of SYNS": lambda path: read_lines(path, parse_syns, "a frame"),
     "targets": TargetsFile.read,
     "predictions": lambda path: StoredDepth.read(path, "depth"),
+    "result": read_result,
 }
 few = settings(max_examples=25, deadline=None, database=None, derandomize=True)
 
@@ -64,6 +73,35 @@ def test_what_is_no_file_is_named_and_blocks_nothing(kind: str, tmp_path: Path) 
         with pytest.raises(UserError, match=r".+"):
             READERS[kind](tmp_path / place / name)
     assert array_problem(str(tmp_path / "pipe" / name), "Copy it")
+
+
+LONG = "x" * 300  # no file system has it, and before Python 3.14 `Path.is_file` raises for it
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda here: FrameFolder(path=LONG),
+        lambda here: FrameFolder(path=str(here), cache=LONG),
+        lambda here: FrameFolder(path=str(here / f"{LONG}.mp4")),
+        lambda here: find_split(here, LONG, "train"),
+        lambda here: find_split(here, "eigen", LONG),
+        lambda here: choose_splits(here, None, here / LONG),
+        lambda here: add_references([], LONG),
+        lambda here: read_results(here, [LONG]),
+        lambda here: read_results(here, [f"a/{LONG}"]),
+        lambda here: load_objective(here / LONG),
+        lambda here: read_checkpoint(here / LONG / "ckpts" / "best.safetensors", None, Changes(), "test"),
+        lambda here: write_text(here / LONG, ""),
+        lambda here: make_folder(here / LONG),
+        lambda here: load_plugins([f"{LONG}.py"]),
+        lambda here: load_plugins([f"{here}/{LONG}/a.py"]),
+    ],
+)
+def test_names_that_are_too_long_are_names_of_nothing(ask: Callable[[Path], Any], tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    with pytest.raises(UserError, match=r".+"):
+        ask(tmp_path)
 
 
 def test_the_checks_before_training_block_on_nothing(tmp_path: Path) -> None:

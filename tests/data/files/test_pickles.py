@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import tracemalloc
@@ -116,6 +117,14 @@ def test_everything_else_is_refused_within_limits(content: bytes, message: str, 
     assert tracemalloc.get_traced_memory()[1] < (1 << 20) + 10 * len(content)
     tracemalloc.stop()
     assert read_pickle(pickle.dumps(np.arange(3)), "here").tolist() == [0, 1, 2]
+
+
+def test_a_stream_that_ends_too_early_keeps_nobody_waiting(monkeypatch) -> None:
+    monkeypatch.setattr(pickles, "_WAITING", 0.05)
+    content = pickle.dumps(np.arange(3))
+    with pytest.raises(DataError, match=MANY):  # the process still waits for the rest
+        read_pickle(io.BytesIO(content), "here", len(content) + 1)
+    assert read_pickle(content, "here").tolist() == [0, 1, 2]
 
 
 @settings(max_examples=30, deadline=None, database=None, derandomize=True)

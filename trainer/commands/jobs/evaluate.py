@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -133,7 +134,7 @@ def _show_and_save(
     for result in results:
         ending = f"_{result.protocol['alignment']}" if several else ""
         save = _with_ending(request.save, ending) or result_path(request.subject.path, result.protocol)
-        replaced = REPLACED if save.exists() else ""
+        replaced = REPLACED if os.path.exists(save) else ""
         save_result(result, save)
         print(f"saved: {save}{replaced}")
         if legacy := _with_ending(request.legacy, ending):
@@ -183,7 +184,7 @@ def _score_paths(request: EvaluationRequest) -> int:
             )
         if machine.processes.is_first:
             save = request.save or odometry_path(subject.path, result["protocol"])
-            replaced = REPLACED if save.exists() else ""
+            replaced = REPLACED if os.path.exists(save) else ""
             save_odometry(result, save)
             report.report_odometry(result, f"{save}{replaced}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import flip_blended, predict_all, write_predictions
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     save = args.save or predictions_path(subject.path, arguments, args.flip)
     if save.suffix != ".npz":
         raise UserError(f"{save}: must end in .npz, the only kind of file that is written")
-    if save.exists() and not args.force:
+    if os.path.exists(save) and not args.force:
         raise UserError(f"{save}: exists. Use --force to replace it, or another name with --save")
     check_place(save, "--save")
     with start() as machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, sort_rows, unevaluated
 from trainer.tables.categories import by_category
 from trainer.tables.columns import Column
-from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, units
+from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, legend, units
 from trainer.tables.pictures import draw_bars, draw_curves
 from trainer.tables.reference import add_references
 from trainer.tables.results import Result, read_results
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     Raises UserError for mistakes that leave nothing to tabulate.
     """
     load_plugins(args.plugins)
-    if not args.root.is_dir():
+    if not os.path.isdir(args.root):
         raise UserError(f"{args.root}: no such folder")
     unread: list[str] = []
     results = read_results(args.root, args.file, unread)
@@ -97,8 +98,7 @@ def show(
     lines = grid(table, args.decimals)
     cells = [[Text(c.text + STYLES[c.mark][0], style=STYLES[c.mark][1]) for c in line] for line in lines]
     _print_whole(console, head(table), cells, len(table.rows))
-    legend = "mean ± sample standard deviation over n seeds; ¹ best, ² second best"
-    _say(console, f"{legend}; {units(table)}".rstrip("; "))
+    _say(console, f"{legend(lines, '¹ best', '² second best')}; {units(table)}".rstrip("; "))
     if "images" in table.protocol:
         _say(console, f"images: {table.protocol['images']}")
     if column is not None and table.rows:
@@ -159,7 +159,7 @@ def write(
     paths: list[Path | None] = []  # None for pictures without anything to draw
     for table, comparisons, name in zip(tables, compared, file_names(tables), strict=True):
         paths += write_table(table, args.out, name, comparisons, _headline(table, args), args.decimals)
-        paths.append(draw_bars(table, args.out / f"{name}_bars.png"))
+        paths.append(draw_bars(table, args.out / f"{name}_bars.png", args.decimals))
     folders = _chosen(results, args)
     for tag in args.curves or [CURVE]:
         path = args.out / f"curves_{tag.replace('/', '_')}.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -68,7 +69,7 @@ def _path(out: Path, frame: Frame) -> Path:
 
 
 def _is_long_enough(path: Path, num_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size >= num_bytes
+    return os.path.isfile(path) and path.stat().st_size >= num_bytes
 
 
 def _is_sound(path: Path) -> bool:

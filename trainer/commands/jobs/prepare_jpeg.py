@@ -59,7 +59,7 @@ def _is_there(jpg: Path) -> bool:
     """Check that a JPEG exists and ends as one, without reading the rest."""
     from trainer.data.files.damage import TAIL, is_whole
 
-    if not jpg.is_file():
+    if not os.path.isfile(jpg):
         return False
     with open(jpg, "rb") as file:
         file.seek(max(0, jpg.stat().st_size - TAIL))
@@ -74,7 +74,7 @@ def _convert(task: tuple[Path, bool]) -> Outcome:
         original = _read(png)
     except ValueError as error:
         return Outcome(str(error))
-    content = jpg.read_bytes() if jpg.is_file() else b""
+    content = jpg.read_bytes() if os.path.isfile(jpg) else b""
     is_new = not _is_readable(jpg, content)
     if is_new:
         buffer = io.BytesIO()

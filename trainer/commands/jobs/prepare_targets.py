@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +37,7 @@ def run(
     out = out or split_file.with_name(f"targets_{mode}.npz")
     if out.suffix != ".npz":
         raise UserError(f"--out {out} must end in .npz")
-    if out.exists() and not overwrite:
+    if os.path.exists(out) and not overwrite:
         print(f"{out} exists; --overwrite replaces it")
         return 0
     source = source or targets.usual_source(split or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -69,7 +70,7 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
     Raises UserError when `out` has frames of another video or of another `every`.
     """
     manifest = _manifest(out, video)
-    if not manifest.is_file() or not video.is_file():
+    if not os.path.isfile(manifest) or not os.path.isfile(video):
         return None
     try:
         content = json.loads(manifest.read_text())
@@ -84,15 +85,15 @@ def _done(out: Path, video: Path, every: int) -> Survey | None:
         )
     lengths = enumerate(survey.clips) if survey else ()
     frames = [_place(out, video, clip, number) for clip, length in lengths for number in range(length)]
-    if survey and (gone := sum(not frame.is_file() for frame in frames)):
+    if survey and (gone := sum(not os.path.isfile(frame) for frame in frames)):
         print(f"{video}: {gone} of {survey.kept} frames are no longer in {out}: decoded again")
         return None
     return survey
 
 
 def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
-    if not video.is_file():
-        problem = "is a folder: name the videos in it" if video.is_dir() else "does not exist"
+    if not os.path.isfile(video):
+        problem = "is a folder: name the videos in it" if os.path.isdir(video) else "does not exist"
         raise UserError(f"{video} {problem}")
     with Film(video) as film:
         survey = Survey(fps=film.fps, size=(0, 0), announced=film.announced)
@@ -101,7 +102,7 @@ def _decode(video: Path, out: Path, every: int, report_only: bool) -> Survey:
             _note(out, video, every, None)
         for clip, number, frame in survey.keep(_frames(film, survey, every, video.name)):
             path = _place(out, video, clip, number)
-            if not report_only and not path.is_file():
+            if not report_only and not os.path.isfile(path):
                 store(path, jpeg(frame))
     if not survey.read:
         raise UserError(f"{video} has no frame that can be decoded. Copy it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import signal
@@ -53,7 +54,7 @@ class Step:
         if self.save is None:
             return []
         names = [self.save, *(self.save.with_stem(f"{self.save.stem}_{name}") for name in ALIGNMENTS)]
-        return [path for path in names if path.is_file()]
+        return [path for path in names if os.path.isfile(path)]
 
 
 @dataclass
@@ -141,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
 
 def make_jobs(args: argparse.Namespace) -> Iterator[Job]:
     """Yield the runs, configuration by configuration. Raises UserError listing all mistakes in the files."""
-    problems = [f"--evaluate {path}: no such file" for path in args.evaluate if not path.is_file()]
+    problems = [f"--evaluate {path}: no such file" for path in args.evaluate if not os.path.isfile(path)]
     problems += _same_names("--cfg-file", args.cfg_file, "run")
     problems += _same_names("--evaluate", args.evaluate, "result")
     configs = {path: _resolve(path, args, problems) for path in args.cfg_file}

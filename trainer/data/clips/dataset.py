@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models_zoo.registry import did_you_mean
 from trainer.data.base import DataError, picture_size, read_image
 from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, listed
+
+T = TypeVar("T")
+_KNOWN = 10  # clips that a message names: there may be thousands, and as many that are not among them
 
 
 class ClipDataset(RecordedDataset):
@@ -96,9 +99,9 @@ class ClipDataset(RecordedDataset):
                     missing.append(
                         f"{place}{role} {name}/{number} is missing: no such picture. The clip has {extents[name]}"
                     )
-        known = did_you_mean("", [name for name, clip in self.clips.items() if clip.frames])
+        known = listed(sorted(name for name, clip in self.clips.items() if clip.frames), _KNOWN) or "none"
         nothing = [
-            f"there are no pictures of {shown(name)}: {counted(n, 'frame is', 'frames are')} missing. {known}"
+            f"there are no pictures of {shown(name)}: {counted(n, 'frame is', 'frames are')} missing. Known: {known}"
             for name, n in absent.items()
         ]
         return problems + capped(nothing, "clips without pictures") + capped(missing, "missing frames")
@@ -145,10 +148,18 @@ class ClipDataset(RecordedDataset):
         return line, target, supports
 
     def _native_size(self, name: str) -> tuple[int, int]:
-        """Return (width, height) of the pictures of a clip, from the header of the first. Raises DataError."""
+        """Return (width, height) of the pictures of a clip, from the header of the first that has one. DataError."""
         if name not in self._sizes:
-            self._sizes[name] = picture_size(next(iter(self.clips[name].frames.values())))
+            self._sizes[name] = first_readable(picture_size, self.clips[name].frames.values())
         return self._sizes[name]
+
+
+def first_readable(read: Callable[[str], T], paths: Collection[str]) -> T:
+    """Read the first of `paths` that can be read. Raises the DataError of the first when none can."""
+    for path in paths:
+        with suppress(DataError):
+            return read(path)
+    return read(next(iter(paths)))
 
 
 def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:

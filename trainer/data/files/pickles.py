@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from typing import IO, Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from trainer.data.base import DataError
 
 _SCRIPT = Path(__file__).with_name("sandbox.py")
 _MEMORY, _PER_BYTE = 96 << 20, 8  # Python itself, and numbers as Python has them
-_SECONDS, _BYTES_PER_SECOND = 2, 10e6
+_SECONDS, _BYTES_PER_SECOND = 2, 10e6  # of the processor
+_WAITING = 30  # times as long by the clock: the disk may be slow, or the machine busy
 _CHUNK = 1 << 20
 
 
@@ -78,7 +79,9 @@ class _Child:
         """Have a pickle read. Returns the reply and the bytes of the arrays that it describes."""
         memory, seconds = _MEMORY + _PER_BYTE * length, _SECONDS + int(length / _BYTES_PER_SECOND)
         with self._lock:
+            clock = Timer(_WAITING * seconds, self._process.kill)
             try:
+                clock.start()
                 self._process.stdin.write(json.dumps([length, memory, seconds]).encode() + b"\n")
                 self._send(source, length)
                 reply = json.loads(self._process.stdout.readline(memory))
@@ -89,6 +92,8 @@ class _Child:
                 if isinstance(error, (BrokenPipeError, EOFError, ValueError)):  # it was stopped
                     return {"refused": "takes more memory or time than such values need"}, []
                 raise
+            finally:
+                clock.cancel()
 
     def _send(self, source: bytes | IO[bytes], length: int) -> None:
         stream = io.BytesIO(source) if isinstance(source, bytes) else source

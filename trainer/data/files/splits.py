@@ -18,7 +18,7 @@ def find_split(data: Path, split: str, mode: str) -> Path:
     """Find `<split>/<mode>_files.txt` in a folder `splits` in or beside the data. Raises UserError, listing splits."""
     folders = _folders(data)
     for folder in folders:
-        if (path := folder / split / f"{mode}_files.txt").is_file():
+        if os.path.isfile(path := folder / split / f"{mode}_files.txt"):
             return path
     known = {f"{p.parent.name} ({p.name})" for folder in folders for p in folder.glob("*/*_files.txt")}
     raise UserError(
@@ -30,7 +30,7 @@ def find_split(data: Path, split: str, mode: str) -> Path:
 def list_splits(data: Path, folder: Path | None = None) -> list[tuple[str, str, Path]]:
     """List (split, mode, file) of every `<split>/<mode>_files.txt` in `folder`, or else in or beside the data."""
     found: dict[tuple[str, str], Path] = {}
-    for place in [folder] if folder else _folders(data):
+    for place in filter(os.path.isdir, [folder] if folder else _folders(data)):
         for path in sorted(place.glob("*/*_files.txt")):
             found.setdefault((path.parent.name, path.name.removesuffix("_files.txt")), path)
     return [(split, mode, path) for (split, mode), path in found.items()]

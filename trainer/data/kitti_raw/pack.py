@@ -56,7 +56,7 @@ def list_packages(raw: Path, annotated: Path | None, hints: Path | None) -> list
 def is_packed(package: Package, out: Path) -> bool:
     """Tell whether a readable database has an entry for each file."""
     path = out / package.database
-    if not (path / FILE).is_file():
+    if not os.path.isfile(path / FILE):
         return False
     try:
         keys = Database(str(path)).keys()

@@ -109,7 +109,7 @@ class KittiWriter:
     def missing(self) -> list[Moment]:
         """List the moments that are not complete on disk, drive by drive."""
         moments = (Moment(d, f) for d in range(self.recording.drives) for f in range(self.recording.frames))
-        return [moment for moment in moments if not all(path.is_file() for path in self.paths(moment).values())]
+        return [moment for moment in moments if not all(os.path.isfile(path) for path in self.paths(moment).values())]
 
     def paths(self, moment: Moment) -> dict[str, Path]:
         """Name the files of a moment: image_02, image_03; if wanted velodyne, depth_02, depth_03."""
@@ -146,8 +146,8 @@ class KittiWriter:
         """Make the folder ours, or check that it is. Raises UserError for other contents or other values."""
         values = json.loads(json.dumps(asdict(self.recording)))
         manifest = self.out / MANIFEST
-        if not manifest.is_file():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        if not os.path.isfile(manifest):
+            if os.path.exists(self.out) and (not os.path.isdir(self.out) or any(self.out.iterdir())):
                 raise UserError(f"{self.out} is not empty and was not written by this command. Choose another --out")
             self._store(manifest, json.dumps(values, indent=2).encode())
             return
@@ -167,7 +167,7 @@ class KittiWriter:
 
     def _store(self, path: Path, content: bytes) -> None:
         """Write a file in one step: a reader sees all of it or nothing. Existing files stay."""
-        if path.is_file():
+        if os.path.isfile(path):
             return
         unfinished = path.with_name(f".{path.name}.tmp")
         try:
