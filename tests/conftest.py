@@ -62,7 +62,7 @@ def trained_run(once: Once) -> Path:
     from tests.world import call, train_args
 
     def train(out: Path) -> None:
-        done = call(*train_args(out, "trainer.log_images=true"))
+        done = call(*train_args(out, "trainer.log_images=all"))
         assert done.returncode == 0, done.stderr
         (out / "output.txt").write_text(done.stdout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -90,6 +91,45 @@ def test_a_run_is_restored_completely(checkpointer: Checkpointer) -> None:
     saved.restore(objective, optimizer)
     assert objective.value == 0.5
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(("version", "factor"), [(1, 0.01), (2, 1)])
+def test_numbers_that_were_in_per_cent_are_fractions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, factor: float
+) -> None:
+    """What a run of an earlier version compares with: its best value, its early stopping, its plateau schedule."""
+    hparams = {**HPARAMS, "config": {"net": NET, "scheduler": {"monitor": "Acc"}}}
+    objective, checkpointer = Tiny(1.0), Checkpointer(tmp_path, hparams, "AbsRel")
+    optimizer = torch.optim.SGD(objective.parameters(), lr=1.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max")
+    plateau.step(60.0)
+    stopping = {"monitor": "LogSI", "best": 12.5, "best_epoch": 1, "reference": 12.75, "since": 1, "epoch": 2}
+    metrics = {"loss": 0.5, "MAE": 2.0, "AbsRel": 48.5, "Acc": math.inf}
+    state = TrainState(Position(3, 0, 17), 48.5, 2, metrics, {"stopping": stopping})
+    monkeypatch.setattr(safefile, "FORMAT_VERSION", version)
+    checkpointer.write_last(*checkpointer.pack_last(objective, optimizer, plateau, None, state))
+    monkeypatch.undo()
+    saved = checkpointer.load_last()
+    assert saved is not None
+    read = saved.state
+    assert read.best == pytest.approx(factor * 48.5)
+    assert read.metrics == pytest.approx({**metrics, "AbsRel": factor * 48.5})
+    assert read.extra["stopping"] == pytest.approx({**stopping, "best": factor * 12.5, "reference": factor * 12.75})
+    saved.restore(objective, optimizer, plateau)
+    assert plateau.best == pytest.approx(factor * 60)
+    assert [note.partition(" of this run")[0] for note in saved.notes] == (
+        ["AbsRel, Acc, LogSI"] if version == 1 else []
+    )
+
+
+def test_the_loss_of_an_earlier_version_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safefile, "FORMAT_VERSION", 1)
+    checkpointer = Checkpointer(tmp_path, HPARAMS, "loss")
+    save(checkpointer, 0.5, TrainState(Position(3, 0, 17), 0.25, 2, {"loss": 0.25}))
+    monkeypatch.undo()
+    saved = checkpointer.load_last()
+    assert saved is not None
+    assert (saved.state.best, saved.state.metrics, saved.notes) == (0.25, {"loss": 0.25}, [])
 
 
 def test_last_and_best_describe_themselves(checkpointer: Checkpointer) -> None:

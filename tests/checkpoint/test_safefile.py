@@ -53,7 +53,7 @@ def test_what_is_read_is_what_was_written(path: Path) -> None:
     tensors, metadata = safefile.read(path)
     assert_equal(tensors, contents())
     assert {k: metadata[k] for k in METADATA} == METADATA
-    assert metadata["format_version"] == "1"
+    assert metadata["format_version"] == "2"
     assert safefile.read_metadata(path) == metadata
 
 
@@ -186,9 +186,9 @@ def test_a_missing_file_and_a_folder_are_named(path: Path) -> None:
 
 def test_a_newer_format_is_not_guessed_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(safefile, "FORMAT_VERSION", 2)
+        patch.setattr(safefile, "FORMAT_VERSION", 3)
         safefile.write(path, contents(), METADATA)
-    with pytest.raises(UserError, match="has format 2, this trainer reads up to 1"):
+    with pytest.raises(UserError, match="has format 3, this trainer reads up to 2"):
         safefile.read(path)
 
 

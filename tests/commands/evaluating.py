@@ -32,7 +32,7 @@ def write_run(folder: Path, supp_idxs: list[int], **changes: Any) -> Path:
     torch.manual_seed(0)
     tensors = dict(build_objective(cfg).state_dict())
     hparams = {"name": "md2", "version": "42", "seed": 1, "trainer_version": "0", "config": cfg.to_dict()}
-    facts = {"epoch": "3", "step": "120", "monitor": "AbsRel", "metrics": "{}"}
+    facts = {"epoch": "3", "batch": "0", "step": "120", "monitor": "AbsRel", "metrics": "{}"}
     (folder / "ckpts").mkdir(parents=True)
     write(folder / "ckpts" / "best.safetensors", tensors, {"hparams": json.dumps(hparams), **facts})
     return folder

@@ -91,7 +91,7 @@ def test_same_results_same_files(root: Path, tmp_path: Path) -> None:
         (["--reference", "bench"], "Did you mean 'benchmark'"),
         (["--relative-to", "grag"], "Did you mean 'garg'"),
         (["--by", "category"], "no result has the category"),
-        (["--curves", "val_metrics/AbsRel", "--out", "tables"], "no run has this scalar"),
+        (["--curves", "val/AbsRel", "--out", "tables"], "no run has this scalar"),
     ],
 )
 def test_errors_are_sentences(root: Path, tmp_path, monkeypatch, capsys, arguments, message) -> None:

@@ -62,7 +62,7 @@ def test_real_frames_train_and_evaluate(shared_data: Path, tmp_path: Path, drive
     root, splits, run = shared_data / drive, shared_data / "splits" / drive, tmp_path / "MS" / "1"
     done = train(root, tmp_path, splits / "train_files.txt")
     assert done.returncode == 0, done.stderr
-    assert scalars(run)["val_metrics/AbsRel"][0][0] == num_steps
+    assert scalars(run)["val/AbsRel"][0][0] == num_steps
     done = evaluate(run, "--sheet", tmp_path / "sheet.png")
     assert "what the network was trained on" not in done.stderr
     assert done.stdout.splitlines()[-1].startswith("ratio to best constant depth: ")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.world import call, command, train_args
+from trainer.commands import cli
 from trainer.commands.jobs.timings import BATCH, CONFIGURATION, IMPORTS, STEP, Stopwatch
 
 HEADING = "time to the first step"
@@ -46,7 +47,7 @@ def test_parts_count_from_the_birth_of_the_process():
 
 def test_the_table_is_shown_once_after_the_first_step():
     loop, watch = Loop([1], [2]), Stopwatch(age=0.0)
-    watch.show_after_first_step(loop)
+    watch.watch_first_step(loop, show=True)
     groups = loop.groups()
     assert next(groups) == [1]
     assert (list(watch.laps), loop.told) == ([BATCH], [])
@@ -55,9 +56,23 @@ def test_the_table_is_shown_once_after_the_first_step():
     assert (list(loop.groups()), len(loop.told)) == ([[1], [2]], 1)
 
 
+def test_a_part_that_takes_long_is_named_once_it_does(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PATIENCE", 0.01)
+    with Stopwatch(age=0.0) as watch:
+        watch.lap(CONFIGURATION)
+        watch._coming.join(5)
+        watch.lap("data checked")
+        monkeypatch.setattr(cli, "PATIENCE", 60)
+        watch.lap("networks built")
+        last = watch._coming
+    assert capsys.readouterr().err.splitlines()[0] == "checking the data ..."
+    last.join(5)
+    assert not last.is_alive(), "nothing is said after the end"
+
+
 def test_an_epoch_without_steps_does_not_count_as_the_first():
     loop, watch = Loop(), Stopwatch(age=0.0)
-    watch.show_after_first_step(loop)
+    watch.watch_first_step(loop, show=True)
     assert (list(loop.groups()), watch.laps, loop.told) == ([], {}, [])
 
 

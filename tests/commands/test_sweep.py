@@ -499,4 +499,4 @@ def test_killed_halfway_a_real_sweep_finishes_only_what_was_missing(tmp_path: Pa
     assert halfway.is_finished
     (table,) = (out / "tables").glob("*.md")
     assert re.search(r"^\| monodepth2_M \| 2 \| \S*\d ± \d", table.read_text(), re.M)
-    assert (out / "tables" / "curves_val_metrics_AbsRel.png").is_file()
+    assert (out / "tables" / "curves_val_AbsRel.png").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.runs import (
     assert_same_run,
@@ -31,7 +33,9 @@ from tests.runs import (
 from tests.world import LAUNCHER, call, command, copied_run, fork, refused, train_args
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.checkpoint.safefile import read, read_metadata, write
+from trainer.commands.train_dev import scratch
 from trainer.runtime.seeding import TRAINING, seed_everything
+from trainer.training.loop import Loop
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +50,14 @@ def texts(run: Path, tag: str) -> list[str]:
     events = EventAccumulator(str(run))
     events.Reload()
     return [e.tensor_proto.string_val[0].decode() for e in events.Tensors(f"{tag}/text_summary")]
+
+
+def pictures(run: Path) -> dict[str, list[int]]:
+    """The steps at which each picture was written."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
 def assert_same_weights(ours: Path, theirs: Path) -> None:
@@ -71,9 +83,13 @@ def test_a_run_leaves_what_it_promises(trained_run: Path) -> None:
     logged = scalars(run)
     steps = {tag: [step for step, _ in logged[tag]] for tag in logged}
     assert steps["train_losses/loss"] == steps["train_losses/loss_img_recon"] == [2, 4, 6, 8]
-    assert steps["train_metrics/AbsRel"] == steps["epoch"] == [2, 4, 6, 8]
-    assert steps["lr-Adam"] == [2, 4, 6, 8]  # once, though a validation follows a step
-    assert steps["val_metrics/AbsRel"] == steps["val_losses/loss"] == [4, 8]
+    assert steps["train/AbsRel"] == steps["epoch"] == [2, 4, 6, 8]
+    assert steps["lr/depth"] == steps["lr/pose"] == [2, 4, 6, 8]  # once, though a validation follows a step
+    assert steps["best/AbsRel"] == [4, 8]
+    assert steps["val/AbsRel"] == steps["val_losses/loss"] == [4, 8]
+    shown = pictures(run)
+    assert shown["train/overview"] == shown["val/overview"] == shown["train_disp/target_0"] == [4, 8]
+    assert not [tag for tag in shown if "lidar" in tag]
     assert texts(run, "train_items")[-1].count("synthetic/train/scene") == 2
     assert texts(run, "val_items")[-1].count("synthetic/val/scene") == 2
 
@@ -108,7 +124,7 @@ def test_dying_between_best_and_last_it_ends_with_the_same_bytes(
     trained_run: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Just after `best` was replaced, and just before `last` is, which names it."""
-    replace, renamed, args = os.replace, [], train_args(tmp_path, "trainer.log_images=true")
+    replace, renamed, args = os.replace, [], train_args(tmp_path, "trainer.log_images=all")
 
     def dying(source: Path, target: Path) -> None:
         renamed.append(Path(target).name)
@@ -126,6 +142,37 @@ def test_dying_between_best_and_last_it_ends_with_the_same_bytes(
     done = call(*args)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path, trained_run)
+
+
+def test_a_run_stopped_and_killed_shows_every_number_once_and_leaves_pictures(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of an epoch; then killed between the last step of an epoch and its validation."""
+    args = train_args(tmp_path, "trainer.log_images=true")
+    hook = register_optimizer_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        stopped = call(*args)
+    finally:
+        hook.remove()
+    assert stopped.returncode == 143, stopped.stderr
+    assert pictures(folder(tmp_path)) == {"train/overview": [2], "val/overview": [2]}
+    assert stopped.stdout.startswith(f"run       {folder(tmp_path)}: new\n")
+
+    def dying(loop: Loop) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "validate", dying)
+        with pytest.raises(Died):
+            call(*args)
+    done = call(*args)
+    assert done.returncode == 0, done.stderr
+    assert f"run       {folder(tmp_path)}: continued at step 4, epoch 1\n" in done.stdout
+    assert_same_weights(tmp_path, trained_run)
+    for tag, points in scalars(folder(tmp_path)).items():
+        steps = [step for step, _ in points]
+        assert len(steps) == len(set(steps)), tag
+    assert pictures(folder(tmp_path)) == {"train/overview": [2, 4, 8], "val/overview": [2, 4, 8]}
 
 
 def test_the_best_of_another_run_is_noticed(trained_run: Path, tmp_path: Path) -> None:
@@ -185,7 +232,7 @@ def test_two_processes_are_the_same_experiment(two_processes: Path, trained_run:
         at = dict(two[tag])
         assert at[2] == pytest.approx(one[tag][0][1], rel=1e-4), tag
         assert at[8] == pytest.approx(one[tag][-1][1], rel=0.05), tag
-    assert two["val_metrics/AbsRel"][0][1] == pytest.approx(one["val_metrics/AbsRel"][0][1], rel=0.02)
+    assert two["val/AbsRel"][0][1] == pytest.approx(one["val/AbsRel"][0][1], rel=0.02)
     assert state(two_processes)["state"] == "finished"
 
 
@@ -325,8 +372,31 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "torch.Size([2, 3, 64, 64])" in done.stdout
     logged = scalars(tmp_path / "dev" / "1")
+    assert done.stdout.startswith(f"folder: {tmp_path / 'dev' / '1'}\n")
+    assert re.search(r"step 3/3  loss [\d.e-]+  grad [\d.e-]+  ", done.stderr)
     assert [step for step, _ in logged["train_grad_norm/depth"]] == [1, 2, 3]
     assert logged["train_grad_norm/total"][0][1] >= logged["train_grad_norm/pose"][0][1] > 0
+
+
+def test_quitting_the_debugger_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quitting(loop: Loop, batches: object) -> None:
+        raise bdb.BdbQuit
+
+    monkeypatch.setattr(Loop, "step", quitting)
+    small = train_args(tmp_path)
+    done = call("launch/train_dev.py", *small[1:5], "-o", tmp_path, "--set", *small[small.index("--set") + 1 :])
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "stopped in the debugger"
+    assert "Traceback" not in done.stderr
+
+
+def test_several_people_debug_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for user in ("ada", "DOMAIN\\grace"):
+        monkeypatch.setattr("getpass.getuser", lambda user=user: user)
+        folders.append(scratch().name)
+    monkeypatch.setattr("getpass.getuser", lambda: {}["nobody"])
+    assert [*folders, scratch().name] == ["monodepth_ada", "monodepth_DOMAIN_grace", f"monodepth_{os.getuid()}"]
 
 
 def test_console_script_is_installed() -> None:

@@ -43,8 +43,8 @@ def test_everything_at_once_continues_exactly_after_a_kill(tmp_path: Path) -> No
         assert {k.removeprefix(f"extra.averages.{kind}.weights.") for k in averaged} == {
             k for k in last if k.startswith("networks.")
         }
-    assert curves["lr-Adam-1"][-1][1] == pytest.approx(1e-3)  # of SWA, not of the schedule
-    assert curves["lr-Adam"][-1][1] == pytest.approx(2.5e-3)  # of the pose network, in proportion
+    assert curves["lr/depth"][-1][1] == pytest.approx(1e-3)  # of SWA, not of the schedule
+    assert curves["lr/pose"][-1][1] == pytest.approx(2.5e-3)  # of the pose network, in proportion
     frozen = [k for k in last if k.startswith("networks.depth.encoder.layer1")]
     assert frozen
     assert not any(k.startswith("optim.depth.encoder.layer1") for k in last)

@@ -311,7 +311,7 @@ def test_the_example_trains(trained: Path) -> None:
     run = trained / "models" / "mine" / "dots" / "1"
     logged = scalars(run)
     assert [step for step, _ in logged["train_losses/loss_charbonnier"]] == [1, 2]
-    assert "val_metrics/AbsRel" in logged
+    assert "val/AbsRel" in logged
     hparams = json.loads(read_metadata(run / "ckpts" / "best.safetensors")["hparams"])
     assert hparams["plugins"] == ["my_module"]
     assert yaml.safe_load((run / "hparams.yaml").read_text())["plugins"] == ["my_module"]

@@ -66,7 +66,7 @@ def train(out: Path, processes: list[int], steps: int, *overrides: str) -> Curve
         parts = [Path(f"{seen}.{rank}").read_text().splitlines() for rank in range(world)]
         items += [[int(i) for line in lines for i in line.split()] for lines in zip(*parts, strict=True)]
     logged = scalars(folder(out))
-    curve, validated = logged["train_losses/loss"], logged["val_metrics/AbsRel"]
+    curve, validated = logged["train_losses/loss"], logged["val/AbsRel"]
     assert [step for step, _ in curve] == [*range(1, steps + 1)]
     return Curve(items, [loss for _, loss in curve], [value for _, value in validated])
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainer.metrics.validation import VALIDATION_METRICS, higher_is_better, validation_metrics
+from trainer.metrics.validation import VALIDATION_METRICS, higher_is_better, relative_error, validation_metrics
 
 MIN, MAX = 0.1, 100.0
 
@@ -25,27 +25,27 @@ def test_by_hand():
     assert valid
     assert metrics["MAE"] == pytest.approx(2.0)
     assert metrics["RMSE"] == pytest.approx(math.sqrt(8))
-    assert metrics["AbsRel"] == pytest.approx(50.0)
-    assert metrics["Acc"] == pytest.approx(50.0)
+    assert metrics["AbsRel"] == pytest.approx(0.5)
+    assert metrics["Acc"] == pytest.approx(0.5)
     # log errors 0 and ln 2: standard deviation is half their distance
-    assert metrics["LogSI"] == pytest.approx(100 * math.log(2) / 2, rel=1e-5)
+    assert metrics["LogSI"] == pytest.approx(math.log(2) / 2, rel=1e-5)
 
 
 def test_scale_is_free():
     metrics, _ = score(pred=[6.0, 9.0, 15.0], truth=[2.0, 3.0, 5.0])
-    assert metrics == pytest.approx({"MAE": 0, "RMSE": 0, "LogSI": 0, "AbsRel": 0, "Acc": 100}, abs=1e-4)
+    assert metrics == pytest.approx({"MAE": 0, "RMSE": 0, "LogSI": 0, "AbsRel": 0, "Acc": 1}, abs=1e-4)
 
 
 def test_median_of_an_even_count_is_the_lower_middle():
     # lower middles 2 and 1: ratio 2. The average of the middles would give 3 / 3 = 1.
     metrics, _ = score(pred=[1.0, 5.0], truth=[2.0, 4.0])
-    assert metrics["AbsRel"] == pytest.approx(100 * (0 + 6 / 4) / 2)
+    assert metrics["AbsRel"] == pytest.approx((0 + 6 / 4) / 2)
 
 
 def test_accuracy_counts_pixels_and_is_strict():
-    # ratios 1, 1, exactly 1.25, 1.2: three of four; dividing by the sum of the ratios would give 67
+    # ratios 1, 1, exactly 1.25, 1.2: three of four; dividing by the sum of the ratios would give 0.67
     metrics, _ = score(pred=[4.0, 4.0, 5.0, 4.8], truth=[4.0, 4.0, 4.0, 4.0])
-    assert metrics["Acc"] == pytest.approx(75.0)
+    assert metrics["Acc"] == pytest.approx(0.75)
 
 
 def test_pixels_without_truth_do_not_count():
@@ -58,7 +58,7 @@ def test_both_depths_are_clamped():
     # truth 200 counts as 100; prediction 50 scaled by 200 / 50 counts as 100 too. The other pixel is right by itself.
     metrics, _ = score(pred=[50.0, 75.0, 50.0], truth=[200.0, 50.0, 200.0])
     assert metrics["MAE"] == pytest.approx(50 / 3)
-    assert metrics["Acc"] == pytest.approx(200 / 3)
+    assert metrics["Acc"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("nothing", [math.inf, math.nan, 3e38, 1e-30, -5.0])
@@ -97,6 +97,15 @@ def test_items_are_scored_one_by_one():
     for i in (0, 2):
         alone, _ = validation_metrics(depth[i : i + 1], target[i : i + 1], MIN, MAX)
         torch.testing.assert_close(values[i], alone[0])
+
+
+def test_the_error_map_has_abs_rel_as_its_mean_and_no_number_without_truth():
+    depth, target = torch.rand(1, 1, 4, 6) + 1, torch.rand(1, 1, 8, 12) + 1
+    target[..., :3] = 0
+    error = relative_error(depth, target, MIN, MAX)
+    assert torch.equal(error.isnan(), target[0, 0] == 0)
+    values, _ = validation_metrics(depth, target, MIN, MAX)
+    assert error.nanmean().item() == pytest.approx(values[0, VALIDATION_METRICS.index("AbsRel")].item(), rel=1e-6)
 
 
 def test_empty_batch():

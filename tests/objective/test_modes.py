@@ -107,7 +107,7 @@ def test_pictures_carry_the_tags_of_the_tracker():
     batch |= {"target_aug": batch["target"], "supports_aug": batch["supports"], "depth": torch.rand(2, 1, 30, 50)}
     images = objective(batch).images
     assert set(images) == {
-        "imgs/target", "imgs/supp_-1", "imgs/supp_0", "depth/lidar",
+        "imgs/target", "imgs/supp_-1", "imgs/supp_0", "depth/truth",
         "imgs_aug/target", "imgs_aug/supp_-1", "imgs_aug/supp_0",
         "disp/target_0", "disp/target_1", "disp/stereo_0", "disp/stereo_1", "feats/target_0",
         "imgs_warp/supp_-1", "imgs_warp/supp_0", "imgs_warp/stereo_supp_0",

@@ -556,14 +556,21 @@ def test_curves_and_bars_are_pictures(three: Path, table: Table) -> None:
     for seed in ("42", "195"):
         with SummaryWriter(str(three / "a" / seed)) as writer:
             for step in (10, 20):
-                writer.add_scalar("val_metrics/AbsRel", 50 - step, step)
-    steps, values = read_curves(three / "a" / "42")["val_metrics/AbsRel"]
+                writer.add_scalar("val/AbsRel", 50 - step, step)
+    with SummaryWriter(str(three / "a" / "42"), purge_step=25) as writer:  # what an earlier version wrote before
+        writer.add_scalar("val_metrics/AbsRel", 55, 5)
+        writer.add_scalar("val_metrics/MAE", 5, 5)
+    before = read_curves(three / "a" / "42")
+    assert before["val/AbsRel"][0].tolist() == [5, 10, 20]
+    assert before["val/AbsRel"][1].tolist() == pytest.approx([0.55, 40.0, 30.0])
+    assert before["val/MAE"][1].tolist() == [5]
+    steps, values = (column[1:] for column in before["val/AbsRel"])
     assert (steps.tolist(), values.tolist()) == ([10, 20], [40.0, 30.0])
     folders = {name: three / name for name in ("a", "b")}
     assert draw_curves(folders, "absent", three / "none.png", required=False) is None
-    with pytest.raises(UserError, match="Did you mean 'val_metrics/AbsRel'"):
-        draw_curves(folders, "val_metrics/AbsRle", three / "none.png")
-    curves = draw_curves(folders, "val_metrics/AbsRel", three / "curves.png")
+    with pytest.raises(UserError, match="Did you mean 'val/AbsRel'"):
+        draw_curves(folders, "val/AbsRle", three / "none.png")
+    curves = draw_curves(folders, "val/AbsRel", three / "curves.png")
     for path in (curves, draw_bars(table, three / "bars.png")):
         assert path is not None
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -592,7 +599,7 @@ def test_a_picture_of_curves_says_who_is_who_and_where_seeds_end(tmp_path, monke
 
 def test_a_picture_of_curves_tells_the_unit(tmp_path: Path, monkeypatch, figures: list[Any]) -> None:
     (tmp_path / "a" / "1").mkdir(parents=True)
-    units = {"val_metrics/AbsRel": " [%]", "train_metrics/LogSI": " [100 ln m]", "train_losses/AbsRel": ""}
+    units = {"val/AbsRel": " [fraction]", "train/LogSI": " [ln m]", "train_losses/AbsRel": ""}
     monkeypatch.setattr(pictures, "read_curves", lambda run: dict.fromkeys(units, (np.arange(2), np.ones(2))))
     for tag in units:
         draw_curves({"a": tmp_path / "a"}, tag, tmp_path / "c.png")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import pty
 import re
+import struct
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 
 from tests.world import ROOT
 from trainer.runtime.errors import UserError
-from trainer.tracking.progress import Progress, counting, make_progress
+from trainer.tracking.progress import Progress, _hms, counting, make_progress
 
 
 class Clock:
@@ -166,9 +169,54 @@ def test_tqdm_shows_bar_and_words_without_threads(terminal: Terminal) -> None:
     progress.end_epoch({"AbsRel": 11.5})
     progress.close()
     text = terminal.text()
-    assert re.search(r"epoch 1/1:  50%\|.*2/4 .*loss 0\.5", text)
+    assert re.search(r"epoch 1/1: 2/4 \|.*left, .*loss 0\.5", text)
     assert "a note\r\n" in text
     assert text.rstrip().endswith("epoch 1/1  done in 0:00  AbsRel 11.5")
+
+
+def test_the_bar_of_train_dev_fits_80_columns(terminal: Terminal) -> None:
+    fcntl.ioctl(terminal.stream, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    progress = make("tqdm", terminal.stream, Clock(), epochs=5, steps=10)
+    progress.epoch(4, done=9)
+    progress.advance({"loss": 0.123456, "grad": 123.456, "waiting for data": "12%"})
+    progress._bar.start_t -= 2  # seconds that the step took
+    progress._bar.refresh()
+    progress.close()
+    drawn = [line.rstrip() for line in re.split(r"[\r\n]+", terminal.text()) if "loss" in line]
+    assert drawn
+    assert all(len(line) <= 80 and line.endswith(", loss 0.1235, grad 123.5, data 12%") for line in drawn)
+
+
+@pytest.mark.parametrize(("seconds", "pace"), [(0.5, "2 it/s"), (1.0, "1 it/s"), (4.0, "4 s/it")])
+def test_slow_steps_are_seconds_and_fast_ones_a_rate(seconds: float, pace: str) -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = make("plain", stream, clock, epochs=1, steps=2)
+    progress.epoch(0)
+    clock.now += seconds
+    progress.advance({})
+    assert stream.getvalue() == f"epoch 1/1  step 1/2  {pace}  0:0{seconds:.0f} left\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds", "at"), [("plain", 1, 11), ("tqdm", 1, 11), ("rich", 1, 11), ("plain", 40, 3)]
+)
+def test_the_end_is_estimated_once_after_the_first_steps(
+    terminal: Terminal, kind: str, seconds: float, at: int
+) -> None:
+    """The very first step, which warms up, does not count."""
+    clock, noted = Clock(), []
+    progress = make(kind, terminal.stream, clock, epochs=2, steps=100)
+    progress.message = lambda text: noted.append((progress._step, text))
+    progress.epoch(0)
+    clock.now += 50
+    for _ in range(30):
+        progress.advance()
+        clock.now += seconds
+    progress.close()
+    ((step, text),) = noted
+    assert step == at
+    left = (200 - at) * seconds
+    assert text.startswith(f"at this pace training ends in {_hms(left)}, ")
 
 
 @pytest.mark.parametrize(("total", "of"), [(5, " of 5"), (None, "")])

@@ -69,7 +69,7 @@ def test_a_start_leaves_one_file_at_the_root_and_no_folders(accelerator: Acceler
     tracker.scalars({"loss": 1.0}, step=1)
     tracker.images({"imgs/target": torch.rand(2, 3, 8, 16)}, step=1)
     tracker.text("items", "a - b", step=1)
-    tracker.hparams(CONFIG, metrics=["val_metrics/AbsRel"])
+    tracker.hparams(CONFIG, metrics=["val/AbsRel"])
     tracker.close()
     files = list(run_dir.iterdir())
     assert [file.name.startswith("events.out.tfevents.") for file in files] == [True]
@@ -83,7 +83,7 @@ def write_run(accelerator: Accelerator, run_dir: Path, first_step: int, last_ste
         if step % 4 == 0:
             tracker.images({"imgs/target": torch.full((1, 3, 4, 4), value)}, step, prefix="val_")
             tracker.text("items", f"{value}", step)
-            tracker.scalars({"val_metrics/AbsRel": value}, step)
+            tracker.scalars({"val/AbsRel": value}, step)
     tracker.close()
 
 
@@ -96,7 +96,7 @@ def test_a_resumed_run_has_every_step_once(accelerator: Accelerator, tmp_path: P
     shown = {event.step: event.value for event in events.Scalars("train_losses/loss")}
     assert steps(events.Scalars("train_losses/loss")) == list(range(1, 13))
     assert shown == {step: float(step > saved_at) for step in range(1, 13)}
-    assert steps(events.Scalars("val_metrics/AbsRel")) == [4, 8, 12]
+    assert steps(events.Scalars("val/AbsRel")) == [4, 8, 12]
     pictures = events.Images("val_imgs/target")
     assert steps(pictures) == [4, 8, 12]
     assert [decode(event).max() for event in pictures] == [255 * (step > saved_at) for step in (4, 8, 12)]
@@ -132,11 +132,25 @@ def test_pictures_have_the_colours_of_their_values(accelerator: Accelerator, tmp
     assert mask[0, 7].tolist() == [255, 255, 255]
 
 
+def test_a_sheet_is_one_picture_and_a_bad_one_a_warning(accelerator: Accelerator, tmp_path: Path) -> None:
+    said: list[str] = []
+    tracker = tracking.start(accelerator, ["tensorboard"], tmp_path, warn=said.append)
+    image, mask = np.full((64, 192, 3), 128, np.uint8), np.ones((64, 192), np.float32)
+    tracker.sheet("val/overview", [{"input": image, "automask": mask}] * 4, step=3, title="t", footer="1: a   2: b")
+    tracker.sheet("train/overview", [], step=3)
+    tracker.close()
+    events = read(tmp_path)
+    assert events.Tags()["images"] == ["val/overview"]
+    assert decode(events.Images("val/overview")[0]).shape[2] == 3
+    assert len(said) == 1
+    assert "nothing to show" in said[0]
+
+
 def test_hyperparameters_are_a_readable_text_and_a_session(accelerator: Accelerator, tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
     tracker = tracking.start(accelerator, ["tensorboard"], tmp_path)
-    tracker.hparams(CONFIG, metrics=["val_metrics/AbsRel"])
+    tracker.hparams(CONFIG, metrics=["val/AbsRel"])
     tracker.close()
     events = read(tmp_path)
     (text,) = events.Tensors("hparams/text_summary")
@@ -149,7 +163,7 @@ def test_hyperparameters_are_a_readable_text_and_a_session(accelerator: Accelera
     assert session.hparams["trainer.scales"].string_value == "[0, 1]"
     content = events.summary_metadata[metadata.EXPERIMENT_TAG].plugin_data.content
     experiment = metadata.parse_experiment_plugin_data(content)
-    assert [info.name.tag for info in experiment.metric_infos] == ["val_metrics/AbsRel"]
+    assert [info.name.tag for info in experiment.metric_infos] == ["val/AbsRel"]
 
 
 def test_no_trackers_write_nothing(accelerator: Accelerator, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer.config.optimizers import SCHEDULERS, make_scheduler
 from trainer.runtime.errors import UserError
-from trainer.training.optim import grad_norms, make_optimizer, step_scheduler
+from trainer.training.optim import grad_norms, make_optimizer, rates, step_scheduler
 
 
 def networks() -> nn.ModuleDict:
@@ -89,3 +89,16 @@ def test_grad_norms_by_hand() -> None:
     norms = grad_norms(nets)
     assert set(norms) == {"pose", "total"}
     assert float(norms["total"]) == pytest.approx(2 * math.sqrt(30))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"depth": 1e-3, "pose": 1e-3}),
+        ({"group_lr": {"pose": 1e-2}}, {"depth": 1e-3, "pose": 1e-2}),
+        ({"backbone_lr": 1e-5}, {"depth.encoder": 1e-5, "depth.bn": 1e-3, "depth.decoder": 1e-3, "pose": 1e-3}),
+    ],
+)
+def test_rates_are_called_by_their_networks(options: dict, expected: dict[str, float]) -> None:
+    nets = networks()
+    assert rates(nets, make_optimizer(nets, "adam", 1e-3, **options)) == expected

@@ -67,8 +67,8 @@ def _each_brings_its_own(rank: int, world: int) -> None:
     assert written["train_losses/loss"] == 0.7
     assert written["train_losses/loss_img_recon"] == pytest.approx(0.15)
     assert written["train_losses/loss_disp_smooth"] == pytest.approx(0.3)
-    assert {tag for tag in written if "metrics" in tag} == {f"train_metrics/{k}" for k in VALIDATION_METRICS}
-    assert written["train_metrics/Acc"] == pytest.approx(50)  # of the one item with truth: its depth is 2 and 4
+    assert {tag for tag in written if tag.startswith("train/")} == {f"train/{k}" for k in VALIDATION_METRICS}
+    assert written["train/Acc"] == pytest.approx(0.5)  # of the one item with truth: its depth is 2 and 4
     std = 0.125 * (64 * 64 / (64 * 64 - 1)) ** 0.5  # of 0.25 and 0.5 in equal parts, mean 0.375
     variation = std / 0.375 / 2  # constant on the other process
     assert written["train_health/disp_variation"] == pytest.approx(variation)
@@ -102,11 +102,11 @@ def test_a_failing_run_is_reported_once_by_training_or_validation() -> None:
     (text,) = heard.said
     assert "the disparity is constant (std / mean 0.0e+00)" in text
     result = ValidationResult(losses={"loss": 0.1}, num_items=4, disp_variation=1e-5)
-    recorder.validation(result, [], "loss", {}, step=160)
+    recorder.validation(result, [], "loss", None, step=160)
     assert heard.said == [text]
     other, heard = recorder_of()
-    other.validation(result, [], "loss", {}, step=4)
-    other.validation(result, [], "loss", {}, step=8)
+    other.validation(result, [], "loss", None, step=4)
+    other.validation(result, [], "loss", None, step=8)
     assert len(heard.said) == 1
 
 
@@ -172,6 +172,6 @@ def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:
 )
 def test_a_validation_without_any_truth_in_range_says_why_there_is_no_best(monitor: str, why: str) -> None:
     recorder, heard = recorder_of()
-    recorder.validation(ValidationResult(losses={"loss": float("nan")}, num_items=4), [], monitor, {}, 8)
+    recorder.validation(ValidationResult(losses={"loss": float("nan")}, num_items=4), [], monitor, None, 8)
     (said,) = heard.said
     assert said.startswith(f"warning: {monitor} could not be computed, so `best` stays as it is{why}")

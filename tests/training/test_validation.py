@@ -62,8 +62,8 @@ def test_the_mean_is_over_items_with_truth() -> None:
     items = [item(0), item(1), item(2, has_depth=False)]
     result = result_of(items, 2, 3)
     assert (result.num_items, result.num_with_depth) == (3, 2)
-    # Half of the pixels of item 1 are doubled; the (lower) median is not, so its AbsRel is 50 %, and the mean 25 %.
-    assert result.metrics["AbsRel"] == pytest.approx(25.0)
+    # Half of the pixels of item 1 are doubled; the (lower) median is not, so its AbsRel is 0.5, and the mean 0.25.
+    assert result.metrics["AbsRel"] == pytest.approx(0.25)
     assert result.losses == pytest.approx({"loss": (0.5 + 0.5 + 2) / 3, "img_recon": 2.0})
     assert result.value("AbsRel") == result.metrics["AbsRel"]
     assert result.value("loss_img_recon") == pytest.approx(2.0)
@@ -72,7 +72,7 @@ def test_the_mean_is_over_items_with_truth() -> None:
 def test_items_without_supports_have_metrics_but_no_losses() -> None:
     result = result_of([item(0, supports=0), item(1, supports=0)], 2, 2)
     assert result.losses == {}
-    assert result.metrics["AbsRel"] == pytest.approx(25.0)
+    assert result.metrics["AbsRel"] == pytest.approx(0.25)
     assert result.shown == result.metrics
 
 

@@ -28,7 +28,7 @@ from models_zoo.weights import looks_pickled
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import replacing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had numbers of the validation in per cent (`schema.upgraded`)
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one
 HEADER_CHECKSUM = "header_checksum"  # sha256 of all other metadata, and names, types, shapes
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library

@@ -48,6 +48,8 @@ class Saved:
 
     def __post_init__(self) -> None:
         schema.check(self.path, self.metadata)
+        self.metadata, note = schema.upgraded(self.path, self.metadata)
+        self.notes = [*self.notes, *note]
 
     @property
     def hparams(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from trainer.checkpoint.encoding import from_json
 from trainer.checkpoint.safefile import ADVICE, DamagedFile
+from trainer.metrics.validation import ONCE_PER_CENT
 from trainer.runtime.errors import printable
 
 # What reading data of the wrong kind raises, here and in the `load_state_dict` of others.
@@ -120,3 +121,36 @@ def check(path: Path, metadata: Mapping[str, str]) -> None:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise ValueError(f"{place}: {first['msg']}, not {json.dumps(first['input'], default=str)}") from error
+
+
+def upgraded(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Convert the metadata of an older format, so that a run that goes on compares like with like.
+
+    Format 1 had some numbers of the validation in per cent: among its metrics, as the best value so far, and in what
+    early stopping and a plateau schedule remember. Returns the metadata, and a note if any such number was found.
+    Raises DamagedFile.
+    """
+    if metadata.get("format_version") != "1":
+        return dict(metadata), []
+    with reading(path, "metadata"):
+        kept = ("metrics", "best", "extra", "scheduler", "hparams")
+        data = {key: json.loads(metadata.get(key, "{}")) or {} for key in kept}
+        config, watched = data["hparams"].get("config") or {}, metadata.get("monitor")
+        stopping = data["extra"].get("stopping") or {}
+        plateau = (config.get("scheduler") or {}).get("monitor") or watched
+        places: list[tuple[Any, str, Any]] = [(data["metrics"], name, name) for name in ONCE_PER_CENT]
+        places += [(data["best"], "value", watched)]
+        places += [(stopping, key, stopping.get("monitor")) for key in ("best", "reference")]
+        places += [(data["scheduler"].get("state") or {}, "best", plateau)]
+        found = set()
+        for values, key, name in places:
+            if name in ONCE_PER_CENT and isinstance(values.get(key), (int, float)):  # neither absent nor infinite
+                values[key] /= 100
+                found.add(name)
+        changed = {key: json.dumps(data[key]) for key in kept[:-1] if key in metadata}
+    note = (
+        f"{', '.join(sorted(found))} of this run were in per cent and are fractions from here on: best value, stops and"
+        " schedules are converted; TensorBoard shows val/* and train/* where it had val_metrics/* and train_metrics/*;"
+        " divide a `min_delta` or absolute `threshold` of yours by 100"
+    )
+    return {**metadata, **changed, "format_version": "2"}, [note] if found else []

@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -15,6 +16,8 @@ from typing import Any, NoReturn, TextIO, cast
 from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import is_first_process
+
+PATIENCE = 4.0  # seconds of silence at a start
 
 
 def program(name: str) -> str:
@@ -115,13 +118,20 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
     return leaving
 
 
-def command(parse: Callable[..., argparse.Namespace], job: str) -> Callable[..., int]:
-    """Make the `main` of a command: parse options, then import `jobs/<job>.py` and run it. Returns the exit code."""
+def command(parse: Callable[..., argparse.Namespace], job: str, loading: str = "") -> Callable[..., int]:
+    """Make the `main` of a command: parse options, then import `jobs/<job>.py` and run it. Returns the exit code.
+
+    `loading` is printed when the import takes long.
+    """
 
     @guarded
     def main(argv: Sequence[str] | None = None) -> int:
         args = parse(argv)
-        return int(import_module(f"trainer.commands.jobs.{job}").run(args))
+        timer = later(loading) if loading else None
+        run = import_module(f"trainer.commands.jobs.{job}").run
+        if timer is not None:
+            timer.cancel()
+        return int(run(args))
 
     return main
 
@@ -183,6 +193,15 @@ def outliving() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream in before:
             _silence_if_broken(stream)
+
+
+def later(text: str) -> threading.Timer:
+    """Print what is being done unless the timer is cancelled within 4 s, so that silence is not taken for a hang."""
+    timer = threading.Timer(PATIENCE, say, [f"{text} ..."])
+    timer.daemon = True
+    if is_first_process():
+        timer.start()
+    return timer
 
 
 def say(text: str) -> None:

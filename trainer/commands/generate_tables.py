@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")
     add("--decimals", type=int, metavar="N", help="digits after the point (default by size of the numbers)")
-    add("--curves", nargs="+", metavar="TAG", help="scalars to draw (default val_metrics/AbsRel, if any)")
+    add("--curves", nargs="+", metavar="TAG", help="scalars to draw (default val/AbsRel, if any)")
     args = parser.parse_args(argv)
     if args.decimals is not None and not 0 <= args.decimals <= 15:
         parser.error(f"--decimals must be from 0 to 15, got {args.decimals}")

@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "train")
+main = command(parse, "train", loading="loading PyTorch")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,39 @@
 """Train for debugging: a short run with a plain bar and a working `breakpoint()`.
 
-5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in the temporary folder,
+5 epochs of 10 training and 10 validation batches, data loaded in this process, checkpoints in a temporary folder,
 scalars at every step.
 """
 
 from __future__ import annotations
 
 import argparse
+import bdb
+import getpass
+import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_shared, guarded, program
+from trainer.commands.cli import add_config_arguments, add_shared, guarded, program, say
 from trainer.runtime.processes import is_first_process
 
 MODES = ("", "train.", "val.")
-SCRATCH = Path(tempfile.gettempdir()) / "monodepth_dev"
+INTERRUPTED = 130  # exit code, as after Ctrl-C
+
+
+def scratch() -> Path:
+    """Return the folder of this user for runs that nobody keeps: several people may share a machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may know the number alone
+        user = str(os.getuid())
+    return Path(tempfile.gettempdir(), "monodepth_" + re.sub(r"[^\w.-]", "_", user))
+
+
+SCRATCH = scratch()
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=5, help="default 5")
     add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
     add("--workers", type=int, default=0, help="loader processes (default 0: breakpoint() works in a dataset)")
-    add("--grad-norm", action="store_true", help="log the gradient norm of every network")
+    add("--grad-norm", action="store_true", help="log the gradient norm of every network, and show that of all")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
     args = parser.parse_args(argv)
@@ -67,13 +83,19 @@ def empty(name: str, version: str) -> None:
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, empty the scratch folder, train; return the exit code."""
+    """Parse, empty the scratch folder, train; return the exit code: 130 when the debugger was told to quit."""
     args = parse(argv)
+    if is_first_process():
+        print(f"folder: {args.ckpt_dir / args.name / args.version}", flush=True)
     if args.ckpt_dir == SCRATCH and is_first_process():
         empty(args.name, args.version)
     from trainer.commands.jobs.train import run
 
-    return run(args)
+    try:
+        return run(args)
+    except bdb.BdbQuit:
+        say("stopped in the debugger")
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

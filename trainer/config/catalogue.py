@@ -56,9 +56,9 @@ SCHEDULE_ARGUMENTS = {
 VALIDATION = {
     "MAE": "Mean absolute error of depth, metres.",
     "RMSE": "Root of the mean squared error of depth, metres.",
-    "LogSI": "Scale-invariant error: deviation of the difference of log depths, 100 ln m.",
-    "AbsRel": "Mean absolute error relative to the truth, per cent.",
-    "Acc": "Share of pixels less than 1.25 times off, per cent; larger is better.",
+    "LogSI": "Scale-invariant error: deviation of the difference of log depths, ln m.",
+    "AbsRel": "Mean absolute error relative to the truth, a fraction.",
+    "Acc": "Share of pixels less than 1.25 times off, a fraction; larger is better.",
 }
 
 

@@ -124,7 +124,9 @@ class TrainerSection(_Section):
         "stop", description="on failure to write a checkpoint: stop, or warn and keep the older one"
     )
     log_every_n_steps: Count = Key(100, description="optimizer steps between points of training curves")
-    log_images: bool = Key(True, description="send pictures to the trackers, once per epoch")
+    log_images: bool | Literal["all"] = Key(
+        True, description="pictures for the trackers, once per epoch: true = one sheet of four items, all = every map"
+    )
     log_grad_norm: bool = Key(False, description="track the gradient norm of each network")
     trackers: Names = Key(["tensorboard"], description="names of Accelerate trackers; [] = none")
     sync_batchnorm: bool = Key(True, description="batch-norm statistics over all processes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,11 @@ from trainer.metrics.odometry import UNITS
 from trainer.runtime.files import make_folder, replacing
 from trainer.tracking import viz
 
+BASELINES = (
+    "best constant: one depth for all pixels; mean of row: each image row at its mean depth over all images (far above,"
+    " near below). Both see no image and are fitted to the truth that scores them"
+)
 LABEL_LENGTH = 40  # characters that fit across a picture
-FOOTER_LENGTH = 170  # and across a sheet; there is room for two lines
 
 
 def report(results: Sequence[EvaluationResult], console: Console) -> None:
@@ -45,6 +47,7 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
     whole = console.measure(table, options=console.options.update(max_width=1000)).maximum
     console.width = max(console.width, whole)  # numbers must not be cut
     console.print(table)
+    print_line(BASELINES)
     if first.pose:
         pose = first.pose
         print_line(
@@ -91,11 +94,10 @@ def draw_sheet(source: DepthSource, items: Items, result: EvaluationResult, path
     rows = list(depth_pictures(source, items, chosen, result.setup))
     for row in rows:
         row["label"] = row["label"][-LABEL_LENGTH:]  # the end of a path is what differs
-    title = f"{_origin(result)[0]}: AbsRel {100 * result.abs_rel:.1f} %"
-    footer = textwrap.fill(protocol_line(result), FOOTER_LENGTH, max_lines=2, placeholder=" ...")
+    title = f"{_origin(result)[0]}: AbsRel {result.abs_rel:.3f}"
     make_folder(path.parent)
     with replacing(path) as staged:
-        viz.picture_sheet(rows, staged, title=title, footer=footer)
+        viz.picture_sheet(rows, staged, title=title, footer=protocol_line(result))
 
 
 def _by(size: Sequence[int]) -> str:

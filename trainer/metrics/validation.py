@@ -11,8 +11,9 @@ from torch import Tensor
 from models_zoo.registry import did_you_mean
 from trainer.geometry import valid_depth
 
-VALIDATION_UNITS = {"MAE": "m", "RMSE": "m", "LogSI": "100 ln m", "AbsRel": "%", "Acc": "%"}
+VALIDATION_UNITS = {"MAE": "m", "RMSE": "m", "LogSI": "ln m", "AbsRel": "fraction", "Acc": "fraction"}
 VALIDATION_METRICS = tuple(VALIDATION_UNITS)
+ONCE_PER_CENT = ("LogSI", "AbsRel", "Acc")  # a hundred times as large in checkpoints of format 1 and their curves
 
 
 def higher_is_better(name: str) -> bool:
@@ -68,10 +69,28 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
     return values, valid
 
 
-def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> Tensor:
-    """Five metrics of the valid pixels (n,) of one image. The median of an even count is the lower middle."""
+@torch.no_grad()
+def relative_error(depth: Tensor, target: Tensor, min_depth: float, max_depth: float) -> Tensor:
+    """Return the map (H W) of which AbsRel is the mean: error over truth, NaN where there is none. See above; b = 1."""
+    depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    error, has_truth = torch.full_like(target, torch.nan, dtype=torch.float32), valid_depth(target)
+    if has_truth.any():
+        pred, truth = _scaled(
+            depth.clamp(min_depth, max_depth)[has_truth], target[has_truth].float(), min_depth, max_depth
+        )
+        error[has_truth] = (pred - truth).abs() / truth
+    return error[0, 0]
+
+
+def _scaled(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> tuple[Tensor, Tensor]:
+    """Scale by medians and clamp the valid pixels (n,) of an image. The median of an even count is the lower middle."""
     pred = (pred * (truth.median() / pred.median())).clamp(min_depth, max_depth)
-    truth = truth.clamp(min_depth, max_depth)
+    return pred, truth.clamp(min_depth, max_depth)
+
+
+def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> Tensor:
+    """Five metrics of the valid pixels (n,) of one image."""
+    pred, truth = _scaled(pred, truth, min_depth, max_depth)
     error = pred - truth
     log_error = pred.log() - truth.log()
     ratio = torch.maximum(pred / truth, truth / pred)
@@ -80,8 +99,8 @@ def _item_metrics(pred: Tensor, truth: Tensor, min_depth: float, max_depth: floa
         (
             error.abs().mean(),
             error.square().mean().sqrt(),
-            100 * log_error.var(correction=0).sqrt(),
-            100 * (error.abs() / truth).mean(),
-            100 * (ratio < 1.25).float().mean(),
+            log_error.var(correction=0).sqrt(),
+            (error.abs() / truth).mean(),
+            (ratio < 1.25).float().mean(),
         )
     )

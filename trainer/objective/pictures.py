@@ -37,7 +37,7 @@ class StepPictures:
                 images |= {
                     f"{tag}/supp_{k}": image for k, image in zip(self.supp_idxs, supports, strict=bool(supports))
                 }
-        for tag, key in (("depth/lidar", "depth"), ("depth/hints", "depth_hints")):
+        for tag, key in (("depth/truth", "depth"), ("depth/hints", "depth_hints")):
             if key in self.batch:
                 images[tag] = self.batch[key]
         return images

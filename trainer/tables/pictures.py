@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_zoo.registry import did_you_mean
-from trainer.metrics.validation import VALIDATION_UNITS
+from trainer.metrics.validation import ONCE_PER_CENT, VALIDATION_UNITS
 from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRACKED = ("train_metrics", "val_metrics")  # groups of scalars that hold the metrics of validation
+TRACKED = ("train", "val")  # groups of scalars that hold the metrics of validation
 ROOM = 0.25  # for the values behind the bars, as a share of the axis
 Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Read the scalars of a run folder, each step once as in TensorBoard, although a resumed run may write it twice."""
+    """Read the scalars of a run folder, each step once as in TensorBoard, although a resumed run may write it twice.
+
+    Metrics of earlier versions, `val_metrics/AbsRel` in per cent, come as they are called and measured now.
+    """
     if not any(run.glob("events.out.tfevents.*")):
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,8 +38,19 @@ def read_curves(run: Path) -> dict[str, Curve]:
     quiet = {"images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, **quiet})
     events.Reload()
-    points = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    return {tag: (np.array([e.step for e in p]), np.array([e.value for e in p])) for tag, p in points.items()}
+    points: dict[str, list[tuple[int, float]]] = {}
+    for tag in sorted(events.Tags()["scalars"], key=lambda tag: "_metrics/" not in tag):  # the older part comes first
+        now, factor = _as_now(tag)
+        points.setdefault(now, []).extend((e.step, factor * e.value) for e in events.Scalars(tag))
+    return {tag: (np.array([s for s, _ in p]), np.array([v for _, v in p])) for tag, p in points.items()}
+
+
+def _as_now(tag: str) -> tuple[str, float]:
+    """Return today's name of a scalar, and the factor to today's unit."""
+    group, _, name = tag.rpartition("/")
+    if group not in [f"{now}_metrics" for now in TRACKED]:
+        return tag, 1.0
+    return f"{group.removesuffix('_metrics')}/{name}", 0.01 if name in ONCE_PER_CENT else 1.0
 
 
 def draw_curves(
@@ -47,7 +61,7 @@ def draw_curves(
 
     Args:
         folders: model -> its folder, with one folder per version.
-        tag: name of the scalar, e.g. val_metrics/AbsRel.
+        tag: name of the scalar, e.g. val/AbsRel.
         path: PNG file. seeds: versions to draw; None = all.
         required: when no run has the scalar, raise UserError; else return None.
     """

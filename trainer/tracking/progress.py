@@ -12,11 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any, Literal, TextIO, get_args
 
 from models_zoo.registry import did_you_mean
 from trainer.runtime.errors import UserError, printable
 
+PACE_STEPS, PACE_SECONDS = 10, 60  # of a start, whichever comes first, before the time of its end is estimated
+# Steps, time and numbers of train_dev within 80 columns: without the percentage and the time gone by.
+BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left, {rate_fmt}{postfix}"
+SHORT = {"waiting for data": "data"}
 LINE_SECONDS = 60  # between the lines of `counting`, where there is no terminal
 
 Kind = Literal["auto", "rich", "tqdm", "plain"]
@@ -136,10 +141,17 @@ class _Shown(Progress):
         self._stream, self._clock = stream, clock
         self._epoch = self._step = 0
         self._began = clock()
+        self._validating = False
+        self._taken = 0  # steps of this start
+        self._first_at: float | None = None  # when the first of them was done
 
     def epoch(self, epoch: int, done: int = 0) -> None:
         self._epoch, self._step = epoch, done
         self._began = self._clock()
+        self._validating = False
+
+    def validation(self, total: int) -> None:
+        self._validating = True
 
     def end_epoch(self, info: Info | None = None) -> None:
         took = f"done in {_hms(self._clock() - self._began)}"
@@ -150,6 +162,24 @@ class _Shown(Progress):
         lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
         self.message("\n".join([title, *lines] if title else lines))
 
+    def _count(self) -> None:
+        """Count a training step. Once the first ones are done, say when training will end at their pace."""
+        self._step += 1
+        self._taken += 1
+        now, steps = self._clock(), self._taken - 1  # the first one waits for workers and warms up
+        if steps == 0:
+            self._first_at = now
+        elif self._first_at is not None and (
+            steps >= PACE_STEPS or (steps > 1 and now - self._first_at >= PACE_SECONDS)
+        ):
+            left = self._steps_left() * (now - self._first_at) / steps
+            self._first_at = None
+            if left >= 60:
+                self.message(f"at this pace training ends in {_hms(left)}, {_at(left)}; validations come on top")
+
+    def _steps_left(self) -> int:
+        return (self._epochs - self._epoch) * self._steps - self._step
+
     def _where(self) -> str:
         return f"epoch {self._epoch + 1}/{self._epochs}"
 
@@ -159,23 +189,21 @@ class Plain(_Shown):
 
     def epoch(self, epoch: int, done: int = 0) -> None:
         super().epoch(epoch, done)
-        self._validating = False
         self._printed, self._printed_at = done, self._began
 
     def advance(self, info: Info | None = None) -> None:
         if self._validating:
             return
-        self._step += 1
+        self._count()
         if info is not None:
             now = self._clock()
             rate = (self._step - self._printed) / max(now - self._printed_at, 1e-9)
             self._printed, self._printed_at = self._step, now
-            left = (self._epochs - self._epoch) * self._steps - self._step
-            pace = [f"{rate:.3g} it/s", f"{_hms(left / rate)} left"]
+            pace = [_pace(rate), f"{_hms(self._steps_left() / rate)} left"]
             self.message("  ".join([self._where(), f"step {self._step}/{self._steps}", *_words(info), *pace]))
 
     def validation(self, total: int) -> None:
-        self._validating = True
+        super().validation(total)
         self.message(f"{self._where()}  validating on {total} batches")
 
     def message(self, text: str) -> None:
@@ -193,10 +221,14 @@ class Tqdm(_Shown):
 
     def advance(self, info: Info | None = None) -> None:
         if info is not None:
-            self._bar.set_postfix_str(", ".join(_words(info)), refresh=False)
+            words = _words({SHORT.get(name, name): value for name, value in info.items()})
+            self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update()
+        if not self._validating:
+            self._count()
 
     def validation(self, total: int) -> None:
+        super().validation(total)
         self._open(f"{self._where()} validation", total)
 
     def end_epoch(self, info: Info | None = None) -> None:
@@ -215,7 +247,7 @@ class Tqdm(_Shown):
 
     def _open(self, description: str, total: int, done: int = 0) -> None:
         self.close()
-        self._bar = _bar(description, total, done, self._stream)
+        self._bar = _bar(description, total, done, self._stream, bar_format=BAR_FORMAT)
 
 
 class Rich(_Shown):
@@ -250,11 +282,12 @@ class Rich(_Shown):
         if self._check is not None:
             self._bars.update(self._check, advance=1, **fields)
             return
-        self._step += 1
+        self._count()
         self._bars.update(self._run, advance=1)
         self._bars.update(self._part, advance=1, count=f"{self._step}/{self._steps}", **fields)
 
     def validation(self, total: int) -> None:
+        super().validation(total)
         self._end_validation()
         self._check = self._bars.add_task("validation", total=total, count=f"{total} batches", info="")
 
@@ -289,7 +322,7 @@ def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _bar(description: str, total: int | None, done: int, stream: TextIO, unit: str = "it") -> Any:
+def _bar(description: str, total: int | None, done: int, stream: TextIO, unit: str = "it", **options: Any) -> Any:
     """Open a tqdm bar, redrawn in `update` alone and removed by `close`."""
     import tqdm
 
@@ -299,7 +332,7 @@ def _bar(description: str, total: int | None, done: int, stream: TextIO, unit: s
     # Some containers report a width of 0, and a terminal may have been closed.
     known = stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
     shape: dict[str, Any] = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
-    return Bar(total=total, initial=done, desc=description, file=stream, leave=False, unit=unit, **shape)
+    return Bar(total=total, initial=done, desc=description, file=stream, leave=False, unit=unit, **shape, **options)
 
 
 def _rich_bars(console: Any, clock: Callable[[], float]) -> Any:
@@ -309,7 +342,7 @@ def _rich_bars(console: Any, clock: Callable[[], float]) -> Any:
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text(f"{task.speed:.3g} it/s" if task.speed else "", style="cyan")
+            return Text(_pace(task.speed) if task.speed else "", style="cyan")
 
     columns = (
         TextColumn("{task.description}", style="bold"),
@@ -326,6 +359,17 @@ def _words(info: Info | None) -> list[str]:
     """Turn {"loss": 0.123456, "data": "3 %"} into ["loss 0.1235", "data 3 %"]."""
     items = (info or {}).items()
     return [f"{name} {value}" if isinstance(value, str) else f"{name} {value:.4g}" for name, value in items]
+
+
+def _pace(rate: float) -> str:
+    """Write steps per second, or seconds per step for less than one."""
+    return f"{rate:.3g} it/s" if rate >= 1 else f"{1 / rate:.3g} s/it"
+
+
+def _at(seconds: float) -> str:
+    """Write the time of day after so many seconds, with the date unless it is today's."""
+    now, then = datetime.now(), datetime.now() + timedelta(seconds=seconds)
+    return then.strftime("at %H:%M" if then.date() == now.date() else "on %Y-%m-%d at %H:%M")
 
 
 def _hms(seconds: float) -> str:

@@ -131,6 +131,16 @@ class Tracker:
                 self._warn_once(f"picture {name}", error)
         self._each(lambda tracker: _log_pictures(tracker, pictures, step))
 
+    def sheet(self, tag: str, rows: Sequence[Mapping[str, Any]], step: int, title: str = "", footer: str = "") -> None:
+        """Write one picture of all rows, drawn by `viz.sheet`."""
+        if self.active:
+            try:
+                pictures = {tag: viz.sheet(rows, title, footer)}
+            except Exception as error:
+                self._warn_once(f"picture {tag}", error)
+                return
+            self._each(lambda tracker: _log_pictures(tracker, pictures, step))
+
     def text(self, tag: str, text: str, step: int) -> None:
         """Write a text (Markdown in TensorBoard) to the trackers that take texts."""
         self._each(lambda tracker: tracker.log({tag: text}, step=step), only=TAKES_TEXT)
@@ -138,7 +148,7 @@ class Tracker:
     def hparams(self, config: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
         """Write the configuration (plain YAML data) as a text and as hyperparameters.
 
-        `metrics` are scalar tags to show beside them in TensorBoard's HPARAMS tab: "val_metrics/AbsRel".
+        `metrics` are scalar tags to show beside them in TensorBoard's HPARAMS tab: "val/AbsRel".
         """
         if not self.active:
             return
@@ -148,6 +158,17 @@ class Tracker:
         self.text("hparams", f"```yaml\n{page}```", self._first_step)
         flat = storable(config)
         self._each(lambda tracker: _log_hparams(tracker, flat, metrics, self._first_step))
+
+    def charts(self, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Arrange charts in TensorBoard's tab CUSTOM SCALARS: {section: {chart: regular expressions of its tags}}."""
+
+        def write(tracker: GeneralTracker) -> None:
+            from torch.utils.tensorboard.summary import custom_scalars
+
+            known = {name: {chart: ["Multiline", tags] for chart, tags in of.items()} for name, of in layout.items()}
+            tracker.tracker.file_writer.add_summary(custom_scalars(known), self._first_step)
+
+        self._each(write, only=frozenset({"tensorboard"}))
 
     def close(self) -> None:
         """Finish every tracker. A second call does nothing, nor does `Accelerator.end_training`."""

@@ -5,6 +5,7 @@ Colours are float RGB in [0, 1] on the CPU. Pixels that are not finite are magen
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ MAX_IMAGES, PER_ROW = 6, 2
 ERROR_VMAX = 0.3  # relative error where the colour scale ends
 DISP_QUANTILE = 0.95  # a few very near pixels must not darken the rest
 SPARSE_BELOW = 0.5  # share of pixels with ground truth below which points are thickened
+FOOTER_LENGTH = 170  # characters that fit across a sheet; there is room for two lines
 PIXELS_PER_RADIUS = 500  # points of a map 1242 wide become 5 x 5 pixels, 640 wide 3 x 3, 192 wide 1 x 1
 
 
@@ -156,24 +158,38 @@ SHEET_COLUMNS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {  # key -> t
     "prediction": ("Predicted disparity", colour_disp),
     "truth": ("Ground truth", colour_depth),
     "error": ("Error relative to depth", lambda error: colour_error(error, ~error.isnan())),
+    "warp": ("Warped support", colour_image),
+    "automask": ("Automask: white counts", colour_mask),
 }
 COLOUR_BARS = {  # key -> colour map, what its ends mean
     "prediction": ("turbo", "far", "near"),
     "truth": ("turbo", "far", "near"),
-    "error": ("RdYlBu_r", "0 %", f"≥ {100 * ERROR_VMAX:.0f} %"),
+    "error": ("RdYlBu_r", "0", f"≥ {ERROR_VMAX:g}"),
 }
 BAR_SHARES = (0.25, 0.5)  # of the nearest disparity: where a colour bar has a label, 4 and 2 times as far away
 
 
 def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = "") -> None:
-    """Write a PNG with one row per image: input, predicted disparity, ground truth, relative error.
+    """Write the sheet of `sheet` as a PNG."""
+    _drawn(rows, title, footer).print_png(str(path))
+
+
+def sheet(rows: Sequence[Mapping[str, Any]], title: str = "", footer: str = "") -> np.ndarray:
+    """Draw a sheet (H W 3) uint8 with one row per image: input, predicted disparity, ground truth, relative error, ...
 
     Keys of a row: `input` (h w 3), `prediction` (h w) disparity in 1/metres, `truth` (h w) metres, 0 = missing,
-    `error` (h w) fraction, NaN = missing, of any size; an (h w 3) array, uint8 or in [0, 1], is shown unchanged.
-    Columns without pictures are left out. Optional: `label`, a text, and `abs_rel`, a fraction. Each disparity and each
-    ground truth has a scale of its own and below it a colour bar in metres; errors share one. Raises ValueError when
-    there is nothing to show.
+    `error` (h w) fraction, NaN = missing, `warp` (h w 3), `automask` (h w), of any size; an (h w 3) array, uint8 or in
+    [0, 1], is shown unchanged. Columns without pictures are left out. Optional: `label`, a text, and `abs_rel`, a
+    fraction. Each disparity and each ground truth has a scale of its own and below it a colour bar in metres; errors
+    share one. Raises ValueError when there is nothing to show.
     """
+    canvas = _drawn(rows, title, footer)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> Any:
+    """Lay out a sheet on a canvas of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -198,7 +214,7 @@ def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: st
     for column, key in enumerate(keys):
         left, top = gap + column * (width + gap), head
         middle, baseline = (left + width / 2) / size[0], 1 - (head - 0.09) / size[1]
-        figure.text(middle, baseline, SHEET_COLUMNS[key][0], ha="center", fontsize=12)
+        figure.text(middle, baseline, SHEET_COLUMNS[key][0], ha="center", fontsize=min(12, 5 * width))
         for row, height, metres in zip(rows, heights, scales[key], strict=True):
             _draw_cell(axes_at(left, top, width, height), key, row)
             top += height + between
@@ -206,8 +222,14 @@ def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: st
                 place = axes_at(left + width * 0.2, top - between + gap + 0.05, width * 0.5, 0.12)
                 _draw_colour_bar(place, *COLOUR_BARS[key], metres)
     figure.text(0.5, 1 - 0.3 / size[1], title, ha="center", fontsize=14, fontweight="bold")
-    figure.text(gap / size[0], 0.1 / size[1], footer, fontsize=9, color="0.35")
-    canvas.print_png(str(path))
+    figure.text(
+        gap / size[0],
+        0.1 / size[1],
+        textwrap.fill(footer, FOOTER_LENGTH, max_lines=2, placeholder=" ..."),
+        fontsize=9,
+        color="0.35",
+    )
+    return canvas
 
 
 def _aspect(row: Mapping[str, Any]) -> float:
@@ -228,7 +250,7 @@ def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
         picture = to_uint8(SHEET_COLUMNS[key][1](array)[0])
     axes.imshow(picture, aspect="auto", interpolation="antialiased")
     abs_rel = row.get("abs_rel")
-    score = None if abs_rel is None else f"AbsRel {100 * abs_rel:.1f} %"
+    score = None if abs_rel is None else f"AbsRel {abs_rel:.3f}"
     if text := {"input": row.get("label"), "error": score}.get(key):
         plate = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 2.5}
         axes.annotate(text, (0, 0), (5, 5), "axes fraction", "offset points", color="white", fontsize=9, bbox=plate)

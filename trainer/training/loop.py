@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from accelerate.utils import send_to_device
 
@@ -42,7 +42,7 @@ class Settings:
     scheduler_monitor: str | None = None  # of a plateau schedule; None = `monitor`
     min_depth: float = 0.1
     max_depth: float = 100.0
-    log_images: bool = True
+    log_images: bool | Literal["all"] = True
     log_grad_norm: bool = False
     limit_train: int | None = None  # micro-batches per epoch
 
@@ -159,27 +159,30 @@ class Loop:
         return step % self.settings.log_every == 0
 
     def record(self, output: StepOutput, batch: Any, verdict: Verdict) -> None:
-        """Show the step; every `log_every` steps also its scalars, and its pictures at the end of an epoch."""
-        step = self.state.position.step
+        """Show the step; every `log_every` steps also its scalars, and all its pictures at the end of an epoch."""
+        step, is_last = self.state.position.step, self.at_end_of_epoch()
         due = self.is_logged(step) and verdict.is_sound
         self.recorder.extra = {"train_safety/skipped_steps": self.guard.skipped}
-        self.recorder.step(output, batch, verdict.loss, self.scheduled() if due else {}, step, due)
-        if self.settings.log_images and verdict.is_sound and self.at_end_of_epoch():
+        # Written here alone: a run killed before its validation would write the last step of an epoch again.
+        self.recorder.step(output, batch, verdict.loss, self.scheduled() if due or is_last else {}, step, due)
+        if self.settings.log_images == "all" and verdict.is_sound and is_last:
             items = [self.train_loader.dataset.describe(i) for i in batch["index"].tolist()]
             self.recorder.pictures(output, items, step)
 
     def at_end_of_epoch(self) -> bool:
         """True after the last step of the epoch."""
+        return self.state.position.batch >= self.batches_per_epoch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches of this process in an epoch."""
         size = len(self.train_loader.batch_sampler)
-        return self.state.position.batch >= min(size, self.settings.limit_train or size)
+        return min(size, self.settings.limit_train or size)
 
     def scheduled(self) -> dict[str, float]:
-        """Epoch and learning rates, one per rate that differs."""
-        optimizer, scalars = self.parts.optimizer, {"epoch": float(self.state.position.epoch)}
-        rates = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
-        for i, rate in enumerate(rates):
-            scalars[f"lr-{type(optimizer).__name__}" + (f"-{i}" if i else "")] = rate
-        return scalars
+        """Epoch and learning rates of the networks."""
+        rates = optim.rates(self.objective.networks, self.parts.optimizer)
+        return {"epoch": float(self.state.position.epoch), **{f"lr/{name}": rate for name, rate in rates.items()}}
 
     def save_or_leave(self, verdict: Verdict) -> None:
         """Save `last` when it is due; after a stop signal, save it and leave."""
@@ -188,6 +191,9 @@ class Loop:
             self.saver.raise_trouble()
         if is_asked:
             self.saver.save_last()
+            if not self.at_end_of_epoch():  # else drawn when it goes on, with the validation
+                self.saver.wait()
+                self.draw(self.objective)
             self.leave()
         if self.at_end_of_epoch():
             return  # saved by `fit`
@@ -230,7 +236,7 @@ class Loop:
             epoch=self.state.position.epoch,
             min_depth=self.settings.min_depth,
             max_depth=self.settings.max_depth,
-            want_images=self.settings.log_images,
+            want_images=self.settings.log_images == "all",
             on_batch=after_batch,
         )
         self.objective.train()
@@ -240,6 +246,13 @@ class Loop:
     def validated(self) -> Any:
         """The objective whose weights are validated and kept as `best`: an average, or the trained one."""
         return self.averages.module or self.objective
+
+    def draw(self, objective: Any) -> None:
+        """Write a sheet of fixed items of training and validation, predicted by `objective`."""
+        if self.settings.log_images:
+            modes = {"train": self.train_loader, "val": self.val_loader}
+            self.recorder.overview(objective, modes, self.settings.seed, self.state.position.step)
+            self.objective.train()
 
     def statistics_batches(self) -> Iterator[Any]:
         """Read the epoch that has just ended again, for the BatchNorm statistics of averaged weights."""
@@ -255,7 +268,7 @@ class Loop:
 
         Records are written once `last` is on disk: what a killed run repeats must not be logged twice.
         """
-        state, settings, scheduled = self.state, self.settings, self.scheduled()
+        state, settings = self.state, self.settings
         epoch, value = state.position.epoch, result.value(settings.monitor)
         state.metrics = result.shown
         if self.scheduler is not None and not self.averages.owns_rates(epoch):
@@ -268,9 +281,9 @@ class Loop:
             state.best, state.best_epoch = value, epoch
         self.saver.save_last()
         self.saver.wait()
-        self.record_epoch(result, scheduled)
+        self.record_epoch(result)
 
-    def record_epoch(self, result: ValidationResult, scheduled: dict[str, float]) -> None:
+    def record_epoch(self, result: ValidationResult) -> None:
         """Write the state of the run and the result of its validation."""
         position = self.state.position
         try:
@@ -278,7 +291,8 @@ class Loop:
         except CannotWrite as error:  # informative only; the checkpoint is what counts
             self.recorder.progress.message(f"warning: {error}")
         items = [self.val_loader.dataset.describe(i) for i in result.shown_items]
-        self.recorder.validation(result, items, self.settings.monitor, scheduled, position.step)
+        self.recorder.validation(result, items, self.settings.monitor, self.state.best, position.step)
+        self.draw(self.validated)
         loaders = {"train": self.train_loader, "val": self.val_loader}
         read = {mode: loader.dataset for mode, loader in loaders.items() if loader is not None}
         self.recorder.unreadable(read, position.step)

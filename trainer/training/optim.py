@@ -77,6 +77,25 @@ def step_scheduler(scheduler: Any, value: float | None) -> None:
         scheduler.step(value)
 
 
+def rates(networks: nn.Module, optimizer: Optimizer) -> dict[str, float]:
+    """Return the learning rate of each network ("depth"), or of its parts ("depth.encoder") where these differ.
+
+    Of several rates inside a part it is the largest.
+    """
+    of = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    found: dict[str, dict[str, float]] = {}
+    for name, parameter in networks.named_parameters():
+        if id(parameter) in of:
+            network, part = name.split(".")[:2]
+            parts = found.setdefault(network, {})
+            parts[part] = max(float(of[id(parameter)]), parts.get(part, 0.0))
+    named: dict[str, float] = {}
+    for network, parts in found.items():
+        one = len(set(parts.values())) == 1
+        named |= {network: next(iter(parts.values()))} if one else {f"{network}.{k}": v for k, v in parts.items()}
+    return named
+
+
 def grad_norms(networks: Mapping[str, nn.Module], scaler: Any = None) -> dict[str, torch.Tensor]:
     """Return the L2 norm of the gradients of each network and of all, left on the device.
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
 from trainer.runtime.processes import total
 from trainer.tracking.health import Health
-from trainer.training.validation import ValidationResult
+from trainer.training.validation import ValidationResult, overview
 from trainer.types import DATA_STAGES, StepOutput
+
+FIRST_STEPS = 10  # of a start: workers are still starting
 
 
 class Recorder:
@@ -36,7 +38,7 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest logged step
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
-        self._scheduled_at = -1  # step whose learning rates are written
+        self._steps = 0  # of this start
         self._lost: dict[str, int] = {}  # unreadable items, as last reported
 
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
@@ -62,12 +64,19 @@ class Recorder:
     def step(
         self, output: StepOutput, batch: Any, loss: float, scheduled: Mapping[str, float], step: int, due: bool
     ) -> None:
-        """Count a step; if due, show its loss and write its scalars. Call it on all processes."""
+        """Count a step, write what is `scheduled`; if due, show the loss and write all scalars. For all processes."""
+        self._steps += 1
         if not due:
             self.progress.advance()
+            if scheduled:
+                self.tracker.scalars(scheduled, step)
             return
-        waiting = self._waited / max(self._waited + self._worked, 1e-9)
-        self.progress.advance({"loss": loss, "waiting for data": f"{waiting:.0%}"})
+        shown: dict[str, float | str] = {"loss": loss}
+        if "total" in self.norms:
+            shown["grad"] = float(self.norms["total"])
+        if self._steps > FIRST_STEPS:  # before, the workers start
+            shown["waiting for data"] = f"{self._waited / max(self._waited + self._worked, 1e-9):.0%}"
+        self.progress.advance(shown)
         numbers, seen = self._measured(output, batch)
         waited, worked = seen.pop("waited"), seen.pop("worked")
         seen["waiting_share"] = waited / max(waited + worked, 1e-9)
@@ -79,7 +88,6 @@ class Recorder:
         scalars |= {f"train_grad_norm/{k}": v for k, v in self.norms.items()}
         scalars |= {f"train_health/{k}": v for k, v in seen.items()}
         self.tracker.scalars({**scalars, **self.extra, **scheduled}, step)
-        self._scheduled_at = step
         for warning in self.health.judge(seen, seen["waiting_share"], waited=waited, step=step):
             self.progress.message(warning)
 
@@ -101,7 +109,7 @@ class Recorder:
         tagged = dict(zip(terms, numbers[: len(terms)], strict=True))
         if scored:
             named = zip(VALIDATION_METRICS, scores, strict=True)
-            tagged |= {f"train_metrics/{k}": score / scored for k, score in named}
+            tagged |= {f"train/{k}": score / scored for k, score in named}
         return tagged, dict(zip(seen, numbers[len(terms) : len(means)], strict=True))
 
     def _metric_sums(self, output: StepOutput, batch: Any) -> Tensor:
@@ -118,15 +126,35 @@ class Recorder:
             self.tracker.images(output.images, step, prefix="train_")
             self.tracker.text("train_items", " - ".join(items), step)
 
+    def overview(self, objective: Any, loaders: Mapping[str, Any], seed: int, step: int) -> None:
+        """Write a sheet of the same few items of each data set, on the main process only; it leaves evaluation mode on.
+
+        A failure is reported and ends nothing.
+        """
+        if not (self.accelerator.is_main_process and self.tracker.active):
+            return
+        objective.eval()
+        for mode, loader in loaders.items():
+            if loader is None:
+                continue
+            try:
+                rows = overview(objective, loader, self.accelerator, seed, *self.limits)
+            except Exception as error:
+                self.progress.message(f"warning: no pictures of {mode} items: {type(error).__name__}: {error}")
+                continue
+            names = "   ".join(f"{row['label']}: {row['name']}" for row in rows)
+            self.tracker.sheet(f"{mode}/overview", rows, step, title=f"{mode} items after step {step}", footer=names)
+
     def validation(
-        self, result: ValidationResult, items: Iterable[str], monitor: str, scheduled: Mapping[str, float], step: int
+        self, result: ValidationResult, items: Iterable[str], monitor: str, best: float | None, step: int
     ) -> None:
-        """Write and show a validation after `step` optimizer steps."""
+        """Write and show a validation after `step` optimizer steps, and the best value of `monitor` so far."""
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
-        scalars |= {f"val_metrics/{k}": v for k, v in result.metrics.items()}
+        scalars |= {f"val/{k}": v for k, v in result.metrics.items()}
+        if best is not None:
+            scalars[f"best/{monitor}"] = best
         if result.num_items:
-            written = self._scheduled_at == step  # by the last step of the epoch
-            self.tracker.scalars({**scalars, **({} if written else scheduled)}, step)
+            self.tracker.scalars(scalars, step)
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
             self.tracker.text("val_items", " - ".join(items), step)

@@ -32,6 +32,15 @@ from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
+# TensorBoard sorts groups of tags by name; here validation comes first, and training is drawn beside it.
+CHARTS = {
+    "validation": {name: [f"^val/{name}$"] for name in ("AbsRel", "Acc", "RMSE", "MAE", "LogSI")},
+    "training and validation": {
+        "loss": ["^train_losses/loss$", "^val_losses/loss$"],
+        "AbsRel": ["^train/AbsRel$", "^val/AbsRel$"],
+    },
+    "learning rates": {"lr": ["^lr/"]},
+}
 
 
 @dataclass
@@ -229,5 +238,8 @@ def _start_recorder(
     first_step = 0 if state.position == Position() else state.position.step + 1
     names = cfg.trainer.trackers or ()
     tracker = tracking.start(accelerator, names, folder.path, first_step=first_step, warn=progress.message)
-    tracker.hparams(cfg.to_dict(), metrics=[f"val_metrics/{name}" for name in VALIDATION_METRICS])
+    tracker.hparams(
+        cfg.to_dict(), metrics=[f"best/{settings.monitor}", *(f"val/{name}" for name in VALIDATION_METRICS)]
+    )
+    tracker.charts(CHARTS)
     return Recorder(accelerator, tracker, progress, min_depth=settings.min_depth, max_depth=settings.max_depth)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
+from trainer.geometry import valid_depth
+from trainer.metrics.validation import VALIDATION_METRICS, relative_error, validation_metrics
 from trainer.runtime.processes import gathered, total
 from trainer.runtime.seeding import VALIDATION, seed_everything
+from trainer.tracking import viz
 from trainer.types import Images, StepOutput
+
+SHOWN_ITEMS = 4  # in the overview of a data set
 
 
 @dataclass
@@ -71,8 +76,7 @@ def validate(
         batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
         seed_everything(seed, VALIDATION, epoch, number, accelerator.process_index)
         with accelerator.autocast():
-            has_supports = "supports" in batch and batch["supports"].shape[1] > 0
-            output = objective(batch) if has_supports else objective.predict_only(batch)
+            output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)
             losses = _losses(objective, output, batch).to(dtype)
         names = ["loss", *output.losses] if output.losses else []
         rows.append((batch["index"], _rows(output, losses, batch, min_depth, max_depth)))
@@ -88,6 +92,10 @@ def validate(
     if want_images and output is not None and accelerator.is_main_process:
         result.images, result.shown_items = output.images, rows[-1][0].tolist()
     return result
+
+
+def _has_supports(batch: Any) -> bool:
+    return "supports" in batch and batch["supports"].shape[1] > 0
 
 
 def _losses(objective: Any, output: StepOutput, batch: Any) -> Tensor:
@@ -124,3 +132,49 @@ def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
         num_with_depth=len(metrics),
         disp_variation=float(variation.mean()),
     )
+
+
+@torch.no_grad()
+def overview(
+    objective: Any, loader: Any, accelerator: Any, seed: int, min_depth: float, max_depth: float
+) -> list[dict[str, Any]]:
+    """Predict a few items of a loader's data set, always the same and evenly spaced; return rows for `viz.sheet`.
+
+    Each is a batch of its own, predicted from its clean image in evaluation mode. For one process alone: nothing is
+    reduced. Draws of later steps do not depend on those here, because every step seeds its own.
+    """
+    dataset, last = loader.dataset, loader.batch_sampler.num_items - 1
+    rows: list[dict[str, Any]] = []
+    for index in sorted({round(last * i / (SHOWN_ITEMS - 1)) for i in range(SHOWN_ITEMS)}):
+        item = {k: v for k, v in dataset[index].items() if not k.endswith("_aug")}
+        batch = {k: v[None].to(accelerator.device) for k, v in item.items()}
+        seed_everything(seed, VALIDATION, 0, index, accelerator.process_index)
+        with accelerator.autocast(), _uncompiled(objective):
+            output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)
+        names = {"label": str(len(rows) + 1), "name": dataset.describe(index)}
+        rows.append({**names, **_pictures(output, batch, min_depth, max_depth)})
+    return rows
+
+
+def _pictures(output: StepOutput, batch: Mapping[str, Tensor], min_depth: float, max_depth: float) -> dict[str, Any]:
+    """Return the pictures of a batch of one item, by the keys of `viz.sheet`."""
+    images = output.images
+    warps = [image for tag, image in images.items() if tag.startswith("imgs_warp/supp_")]
+    colours = {"input": batch["target"], **({"warp": warps[0]} if warps else {})}
+    row: dict[str, Any] = {key: viz.to_uint8(viz.colour_image(image)[0]) for key, image in colours.items()}
+    maps = {"prediction": output.predictions["disp"][0][0, 0]}
+    if "masks/automask" in images:
+        maps["automask"] = images["masks/automask"][0, 0]
+    if "depth" in batch and valid_depth(batch["depth"]).any():
+        truth = batch["depth"]
+        maps["truth"] = torch.where(valid_depth(truth), truth, 0.0)[0, 0]
+        maps["error"] = relative_error(output.predictions["depth"][0], truth, min_depth, max_depth)
+        row["abs_rel"] = float(maps["error"].nanmean())
+    return row | {key: image.float().cpu().numpy() for key, image in maps.items()}
+
+
+def _uncompiled(objective: Any) -> AbstractContextManager[Any]:
+    """Leave compiled code aside: a single item has a shape of its own, and compiling for it takes minutes."""
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in objective.modules())
+    known = hasattr(torch.compiler, "set_stance")  # since torch 2.6
+    return torch.compiler.set_stance("force_eager") if compiled and known else nullcontext()

@@ -27,7 +27,7 @@ from trainer.tables.summary import summarise
 from trainer.tables.writing import file_names, write_table
 
 FILE_WIDTH = 1000  # columns without a terminal: nothing is cut
-CURVE = "val_metrics/AbsRel"  # drawn by default
+CURVE = "val/AbsRel"  # drawn by default
 STYLES = {PLAIN: ("", ""), BEST: (" ¹", "bold green"), SECOND: (" ²", "cyan")}
 
 

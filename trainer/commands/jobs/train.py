@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -11,10 +12,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import torch
+
 from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
+from trainer.data.base import DepthDataset
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import is_first_process, lost_peer
@@ -31,9 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UserError for mistakes found before training starts.
     """
-    watch = Stopwatch()
-    watch.lap(IMPORTS)
-    with outliving():
+    with outliving(), Stopwatch() as watch:
+        watch.lap(IMPORTS)
         load_plugins(args.plugins)
         folder = RunDir(args.ckpt_dir, args.name, args.version, is_main=is_first_process())
         with naming_plugins(_earlier(folder), folder.hparams_path):
@@ -41,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
         watch.lap(CONFIGURATION)
         with closing(folder):
             job = _build(args, cfg, folder, watch.lap)
-            if args.timings:
-                watch.show_after_first_step(job.loop)
+            watch.watch_first_step(job.loop, show=args.timings)
+            if job.loop.accelerator.is_main_process:
+                job.loop.recorder.progress.summary(_banner(job))
             for note in job.notes:
                 job.loop.recorder.progress.message(f"note: {note}")
             began = job.loop.state.position
@@ -147,6 +151,46 @@ def _leave_after_the_dead() -> NoReturn:
     """
     time.sleep(LAST_WORD if "TORCHELASTIC_RUN_ID" in os.environ else 0.0)
     leave(1)
+
+
+def _banner(job: Run) -> dict[str, str]:
+    """Return what this start is about to do."""
+    loop, accelerator, settings, position = job.loop, job.loop.accelerator, job.loop.settings, job.loop.state.position
+    begins = "had finished" if loop.is_finished() else f"continued at step {position.step}, epoch {position.epoch + 1}"
+    device, number = accelerator.device, accelerator.num_processes
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    precision = accelerator.mixed_precision.replace("no", "32 bit")
+    train, val = loop.train_loader, loop.val_loader
+    steps = math.ceil(loop.batches_per_epoch / settings.accumulate)
+    epochs = settings.max_epochs
+    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in loop.objective.networks.items()}
+    trained = sum(p.numel() for p in loop.parameters)
+    parameters = ", ".join(f"{name} {_millions(size)}" for name, size in sizes.items())
+    return {
+        "run": f"{job.folder.path}: {begins if position.step else 'new'}",
+        "devices": f"{number} process{'es' * (number > 1)} on {device.type}{gpu}, networks in {precision}",
+        "items": f"{len(train.dataset)} train, {0 if val is None else val.batch_sampler.num_items} val; batches of"
+        f" {train.batch_sampler.batch_size}",
+        "networks": f"{parameters} parameters" + f", {_millions(trained)} trained" * (trained < sum(sizes.values())),
+        "camera": _camera(train.dataset),
+        "training": f"{epochs} epoch{'s' * (epochs > 1)} of {steps} steps, {epochs * steps} in all",
+    }
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M"
+
+
+def _camera(dataset: DepthDataset) -> str:
+    """Write K of the first item in fractions of the picture."""
+    width, height = dataset.size
+    try:
+        K = dataset[0]["K"]
+    except (UserError, KeyError) as error:  # one bad item stops nothing
+        return f"unknown ({type(error).__name__}: {error})"
+    names = {"fx": K[0, 0] / width, "fy": K[1, 1] / height, "cx": K[0, 2] / width, "cy": K[1, 2] / height}
+    numbers = " ".join(f"{name} {float(value):.3f}" for name, value in names.items())
+    return f"{numbers}, fractions of {width} x {height} pixels (first train item)"
 
 
 def _summary(job: Run) -> dict[str, str]:
