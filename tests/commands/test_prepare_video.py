@@ -111,7 +111,7 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_
         patch.setattr(prepare_video, "store", stop)
         assert video(path, "--out", out) == 130
     assert 0 < len(list(out.rglob("*.jpg"))) < 10
-    note = f"{path} was not decoded to its end. Finish it: prepare video {path} --out {out}"
+    note = f"{path} was not decoded to its end. Finish it: monodepth prepare video {path} --out {out}"
     options = {"path": str(out), "val_every": 0, "fov": 80.0}
     assert note in DATASETS.create("folder", **options).notes()
     assert video(path, "--out", out, "--every", 2) == 2

@@ -65,7 +65,7 @@ def _read_checkpoint(args: argparse.Namespace, changes: Changes) -> Subject:
     if args.targets:
         raise UserError(
             f"{args.targets}: holds ground truth without images, and a network needs images. Leave out --targets, or"
-            " score what export_depth writes: --pred-file NPZ --targets NPZ"
+            " score what `monodepth export-depth` writes: --pred-file NPZ --targets NPZ"
         )
     subject = read_checkpoint(args.ckpt, args.hparams, changes, args.mode)
     for option in ("pose", "odometry"):

@@ -1,4 +1,4 @@
-"""`prepare hints`: depth hints of KITTI's stereo pairs (arXiv:1909.09051), one NumPy file per picture."""
+"""`monodepth prepare hints`: depth hints of KITTI's stereo pairs (arXiv:1909.09051), one NumPy file per picture."""
 
 from __future__ import annotations
 

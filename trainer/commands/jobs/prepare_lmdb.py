@@ -1,4 +1,4 @@
-"""`prepare lmdb`: KITTI as LMDB databases of encoded pictures and NumPy files, without pickles."""
+"""`monodepth prepare lmdb`: KITTI as LMDB databases of encoded pictures and NumPy files, without pickles."""
 
 from __future__ import annotations
 

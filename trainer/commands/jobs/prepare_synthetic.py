@@ -1,4 +1,4 @@
-"""`prepare synthetic`: drives of the synthetic data set, stored as KITTI raw recordings."""
+"""`monodepth prepare synthetic`: drives of the synthetic data set, stored as KITTI raw recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prepare targets`: the ground truth of a split in one file, as evaluation tools of earlier code read it."""
+"""`monodepth prepare targets`: the ground truth of a split in one file, as evaluation tools of earlier code read it."""
 
 from __future__ import annotations
 

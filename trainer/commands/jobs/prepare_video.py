@@ -1,4 +1,4 @@
-"""`prepare video`: films as folders of frames for dataset.type=folder, and what is likely to go wrong with them."""
+"""`monodepth prepare video`: films as folders of frames for dataset.type=folder, and what may go wrong with them."""
 
 from __future__ import annotations
 

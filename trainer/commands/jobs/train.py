@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
-from trainer.config import Config, load_config
+from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
+from trainer.data.files.paths import DataNotFound
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import is_first_process, lost_peer
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         load_plugins(args.plugins)
         folder = RunDir(args.ckpt_dir, args.name, args.version, is_main=is_first_process())
         with naming_plugins(_earlier(folder), folder.hparams_path):
-            cfg = load_config(args.cfg_file, args.cfg_default, args.set)
+            cfg = _load(args)
         watch.lap(CONFIGURATION)
         with closing(folder):
             job = _build(args, cfg, folder, watch.lap)
@@ -50,6 +51,17 @@ def run(args: argparse.Namespace) -> int:
             with StopSignals(), _ending(job) as end:
                 job.loop.fit()
             return _leave(job, end, had_finished=job.loop.state.position == began)
+
+
+def _load(args: argparse.Namespace) -> Config:
+    try:
+        return load_config(args.cfg_file, args.cfg_default, args.set)
+    except ConfigError as error:
+        if not any(": missing" in problem for problem in error.problems):
+            raise
+        base = " ".join(map(str, args.cfg_default)) or "nothing"
+        advice = "the comment that opens a page says what it builds on: -d <page> ..."
+        raise UserError(f"{error}\n{args.cfg_file[0]} was built on {base}; {advice}") from error
 
 
 def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[[str], None]) -> Run:
@@ -65,6 +77,9 @@ def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[
         return build_run(
             cfg, folder, seed=args.seed, hparams=hparams, command=sys.argv, progress=args.progress, lap=lap
         )
+    except DataNotFound as error:
+        pages = " ".join(map(str, args.cfg_file))
+        raise UserError(f"{error}\n{pages} needs these data; the page synthetic/monodepth2_MS needs no data") from error
     except RuntimeError as error:
         reason = lost_peer(error)
         if reason is None:
@@ -164,7 +179,7 @@ def _summary(job: Run) -> dict[str, str]:
     if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
     if "AbsRel" in state.metrics:  # without true depth there is nothing to evaluate against
-        rows["evaluate"] = f"evaluate --ckpt {folder.path}"
+        rows["evaluate"] = f"monodepth evaluate --ckpt {folder.path}"
     return rows
 
 

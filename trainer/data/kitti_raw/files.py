@@ -228,7 +228,7 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordi
         is_optional = mode != "train" and any(lacking.values())
         fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null" if is_optional else ""
         problems.append(
-            f"{len(lacking)} of {counted(num_items, 'item is', 'items are')} incomplete: `prepare kitti check` lists "
-            f"what is missing{fix}"
+            f"{len(lacking)} of {counted(num_items, 'item is', 'items are')} incomplete:"
+            f" `monodepth prepare kitti check` lists what is missing{fix}"
         )
     return problems
