@@ -148,6 +148,20 @@ def test_importing_is_silent_and_cheap(package: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_face_of_the_project() -> None:
+    import trainer
+    from trainer.build import build_objective
+    from trainer.checkpoint import load_objective
+    from trainer.config import load_config
+
+    offered = trainer.build_objective, trainer.load_objective, trainer.load_config
+    assert offered == (build_objective, load_objective, load_config)
+    assert set(trainer.__all__) <= set(dir(trainer))
+    for package in (trainer, trainer.config):
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing  # noqa: B018
+
+
 FORBIDDEN = {
     "a ladder on a registry key": r"^\s*(?:if|elif) (?:k|key|name|kind) == ['\"]",
     "a star import": r"^from .* import \*",

@@ -45,6 +45,27 @@ def test_an_unknown_command(capsys, arguments, message) -> None:
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "evaluate --ckpt x --num-workers 1000000",
+            "--num-workers: expected a whole number from 0 to 1,024, got '1",
+        ),
+        ("evaluate --ckpt x --batch-size 99999999999", "--batch-size: expected a whole number from 1 to 100,000, got"),
+        ("export-depth --ckpt x --batch-size 0", "--batch-size: expected a whole number from 1 to 100,000, got '0'"),
+        ("train-dev -c x --workers -1", "--workers: expected"),
+        ("prepare jpeg --jobs 1e3", "--jobs: expected a whole number from 1 to 1,024, got '1e3'"),
+        ("sweep -c x --only -1", "--only: expected a whole number from 0 to"),
+    ],
+)
+def test_counts_are_bounded_by_their_options(capsys, words: str, told: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("seed", ["-5", "18446744073709551616", "9" * 5000, "1.5", "x"])
 def test_a_seed_is_refused_by_its_option(capsys, seed) -> None:
     with pytest.raises(SystemExit) as stop:

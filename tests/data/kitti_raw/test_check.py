@@ -117,6 +117,16 @@ def test_frames_to_validate_on_can_do_without_neighbours_and_say_so(raw, mode):
     assert way_out not in kitti(raw, split_file=path, mode=mode).check()[-1]
 
 
+@pytest.mark.parametrize(("supports", "instead"), [([-1, 1, 0], "[-1, 1]"), ([0], "[-1, 1]")])
+def test_a_drive_of_the_left_camera_alone_is_used_without_its_partner(raw, supports, instead):
+    shutil.rmtree(frame(raw, DRIVE, 3, 0).parent)
+    path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", f"{DRIVE} 2 l")
+    way_out = f"without them: dataset.supp_idxs={instead}"
+    assert kitti(raw, split_file=path, supp_idxs=supports).check()[-1].endswith(way_out)
+    frame(raw, DRIVE, 2, 1).unlink()  # a target is missing, too
+    assert "without them" not in kitti(raw, split_file=path, supp_idxs=supports).check()[-1]
+
+
 def test_an_absent_drive_is_one_problem(raw):
     other = f"{DATE}/{DATE}_drive_0099_sync"
     path = write_lines(raw / "s.txt", *[f"{other} {i} l" for i in range(1, 31)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from trainer import __version__
 from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, ConfigError, load_config
@@ -19,7 +21,7 @@ from trainer.data.files.paths import DataNotFound
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import is_first_process, lost_peer
-from trainer.runtime.rundir import RunDir, installed_version, read_hparams
+from trainer.runtime.rundir import RunDir, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
@@ -69,7 +71,7 @@ def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[
         "name": args.name,
         "version": str(args.version),
         "seed": args.seed,
-        "trainer_version": installed_version(),
+        "trainer_version": __version__,
         **({"plugins": args.plugins} if args.plugins else {}),
         "config": cfg.to_dict(),
     }
@@ -178,8 +180,8 @@ def _summary(job: Run) -> dict[str, str]:
     }
     if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
-    if "AbsRel" in state.metrics:  # without true depth there is nothing to evaluate against
-        rows["evaluate"] = f"monodepth evaluate --ckpt {folder.path}"
+    command = "evaluate" if "AbsRel" in state.metrics else "export-depth"  # which needs no true depth
+    rows["next"] = f"monodepth {command} --ckpt {shlex.quote(str(folder.path))}"
     return rows
 
 
