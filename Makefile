@@ -6,23 +6,26 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEMO := models/synthetic/monodepth2_MS/42
+QUICK := "dataset.size=[128,64]" "dataset.train.num_items=480" "dataset.val.num_items=8"
 
-.PHONY: demo demo-mono test test-long test-fast faults lint format bench schema catalogue clean
+.PHONY: demo demo-quick demo-mono test test-long test-fast faults lint format bench schema catalogue clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on, draw the sheet
-	$(BIN)/train -c cfg/synthetic/monodepth2_MS.yaml -d cfg/synthetic/default.yaml \
-	  -o models/synthetic -n monodepth2_MS -v 42 -s 42
-	$(BIN)/evaluate --ckpt $(DEMO)/ckpts/best.safetensors --sheet $(DEMO)/results/sheet.png
+	$(BIN)/monodepth train -c synthetic/monodepth2_MS
+	$(BIN)/monodepth evaluate --ckpt $(DEMO) --sheet $(DEMO)/results/sheet.png
+
+demo-quick: $(STAMP)  ## the same in a minute: smaller pictures, fewer of them
+	$(BIN)/monodepth train -c synthetic/monodepth2_MS -n quick --set $(QUICK)
+	$(BIN)/monodepth evaluate --ckpt models/synthetic/quick/42 --limit 50
 
 demo-mono: $(STAMP)  ## the same from single-camera video with a learned pose
-	$(BIN)/train -c cfg/synthetic/monodepth2_M.yaml -d cfg/synthetic/default.yaml \
-	  -o models/synthetic -n monodepth2_M -v 42 -s 42
-	$(BIN)/evaluate --ckpt models/synthetic/monodepth2_M/42/ckpts/best.safetensors --pose \
+	$(BIN)/monodepth train -c synthetic/monodepth2_M
+	$(BIN)/monodepth evaluate --ckpt models/synthetic/monodepth2_M/42 --pose \
 	  --sheet models/synthetic/monodepth2_M/42/results/sheet.png
 
 test: $(STAMP)  ## everything that must hold: style, types, tests
@@ -49,13 +52,13 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## time of a training step and of its parts on this machine
-	$(BIN)/python launch/bench.py step
+	$(BIN)/monodepth bench step
 
 schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes
-	$(BIN)/python launch/schema.py --out cfg/schema.json
+	$(BIN)/monodepth schema --out cfg/schema.json
 
 catalogue: $(STAMP)  ## rewrite docs/catalogue.md from the registered classes
-	$(BIN)/python launch/list.py --out docs/catalogue.md
+	$(BIN)/monodepth list --out docs/catalogue.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

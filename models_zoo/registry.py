@@ -50,6 +50,10 @@ class Registry:
         self._entries: dict[str, Callable[..., Any]] = {}
         self._discovered = False
 
+    def __repr__(self) -> str:
+        """`Registry(loss: autoenc_recon, depth_regr, ...)`, with all names."""
+        return f"Registry({self.kind}: {', '.join(self.names())})"
+
     def register(self, *names: str) -> Callable[[T], T]:
         """Register the decorated class or factory under `names`. Raises NameTaken for the name of another entry.
 

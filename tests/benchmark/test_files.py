@@ -17,6 +17,7 @@ from tests.world import ROOT
 from trainer.build import build_dataset, build_loader, build_networks, build_objective
 from trainer.commands.train import parse
 from trainer.config import Config, load_config
+from trainer.config.pages import find_page
 from trainer.training.setup import build_optimizer
 
 ABLATIONS = ("abl_bb", "abl_pretrained", "abl_smooth")
@@ -43,17 +44,16 @@ def header_of(path: Path) -> list[str]:
 
 
 def command_of(path: Path) -> list[str]:
-    """The arguments of the `train` command in the header."""
+    """The arguments of the command in the header."""
     text = "\n".join(header_of(path)).replace("\\\n", "")
-    [line] = [line for line in text.splitlines() if line.startswith("train ")]
-    return shlex.split(line)[1:]
+    [line] = [line for line in text.splitlines() if line.startswith("monodepth train ")]
+    return shlex.split(line)[2:]
 
 
 @cache
 def load(path: Path, *overrides: str) -> Config:
-    """Load a page on top of what its command names, which are paths from the root."""
-    defaults = [ROOT / name for name in parse(command_of(path)).cfg_default]
-    return load_config(path, defaults, overrides)
+    """Load a page on top of what its command names or implies."""
+    return load_config(path, parse(command_of(path)).cfg_default, overrides)
 
 
 def load_small(path: Path) -> Config:
@@ -120,9 +120,9 @@ def test_encoder_and_decoder_of_a_page_fit(path):
 def test_the_command_of_a_page_trains_that_page(path):
     args = parse(command_of(path))
     folder = path.parent.name
-    assert [ROOT / name for name in args.cfg_file] == [path]
+    assert args.cfg_file == [path]
     own_default = path.parent / "default.yaml"
-    assert [ROOT / name for name in args.cfg_default] == list(dict.fromkeys([systems.DEFAULT, own_default]))
+    assert [find_page(page) for page in args.cfg_default] == list(dict.fromkeys([systems.DEFAULT, own_default]))
     assert (args.ckpt_dir, args.name) == (Path("models") / folder, path.stem)
     assert (args.version, args.seed, args.set) == ("42", 42, [])
 
@@ -132,7 +132,7 @@ def test_a_page_says_what_it_is(path):
     lines = header_of(path)
     assert lines[0] == "yaml-language-server: $schema=../schema.json"
     text = " ".join(lines)
-    parts = ["Differs from cfg/", "train -c ", "Published", "Ours: "]
+    parts = ["Differs from cfg/", "monodepth train -c ", "Published", "Ours: "]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     if path in SYSTEMS:

@@ -48,8 +48,8 @@ def test_a_lightning_checkpoint_is_reported(tmp_path: Path, capsys: pytest.Captu
         r"note: trainer\.legacy_sampling: true, because",
         r"note: not taken over: dataset\.type: kitti_lmdb; .*\. Give with --cfg-file what",
         rf"saved: {re.escape(str(target))}",
-        rf"  evaluate --ckpt {re.escape(str(target))} -c cfg/eval/kitti_eigen\.yaml",
-        rf"  train .* --set trainer\.load_ckpt={re.escape(str(target))}",
+        rf"  monodepth evaluate --ckpt {re.escape(str(target))} -c eval/kitti_eigen",
+        rf"  monodepth train -c <page> .* --set trainer\.load_ckpt={re.escape(str(target))}",
     ):
         assert re.search(rf"^{line}", out, re.M), line
     assert load_objective(target).legacy_sampling

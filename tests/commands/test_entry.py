@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
 import sys
 
 import pytest
 
-from tests.world import ROOT, command, fork
-from trainer.commands.__main__ import COMMANDS, main
+import trainer
+from tests.world import ROOT, command, environment, fork
+from trainer.commands.__main__ import COMMANDS, MODULES, main
 
 
 @pytest.fixture
@@ -33,7 +36,6 @@ def test_the_command_gets_the_other_arguments_and_gives_the_exit_code(played, mo
     [
         (["trian"], "'trian' is not a command. Did you mean 'train'?"),
         ([], "required: COMMAND"),
-        (["--version"], "required: COMMAND"),
     ],
 )
 def test_an_unknown_command(capsys, arguments, message) -> None:
@@ -41,6 +43,27 @@ def test_an_unknown_command(capsys, arguments, message) -> None:
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "evaluate --ckpt x --num-workers 1000000",
+            "--num-workers: expected a whole number from 0 to 1,024, got '1",
+        ),
+        ("evaluate --ckpt x --batch-size 99999999999", "--batch-size: expected a whole number from 1 to 100,000, got"),
+        ("export-depth --ckpt x --batch-size 0", "--batch-size: expected a whole number from 1 to 100,000, got '0'"),
+        ("train-dev -c x --workers -1", "--workers: expected"),
+        ("prepare jpeg --jobs 1e3", "--jobs: expected a whole number from 1 to 1,024, got '1e3'"),
+        ("sweep -c x --only -1", "--only: expected a whole number from 0 to"),
+    ],
+)
+def test_counts_are_bounded_by_their_options(capsys, words: str, told: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("seed", ["-5", "18446744073709551616", "9" * 5000, "1.5", "x"])
@@ -59,20 +82,70 @@ def test_help_names_every_command(capsys) -> None:
     assert stop.value.code == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.partition("commands:\n")[2].splitlines()}
     files = {p.stem for p in (ROOT / "trainer/commands").glob("*.py")} - {"__init__", "__main__", "cli"}
-    assert listed == set(COMMANDS) == {name.replace("_", "-") for name in files}
+    assert listed == set(COMMANDS)
+    assert {MODULES.get(name, name).replace("-", "_") for name in COMMANDS} == files
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize(
-    ("script", "prefix"),
-    [("/venv/bin/monodepth", "monodepth "), (f"{ROOT}/trainer/commands/__main__.py", "monodepth "), ("", "")],
-)
-def test_usage_is_what_was_typed(capsys, monkeypatch, name: str, script: str, prefix: str) -> None:
-    module = name.replace("-", "_")
-    monkeypatch.setattr(sys, "argv", [script or f"/venv/bin/{module}"])
-    with pytest.raises(SystemExit):
+def test_help_calls_a_command_by_its_one_name(capsys, name: str) -> None:
+    with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
-    assert capsys.readouterr().out.startswith(f"usage: {prefix}{name if prefix else module} ")
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: monodepth {name} ")
+    assert all(line.startswith("Example: monodepth ") for line in told.splitlines() if line.startswith("Example"))
+
+
+def test_there_is_one_console_script() -> None:
+    """Global names like `convert` and `evaluate` belong to others."""
+    text = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r"^\[project\.scripts\]\n(.*?)\n\n", text, re.M | re.S)[1] == (
+        'monodepth = "trainer.commands.__main__:main"'
+    )
+
+
+BARE = re.compile(
+    r"(?<![\w$/-])(?<!monodepth )(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
+    r" (?=--?[a-z]+ |[<\w/.+-]+\.(?:npz|yaml|safetensors|ckpt|mp4)|(?:targets|hints|lmdb|jpeg|kitti|video|synthetic) )"
+)
+
+
+@pytest.mark.parametrize("folder", ["README.md", "docs", "cfg", "launch", "trainer", "models_zoo", "Makefile"])
+def test_commands_are_written_as_one_types_them(folder: str) -> None:
+    """`monodepth train ...`: no other name is installed."""
+    place = ROOT / folder
+    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.suffix in {".md", ".yaml", ".py", ".in"}]
+    assert files
+    bare = [f"{p.relative_to(ROOT)}: {m[0]}" for p in files for m in BARE.finditer(p.read_text())]
+    assert not bare
+
+
+def test_the_version_is_told(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"monodepth {trainer.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("monodepth sw", "sweep"),
+        ("monodepth train -c synthetic/monodepth2_MS", "synthetic/monodepth2_MS"),
+        ("monodepth launch-file cpu_", "cpu_x2"),
+        ("monodepth replay --hp", "--hparams"),
+    ],
+)
+def test_a_shell_completes(words: str, offered: str) -> None:
+    script = """
+    monodepth() { "$PYTHON" -m trainer.commands "$@"; }
+    eval "$(monodepth --completion)"
+    COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _monodepth; echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", words], capture_output=True, text=True, cwd=ROOT,
+        env=environment(PYTHON=sys.executable),
+    )  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == ([offered], "")
 
 
 def test_help_of_a_command_loads_no_torch() -> None:
@@ -82,6 +155,7 @@ def test_help_of_a_command_loads_no_torch() -> None:
     assert not loaded & {"torch", "timm", "accelerate", "matplotlib", "tensorboard"}
 
 
-def test_a_mistake_in_a_command_ends_with_2() -> None:
-    done = fork("trainer/commands/__main__.py", "generate-tables", "no_such_folder")
+@pytest.mark.parametrize("name", ["tables", "generate-tables"])
+def test_a_mistake_in_a_command_ends_with_2(name: str) -> None:
+    done = fork("trainer/commands/__main__.py", name, "no_such_folder")
     assert (done.returncode, done.stderr) == (2, "error: no_such_folder: no such folder\n")

@@ -63,7 +63,7 @@ def test_write_and_check(run, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     code, _, error = run("--out", str(page), "--check")
     assert code == 1
-    assert error == f"{page} is out of step with the code. Run: python launch/list.py --out {page}\n"
+    assert error == f"{page} is out of step with the code. Run: monodepth list --out {page}\n"
     assert run("--out", str(page)) == (0, f"wrote {page}\n", "")
     assert run("--out", str(page), "--check")[0] == 0
     assert run("--markdown")[1] == page.read_text()

@@ -53,7 +53,7 @@ def test_broken_pictures_are_named_and_kept(raw, capsys):
     assert f"{png} is not a readable picture" in text
     assert f"{other.with_suffix('.jpg')} does not show what {other.name} shows" in text
     assert f"{small.with_suffix('.jpg')}: 24x7 pixels" in text
-    assert text.count("Delete the JPEG and run prepare jpeg again") == 2
+    assert text.count("Delete the JPEG and run `monodepth prepare jpeg` again") == 2
     assert files(raw, ".png") == [png, other, small]
     for path in (other, small):
         path.with_suffix(".jpg").unlink()

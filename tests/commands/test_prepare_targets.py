@@ -60,6 +60,19 @@ def test_eigen_has_metres_ahead_of_the_lidar(raw):
     np.testing.assert_array_equal(ahead[0], project_points(scan, projection, SIZE, forward=True))
 
 
+@pytest.mark.parametrize(
+    ("without", "options", "advice"),
+    [
+        ("depth_benchmark", (), "--source lidar"),
+        (f"{DRIVE}/velodyne_points", ("--source", "lidar"), "--source annotated"),
+    ],
+)
+def test_what_is_missing_has_another_source(raw, capsys, without, options, advice):
+    shutil.rmtree(raw / without)
+    assert targets(raw, *options) == 1
+    assert capsys.readouterr().out.splitlines()[-1].endswith(advice)
+
+
 def test_intrinsics_are_those_of_rectified_pictures(raw):
     path = raw / DATE / "calib_cam_to_cam.txt"
     lines = [

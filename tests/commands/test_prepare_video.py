@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 
 import cv2
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.data.clips import damage_frames, film
+from trainer.commands import train
 from trainer.commands.jobs import prepare_video
 from trainer.commands.prepare import main
+from trainer.config import load_config
 from trainer.data import DATASETS
 from trainer.data.clips.motion import WIDTH, compare, small_grey, uneven_share
 from trainer.data.clips.survey import Survey
@@ -62,7 +65,7 @@ def test_standing_frames_go_and_cuts_begin_clips(drives, tmp_path, capsys):
     dropped = "5 standing, 2 blank, 2 in clips shorter than 3 frames; 2 cuts"
     assert f"20 kept in 2 clips; dropped: {dropped}" in text
     assert "warning: only 20 frames are left" in text
-    assert f"dataset.type=folder dataset.path={out} dataset.frame_gap=1" in text
+    assert f"monodepth train -c real/folder -n frames --set dataset.path={out} dataset.frame_gap=1" in text
     names = sorted(str(p.relative_to(out)) for p in out.rglob("*.jpg"))
     assert names == [f"drive-{clip:03d}/{i:010d}.jpg" for clip in (0, 1) for i in range(10)]
     back = read(out / "drive-000/0000000004.jpg").astype(float)
@@ -111,7 +114,7 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_
         patch.setattr(prepare_video, "store", stop)
         assert video(path, "--out", out) == 130
     assert 0 < len(list(out.rglob("*.jpg"))) < 10
-    note = f"{path} was not decoded to its end. Finish it: prepare video {path} --out {out}"
+    note = f"{path} was not decoded to its end. Finish it: monodepth prepare video {path} --out {out}"
     options = {"path": str(out), "val_every": 0, "fov": 80.0}
     assert note in DATASETS.create("folder", **options).notes()
     assert video(path, "--out", out, "--every", 2) == 2
@@ -119,6 +122,17 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_
     video(path, "--out", out)
     assert len(list(out.rglob("*.jpg"))) == 10
     assert note not in DATASETS.create("folder", **options).notes()
+
+
+def test_the_last_line_trains_on_the_frames(drives, tmp_path, capsys):
+    out = tmp_path / "my frames"
+    video(film(tmp_path / "a.avi", drives[0]), "--out", out)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("train on them: ")[2])
+    assert words[:2] == ["monodepth", "train"]
+    args = train.parse(words[2:])
+    name, dataset = load_config(args.cfg_file, args.cfg_default, args.set).dataset_kwargs("train")
+    assert (name, dataset["path"]) == ("folder", str(out))
+    assert len(DATASETS.create(name, **dataset)) > 0
 
 
 def test_a_film_that_stands_leaves_nothing_to_train_on(drives, report):

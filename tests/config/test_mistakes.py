@@ -294,7 +294,8 @@ def test_missing_file_names_the_nearest_one_and_those_beside_it(load):
         load_config(["defualt.yaml", "x.yaml", "no/folder.yaml"], registries=TOYS)
     assert caught.value.problems == [
         "defualt.yaml: no such file. Did you mean 'default.yaml'? Known: default.yaml, x.yaml",
-        "no/folder.yaml: no such folder no",
+        "no/folder.yaml: no such file, and no page of this name. Did you mean 'real/folder'? `monodepth cfg list` lists"
+        " all",
     ]
 
 

@@ -298,8 +298,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, trained for two steps by the command of the page."""
     folder = write_example(tmp_path_factory.mktemp("example"))
     train = blocks("console")[0].splitlines()[0].split()
-    assert train[0] == "train"
-    done = fork(ROOT / "launch/train.py", *train[1:], "--progress", "plain", "--set", *TINY, cwd=folder)
+    assert train[:2] == ["monodepth", "train"]
+    done = fork(ROOT / "launch/train.py", *train[2:], "--progress", "plain", "--set", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -321,11 +321,11 @@ def test_the_example_trains(trained: Path) -> None:
 @pytest.mark.slow
 def test_the_example_is_evaluated_with_its_plugin_only(trained: Path) -> None:
     evaluate = blocks("console")[0].splitlines()[1].split()
-    assert evaluate[0] == "evaluate"
-    done = fork(ROOT / "launch/evaluate.py", *evaluate[1:], "--limit", "2", cwd=trained)
+    assert evaluate[:2] == ["monodepth", "evaluate"]
+    done = fork(ROOT / "launch/evaluate.py", *evaluate[2:], "--limit", "2", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "ratio to best constant depth" in done.stdout
-    without = [word for word in evaluate[1:] if word not in ("--plugins", "my_module")]
+    without = [word for word in evaluate[2:] if word not in ("--plugins", "my_module")]
     done = fork(ROOT / "launch/evaluate.py", *without, cwd=trained)
     assert done.returncode == 2
     assert "loss.charbonnier is not a loss" in done.stderr
@@ -345,7 +345,7 @@ def test_the_example_is_loaded_with_its_plugin_only(trained: Path, here: Path) -
 
 @pytest.mark.slow
 def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
-    again = blocks("console")[0].splitlines()[0].split()[1:]
+    again = blocks("console")[0].splitlines()[0].split()[2:]
     without = [word for word in again if word not in ("--plugins", "my_module")]
     done = fork(ROOT / "launch/train.py", *without, "--set", *TINY, cwd=trained)
     assert done.returncode == 2
@@ -358,7 +358,7 @@ def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_with_workers(tmp_path: Path) -> None:
     folder = write_example(tmp_path)
-    train = blocks("console")[0].splitlines()[0].split()[1:]
+    train = blocks("console")[0].splitlines()[0].split()[2:]
     options = ("--progress", "plain", "--set", *TINY, "loader.num_workers=1")
     done = fork(ROOT / "launch/train.py", *train, *options, processes=2, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -274,7 +274,7 @@ def test_databases_that_are_missing_or_something_else_are_one_problem(databases:
     folder = databases / DRIVE / "image_02/data"
     shutil.rmtree(folder)
     problem, total = check(databases)
-    assert "items are incomplete: `prepare kitti check`" in total
+    assert "items are incomplete: `monodepth prepare kitti check`" in total
     assert f"{folder} does not exist or is empty" in problem
     folder.mkdir()
     put(folder, b"hello", b"world")

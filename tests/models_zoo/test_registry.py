@@ -25,6 +25,7 @@ def test_create_by_name_and_alias(shapes: Registry) -> None:
     assert shapes.get("cuboid") is shapes.get("box")
     assert shapes.names() == ["box", "cuboid"]
     assert list(shapes.parameters("box")) == ["width", "height"]
+    assert repr(shapes) == "Registry(shape: box, cuboid)"
 
 
 def test_unknown_name_says_the_nearest(shapes: Registry) -> None:

@@ -100,6 +100,7 @@ def test_a_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
         (errno.EROFS, "Read-only file system.*where you may write"),
         (errno.EACCES, "Permission denied.*where you may write"),
         (errno.EIO, "Check the disk"),
+        (errno.ENOENT, "Its folder was deleted or moved while it was in use: put it back, or start the command again"),
     ],
 )
 @pytest.mark.parametrize("call", ["fsync", "replace"])

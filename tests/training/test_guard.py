@@ -128,7 +128,7 @@ def test_stop_raises_with_place_capsule_and_remedies() -> None:
     with pytest.raises(NonFiniteLoss) as error:
         guard.refuse(verdict, Position(3, 10, 20), batches)
     said = str(error.value)
-    assert said.startswith("the loss is not finite in epoch 4, step 21, on process 0; `replay 20-0-1`")
+    assert said.startswith("the loss is not finite in epoch 4, step 21, on process 0; `monodepth replay 20-0-1`")
     for word in ("gradient_clip_val", "bf16", "detect_anomaly", "trainer.nonfinite: skip"):
         assert word in said
     (name, batch, position, number, seed, rank) = capsules.saved[0]
@@ -230,5 +230,5 @@ def test_all_processes_refuse_what_one_cannot_take(tmp_path: Path) -> None:
     first, second = ((tmp_path / str(rank)).read_text() for rank in range(2))
     assert first.startswith("True True 0.98")  # both share of the sound step, with the eps of BatchNorm
     for said in (first, second):
-        assert "on process 1; `replay 0-1-0` names what broke first: the step is left out" in said
+        assert "on process 1; `monodepth replay 0-1-0` names what broke first: the step is left out" in said
     assert first.split()[:3] == second.split()[:3]

@@ -22,6 +22,7 @@ from torch import Tensor
 import models_zoo
 from models_zoo.weights import read_foreign
 from models_zoo.weights.base import ForeignWeights, MissingSettings, UnreadableWeights, merged
+from trainer import __version__
 from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.matching import compare, described, is_part, mismatch_lines, planned
@@ -30,7 +31,6 @@ from trainer.config import Config, ConfigError, load_config
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
-from trainer.runtime.rundir import installed_version
 
 TAKEN = {"dataset": ("size", "supp_idxs"), "trainer": ("min_depth", "max_depth", "legacy_sampling")}
 DEFAULTS: dict[str, Any] = {  # Monodepth2, arXiv:1806.01260
@@ -70,7 +70,7 @@ class Converted:
         hparams = {
             **_run_names(self.foreign.source),
             "seed": None,
-            "trainer_version": installed_version(),
+            "trainer_version": __version__,
             "config": self.config.to_dict(),
             "imported": {
                 "source": str(self.foreign.source),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from models_zoo.registry import did_you_mean
+from trainer import __version__
 
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
@@ -16,13 +17,31 @@ COMMANDS = {
     "export-depth": "write the disparities of a data set to an NPZ file",
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
     "sweep": "train, evaluate and tabulate several configurations over several seeds",
-    "generate-tables": "average results over seeds into tables and figures",
+    "tables": "average results over seeds into tables and figures",
     "replay": "repeat the step at which a loss became NaN",
     "convert": "turn published weights into a checkpoint",
     "list": "list everything that a YAML file can name",
+    "cfg": "list or copy the YAML pages that come with the trainer",
+    "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "schema": "write the JSON schema of the YAML files",
     "bench": "time a training step or the loop",
 }
+MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
+ALIASES = {"generate-tables": "tables"}
+
+COMPLETION = """\
+[ -z "$ZSH_VERSION" ] || { autoload -U +X compinit bashcompinit && compinit && bashcompinit; }
+_monodepth() {
+  local word="${COMP_WORDS[COMP_CWORD]}" words
+  case "$COMP_CWORD,$word,${COMP_WORDS[COMP_CWORD-1]}" in
+    1,*) words="@COMMANDS@" ;;
+    *,-*,*) words=$("${COMP_WORDS[0]}" "${COMP_WORDS[1]}" --help 2>/dev/null | grep -oe '--[a-z][a-z-]*' | sort -u) ;;
+    *,-c | *,-d | *,--cfg-file | *,--cfg-default) words=$("${COMP_WORDS[0]}" cfg list --names 2>/dev/null) ;;
+    *,launch-file) words=$("${COMP_WORDS[0]}" launch-file | cut -d' ' -f1) ;;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -o default -F _monodepth monodepth"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,11 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage="monodepth COMMAND ...   (monodepth COMMAND --help lists its options)",
     )
     parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("--version", action="version", version=f"monodepth {__version__}")
+    parser.add_argument(
+        "--completion", action="version", version=COMPLETION.replace("@COMMANDS@", " ".join(COMMANDS)),
+        help='print the completion of bash and zsh: eval "$(monodepth --completion)" in .bashrc or .zshrc',
+    )  # fmt: skip
     given = list(sys.argv[1:] if argv is None else argv)
     name = parser.parse_args(given[:1]).command.replace("_", "-")
+    name = ALIASES.get(name, name)
     if name not in COMMANDS:
         parser.error(f"{given[0]!r} is not a command. {did_you_mean(name, COMMANDS)}")
-    command = importlib.import_module(f"trainer.commands.{name.replace('-', '_')}")
+    command = importlib.import_module(f"trainer.commands.{MODULES.get(name, name).replace('-', '_')}")
     return int(command.main(given[1:]))
 
 

@@ -1,8 +1,8 @@
 """Measure how long things take on this machine.
 
-    python launch/bench.py step                      one training step and its parts, batch 4 of 640x192 and 192x64
-    python launch/bench.py step --precision bf16 --threads 2 --size 640 192
-    python launch/bench.py loop                      the trainer's loop beside a bare PyTorch loop, on the demo
+    monodepth bench step                      one training step and its parts, batch 4 of 640x192 and 192x64
+    monodepth bench step --precision bf16 --threads 2 --size 640 192
+    monodepth bench loop                      the trainer's loop beside a bare PyTorch loop, on the demo
 
 Times are medians of interleaved rounds. `A/A` compares two measurements of the same thing: its distance from 1 is the
 error of any ratio of two numbers.
@@ -15,19 +15,21 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, program
+from trainer.commands.cli import add_shared, fill_in, guarded, whole
 
-DEMO = Path(__file__).resolve().parents[2] / "cfg/synthetic/monodepth2_MS.yaml"
+DEMO = Path("synthetic/monodepth2_MS")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog=program("bench"), description="Measure how long things take on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="monodepth bench", description="Measure how long things take on this machine."
+    )
     jobs = parser.add_subparsers(dest="what", required=True)
     images = "one training step (Monodepth2, supports -1 and 1) and its parts, on random images"
     step = jobs.add_parser("step", help=images)
     add = step.add_argument
-    add("--size", type=int, nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
+    add("--size", type=whole(1, 8192), nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
     add_shared(step, "--batch-size", default=4)
     add("--encoder", default="resnet18", metavar="NAME", help="of both networks (default resnet18)")
     add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
@@ -36,21 +38,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     loop = jobs.add_parser("loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop")
     add = loop.add_argument
     add_shared(loop, "--cfg-file", default=[DEMO], help="default: the demo")
-    add_shared(loop, "--cfg-default", default=[DEMO.with_name("default.yaml")])
+    add_shared(loop, "--cfg-default")
     add_shared(loop, "--set")
     add_shared(loop, "--seed")
-    add("--steps", type=int, metavar="N", help="per round and side (default trainer.log_every_n_steps)")
+    add("--steps", type=whole(1, 1_000_000), metavar="N", help="per round and side (default trainer.log_every_n_steps)")
     add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
     add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
     for job in jobs.choices.values():
         for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
-            job.add_argument(name, type=int, default=default, metavar="N", help=f"{meaning} (default {default})")
+            job.add_argument(
+                name, type=whole(1, 1024), default=default, metavar="N", help=f"{meaning} (default {default})"
+            )
     args = parser.parse_args(argv)
-    for name in ("batch_size", "rounds", "threads", "steps"):
-        value = getattr(args, name, None)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    return args
+    return fill_in(args) if args.what == "loop" else args
 
 
 @guarded

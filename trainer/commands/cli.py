@@ -1,4 +1,4 @@
-"""What the commands share: options, the name in their usage line, errors shown as sentences, output that may break."""
+"""What the commands share: options and their defaults, errors shown as sentences, output that may break."""
 
 from __future__ import annotations
 
@@ -20,13 +20,6 @@ from trainer.runtime.processes import is_first_process
 PATIENCE = 4.0  # seconds of silence at a start
 
 
-def program(name: str) -> str:
-    """Name a command in its usage line as it was typed: "monodepth export-depth", or `name` for a script of its own."""
-    path = Path(sys.argv[0])
-    is_one_of_many = path.stem == "monodepth" or path.parts[-2:] == ("commands", "__main__.py")
-    return f"monodepth {name.replace('_', '-')}" if is_one_of_many else name
-
-
 def seed_number(text: str) -> int:
     """Read a seed. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 2**63):
@@ -35,23 +28,42 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Make the `type` of an option that takes whole numbers from `least` to `most`."""
+
+    def number(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(most)) else -1
+        if not least <= value <= most:
+            shown = text if len(text) <= 30 else f"{text[:30]} ..."
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most:,}, got {shown!r}")
+        return value
+
+    return number
+
+
+processes = whole(0, 1024)  # as loader.num_workers
 _FILES = {"type": Path, "nargs": "+", "metavar": "YAML"}
 _WORDS = {"action": "extend", "nargs": "+", "default": []}
-_COUNT = {"type": int, "metavar": "N"}
 _PLUGINS = (
     "your modules that register losses, decoders, datasets or networks: names as for import, searched for here and on"
     " PYTHONPATH, or .py files"
 )
+_PAGES = "pages (YAML files) of this run, your own or some that `monodepth cfg list` names; later ones win"
+_BASE = "what they build on; later ones win (default: the default.yaml beside the first page; -d alone: nothing)"
 # Options that several commands have.
 _SHARED: dict[str, dict[str, Any]] = {
-    "--cfg-file": {**_FILES, "help": "this run; later files win"},
-    "--cfg-default": {**_FILES, "help": "what it builds on; later files win"},
+    "--cfg-file": {**_FILES, "help": _PAGES},
+    "--cfg-default": {**_FILES, "nargs": "*", "help": _BASE},
     "--set": {**_WORDS, "metavar": "KEY=VALUE", "help": "override a key"},
     "--plugins": {**_WORDS, "metavar": "MODULE", "help": _PLUGINS},
     "--hparams": {"type": Path, "metavar": "YAML", "help": "corrected hparams.yaml, instead of the embedded one"},
     "--seed": {"type": seed_number, "metavar": "N", "default": 42, "help": "seed of everything random (default 42)"},
-    "--batch-size": {**_COUNT, "help": "images per pass of the network (default %(default)s)"},
-    "--num-workers": {**_COUNT, "default": 0, "help": "processes that load items (default 0)"},
+    "--batch-size": {
+        "type": whole(1, 100_000),
+        "metavar": "N",
+        "help": "images per pass of the network (default %(default)s)",
+    },
+    "--num-workers": {"type": processes, "metavar": "N", "default": 0, "help": "processes that load items (default 0)"},
 }
 _SHORT = {"--cfg-file": "-c", "--cfg-default": "-d", "--seed": "-s"}
 
@@ -69,6 +81,26 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, "--plugins")
 
 
+def fill_in(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what the pages say where options do not: what they build on, and the folder, name and version of a run.
+
+    Returns the same `args`. Options that a command does not have are left alone.
+    """
+    from trainer.config import pages
+
+    args.cfg_file = [pages.find_page(page) for page in args.cfg_file]
+    implied: dict[str, Any] = {
+        "cfg_default": pages.default_beside(args.cfg_file),
+        "ckpt_dir": pages.experiment_of(args.cfg_file),
+        "name": "+".join(page.stem for page in args.cfg_file),
+        "version": str(args.seed),
+    }
+    for key, value in implied.items():
+        if getattr(args, key, "") is None:
+            setattr(args, key, value)
+    return args
+
+
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "") -> None:
     """Add --hparams, --cfg-file, --set and --plugins, for the configuration in a checkpoint; `section` ends a help."""
     add_shared(parser, "--hparams")
@@ -81,6 +113,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, section: str = "")
 def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
     """Write a generated file, or with `check` only compare it. Returns 1 when it differs: `command` writes it."""
     if not check:
+        files.make_folder(path.parent)
         files.write_text(path, text)
         print(f"wrote {path}")
     elif not os.path.isfile(path) or path.read_text(encoding="utf-8") != text:

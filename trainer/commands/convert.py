@@ -1,7 +1,7 @@
 """Turn published weights into a checkpoint: Monodepth2 folders, Lightning checkpoints, torchvision's ResNets.
 
-    convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors
-    convert models/hrdepth_MS/042/models/best.ckpt models/imported/hrdepth_MS.safetensors
+    monodepth convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors
+    monodepth convert models/hrdepth_MS/042/models/best.ckpt models/imported/hrdepth_MS.safetensors
 
 Weights that cannot be converted are an error that lists them; everything left out is reported.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.cli import guarded, program
+from trainer.commands.cli import guarded
 from trainer.runtime.errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("convert"),
-        description="Turn published weights into a checkpoint for `evaluate` and `train`. SRC is a Monodepth2 folder,"
+        prog="monodepth convert",
+        description="Turn published weights into a checkpoint to evaluate or to train from. SRC is a Monodepth2 folder,"
         " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), or a ResNet with"
         " torchvision's names, which becomes an encoder. Nothing in SRC is run. Networks, image size, support frames"
         " and depth range are those of SRC, all other settings defaults.",
-        epilog="Example: convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors",
+        epilog="Example: monodepth convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors",
     )
     add = parser.add_argument
     add("source", type=Path, metavar="SRC", help="file or folder to read")
@@ -75,11 +75,8 @@ def report(converted: Converted, target: Path) -> list[str]:
     lines += [f"note: {note}" for note in converted.notes]
     lines += [f"saved: {target}", "next:"]
     if not any(part.startswith("depth.") for part in foreign.parts):
-        lines.append(f"  evaluate --ckpt {target} -c cfg/eval/kitti_eigen.yaml")
-    lines.append(
-        "  train -c <MODEL>.yaml -d <default>.yaml -o models/tuned -n tuned -v 42 -s 42"
-        f" --set trainer.load_ckpt={target}"
-    )
+        lines.append(f"  monodepth evaluate --ckpt {target} -c eval/kitti_eigen")
+    lines.append(f"  monodepth train -c <page> -o models/tuned --set trainer.load_ckpt={target}")
     if statistics := _other_statistics(converted):
         lines.append(f"    and, because these weights want other statistics of images: {statistics}")
     return lines

@@ -1,11 +1,11 @@
 """Score a checkpoint, or predictions in a file: depth against ground truth, beside guesses that do not look.
 
-    evaluate --ckpt models/synthetic/monodepth2_MS/42
-    evaluate --ckpt models/kitti/monodepth2_MS/42/ckpts/last.safetensors \
-             --cfg-file cfg/eval/kitti_eigen.yaml --alignment stereo median --flip --sheet sheet.png
-    evaluate --pred-file sgbm.npz --pred-kind disp --cfg-file cfg/eval/kitti_eigen.yaml
-    evaluate --pred-file preds.npz --targets targets_test.npz --cfg-file cfg/eval/kitti_eigen.yaml
-    evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file cfg/eval/kitti_odometry.yaml
+    monodepth evaluate --ckpt models/synthetic/monodepth2_MS/42
+    monodepth evaluate --ckpt models/kitti/monodepth2_MS/42/ckpts/last.safetensors \
+             --cfg-file eval/kitti_eigen --alignment stereo median --flip --sheet sheet.png
+    monodepth evaluate --pred-file sgbm.npz --pred-kind disp --cfg-file eval/kitti_eigen
+    monodepth evaluate --pred-file preds.npz --targets targets_test.npz --cfg-file eval/kitti_eigen
+    monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file eval/kitti_odometry
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
 go into a YAML file together with everything that is needed to compare them with others. Several processes
@@ -23,16 +23,16 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_checkpoint_arguments, add_shared, command, program
+from trainer.commands.cli import add_checkpoint_arguments, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("evaluate"),
+        prog="monodepth evaluate",
         description="Score a checkpoint on a data set with ground truth. The last line printed is AbsRel over"
         " that of the best constant depth: below 1, the network makes use of the image.",
-        epilog="Example: evaluate --ckpt models/synthetic/monodepth2_MS/42 --sheet sheet.png",
+        epilog="Example: monodepth evaluate --ckpt models/synthetic/monodepth2_MS/42 --sheet sheet.png",
     )
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--ckpt", type=Path, help="a .safetensors file, or a run folder (its best checkpoint)")
@@ -51,11 +51,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="unit of its depth: m, baseline (0.1 = 0.54 m, as networks have it) or any, which choose the alignment"
         " none, stereo or median; default: what the file says, else m",
     )
-    targets = "with --pred-file: ground truth in a file of `prepare targets`, instead of the data set"
+    targets = "with --pred-file: ground truth in a file of `monodepth prepare targets`, instead of the data set"
     add("--targets", type=Path, metavar="NPZ", help=targets)
     add_checkpoint_arguments(parser, ". Its section `evaluation` sets what the options of the protocol do not")
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
-    add("--limit", type=int, metavar="N", help="score N items, evenly spaced over the data set")
+    add("--limit", type=whole(1, 100_000_000), metavar="N", help="score N items, evenly spaced over the data set")
     _add_protocol(parser.add_argument_group("protocol").add_argument)
     output = parser.add_argument_group("output and speed")
     add = output.add_argument
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     spelling = "also write the numbers alone, spelled as in the files of arXiv:2208.01489"
     add("--legacy", type=Path, metavar="YAML", help=spelling)
     add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
-    add("--num-sheet", type=int, default=6, metavar="N", help="items on the sheet (default 6)")
+    add("--num-sheet", type=whole(1, 1000), default=6, metavar="N", help="items on the sheet (default 6)")
     add_shared(output, "--batch-size", default=8)
     add_shared(output, "--num-workers")
     return parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Predict a data set and keep the disparities in a file, for `evaluate --pred-file` and for other code.
+"""Predict a data set and keep the disparities in a file, for `monodepth evaluate --pred-file` and for other code.
 
-    export_depth --ckpt models/kitti/monodepth2_MS/42 --cfg-file cfg/export/kitti_eigen.yaml
-    evaluate --pred-file models/kitti/monodepth2_MS/42/preds/kitti_eigen_best.npz --cfg-file cfg/eval/kitti_eigen.yaml
+    monodepth export-depth --ckpt models/kitti/monodepth2_MS/42 --cfg-file export/kitti_eigen
+    monodepth evaluate --pred-file models/kitti/monodepth2_MS/42/preds/kitti_eigen_best.npz --cfg-file eval/kitti_eigen
 
 The file is NPZ: `pred` float32 (N, h, w), 1 / depth in the unit of the network (0.1 = 0.54 m for stereo training), in
 the order of the data set; `items` are the names of its items and `dataset` its arguments (JSON), which `evaluate`
@@ -16,15 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_checkpoint_arguments, add_shared, command, program
+from trainer.commands.cli import add_checkpoint_arguments, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("export_depth"),
+        prog="monodepth export-depth",
         description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file.",
-        epilog="Example: export_depth --ckpt models/synthetic/monodepth2_MS/42 --save preds.npz",
+        epilog="Example: monodepth export-depth --ckpt models/synthetic/monodepth2_MS/42 --save preds.npz",
     )
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="a .safetensors file, or a run folder (its best checkpoint)")

@@ -1,8 +1,8 @@
 """Tabulate results over seeds: mean, standard deviation, and which orders are outside the seed noise.
 
-    generate_tables models/benchmark
-    generate_tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
-    generate_tables models/benchmark --file "syns*" --by category --relative-to garg
+    monodepth tables models/benchmark
+    monodepth tables models/benchmark --mix alignment --reference benchmark --out models/benchmark/tables
+    monodepth tables models/benchmark --file "syns*" --by category --relative-to garg
 
 Results of different protocols never share a table unless `--mix` names the difference, which becomes a column.
 """
@@ -13,15 +13,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command, program
+from trainer.commands.cli import add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("generate_tables"),
+        prog="monodepth tables",
         description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
-        epilog="Example: generate_tables models/benchmark --out models/benchmark/tables",
+        epilog="Example: monodepth tables models/benchmark --out models/benchmark/tables",
     )
     add = parser.add_argument
     add("root", type=Path, help="folder with the models")

@@ -1,10 +1,10 @@
 """List what YAML files can name: networks, decoders, losses, data sets and more, with arguments and sources.
 
-python launch/list.py                       everything
-python launch/list.py losses                one chapter
-python launch/list.py loss.disp_smooth      one entry; `disp_smooth` alone finds it, too
-python launch/list.py --out docs/catalogue.md            writes everything as Markdown
-python launch/list.py --out docs/catalogue.md --check    fails when that file is out of step with the code
+monodepth list                       everything
+monodepth list losses                one chapter
+monodepth list loss.disp_smooth      one entry; `disp_smooth` alone finds it, too
+monodepth list --out docs/catalogue.md            writes everything as Markdown
+monodepth list --out docs/catalogue.md --check    fails when that file is out of step with the code
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command, program
+from trainer.commands.cli import add_shared, command
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "catalogue.md"
 
@@ -21,9 +21,9 @@ COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "catalogue.md"
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("list"),
+        prog="monodepth list",
         description="List what YAML files can name, with arguments, defaults and sources.",
-        epilog="Example: list losses; list img_recon --plugins my_module",
+        epilog="Example: monodepth list losses; monodepth list img_recon --plugins my_module",
     )
     add = parser.add_argument
     add("what", nargs="*", help="chapters (losses) or entries (loss.img_recon, img_recon); default all")

@@ -1,9 +1,9 @@
 """Prepare data: check KITTI, convert it, make depth hints, evaluation targets, synthetic drives, frames of videos.
 
-    prepare kitti check        what is there and what is missing, per split
-    prepare lmdb | jpeg        KITTI as LMDB databases; its PNG pictures as JPEG
-    prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
-    prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
+    monodepth prepare kitti check        what is there and what is missing, per split
+    monodepth prepare lmdb | jpeg        KITTI as LMDB databases; its PNG pictures as JPEG
+    monodepth prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
+    monodepth prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
 
 A stopped command continues when it is started again. Exit code 1: done, but some inputs are missing or broken and
 named. 130: stopped by Ctrl-C.
@@ -19,14 +19,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import guarded, program
+from trainer.commands.cli import guarded, seed_number, whole
 
 _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line: `job`, and the arguments of its `run`."""
-    parser = argparse.ArgumentParser(prog=program("prepare"), description="Prepare data.")
+    parser = argparse.ArgumentParser(prog="monodepth prepare", description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     for add_job in (_kitti, _lmdb, _jpeg, _hints, _targets, _synthetic, _video):
         add_job(jobs)
@@ -40,7 +40,7 @@ def _kitti(jobs: Any) -> None:
         help="what is there and what is missing, per split",
         description="Count per split how many items have target, supports, LiDAR, annotated depth and depth hints;"
         " list missing drives and, with --deep, broken files. Exit code 0: all items can be loaded.",
-        epilog="Example: prepare kitti check --root data/kitti_raw_sync --splits eigen_zhou --deep",
+        epilog="Example: monodepth prepare kitti check --root data/kitti_raw_sync --splits eigen_zhou --deep",
     )
     _add_places(parser, "depth", "hints")
     _add_splits(parser)
@@ -56,7 +56,7 @@ def _lmdb(jobs: Any) -> None:
         help="KITTI as LMDB databases",
         description="Pack KITTI into one LMDB database per drive and sensor, for dataset.type=kitti_lmdb. Pictures"
         " stay encoded. The same command continues and skips complete databases.",
-        epilog="Example: prepare lmdb --root data/kitti_raw_sync --out data/kitti_raw_sync_lmdb",
+        epilog="Example: monodepth prepare lmdb --root data/kitti_raw_sync --out data/kitti_raw_sync_lmdb",
     )
     _add_places(parser, "depth", "hints")
     parser.add_argument("--out", **_DIR, required=True, help="folder of the databases")
@@ -69,7 +69,7 @@ def _jpeg(jobs: Any) -> None:
         help="KITTI's PNG pictures as JPEG",
         description="Write each PNG picture of KITTI raw beside itself as JPEG, quality 92, 4:2:0, and compare what"
         " is read back with the original. Readers take the PNG as long as it exists. The same command continues.",
-        epilog="Example: prepare jpeg --root data/kitti_raw_sync --remove-png",
+        epilog="Example: monodepth prepare jpeg --root data/kitti_raw_sync --remove-png",
     )
     _add_places(parser)
     parser.add_argument("--check", action="store_true", help="compare the JPEG files of an earlier run, too")
@@ -83,7 +83,7 @@ def _hints(jobs: Any) -> None:
         help="depth hints by stereo matching",
         description="Match the stereo pairs of KITTI with twelve settings of semi-global matching and keep, per"
         " pixel, what rebuilds the picture best (arXiv:1909.09051). 1.3 MB per picture. The same command continues.",
-        epilog="Example: prepare hints --root data/kitti_raw_sync --splits eigen_zhou",
+        epilog="Example: monodepth prepare hints --root data/kitti_raw_sync --splits eigen_zhou",
     )
     _add_places(parser)
     parser.add_argument("--out", **_DIR, help="default: depth_hints in the raw folder, where readers look")
@@ -99,7 +99,7 @@ def _targets(jobs: Any) -> None:
         " annotated depth, but for the split eigen metres ahead of the LiDAR, as published numbers have it; K is"
         " that of the rectified pictures. Nothing is written while an item lacks its truth."
         " The same command continues.",
-        epilog="Example: prepare targets --root data/kitti_raw_sync --split eigen_benchmark",
+        epilog="Example: monodepth prepare targets --root data/kitti_raw_sync --split eigen_benchmark",
     )
     _add_places(parser, "depth")
     add = parser.add_argument
@@ -123,21 +123,27 @@ def _synthetic(jobs: Any) -> None:
         "synthetic",
         help="store synthetic drives as KITTI raw recordings",
         description="Store synthetic drives as KITTI raw recordings. The same command continues them.",
-        epilog="Example: prepare synthetic --out data/kitti_raw_sync --drives 4 --frames 100 --annotated",
+        epilog="Example: monodepth prepare synthetic --out data/kitti_raw_sync --drives 4 --frames 100 --annotated",
     )
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--out", **_DIR, required=True, help="new folder, or one that this command began")
-    add("--drives", type=int, default=4, metavar="N", help="drives, each a scene of its own (default 4)")
-    add("--frames", type=int, default=100, metavar="N", help="frames per drive (default 100)")
+    add("--drives", type=whole(1, 100_000), default=4, metavar="N", help="drives, each a scene of its own (default 4)")
+    add("--frames", type=whole(1, 1_000_000), default=100, metavar="N", help="frames per drive (default 100)")
     add("--size", type=_size, default=(1242, 375), metavar="WxH", help="of the pictures (default 1242x375)")
-    add("--seed", type=int, default=0, help="of all scenes (default 0)")
+    add("--seed", type=seed_number, default=0, help="of all scenes (default 0)")
     add("--format", choices=("png", "jpg"), default="png", help="of the pictures (default png)")
     add("--lidar", action=flag, default=True, help="write LiDAR scans (default)")
     add("--annotated", action=flag, default=False, help="write exact depth as 16-bit PNG")
     add("--scene", choices=("road", "corridor", "mixed"), default="road", help="scenes (default road)")
     add("--motion", type=float, default=0.8, metavar="M", help="mean metres per frame (default 0.8)")
     add("--rotation", type=float, default=1.0, metavar="DEG", help="largest angle of the camera (default 1)")
-    add("--moving-objects", type=int, default=0, metavar="N", help="moving cars and people per drive (default 0)")
+    add(
+        "--moving-objects",
+        type=whole(0, 1000),
+        default=0,
+        metavar="N",
+        help="moving cars and people per drive (default 0)",
+    )
     add("--standing", type=float, default=0.0, metavar="P", help="share of drives without motion (default 0)")
     add("--split", default="synthetic", metavar="NAME", help="splits/<NAME>/*_files.txt (default synthetic)")
 
@@ -149,12 +155,12 @@ def _video(jobs: Any) -> None:
         description="Decode videos, drop frames in which the camera stands, cut them into clips where the scene"
         " changes, and report frame rate, motion, parallax, sharpness and a frame gap for training. Warn of what"
         " usually goes wrong. The same command skips finished videos.",
-        epilog="Example: prepare video drive.mp4 --out data/my_frames",
+        epilog="Example: monodepth prepare video drive.mp4 --out data/my_frames",
     )
     add = parser.add_argument
     add("videos", type=Path, nargs="+", metavar="VIDEO", help="video files")
     add("--out", **_DIR, required=True, help="folder of clips: <video>-<number>/<10 digits>.jpg")
-    add("--every", type=int, default=1, metavar="N", help="look at every N-th frame only (default 1)")
+    add("--every", type=whole(1, 1_000_000), default=1, metavar="N", help="look at every N-th frame only (default 1)")
     add("--report-only", action="store_true", help="write no frames")
 
 
@@ -174,13 +180,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--jobs", type=_positive, default=cores, metavar="N", help="processes (default: cores)")
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes: 1 or more")
-    return int(text)
+    parser.add_argument("--jobs", type=whole(1, 1024), default=cores, metavar="N", help="processes (default: cores)")
 
 
 def _size(text: str) -> tuple[int, int]:

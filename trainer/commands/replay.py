@@ -1,6 +1,6 @@
 """Recompute the step at which a training stopped, and name the first module whose output is NaN or infinite.
 
-replay models/<EXP>/<name>/<version>/capsules/<file>.safetensors
+monodepth replay models/<EXP>/<name>/<version>/capsules/<file>.safetensors
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command, program
+from trainer.commands.cli import add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("replay"),
+        prog="monodepth replay",
         description="Recompute the step at which a training stopped, from its capsule, and name what was not finite"
         " first: the batch, the weights, a module of the networks, a loss, or a gradient. Exit code 0 when there was"
         " something, 1 when the step is finite here.",
-        epilog="Example: replay models/kitti/MS/42/capsules/step_00001200_rank_0.safetensors",
+        epilog="Example: monodepth replay models/kitti/MS/42/capsules/step_00001200_rank_0.safetensors",
     )
     add = parser.add_argument
     add("capsule", type=Path, metavar="CAPSULE", help="file in <run folder>/capsules")

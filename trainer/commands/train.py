@@ -1,10 +1,14 @@
 """Train networks from YAML files: the main job.
 
-    train --cfg-file cfg/<EXP>/<MODEL>.yaml --cfg-default cfg/<EXP>/default.yaml \
-          --ckpt-dir ./models/<EXP> --name <MODEL> --version 42 --seed 42
+    monodepth train -c <EXP>/<MODEL>
+
+is short for
+
+    monodepth train --cfg-file cfg/<EXP>/<MODEL>.yaml --cfg-default cfg/<EXP>/default.yaml \
+          --ckpt-dir models/<EXP> --name <MODEL> --version 42 --seed 42
 
 The same command continues a run that was stopped. Several processes: `accelerate launch --config_file
-launch/accelerate/<where>.yaml launch/train.py ...`.
+$(monodepth launch-file <where>) -m trainer.commands.train ...`, or `launch/train.py ...` of a checkout.
 """
 
 from __future__ import annotations
@@ -18,27 +22,27 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, add_shared, command, program
+from trainer.commands.cli import add_config_arguments, add_shared, command, fill_in
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog=program("train"),
+        prog="monodepth train",
         description="Train depth networks from video or stereo. The same command continues a stopped run.",
-        epilog="Example: train -c cfg/synthetic/monodepth2_MS.yaml -d cfg/synthetic/default.yaml "
-        "-o models/synthetic -n monodepth2_MS -v 42 -s 42",
+        epilog="Example: monodepth train -c synthetic/monodepth2_MS",
     )
     add_config_arguments(parser)
     add = parser.add_argument
-    add("-o", "--ckpt-dir", type=Path, required=True, metavar="DIR", help="folder of the experiment")
-    add("-n", "--name", required=True, help="name of the model: <ckpt-dir>/<name>/<version>")
-    add("-v", "--version", required=True, help="version, used as given; usually the seed")
+    where = "folder of the experiment (default models/<folder of the page>)"
+    add("-o", "--ckpt-dir", type=Path, metavar="DIR", help=where)
+    add("-n", "--name", help="of the model: <ckpt-dir>/<name>/<version> (default: name of the page)")
+    add("-v", "--version", help="used as given (default: the seed)")
     add_shared(parser, "--seed")
     displays = ("auto", "rich", "tqdm", "plain")
     add("--progress", choices=displays, default="auto", help="progress display (default auto)")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
-    return parser.parse_args(argv)
+    return fill_in(parser.parse_args(argv))
 
 
 main = command(parse, "train", loading="loading PyTorch")

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_shared, guarded, program, say
+from trainer.commands.cli import add_config_arguments, add_shared, fill_in, guarded, processes, say, whole
 from trainer.runtime.processes import is_first_process
 
 MODES = ("", "train.", "val.")
@@ -38,7 +38,7 @@ SCRATCH = scratch()
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; the settings for debugging precede the user's --set, which win."""
-    parser = argparse.ArgumentParser(prog=program("train_dev"), description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="monodepth train-dev", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_config_arguments(parser)
     where = f"default {SCRATCH}, emptied at each start"
@@ -46,13 +46,25 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-n", "--name", default="dev", help="default dev")
     add("-v", "--version", default="0", help="default 0")
     add_shared(parser, "--seed")
-    add("--epochs", type=int, default=5, help="default 5")
-    add("--batches", type=int, default=10, help="training and validation batches per epoch (default 10)")
-    add("--workers", type=int, default=0, help="loader processes (default 0: breakpoint() works in a dataset)")
+    add("--epochs", type=whole(1, 1_000_000), default=5, metavar="N", help="default 5")
+    add(
+        "--batches",
+        type=whole(1, 1_000_000),
+        default=10,
+        metavar="N",
+        help="training and validation batches per epoch (default 10)",
+    )
+    add(
+        "--workers",
+        type=processes,
+        default=0,
+        metavar="N",
+        help="loader processes (default 0: breakpoint() works in a dataset)",
+    )
     add("--grad-norm", action="store_true", help="log the gradient norm of every network, and show that of all")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
-    args = parser.parse_args(argv)
+    args = fill_in(parser.parse_args(argv))
     args.progress = "tqdm"
     unused = {} if args.workers else {"persistent_workers": "~", "prefetch_factor": "~", "timeout": "0"}
     args.set = [

@@ -1,7 +1,21 @@
-"""YAML files in, one checked object out."""
+"""YAML files in, one checked object out. `pages` finds the files, without what checking them needs, torch above all."""
 
-from trainer.config.config import Config, ConfigError, load_config, merge_settings
-from trainer.config.resolve import Registries
-from trainer.config.sections import EvaluationSection
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.config.config import Config, ConfigError, load_config, merge_settings
+    from trainer.config.resolve import Registries
+    from trainer.config.sections import EvaluationSection
 
 __all__ = ["Config", "ConfigError", "EvaluationSection", "Registries", "load_config", "merge_settings"]
+
+_HOMES = {"Registries": "resolve", "EvaluationSection": "sections"}  # the others are in `config`
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'config')}"), name)

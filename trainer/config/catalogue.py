@@ -110,8 +110,8 @@ def catalogue(registries: Registries | None = None) -> list[Chapter]:
             f"{', '.join(OFTEN_USED)}. All: `timm.optim.list_optimizers()`",
         ),
         _validation_metrics(),
-        _chapter("metric sets", "metrics", "`evaluate --metrics <name>`", METRICS),
-        _chapter("weight formats", "weights", "`convert SRC DST` recognises them by itself", FORMATS),
+        _chapter("metric sets", "metrics", "`monodepth evaluate --metrics <name>`", METRICS),
+        _chapter("weight formats", "weights", "`monodepth convert SRC DST` recognises them by itself", FORMATS),
     ]
 
 
@@ -237,5 +237,5 @@ def _unknown(query: str, chapters: Sequence[Chapter]) -> str:
     names = [name for chapter in chapters for entry in chapter.entries for name in entry.names]
     keys = [entry.key for chapter in chapters for entry in chapter.entries]
     near = did_you_mean(query, keys if "." in query else [*titles, *names]).partition("Known:")[0]
-    known = f"Chapters: {', '.join(titles)}; launch/list.py alone shows everything"
+    known = f"Chapters: {', '.join(titles)}; `monodepth list` shows everything"
     return f"{query!r} is not in the catalogue. {near}{known}"

@@ -17,6 +17,7 @@ from typing import Any
 from trainer.config.crosschecks import crosscheck, offsets
 from trainer.config.fields import Report
 from trainer.config.layers import merge, read_mapping, read_override
+from trainer.config.pages import read_page
 from trainer.config.resolve import Registries, Resolved, resolve
 from trainer.config.sections import EvaluationSection, TrainerSection
 from trainer.runtime import yaml_text
@@ -161,7 +162,8 @@ def load_config(
     """Read, merge and check YAML files.
 
     Args:
-        cfg_file: one file or several, later ones winning.
+        cfg_file: one file or several, later ones winning; or names of pages that come with the trainer
+            ("benchmark/hrdepth_MS").
         cfg_default: files to build on, read first.
         overrides: "section.key=value" texts with YAML values, or a mapping (nested, or with dotted keys);
             they win over the files.
@@ -174,7 +176,7 @@ def load_config(
     """
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
-    layers = [yaml_text.read_file(path, problems) for path in files]
+    layers = [read_page(path, problems) for path in files]
     if None in layers:
         raise ConfigError(problems)  # without that file, the others cannot be checked
     label = str(files[-1]) if files else "config"
@@ -190,7 +192,7 @@ def merge_settings(cfg_file: Paths, overrides: Overrides = ()) -> dict[str, Any]
 
     Mistakes are left for `load_config` to report.
     """
-    layers = [yaml_text.read_file(path, []) for path in _as_paths(cfg_file)]
+    layers = [read_page(path, []) for path in _as_paths(cfg_file)]
     layers += _read_overrides(overrides, [])
     return dict(merge(layer for layer in layers if layer is not None).data)
 

@@ -201,7 +201,7 @@ class SchedulerSection(_Section):
 
 
 class EvaluationSection(_Section):
-    """Protocol of `evaluate`, whose options win over it. Training does not use it."""
+    """Protocol of `monodepth evaluate`, whose options win over it. Training does not use it."""
 
     metrics: OptionalNames = Key(
         None, description="metric sets, one or several: eigen, benchmark, pointcloud, ibims; null = eigen"

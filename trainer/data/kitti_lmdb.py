@@ -26,7 +26,7 @@ class KittiDatabases(KittiItems):
     The other arguments are those of `KittiItems`.
     """
 
-    source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `prepare lmdb`, or by earlier code"
+    source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `monodepth prepare lmdb`, or by earlier code"
 
     def _open(self, root: str | None, hints_root: str | None) -> DatabaseListing:
         raw = find_databases(root)

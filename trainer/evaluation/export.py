@@ -1,4 +1,4 @@
-"""Write predictions to a file, for other code and for `evaluate --pred-file`."""
+"""Write predictions to a file, for other code and for `monodepth evaluate --pred-file`."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def open_truths(request: EvaluationRequest) -> tuple[DepthDataset | TargetsFile,
         instead = "--odometry scores its camera paths; " if has_poses else ""
         raise UserError(
             f"dataset ({mode}): {arguments['type']} has no true depth here, so there is nothing to compare depth with."
-            f" {instead}`export_depth` writes predictions without any truth; --cfg-file names a data set that has depth"
+            f" {instead}`monodepth export-depth` writes predictions without any truth; --cfg-file names a data set that"
+            " has depth"
         )
     if subject.trained is None:
         del arguments["size"]  # of images, which are not used
@@ -139,7 +140,7 @@ def _warn_of_other_truth(request: EvaluationRequest, kwargs: Mapping[str, Any], 
     if asked != held:
         _print(
             f"warning: {request.targets} holds another truth than dataset.{' and dataset.'.join(keys)} ask for:"
-            f" {held}, not {asked}. Scored on what it holds; `prepare targets --source` writes the other"
+            f" {held}, not {asked}. Scored on what it holds; `monodepth prepare targets --source` writes the other"
         )
 
 

@@ -1,4 +1,4 @@
-"""Predicted depth in a file, as `export_depth` or other code wrote it."""
+"""Predicted depth in a file, as `monodepth export-depth` or other code wrote it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StoredDepth:
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
-        """Read an NPZ file with the array `pred` (N h w) or (N 1 h w), and what `export_depth` adds to it.
+        """Read an NPZ file with the array `pred` (N h w) or (N 1 h w), and what `monodepth export-depth` adds to it.
 
         Negative numbers become 0, infinite depth becomes `INFINITE`. `kind` may be None if the file states it. Raises
         UserError for another kind of file, a missing array and wrong values.
@@ -116,7 +116,7 @@ def _names(items: np.ndarray | None, count: int, path: Path) -> list[str] | None
 
 
 def _arguments(dataset: np.ndarray | None) -> dict[str, Any] | None:
-    """Arguments of the data set as `export_depth` writes them; None for anything else of this name."""
+    """Arguments of the data set as `monodepth export-depth` writes them; None for anything else of this name."""
     try:
         arguments = json.loads(str(dataset))
     except ValueError:

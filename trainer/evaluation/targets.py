@@ -93,7 +93,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             known = [key for key in KEYS if f"{key}.npy" in archive.namelist()]
             return {key: _read_array(archive, key, path) for key in known}
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file. `prepare targets` makes it") from error
+        raise UserError(f"{path}: no such file. `monodepth prepare targets` makes it") from error
     except UserError:
         raise
     except OSError as error:

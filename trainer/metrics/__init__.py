@@ -1,7 +1,7 @@
 """Evaluate depth: metric sets, alignment of scale, crops, baselines. Nothing here loads data or networks.
 
 A metric set is one published evaluation protocol and one file of this package, registered under the name
-that `evaluate --metrics` takes. The metrics watched during training are in `validation.py`.
+that `monodepth evaluate --metrics` takes. The metrics watched during training are in `validation.py`.
 
 Two sets share a key only for the same number in the same unit; otherwise the key names the unit: `abs_rel` is a
 fraction, `abs_rel_pct` per cent.

@@ -18,6 +18,7 @@ _FIXES = {
     errno.ENOSPC: "Free some space or choose another folder",
     errno.EDQUOT: "Your quota is used up: delete something or choose another folder",
     errno.EFBIG: "Raise the limit on file sizes (`ulimit -f unlimited`) or choose another folder",
+    errno.ENOENT: "Its folder was deleted or moved while it was in use: put it back, or start the command again",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder where you may write"),
 }
 _STAGED = re.compile(r"\..+\.tmp-(\d+)")

@@ -27,8 +27,8 @@ def check_world(accelerator: Any) -> None:
     if world != accelerator.num_processes:
         raise UserError(
             f"the launcher started {world} processes but Accelerate sees {accelerator.num_processes}: "
-            "each would train alone and overwrite the others. Use one of launch/accelerate/*.yaml "
-            "(two processes on CPU: launch/accelerate/cpu_x2.yaml), or set ACCELERATE_USE_CPU=true without a GPU."
+            "each would train alone and overwrite the others. Use a file that `monodepth launch-file` "
+            "lists (two processes on CPU: cpu_x2), or set ACCELERATE_USE_CPU=true without a GPU."
         )
 
 

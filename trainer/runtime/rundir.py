@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +257,3 @@ def _forget_in_children() -> None:
             run.close()
 
     os.register_at_fork(after_in_child=forget)  # cannot be undone: once per process
-
-
-def installed_version() -> str:
-    """Return the version of this project, "unknown" when it is not installed."""
-    try:
-        return version("monodepth-trainer")
-    except PackageNotFoundError:
-        return "unknown"

@@ -57,7 +57,7 @@ def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: li
     if not paths:
         raise UserError(
             f"{root}: holds no result file <model>/<version>/results/{' '.join(patterns)}. Evaluate a run first:"
-            " evaluate --ckpt <run folder>"
+            " monodepth evaluate --ckpt <run folder>"
         )
     if problems is not None:
         problems += wrong

@@ -1,7 +1,7 @@
 """Numerical guard: decides on all processes together whether an optimizer step may be taken.
 
 A loss or gradient that is NaN or infinite stops the run or makes it skip the step, as if the batch had not existed. A
-capsule keeps batch and weights of the failed step for `replay`.
+capsule keeps batch and weights of the failed step for `monodepth replay`.
 """
 
 from __future__ import annotations
@@ -183,10 +183,10 @@ class StepGuard:
                 self.checkpointer.save_capsule(path, self.objective, batches[number], position, number, self.seed, rank)
         except CannotWrite as error:
             return f", on process {rank}; no capsule: {error}"
-        return f", on process {rank}; `replay {paths[0]}` names what broke first"
+        return f", on process {rank}; `monodepth replay {paths[0]}` names what broke first"
 
     def _elsewhere(self, verdict: Verdict, position: Position, micro_batch: int) -> str:
         if verdict.culprit is None:
-            return f", on several processes; `replay` names what broke first in {self.run.capsules}"
+            return f", on several processes; `monodepth replay` names what broke first in {self.run.capsules}"
         path = self.run.capsule_path(position.step, verdict.culprit, micro_batch)
-        return f", on process {verdict.culprit}; `replay {path}` names what broke first"
+        return f", on process {verdict.culprit}; `monodepth replay {path}` names what broke first"

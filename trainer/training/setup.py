@@ -97,7 +97,7 @@ def _check_launcher(cfg: Config, precision: str) -> None:
         if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
             raise UserError(
                 f"the launcher uses {kind}, which this trainer does not support: its networks fit one device. Use"
-                " distributed_type: MULTI_GPU (launch/accelerate/multi_gpu.yaml)"
+                " distributed_type: MULTI_GPU (`monodepth launch-file multi_gpu`)"
             )
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     own = getattr(cfg.trainer.compile, "backend", "no")

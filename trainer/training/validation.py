@@ -162,7 +162,8 @@ def _pictures(output: StepOutput, batch: Mapping[str, Tensor], min_depth: float,
     warps = [image for tag, image in images.items() if tag.startswith("imgs_warp/supp_")]
     colours = {"input": batch["target"], **({"warp": warps[0]} if warps else {})}
     row: dict[str, Any] = {key: viz.to_uint8(viz.colour_image(image)[0]) for key, image in colours.items()}
-    maps = {"prediction": output.predictions["disp"][0][0, 0]}
+    row["prediction"] = viz.to_uint8(viz.colour_disp(output.predictions["disp"][0])[0])  # in no unit
+    maps = {}
     if "masks/automask" in images:
         maps["automask"] = images["masks/automask"][0, 0]
     if "depth" in batch and valid_depth(batch["depth"]).any():

@@ -84,7 +84,7 @@ def test_check_finds_missing_targets_and_supports(raw):
     frame(raw, DRIVE, 2, 0).unlink()
     path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", f"{DRIVE} 4 r", f"{DRIVE} 9 l")
     *problems, total = kitti(raw, split_file=path, supp_idxs=[-1, 1, 0]).check()
-    assert total == "3 of 3 items are incomplete: `prepare kitti check` lists what is missing"
+    assert total == "3 of 3 items are incomplete: `monodepth prepare kitti check` lists what is missing"
     assert [problem.partition(" is missing")[0] for problem in problems] == [
         f"{path}:1: support -1 {DRIVE}/image_02/0000000000",
         f"{path}:2: support +1 {DRIVE}/image_03/0000000005",
@@ -110,11 +110,21 @@ def test_frames_to_validate_on_can_do_without_neighbours_and_say_so(raw, mode):
     way_out = f"Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null"
     path = write_lines(raw / "s.txt", f"{DRIVE} 2 l", f"{DRIVE} 0 l", f"{DRIVE} 9 l")
     assert kitti(raw, split_file=path, mode=mode).check()[-1] == (
-        f"2 of 3 items are incomplete: `prepare kitti check` lists what is missing. {way_out}"
+        f"2 of 3 items are incomplete: `monodepth prepare kitti check` lists what is missing. {way_out}"
     )
     assert way_out not in kitti(raw, split_file=path).check()[-1]
     write_lines(raw / "s.txt", f"{DRIVE} 9 l")  # lacks its target, too
     assert way_out not in kitti(raw, split_file=path, mode=mode).check()[-1]
+
+
+@pytest.mark.parametrize(("supports", "instead"), [([-1, 1, 0], "[-1, 1]"), ([0], "[-1, 1]")])
+def test_a_drive_of_the_left_camera_alone_is_used_without_its_partner(raw, supports, instead):
+    shutil.rmtree(frame(raw, DRIVE, 3, 0).parent)
+    path = write_lines(raw / "s.txt", f"{DRIVE} 1 l", f"{DRIVE} 2 l")
+    way_out = f"without them: dataset.supp_idxs={instead}"
+    assert kitti(raw, split_file=path, supp_idxs=supports).check()[-1].endswith(way_out)
+    frame(raw, DRIVE, 2, 1).unlink()  # a target is missing, too
+    assert "without them" not in kitti(raw, split_file=path, supp_idxs=supports).check()[-1]
 
 
 def test_an_absent_drive_is_one_problem(raw):

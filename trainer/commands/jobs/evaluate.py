@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from trainer import __version__
 from trainer.config import EvaluationSection
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import (
@@ -35,7 +36,6 @@ from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.runtime.errors import UserError
-from trainer.runtime.rundir import installed_version
 
 NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
 REPLACED = " (replaces an earlier one)"
@@ -66,7 +66,7 @@ def _read_checkpoint(args: argparse.Namespace, changes: Changes) -> Subject:
     if args.targets:
         raise UserError(
             f"{args.targets}: holds ground truth without images, and a network needs images. Leave out --targets, or"
-            " score what export_depth writes: --pred-file NPZ --targets NPZ"
+            " score what `monodepth export-depth` writes: --pred-file NPZ --targets NPZ"
         )
     subject = read_checkpoint(args.ckpt, args.hparams, changes, args.mode)
     for option in ("pose", "odometry"):
@@ -110,7 +110,7 @@ def _score_depth(request: EvaluationRequest) -> int:
             "limit": request.limit,
             "processes": machine.processes,
         }
-        metadata = {**about_items, **subject.metadata, "trainer_version": installed_version()}
+        metadata = {**about_items, **subject.metadata, "trainer_version": __version__}
         num_items = len(evenly_spaced(request.limit, len(items)))
         with progress("depth", num_items, machine) as on_item:
             results = evaluate_side_by_side(source, items, protocols, metadata=metadata, on_item=on_item, **options)
@@ -168,7 +168,7 @@ def _score_paths(request: EvaluationRequest) -> int:
     subject = request.subject
     dataset, arguments = open_dataset(subject.cfg, request.mode, supp_idxs=list(NEXT_FRAME), use_depth=False)
     check_place(request.save or run_folder(subject.path) / "results" / "result.yaml", "--save")
-    metadata = {"dataset": arguments, **subject.metadata, "trainer_version": installed_version()}
+    metadata = {"dataset": arguments, **subject.metadata, "trainer_version": __version__}
     with start() as machine:
         network = Network.load(subject.path, subject.hparams, machine.device)
         network.objective.supp_idxs = NEXT_FRAME

@@ -17,8 +17,8 @@ NARROWEST, WIDEST = 80, 120  # columns
 HEADING = """\
 # Catalogue
 
-Everything that a YAML file can name. Written by `python launch/list.py --out docs/catalogue.md`: do not edit.
-`python launch/list.py <name>` shows one entry in the terminal; with `--plugins` it shows yours (plugins.md).
+Everything that a YAML file can name. Written by `monodepth list --out docs/catalogue.md`: do not edit.
+`monodepth list <name>` shows one entry in the terminal; with `--plugins` it shows yours (plugins.md).
 """
 
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     chapters = select(catalogue(), args.what)
     if args.out:
         text = "\n".join(as_markdown(chapters)) + "\n"
-        return write_or_check(text, args.out, args.check, f"python launch/list.py --out {args.out}")
+        return write_or_check(text, args.out, args.check, f"monodepth list --out {args.out}")
     width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     print("\n".join(as_markdown(chapters) if args.markdown else as_text(chapters, width)))
     return 0

@@ -1,9 +1,10 @@
-"""`prepare hints`: depth hints of KITTI's stereo pairs (arXiv:1909.09051), one NumPy file per picture."""
+"""`monodepth prepare hints`: depth hints of KITTI's stereo pairs (arXiv:1909.09051), one NumPy file per picture."""
 
 from __future__ import annotations
 
 import io
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -49,7 +50,9 @@ def run(root: str | None, out: Path | None, splits: list[str] | None, splits_dir
         print(f"the new ones cover {sum(made) / len(made):.0%} of their pixels")
     print_problems(problems, "pictures have none", "picture has none")
     print_problems(bad_lines, "lines of the splits name no picture", "line of the splits names no picture")
-    print(f"train on them with dataset.use_hints=true dataset.hints_root={out}")
+    print(
+        f"train on them: monodepth train -c benchmark/depth_hints_MS --set {shlex.quote(f'dataset.hints_root={out}')}"
+    )
     return int(bool(problems or bad_lines))
 
 

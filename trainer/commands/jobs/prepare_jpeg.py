@@ -1,4 +1,4 @@
-"""`prepare jpeg`: KITTI's PNG pictures as JPEG, quality 92, 4:2:0, as Monodepth2 does (arXiv:1806.01260)."""
+"""`monodepth prepare jpeg`: KITTI's PNG pictures as JPEG, quality 92, 4:2:0, as Monodepth2 does (arXiv:1806.01260)."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def _convert(task: tuple[Path, bool]) -> Outcome:
     back = _read(jpg, content)
     if back.shape != original.shape:
         return Outcome(
-            f"{jpg}: {back.shape[1]}x{back.shape[0]} pixels, unlike {png.name}. Delete the JPEG and run prepare jpeg"
-            " again"
+            f"{jpg}: {back.shape[1]}x{back.shape[0]} pixels, unlike {png.name}. Delete the JPEG and run"
+            " `monodepth prepare jpeg` again"
         )
     psnr = _psnr(original, back)
     if psnr < _LEAST_PSNR:
         return Outcome(
-            f"{jpg} does not show what {png.name} shows (PSNR {psnr:.1f} dB). Delete the JPEG and run prepare jpeg"
-            " again, or delete the PNG if that is the wrong one"
+            f"{jpg} does not show what {png.name} shows (PSNR {psnr:.1f} dB). Delete the JPEG and run"
+            " `monodepth prepare jpeg` again, or delete the PNG if that is the wrong one"
         )
     if is_new:
         store(jpg, content)

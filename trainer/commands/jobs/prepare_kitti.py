@@ -1,4 +1,4 @@
-"""`prepare kitti check`: what KITTI's splits need, how much of it is there, which files are broken."""
+"""`monodepth prepare kitti check`: what KITTI's splits need, how much of it is there, which files are broken."""
 
 from __future__ import annotations
 

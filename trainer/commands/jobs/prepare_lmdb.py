@@ -1,8 +1,9 @@
-"""`prepare lmdb`: KITTI as LMDB databases of encoded pictures and NumPy files, without pickles."""
+"""`monodepth prepare lmdb`: KITTI as LMDB databases of encoded pictures and NumPy files, without pickles."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
         store(out / "splits" / split / f"{mode}_files.txt", path.read_bytes())
     print(f"{out}: {len(packages)} databases, {len(missing)} of them new")
     print_problems(problems, "broken files were left out", "broken file was left out")
-    print(f"train on them with dataset.type=kitti_lmdb dataset.root={out}")
+    settings = shlex.join(["dataset.type=kitti_lmdb", f"dataset.root={out}"])
+    print(f"train on them: monodepth train -c kitti/monodepth2_MS --set {settings}")
     return int(bool(problems))
 
 

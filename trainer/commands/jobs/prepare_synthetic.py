@@ -1,7 +1,8 @@
-"""`prepare synthetic`: drives of the synthetic data set, stored as KITTI raw recordings."""
+"""`monodepth prepare synthetic`: drives of the synthetic data set, stored as KITTI raw recordings."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,5 +22,6 @@ def run(out: Path, **values: Any) -> int:
             count()
     split = writer.recording.split
     print(f"{out}: {total} frames, {len(missing)} of them new; splits in {out / 'splits' / split}")
-    print(f"train on them with dataset.type=kitti dataset.root={out} dataset.split={split}")
+    settings = shlex.join([f"dataset.root={out}", f"dataset.split={split}"])
+    print(f"train on them: monodepth train -c kitti/monodepth2_MS --set {settings}")
     return 0

@@ -1,4 +1,4 @@
-"""`prepare targets`: the ground truth of a split in one file, as evaluation tools of earlier code read it."""
+"""`monodepth prepare targets`: the ground truth of a split in one file, as evaluation tools of earlier code read it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from trainer.data.kitti_raw import targets
 from trainer.data.kitti_raw.files import read_split
 from trainer.data.kitti_raw.places import open_recordings
 from trainer.runtime.errors import UserError
+
+INSTEAD = {  # what items lack -> what to do
+    "annotated depth": "annotated depth is a download of its own: name its folder with --depth-root, or take the LiDAR"
+    " scans with --source lidar",
+    "LiDAR scan": "with annotated depth: --source annotated",
+}
 
 
 class Outcome(NamedTuple):
@@ -57,6 +63,8 @@ def run(
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         print_problems(problems, f"of {len(paths)} items have no target; {out} is not written")
+        if lack := next((what for what in INSTEAD if any(problem.endswith(f"no {what}") for problem in problems)), ""):
+            print(INSTEAD[lack])
         return 1
     made = [targets.read_part(str(path)) for path in paths]
     truth = {"truth": np.array(targets.kitti_truth(source))} if type == "kitti" else {}

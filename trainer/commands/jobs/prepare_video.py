@@ -1,9 +1,11 @@
-"""`prepare video`: films as folders of frames for dataset.type=folder, and what is likely to go wrong with them."""
+"""`monodepth prepare video`: films as folders of frames for dataset.type=folder, and what may go wrong with them."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -46,8 +48,10 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
     if problems:
         raise UserError("\n".join(problems))
     if gaps and not report_only:
-        print(f"train on them with dataset.type=folder dataset.path={out} dataset.frame_gap={max(gaps)}")
-        print(f"the camera is unknown: set dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)")
+        print(f"the camera is unknown: add dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)")
+        settings = [f"dataset.path={out}", f"dataset.frame_gap={max(gaps)}"]
+        name = re.sub(r"\W+", "_", out.absolute().name, flags=re.ASCII).strip("_") or "mine"
+        print(f"train on them: monodepth train -c real/folder -n {name} --set {shlex.join(settings)}")
     return int(warned)
 
 

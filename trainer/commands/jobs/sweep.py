@@ -21,6 +21,7 @@ from typing import Any
 from trainer.checkpoint import find_checkpoint
 from trainer.commands.jobs.children import call, last_words
 from trainer.config import load_config
+from trainer.config.pages import default_beside
 from trainer.config.plugins import load_plugins
 from trainer.metrics.align import ALIGNMENTS
 from trainer.runtime import files
@@ -165,16 +166,17 @@ def _same_names(option: str, paths: Sequence[Path], what: str) -> list[str]:
 def _resolve(path: Path, args: argparse.Namespace, problems: list[str]) -> dict[str, Any]:
     """Load one configuration, or add its mistakes to `problems`."""
     try:
-        return load_config(path, args.cfg_default, args.set).to_dict()
+        base = default_beside([path]) if args.cfg_default is None else args.cfg_default
+        return load_config(path, base, args.set).to_dict()
     except UserError as error:
         problems.append(str(error))
         return {}
 
 
-def _options(**values: Sequence[object]) -> list[str]:
-    """Spell options; those without values are left out."""
-    given = {f"--{key.replace('_', '-')}": words for key, words in values.items() if words}
-    return [word for option, words in given.items() for word in (option, *map(str, words))]
+def _options(**values: Sequence[object] | None) -> list[str]:
+    """Spell options; those without values are left out, but for `cfg_default`, of which no value means no file."""
+    given = {f"--{k.replace('_', '-')}": v for k, v in values.items() if v or (k == "cfg_default" and v is not None)}
+    return [word for option, words in given.items() for word in (option, *map(str, words or ()))]
 
 
 def _training(args: argparse.Namespace, path: Path, seed: int) -> Step:

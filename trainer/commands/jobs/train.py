@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +15,17 @@ from typing import Any, NoReturn
 
 import torch
 
+from trainer import __version__
 from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
-from trainer.config import Config, load_config
+from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data.base import DepthDataset
+from trainer.data.files.paths import DataNotFound
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import is_first_process, lost_peer
-from trainer.runtime.rundir import RunDir, installed_version, read_hparams
+from trainer.runtime.rundir import RunDir, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         load_plugins(args.plugins)
         folder = RunDir(args.ckpt_dir, args.name, args.version, is_main=is_first_process())
         with naming_plugins(_earlier(folder), folder.hparams_path):
-            cfg = load_config(args.cfg_file, args.cfg_default, args.set)
+            cfg = _load(args)
         watch.lap(CONFIGURATION)
         with closing(folder):
             job = _build(args, cfg, folder, watch.lap)
@@ -56,12 +59,23 @@ def run(args: argparse.Namespace) -> int:
             return _leave(job, end, had_finished=job.loop.state.position == began)
 
 
+def _load(args: argparse.Namespace) -> Config:
+    try:
+        return load_config(args.cfg_file, args.cfg_default, args.set)
+    except ConfigError as error:
+        if not any(": missing" in problem for problem in error.problems):
+            raise
+        base = " ".join(map(str, args.cfg_default)) or "nothing"
+        advice = "the comment that opens a page says what it builds on: -d <page> ..."
+        raise UserError(f"{error}\n{args.cfg_file[0]} was built on {base}; {advice}") from error
+
+
 def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[[str], None]) -> Run:
     hparams = {
         "name": args.name,
         "version": str(args.version),
         "seed": args.seed,
-        "trainer_version": installed_version(),
+        "trainer_version": __version__,
         **({"plugins": args.plugins} if args.plugins else {}),
         "config": cfg.to_dict(),
     }
@@ -69,6 +83,9 @@ def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[
         return build_run(
             cfg, folder, seed=args.seed, hparams=hparams, command=sys.argv, progress=args.progress, lap=lap
         )
+    except DataNotFound as error:
+        pages = " ".join(map(str, args.cfg_file))
+        raise UserError(f"{error}\n{pages} needs these data; the page synthetic/monodepth2_MS needs no data") from error
     except RuntimeError as error:
         reason = lost_peer(error)
         if reason is None:
@@ -207,8 +224,8 @@ def _summary(job: Run) -> dict[str, str]:
     }
     if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
-    if "AbsRel" in state.metrics:  # without true depth there is nothing to evaluate against
-        rows["evaluate"] = f"evaluate --ckpt {folder.path}"
+    command = "evaluate" if "AbsRel" in state.metrics else "export-depth"  # which needs no true depth
+    rows["next"] = f"monodepth {command} --ckpt {shlex.quote(str(folder.path))}"
     return rows
 
 

@@ -174,7 +174,7 @@ def _unfinished(manifest: Path) -> str:
         match json.loads(manifest.read_text()):
             case {"facts": {"video": str(video), "every": int(every)}, "survey": None}:
                 option = f" --every {every}" if every != 1 else ""
-                command = f"prepare video {video} --out {manifest.parent}{option}"
+                command = f"monodepth prepare video {video} --out {manifest.parent}{option}"
                 return f"{video} was not decoded to its end. Finish it: {command}"
     except (OSError, ValueError) as error:
         _log.debug("%s is not of prepare video: %s", manifest, error)

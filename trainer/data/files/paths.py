@@ -17,6 +17,10 @@ SET_A_ROOT = f"dataset.root, the environment variable {ENVIRONMENT}, or DATA_ROO
 Place = tuple[Path, str]  # a folder, and the option or variable that names it
 
 
+class DataNotFound(UserError):
+    """A data set that is in none of the places where it may lie."""
+
+
 def data_roots(root: str | None, option: str = "dataset.root") -> list[Place]:
     """List the folders that may hold a data set, in order, each with the option or variable that names it.
 
@@ -42,7 +46,7 @@ def find_folder(
 ) -> Path:
     """Find the first folder that holds a data set: one of `roots`, or a folder in it called one of `names`.
 
-    `accept` returns whether a folder holds the data. Raises UserError that `what` was not found, with every place
+    `accept` returns whether a folder holds the data. Raises DataNotFound that `what` was not found, with every place
     that was searched and the advice to set `fix`.
     """
     looked = []
@@ -54,7 +58,7 @@ def find_folder(
             state = "holds none" if is_there else "does not exist"
             looked.append(f"  {folder.absolute()}  ({origin}; {state})")
     advice = f"Set {fix} to a folder that is or contains {' or '.join(names)}"
-    raise UserError("\n".join([f"{what} was not found. Looked at:", *looked, advice]))
+    raise DataNotFound("\n".join([f"{what} was not found. Looked at:", *looked, advice]))
 
 
 def holds(*patterns: str) -> Callable[[Path], bool]:

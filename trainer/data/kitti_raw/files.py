@@ -192,25 +192,26 @@ def list_frames(folder: str, suffixes: Sequence[str]) -> dict[int, str]:
 def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordings, mode: str = "train") -> list[str]:
     """List bad lines, missing targets and missing supports; an absent or broken folder is one problem.
 
-    The last line counts the incomplete items, and says how a `mode` other than train does without supports.
+    The last line counts the incomplete items, and says how to do without the supports if nothing else is missing.
     """
     problems = [line.problem for line in lines if line.frame is None]
     absent: dict[str, int] = {}
     broken: dict[str, None] = {}
     missing: list[str] = []
-    lacking: dict[str, bool] = {}  # place of an incomplete item -> only supports are missing
+    lacking: dict[str, set[int | None]] = {}  # place of an incomplete item -> missing supports; None = its target
     for line in lines:
         if line.frame is None:
             continue
-        supports = [(f"support {offset:+d}", line.frame.support(offset)) for offset in offsets]
-        for role, frame in [("target", line.frame), *supports]:
+        supports = [(offset, line.frame.support(offset)) for offset in offsets]
+        for offset, frame in [(None, line.frame), *supports]:
             try:
                 if listing.image(frame) is not None:
                     continue
             except DataError as error:
                 broken[str(error)] = None
                 continue
-            lacking[line.place] = role != "target" and lacking.get(line.place, True)
+            lacking.setdefault(line.place, set()).add(offset)
+            role = "target" if offset is None else f"support {offset:+d}"
             folder = listing.image_folder(frame)
             if listing.is_empty(folder):
                 absent[folder] = absent.get(folder, 0) + 1
@@ -225,10 +226,14 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordi
     problems += capped(missing, "missing frames")
     if lacking:
         num_items = sum(line.frame is not None for line in lines)
-        is_optional = mode != "train" and any(lacking.values())
-        fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null" if is_optional else ""
+        fix = ""
+        if mode != "train" and any(None not in gone for gone in lacking.values()):
+            fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null"
+        elif set().union(*lacking.values()) == {0}:
+            others = [offset for offset in offsets if offset] or [-1, 1]
+            fix = f". Only pictures of the other camera are missing; without them: dataset.supp_idxs={others}"
         problems.append(
-            f"{len(lacking)} of {counted(num_items, 'item is', 'items are')} incomplete: `prepare kitti check` lists "
-            f"what is missing{fix}"
+            f"{len(lacking)} of {counted(num_items, 'item is', 'items are')} incomplete:"
+            f" `monodepth prepare kitti check` lists what is missing{fix}"
         )
     return problems

@@ -132,7 +132,7 @@ def read_hints(path: str | Path | IO[bytes], size: tuple[int, int]) -> NDArray[n
 
     Resized by nearest neighbour as OpenCV does it: pixel i takes floor(i * source / target).
     """
-    fix = "Make the depth hints of its drive again (prepare hints), or set use_hints: false"
+    fix = "Make the depth hints of its drive again (`monodepth prepare hints`), or set use_hints: false"
     return resized_hints(read_array(path, fix), size, str(path))
 
 

@@ -210,7 +210,9 @@ class KittiItems(RecordedDataset):
     def _hints(self, frame: Frame) -> NDArray[np.float32]:
         place = self.listing.hint(frame)
         if place is None:
-            raise DataError(f"{frame.stem} has no depth hints. Make them (prepare hints), or set use_hints: false")
+            raise DataError(
+                f"{frame.stem} has no depth hints. Make them (`monodepth prepare hints`), or set use_hints: false"
+            )
         return self.listing.read_hints(place, self.size)
 
     def _calibration(self, date: str) -> Calibration:
@@ -250,5 +252,6 @@ class KittiItems(RecordedDataset):
             return []
         return [
             f"{len(missing)} of {len(frames)} items have no depth hints, the first: {missing[0].stem}, in "
-            f"{self.listing.hints}. Make those of these drives (prepare hints), or set dataset.use_hints: false"
+            f"{self.listing.hints}. Make those of these drives (`monodepth prepare hints`), or set"
+            " dataset.use_hints: false"
         ]
