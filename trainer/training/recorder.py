@@ -142,7 +142,7 @@ class Recorder:
             except Exception as error:
                 self.progress.message(f"warning: no pictures of {mode} items: {type(error).__name__}: {error}")
                 continue
-            names = "   ".join(f"{row['label']}: {row['name']}" for row in rows)
+            names = "   ".join(f"{row['label']}: {row['name']}".replace(" ", "\u00a0") for row in rows)  # break between
             self.tracker.sheet(f"{mode}/overview", rows, step, title=f"{mode} items after step {step}", footer=names)
 
     def validation(
