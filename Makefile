@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 DEMO := models/synthetic/monodepth2_MS/42
-QUICK := "dataset.size=[128,64]" "dataset.train.num_items=480" "dataset.val.num_items=8"
+QUICK := "dataset.size=[128,64]" dataset.val.num_items=8 trainer.limit_train_batches=30
 
 .PHONY: demo demo-quick demo-mono test test-long test-fast faults lint format bench schema catalogue clean
 
@@ -19,7 +19,7 @@ demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS
 	$(BIN)/monodepth evaluate --ckpt $(DEMO) --sheet $(DEMO)/results/sheet.png
 
-demo-quick: $(STAMP)  ## the same in a minute: smaller pictures, fewer of them
+demo-quick: $(STAMP)  ## the same in about a minute: smaller pictures, 120 steps
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS -n quick --set $(QUICK)
 	$(BIN)/monodepth evaluate --ckpt models/synthetic/quick/42 --limit 50
 

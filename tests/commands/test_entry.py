@@ -54,6 +54,8 @@ def test_an_unknown_command(capsys, arguments, message) -> None:
         ),
         ("evaluate --ckpt x --batch-size 99999999999", "--batch-size: expected a whole number from 1 to 100,000, got"),
         ("export-depth --ckpt x --batch-size 0", "--batch-size: expected a whole number from 1 to 100,000, got '0'"),
+        ("evaluate --ckpt x --limit 0", "--limit: expected a whole number from 1 to"),
+        ("evaluate --ckpt x --num-sheet 0", "--num-sheet: expected a whole number from 1 to 1,000, got '0'"),
         ("train-dev -c x --workers -1", "--workers: expected"),
         ("prepare jpeg --jobs 1e3", "--jobs: expected a whole number from 1 to 1,024, got '1e3'"),
         ("sweep -c x --only -1", "--only: expected a whole number from 0 to"),

@@ -275,4 +275,4 @@ def test_other_processes_leave_at_ctrl_c_without_a_word(monkeypatch):
 def test_jobs_is_a_number_of_processes(jobs, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["jpeg", "--jobs", jobs])
-    assert f"'{jobs}' is not a number of processes: 1 or more" in capsys.readouterr().err
+    assert f"--jobs: expected a whole number from 1 to 1,024, got '{jobs}'" in capsys.readouterr().err
