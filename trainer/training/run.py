@@ -69,6 +69,8 @@ def build_run(
 
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
+    for mode, data in datasets.items():
+        processes.check_same_items(accelerator, len(data), data.describe, f"dataset ({mode})")
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
     if accelerator.is_main_process:
@@ -77,7 +79,8 @@ def build_run(
     optimizer = setup.build_optimizer(cfg, objective)
     schedule = cfg.scheduler_kwargs()
     trained = objective, optimizer, make_scheduler(optimizer, **schedule) if schedule else None
-    model, prepared = accelerator.prepare(objective, optimizer)
+    with setup.an_unused_parameter(objective):
+        model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
