@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from models_zoo.registry import did_you_mean
+from trainer.commands.cli import guarded
 
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
@@ -25,6 +26,7 @@ COMMANDS = {
 }
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit code."""
     parser = argparse.ArgumentParser(
