@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+LOWEST := .venv-lowest
+LOWEST_PYTHON := $(shell python3.10 -c "print('python3.10')" 2>/dev/null || echo $(PYTHON))
 DEMO := models/synthetic/monodepth2_MS/42
 QUICK := "dataset.size=[128,64]" dataset.val.num_items=8 trainer.limit_train_batches=30
 
-.PHONY: demo demo-quick demo-mono test test-long test-fast faults lint format bench schema catalogue clean
+.PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest faults lint format bench schema catalogue clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +41,21 @@ test-long: $(STAMP)  ## variants that take too long for every change: other rend
 
 test-fast: $(STAMP)  ## the tests that start no training
 	$(PYTEST) -m "not slow and not long"
+
+test-lowest:  ## the lowest versions that pyproject.toml allows: two processes train, continue and evaluate
+	$(LOWEST_PYTHON) --version
+	@$(LOWEST_PYTHON) -c 'import sys; sys.version_info[:2] == (3, 10) or print("no python3.10 here: packages without a wheel for this Python will fail to install")'
+	rm -rf $(LOWEST) && $(LOWEST_PYTHON) -m venv $(LOWEST)
+	sed -nE 's/^ *"([a-z-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml | grep -v '^setuptools=' > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e .
+	rm -rf $(LOWEST)/runs
+	for epochs in 1 2; do $(LOWEST)/bin/accelerate launch --config_file launch/accelerate/cpu_x2.yaml launch/train.py \
+	  -c cfg/synthetic/monodepth2_MS.yaml -d cfg/synthetic/default.yaml -o $(LOWEST)/runs -n run -v 1 --set \
+	  'dataset={size: [64, 64], items_per_scene: 2, train: {num_items: 8}, val: {num_items: 4}}' \
+	  'net={depth: {enc_name: test_resnet, out_scales: [0, 1]}, pose: {enc_name: test_resnet}}' \
+	  'loader={batch_size: 2, train: {num_workers: 0}, val: {num_workers: 0}}' \
+	  trainer.max_epochs=$$epochs || exit 1; done
+	$(LOWEST)/bin/evaluate --ckpt $(LOWEST)/runs/run/1 --limit 2
 
 faults: $(STAMP)  ## a run cannot be killed: SIGKILL again and again, damaged files, full disks, preemption; figures
 	$(PYTEST) -rP tests/faults

@@ -76,7 +76,7 @@ def two_processes(once: Once) -> Path:
 
     def train(out: Path) -> None:
         done = launch_two(out, *NOTED)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
 
     return once("two_processes", train)
 

@@ -406,3 +406,24 @@ def test_console_script_is_installed() -> None:
     done = subprocess.run([script, "--help"], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0
     assert "--cfg-default" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), KeyboardInterrupt()])
+def test_out_of_memory_or_a_second_ctrl_c_in_a_step_lose_nothing(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    from trainer.objective import Objective
+
+    def fail(*_: object) -> None:
+        raise error
+
+    before = ckpt(copied_run(trained_run, tmp_path / "out"), "last").read_bytes()
+    monkeypatch.setattr(Objective, "forward", fail)
+    monkeypatch.setattr("trainer.commands.jobs.train.leave", sys.exit)
+    done = call(*train_args(tmp_path / "out", "trainer.max_epochs=3"))
+    is_memory = isinstance(error, RuntimeError)
+    told = "error: the memory of the device is used up. Lower" if is_memory else "stopped without saving; `last` holds"
+    assert (done.returncode, state(tmp_path / "out")["state"]) == ((1, "failed") if is_memory else (130, "preempted"))
+    assert [line[: len(told)] for line in done.stderr.splitlines()] == [told]
+    assert ckpt(tmp_path / "out", "last").read_bytes() == before

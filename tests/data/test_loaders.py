@@ -14,7 +14,7 @@ import torch
 
 from trainer.data.base import DataError, DepthDataset, RawItem
 from trainer.data.loaders import EpochBatches, collate, make_loader
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import Exhausted, UserError, exhausted
 
 
 class Dots(DepthDataset):
@@ -209,3 +209,30 @@ def test_workers_may_start_afresh_instead_of_forking():
 def test_an_order_that_no_memory_holds_is_refused() -> None:
     with pytest.raises(UserError, match="the data set has 1,000,000,000,000 items"):
         EpochBatches(num_items=10**12, batch_size=4)
+
+
+class Deadly(Dots):
+    """The worker that reads item 2 is killed, as for want of memory, or hangs."""
+
+    def __init__(self, hang: bool):
+        super().__init__()
+        self.hang = hang
+
+    def load(self, index):
+        if index == 2:
+            time.sleep(60) if self.hang else os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(index)
+
+
+@many_workers
+def test_workers_that_hang_name_the_items_that_were_waited_for() -> None:
+    loader = make_loader(Deadly(hang=True), EpochBatches(11, 2), num_workers=1, timeout=0.5)
+    with pytest.raises(Exhausted, match=r"loader.timeout: 0.5 seconds.*\[waiting for item 2 \(dots/2\), item 3"):
+        list(loader)
+
+
+@many_workers
+def test_a_worker_that_is_killed_is_known_by_the_words_of_this_torch() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        list(make_loader(Deadly(hang=False), EpochBatches(11, 2), num_workers=1))
+    assert "most likely for want of memory" in str(exhausted(caught.value))

@@ -103,6 +103,28 @@ def test_the_exit_code_is_that_of_the_command(broken: str, tmp_path: Path) -> No
     assert done.returncode == 3
 
 
+def test_a_disk_that_refuses_the_output_of_a_command_is_an_error() -> None:
+    printing = PRINTING.replace("with outliving():", "@guarded\ndef main():").replace("outliving, ", "guarded, ")
+    code = printing.replace("sys.exit(3)", "sys.exit(main())").replace('    say("error: said")\n', "")
+    full = os.open("/dev/full", os.O_WRONLY)
+    arguments = [sys.executable, "-c", code]
+    done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, env=environment(), timeout=60)
+    told = b"error: the output could not be written: No space left on device. Everything else is done\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| head -1"])
+def test_streams_may_be_closed_from_the_start_or_after_a_line(redirection: str, tmp_path: Path) -> None:
+    """Python has None for a stream that was closed; and the next file to be opened gets its number."""
+    code = (
+        "from trainer.commands.__main__ import main; import os, sys; r = main(['list']); sys.stdout and print('more');"
+    )
+    code += f" open({str(tmp_path / 'file')!r}, 'w').write(str(r)); os.write(2, b'')"
+    line = f'"{sys.executable}" -c "$0" {redirection}; exit "${{PIPESTATUS[0]:-0}}"'
+    done = subprocess.run(["bash", "-c", line, code], capture_output=True, cwd=ROOT, env=environment(), timeout=60)
+    assert (done.returncode, done.stderr, (tmp_path / "file").read_text()) == (0, b"", "0")
+
+
 @pytest.mark.slow
 def test_without_a_reader_a_run_goes_on_and_leaves_with_129_when_its_terminal_closes(tmp_path: Path) -> None:
     """As in `train ... | head -1`; then nobody is there to be told of the hangup."""

@@ -175,3 +175,9 @@ def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
     files.write_text(tmp_path / "note", "new")
     safefile.write(tmp_path / "weights", {"t": torch.ones(1)}, {})
     assert done == ["file", "rename", "folder"] * 2
+
+
+def test_a_disk_that_is_gone_is_said_before_training(tmp_path: Path, refuse) -> None:
+    refuse(files.shutil, "disk_usage", errno.ESTALE)
+    with pytest.raises(files.CannotWrite, match=f"{tmp_path}: cannot be written: Stale file handle"):
+        files.require_space(tmp_path, 1, "checkpoints")

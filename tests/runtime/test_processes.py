@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,7 +22,15 @@ from tests.runtime.conftest import forked
 from tests.world import run_world
 from trainer.objective.batchnorm import GlobalBatchNorm2d, synchronise_batchnorm
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import check_world, init_method, lost_peer
+from trainer.runtime.processes import (
+    check_launcher,
+    check_same_items,
+    check_world,
+    init_method,
+    leaving_with_launcher,
+    lost_peer,
+    parent,
+)
 
 CPU = torch.device("cpu")
 
@@ -78,6 +87,7 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.M
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
 WAITED = "Timed out waiting 4000ms for recv operation to complete"
 RESET = "Read error [10.0.0.2]:25835: Connection reset by peer"
+CLOSED = "got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?"
 HUNG = "Watchdog caught collective operation timeout: ran for 900000 milliseconds"
 
 
@@ -88,6 +98,7 @@ HUNG = "Watchdog caught collective operation timeout: ran for 900000 millisecond
         (RuntimeError(f"{GLOO}pair.cc:547] {RESET}. This is typically caused by bugs."), RESET),
         (dist.DistBackendError(f"NCCL error in: x.cpp:1\nncclRemoteError: {HUNG}"), f"ncclRemoteError: {HUNG}"),
         (dist.DistStoreError("Timed out after 4 s. 1/2 joined."), "Timed out after 4 s. 1/2 joined"),
+        (dist.DistNetworkError(f"Failed to recv, {CLOSED}"), f"Failed to recv, {CLOSED}"),
         (dist.DistBackendError("NCCL error: invalid usage"), None),  # a mistake, nobody is lost
         (RuntimeError(f"{GLOO}pair.cc:1] op.nbytes <= size"), None),
         (RuntimeError("DataLoader timed out after 5 seconds"), None),
@@ -131,3 +142,64 @@ def test_launchers_of_several_machines_meet_as_they_say(monkeypatch: pytest.Monk
     assert init_method() == "attempt://"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert init_method() is None
+
+
+SEVERAL = "has started this 2 times"
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"LOCAL_RANK": "z"}, "LOCAL_RANK is 'z', not a whole number from 0 on"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', not a whole number from 1 on"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, SEVERAL),  # srun --ntasks=2 python ...
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, SEVERAL),
+        ({"PMI_SIZE": "2"}, SEVERAL),
+        ({"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "4", "RANK": "3"}, None),  # a launcher in each task
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_NPROCS": "2"}, None),  # a script of sbatch
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "4294967290"}, None),  # shell of salloc
+    ],
+)
+def test_what_a_launcher_or_scheduler_says_is_checked(monkeypatch, environ: dict[str, str], told: str | None) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    if told is None:
+        check_launcher()
+        return
+    with pytest.raises(UserError) as caught:
+        check_launcher()
+    assert told in str(caught.value)
+
+
+def _see_data(rank: int, world: int) -> None:
+    accelerator = SimpleNamespace(num_processes=world)
+
+    def told(names: list[str]) -> str:
+        with pytest.raises(UserError) as caught:
+            check_same_items(accelerator, len(names), names.__getitem__, "dataset (train)")
+        return str(caught.value)
+
+    check_same_items(accelerator, 2, ["a", "b"].__getitem__, "dataset (train)")
+    assert "process 0 has 1 items, process 1 has 2. All machines" in told(["a", "b"][: 1 + rank])
+    assert "item 1 is b0 on process 0 and b1 on process 1" in told(["a", f"b{rank}"])
+
+
+def test_processes_that_see_other_data_are_refused(tmp_path: Path) -> None:
+    run_world(_see_data, 2, tmp_path)
+
+
+def _orphaned() -> None:
+    """Wait for others when the launcher has died: `parent` is what it was at the start."""
+    os.environ["WORLD_SIZE"] = "2"
+    parent.cache_clear()
+    with patch("os.getppid", lambda: 4):
+        parent()
+    with leaving_with_launcher():
+        time.sleep(60)
+
+
+def test_a_process_leaves_when_its_launcher_dies_before_all_have_met() -> None:
+    process = forked(_orphaned)
+    process.join(30)
+    assert process.exitcode == 1

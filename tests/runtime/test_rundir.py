@@ -278,3 +278,12 @@ def test_differences_are_listed_by_dotted_key() -> None:
 )
 def test_values_are_compared_as_yaml_means_them(old: object, new: object, same: bool) -> None:
     assert (diff_config({"k": old}, {"k": new}) == []) is same
+
+
+def test_the_lock_of_another_machine_says_what_to_do_when_that_is_dead(tmp_path: Path, monkeypatch) -> None:
+    with RunDir(tmp_path, "m", "42") as run:
+        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")  # this one from there
+        with pytest.raises(UserError) as caught:
+            RunDir(tmp_path, "m", "42").open()
+    assert " is dead, the file server releases the lock when it notices" in str(caught.value)
+    assert f"deleting {run.path / '.lock'} does the same" in str(caught.value)

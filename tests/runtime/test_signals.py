@@ -60,3 +60,31 @@ def test_a_closed_terminal_is_a_request_unless_it_is_ignored(
 
 def test_preempted_names_the_signal() -> None:
     assert str(Preempted(signal.SIGUSR1)) == "stopped by SIGUSR1"
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time, trainer.runtime.signals as s
+s.BETWEEN_KEYS = 0.0
+try:
+    with s.StopSignals("saving"):
+        os.kill(os.getpid(), signal.SIGINT)
+        for thread in threading.enumerate()[1:]: thread.join()
+        print("working on", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit("at once")
+"""
+
+
+def test_ctrl_c_is_answered_and_a_second_one_interrupts() -> None:
+    done = command("-c", INTERRUPTED)
+    assert (done.stdout, done.stderr) == ("working on\n", "saving\nat once\n")
+
+
+def test_ctrl_c_twice_within_moments_is_one_request() -> None:
+    """A shell, a launcher or a scheduler may deliver it twice."""
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signals.received == signal.SIGINT

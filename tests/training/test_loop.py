@@ -34,7 +34,7 @@ def test_five_frames_lead_from_the_command_to_the_optimizer(tmp_path: Path) -> N
         assert train.main(train_args(tmp_path, *small)[1:]) == 1
     finally:
         hook.remove()
-    assert frames == ["cli.leaving", "cli.main", "train.run", "loop.fit", "loop.step"]  # `leaving` is `guarded`
+    assert frames == ["cli.guarding", "cli.main", "train.run", "loop.fit", "loop.step"]  # `leaving` is `guarded`
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:

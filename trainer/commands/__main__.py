@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from models_zoo.registry import did_you_mean
 from trainer import __version__
+from trainer.commands.cli import guarded
 
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
@@ -44,6 +45,7 @@ _monodepth() {
 complete -o default -F _monodepth monodepth"""
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit code."""
     parser = argparse.ArgumentParser(

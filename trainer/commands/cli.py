@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from trainer.runtime import files
-from trainer.runtime.errors import UserError
-from trainer.runtime.processes import is_first_process
+from trainer.runtime.errors import UserError, exhausted
+from trainer.runtime.processes import is_first_process, parent
+
+NO_READER = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.EBADF)  # a closed pipe or terminal
 
 PATIENCE = 4.0  # seconds of silence at a start
 
@@ -123,32 +126,45 @@ def write_or_check(text: str, path: Path, check: bool, command: str) -> int:
 
 
 def guarded(main: Callable[..., int]) -> Callable[..., int]:
-    """Print a UserError as its message alone and return 2; let other errors raise.
+    """Print a UserError as its message alone and return its exit code, 130 after Ctrl-C; let other errors raise.
 
     An elastic launcher gets the traceback of a process that dies, and prints it. One of several processes that have met
-    leaves at once, because the others wait for it.
+    leaves at once, because the others wait for it. A reader of the output that has gone (`list | head -1`) is no error;
+    a disk that refuses it is one, once the work is done.
     """
 
     @functools.wraps(main)
-    def leaving(*args: Any, **kwargs: Any) -> int:
+    def guarding(*args: Any, **kwargs: Any) -> int:
+        parent()  # noted before torch is imported, which takes seconds
+        _open_closed_streams()
         launcher = _elastic_launcher()
-        try:
-            code = main(*args, **kwargs) or 0
-        except UserError as error:
-            _print_error(error)
-            code = 2
-        except Exception as error:
-            if launcher is not None:
-                launcher.record_exception(error)
-            if not _have_met():
-                raise
-            sys.excepthook(type(error), error, error.__traceback__)
+        with outliving() as dropped:
+            try:
+                code = main(*args, **kwargs) or 0
+            except UserError as error:
+                code = _print_error(error)
+            except KeyboardInterrupt:
+                code = 130
+                if is_first_process():
+                    say("stopped by Ctrl-C")
+            except Exception as error:
+                code = 1
+                if known := exhausted(error):
+                    _print_error(known)
+                else:
+                    if launcher is not None:
+                        launcher.record_exception(error)
+                    if not _have_met():
+                        raise
+                    sys.excepthook(type(error), error, error.__traceback__)
+        if dropped and not code:
+            say(f"error: the output could not be written: {dropped[0].strerror}. Everything else is done")
             code = 1
         if _have_met():
             leave(code)
         return code
 
-    return leaving
+    return guarding
 
 
 def command(parse: Callable[..., argparse.Namespace], job: str, loading: str = "") -> Callable[..., int]:
@@ -186,12 +202,13 @@ def _have_met() -> bool:
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _print_error(error: UserError) -> None:
-    """Print once what all processes run into before they meet, and everything after that."""
-    met = _have_met()
-    if os.environ.get("LOCAL_RANK", "0") == "0" or met:  # the first of every machine: their disks may differ
-        where = f" [process {os.environ['RANK']}]" if met or not is_first_process() else ""
+def _print_error(error: UserError) -> int:
+    """Print once what all processes run into before they meet, and everything after that. Returns the exit code."""
+    met, local = _have_met(), os.environ.get("LOCAL_RANK", "0")
+    if local == "0" or not local.isdecimal() or met:  # the first of every machine: their disks may differ
+        where = f" [process {os.environ.get('RANK', '?')}]" if met or not is_first_process() else ""
         say(f"error{where}: {error}")
+    return error.exit_code
 
 
 class Outliving:
@@ -199,30 +216,41 @@ class Outliving:
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self.refusals: list[OSError] = []  # those of the disk
 
     def write(self, text: str) -> int:
         """Write `text`, or nothing; return its length."""
-        with suppress(OSError):
-            self._stream.write(text)
+        self._attempt(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Flush what can be flushed."""
-        with suppress(OSError):
-            self._stream.flush()
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, call: Callable[..., object], *args: str) -> None:
+        try:
+            call(*args)
+        except OSError as error:
+            if error.errno not in NO_READER:
+                self.refusals.append(error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def outliving() -> Iterator[None]:
-    """Let stdout and stderr drop what they cannot write in this block; they do not change the exit code either."""
+def outliving() -> Iterator[list[OSError]]:
+    """Let stdout and stderr drop what they cannot write in this block; yields what a disk refused of stdout.
+
+    A block within another keeps its refusals to itself.
+    """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, Outliving(stream)) for stream in before)
+    out, err = (Outliving(s._stream if isinstance(s, Outliving) else s) for s in before)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
     try:
-        yield
+        yield out.refusals
     finally:
+        out.flush()
         sys.stdout, sys.stderr = before
         for stream in before:
             _silence_if_broken(stream)
@@ -235,6 +263,23 @@ def later(text: str) -> threading.Timer:
     if is_first_process():
         timer.start()
     return timer
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null where a standard stream was closed (`train >&-`): the next file would get its number.
+
+    What torch's C++ prints to number 2 would be written to a checkpoint then.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                if nowhere != number:
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
 
 
 def say(text: str) -> None:

@@ -223,7 +223,10 @@ def _plural(annotation: Any) -> str:
 
 
 def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, kinds)
+    is_class = (
+        isinstance(annotation, type) and get_origin(annotation) is None
+    )  # Python 3.10 calls dict[str, int] a type
+    return is_class and issubclass(annotation, kinds)
 
 
 def _bounds(metadata: Iterable[Any]) -> str:

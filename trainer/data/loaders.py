@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from trainer.data.base import DataError, DepthDataset
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import Exhausted, UserError, exhausted, listed
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
 _MAX_ITEMS = 100_000_000
@@ -170,9 +170,27 @@ class _Loader(DataLoader[dict[str, Tensor]]):
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
         try:
-            return super().__iter__()
+            batches = super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._naming(batches) if self.num_workers else batches
+
+    def _naming(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches; when workers hang, the error names the items that were waited for.
+
+        A worker that was killed may have been at any batch.
+        """
+        keys: Sequence[tuple[int, int]] = ()
+        try:
+            for keys in self.batch_sampler or ():  # noqa: B007 - the handler names them
+                yield next(batches)
+        except RuntimeError as error:
+            known = exhausted(error)
+            if known is None or "timed out" not in str(error):
+                raise
+            dataset: Any = self.dataset
+            items = [f"item {index} ({dataset.describe(index)})" for _, index in keys]
+            raise Exhausted(f"{known} [waiting for {listed(items)}]") from error
 
 
 def _listen_to_trainer(worker_id: int) -> None:

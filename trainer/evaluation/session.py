@@ -15,7 +15,7 @@ import torch
 
 from trainer.checkpoint import load_objective
 from trainer.objective import Objective
-from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_world
+from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_launcher, check_world, leaving_with_launcher
 from trainer.tracking.progress import counting
 
 PATIENCE = timedelta(hours=2)  # for a slower process; NCCL alone would give up after 10 minutes
@@ -53,13 +53,15 @@ def start() -> Iterator[Machine]:
 
 
 def _meet() -> Machine:
+    check_launcher()
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower()  # `accelerate launch --cpu`
     has_gpu = torch.cuda.is_available() and use_cpu not in ("true", "1", "yes", "y", "on", "t")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Machine(torch.device("cuda" if has_gpu else "cpu"))
     from accelerate import PartialState
 
-    state = PartialState(cpu=not has_gpu, timeout=PATIENCE)
+    with leaving_with_launcher():
+        state = PartialState(cpu=not has_gpu, timeout=PATIENCE)
     check_world(state)
     return Machine(state.device, Processes(state.process_index, state.num_processes))
 

@@ -8,9 +8,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from trainer.geometry.precision import full_precision
+
+
+class SumOfAll(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the sum, on every process."""
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Return the sum of the gradients."""
+        return SumOfAll.apply(gradient)
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -27,8 +42,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
         own_mean, own_var = own_mean.double(), own_var.double()
         count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
-        # Its gradient is the sum of the gradients of all processes.
-        sums = all_reduce(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
+        sums: Tensor = SumOfAll.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
         total = sums[-1].detach()
         mean, square = (sums[:-1] / total).chunk(2)
         var = (square - mean**2).clamp(min=0)

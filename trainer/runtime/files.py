@@ -86,8 +86,9 @@ def clean_stale(folder: Path) -> list[Path]:
     for path in folder.glob(".*.tmp-*"):
         match = _STAGED.fullmatch(path.name)
         if match and not _is_alive(int(match[1])):
-            path.unlink(missing_ok=True)
-            stale.append(path)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                stale.append(path)
     return stale
 
 
@@ -104,7 +105,10 @@ def make_folder(folder: Path) -> None:
 
 def require_space(folder: Path, num_bytes: int, purpose: str) -> None:
     """Raise CannotWrite when the disk of `folder` has less than `num_bytes` free for `purpose`, a plural."""
-    free = shutil.disk_usage(folder).free
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise CannotWrite(why_not(folder, error)) from error
     if free < num_bytes:
         raise CannotWrite(
             f"{folder}: {purpose} need {num_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free there."

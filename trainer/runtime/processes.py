@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +18,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+
+COUNTED = {"WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}  # set by launchers: the least value
+TASKS = {  # number of tasks that were started together, and by what; SLURM_NTASKS is also set where only one runs
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun or srun",
+}
+
+
+def check_launcher() -> None:
+    """Raise UserError for a launcher's variables that make no sense, and for several tasks without a launcher.
+
+    Of SLURM only a step says how many tasks it has: a script of `sbatch` and a shell of `salloc` are one process,
+    whatever SLURM_NTASKS is, and the step of an interactive shell has one task.
+    """
+    environ = os.environ
+    for name, least in COUNTED.items():
+        value = environ.get(name, str(least))
+        if not (value.isascii() and value.isdecimal() and least <= int(value[:9])):
+            raise UserError(
+                f"the environment variable {name} is {value!r}, not a whole number from {least} on. A launcher"
+                f" (accelerate launch, torchrun) sets it; without one, unset {name}"
+            )
+    for rank, world in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        if rank in environ and world in environ and int(environ[rank]) >= int(environ[world]):
+            raise UserError(
+                f"the environment variable {rank} is {environ[rank]}, but {world} is {environ[world]}: ranks count from"
+                " 0. A launcher (accelerate launch, torchrun) sets both; without one, unset them"
+            )
+    for name, starter in TASKS.items() if "WORLD_SIZE" not in environ else ():
+        if environ.get(name, "1") != "1":
+            raise UserError(
+                f"{starter} has started this {environ[name]} times ({name}), and no launcher tells the processes of"
+                " each other: each would train alone and write to the same folder. Start one task per machine and a"
+                " launcher in it, as launch/slurm/multi_node.sbatch does, or a single task (srun --ntasks=1). If this"
+                f" is the only one, unset {name}"
+            )
 
 
 def check_world(accelerator: Any) -> None:
@@ -30,6 +70,28 @@ def check_world(accelerator: Any) -> None:
             "each would train alone and overwrite the others. Use a file that `monodepth launch-file` "
             "lists (two processes on CPU: cpu_x2), or set ACCELERATE_USE_CPU=true without a GPU."
         )
+
+
+def check_same_items(accelerator: Any, number: int, name: Callable[[int], str], what: str) -> None:
+    """Raise UserError on every process when they see other items: their number, and the name of each by its index.
+
+    Orders are drawn over the number of items, so that processes would otherwise take different steps and wait for ever.
+    """
+    if accelerator.num_processes == 1:
+        return
+    sums = [zlib.crc32(name(i).encode(errors="surrogatepass")) for i in range(number)]
+    briefs = gathered(accelerator, (number, zlib.crc32(repr(sums).encode())))
+    other = next((rank for rank, brief in enumerate(briefs) if brief != briefs[0]), None)
+    if other is None:
+        return
+    if briefs[other][0] != briefs[0][0]:
+        differ = f"process 0 has {briefs[0][0]} items, process {other} has {briefs[other][0]}"
+    else:
+        theirs = gathered(accelerator, sums)
+        first = next(i for i, (one, two) in enumerate(zip(theirs[0], theirs[other], strict=True)) if one != two)
+        names = gathered(accelerator, name(first))
+        differ = f"item {first} is {names[0]} on process 0 and {names[other]} on process {other}"
+    raise UserError(f"{what}: the processes do not see the same data: {differ}. All machines need the same files")
 
 
 def check_equal(accelerator: Any, value: Any, what: str) -> None:
@@ -59,8 +121,9 @@ def total(accelerator: Any, x: Tensor) -> Tensor:
     return x
 
 
+WATCH_SECONDS = 1.0  # between looks for the launcher
 LOST = re.compile(
-    r"closed by (?:remote )?peer|connection (?:reset|refused|closed)|broken pipe|time(?:d |-)?out"
+    r"closed by (?:remote )?peer|connection (?:was likely |was )?(?:reset|refused|closed)|broken pipe|time(?:d |-)?out"
     r"|remote process exit|remoteerror|communicator was aborted|socket (?:is )?closed",
     re.IGNORECASE,
 )
@@ -121,6 +184,36 @@ def any_process(accelerator: Any, flag: bool) -> bool:
     import torch
 
     return bool(total(accelerator, torch.tensor(float(flag), device=accelerator.device)))
+
+
+@cache
+def parent() -> int:
+    """Return the id of the process that has started this one, as it was at the first call."""
+    return os.getppid()
+
+
+@contextmanager
+def leaving_with_launcher() -> Iterator[None]:
+    """End this process when its launcher dies while it waits, in this block, for processes that will never come.
+
+    Once they have met they go on without it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    launcher, met = parent(), threading.Event()
+
+    def watch() -> None:
+        while not met.wait(WATCH_SECONDS):
+            if os.getppid() != launcher:
+                os.write(2, b"error: the launcher has died before the processes met: nothing was done\n")
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 def is_first_process() -> bool:

@@ -225,6 +225,7 @@ def _take_lock(folder: Path) -> int:
         raise UserError(
             f"{folder}: another run is writing here: process {owner['pid']} on {owner['host']},"
             f" since {owner['since']}. Wait for it, stop it, or use another --version"
+            f"{_if_dead(str(owner['host']), path)}"
         ) from error
     except ImportError:
         _LOG.warning("%s: this system has no file locks; make sure that only one run writes here", folder)
@@ -235,6 +236,16 @@ def _take_lock(folder: Path) -> int:
             os.close(descriptor)
             raise CannotWrite(files.why_not(path, error)) from error
     return descriptor
+
+
+def _if_dead(host: str, path: Path) -> str:
+    """Return what to do when the owner is on another machine and cannot release its lock any more."""
+    if host in ("?", socket.gethostname()):
+        return ""
+    return (
+        f". If {host} is dead, the file server releases the lock when it notices, often within minutes; once you are"
+        f" sure that nothing runs there, deleting {path} does the same"
+    )
 
 
 def _read_owner(descriptor: int) -> dict[str, Any]:

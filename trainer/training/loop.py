@@ -28,6 +28,8 @@ from trainer.training.saver import Parts, Saver
 from trainer.training.validation import ValidationResult, validate
 from trainer.types import StepOutput
 
+ANSWER = "finishing this step, then saving; press Ctrl-C again to stop without saving"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,7 +69,7 @@ class Loop:
         self.objective, self.scheduler, self.state = parts.objective, parts.scheduler, parts.state
         self.guard, self.averages, self.stopping = parts.guard, parts.averages, parts.stopping
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
-        self.signals = StopSignals()
+        self.signals = StopSignals(ANSWER if self.accelerator.is_main_process else "")
 
     def fit(self) -> TrainState:
         """Train from the current state until `max_epochs` or an early stop.

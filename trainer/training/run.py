@@ -80,13 +80,13 @@ def build_run(
     lap("Accelerator and process group")
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
-    if accelerator.is_main_process:
-        require_space(folder.ckpts, _num_bytes(cfg, objective), "checkpoints")
+    _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
     schedule = cfg.scheduler_kwargs()
     trained = objective, optimizer, make_scheduler(optimizer, **schedule) if schedule else None
-    model, prepared = accelerator.prepare(objective, optimizer)
+    with setup.an_unused_parameter(objective):
+        model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
@@ -165,15 +165,19 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
 def _loaders(
     cfg: Config, datasets: Mapping[str, DepthDataset], seed: int, accelerator: Accelerator
 ) -> tuple[DataLoader, DataLoader | None]:
+    for mode, data in datasets.items():
+        processes.check_same_items(accelerator, len(data), data.describe, f"dataset ({mode})")
     place = seed, accelerator.process_index, accelerator.num_processes
     train = build_loader(cfg, "train", datasets["train"], *place)
     limit = cfg.trainer.limit_val_batches
     return train, build_loader(cfg, "val", datasets["val"], *place, limit) if limit else None
 
 
-def _num_bytes(cfg: Config, objective: Objective) -> int:
+def _require_space(cfg: Config, folder: RunDir, objective: Objective, accelerator: Accelerator) -> None:
     copies = COPIES + (cfg.trainer.ema is not None) + (cfg.trainer.swa is not None)
-    return copies * sum(p.numel() * p.element_size() for p in objective.parameters())
+    num_bytes = copies * sum(p.numel() * p.element_size() for p in objective.parameters())
+    if accelerator.is_main_process:
+        require_space(folder.ckpts, num_bytes, "checkpoints")
 
 
 def _restore(

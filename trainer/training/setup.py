@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,20 +45,21 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     _check_launcher(cfg, precision)
     has_xpu = hasattr(torch, "xpu") and torch.xpu.is_available()
     try:
-        accelerator = Accelerator(
-            mixed_precision=precision,
-            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or has_xpu),
-            dynamo_backend="no",  # `trainer.compile` compiles; Accelerate must not do it again
-            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=not cfg.trainer.sync_batchnorm, **DDP_OPTIONS),
-                InitProcessGroupKwargs(
-                    init_method=processes.init_method(),
-                    # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
-                    timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
-                ),
-            ],
-        )
+        with processes.leaving_with_launcher():
+            accelerator = Accelerator(
+                mixed_precision=precision,
+                cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or has_xpu),
+                dynamo_backend="no",  # `trainer.compile` compiles; Accelerate must not do it again
+                project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(broadcast_buffers=not cfg.trainer.sync_batchnorm, **DDP_OPTIONS),
+                    InitProcessGroupKwargs(
+                        init_method=processes.init_method(),
+                        # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
+                        timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
+                    ),
+                ],
+            )
     except RuntimeError as error:
         reason = processes.lost_peer(error)
         if reason is None:
@@ -66,8 +68,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             f"the processes did not meet within {cfg.trainer.timeout_minutes:g} minutes: {reason}. Were all started, on"
             " every machine, with the same number of processes? docs/launching.md, section `Several machines`"
         ) from error
-    # torch says once that all parameters are used after all, and deprecates an argument that Accelerate passes on.
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    # torch deprecates an argument that Accelerate passes on.
     warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
     processes.check_world(accelerator)
     if precision == "fp16" and accelerator.device.type == "cpu":
@@ -125,6 +126,23 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
     if cfg.trainer.compile is not None:
         notes += compile_networks(objective, cfg.trainer.compile.model_dump())
     return notes
+
+
+@contextmanager
+def an_unused_parameter(objective: Objective) -> Iterator[None]:
+    """Give the objective an empty parameter while DistributedDataParallel takes note of what there is.
+
+    In the first step without unused parameters its C++ prints, once per process and to the terminal directly, that it
+    need not have looked for some. Which systems have some, and in which steps, cannot be known beforehand. Without
+    elements the parameter moves no other one in the buckets that are summed.
+    """
+    objective.register_parameter(
+        "unused", torch.nn.Parameter(torch.empty(0, device=next(objective.parameters()).device))
+    )
+    try:
+        yield
+    finally:
+        del objective.unused
 
 
 def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:

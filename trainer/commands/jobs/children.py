@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainer.runtime import files
+from trainer.runtime.processes import TASKS
 from trainer.runtime.signals import StopSignals
 
 SAVING_SECONDS = 60.0  # after SIGTERM, for processes that a launcher leaves behind
@@ -26,7 +27,8 @@ def call(command: Sequence[str], log: Path, stop: StopSignals) -> int:
 
     Raises CannotWrite when the log cannot be written.
     """
-    env = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240", **os.environ}  # seconds for a step and a save; 30 by default
+    own = {name: value for name, value in os.environ.items() if name not in TASKS}  # the command is alone in its folder
+    env = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240", **own}  # seconds for a step and a save; 30 by default
     with _appending(log) as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
@@ -37,17 +39,27 @@ def call(command: Sequence[str], log: Path, stop: StopSignals) -> int:
         except OSError as error:
             file.write(f"{command[0]}: cannot be started: {error.strerror}\n".encode())
             return 127
-        while process.poll() is None and stop.received is None:
-            time.sleep(0.05)
-        if process.poll() is None:
+        try:
+            return _ended(process, stop)
+        except KeyboardInterrupt:  # the second one: whoever is impatient does not want to wait for a save
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-                deadline = time.monotonic() + SAVING_SECONDS
-                while time.monotonic() < deadline:
-                    os.killpg(process.pid, 0)  # raises when all have ended
-                    time.sleep(0.05)
-        return process.wait()
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def _ended(process: subprocess.Popen[bytes], stop: StopSignals) -> int:
+    """Wait for the end of a command, having passed a request to stop on; return its exit code."""
+    while process.poll() is None and stop.received is None:
+        time.sleep(0.05)
+    if process.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            deadline = time.monotonic() + SAVING_SECONDS
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, 0)  # raises when all have ended
+                time.sleep(0.05)
+    return process.wait()
 
 
 def _appending(log: Path) -> BinaryIO:

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
             job.note = job.untrained() or ", ".join(step.name for step in job.missing())
             job.outcome = "incomplete:" if job.note else "was finished"
     else:
-        with StopSignals() as stop:
+        with StopSignals("stopping the running command, which saves; press Ctrl-C again to kill it") as stop:
             work(jobs, stop, args.stop_on_failure)
         if stop.received is not None:
             summarise(jobs)

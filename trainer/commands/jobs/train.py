@@ -22,9 +22,9 @@ from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data.base import DepthDataset
 from trainer.data.files.paths import DataNotFound
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import CannotWrite
-from trainer.runtime.processes import is_first_process, lost_peer
+from trainer.runtime.processes import check_launcher, is_first_process, lost_peer
 from trainer.runtime.rundir import RunDir, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UserError for mistakes found before training starts.
     """
+    check_launcher()
     with outliving(), Stopwatch() as watch:
         watch.lap(IMPORTS)
         load_plugins(args.plugins)
@@ -102,6 +103,7 @@ class _End:
     code: int = 1
     words: str = ""
     lost_peer: bool = False
+    interrupted: bool = False  # at once, by a second Ctrl-C: nobody is waited for
 
 
 @contextmanager
@@ -118,12 +120,18 @@ def _ending(job: Run) -> Iterator[_End]:
             end.words = f"{stop} after step {step}; `last` is saved, the same command continues"
     except (NonFiniteLoss, UserError) as error:  # sentences: their traceback would help nobody
         end.words = f"error{_where()}: {error}"
-    except RuntimeError as error:
-        reason = lost_peer(error)
-        if reason is None:
+    except KeyboardInterrupt:
+        end.state, end.code, end.interrupted = "preempted", 130, True
+        if loop.accelerator.is_main_process:
+            end.words = "stopped without saving; `last` holds the latest save, the same command continues from there"
+    except Exception as error:
+        if known := exhausted(error):
+            end.words = f"error{_where()}: {known}. `last` holds the latest save, the same command continues"
+        elif reason := lost_peer(error):
+            end.lost_peer = True
+            end.words = _without_a_peer(f"after step {loop.state.position.step}", reason)
+        else:
             raise
-        end.lost_peer = True
-        end.words = _without_a_peer(f"after step {loop.state.position.step}", reason)
     finally:
         try:
             job.folder.write_state(end.state, loop.state.position)
@@ -139,6 +147,8 @@ def _leave(job: Run, end: _End, had_finished: bool) -> int:
     """Print the summary of a finished run and part from the other processes; return the exit code."""
     if end.lost_peer:
         _leave_after_the_dead()
+    if end.interrupted:
+        leave(end.code)
     if end.code == 0:
         title = "had finished before: nothing was trained" if had_finished else "finished"
         job.loop.recorder.progress.summary(_summary(job), title=title)
