@@ -415,6 +415,9 @@ def test_array_script(world: World, tmp_path: Path, capsys) -> None:
     chosen = dict(option.removeprefix("--").split("=") for option in directives(script) if "=" in option)
     assert (chosen["array"], chosen["signal"]) == ("0-3", "B:USR1@300")
     assert chosen["output"] == f"{world.out}/slurm/%A_%a.log"
+    assert (world.out / "slurm").is_dir(), "SLURM makes no folder for logs"
+    assert chosen["mem"].endswith("G")
+    assert all(f"\n##SBATCH --{name}=" in script.read_text() for name in ("partition", "account"))
     assert "--requeue" in directives(script)
     assert "#   3: monodepth2_MS/195" in text
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0

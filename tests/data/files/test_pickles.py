@@ -124,6 +124,7 @@ def test_a_stream_that_ends_too_early_keeps_nobody_waiting(monkeypatch) -> None:
     content = pickle.dumps(np.arange(3))
     with pytest.raises(DataError, match=MANY):  # the process still waits for the rest
         read_pickle(io.BytesIO(content), "here", len(content) + 1)
+    monkeypatch.undo()
     assert read_pickle(content, "here").tolist() == [0, 1, 2]
 
 
