@@ -117,7 +117,7 @@ def test_a_data_set_without_depth_names_the_alternatives(run, tmp_path, capsys):
     page.write_text(f"dataset: {{type: folder, path: {tmp_path}, val_every: 0}}\n")
     message = refused(capsys, "--ckpt", run, "-c", page)
     assert "folder has no true depth here" in message
-    assert "export_depth" in message
+    assert "export-depth" in message
     assert "use_depth" not in message
     assert "--odometry" not in message  # there are no poses either
 

@@ -232,4 +232,4 @@ def test_wrong_options(kitti, run, tmp_path, capsys):
         assert message in refused(capsys, "--pred-file", kitti["preds"], "--targets", *options)
     message = refused(capsys, "--ckpt", run, "--targets", kitti["targets"])
     assert "holds ground truth without images, and a network needs images" in message
-    assert "export_depth" in message
+    assert "export-depth" in message

@@ -53,7 +53,6 @@ def test_an_existing_file_stays_unless_forced(stereo_run, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--save", "x.npy"], "must end in .npz"),
-        (["--batch-size", "0"], "1 or more"),
         (["--set", "dataset.scnee=road"], "Did you mean 'scene'"),
     ],
 )

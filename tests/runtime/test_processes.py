@@ -80,7 +80,7 @@ def test_conversion_keeps_names_and_single_process_output() -> None:
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"started 2 processes but Accelerate sees 1.*cpu_x2\.yaml"):
+    with pytest.raises(UserError, match=r"started 2 processes but Accelerate sees 1.*cpu_x2"):
         check_world(SimpleNamespace(num_processes=1))
 
 

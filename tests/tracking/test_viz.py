@@ -209,7 +209,7 @@ def test_colour_bars_are_in_metres_of_each_picture(tmp_path: Path, monkeypatch: 
     assert [t for t in written if t != "none"] == [
         *("20", "10", "∞", "≤ 5 m"),
         *("160", "80", "∞", "≤ 40 m"),
-        *("0 %", "≥ 30 %"),
+        *("0", "≥ 0.3"),
     ]
 
 

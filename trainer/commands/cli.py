@@ -216,6 +216,7 @@ class Outliving:
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self.is_broken = False
         self.refusals: list[OSError] = []  # those of the disk
 
     def write(self, text: str) -> int:
@@ -231,6 +232,7 @@ class Outliving:
         try:
             call(*args)
         except OSError as error:
+            self.is_broken = True
             if error.errno not in NO_READER:
                 self.refusals.append(error)
 
@@ -252,8 +254,8 @@ def outliving() -> Iterator[list[OSError]]:
     finally:
         out.flush()
         sys.stdout, sys.stderr = before
-        for stream in before:
-            _silence_if_broken(stream)
+        for stream, outliver in zip(before, (out, err), strict=True):
+            _silence_if_broken(stream, outliver.is_broken)
 
 
 def later(text: str) -> threading.Timer:
@@ -299,11 +301,13 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _silence_if_broken(stream: TextIO) -> None:
+def _silence_if_broken(stream: TextIO, is_broken: bool = False) -> None:
     """Point a stream that cannot be written at /dev/null: Python flushes it at exit and would return 120."""
     try:
         stream.flush()
     except OSError:
+        is_broken = True
+    if is_broken:
         with suppress(OSError, ValueError):  # not a file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
