@@ -40,7 +40,7 @@ SYSTEMS: Cases = {name: (name, {}) for name in systems.NAMES}
 def build(name: str, changes: dict[str, Any]) -> Objective:
     """Build a system of the benchmark with small encoders, in double precision."""
     nets = systems.written(name, changes)["net"]
-    small = {net: {"enc_name": "test_resnet"} for net, kwargs in nets.items() if kwargs is not None}
+    small = {net: {"enc_name": "resnet10t"} for net, kwargs in nets.items() if kwargs is not None}
     return systems.build(name, systems.merge(changes, {"net": small})).double()
 
 
