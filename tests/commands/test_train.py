@@ -119,7 +119,7 @@ class Died(BaseException):
     """What a kill is to a command of this process."""
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_dying_between_best_and_last_it_ends_with_the_same_bytes(
     trained_run: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,10 +400,10 @@ def test_several_people_debug_on_one_machine(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_console_script_is_installed() -> None:
-    script = Path(sys.executable).with_name("train")
+    script = Path(sys.executable).with_name("monodepth")
     if not script.exists():
         pytest.skip("the project is not installed in this environment")
-    done = subprocess.run([script, "--help"], capture_output=True, text=True, cwd="/")
+    done = subprocess.run([script, "train", "--help"], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0
     assert "--cfg-default" in done.stdout
 

@@ -116,7 +116,7 @@ def test_a_disk_that_refuses_the_output_of_a_command_is_an_error() -> None:
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| head -1"])
 def test_streams_may_be_closed_from_the_start_or_after_a_line(redirection: str, tmp_path: Path) -> None:
     """Python has None for a stream that was closed; and the next file to be opened gets its number."""
-    code = "from trainer.commands.__main__ import main; import os; r = main(['list']);"
+    code = "from trainer.commands.__main__ import main; import os; r = main(['cfg', 'list']);"
     code += f" open({str(tmp_path / 'file')!r}, 'w').write(str(r)); os.write(2, b'')"
     line = f'"{sys.executable}" -c "$0" {redirection}; exit "${{PIPESTATUS[0]:-0}}"'
     done = subprocess.run(["bash", "-c", line, code], capture_output=True, cwd=ROOT, env=environment(), timeout=60)
