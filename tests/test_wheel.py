@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_holds_all_packages_pages_and_licences_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     info = next(name for name in names if name.endswith("/METADATA")).rpartition("/")[0]
@@ -45,7 +45,7 @@ def test_it_holds_all_packages_pages_and_licences_and_nothing_else(wheel: Path) 
     assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "CREDITS.md"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_trains_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     site, here = tmp_path / "site", tmp_path / "here"
     here.mkdir()
@@ -59,15 +59,7 @@ def test_it_trains_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     assert run("launch-file", "cpu").stdout == f"{site}/trainer/launch/accelerate/cpu.yaml\n"
     assert "name a file with --out" in run("schema").stderr
 
-    done = run("train", "-c", "synthetic/monodepth2_MS", "--progress", "plain", "--set", *SMALL)
+    done = run("train", "-c", "synthetic/monodepth2_MS", "--progress", "plain", "--set", *SMALL, "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr[-3000:]
     folder = here / "models/synthetic/monodepth2_MS/42"
     assert read_hparams(folder / "hparams.yaml")["config"]["net"]["depth"]["init_disp"] == 0.06
-    done = run("evaluate", "--ckpt", str(folder), "--limit", "2")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1].startswith("ratio to best constant depth: ")
-
-    done = run("train", "-c", "kitti/monodepth2_MS")
-    assert done.returncode == 2
-    assert "KITTI raw data was not found" in done.stderr
-    assert "synthetic/monodepth2_MS needs no data" in done.stderr

@@ -327,6 +327,11 @@ def test_missing_file_and_impossible_folder(tmp_path: Path) -> None:
     refused(call(*train_args(tmp_path / "file")), str(tmp_path / "file"))
 
 
+def test_a_page_without_its_data_names_one_that_needs_none(tmp_path: Path) -> None:
+    done = call("launch/train.py", "-c", "kitti/monodepth2_MS", "-o", tmp_path, MONODEPTH_DATA=str(tmp_path))
+    refused(done, "KITTI raw data was not found", "synthetic/monodepth2_MS needs no data")
+
+
 def test_changes_that_would_break_the_experiment_are_refused(trained_run: Path, tmp_path: Path) -> None:
     out = copied_run(trained_run, tmp_path / "changed")
     refused(call(*train_args(out, "loader.batch_size=1", "trainer.max_epochs=3")), "loader.batch_size")
