@@ -67,7 +67,7 @@ def _load(args: argparse.Namespace) -> Config:
         if not any(": missing" in problem for problem in error.problems):
             raise
         base = " ".join(map(str, args.cfg_default)) or "nothing"
-        advice = "the comment that opens a page says what it builds on: -d <page> ..."
+        advice = "a page of your own goes behind the one that it changes, -c <page> <yours>, or on top of a -d <page>"
         raise UserError(f"{error}\n{args.cfg_file[0]} was built on {base}; {advice}") from error
 
 
