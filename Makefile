@@ -21,7 +21,7 @@ demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS
 	$(BIN)/monodepth evaluate --ckpt $(DEMO) --sheet $(DEMO)/results/sheet.png
 
-demo-quick: $(STAMP)  ## the same in about a minute: smaller pictures, 120 steps
+demo-quick: $(STAMP)  ## the same in about three minutes: smaller pictures, 120 steps
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS -n quick --set $(QUICK)
 	$(BIN)/monodepth evaluate --ckpt models/synthetic/quick/42 --limit 50
 
