@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from models_zoo.weights import looks_pickled
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import replacing
+from trainer.runtime.files import open_file, replacing
 
 FORMAT_VERSION = 2  # 1 had numbers of the validation in per cent (`schema.upgraded`)
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one
@@ -171,11 +170,7 @@ def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
-        with open(path, "rb", opener=_at_once) as file:
-            kind = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(kind):
-                what = "a pipe" if stat.S_ISFIFO(kind) else "a device"
-                raise UserError(f"{path}: is {what}, not a file. Name a .safetensors file")
+        with open_file(path) as file:
             yield file
     except FileNotFoundError as error:
         others = sorted(p.name for p in path.parent.glob("*.safetensors"))
@@ -183,14 +178,8 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         raise UserError(f"{path}: there is no such file. {known}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder. Name the .safetensors file in it") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read: {reason}. Check the path and the disk") from error
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Open without waiting for the writer of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}. Check the path and the disk") from error
 
 
 def _read_header(path: Path, file: BufferedReader) -> _Header:

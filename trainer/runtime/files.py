@@ -9,8 +9,8 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from trainer.runtime.errors import UserError
 
@@ -24,7 +24,7 @@ _FIXES = {
 _STAGED = re.compile(r"\..+\.tmp-(\d+)")
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """Open a file to read bytes. Raises OSError, at once, for a pipe or device, which would block or never end."""
 
     def without_waiting(name: str, flags: int) -> int:
