@@ -29,7 +29,9 @@ FLOORS = (
 OPEN = {
     "models_zoo": {"decoders", "depth", "registry", "standardise", "weights"},
     "trainer.geometry": {"precision", "scene"},
-    "trainer.runtime": {*("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text")},
+    "trainer.runtime": {
+        *("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence", "yaml_text")
+    },
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
     "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},

@@ -11,6 +11,7 @@ import pytest
 from tests.world import call, command, train_args
 from trainer.commands import cli
 from trainer.commands.jobs.timings import BATCH, CONFIGURATION, IMPORTS, STEP, Stopwatch
+from trainer.runtime.silence import Silence
 
 HEADING = "time to the first step"
 PARTS = (
@@ -57,17 +58,28 @@ def test_the_table_is_shown_once_after_the_first_step():
 
 
 def test_a_part_that_takes_long_is_named_once_it_does(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "PATIENCE", 0.01)
+    now = [0.0]
+    silence = Silence(cli._announce, 3.0, clock=lambda: now[0])
+    silence._arm = lambda seconds: None  # the timer, whose part this test plays
+    monkeypatch.setattr(cli, "_silence", silence)
+    monkeypatch.setattr(cli, "busy_machine", lambda: "")
     with Stopwatch(age=0.0) as watch:
         watch.lap(CONFIGURATION)
-        watch._coming.join(5)
+        now[0] = 2.0
         watch.lap("data checked")
-        monkeypatch.setattr(cli, "PATIENCE", 60)
+        now[0] = 3.0
+        silence.look()  # silent for 3 s, though no part has lasted so long
+        assert capsys.readouterr().err == "building the networks ...\n"
         watch.lap("networks built")
-        last = watch._coming
-    assert capsys.readouterr().err.splitlines()[0] == "checking the data ..."
-    last.join(5)
-    assert not last.is_alive(), "nothing is said after the end"
+        silence.look()
+        assert capsys.readouterr().err == "", "said a moment ago"
+        now[0] = 6.0
+        silence.look()
+        assert capsys.readouterr().err == "meeting the other processes, starting the device ...\n"
+        watch.lap("networks built")
+    now[0] = 9.0
+    silence.look()
+    assert capsys.readouterr().err == "", "nothing is said after the end"
 
 
 def test_an_epoch_without_steps_does_not_count_as_the_first():

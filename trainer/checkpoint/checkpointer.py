@@ -12,6 +12,7 @@ names its `best` by the header checksum of that file. `best` is written first, s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ class Checkpointer:
         if saved is not None:
             self._best = saved.metadata.get(BEST_CHECKSUM)
         return saved
+
+    def position_of_last(self) -> Position | None:
+        """Read where the run would continue, from headers alone; None when nothing (readable) is saved."""
+        for name in (LAST, PREVIOUS):
+            with suppress(UserError):
+                path = self.folder / name
+                return Saved(path, {}, safefile.read_metadata(path)).position
+        return None
 
     def fault_of_best(self) -> str | None:
         """Return what is wrong with `best` (missing, damaged); None when it can be read."""

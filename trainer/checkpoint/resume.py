@@ -21,6 +21,7 @@ FIXED_ON_RESUME = re.compile(
     r"seed|config\.(net|dataset)\."
     r"|config\.(optimizer|scheduler)\."  # those saved keep their rates: another value would be ignored
     r"|config\.loader\.(train\.)?(batch_size|shuffle|drop_last)"
+    r"|data\.train\."  # the items themselves
     r"|config\.trainer\.(accumulate_grad_batches|limit_train_batches|freeze|frozen_batchnorm|ema|swa)"
 )
 # ... but not these: where the same data is now, what only validation and timers see, where weights came from.
@@ -43,15 +44,58 @@ def check_resume(
             " Set trainer.resume_training: true to continue it, or use another --version"
         )
     same = {f"{key}: {ABSENT} -> {shown(value)}" for key, value in (defaults or {}).items()}
-    changes = [change for change in diff_config(saved.hparams, hparams) if change not in same]
-    if fixed := _fixed(changes):
+    changes = [change for change in _changes(saved.hparams, hparams) if change not in same]
+    if fixed := _told(_fixed(changes)):
         raise UserError(
             f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "
             + "\n  ".join(fixed)
             + f"\nUse the old values; or start a new run from these weights: another --version with"
             f" --set trainer.load_ckpt={saved.path}"
         )
-    return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in changes)]
+    if any(change.startswith("data.train.") for change in changes):
+        raise UserError(_other_items(saved, hparams, changes))
+    settings = [change for change in changes if not change.startswith("data.")]
+    return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in settings)]
+
+
+def other_validation(saved: Saved, hparams: Mapping[str, Any]) -> str:
+    """Return a note when `last` was validated on other items, so that its best value is of other data; else ""."""
+    then, now = (settings.get("data", {}).get("val") for settings in (saved.hparams, hparams))
+    if then is None or now is None or then == now:
+        return ""
+    return (
+        f"validation is on other items than before ({_items(then)} then; {_items(now)} now): the best value so far is not"
+        " compared with theirs, the next validated epoch becomes the best"
+    )
+
+
+def _other_items(saved: Saved, hparams: Mapping[str, Any], changes: list[str]) -> str:
+    """Say that `last` was trained on other items, which setting leads there, and the way out."""
+    then, now = saved.hparams["data"]["train"], hparams["data"]["train"]
+    places = [change.removeprefix("config.") for change in changes if change.startswith("config.dataset.")]
+    why = "; ".join(place for place in places if not re.match(r"dataset\.(val|test)\.", place))
+    return (
+        f"{saved.path} was trained on other items: {_items(then)} then; {_items(now)} now"
+        f" ({why or 'with the same settings: files were added, removed or renamed'}). Train on these under another"
+        " --name or --version, or use the data of before: in another place they continue as long as files and folders"
+        " keep their names (a link of the old name will do)"
+    )
+
+
+def _items(data: Mapping[str, Any]) -> str:
+    return f"{data.get('items')}, the first {data.get('first')}"
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """List the differences, leaving out the items where a run of an earlier version did not note them."""
+    return [line for line in diff_config(old, new) if not (line.startswith("data.") and ABSENT in line)]
+
+
+def _told(fixed: list[str]) -> list[str]:
+    """Leave out what follows from others: the items, and all arguments of another type of data set."""
+    kind = [line for line in fixed if line.startswith("config.dataset.type: ")]
+    ruled = ("data.", "config.dataset.") if kind else ("data.",)
+    return kind + [line for line in fixed if not line.startswith(ruled)]
 
 
 def check_best(last: Saved, best: Path) -> None:
@@ -69,7 +113,7 @@ def check_best(last: Saved, best: Path) -> None:
         return
     ours, theirs = last.hparams, found.hparams
     will_come = last.position.epoch < found.position.epoch <= ours["config"].get("trainer", {}).get("max_epochs", 0)
-    if will_come and not _fixed(diff_config(ours, theirs)):
+    if will_come and not _fixed(_changes(ours, theirs)):
         return
     run = f"{theirs.get('name')}/{theirs.get('version')}, seed {theirs.get('seed')}, epoch {found.position.epoch}"
     raise UserError(

@@ -68,6 +68,7 @@ class _Settings(_Strict):
 
 class _Hparams(_Strict):
     config: _Settings | None = None
+    data: dict[str, dict[str, Any]] = {}
     plugins: list[str] = []
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, fill_in, guarded, whole
+from trainer.commands.cli import add_shared, command, fill_in, whole
 
 DEMO = Path("synthetic/monodepth2_MS")
 
@@ -53,8 +52,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return fill_in(args) if args.what == "loop" else args
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the chosen benchmark; return the exit code."""
-    args = parse(argv)
-    return int(import_module(f"trainer.commands.jobs.bench_{args.what}").run(args))
+main = command(parse, "bench_{what}", "measuring")

@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -17,11 +16,9 @@ from typing import Any, NoReturn, TextIO, cast
 from trainer.runtime import files
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.processes import is_first_process, parent
+from trainer.runtime.silence import Silence, busy_machine
 
 NO_READER = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.EBADF)  # a closed pipe or terminal
-
-PATIENCE = 4.0  # seconds of silence at a start
-
 
 def seed_number(text: str) -> int:
     """Read a seed. Raises ArgumentTypeError."""
@@ -130,7 +127,7 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
 
     An elastic launcher gets the traceback of a process that dies, and prints it. One of several processes that have met
     leaves at once, because the others wait for it. A reader of the output that has gone (`list | head -1`) is no error;
-    a disk that refuses it is one, once the work is done.
+    a disk that refuses it is one, once the work is done. A command that says nothing for seconds says what it is doing.
     """
 
     @functools.wraps(main)
@@ -138,7 +135,7 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
         parent()  # noted before torch is imported, which takes seconds
         _open_closed_streams()
         launcher = _elastic_launcher()
-        with outliving() as dropped:
+        with outliving() as dropped, _breaking_silence():
             try:
                 code = main(*args, **kwargs) or 0
             except UserError as error:
@@ -167,19 +164,17 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
     return guarding
 
 
-def command(parse: Callable[..., argparse.Namespace], job: str, loading: str = "") -> Callable[..., int]:
+def command(parse: Callable[..., argparse.Namespace], job: str, begins: str) -> Callable[..., int]:
     """Make the `main` of a command: parse options, then import `jobs/<job>.py` and run it. Returns the exit code.
 
-    `loading` is printed when the import takes long.
+    `job` may name an option, "bench_{what}". `begins` says what the job does before its first output.
     """
 
     @guarded
     def main(argv: Sequence[str] | None = None) -> int:
         args = parse(argv)
-        timer = later(loading) if loading else None
-        run = import_module(f"trainer.commands.jobs.{job}").run
-        if timer is not None:
-            timer.cancel()
+        run = import_module(f"trainer.commands.jobs.{job.format(**vars(args))}").run
+        doing(begins)
         return int(run(args))
 
     return main
@@ -221,6 +216,8 @@ class Outliving:
 
     def write(self, text: str) -> int:
         """Write `text`, or nothing; return its length."""
+        if "\x1b" not in text:  # a live bar says nothing new
+            _silence.heard()
         self._attempt(self._stream.write, text)
         return len(text)
 
@@ -258,13 +255,32 @@ def outliving() -> Iterator[list[OSError]]:
             _silence_if_broken(stream, outliver.is_broken)
 
 
-def later(text: str) -> threading.Timer:
-    """Print what is being done unless the timer is cancelled within 4 s, so that silence is not taken for a hang."""
-    timer = threading.Timer(PATIENCE, say, [f"{text} ..."])
-    timer.daemon = True
-    if is_first_process():
-        timer.start()
-    return timer
+@contextmanager
+def _breaking_silence() -> Iterator[None]:
+    """Say what is being done when nothing is printed for long. Commands import PyTorch first, which takes seconds."""
+    _silence.heard()
+    doing("loading PyTorch")
+    try:
+        yield
+    finally:
+        doing(None)
+
+
+def doing(what: str | None, keep: bool = False) -> None:
+    """Note what this command does until its first output (`keep`: until the next call), to be said if that takes long."""
+    text = f"{what} ..."
+    _silence.doing((lambda: text) if what and is_first_process() else None, keep)
+
+
+def _announce(text: str) -> None:
+    """Say it, and once why it may take long."""
+    global _busy
+    _busy, remark = True, "" if _busy else busy_machine()
+    say(text.replace(" ...", f"{remark} ..."))
+
+
+_busy = False  # whether that was said
+_silence = Silence(_announce)
 
 
 def _open_closed_streams() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.cli import guarded
+from trainer.commands.cli import doing, guarded
 from trainer.runtime.errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trainer.checkpoint.foreign import convert
 
+    doing("converting")
     converted = convert(args.source.expanduser(), args.cfg_file)
     converted.save(args.target)
     print("\n".join(report(converted, args.target)))

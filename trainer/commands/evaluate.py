@@ -94,7 +94,7 @@ def _add_protocol(add: Callable[..., object]) -> None:
     )
 
 
-main = command(parse, "evaluate")
+main = command(parse, "evaluate", "evaluating")
 
 
 if __name__ == "__main__":

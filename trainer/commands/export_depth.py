@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "export_depth")
+main = command(parse, "export_depth", "predicting")
 
 
 if __name__ == "__main__":

@@ -51,4 +51,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-main = command(parse, "generate_tables")
+main = command(parse, "generate_tables", "making tables")

@@ -39,4 +39,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-main = command(parse, "list")
+main = command(parse, "list", "listing what there is")

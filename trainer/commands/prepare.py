@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import guarded, seed_number, whole
+from trainer.commands.cli import doing, guarded, seed_number, whole
 
 _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 
@@ -194,7 +194,9 @@ def _size(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, do the job; return the exit code."""
     args = vars(parse(argv))
-    job = import_module(f"trainer.commands.jobs.prepare_{args.pop('job')}")
+    name = args.pop("job")
+    job = import_module(f"trainer.commands.jobs.prepare_{name}")
+    doing(f"preparing: {name}")
     try:
         return int(job.run(**args))
     except KeyboardInterrupt:

@@ -31,4 +31,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "replay")
+main = command(parse, "replay", "repeating the step")

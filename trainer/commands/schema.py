@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, write_or_check
+from trainer.commands.cli import add_shared, doing, guarded, write_or_check
 
 COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"  # of a checkout
 
@@ -36,6 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.config.plugins import load_plugins
 
     load_plugins(args.plugins)
-
+    doing("loading the networks")
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
     return write_or_check(text, out, args.check, "monodepth schema")

@@ -76,7 +76,7 @@ def _quoted(text: str) -> str:
     return text
 
 
-main = command(parse, "sweep")
+main = command(parse, "sweep", "looking for what is left to do")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return fill_in(parser.parse_args(argv))
 
 
-main = command(parse, "train", loading="loading PyTorch")
+main = command(parse, "train", "reading the configuration")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from trainer.commands.cli import add_config_arguments, add_shared, fill_in, guar
 from trainer.runtime.processes import is_first_process
 
 MODES = ("", "train.", "val.")
+EMPTIED = "but train-dev empties its folder at each start; with another -o it continues"
 INTERRUPTED = 130  # exit code, as after Ctrl-C
 
 
@@ -101,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"folder: {args.ckpt_dir / args.name / args.version}", flush=True)
     if args.ckpt_dir == SCRATCH and is_first_process():
         empty(args.name, args.version)
-    from trainer.commands.jobs.train import run
+    from trainer.commands.jobs.train import AGAIN, run
 
     try:
-        return run(args)
+        return run(args, EMPTIED if args.ckpt_dir == SCRATCH else AGAIN)
     except bdb.BdbQuit:
         say("stopped in the debugger")
         return INTERRUPTED

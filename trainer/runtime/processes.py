@@ -72,18 +72,18 @@ def check_world(accelerator: Any) -> None:
         )
 
 
-def check_same_items(accelerator: Any, number: int, name: Callable[[int], str], what: str) -> None:
-    """Raise UserError on every process when they see other items: their number, and the name of each by its index.
+def check_same_items(accelerator: Any, number: int, name: Callable[[int], str], what: str) -> tuple[int, int]:
+    """Return the number of items and a checksum of their names, by which they are known again.
 
-    Orders are drawn over the number of items, so that processes would otherwise take different steps and wait for ever.
+    Raises UserError on every process when they see other items: orders are drawn over the number of items, so that
+    processes would otherwise take different steps and wait for ever.
     """
-    if accelerator.num_processes == 1:
-        return
     sums = [zlib.crc32(name(i).encode(errors="surrogatepass")) for i in range(number)]
-    briefs = gathered(accelerator, (number, zlib.crc32(repr(sums).encode())))
+    brief = number, zlib.crc32(repr(sums).encode())
+    briefs = gathered(accelerator, brief)
     other = next((rank for rank, brief in enumerate(briefs) if brief != briefs[0]), None)
     if other is None:
-        return
+        return brief
     if briefs[other][0] != briefs[0][0]:
         differ = f"process 0 has {briefs[0][0]} items, process {other} has {briefs[other][0]}"
     else:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainer.build import build_dataset, build_loader, build_objective
 from trainer.checkpoint import Checkpointer, read_pretrained
-from trainer.checkpoint.resume import check_best, check_resume, to_digest
+from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.config.optimizers import make_scheduler
@@ -21,7 +21,7 @@ from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
 from trainer.runtime import processes
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, printable
 from trainer.runtime.files import require_space
 from trainer.runtime.rundir import BEST, RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
@@ -78,6 +78,7 @@ def build_run(
 
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
+    hparams = {**hparams, "data": {mode: _known(accelerator, mode, data) for mode, data in datasets.items()}}
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)
@@ -162,11 +163,15 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
     return objective
 
 
+def _known(accelerator: Accelerator, mode: str, data: DepthDataset) -> dict[str, int | str]:
+    """Return what a data set is known by when a run continues. UserError when processes see different ones."""
+    number, names = processes.check_same_items(accelerator, len(data), data.describe, f"dataset ({mode})")
+    return {"items": number, "first": printable(data.describe(0)) if number else "", "names": f"{names:08x}"}
+
+
 def _loaders(
     cfg: Config, datasets: Mapping[str, DepthDataset], seed: int, accelerator: Accelerator
 ) -> tuple[DataLoader, DataLoader | None]:
-    for mode, data in datasets.items():
-        processes.check_same_items(accelerator, len(data), data.describe, f"dataset ({mode})")
     place = seed, accelerator.process_index, accelerator.num_processes
     train = build_loader(cfg, "train", datasets["train"], *place)
     limit = cfg.trainer.limit_val_batches
@@ -199,6 +204,10 @@ def _restore(
         state = saved.state
         if saved.metadata.get("monitor") != cfg.trainer.monitor:
             state.best = state.best_epoch = None  # of another number
+        if other := other_validation(saved, hparams):
+            notes.append(other)
+            state.best = state.best_epoch = None
+            state.extra.pop("stopping", None)  # it remembers a best value, too
     start = state.position, state.best, to_digest(hparams)
     processes.check_equal(accelerator, start, "where the run stands and its settings")
     if state.best is not None:

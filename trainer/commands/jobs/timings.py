@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import later
+from trainer.commands.cli import doing
 
 IMPORTS, CONFIGURATION = "interpreter and imports", "configuration, with timm"
 BATCH, STEP = "first batch", "first step"
@@ -23,7 +22,7 @@ NEXT = {  # a part that is done -> what comes next, said when it takes long
     "optimizer, networks in place": "reading the last checkpoint",
     "restored": "starting the trackers",
     "trackers": "reading the first batch",
-    BATCH: "taking the first step (compiling and choosing algorithms come with it)",
+    BATCH: "taking the first step",
 }
 
 
@@ -42,32 +41,30 @@ class Stopwatch:
         self._clock, self._cpu_clock = clock, cpu_clock
         self._last = self._clock() - (process_age() if age is None else age)
         self._last_cpu = 0.0
-        self._coming: threading.Timer | None = None
+        self._next = dict(NEXT)
         self.laps: dict[str, tuple[float, float]] = {}  # name: wall-clock and CPU seconds, in order
 
     def __enter__(self) -> Stopwatch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._expect(None)
-
-    def _expect(self, coming: str | None) -> None:
-        """Print `coming` if it takes long."""
-        if self._coming is not None:
-            self._coming.cancel()
-        self._coming = None if coming is None else later(coming)
+        doing(None)
 
     def lap(self, name: str) -> None:
         """Add the time since the last lap to `name`. If the next part takes long, its name is printed."""
-        self._expect(NEXT.get(name))
+        doing(self._next.get(name), keep=True)
         now, cpu = self._clock(), self._cpu_clock()
         wall_before, cpu_before = self.laps.get(name, (0.0, 0.0))
         self.laps[name] = wall_before + now - self._last, cpu_before + cpu - self._last_cpu
         self._last, self._last_cpu = now, cpu
 
-    def watch_first_step(self, loop: Any, show: bool) -> None:
-        """Time the first batch and the first optimizer step of `loop`; `show` the table then, on the main process."""
+    def watch_first_step(self, loop: Any, show: bool, extra: str = "") -> None:
+        """Time the first batch and the first optimizer step of `loop`; `show` the table then, on the main process.
+
+        extra: what only the first step does.
+        """
         groups = loop.groups
+        self._next[BATCH] += extra and f": {extra}"
 
         def watched() -> Iterator[list[Any]]:
             rest = groups()

@@ -17,6 +17,7 @@ import torch
 
 from trainer import __version__
 from trainer.commands.cli import leave, outliving, say
+from trainer.checkpoint.state import Position
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
@@ -30,13 +31,14 @@ from trainer.runtime.signals import Preempted, StopSignals
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
 
+AGAIN = "the same command continues there"
 LAST_WORD = 2.0  # seconds for the launcher to find out who died first
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, again: str = AGAIN) -> int:
     """Build the run, train it to its end, print where the results are; return 0, 1, or 128 + signal.
 
-    Raises UserError for mistakes found before training starts.
+    `again` ends the message of a run that was stopped: what the same command does. Raises UserError for mistakes found before training starts.
     """
     check_launcher()
     with outliving(), Stopwatch() as watch:
@@ -48,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
         watch.lap(CONFIGURATION)
         with closing(folder):
             job = _build(args, cfg, folder, watch.lap)
-            watch.watch_first_step(job.loop, show=args.timings)
+            watch.watch_first_step(job.loop, args.timings, _only_at_first(cfg, job.loop.accelerator.device.type))
             if job.loop.accelerator.is_main_process:
                 job.loop.recorder.progress.summary(_banner(job))
             for note in job.notes:
                 job.loop.recorder.progress.message(f"note: {note}")
             began = job.loop.state.position
             # A launcher that ends all processes because of one must not cut short the last words.
-            with StopSignals(), _ending(job) as end:
+            with StopSignals(), _ending(job, again) as end:
                 job.loop.fit()
             return _leave(job, end, had_finished=job.loop.state.position == began)
 
@@ -95,6 +97,12 @@ def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[
         _leave_after_the_dead()
 
 
+def _only_at_first(cfg: Config, device: str) -> str:
+    """Say what only the first step does, which takes long for some settings."""
+    compiling = "compiling the networks takes minutes" if cfg.trainer.compile is not None else ""
+    return compiling or ("cuDNN tries its algorithms" if cfg.trainer.benchmark and device == "cuda" else "")
+
+
 @dataclass
 class _End:
     """How training ended: state for `state.json`, exit code, last words, and whether another process is gone."""
@@ -107,8 +115,11 @@ class _End:
 
 
 @contextmanager
-def _ending(job: Run) -> Iterator[_End]:
-    """Turn the expected ends of training into an exit code and a sentence, and write them down; close the trackers."""
+def _ending(job: Run, again: str) -> Iterator[_End]:
+    """Turn the expected ends of training into an exit code and a sentence, and write them down; close the trackers.
+
+    `again` says what the same command does next. `state.json` gets the step that `last` holds, not one that is lost.
+    """
     loop, end = job.loop, _End()
     try:
         yield end
@@ -116,25 +127,24 @@ def _ending(job: Run) -> Iterator[_End]:
     except Preempted as stop:
         end.state, end.code = "preempted", 128 + stop.signum
         if loop.accelerator.is_main_process:  # the others would say the same
-            step = loop.state.position.step
-            end.words = f"{stop} after step {step}; `last` is saved, the same command continues"
+            end.words = f"{stop}; {_saved(job, again)}"
     except (NonFiniteLoss, UserError) as error:  # sentences: their traceback would help nobody
         end.words = f"error{_where()}: {error}"
     except KeyboardInterrupt:
         end.state, end.code, end.interrupted = "preempted", 130, True
         if loop.accelerator.is_main_process:
-            end.words = "stopped without saving; `last` holds the latest save, the same command continues from there"
+            end.words = f"stopped without saving step {loop.state.position.step}; {_saved(job, again)}"
     except Exception as error:
         if known := exhausted(error):
-            end.words = f"error{_where()}: {known}. `last` holds the latest save, the same command continues"
+            end.words = f"error{_where()}: {known}; {_saved(job, again)}"
         elif reason := lost_peer(error):
             end.lost_peer = True
-            end.words = _without_a_peer(f"after step {loop.state.position.step}", reason)
+            end.words = _without_a_peer(f"after step {loop.state.position.step}", reason, _saved(job, again))
         else:
             raise
     finally:
         try:
-            job.folder.write_state(end.state, loop.state.position)
+            job.folder.write_state(end.state, loop.saver.checkpointer.position_of_last() or Position())
         except CannotWrite as error:  # it must not hide what happened before
             end.words = "\n".join(filter(None, [end.words, f"error: {error}"]))
         finally:
@@ -159,15 +169,21 @@ def _leave(job: Run, end: _End, had_finished: bool) -> int:
     return end.code
 
 
+def _saved(job: Run, again: str) -> str:
+    """Say which step `last` holds, as the end of a sentence, and what comes next."""
+    held = job.loop.saver.checkpointer.position_of_last()
+    return f"`last` holds step {held.step}, {again}" if held else "nothing is saved yet, the same command starts anew"
+
+
 def _where() -> str:
     return f" [process {os.environ.get('RANK')}]" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
-def _without_a_peer(when: str, reason: str) -> str:
+def _without_a_peer(when: str, reason: str, saved: str = "the same command starts again") -> str:
     unsure = "" if is_first_process() else " If `state.json` still says running, it was process 0 that died."
     return (
         f"error{_where()}: another process died or fell silent {when} ({reason}); see its own message, if it left"
-        f" one. `last` holds the latest save, and the same command continues.{unsure}"
+        f" one; {saved}.{unsure}"
     )
 
 
