@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from tests.world import ROOT
 from trainer.build import build_dataset, build_loader, build_networks, build_objective
 from trainer.checkpoint.encoding import to_json
-from trainer.checkpoint.resume import check_resume
+from trainer.checkpoint.resume import check_resume, other_validation
 from trainer.checkpoint.saved import Saved
 from trainer.config import Config, load_config
 from trainer.losses import LOSSES
@@ -163,6 +164,42 @@ def test_a_run_that_is_older_than_a_key_continues_without_a_word() -> None:
     ]
     with pytest.raises(UserError, match=r"config\.trainer\.freeze: \(absent\) -> \[\"pose\"\]"):
         continued({}, {"freeze": ["pose"]})
+
+
+def known(number: int, first: str) -> dict[str, Any]:
+    return {"items": number, "first": first, "names": f"{number:08x}"}
+
+
+@pytest.mark.parametrize("path", ["/b", "/a"])
+def test_other_items_are_another_experiment_wherever_they_are(path: str) -> None:
+    def settings(path: str, **data: Any) -> dict[str, Any]:
+        return {"seed": 1, "config": {"dataset": {"type": "folder", "path": path}}, **data}
+
+    before = settings("/a", data={"train": known(24, "drive/1"), "val": known(2, "drive/20")})
+    saved = Saved(Path("last"), {}, {"hparams": to_json(before)})
+    now = {"train": known(24, "drive/1"), "val": known(3, "drive/20")}
+    moved = [f"continuing with a changed setting: config.dataset.path: /a -> {path}"] * (path != "/a")
+    assert check_resume(saved, settings(path, data=now), allowed=True) == moved
+    assert check_resume(saved, settings(path), allowed=True) == moved, "nothing is known of them"
+    assert re.search(
+        "2, the first drive/20 then; 3, .*becomes the best", other_validation(saved, settings(path, data=now))
+    )
+    assert other_validation(saved, settings(path, data=before["data"])) == other_validation(saved, settings(path)) == ""
+
+    why = "dataset.path: /a -> /b" if moved else "with the same settings: files were added"
+    told = rf"last was trained on other items: 24, the first drive/1 then; 33, the first park/1 now \({why}.*another --name"
+    with pytest.raises(UserError, match=told):
+        check_resume(saved, settings(path, data={"train": known(33, "park/1")}), allowed=True)
+    other_type = {
+        "seed": 1,
+        "config": {"dataset": {"type": "kitti", "split": "eigen"}},
+        "data": {"train": known(9, "")},
+    }
+    with pytest.raises(
+        UserError, match=r"then -> now\):\n  config.dataset.type: folder -> kitti\nUse the old"
+    ) as error:
+        check_resume(saved, other_type, allowed=True)
+    assert "data." not in str(error.value)
 
 
 def test_averages_are_fixed_once_a_run_has_begun() -> None:

@@ -26,7 +26,15 @@ def test_prints_a_table_and_the_ratio_last(run, capsys):
     out = capsys.readouterr().out
     last = out.strip().splitlines()[-1]
     assert re.fullmatch(RATIO, last)
-    for text in ("abs_rel", "best constant", "mean of row", "protocol: synthetic test, 4 items"):
+    for text in (
+        "Abs Rel",
+        "RMSE [m]",
+        "δ<1.25",
+        "abs_rel",
+        "best constant",
+        "mean of row",
+        "protocol: synthetic test, 4 items",
+    ):
         assert text in out
     path = run / "results" / "synthetic_best_median.yaml"
     assert f"saved: {path}" in out

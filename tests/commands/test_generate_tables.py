@@ -112,7 +112,7 @@ def test_a_model_of_one_metric_more_leaves_blanks(tmp_path: Path, capsys) -> Non
     write_result(tmp_path, "b", 1, {"abs_rel": 0.2})
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "chamfer ↓" in out
+    assert "Chamfer [m] ↓" in out
     assert "warning: abs_rel: no spread is known of a, b: one seed" in out
 
 

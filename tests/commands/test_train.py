@@ -378,7 +378,7 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
     assert "torch.Size([2, 3, 64, 64])" in done.stdout
     logged = scalars(tmp_path / "dev" / "1")
     assert done.stdout.startswith(f"folder: {tmp_path / 'dev' / '1'}\n")
-    assert re.search(r"step 3/3  loss [\d.e-]+  grad [\d.e-]+  ", done.stderr)
+    assert re.search(r"step 1/3  train loss [\d.e-]+  grad [\d.e-]+  ", done.stderr)
     assert [step for step, _ in logged["train_grad_norm/depth"]] == [1, 2, 3]
     assert logged["train_grad_norm/total"][0][1] >= logged["train_grad_norm/pose"][0][1] > 0
 
@@ -420,15 +420,26 @@ def test_out_of_memory_or_a_second_ctrl_c_in_a_step_lose_nothing(
 ) -> None:
     from trainer.objective import Objective
 
-    def fail(*_: object) -> None:
+    forward, calls = Objective.forward, iter([True])
+
+    def fail(*args: object) -> object:
+        if next(calls, False):
+            return forward(*args)  # a step is taken, and not saved
         raise error
 
     before = ckpt(copied_run(trained_run, tmp_path / "out"), "last").read_bytes()
     monkeypatch.setattr(Objective, "forward", fail)
     monkeypatch.setattr("trainer.commands.jobs.train.leave", sys.exit)
     done = call(*train_args(tmp_path / "out", "trainer.max_epochs=3"))
-    is_memory = isinstance(error, RuntimeError)
-    told = "error: the memory of the device is used up. Lower" if is_memory else "stopped without saving; `last` holds"
+    is_memory, steps = isinstance(error, RuntimeError), state(trained_run)["step"]
+    told = (
+        "error: the memory of the device is used up. Lower"
+        if is_memory
+        else f"stopped without saving step {steps + 1}; "
+    )
     assert (done.returncode, state(tmp_path / "out")["state"]) == ((1, "failed") if is_memory else (130, "preempted"))
-    assert [line[: len(told)] for line in done.stderr.splitlines()] == [told]
+    held = last_step(tmp_path / "out")
+    assert [line[: len(told)] for line in done.stderr.splitlines() if not line.endswith(" ...")] == [told]
+    assert f"; `last` holds step {held}, the same command continues there\n" in done.stderr
+    assert state(tmp_path / "out")["step"] == held
     assert ckpt(tmp_path / "out", "last").read_bytes() == before

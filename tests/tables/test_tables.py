@@ -145,7 +145,14 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     assert "| alone | 1 | **0.1000** |" in markdown(table, None)
     assert compare(table, column(table, "abs_rel")) == []
     warn_of_noise(table)
-    assert "abs_rel: no spread is known of alone, other: one seed" in table.warnings
+    assert table.warnings == [], "nothing can be compared, in no column"
+    text = markdown(table, column(table, "abs_rel"))
+    assert "1 seed, so no spread is known" in text
+    assert "seed by seed" not in text
+    assert "One seed." in latex(table)
+    several = table_of(tmp_path / "several", {"alone": {42: 0.1}, "other": {42: 0.2, 7: 0.21}})
+    warn_of_noise(several)
+    assert "abs_rel: no spread is known of alone: one seed" in several.warnings
 
 
 def test_every_registered_metric_has_its_direction() -> None:
@@ -432,7 +439,7 @@ def test_heads_are_those_of_papers_where_people_read_and_keys_where_programs_do(
 def test_two_metrics_of_one_name_are_told_apart_by_their_keys(tmp_path: Path) -> None:
     write_result(tmp_path, "a", 1, {"abs_rel": 0.1, "abs_rel_pct": 10.0, "d1": 0.9})
     (table,) = tables_of(tmp_path)
-    assert head(table, titles=True)[2:] == ["Abs Rel (abs_rel) ↓", "Abs Rel (abs_rel_pct) ↓", "δ < 1.25 ↑"]
+    assert head(table, "title")[2:] == ["Abs Rel (abs_rel) ↓", "Abs Rel (abs_rel_pct) ↓", "δ < 1.25 ↑"]
     assert r"& Abs Rel (abs rel pct) $\downarrow$" in latex(table)
     assert "Keys: Abs Rel is `abs_rel`, Abs Rel is `abs_rel_pct`, δ < 1.25 is `d1`." in markdown(table, None)
 

@@ -64,8 +64,8 @@ def other_validation(saved: Saved, hparams: Mapping[str, Any]) -> str:
     if then is None or now is None or then == now:
         return ""
     return (
-        f"validation is on other items than before ({_items(then)} then; {_items(now)} now): the best value so far is not"
-        " compared with theirs, the next validated epoch becomes the best"
+        f"validation is on other items than before ({_items(then)} then; {_items(now)} now): the best value so far"
+        " is not compared with theirs, the next validated epoch becomes the best"
     )
 
 

@@ -20,6 +20,7 @@ from trainer.runtime.silence import Silence, busy_machine
 
 NO_READER = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.EBADF)  # a closed pipe or terminal
 
+
 def seed_number(text: str) -> int:
     """Read a seed. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 2**63):
@@ -259,6 +260,7 @@ def outliving() -> Iterator[list[OSError]]:
 def _breaking_silence() -> Iterator[None]:
     """Say what is being done when nothing is printed for long. Commands import PyTorch first, which takes seconds."""
     _silence.heard()
+    _told.clear()
     doing("loading PyTorch")
     try:
         yield
@@ -267,19 +269,20 @@ def _breaking_silence() -> Iterator[None]:
 
 
 def doing(what: str | None, keep: bool = False) -> None:
-    """Note what this command does until its first output (`keep`: until the next call), to be said if that takes long."""
+    """Note what is done until the first output (`keep`: until the next call), to be said if that takes long."""
     text = f"{what} ..."
     _silence.doing((lambda: text) if what and is_first_process() else None, keep)
 
 
 def _announce(text: str) -> None:
-    """Say it, and once why it may take long."""
-    global _busy
-    _busy, remark = True, "" if _busy else busy_machine()
-    say(text.replace(" ...", f"{remark} ..."))
+    """Say it once, and once why it takes long."""
+    remark = "" if "busy" in _told else busy_machine()
+    if text not in _told:
+        say(text.replace(" ...", f"{remark} ..."))
+        _told.update([text, *(["busy"] if remark else [])])
 
 
-_busy = False  # whether that was said
+_told: set[str] = set()  # of this command
 _silence = Silence(_announce)
 
 

@@ -184,6 +184,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         """List remarks that are worth a line in the log but stop nothing."""
         return []
 
+    def left_out(self) -> list[str]:
+        """List what the files hold that is no item: how many, why, the first three."""
+        return []
+
     # What evaluations need to know. The arguments named here need not exist.
     usual_crop: ClassVar[str] = "none"  # a name of `trainer.metrics.crop`
     path_arguments: ClassVar[frozenset[str]] = frozenset({"root", "path"})  # where the files of items are

@@ -42,7 +42,7 @@ class FrameFolder(ClipDataset):
         split_file: lines `<clip> <frame>`; null = all frames that have their neighbours, divided by `val_every`.
         val_every: every n-th block of frames is for val and test, with a gap around it; 0 = all frames in all modes.
         frame_gap: frames from one neighbour to the next, for films that move little: offset -1 is so many back.
-        fov: horizontal field of view in degrees; null = see above.
+        fov: horizontal field of view in degrees; null = that of K.txt, or else a guess of 60.
         cache: folder for the frames of videos; null = in the user's cache folder.
         use_depth: without effect: there is none.
 

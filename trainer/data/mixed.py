@@ -110,6 +110,9 @@ class MixedDatasets(RecordedDataset):
         except DataError as error:
             return [str(error)]
 
+    def left_out(self) -> list[str]:
+        return [f"{part.name}: {line}" for part in self.parts for line in part.dataset.left_out()]
+
     def notes(self) -> list[str]:
         notes = [f"{part.name}: {line}" for part in self.parts for line in part.dataset.notes()]
         if self.mode == "train":

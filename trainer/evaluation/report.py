@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trainer.data.base import DepthDataset
 from trainer.evaluation.depth import depth_pictures
@@ -16,6 +17,7 @@ from trainer.evaluation.items import Items
 from trainer.evaluation.predictions import DepthSource, evenly_spaced
 from trainer.evaluation.results import EvaluationResult
 from trainer.metrics.odometry import UNITS
+from trainer.metrics.protocol import EDGES
 from trainer.runtime.files import make_folder, replacing
 from trainer.tracking import viz
 
@@ -33,17 +35,19 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
     subject = "prediction" if "predictions" in first.protocol else "network"
     names = [subject] if len(results) == 1 else [r.protocol["alignment"] for r in results]
     table = Table(title="mean over images")
-    for title in ("metric", "unit", "better"):
+    for title in ("metric", "better"):
         table.add_column(title, no_wrap=True)
     for title in (*names, "best constant", "mean of row"):
         table.add_column(title, no_wrap=True, justify="right")
+    table.add_column("key in files", no_wrap=True)
     columns = [r.mean for r in results]
     columns += [first.baselines["constant_depth"], first.baselines["row_mean_depth"]]
-    better = {m.key: m.higher_is_better for s in first.setup.sets.values() for m in s.metrics}
+    metrics = {m.key: m for s in first.setup.sets.values() for m in s.metrics}
     for key in first.mean:
-        of = key if key in better else key.removesuffix("_edges")
+        metric = metrics[key if key in metrics else key.removesuffix(EDGES)]
+        name = metric.shown + " on edges" * (metric.key != key)
         numbers = (f"{column[key]:.4f}" if key in column else "-" for column in columns)
-        table.add_row(key, first.setup.units[of], "higher" if better[of] else "lower", *numbers)
+        table.add_row(Text(name), "higher" if metric.higher_is_better else "lower", *numbers, key)
     whole = console.measure(table, options=console.options.update(max_width=1000)).maximum
     console.width = max(console.width, whole)  # numbers must not be cut
     console.print(table)
@@ -94,7 +98,7 @@ def draw_sheet(source: DepthSource, items: Items, result: EvaluationResult, path
     rows = list(depth_pictures(source, items, chosen, result.setup))
     for row in rows:
         row["label"] = row["label"][-LABEL_LENGTH:]  # the end of a path is what differs
-    title = f"{_origin(result)[0]}: AbsRel {result.abs_rel:.3f}"
+    title = f"{_origin(result)[0]}: Abs Rel {result.abs_rel:.3f}"
     make_folder(path.parent)
     with replacing(path) as staged:
         viz.picture_sheet(rows, staged, title=title, footer=protocol_line(result))

@@ -37,6 +37,16 @@ class Metric:
     legacy: str = ""
     title: str = ""
 
+    @property
+    def shown(self) -> str:
+        """Its name on a terminal: "Abs Rel", "RMSE [m]", "δ<1.25"."""
+        return with_unit(self.title or self.key, self.unit)
+
+
+def with_unit(title: str, unit: str) -> str:
+    """Name a number on a terminal, where a value may follow: fractions have no unit, comparisons no spaces."""
+    return title.replace(" < ", "<") + (f" [{unit}]" if unit not in ("", "fraction") else "")
+
 
 class _Declared:
     """What a metric set declares."""

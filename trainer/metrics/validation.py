@@ -10,10 +10,26 @@ from torch import Tensor
 
 from models_zoo.registry import did_you_mean
 from trainer.geometry import valid_depth
+from trainer.metrics import Metric
 
-VALIDATION_UNITS = {"MAE": "m", "RMSE": "m", "LogSI": "ln m", "AbsRel": "fraction", "Acc": "fraction"}
-VALIDATION_METRICS = tuple(VALIDATION_UNITS)
+# In the order of `validation_metrics`. Keys are those of TensorBoard, checkpoints and monitors.
+VALIDATION = {
+    metric.key: metric
+    for metric in (
+        Metric("MAE", "m", title="MAE"),
+        Metric("RMSE", "m", title="RMSE"),
+        Metric("LogSI", "ln m", title="SI log"),
+        Metric("AbsRel", "fraction", title="Abs Rel"),
+        Metric("Acc", "fraction", higher_is_better=True, title="δ < 1.25"),
+    )
+}
+VALIDATION_METRICS = tuple(VALIDATION)
 ONCE_PER_CENT = ("LogSI", "AbsRel", "Acc")  # a hundred times as large in checkpoints of format 1 and their curves
+
+
+def shown_name(name: str) -> str:
+    """Name a number of the validation, by its key, on a terminal: "Abs Rel", "val loss"."""
+    return VALIDATION[name].shown if name in VALIDATION else f"val {name}"
 
 
 def higher_is_better(name: str) -> bool:

@@ -12,7 +12,7 @@ PATIENCE = 3.0  # seconds of silence at a start; what comes before Python reache
 
 
 class Silence:
-    """Call `say` with what is being done once nothing was heard for `patience` seconds, and with `repeat` again and again.
+    """Call `say` with what is being done, once nothing was heard for `patience` seconds, or (`repeat`) each time.
 
     `look` is what a timer calls.
     """
@@ -33,7 +33,7 @@ class Silence:
         self._lock = threading.Lock()
 
     def doing(self, what: Callable[[], str] | None, keep: bool = False) -> None:
-        """Note what is being done from here on, up to the first output or, with `keep`, the next call. None = nothing."""
+        """Note what is done up to the first output or, with `keep`, the next call; None = nothing."""
         with self._lock:
             self._what, self._keep = what, keep
             if what is not None and self._timer is None:

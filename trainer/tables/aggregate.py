@@ -81,6 +81,11 @@ class Table:
         return ", ".join([*brief, f"input {size}"] if size else brief)
 
     @property
+    def has_spread(self) -> bool:
+        """True when a row of ours has several seeds; with one each there is nothing to compare a difference with."""
+        return any(row.n > 1 for row in self.rows)
+
+    @property
     def name(self) -> str:
         """A short name for files."""
         if "summary" in self.protocol:

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from trainer.metrics import METRICS, Metric
+from trainer.metrics import METRICS, Metric, with_unit
 
 # Beginnings of names in result files of earlier code, which hold no units and no directions.
 _LOWER = re.compile(r"AbsRel|SqRel|RMSE|LogRMSE|MAE|Inv|Log|Chamfer|Edge|Dir \([-+]\)")
 _HIGHER = re.compile(r"\$\\delta|F-Score|IoU|DirAcc|Acc$")
 
 EDGE_ENDINGS = ("_edges", "-Edges")  # of keys, ours and legacy
+Names = Literal["key", "title", "shown"]
 ARROWS = {1: "↑", -1: "↓", 0: ""}
 
 
@@ -34,6 +35,11 @@ class Column:
         metric = registered().get(self.key)
         named = [metric] if metric else [m for m in registered().values() if m.legacy == self.key]
         return next((m.title for m in named if m.title), self.key)
+
+    @property
+    def shown(self) -> str:
+        """Its name in papers with its unit, for a terminal."""
+        return with_unit(self.title, self.unit)
 
 
 def direction_of(key: str) -> int:
@@ -70,15 +76,15 @@ def base_key(key: str) -> str:
     return next((key.removesuffix(ending) for ending in EDGE_ENDINGS if key.endswith(ending)), key)
 
 
-def headings(columns: Iterable[Column], arrows: bool = True, titles: bool = False) -> dict[Column, str]:
-    """Name each column by its key, or with `titles` as papers do.
+def headings(columns: Iterable[Column], arrows: bool = True, names: Names = "key") -> dict[Column, str]:
+    """Name each column by its `key`, as papers do (`title`), or with its unit, too (`shown`).
 
     Where two columns have the same key its version is added, where two keys have the same title the key.
     """
     columns = list(columns)
-    names = {c: c.title if titles else c.key for c in columns}
-    keys, shown = [c.key for c in columns], Counter({c.key: name for c, name in names.items()}.values())
-    texts = {c: f"{name} ({c.key})" if shown[name] > 1 else name for c, name in names.items()}
+    texts: dict[Column, str] = {c: getattr(c, names) for c in columns}
+    keys, used = [c.key for c in columns], Counter({c.key: text for c, text in texts.items()}.values())
+    texts = {c: f"{text} ({c.key})" if used[text] > 1 else text for c, text in texts.items()}
     texts = {c: f"{text} v{c.version}" if keys.count(c.key) > 1 else text for c, text in texts.items()}
     return {c: f"{text} {ARROWS[c.direction]}".strip() if arrows else text for c, text in texts.items()}
 

@@ -30,7 +30,7 @@ def latex(table: Table, decimals: int | None = None) -> str:
     style = {PLAIN: "{}", BEST: r"\best{{{}}}", SECOND: r"\nbest{{{}}}"}
     num_labels, ranked = 2 + len(mixed_fields(table)), len(table.rows)
     titles = ["Model", *map(escape, mixed_fields(table)), "$n$"]
-    body = [[*titles, *map(_title, headings(table.columns, arrows=False, titles=True).items())]]
+    body = [[*titles, *map(_title, headings(table.columns, arrows=False, names="title").items())]]
     for line in grid(table, decimals, plus_minus=r" \ensuremath{\pm} "):
         labels = [escape(cell.text) for cell in line[:num_labels]]
         values = ["--" if c.text == BLANK else style[c.mark].format(c.text) for c in line[num_labels:]]
@@ -38,6 +38,7 @@ def latex(table: Table, decimals: int | None = None) -> str:
     heading, *rows = _aligned(body)
     lines = [r"\toprule", heading, r"\midrule", *rows[:ranked]]
     lines += [r"\midrule"] * (len(rows) > ranked) + [*rows[ranked:], r"\bottomrule"]
+    numbers = "Mean and standard deviation over $n$ seeds" if table.has_spread else "One seed"
     protocol = " ".join(f"{key} {value};" for key, value in table.protocol.items() if value)
     comments = [" ".join(line.split()) for line in (f"Protocol: {protocol}", *table.warnings, *table.notes)]
     return "\n".join(
@@ -46,7 +47,7 @@ def latex(table: Table, decimals: int | None = None) -> str:
             r"\begin{table}",
             r"  \centering",
             r"  \renewcommand{\arraystretch}{1.2}",
-            f"  \\caption{{{escape(table.title)}. Mean and standard deviation over $n$ seeds.}}",
+            f"  \\caption{{{escape(table.title)}. {numbers}.}}",
             f"  \\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
             f"  \\begin{{tabular}}{{@{{}}{'l' * num_labels}{'r' * len(table.columns)}@{{}}}}",
             *(f"    {line}" for line in lines),

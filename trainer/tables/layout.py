@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trainer.tables.aggregate import Cell, Row, Table, best_two
-from trainer.tables.columns import Column, headings
+from trainer.tables.columns import Column, Names, headings
 
 PLAIN, BEST, SECOND = 0, 1, 2
 BLANK = "-"  # no number
@@ -55,15 +55,23 @@ def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") ->
     return lines
 
 
-def head(table: Table, titles: bool = False) -> list[str]:
-    """Headings for the columns of `grid`; metrics by their keys, or with `titles` by their names in papers."""
-    return ["model", *mixed_fields(table), "n", *headings(table.columns, titles=titles).values()]
+def head(table: Table, names: Names = "key") -> list[str]:
+    """Headings for the columns of `grid`; `names` as for `headings`."""
+    return ["model", *mixed_fields(table), "n", *headings(table.columns, names=names).values()]
 
 
-def legend(lines: Sequence[Sequence[Text]], best: str, second: str) -> str:
+def legend(table: Table, lines: Sequence[Sequence[Text]], best: str, second: str) -> str:
     """Say what the numbers of `grid` are, and its marks, which look like `best` and `second`, if there are any."""
     marked = any(cell.mark for line in lines for cell in line)
-    return "mean ± sample standard deviation over n seeds" + f"; {best}, {second}" * marked
+    several = table.has_spread or any(row.n > 1 for row in table.references)
+    what = "mean ± sample standard deviation over n seeds" if several else "1 seed, so no spread is known"
+    return what + f"; {best}, {second}" * marked
+
+
+def names_of_keys(table: Table) -> str:
+    """Which key of result files each name in papers stands for, in one line; "" where they are equal."""
+    named = [f"{c.title} is {c.key}" for c in table.columns if c.title != c.key]
+    return f"keys: {', '.join(named)}" if named else ""
 
 
 def mixed_fields(table: Table) -> list[str]:
@@ -104,13 +112,13 @@ def markdown(table: Table, column: Column | None, decimals: int | None = None) -
     style = {PLAIN: "{}", BEST: "**{}**", SECOND: "<u>{}</u>"}
     cells = grid(table, decimals)
     body = [[style[cell.mark].format(_escaped(cell.text)) for cell in line] for line in cells]
-    parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table, titles=True)], body), ""]
-    about = legend(cells, "**best**", "<u>second best</u>")
+    parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table, "title")], body), ""]
+    about = legend(table, cells, "**best**", "<u>second best</u>")
     parts += [f"{about[0].upper()}{about[1:]}.", units(table)]
     if named := [f"{c.title} is `{c.key}`" for c in table.columns if c.title != c.key]:
         parts += [f"Keys: {', '.join(named)}."]
     parts += [f"Images: {table.protocol['images']}."] if "images" in table.protocol else []
-    if column is not None:
+    if column is not None and table.has_spread:
         titles, rows = by_seed(table, column, decimals)
         parts += ["", f"### {column.title}, seed by seed", ""]
         parts += _pipes([_escaped(t) for t in titles], [[_escaped(t) for t in row] for row in rows])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_zoo.registry import did_you_mean
-from trainer.metrics.validation import ONCE_PER_CENT, VALIDATION_UNITS
+from trainer.metrics.validation import ONCE_PER_CENT, VALIDATION
 from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table
@@ -84,7 +84,7 @@ def draw_curves(
             _draw_model(axes, mine, f"{model} (n = {len(mine)})", i_model)
     axes.set_xlabel("optimizer steps; thick: mean over seeds, dotted where not all of them are in it")
     group, _, name = tag.rpartition("/")
-    unit = VALIDATION_UNITS.get(name) if group in TRACKED else None
+    unit = VALIDATION[name].unit if name in VALIDATION and group in TRACKED else None
     axes.set_ylabel(f"{tag} [{unit}]" if unit else tag, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -131,7 +131,7 @@ def draw_bars(table: Table, path: Path, decimals: int | None = None) -> Path | N
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes in grid.flat[len(columns) :]:
         axes.set_axis_off()
-    names = headings(columns, titles=True)
+    names = headings(columns, names="title")
     for axes, column in zip(grid.flat, columns, strict=False):
         digits = decimals_of(table, column, decimals)
         for i_row, row in enumerate(rows):

@@ -83,7 +83,7 @@ def warn_of_noise(table: Table) -> list[Comparison]:
     Notes compare ours with published rows. Returns all comparisons, also of distant pairs.
     """
     comparisons: list[Comparison] = []
-    for column in filter(lambda c: c.direction, table.columns):
+    for column in filter(lambda c: c.direction, table.columns if table.has_spread else ()):
         single = [row.label for row in rank(table, column) if row.cells[column].n < 2]
         if len(table.rows) > 1 and single:
             table.warnings.append(f"{column.key}: no spread is known of {', '.join(single)}: one seed")

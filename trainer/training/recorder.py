@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.metrics.validation import VALIDATION_METRICS, validation_metrics
+from trainer.metrics.validation import VALIDATION_METRICS, shown_name, validation_metrics
 from trainer.runtime.processes import total
 from trainer.tracking.health import Health
 from trainer.training.validation import ValidationResult, overview
@@ -39,6 +39,7 @@ class Recorder:
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
         self._steps = 0  # of this start
+        self.scored: int | None = None  # items behind the monitored number, once validated in this start
         self._lost: dict[str, int] = {}  # unreadable items, as last reported
 
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
@@ -71,7 +72,7 @@ class Recorder:
             if scheduled:
                 self.tracker.scalars(scheduled, step)
             return
-        shown: dict[str, float | str] = {"loss": loss}
+        shown: dict[str, float | str] = {"train loss": loss}
         if "total" in self.norms:
             shown["grad"] = float(self.norms["total"])
         if self._steps > FIRST_STEPS:  # before, the workers start
@@ -158,7 +159,8 @@ class Recorder:
         if result.images:
             self.tracker.images(result.images, step, prefix="val_")
             self.tracker.text("val_items", " - ".join(items), step)
-        self.progress.end_epoch(result.shown)
+        self.scored = result.num_with_depth if monitor in VALIDATION_METRICS else result.num_items
+        self.progress.end_epoch({shown_name(name): value for name, value in result.shown.items()})
         if result.num_items and not math.isfinite(result.value(monitor)):
             near, far = self.limits
             has_no_truth = monitor in VALIDATION_METRICS and not result.num_with_depth

@@ -130,7 +130,11 @@ def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], 
     problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
     if problems:
         raise UserError("\n".join(problems))
-    return datasets, [f"dataset ({mode}): {note}" for mode, dataset in datasets.items() for note in dataset.notes()]
+    notes: dict[str, list[str]] = {}  # what several say is printed once
+    for mode, dataset in datasets.items():
+        for note in (*dataset.left_out(), *dataset.notes()):
+            notes.setdefault(note, []).append(mode)
+    return datasets, [f"dataset ({', '.join(found)}): {note}" for note, found in notes.items()]
 
 
 def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None) -> None:

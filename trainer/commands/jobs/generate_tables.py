@@ -18,7 +18,7 @@ from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, sort_rows, unevaluated
 from trainer.tables.categories import by_category
 from trainer.tables.columns import Column
-from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, legend, units
+from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, legend, names_of_keys
 from trainer.tables.pictures import draw_bars, draw_curves
 from trainer.tables.reference import add_references
 from trainer.tables.results import Result, read_results
@@ -97,13 +97,15 @@ def show(
     _say(console, f"table {number}: {table.title}")
     lines = grid(table, args.decimals)
     cells = [[Text(c.text + STYLES[c.mark][0], style=STYLES[c.mark][1]) for c in line] for line in lines]
-    _print_whole(console, head(table), cells, len(table.rows))
-    _say(console, f"{legend(lines, '¹ best', '² second best')}; {units(table)}".rstrip("; "))
+    _print_whole(console, head(table, "shown"), cells, len(table.rows))
+    _say(console, legend(table, lines, "¹ best", "² second best"))
+    if keys := names_of_keys(table):
+        _say(console, keys)
     if "images" in table.protocol:
         _say(console, f"images: {table.protocol['images']}")
-    if column is not None and table.rows:
+    if column is not None and table.has_spread:
         titles, rows = by_seed(table, column, args.decimals)
-        _say(console, f"{column.key}, seed by seed")
+        _say(console, f"{column.shown}, seed by seed")
         _print_whole(console, titles, [[*map(Text, row)] for row in rows])
     _show_order(table, comparisons, column, console)
     for note in table.notes:

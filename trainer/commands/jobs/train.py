@@ -16,13 +16,14 @@ from typing import Any, NoReturn
 import torch
 
 from trainer import __version__
-from trainer.commands.cli import leave, outliving, say
 from trainer.checkpoint.state import Position
+from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data.base import DepthDataset
 from trainer.data.files.paths import DataNotFound
+from trainer.metrics.validation import shown_name
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import check_launcher, is_first_process, lost_peer
@@ -38,7 +39,8 @@ LAST_WORD = 2.0  # seconds for the launcher to find out who died first
 def run(args: argparse.Namespace, again: str = AGAIN) -> int:
     """Build the run, train it to its end, print where the results are; return 0, 1, or 128 + signal.
 
-    `again` ends the message of a run that was stopped: what the same command does. Raises UserError for mistakes found before training starts.
+    `again` ends the message of a run that was stopped: what the same command does next. Raises UserError for mistakes
+    found before training starts.
     """
     check_launcher()
     with outliving(), Stopwatch() as watch:
@@ -240,9 +242,12 @@ def _summary(job: Run) -> dict[str, str]:
     state, folder, monitor = job.loop.state, job.folder, job.loop.settings.monitor
     best = "none: nothing was validated"
     if state.best is not None and state.best_epoch is not None:
-        best = f"{state.best:.4g} (epoch {state.best_epoch + 1})"
+        known, val = job.loop.recorder.scored, job.loop.val_loader
+        count = known or (0 if val is None else val.batch_sampler.num_items)
+        items = f", mean of {count} val item{'s' * (count > 1)}" if count else ""
+        best = f"{state.best:.4g} (epoch {state.best_epoch + 1}{items})"
     rows = {
-        f"best {monitor}": best,
+        f"best {shown_name(monitor)}": best,
         "steps": str(state.position.step),
         "best": str(folder.best_path) if state.best is not None else "-",
         "last": str(folder.last_path),

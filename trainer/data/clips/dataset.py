@@ -28,6 +28,7 @@ class ClipDataset(RecordedDataset):
     clips: Mapping[str, Clip]
     lines: Sequence[Line]
     frame_gap: int = 1
+    _left_out: Sequence[str] = ()
 
     def _set_items(self, clips: Mapping[str, Clip], lines: Sequence[Line]) -> None:
         if self.frame_gap < 1:
@@ -60,7 +61,29 @@ class ClipDataset(RecordedDataset):
                 f"dataset.val_every: {val_every}. Choose closer neighbours, another val_every, or 0 to use all frames "
                 "in all modes"
             )
+        self._left_out = self._explain(clips, lines, offsets, val_every)
         return lines
+
+    def _explain(
+        self, clips: Mapping[str, Clip], lines: Sequence[Line], offsets: Sequence[int], val_every: int
+    ) -> list[str]:
+        """Say how many frames of this mode are no items, why, and name some."""
+        taken = {(line.clip, line.number) for line in lines}
+        alone: list[str] = []
+        near: list[str] = []
+        for name, clip in clips.items():
+            for number in choose_frames(clip, (), self.mode, val_every):
+                if (name, number) not in taken:
+                    is_alone = any(number + offset * clip.step not in clip.frames for offset in offsets)
+                    (alone if is_alone else near).append(f"{name}/{number}")
+        around = " and ".join(f"{offset:+d}" for offset in offsets)
+        reasons = {f"have no neighbour at {around}": alone, "are next to frames held out for validation": near}
+        return [
+            f"{len(names)} of {len(taken) + len(alone) + len(near)} frames are no items, because they {why}:"
+            f" {listed(names)}"
+            for why, names in reasons.items()
+            if names
+        ]
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -105,6 +128,10 @@ class ClipDataset(RecordedDataset):
             for name, n in absent.items()
         ]
         return problems + capped(nothing, "clips without pictures") + capped(missing, "missing frames")
+
+    def left_out(self) -> list[str]:
+        """Report frames that the rule makes no items of."""
+        return list(self._left_out)
 
     def notes(self) -> list[str]:
         """Report gaps in clips, which no item spans, and clips whose names show none."""
