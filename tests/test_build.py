@@ -187,7 +187,7 @@ def test_other_items_are_another_experiment_wherever_they_are(path: str) -> None
     assert other_validation(saved, settings(path, data=before["data"])) == other_validation(saved, settings(path)) == ""
 
     why = "dataset.path: /a -> /b" if moved else "with the same settings: files were added"
-    told = rf"last was trained on other items: 24, the first drive/1 then; 33, the first park/1 now \({why}.*another --name"
+    told = rf"other items: 24, the first drive/1 then; 33, the first park/1 now \({why}.*another --name"
     with pytest.raises(UserError, match=told):
         check_resume(saved, settings(path, data={"train": known(33, "park/1")}), allowed=True)
     other_type = {

@@ -21,7 +21,7 @@ from trainer.runtime.silence import Silence
 
 PACE_STEPS, PACE_SECONDS = 10, 60  # of a start, whichever comes first, before the time of its end is estimated
 # Steps, time and numbers of train_dev within 80 columns: without the percentage and the time gone by.
-BAR_FORMAT = "{desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left, {rate_fmt}{postfix}"
+BAR_FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left {rate_fmt}{postfix}"
 SHORT = {"waiting for data": "data"}
 STEP_SECONDS = 10  # between lines of steps, where there is no terminal; a step that takes longer has its line
 BEAT_SECONDS = 60  # of silence there, after which a line says what goes on
@@ -256,7 +256,7 @@ class Tqdm(_Shown):
     def advance(self, info: Info | None = None) -> None:
         if info is not None:
             words = _words({SHORT.get(name, name): value for name, value in info.items()})
-            self._bar.set_postfix_str(", ".join(words), refresh=False)
+            self._bar.set_postfix_str(" ".join(words), refresh=False)
         self._bar.update()
         if not self._validating:
             self._count()

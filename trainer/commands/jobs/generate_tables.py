@@ -124,7 +124,7 @@ def _print_whole(
     """Print a table as wide as it is, because a number that is cut is wrong, with a rule after `ranked` rows."""
     frame = Frame()
     for i_column, title in enumerate(titles):
-        frame.add_column(title, justify="right" if i_column else "left", no_wrap=True)
+        frame.add_column(Text(title), justify="right" if i_column else "left", no_wrap=True)
     for i_row, row in enumerate(rows, start=1):
         frame.add_row(*row, end_section=i_row == ranked)
     whole = console.measure(frame, options=console.options.update(max_width=FILE_WIDTH)).maximum
