@@ -79,6 +79,9 @@ def test_a_run_leaves_what_it_promises(trained_run: Path) -> None:
     meta = read_metadata(ckpt(trained_run, "last"))
     assert meta["step"] == "8"
     assert json.loads(meta["hparams"])["config"]["net"]["depth"]["enc_name"] == "test_resnet"
+    known = json.loads(meta["hparams"])["data"]
+    assert (known["train"]["items"], known["val"]["items"]) == (8, 4)
+    assert known["train"]["first"].startswith("synthetic/train/scene 0/frame 0")
     assert "enc_name: test_resnet" in (run / "hparams.yaml").read_text()
     logged = scalars(run)
     steps = {tag: [step for step, _ in logged[tag]] for tag in logged}
@@ -435,7 +438,7 @@ def test_out_of_memory_or_a_second_ctrl_c_in_a_step_lose_nothing(
     told = (
         "error: the memory of the device is used up. Lower"
         if is_memory
-        else f"stopped without saving step {steps + 1}; "
+        else f"stopped after step {steps + 1} without saving; "
     )
     assert (done.returncode, state(tmp_path / "out")["state"]) == ((1, "failed") if is_memory else (130, "preempted"))
     held = last_step(tmp_path / "out")

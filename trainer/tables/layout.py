@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from trainer.metrics import with_unit
 from trainer.tables.aggregate import Cell, Row, Table, best_two
 from trainer.tables.columns import Column, Names, headings
 
@@ -70,7 +71,7 @@ def legend(table: Table, lines: Sequence[Sequence[Text]], best: str, second: str
 
 def names_of_keys(table: Table) -> str:
     """Which key of result files each name in papers stands for, in one line; "" where they are equal."""
-    named = [f"{c.title} is {c.key}" for c in table.columns if c.title != c.key]
+    named = [f"{with_unit(c.title, '')} is {c.key}" for c in table.columns if c.title != c.key]
     return f"keys: {', '.join(named)}" if named else ""
 
 

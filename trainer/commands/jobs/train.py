@@ -135,7 +135,7 @@ def _ending(job: Run, again: str) -> Iterator[_End]:
     except KeyboardInterrupt:
         end.state, end.code, end.interrupted = "preempted", 130, True
         if loop.accelerator.is_main_process:
-            end.words = f"stopped without saving step {loop.state.position.step}; {_saved(job, again)}"
+            end.words = f"stopped after step {loop.state.position.step} without saving; {_saved(job, again)}"
     except Exception as error:
         if known := exhausted(error):
             end.words = f"error{_where()}: {known}; {_saved(job, again)}"
