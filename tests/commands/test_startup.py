@@ -11,7 +11,7 @@ import pytest
 from tests.world import call, command, train_args
 from trainer.commands import cli
 from trainer.commands.jobs.timings import BATCH, CONFIGURATION, IMPORTS, STEP, Stopwatch
-from trainer.runtime.silence import Silence
+from trainer.runtime.silence import Silence, busy_machine
 
 HEADING = "time to the first step"
 PARTS = (
@@ -80,6 +80,22 @@ def test_a_part_that_takes_long_is_named_once_it_does(monkeypatch, capsys):
     now[0] = 9.0
     silence.look()
     assert capsys.readouterr().err == "", "nothing is said after the end"
+
+
+def test_other_processes_are_named_once_where_they_want_more_than_all_cores(monkeypatch, capsys):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (2.0, 9.0, 9.0))
+    assert busy_machine() == ""
+    monkeypatch.setattr("os.getloadavg", lambda: (5.5, 0.0, 0.0))
+    cli._told.clear()
+    for text in ("loading ...", "taking the first step ...", "loading ..."):
+        cli._announce(text)
+    assert capsys.readouterr().err.splitlines() == [
+        "loading; other processes keep this machine busy: load 5.5 on 2 cores ...",
+        "taking the first step ...",
+    ]
+    monkeypatch.delattr("os.getloadavg")  # a system without it
+    assert busy_machine() == ""
 
 
 def test_an_epoch_without_steps_does_not_count_as_the_first():

@@ -100,6 +100,17 @@ def test_training_and_validation_never_read_the_same_picture(num_frames, offsets
         assert len(targets["train"]) > 0.7 * num_frames
 
 
+def test_frames_that_are_no_items_are_counted_with_the_reason(tmp_path):
+    """Blocks of two: the tenth, 18 and 19, is held out; two frames on either side of it are near."""
+    path = frames(tmp_path / "a", range(24))
+    near = (
+        "4 of 22 frames are no items, because they are next to frames held out for validation: a/16, a/17, a/20 and 1"
+    )
+    alone = "2 of 22 frames are no items, because they have no neighbour at -1 and +1: a/0, a/23"
+    assert folder(path, mode="train", val_every=10).left_out() == [alone, f"{near} more"]
+    assert folder(path, mode="val", val_every=10).left_out() == []
+
+
 def test_blocks_by_hand():
     clip = Clip("a", dict.fromkeys(range(24), ""))  # blocks of two: the tenth is 18 and 19
     assert choose_frames(clip, (-1, 1), "val", 10) == [18, 19]
