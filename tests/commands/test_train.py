@@ -381,7 +381,7 @@ def test_train_dev_is_small_and_stops_at_a_breakpoint(tmp_path: Path) -> None:
     assert "torch.Size([2, 3, 64, 64])" in done.stdout
     logged = scalars(tmp_path / "dev" / "1")
     assert done.stdout.startswith(f"folder: {tmp_path / 'dev' / '1'}\n")
-    assert re.search(r"step 1/3  train loss [\d.e-]+  grad [\d.e-]+  ", done.stderr)
+    assert re.search(r"step 1/3  train loss [\d.e-]+  grad [\d.e-]+\n", done.stderr)
     assert [step for step, _ in logged["train_grad_norm/depth"]] == [1, 2, 3]
     assert logged["train_grad_norm/total"][0][1] >= logged["train_grad_norm/pose"][0][1] > 0
 
