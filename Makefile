@@ -44,7 +44,7 @@ test-fast: $(STAMP)  ## the tests that start no training
 
 test-lowest:  ## the lowest versions that pyproject.toml allows: two processes train, continue and evaluate
 	$(LOWEST_PYTHON) --version
-	@$(LOWEST_PYTHON) -c 'import sys; sys.version_info[:2] == (3, 10) or print("no python3.10 here: packages without a wheel for this Python will fail to install")'
+	@$(LOWEST_PYTHON) -c 'import sys; sys.version_info[:2] == (3, 10) or print("no python3.10 here: packages without a wheel for this Python will fail to install. Is it elsewhere? make $@ LOWEST_PYTHON=<path>")'
 	rm -rf $(LOWEST) && $(LOWEST_PYTHON) -m venv $(LOWEST)
 	sed -nE 's/^ *"([a-z-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml | grep -v '^setuptools=' > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e .

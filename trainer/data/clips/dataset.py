@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError, picture_size, read_image
+from trainer.data.base import DataError
 from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
+from trainer.data.files.pictures import picture_size, read_image
 from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError, listed
