@@ -19,6 +19,7 @@ from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError, listed
 
+S = TypeVar("S")
 T = TypeVar("T")
 _KNOWN = 10  # clips that a message names: there may be thousands, and as many that are not among them
 
@@ -155,12 +156,12 @@ class ClipDataset(RecordedDataset):
         return self._sizes[name]
 
 
-def first_readable(read: Callable[[str], T], paths: Collection[str]) -> T:
-    """Read the first of `paths` that can be read. Raises the DataError of the first when none can."""
-    for path in paths:
+def first_readable(read: Callable[[S], T], sources: Collection[S]) -> T:
+    """Read the first of `sources` that can be read. Raises the DataError of the first when none can."""
+    for source in sources:
         with suppress(DataError):
-            return read(path)
-    return read(next(iter(paths)))
+            return read(source)
+    return read(next(iter(sources)))
 
 
 def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:
