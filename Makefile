@@ -9,8 +9,8 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON := $(shell python3.10 -c "print('python3.10')" 2>/dev/null || echo $(PYTHON))
 DEMO := models/synthetic/monodepth2_MS/42
 QUICK := models/synthetic/quick/42
-SMALL := "dataset.size=[128,64]" net.depth.enc_name=test_resnet net.pose.enc_name=test_resnet \
-  dataset.val.num_items=8 trainer.limit_train_batches=25
+SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet net.pose.enc_name=test_resnet \
+  dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
 .PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest faults lint format bench schema catalogue clean
 
@@ -23,7 +23,7 @@ demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS
 	$(BIN)/monodepth evaluate --ckpt $(DEMO) --sheet $(DEMO)/results/sheet.png
 
-demo-quick: $(STAMP)  ## the same in about a minute: a tiny encoder, smaller pictures, 100 steps, 20 items
+demo-quick: $(STAMP)  ## the same in about a minute: a tiny encoder, smaller pictures, 120 steps, 20 items
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS -n quick --set $(SMALL)
 	$(BIN)/monodepth evaluate --ckpt $(QUICK) --limit 20 --sheet $(QUICK)/results/sheet.png
 

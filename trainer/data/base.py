@@ -242,10 +242,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         except DataError as error:
             raise DataError(f"{error} [item {index} of {self.mode}: {self.describe(index)}]") from error
         except OSError as error:
-            raise DataError(
-                f"item {index} of {self.mode} ({self.describe(index)}) cannot be read: {error}. "
-                "Restore the file or remove the item from the split"
-            ) from error
+            item, fix = f"item {index} of {self.mode}", "Restore the file or remove the item from the split"
+            raise DataError(f"{item} ({self.describe(index)}) cannot be read: {error}. {fix}") from error
 
     def _to_tensors(self, raw: RawItem, recolour: augment.Recolour | None) -> dict[str, Tensor]:
         """Turn a raw item into tensors; `recolour` makes the network inputs out of the clean images."""
