@@ -8,7 +8,9 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOWEST := .venv-lowest
 LOWEST_PYTHON := $(shell python3.10 -c "print('python3.10')" 2>/dev/null || echo $(PYTHON))
 DEMO := models/synthetic/monodepth2_MS/42
-QUICK := "dataset.size=[128,64]" dataset.val.num_items=8 trainer.limit_train_batches=30
+QUICK := models/synthetic/quick/42
+SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet net.pose.enc_name=test_resnet \
+  dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
 .PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest faults lint format bench schema catalogue clean
 
@@ -21,9 +23,9 @@ demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS
 	$(BIN)/monodepth evaluate --ckpt $(DEMO) --sheet $(DEMO)/results/sheet.png
 
-demo-quick: $(STAMP)  ## the same in about three minutes: smaller pictures, 120 steps
-	$(BIN)/monodepth train -c synthetic/monodepth2_MS -n quick --set $(QUICK)
-	$(BIN)/monodepth evaluate --ckpt models/synthetic/quick/42 --limit 50
+demo-quick: $(STAMP)  ## the same in about a minute: a tiny encoder, smaller pictures, 120 steps, 20 items
+	$(BIN)/monodepth train -c synthetic/monodepth2_MS -n quick --set $(SMALL)
+	$(BIN)/monodepth evaluate --ckpt $(QUICK) --limit 20 --sheet $(QUICK)/results/sheet.png
 
 demo-mono: $(STAMP)  ## the same from single-camera video with a learned pose
 	$(BIN)/monodepth train -c synthetic/monodepth2_M
@@ -44,7 +46,7 @@ test-fast: $(STAMP)  ## the tests that start no training
 
 test-lowest:  ## the lowest versions that pyproject.toml allows: two processes train, continue and evaluate
 	$(LOWEST_PYTHON) --version
-	@$(LOWEST_PYTHON) -c 'import sys; sys.version_info[:2] == (3, 10) or print("no python3.10 here: packages without a wheel for this Python will fail to install")'
+	@$(LOWEST_PYTHON) -c 'import sys; sys.version_info[:2] == (3, 10) or print("no python3.10 here: packages without a wheel for this Python will fail to install. Is it elsewhere? make $@ LOWEST_PYTHON=<path>")'
 	rm -rf $(LOWEST) && $(LOWEST_PYTHON) -m venv $(LOWEST)
 	sed -nE 's/^ *"([a-z-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml | grep -v '^setuptools=' > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e .
@@ -55,7 +57,7 @@ test-lowest:  ## the lowest versions that pyproject.toml allows: two processes t
 	  'net={depth: {enc_name: test_resnet, out_scales: [0, 1]}, pose: {enc_name: test_resnet}}' \
 	  'loader={batch_size: 2, train: {num_workers: 0}, val: {num_workers: 0}}' \
 	  trainer.max_epochs=$$epochs || exit 1; done
-	$(LOWEST)/bin/evaluate --ckpt $(LOWEST)/runs/run/1 --limit 2
+	$(LOWEST)/bin/monodepth evaluate --ckpt $(LOWEST)/runs/run/1 --limit 2
 
 faults: $(STAMP)  ## a run cannot be killed: SIGKILL again and again, damaged files, full disks, preemption; figures
 	$(PYTEST) -rP tests/faults

@@ -65,7 +65,7 @@ def test_standing_frames_go_and_cuts_begin_clips(drives, tmp_path, capsys):
     dropped = "5 standing, 2 blank, 2 in clips shorter than 3 frames; 2 cuts"
     assert f"20 kept in 2 clips; dropped: {dropped}" in text
     assert "warning: only 20 frames are left" in text
-    assert f"monodepth train -c real/folder -n frames --set dataset.path={out} dataset.frame_gap=1" in text
+    assert f"monodepth train -c real/folder -n drive --set dataset.path={out} dataset.frame_gap=1" in text
     names = sorted(str(p.relative_to(out)) for p in out.rglob("*.jpg"))
     assert names == [f"drive-{clip:03d}/{i:010d}.jpg" for clip in (0, 1) for i in range(10)]
     back = read(out / "drive-000/0000000004.jpg").astype(float)
@@ -126,10 +126,11 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_
 
 def test_the_last_line_trains_on_the_frames(drives, tmp_path, capsys):
     out = tmp_path / "my frames"
-    video(film(tmp_path / "a.avi", drives[0]), "--out", out)
+    video(film(tmp_path / "Зима (2).avi", drives[0]), "--out", out)
     words = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("train on them: ")[2])
     assert words[:2] == ["monodepth", "train"]
     args = train.parse(words[2:])
+    assert args.name == "Зима_2"
     name, dataset = load_config(args.cfg_file, args.cfg_default, args.set).dataset_kwargs("train")
     assert (name, dataset["path"]) == ("folder", str(out))
     assert len(DATASETS.create(name, **dataset)) > 0

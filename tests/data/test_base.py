@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, DepthDataset, RawItem, read_image
+from trainer.data.base import CommonOptions, DataError, DepthDataset, RawItem
+from trainer.data.files.pictures import read_image
 from trainer.data.synthetic import Synthetic
 from trainer.runtime.errors import UserError
 from trainer.types import DATA_STAGES

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command, fill_in, whole
+from trainer.commands.cli import add_number, add_shared, command, fill_in, whole
 
 DEMO = Path("synthetic/monodepth2_MS")
 
@@ -45,9 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
     for job in jobs.choices.values():
         for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
-            job.add_argument(
-                name, type=whole(1, 1024), default=default, metavar="N", help=f"{meaning} (default {default})"
-            )
+            add_number(job, name, default, meaning, whole(1, 1024))
     args = parser.parse_args(argv)
     return fill_in(args) if args.what == "loop" else args
 

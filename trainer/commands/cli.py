@@ -42,6 +42,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
+positive = whole(1, 1_000_000)
 processes = whole(0, 1024)  # as loader.num_workers
 _FILES = {"type": Path, "nargs": "+", "metavar": "YAML"}
 _WORDS = {"action": "extend", "nargs": "+", "default": []}
@@ -72,6 +73,14 @@ _SHORT = {"--cfg-file": "-c", "--cfg-default": "-d", "--seed": "-s"}
 def add_shared(parser: Any, name: str, **changes: Any) -> None:
     """Add an option of `_SHARED` to a parser or a group of it, with changes to the arguments of `add_argument`."""
     parser.add_argument(*filter(None, (_SHORT.get(name), name)), **{**_SHARED[name], **changes})
+
+
+def add_number(
+    parser: Any, name: str, default: int, meaning: str = "", number: Callable[[str], int] = positive
+) -> None:
+    """Add an option that takes a whole number; its help is what the number means and the default."""
+    shown = f"{meaning} (default {default})" if meaning else f"default {default}"
+    parser.add_argument(name, type=number, default=default, metavar="N", help=shown)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_checkpoint_arguments, add_shared, command, whole
+from trainer.commands.cli import add_checkpoint_arguments, add_number, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     spelling = "also write the numbers alone, spelled as in the files of arXiv:2208.01489"
     add("--legacy", type=Path, metavar="YAML", help=spelling)
     add("--sheet", type=Path, metavar="PNG", help="also draw items: input, prediction, truth, error")
-    add("--num-sheet", type=whole(1, 1000), default=6, metavar="N", help="items on the sheet (default 6)")
+    add_number(output, "--num-sheet", 6, "items on the sheet", whole(1, 1000))
     add_shared(output, "--batch-size", default=8)
     add_shared(output, "--num-workers")
     return parser.parse_args(argv)

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import doing, guarded, seed_number, whole
+from trainer.commands.cli import add_number, doing, guarded, seed_number, whole
 
 _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 
@@ -127,8 +127,8 @@ def _synthetic(jobs: Any) -> None:
     )
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--out", **_DIR, required=True, help="new folder, or one that this command began")
-    add("--drives", type=whole(1, 100_000), default=4, metavar="N", help="drives, each a scene of its own (default 4)")
-    add("--frames", type=whole(1, 1_000_000), default=100, metavar="N", help="frames per drive (default 100)")
+    add_number(parser, "--drives", 4, "drives, each a scene of its own", whole(1, 100_000))
+    add_number(parser, "--frames", 100, "frames per drive")
     add("--size", type=_size, default=(1242, 375), metavar="WxH", help="of the pictures (default 1242x375)")
     add("--seed", type=seed_number, default=0, help="of all scenes (default 0)")
     add("--format", choices=("png", "jpg"), default="png", help="of the pictures (default png)")
@@ -137,13 +137,7 @@ def _synthetic(jobs: Any) -> None:
     add("--scene", choices=("road", "corridor", "mixed"), default="road", help="scenes (default road)")
     add("--motion", type=float, default=0.8, metavar="M", help="mean metres per frame (default 0.8)")
     add("--rotation", type=float, default=1.0, metavar="DEG", help="largest angle of the camera (default 1)")
-    add(
-        "--moving-objects",
-        type=whole(0, 1000),
-        default=0,
-        metavar="N",
-        help="moving cars and people per drive (default 0)",
-    )
+    add_number(parser, "--moving-objects", 0, "moving cars and people per drive", whole(0, 1000))
     add("--standing", type=float, default=0.0, metavar="P", help="share of drives without motion (default 0)")
     add("--split", default="synthetic", metavar="NAME", help="splits/<NAME>/*_files.txt (default synthetic)")
 
@@ -160,7 +154,7 @@ def _video(jobs: Any) -> None:
     add = parser.add_argument
     add("videos", type=Path, nargs="+", metavar="VIDEO", help="video files")
     add("--out", **_DIR, required=True, help="folder of clips: <video>-<number>/<10 digits>.jpg")
-    add("--every", type=whole(1, 1_000_000), default=1, metavar="N", help="look at every N-th frame only (default 1)")
+    add_number(parser, "--every", 1, "look at every N-th frame only")
     add("--report-only", action="store_true", help="write no frames")
 
 

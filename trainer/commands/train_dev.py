@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_shared, fill_in, guarded, processes, say, whole
+from trainer.commands.cli import add_config_arguments, add_number, add_shared, fill_in, guarded, processes, say
 from trainer.runtime.processes import is_first_process
 
 MODES = ("", "train.", "val.")
@@ -47,21 +47,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-n", "--name", default="dev", help="default dev")
     add("-v", "--version", default="0", help="default 0")
     add_shared(parser, "--seed")
-    add("--epochs", type=whole(1, 1_000_000), default=5, metavar="N", help="default 5")
-    add(
-        "--batches",
-        type=whole(1, 1_000_000),
-        default=10,
-        metavar="N",
-        help="training and validation batches per epoch (default 10)",
-    )
-    add(
-        "--workers",
-        type=processes,
-        default=0,
-        metavar="N",
-        help="loader processes (default 0: breakpoint() works in a dataset)",
-    )
+    add_number(parser, "--epochs", 5)
+    add_number(parser, "--batches", 10, "training and validation batches per epoch")
+    add_number(parser, "--workers", 0, "loader processes; with 0 breakpoint() works in a dataset", processes)
     add("--grad-norm", action="store_true", help="log the gradient norm of every network, and show that of all")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")

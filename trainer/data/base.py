@@ -9,7 +9,7 @@ import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, get_args
@@ -17,25 +17,19 @@ from typing import Any, ClassVar, Literal, TypedDict, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import augment
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import open_file
 from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
 
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
 _KEYS = ("K", "T_stereo", "depth", "depth_hints", "Ts_true", "K_depth", "edges")
-_X_SIGNS = np.array([-1.0, 1.0, 1.0, 1.0])
-DEEP_MODES = ("I", "F")  # beginnings of Pillow's names of more than 8 bits
-# Pillow knows dozens more and chooses by content, whatever the ending; its reader of PostScript starts a program.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
-_MIRROR = np.outer(_X_SIGNS, _X_SIGNS)  # times a (4 4) motion T: diag(_X_SIGNS) T diag(_X_SIGNS)
+_MIRROR = np.outer([-1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0])  # times a (4 4) motion T: diag(signs) T diag(signs)
 
 
 class DataError(UserError):
@@ -252,10 +246,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         except DataError as error:
             raise DataError(f"{error} [item {index} of {self.mode}: {self.describe(index)}]") from error
         except OSError as error:
-            raise DataError(
-                f"item {index} of {self.mode} ({self.describe(index)}) cannot be read: {error}. "
-                "Restore the file or remove the item from the split"
-            ) from error
+            item, fix = f"item {index} of {self.mode}", "Restore the file or remove the item from the split"
+            raise DataError(f"{item} ({self.describe(index)}) cannot be read: {error}. {fix}") from error
 
     def _to_tensors(self, raw: RawItem, recolour: augment.Recolour | None) -> dict[str, Tensor]:
         """Turn a raw item into tensors; `recolour` makes the network inputs out of the clean images."""
@@ -287,45 +279,6 @@ def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:
     return inspect.Signature([*own, *common])
 
 
-@contextmanager
-def open_picture(source: Any, what: str = "picture", fix: str = "Copy or download it again") -> Iterator[Image.Image]:
-    """Open a picture of `FORMATS`, a path or a stream; the block decodes it.
-
-    Raises DataError naming `source`, with the advice `fix`, when it is missing or unreadable.
-    """
-    try:
-        opened = open_file(source) if isinstance(source, str | Path) else nullcontext(source)
-        with opened as file, Image.open(file, formats=FORMATS) as picture:
-            yield picture
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{source} is missing. Restore it or remove its items from the split") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{source} is not a readable {what} (none of {', '.join(FORMATS)}). {fix}") from error
-    except Exception as error:  # decoders raise anything
-        raise DataError(f"{source} is not a readable {what} ({error}). {fix}") from error
-
-
-def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a picture as RGB, resized bilinearly with antialiasing. size is (w, h). Returns (h w 3).
-
-    Raises DataError naming the file when it is missing, truncated, no picture, or one of more than 8 bits.
-    """
-    with open_picture(path) as picture:
-        if picture.mode.startswith(DEEP_MODES):  # `convert` would make nearly all of it white
-            raise DataError(f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as 8-bit grey or colour")
-        rgb = picture.convert("RGB")
-    return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
-
-
-def picture_size(source: Any) -> tuple[int, int]:
-    """Read (width, height) of a picture without decoding it. Raises DataError."""
-    with open_picture(source) as picture:
-        size = picture.size
-    return size
-
-
 def stereo_motion(right: bool) -> NDArray[Any]:
     """Return the motion target -> other camera (4 4), baseline 0.1 units; `right`: the target is the right picture."""
     T = np.eye(4)
@@ -345,7 +298,6 @@ def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
         raise UserError(f"{where} must be two positive numbers [width, height], got {list(size)}")
     width, height = map(int, size)
     if height > width:
-        raise UserError(
-            f"{where} is [width, height]: {list(size)} is taller than wide. Did you mean [{height}, {width}]?"
-        )
+        swapped = f"{list(size)} is taller than wide. Did you mean {[height, width]}?"
+        raise UserError(f"{where} is [width, height]: {swapped}")
     return width, height

@@ -23,6 +23,7 @@ from typing_extensions import Unpack
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, DataError, DepthDataset, Key, RawItem, checked_size
+from trainer.data.clips.dataset import first_readable
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
 from trainer.data.recorded import RecordedDataset
@@ -209,13 +210,10 @@ class Part:
 
     def sample(self, depth_size: tuple[int, int] | None) -> dict[str, Tensor]:
         """Read the first readable item. Raises DataError when ten are not."""
-        reason = ""
-        for i_item in range(min(_SAMPLES, len(self.dataset))):
-            try:
-                return self.read(i_item, depth_size)
-            except DataError as error:  # noqa: PERF203 - at most ten times
-                reason = str(error)
-        raise DataError(f"{self.name}: its first items cannot be read, the last of them: {reason}")
+        try:
+            return first_readable(lambda i: self.read(i, depth_size), range(min(_SAMPLES, len(self.dataset))))
+        except DataError as error:
+            raise DataError(f"{self.name}: its first items cannot be read: {error}") from error
 
 
 class Pattern:

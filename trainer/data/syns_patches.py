@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, RawItem, open_picture, picture_size, read_image
+from trainer.data.base import CommonOptions, DataError, RawItem
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import read_depth_array
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
+from trainer.data.files.pictures import open_picture, picture_size, read_image
 from trainer.data.files.splits import capped, find_split, is_number
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError

@@ -13,11 +13,12 @@ import numpy as np
 
 from models_zoo.registry import did_you_mean
 from trainer.evaluation.items import Items, names_of, resize
+from trainer.evaluation.targets import open_npz
 from trainer.metrics.align import INFINITE, invert
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import open_file
 
 Kind = Literal["disp", "depth"]
+FAR: dict[Kind, str] = {"disp": "a tiny disparity where it is far", "depth": "an infinite depth is allowed"}
 
 KEY = "pred"  # of the array in a file of predictions
 
@@ -86,25 +87,13 @@ class StoredDepth:
 
 def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read arrays of an NPZ file, all or those of `keys`, without pickles. Raises UserError."""
-    try:
-        with open_file(path) as opened:
-            if not zipfile.is_zipfile(opened):
-                raise UserError(f"{path}: is not an NPZ file. Write one with np.savez(file, {KEY}=array)")
-            opened.seek(0)
-            with np.load(opened, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files if keys is None or key in keys}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Name an NPZ file") from error
-    except Exception as error:  # a damaged archive fails in any way
-        reason = "one holds objects" if "allow_pickle" in str(error) else error
-        raise UserError(
-            f"{path}: is not an NPZ file of plain arrays ({reason}). Write it again with numbers and texts only:"
-            f" np.savez(file, {KEY}=np.stack(maps))"
-        ) from error
+    fix = f"Write it again with numbers and texts only: np.savez(file, {KEY}=np.stack(maps))"
+    with open_npz(path, "an NPZ file of plain arrays", fix) as opened:
+        if not zipfile.is_zipfile(opened):
+            raise UserError(f"{path}: is not an NPZ file. Write one with np.savez(file, {KEY}=array)")
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files if keys is None or key in keys}
 
 
 def _names(items: np.ndarray | None, count: int, path: Path) -> list[str] | None:
@@ -141,9 +130,8 @@ def _cleaned(values: np.ndarray, kind: Kind, path: Path) -> np.ndarray:
     broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
     if broken.size:
         more = f" (and {broken.size - 1} more)" if broken.size > 1 else ""
-        remote = "an infinite depth is allowed" if kind == "depth" else "a tiny disparity where it is far"
         raise UserError(
             f"{path}: item {broken[0]}{more} is not finite everywhere. Write 0 where there is no prediction, which"
-            f" counts as nearest (min_depth) where there is a truth; {remote}"
+            f" counts as nearest (min_depth) where there is a truth; {FAR[kind]}"
         )
     return np.maximum(values, 0) if (values < 0).any() else values

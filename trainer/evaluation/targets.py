@@ -6,8 +6,10 @@ Maps of different size are stored as an array of arrays, which NumPy pickles. Re
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +88,32 @@ class TargetsFile:
         return None if self.categories is None else self.categories[index]
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays in `KEYS`; pickled ones through a reader that runs nothing."""
+@contextmanager
+def open_npz(path: Path, what: str, fix: str, if_missing: str = "") -> Iterator[BufferedReader]:
+    """Open an NPZ file to read bytes; whatever the block fails with becomes a UserError.
+
+    Messages say that the file is not `what` and to do `fix`, or that it does not exist, with advice `if_missing`.
+    """
     try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
-            known = [key for key in KEYS if f"{key}.npy" in archive.namelist()]
-            return {key: _read_array(archive, key, path) for key in known}
+        with open_file(path) as file:
+            yield file
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file. `monodepth prepare targets` makes it") from error
+        raise UserError(f"{path}: no such file{if_missing}") from error
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Name an NPZ file") from error
     except Exception as error:  # a damaged archive fails in any way
-        raise UserError(f"{path}: is not an NPZ file of ground truth ({error}). Copy or write it again") from error
+        reason = "one holds objects" if "allow_pickle" in str(error) else error
+        raise UserError(f"{path}: is not {what} ({reason}). {fix}") from error
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays in `KEYS`; pickled ones through a reader that runs nothing."""
+    what, makes_it = "an NPZ file of ground truth", ". `monodepth prepare targets` makes it"
+    with open_npz(path, what, "Copy or write it again", makes_it) as file, zipfile.ZipFile(file) as archive:
+        known = [key for key in KEYS if f"{key}.npy" in archive.namelist()]
+        return {key: _read_array(archive, key, path) for key in known}
 
 
 def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:

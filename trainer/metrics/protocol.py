@@ -23,6 +23,7 @@ CHOICES: dict[str, Callable[[], Mapping[str, Any]]] = {
     "crop": lambda: CROPS,
     "metric set": lambda: {name: METRICS.get(name) for name in METRICS.names()},
 }
+EXTENDED = {"metric set": ". One of your own needs its module: --plugins MODULE"}  # kinds that plugins add to
 
 
 class DepthProtocol:
@@ -228,7 +229,6 @@ def _merged(scores: Iterable[Scores]) -> Scores:
 def choose(kind: str, name: str) -> Any:
     """Return the choice with that name. Raises UserError naming the nearest and all choices."""
     known = CHOICES[kind]()
-    plugins = ". One of your own needs its module: --plugins MODULE" if kind == "metric set" else ""
     if name not in known:
-        raise UserError(f"{name!r} is not a known {kind}. {did_you_mean(name, known)}{plugins}")
+        raise UserError(f"{name!r} is not a known {kind}. {did_you_mean(name, known)}{EXTENDED.get(kind, '')}")
     return known[name]

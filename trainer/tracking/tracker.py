@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TAKES_TEXT = frozenset({"tensorboard", "wandb", "comet_ml"})  # the others accept numbers only
 TAKES_ONE_PICTURE = frozenset({"aim", "clearml"})  # the others accept a batch
+PICTURE_OPTIONS = {"tensorboard": {"dataformats": "NHWC"}}
+GROUPS = {"tensorboard": ""}  # instead of the project: TensorBoard would open a subfolder of that name
 FLUSH_SECONDS = 30  # pictures wait no longer than this for the disk
 REOPEN_SECONDS = 60.0  # between attempts to open another file: on a full disk each leaves an empty one
 
@@ -85,9 +87,8 @@ def start(
         options = _start_options(run_dir, first_step)
         for name in names:
             tracker = LOGGER_TYPE_TO_CLASS[name]
-            group = "" if name == "tensorboard" else project  # it writes to run_dir/project
             folder = [str(run_dir)] if tracker.requires_logging_directory else []
-            trackers.append(tracker(group, *folder, **options.get(name, {})))
+            trackers.append(tracker(GROUPS.get(name, project), *folder, **options.get(name, {})))
     accelerator.log_with = trackers
     try:
         accelerator.init_trackers(project)
@@ -258,9 +259,9 @@ def _log_pictures(tracker: GeneralTracker, pictures: Mapping[str, np.ndarray], s
     log_images = getattr(tracker, "log_images", None)
     if log_images is None:
         return
-    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
     single = tracker.name in TAKES_ONE_PICTURE
-    log_images({tag: p if single else p[None] for tag, p in pictures.items()}, step=step, **layout)
+    options = PICTURE_OPTIONS.get(tracker.name, {})
+    log_images({tag: p if single else p[None] for tag, p in pictures.items()}, step=step, **options)
 
 
 def _log_hparams(tracker: GeneralTracker, flat: Mapping[str, Any], metrics: Sequence[str], step: int) -> None:

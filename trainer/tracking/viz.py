@@ -166,6 +166,10 @@ COLOUR_BARS = {  # key -> colour map, what its ends mean
     "truth": ("turbo", "far", "near"),
     "error": ("RdYlBu_r", "0", f"≥ {ERROR_VMAX:g}"),
 }
+TO_DISPARITY: dict[str, Callable[[Tensor], Tensor]] = {  # of the pictures with a scale of their own
+    "prediction": lambda disp: disp,
+    "truth": lambda depth: _inverse(depth),
+}
 BAR_SHARES = (0.25, 0.5)  # of the nearest disparity: where a colour bar has a label, 4 and 2 times as far away
 
 
@@ -258,11 +262,10 @@ def _draw_cell(axes: Axes, key: str, row: Mapping[str, Any]) -> None:
 
 def _metres(key: str, row: Mapping[str, Any]) -> float | None:
     """Return the depth at the near end of the colours of a picture; None where they show no depth."""
-    picture = row.get(key)
-    if key not in ("prediction", "truth") or picture is None or np.ndim(picture) != 2:
+    picture, to_disparity = row.get(key), TO_DISPARITY.get(key)
+    if to_disparity is None or picture is None or np.ndim(picture) != 2:
         return None
-    array = torch.from_numpy(np.asarray(picture, np.float32))[None, None]
-    return 1 / float(_upper(array if key == "prediction" else _inverse(array)))
+    return 1 / float(_upper(to_disparity(torch.from_numpy(np.asarray(picture, np.float32))[None, None])))
 
 
 def _draw_colour_bar(axes: Axes, name: str, low: str, high: str, metres: float | None) -> None:

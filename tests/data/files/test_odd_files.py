@@ -16,7 +16,6 @@ from PIL import Image
 
 from trainer.checkpoint import load_objective
 from trainer.config.plugins import load_plugins
-from trainer.data.base import read_image
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.intrinsics import read_intrinsics
 from trainer.data.clips.poses import are_motions, read_poses, read_rig
@@ -24,6 +23,7 @@ from trainer.data.files.arrays import array_problem, read_array
 from trainer.data.files.damage import find_damaged
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.headers import find_odd_pictures
+from trainer.data.files.pictures import read_image
 from trainer.data.files.scans import read_points
 from trainer.data.files.splits import choose_splits, find_split, parse_frame
 from trainer.data.folder import FrameFolder

@@ -50,9 +50,14 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
     if gaps and not report_only:
         print(f"the camera is unknown: add dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)")
         settings = [f"dataset.path={out}", f"dataset.frame_gap={max(gaps)}"]
-        name = re.sub(r"\W+", "_", out.absolute().name, flags=re.ASCII).strip("_") or "mine"
+        name = _run_name(videos[0].stem if len(videos) == 1 else out.absolute().name)
         print(f"train on them: monodepth train -c real/folder -n {name} --set {shlex.join(settings)}")
     return int(warned)
+
+
+def _run_name(text: str) -> str:
+    """Name a run after a film or a folder, so that those of two films do not meet in one folder."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.-")[:50] or "film"  # 200 bytes in any alphabet
 
 
 def _manifest(out: Path, video: Path) -> Path:

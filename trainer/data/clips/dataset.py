@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError, picture_size, read_image
+from trainer.data.base import DataError
 from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
+from trainer.data.files.pictures import picture_size, read_image
 from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError, listed
 
+S = TypeVar("S")
 T = TypeVar("T")
 _KNOWN = 10  # clips that a message names: there may be thousands, and as many that are not among them
 
@@ -181,12 +183,12 @@ class ClipDataset(RecordedDataset):
         return self._sizes[name]
 
 
-def first_readable(read: Callable[[str], T], paths: Collection[str]) -> T:
-    """Read the first of `paths` that can be read. Raises the DataError of the first when none can."""
-    for path in paths:
+def first_readable(read: Callable[[S], T], sources: Collection[S]) -> T:
+    """Read the first of `sources` that can be read. Raises the DataError of the first when none can."""
+    for source in sources:
         with suppress(DataError):
-            return read(path)
-    return read(next(iter(paths)))
+            return read(source)
+    return read(next(iter(sources)))
 
 
 def doubt(K: NDArray[Any], size: tuple[int, int], place: str) -> str:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from trainer.data.base import DataError, open_picture
+from trainer.data.base import DataError
 from trainer.data.files.arrays import array_problem
+from trainer.data.files.pictures import open_picture
 from trainer.data.files.scans import scan_problem
 from trainer.runtime.files import open_file
 

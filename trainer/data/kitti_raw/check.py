@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainer.data.base import DataError, open_picture
+from trainer.data.base import DataError
 from trainer.data.files.depth import read_annotated
+from trainer.data.files.pictures import open_picture
 from trainer.data.kitti_raw.files import Line, Recordings
 from trainer.data.kitti_raw.hints import SIZE
 

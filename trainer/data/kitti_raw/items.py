@@ -11,19 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from trainer.data.base import (
-    CommonOptions,
-    DataError,
-    RawItem,
-    check_choice,
-    checked_size,
-    picture_size,
-    read_image,
-    stereo_motion,
-)
+from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size, stereo_motion
 from trainer.data.clips.intrinsics import average_intrinsics
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
+from trainer.data.files.pictures import picture_size, read_image
 from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.base import DataError, open_picture
+from trainer.data.base import DataError
 from trainer.data.files.lmdb import FILE, Content, Database, array_bytes
+from trainer.data.files.pictures import open_picture
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.calibration import read_numbers
 from trainer.data.kitti_raw.files import IMAGE_SUFFIXES, list_frames

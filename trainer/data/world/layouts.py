@@ -27,6 +27,7 @@ VIEW_DISTANCE = 90.0  # metres of furnished street beyond the end of the drive
 LANE_HALF = 1.7  # metres kept free on both sides of the camera's path
 
 SceneKind = Literal["road", "corridor", "mixed"]
+Layout = Callable[[Rng, int, float, float, int, float], Scene]
 
 _RANGES = {"motion": (0, 10), "rotation": (0, 20), "moving_objects": (0, 100), "standing": (0, 1), "clutter": (0, 2)}
 
@@ -53,8 +54,7 @@ def draw_scene(
     indoors = rng.random() < 0.5
     stands = rng.random() < standing
     speed = motion * rng.uniform(0.5, 1.5)
-    layout = corridor if kind == "corridor" or (kind == "mixed" and indoors) else road
-    return layout(rng, frames, 0.0 if stands else speed, rotation, moving_objects, clutter)
+    return LAYOUTS[kind][indoors](rng, frames, 0.0 if stands else speed, rotation, moving_objects, clutter)
 
 
 def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: int, clutter: float) -> Scene:
@@ -99,6 +99,14 @@ def corridor(rng: Rng, frames: int, speed: float, rotation: float, walkers: int,
         x = rng.uniform(*free) - pace * rng.uniform(0.0, frames - 1.0)
         person(rng, stage, x, ahead, velocity=(pace, drive.speed))
     return Scene.finish(stage, drive, int(rng.integers(2**31)))
+
+
+# Layouts of each kind of scene: outdoors, indoors.
+LAYOUTS: dict[SceneKind, tuple[Layout, Layout]] = {
+    "road": (road, road),
+    "corridor": (corridor, corridor),
+    "mixed": (road, corridor),
+}
 
 
 def _outdoors(rng: Rng, z_background: float, left_edge: float) -> Stage:
