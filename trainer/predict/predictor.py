@@ -4,46 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from trainer.checkpoint import load_with_config
+from trainer.checkpoint import find_checkpoint, load_with_config
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DEEP_MODES, DataError, open_picture
+from trainer.predict.camera import Camera, camera_of
+from trainer.predict.depthmap import DepthMap
 from trainer.predict.network import DepthNetwork
-from trainer.predict.scale import Scale, Unit, scale_of
+from trainer.predict.scale import Scale, scale_of
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import sha256
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 Precision = Literal["32", "bf16", "16"]
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
-
-
-@dataclass(frozen=True)
-class DepthMap:
-    """Depth of one picture, at its size."""
-
-    disparity: NDArray[np.float32]  # (H W), 1 / depth
-    scale: Scale
-
-    @property
-    def depth(self) -> NDArray[np.float32]:
-        """Depth along the optical axis (H W), in `unit`."""
-        return np.reciprocal(self.disparity)
-
-    @property
-    def unit(self) -> Unit:
-        """Unit of depth: "m", or "relative" where only ratios of depths mean something."""
-        return self.scale.unit
 
 
 class DepthPredictor:
@@ -63,9 +46,13 @@ class DepthPredictor:
         scale: Scale,
         precision: Precision = "32",
         batch_size: int = 8,
+        camera: Camera | None = None,
+        model: str = "",
     ):
         self.network, self.size, self.scale = network, size, scale
         self.precision, self.batch_size = precision, batch_size
+        self.camera = camera or Camera()  # that of the pictures, for points in space
+        self.model = model  # SHA-256 of the checkpoint
 
     @classmethod
     def load(
@@ -113,7 +100,8 @@ class DepthPredictor:
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if compile:
             network.compile()
-        return cls(network, size or input_size(config), found, precision, batch_size)
+        model = sha256(find_checkpoint(path))
+        return cls(network, size or input_size(config), found, precision, batch_size, camera_of(config), model)
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +129,7 @@ class DepthPredictor:
             rgb = [as_rgb(picture) for picture in pictures[first : first + self.batch_size]]
             batch = self.disparities(torch.stack([self.prepare(picture) for picture in rgb]))
             for disparity, picture in zip(batch.cpu(), rgb, strict=True):
-                yield self.restore(disparity, picture.size)
+                yield self.restore(disparity, picture.size, picture)
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """Resize an RGB picture to the network's size, as `read_image` does. Returns (3 h w) uint8."""
@@ -156,11 +144,15 @@ class DepthPredictor:
             disparity: Tensor = self.network(images.to(self.device, non_blocking=True))[0]
         return disparity
 
-    def restore(self, disparity: Tensor, size: tuple[int, int]) -> DepthMap:
-        """Bring a disparity (1 h w) to the size (W, H) of its picture, bilinearly."""
-        if disparity.shape[:0:-1] != size:
-            disparity = F.interpolate(disparity[None], size[::-1], mode="bilinear", align_corners=False)[0]
-        return DepthMap(disparity[0].numpy(), self.scale)
+    def restore(self, disparity: Tensor, size: tuple[int, int], picture: Image.Image | None = None) -> DepthMap:
+        """Bring a disparity (1 h w), on the CPU, to the size (W, H) of its picture, bilinearly.
+
+        By Pillow: torch would start as many threads again in each thread of a pipeline.
+        """
+        array = disparity[0].numpy()
+        if array.shape[::-1] != size:
+            array = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BILINEAR))
+        return DepthMap(array, self.scale, picture, self.model, self.camera)
 
 
 def input_size(config: Config) -> tuple[int, int]:
