@@ -26,7 +26,7 @@ COMMANDS = {
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "schema": "write the JSON schema of the YAML files",
-    "bench": "time a training step or the loop",
+    "bench": "time a training step, the loop or predictions",
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}

@@ -57,11 +57,12 @@ def run(args: argparse.Namespace) -> int:
 def _predict(
     predictor: DepthPredictor, source: Source, outputs: Outputs, colours: ColourRange, stop: StopSignals
 ) -> Outcome:
-    if outputs.shows_colours and (seen := look_first(predictor, source, colours)):
-        print(f"colours: one range, of {seen} frames spread over all")
+    known = look_first(predictor, source, colours) if outputs.shows_colours else {}
+    if known:
+        print(f"colours: one range, of {len(known)} frames spread over all")
     with counting("predict", source.total, unit="frame") as count:
         return predict_all(
-            predictor, source, outputs, colours, on_frame=count, is_stopped=lambda: stop.received is not None
+            predictor, source, outputs, colours, known, on_frame=count, is_stopped=lambda: stop.received is not None
         )
 
 
