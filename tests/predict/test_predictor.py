@@ -50,7 +50,7 @@ def test_many_are_predicted_as_one(predictor, picture, tmp_path):
         (lambda: Image.new("L", (3, 2), 128), 128),
         (lambda: Image.new("LA", (3, 2), (128, 7)), 128),
         (lambda: Image.new("RGBA", (3, 2), (128, 128, 128, 0)), 128),
-        (lambda: Image.new("RGB", (3, 2), (128, 128, 128)).convert("P"), 128),
+        (lambda: Image.new("RGB", (3, 2), (128, 128, 128)).quantize(4), 128),
         (lambda: Image.new("CMYK", (3, 2), (0, 0, 0, 127)), 128),
         (lambda: Image.new("1", (3, 2), 1), 255),
         (lambda: Image.fromarray(np.full((2, 3), 128 * 256, np.uint16)), 128),
@@ -103,7 +103,8 @@ def test_saving_by_suffix(predictor, picture, tmp_path):
     for name, kind in (("a.png", None), ("b.png", "gray16"), ("c.npz", None), ("d.npy", None), ("new/e.ply", None)):
         result.save(tmp_path / name, kind)
         assert (tmp_path / name).stat().st_size
-    assert Image.open(tmp_path / "b.png").mode == "I;16"
+    with Image.open(tmp_path / "b.png") as saved:
+        assert saved.mode == "I;16"
     for name, kind in (("f.jpg", None), ("f.png", "npz"), ("f.png", "colour")):
         with pytest.raises(UserError, match="no kind of output"):
             result.save(tmp_path / name, kind)

@@ -85,14 +85,13 @@ def predict_all(
             Ahead(_predicted(predictor, reading, colours, known or {}), predictor.batch_size)
         )
         stack.enter_context(outputs)
-        drawn = in_threads(partial(_draw, predictor, outputs), predicted, workers)
+        drawn = in_threads(partial(_draw, predictor, outputs, budget), predicted, workers)
         for frame, pictures in stack.enter_context(closing(drawn)):
             if frame.problem:
                 outcome.problems.append(frame.problem)
             else:
-                outputs.add(pictures, frame.item.time)
+                outputs.add(pictures, frame.item)
                 outcome.frames += 1
-            budget.give(_pixels(frame))
             on_frame()
     outcome.seconds = time.perf_counter() - start
     return outcome
@@ -169,11 +168,12 @@ def _disparities(predictor: DepthPredictor, frames: Iterable[Frame]) -> Tensor:
     return predictor.disparities(torch.stack([frame.input for frame in frames if frame.input is not None])).cpu()
 
 
-def _draw(predictor: DepthPredictor, outputs: Outputs, frame: Frame) -> tuple[Frame, list[Image.Image]]:
+def _draw(predictor: DepthPredictor, outputs: Outputs, budget: Budget, frame: Frame) -> tuple[Frame, list[Image.Image]]:
     """Write the files of a frame; return its pictures for films."""
     if frame.disparity is None or frame.limits is None:
         return frame, []
     result = predictor.restore(frame.disparity, frame.size, frame.picture)
     pictures = outputs.draw(frame.item.name, result, frame.limits)
     frame.disparity = frame.picture = None
+    budget.give(_pixels(frame))
     return frame, pictures

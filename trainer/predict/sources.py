@@ -35,6 +35,7 @@ class Item:
     name: str  # of its outputs, without suffix; may hold folders
     load: Callable[[], Image.Image]
     time: float  # seconds since the first
+    duration: float | None = None  # seconds that it is shown, where that is known
 
 
 class Source(ABC):
@@ -123,7 +124,8 @@ class FilmFile(Source):
                 counted = number / (self.fps * self.every)
                 known = frame.time is not None and self._given_fps is None
                 latest = max(frame.time - (first or 0.0) if known else counted, latest + 1e-4)
-                yield Item(name, partial(_picture, frame), latest)
+                lasts = frame.duration * frame.time_base * self.every if known and frame.duration else None
+                yield Item(name, partial(_picture, frame), latest, lasts and float(lasts))
         if number < 0:
             raise UserError(f"{film.name}: holds no frame")
 
