@@ -21,14 +21,17 @@ from torch import Tensor
 import models_zoo
 from trainer.commands.jobs.bench_step import waiter
 from trainer.data.clips.video import jpeg
-from trainer.predict import DepthPredictor
-from trainer.predict.colours import ColourRange
-from trainer.predict.filmwriter import FilmWriter
+from trainer.predict import (
+    ColourRange,
+    DepthPredictor,
+    FilmWriter,
+    Outputs,
+    look_first,
+    open_source,
+    predict_all,
+)
 from trainer.predict.network import DepthNetwork
-from trainer.predict.pipeline import look_first, predict_all
 from trainer.predict.scale import RELATIVE
-from trainer.predict.sources import open_source
-from trainer.predict.writing import Outputs
 from trainer.tracking.viz import to_uint8
 
 SIZE = (640, 192)  # of an untrained network: KITTI as published

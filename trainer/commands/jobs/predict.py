@@ -8,13 +8,18 @@ import warnings
 
 from PIL import Image
 
-from trainer.predict import DepthPredictor
-from trainer.predict.camera import given_camera
-from trainer.predict.colours import ColourRange
-from trainer.predict.outputs import kinds_of
-from trainer.predict.pipeline import Outcome, look_first, predict_all
-from trainer.predict.sources import Source, open_source
-from trainer.predict.writing import Outputs
+from trainer.predict import (
+    ColourRange,
+    DepthPredictor,
+    Outcome,
+    Outputs,
+    Source,
+    given_camera,
+    kinds_of,
+    look_first,
+    open_source,
+    predict_all,
+)
 from trainer.runtime.errors import first_lines
 from trainer.runtime.signals import StopSignals
 from trainer.tracking.progress import counting
