@@ -14,6 +14,7 @@ from trainer.commands.cli import guarded
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
     "train-dev": "train for debugging: short epochs, breakpoint() works, results in /tmp",
+    "predict": "predict depth of pictures, films, a camera or a stream",
     "evaluate": "score a checkpoint or a file of predictions",
     "export-depth": "write the disparities of a data set to an NPZ file",
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
@@ -25,7 +26,7 @@ COMMANDS = {
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "schema": "write the JSON schema of the YAML files",
-    "bench": "time a training step or the loop",
+    "bench": "time a training step, the loop or predictions",
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}
