@@ -27,7 +27,7 @@ FLOORS = (
 )
 # What other rooms may import beside the face of a package: files, or folders with all files in them.
 OPEN = {
-    "models_zoo": {"decoders", "depth", "registry", "standardise", "weights"},
+    "models_zoo": {"decoders", "depth", "pretrained", "registry", "standardise", "weights"},
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {*("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text")},
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
@@ -40,7 +40,7 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
         *("summary", "writing"),
     },
-    "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "hub", "resume", "safefile", "state"},
     "trainer.evaluation": {
         *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },

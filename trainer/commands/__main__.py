@@ -21,6 +21,7 @@ COMMANDS = {
     "tables": "average results over seeds into tables and figures",
     "replay": "repeat the step at which a loss became NaN",
     "convert": "turn published weights into a checkpoint",
+    "share": "write or push a trained network with a model card",
     "list": "list everything that a YAML file can name",
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint
+from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
@@ -18,6 +18,7 @@ from trainer.data import DATASETS
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.stored import UNITS, Kind, StoredDepth, read_arrays
 from trainer.runtime.errors import UserError, listed
+from trainer.runtime.files import sha256
 from trainer.runtime.rundir import BEST, LAST, read_hparams
 
 LISTED = 8  # runs that a message names
@@ -107,19 +108,10 @@ def read_predictions(path: Path, changes: Changes, kind: Kind | None, unit: str 
     )
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _find(path: Path) -> Path:
     """Find the checkpoint of a path. Raises UserError that lists the runs nearby when it has none."""
     path = Path(os.path.expanduser(path))
-    if not os.path.exists(path):
+    if not os.path.exists(path) and not as_hub_name(path):
         above = next((folder for folder in path.parents[:2] if os.path.isdir(folder)), path)
         if runs := _runs_below(above):
             raise UserError(f"{path}: no such file or folder. In {above} are the runs {runs}")
