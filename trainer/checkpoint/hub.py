@@ -28,6 +28,9 @@ _NAME = re.compile(
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".tar", ".yaml", ".npz")  # endings of paths, whatever their form
 _CACHED = re.compile(r"models--(?P<user>.+?)--(?P<name>.+)")  # a folder of the cache
 
+_LOGIN = ". Log in with `hf auth login`, or set HF_TOKEN, as a user who may do this"
+_FIXES = {401: _LOGIN, 403: _LOGIN, 409: ". Add a version to it with --force, or choose another name"}  # by HTTP status
+
 
 class HubName(NamedTuple):
     """A model on the Hub; `revision` is a branch, tag or commit, None = the main branch."""
@@ -105,11 +108,10 @@ def explained(hub: Any, name: HubName, blocked: str | None = None) -> Iterator[N
             f"{name}: no such file or folder, and no name that the Hub allows: {one_line(error)}"
         ) from error
     except Exception as error:  # of the client, its HTTP library, the disk
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        login = (
-            ". Log in with `hf auth login`, or set HF_TOKEN, as a user who may do this" if status in (401, 403) else ""
-        )
-        raise UserError(f"{name}: the Hub refuses: {one_line(error)}{login}") from error
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        raise UserError(
+            f"{name}: the Hub cannot be reached or refuses: {one_line(error)}{_FIXES.get(status, '')}"
+        ) from error
 
 
 def _refuse_others(name: HubName, settings: Path) -> None:

@@ -30,6 +30,7 @@ from trainer.runtime.optional import require
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 PHOTOMETRIC = ("img_recon", "feat_recon")  # losses that learn from views instead of from depth
 RESTRICTED = re.compile(r"non-commercial|\bnc\b|dinov3", re.IGNORECASE)  # licences that forbid some uses
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 UNKNOWN = "unknown"
 
 
@@ -211,7 +212,8 @@ class Card:
         found += [(f"loss `{name}`", LOSSES.get(name)) for name in self.config.loss]
         found += [(f"data `{kind}`", DATASETS.get(kind)) for kind, _ in self.datasets]
         named = [(what, str(getattr(entry, "source", ""))) for what, entry in found]
-        return list(dict.fromkeys((what, source) for what, source in named if source))
+        linked = [(what, ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", source)) for what, source in named if source]
+        return list(dict.fromkeys(linked))
 
 
 def _dataset(kind: str) -> type[DepthDataset]:

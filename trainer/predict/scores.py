@@ -41,7 +41,7 @@ class Scores:
     def words(self) -> str:
         """The protocol in words, as far as the file states it."""
         p, fields = self.protocol, self.result.protocol
-        parts = [f"{self.data}, {p.get('items', '?')} images" + (f" ({p['limit']})" if p.get("limit") else "")]
+        parts = [f"{self.data}, images: {p.get('limit') or p.get('items', '?')}"]
         if "size" in fields:
             parts.append(f"network input {fields['size']}")
         if "alignment" in p:
