@@ -72,7 +72,9 @@ def licence_of(name: str) -> str:
     "" = not known: timm states none, and the name is not one of the weights known here.
     """
     import timm
+    from timm.models import get_deprecated_models
 
+    name = get_deprecated_models().get(name) or name
     if source := timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None:
         return source.license or ""
     return next((text for known, text in _LICENCES.items() if re.fullmatch(known, name, re.IGNORECASE)), "")

@@ -40,11 +40,11 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
         *("summary", "writing"),
     },
-    "trainer.checkpoint": {"foreign", "hub", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
         *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
-    "trainer.predict": {"network", "scale"},
+    "trainer.predict": {"card", "network", "scale", "sharing"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
 MOST_ENTRIES, MOST_PRIVATE = 16, 10

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models_zoo.decoders import DECODERS
-from models_zoo.encoder import current_name
 from models_zoo.pretrained import licence_of
 from trainer.checkpoint import Saved
 from trainer.checkpoint.hub import LIBRARY
@@ -153,7 +152,7 @@ class Card:
     @property
     def pretrained(self) -> list[tuple[str, str]]:
         """Networks whose encoder started from published weights, and their names in timm."""
-        return [(name, current_name(enc)) for name, enc, _ in self.networks if self.config.net[name].get("pretrained")]
+        return [(name, enc) for name, enc, _ in self.networks if self.config.net[name].get("pretrained")]
 
     @property
     def start(self) -> str:
