@@ -44,7 +44,7 @@ OPEN = {
     "trainer.evaluation": {
         *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
-    "trainer.predict": {"card", "network", "scale", "sharing"},
+    "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
 MOST_ENTRIES, MOST_PRIVATE = 16, 10
