@@ -13,7 +13,7 @@ import torch
 from tests.commands.evaluating import evaluate, write_run
 from tests.hub import Hub, serving
 from trainer.checkpoint import find_checkpoint, hub, load_objective, read_pretrained, safefile
-from trainer.checkpoint.publish import publish
+from trainer.checkpoint.publish import published
 from trainer.checkpoint.saved import Saved
 from trainer.predict import DepthPredictor
 from trainer.runtime.errors import UserError
@@ -26,7 +26,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     best = write_run(here / "run", [-1, 1]) / "ckpts" / "best.safetensors"
     for name in ("net", "other", "empty"):
         (here / name).mkdir()
-    publish(Saved(best, *safefile.read(best)), here / "net" / hub.CHECKPOINT)
+    public, _ = published(Saved(best, *safefile.read(best)))
+    safefile.write(here / "net" / hub.CHECKPOINT, public.tensors, public.metadata)
     for name, library in (("net", "monodepth"), ("other", "timm"), ("empty", "monodepth")):
         (here / name / hub.SETTINGS).write_text(json.dumps({"library_name": library}))
     (here / "other" / hub.CHECKPOINT).write_bytes(bytes(1000))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainer.checkpoint import Saved, safefile
-from trainer.checkpoint.publish import public_hparams, publish
+from trainer.checkpoint.publish import public_hparams, published
 
 PRIVATE = {
     "name": "net",
@@ -73,11 +73,13 @@ def test_weights_are_published_bit_by_bit_and_the_rest_of_last_is_not(tmp_path: 
     tensors = {"networks.depth.weight": weight, "optim.networks.depth.weight.exp_avg": momentum}
     safefile.write(tmp_path / "last.safetensors", tensors, about | state)
 
-    publish(Saved(tmp_path / "last.safetensors", *safefile.read(tmp_path / "last.safetensors")), tmp_path / "x")
+    last = tmp_path / "last.safetensors"
+    public, _ = published(Saved(last, *safefile.read(last)))
+    safefile.write(tmp_path / "x", public.tensors, public.metadata)
 
-    published, metadata = safefile.read(tmp_path / "x")  # verifies both checksums
-    assert published.keys() == {"networks.depth.weight"}
-    assert published["networks.depth.weight"].numpy().tobytes() == weight.numpy().tobytes()
+    weights, metadata = safefile.read(tmp_path / "x")  # verifies both checksums
+    assert weights.keys() == {"networks.depth.weight"}
+    assert weights["networks.depth.weight"].numpy().tobytes() == weight.numpy().tobytes()
     checked = {"format_version", "checksum", "header_checksum"}
     assert metadata.keys() == {"epoch", "step", "monitor", "metrics", "hparams", "format"} | checked
     assert metadata["format"] == "pt"  # transformers asks for it

@@ -70,7 +70,6 @@ def find_checkpoint(path: Path | str) -> Path:
     if not os.path.isdir(path):
         return path
     candidates = [folder / name for name in (BEST, LAST, PREVIOUS) for folder in (path / "ckpts", path)]
-    candidates.append(path / hub.CHECKPOINT)
     for candidate in candidates:
         if os.path.exists(candidate):
             if candidate.name == BEST:
@@ -78,9 +77,10 @@ def find_checkpoint(path: Path | str) -> Path:
             return candidate
     if is_foreign(path):
         raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
-    raise UserError(
-        f"{path}: holds no checkpoint. Looked for " + ", ".join(str(c.relative_to(path)) for c in candidates)
-    )
+    if os.path.exists(shared := path / hub.CHECKPOINT):
+        return shared
+    looked_for = [*(str(candidate.relative_to(path)) for candidate in candidates), hub.CHECKPOINT]
+    raise UserError(f"{path}: holds no checkpoint. Looked for {', '.join(looked_for)}")
 
 
 def _check_beside_last(best: Path) -> None:

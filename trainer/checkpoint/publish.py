@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.saved import PREFIX, Saved
@@ -22,16 +21,15 @@ UNNAMED = "data"  # stands for a home folder, whose name is that of a user
 _SEPARATORS = re.compile(r"[/\\]+")
 
 
-def publish(saved: Saved, path: Path) -> list[str]:
-    """Write what `best` holds of a checkpoint, verified; return the keys of settings that lost a folder.
+def published(saved: Saved) -> tuple[Saved, list[str]]:
+    """Return what `best` holds of a checkpoint, to be written, and the keys of settings that lost a folder.
 
-    The tensors are those of the source, bit by bit; `format: pt` lets transformers open the file. Raises CannotWrite.
+    The tensors are those of the source; `format: pt` lets transformers open the file.
     """
     hparams, shortened = public_hparams(saved.hparams)
     tensors = {name: tensor for name, tensor in saved.tensors.items() if name.startswith(PREFIX)}
     metadata = {key: saved.metadata[key] for key in KEPT if key in saved.metadata}
-    safefile.write(path, tensors, metadata | {"hparams": to_json(hparams), "format": "pt"})
-    return shortened
+    return Saved(saved.path, tensors, {**metadata, "hparams": to_json(hparams), "format": "pt"}), shortened
 
 
 def public_hparams(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -81,9 +81,13 @@ class Card:
         tags = ["depth-estimation", "monocular-depth", f"{'metric' if self.scale.unit == 'm' else 'relative'}-depth"]
         return hub.ModelCardData(
             license=self.licence or UNKNOWN,
-            library_name="transformers" if self.has_pipeline else LIBRARY,
+            library_name=LIBRARY,
             pipeline_tag="depth-estimation",
-            tags=[*tags, LIBRARY, *(["self-supervised"] if self.is_self_supervised else [])],
+            tags=[
+                *tags,
+                *(["self-supervised"] if self.is_self_supervised else []),
+                *(["transformers"] * self.has_pipeline),
+            ],
             datasets=[kind for kind, _ in self.datasets if _dataset(kind).licence] or None,
             model_name=self.name,
             eval_results=numbers or None,
@@ -106,7 +110,7 @@ class Card:
 
     @property
     def is_self_supervised(self) -> bool:
-        return any(name in self.config.loss for name in PHOTOMETRIC)
+        return any(name in self.losses for name in PHOTOMETRIC)
 
     @property
     def is_from_video(self) -> bool:
@@ -139,8 +143,9 @@ class Card:
         )
 
     @property
-    def losses(self) -> str:
-        return ", ".join(f"`{name}` x {options.get('weight', 1):g}" for name, options in self.config.loss.items())
+    def losses(self) -> dict[str, float]:
+        """Weights of the losses, by name; those of imported weights are not known."""
+        return {} if self.imported else {name: kw.get("weight", 1.0) for name, kw in self.config.loss.items()}
 
     @property
     def networks(self) -> Iterator[tuple[str, str, str]]:
@@ -208,7 +213,7 @@ class Card:
         """What the work stands on, and where it was published."""
         decoder = DECODERS.get(str(self.depth["dec_name"]))
         found = [(f"decoder `{self.depth['dec_name']}`", decoder)]
-        found += [(f"loss `{name}`", LOSSES.get(name)) for name in self.config.loss]
+        found += [(f"loss `{name}`", LOSSES.get(name)) for name in self.losses]
         found += [(f"data `{kind}`", DATASETS.get(kind)) for kind, _ in self.datasets]
         named = [(what, str(getattr(entry, "source", ""))) for what, entry in found]
         linked = [(what, ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", source)) for what, source in named if source]

@@ -13,25 +13,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from trainer.checkpoint import Saved, find_checkpoint
+from trainer.checkpoint import Saved, find_checkpoint, safefile
 from trainer.checkpoint.hub import CHECKPOINT, LIBRARY, SETTINGS
-from trainer.checkpoint.publish import publish
-from trainer.checkpoint.safefile import read
+from trainer.checkpoint.publish import published
 from trainer.config import Config
 from trainer.data.clips.clips import PICTURES, list_clip
 from trainer.predict.card import Card
+from trainer.predict.formats import check, facts, transformers_folder
 from trainer.predict.predictor import DepthPredictor, as_rgb
 from trainer.predict.scores import read_scores
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import CannotWrite, make_folder, require_space, sha256, why_not, write_text
+from trainer.runtime.files import CannotWrite, sha256, write_text
 from trainer.runtime.rundir import BEST, RunDir
 from trainer.tracking import viz
 
@@ -59,10 +59,10 @@ class Model:
                 f"{path}: has no {BEST}, the part of a run to share. It appears with the first validated epoch; to"
                 f" share {found.name} as it is, name the file: {found}"
             )
-        saved = Saved(found, *read(found))
+        saved = Saved(found, *safefile.read(found))
         if saved.parts:
             raise UserError(f"{found}: holds only {', '.join(saved.parts)}, no whole depth network to share")
-        return cls(saved, DepthPredictor.load(found))
+        return cls(saved, DepthPredictor.load(found, device="cpu", batch_size=1))
 
     @property
     def run(self) -> Path:
@@ -118,26 +118,20 @@ class Model:
 
         Raises CannotWrite, and UserError for a folder without pictures.
         """
-        shortened = publish(self.saved, folder / CHECKPOINT)
+        public, shortened = published(self.saved)  # the card knows no more than its readers
         notes = [f"of these settings only the last part of a path is kept: {', '.join(shortened)}"] if shortened else []
-        public = Saved(folder / CHECKPOINT, *read(folder / CHECKPOINT))  # the card knows no more than its readers
+        problem = self._write_files(public, folder)
+        notes += [f"transformers cannot load the folder: {problem}"] if problem else []
         config = Config.from_dict(public.hparams["config"], source=str(public.path), training=False)
-        scale = self.predictor.scale
         if pictures is not None:
             self.draw(pictures, folder / SHEET)
         elif self.sheet is not None:
             shutil.copyfile(self.sheet, folder / SHEET)
         found, left_out = read_scores(self.run / "results", sha256(self.saved.path))
-        settings = {
-            "library_name": LIBRARY,
-            "model_type": LIBRARY,
-            "depth_estimation_type": "metric" if scale.unit == "m" else "relative",
-        }
-        write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
         card = Card(
             public,
             config,
-            scale,
+            self.predictor.scale,
             self.predictor.size,
             name=name,
             place=place,
@@ -145,31 +139,32 @@ class Model:
             date=self.date,
             scores=found,
             sheet=SHEET if (folder / SHEET).exists() else None,
+            has_pipeline=not problem,
         )
         write_text(folder / CARD, card.text())
         return card, notes + left_out
 
+    def _write_files(self, public: Saved, folder: Path) -> str:
+        """Write checkpoint and settings, and what the pipeline of transformers needs, compared with the network.
 
-@contextmanager
-def staged(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, which takes its place when the block succeeds; else it is removed.
-
-    In a folder that exists each file replaces the one of its name, and the others stay. Raises CannotWrite, also when
-    the disk has less than `num_bytes` free.
-    """
-    folder = folder.absolute()
-    make_folder(folder.parent)
-    require_space(folder.parent, num_bytes, "the files of the model")
-    beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    make_folder(beside)
-    try:
-        yield beside
-        if not os.path.isdir(folder):
-            os.replace(beside, folder)
-            return
-        for file in beside.iterdir():
-            os.replace(file, folder / file.name)
-    except OSError as error:
-        raise CannotWrite(why_not(folder, error)) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        Returns why there is no pipeline, "" if there is; then the settings are for the Hub and this trainer alone.
+        """
+        options = public.hparams["config"]["net"]["depth"]
+        try:
+            digest = sha256(self.saved.path)
+            about = facts.describe(self.predictor, public, public.hparams, digest, self.run / "results")
+            transformers_folder.write(self.predictor, public, options, about, folder)
+            frames = check.generated_frames(self.predictor.size)
+            pictures = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+            check.refuse(transformers_folder.largest_difference(folder, self.predictor, pictures), "32", folder)
+        except CannotWrite:
+            raise
+        except UserError as error:
+            for file in folder.iterdir():
+                file.unlink()
+            settings = {"library_name": LIBRARY, "model_type": LIBRARY}
+            settings["depth_estimation_type"] = "metric" if self.predictor.scale.unit == "m" else "relative"
+            write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+            safefile.write(folder / CHECKPOINT, public.tensors, public.metadata)
+            return str(error)
+        return ""

@@ -11,8 +11,9 @@ from pathlib import Path
 from trainer.checkpoint.hub import HubName, as_hub_name, explained
 from trainer.config.plugins import load_plugins
 from trainer.predict.card import Card
-from trainer.predict.sharing import Model, staged
+from trainer.predict.sharing import Model
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import make_folder, replacing_folder, require_space
 from trainer.runtime.optional import require
 
 SPARE = 20_000_000  # bytes for everything beside the weights
@@ -26,20 +27,19 @@ def run(args: argparse.Namespace) -> int:
     model = Model.open(args.model)
     size = os.path.getsize(model.saved.path) + SPARE
     if name is None:
-        folder = Path(os.path.expanduser(args.target))
-        title = folder.absolute().name
-        with staged(folder, size) as beside:
-            card, notes = model.write(
-                beside, name=title, place=f"./{title}", licence=args.license, pictures=args.pictures
-            )
-        _report(card, notes, f"wrote {folder}")
-        print(f"next: monodepth predict {folder} PICTURE")
+        folder = Path(os.path.expanduser(args.target)).absolute()
+        make_folder(folder.parent)
+        require_space(folder.parent, size, "the files of the model")
+        with replacing_folder(folder) as staged:
+            given = {"name": folder.name, "place": f"./{folder.name}"}
+            card, notes = model.write(staged, **given, licence=args.license, pictures=args.pictures)
+        _report(card, notes, f"wrote {args.target}\nnext: monodepth predict {args.target} PICTURE")
         return 0
-    with tempfile.TemporaryDirectory() as temporary, staged(Path(temporary, "model"), size) as beside:
-        title = name.repo.partition("/")[2]
-        card, notes = model.write(beside, name=title, place=name.repo, licence=args.license, pictures=args.pictures)
-        address = _push(beside, name, args.private, args.force)
-        _report(card, notes, f"pushed {address}")
+    with tempfile.TemporaryDirectory() as temporary:
+        require_space(Path(temporary), size, "the files of the model")
+        given = {"name": name.repo.partition("/")[2], "place": name.repo}
+        card, notes = model.write(Path(temporary), **given, licence=args.license, pictures=args.pictures)
+        _report(card, notes, f"pushed {_push(Path(temporary), name, args.private, args.force)}")
     return 0
 
 
