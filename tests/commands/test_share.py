@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 
 from tests.commands.evaluating import evaluate, saved, write_run
-from tests.world import call, copied_run, refused, train_args
-from trainer.checkpoint import load_objective, safefile
+from tests.world import call, refused, train_args
+from trainer.checkpoint import find_checkpoint, load_objective, safefile
 from trainer.predict import DepthPredictor
 from trainer.runtime.rundir import read_hparams
 
@@ -64,6 +63,27 @@ def test_the_folder_loads_like_the_run_bit_by_bit(scored: Path, shared: Path) ->
     maps = [DepthPredictor.load(path)(image) for path in (scored, shared, shared / "model.safetensors")]
     assert all((one.disparity == maps[0].disparity).all() for one in maps)
     assert json.loads((shared / "config.json").read_text())["depth_estimation_type"] == "relative"
+
+
+def test_transformers_loads_the_folder_without_this_project(shared: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is an extra: pip install -e .[export]")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 110, 3), np.uint8))
+    with patch("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path)):
+        pipe = transformers.pipeline("depth-estimation", model=str(shared), trust_remote_code=True)
+    predicted = pipe(image)["predicted_depth"].numpy()
+    assert predicted == pytest.approx(DepthPredictor.load(shared)(image).disparity, rel=1e-4)  # relative, so disparity
+    snippet = 'predicted_depth"]  # 1 / depth up to a factor: larger = nearer'
+    assert snippet in (shared / "README.md").read_text()
+
+
+def test_without_transformers_the_folder_is_for_this_project(scored: Path, tmp_path: Path) -> None:
+    with patch.dict("sys.modules", {"transformers": None}):
+        done = share(scored, tmp_path / "demo")
+    assert "note: transformers cannot load the folder: A folder for transformers needs the package" in done.stdout
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert json.loads((tmp_path / "demo" / "config.json").read_text())["library_name"] == "monodepth"
+    assert "trust_remote_code" not in (tmp_path / "demo" / "README.md").read_text()
+    assert find_checkpoint(tmp_path / "demo") == tmp_path / "demo" / "model.safetensors"
 
 
 def test_the_card_holds_the_numbers_of_this_checkpoint_alone(scored: Path, shared: Path) -> None:
@@ -114,7 +134,7 @@ def test_a_folder_that_is_there_is_kept_unless_forced(scored: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing is left of the staging
 
 
-def test_mistakes_are_found_before_anything_is_written(scored: Path, trained_run: Path, tmp_path: Path) -> None:
+def test_mistakes_are_found_before_anything_is_written(scored: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused(share(scored, out, "--license", "My own"), "expected an identifier of the Hub")
     refused(share(scored, out, "--private"), "--private")
@@ -122,11 +142,10 @@ def test_mistakes_are_found_before_anything_is_written(scored: Path, trained_run
     refused(share(scored, "hf://alice/n--t"), "is no name of a repository on the Hub")
     refused(share(scored, "alice/net@v2"), "Leave out @v2")
     refused(share(tmp_path / "nothing", out), "there is no such file")
-    run = copied_run(trained_run, tmp_path / "copy") / "run" / "1"
-    (run / "ckpts" / "best.safetensors").unlink()
-    refused(share(run, out), "has no best.safetensors", "last.safetensors")
-    shutil.rmtree(tmp_path / "copy")
     best = scored / "ckpts" / "best.safetensors"
+    (tmp_path / "run" / "ckpts").mkdir(parents=True)
+    (tmp_path / "run" / "ckpts" / "last.safetensors").symlink_to(best)
+    refused(share(tmp_path / "run", out), "has no best.safetensors", "name the file: ", "last.safetensors")
     tensors, metadata = safefile.read(best)
     pose = {name: tensor for name, tensor in tensors.items() if ".pose." in name}
     hparams = json.loads(metadata["hparams"])

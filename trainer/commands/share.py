@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command
+from trainer.commands.cli import CHECKPOINT, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Example: monodepth share models/synthetic/monodepth2_MS/42 shared/demo --license mit",
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a run folder (its best checkpoint) or a .safetensors file")
+    add("model", metavar="MODEL", help=CHECKPOINT)
     target = "folder to write, or user/name to push to the Hugging Face Hub (public unless --private); where a folder"
     add("target", metavar="TARGET", help=f"{target} `user` exists here, write hf://user/name to push")
     licence = "licence of the weights as the Hub spells it: mit, apache-2.0, cc-by-nc-4.0, ... (default: not stated)"

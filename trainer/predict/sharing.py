@@ -67,7 +67,7 @@ class Model:
     @property
     def run(self) -> Path:
         """The folder of the run, or that of the file."""
-        parent = self.saved.path.parent
+        parent = self.saved.path.absolute().parent
         return parent.parent if parent.name == "ckpts" else parent
 
     @property
@@ -75,7 +75,7 @@ class Model:
         """The day on which the training ended, where the run says so."""
         with suppress(UserError):
             state = RunDir(self.run.parents[1], self.run.parent.name, self.run.name).read_state()
-            return state.time[:10] if state and state.state == "finished" else None
+            return str(state.time)[:10] if state and state.state == "finished" else None
         return None
 
     @property
