@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if problems := [p for name in args.encoders or ENCODERS for p in encoder_problems(name)]:
         raise UserError("; ".join(problems))
     versions = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
-    print(
-        f"{args.size[0]}x{args.size[1]}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}\n"
-    )
+    print(f"{args.size[0]}x{args.size[1]}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}\n")
     print("| encoder | decoder | largest relative difference | MB | onnxruntime, ms | PyTorch, ms | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for encoder in args.encoders or ENCODERS:

@@ -66,14 +66,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     transformers_folder.packages()
     defaults = {"dynamic": [], "input": "uint8", "layout": "NCHW", "precision": "32", "time": False}
     if given := [f"--{name}" for name, default in defaults.items() if getattr(args, name) != default]:
-        raise UserError(
-            f"{', '.join(given)}: not with --format transformers, whose pipeline decides that. Leave it out"
-        )
+        raise UserError(f"{', '.join(given)}: not with --format transformers, whose pipeline decides that. Leave it out")
 
 
-def write_graph(
-    args: argparse.Namespace, predictor: DepthPredictor, about: dict[str, str], pictures: list[Path]
-) -> str:
+def write_graph(args: argparse.Namespace, predictor: DepthPredictor, about: dict[str, str], pictures: list[Path]) -> str:
     """Write an ONNX file or an archive, and compare it. Returns what there is to say about it."""
     interface = Interface(predictor.size, args.input, args.layout, frozenset(args.dynamic), args.precision)
     form: Any = {"onnx": onnx_file, "torch": program}[args.format]

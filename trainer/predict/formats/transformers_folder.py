@@ -113,9 +113,7 @@ def flattened(source: str) -> tuple[str, list[str]]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == HOUSE:
             needed.append(node.module)
             line = lines[node.lineno - 1]
-            lines[node.lineno - 1] = line.replace(
-                f"from {node.module} import", f"from .{flat_name(node.module)} import"
-            )
+            lines[node.lineno - 1] = line.replace(f"from {node.module} import", f"from .{flat_name(node.module)} import")
     return "".join(lines), needed
 
 
