@@ -39,6 +39,14 @@ CARD, SHEET = "README.md", "sheet.png"
 MOST_PICTURES, WIDEST = 6, 640  # of a sheet; pixels
 
 
+def pictures_of(folder: Path) -> list[str]:
+    """List the pictures in a folder. Raises UserError when there are none."""
+    files = list(list_clip(folder, folder.name).frames.values()) if os.path.isdir(folder) else []
+    if not files:
+        raise UserError(f"--pictures {folder}: is no folder with pictures ({', '.join(PICTURES)})")
+    return files
+
+
 @dataclass(frozen=True)
 class Model:
     """A checkpoint that can be shared, in memory."""
@@ -86,9 +94,7 @@ class Model:
 
     def draw(self, folder: Path, path: Path) -> None:
         """Draw pictures of a folder and their disparities, evenly spaced, into a PNG. Raises UserError without any."""
-        files = list(list_clip(folder, folder.name).frames.values()) if os.path.isdir(folder) else []
-        if not files:
-            raise UserError(f"{folder}: is no folder with pictures ({', '.join(PICTURES)}) to draw")
+        files = pictures_of(folder)
         chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(len(files), MOST_PICTURES)).round().astype(int)]
         rows = []
         for file in chosen:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from trainer.checkpoint.hub import HubName, as_hub_name, explained
 from trainer.config.plugins import load_plugins
-from trainer.predict.card import Card
-from trainer.predict.sharing import Model
+from trainer.predict.card import RESTRICTED, Card
+from trainer.predict.sharing import Model, pictures_of
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder, replacing_folder, require_space
 from trainer.runtime.optional import require
@@ -33,13 +33,15 @@ def run(args: argparse.Namespace) -> int:
         with replacing_folder(folder) as staged:
             given = {"name": folder.name, "place": f"./{folder.name}"}
             card, notes = model.write(staged, **given, licence=args.license, pictures=args.pictures)
-        _report(card, notes, f"wrote {args.target}\nnext: monodepth predict {args.target} PICTURE")
+        _report(card, notes)
+        print(f"wrote {args.target}\nnext: monodepth predict {args.target} PICTURE")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         require_space(Path(temporary), size, "the files of the model")
         given = {"name": name.repo.partition("/")[2], "place": name.repo}
         card, notes = model.write(Path(temporary), **given, licence=args.license, pictures=args.pictures)
-        _report(card, notes, f"pushed {_push(Path(temporary), name, args.private, args.force)}")
+        _report(card, notes)
+        print(f"pushed {_push(Path(temporary), name, args.private, args.force)}")
     return 0
 
 
@@ -50,6 +52,8 @@ def _check(args: argparse.Namespace, name: HubName | None) -> None:
             f"--license {args.license!r}: expected an identifier of the Hub in small letters, such as mit, apache-2.0,"
             " cc-by-nc-4.0 or other (https://huggingface.co/docs/hub/repositories-licenses)"
         )
+    if args.pictures is not None:
+        pictures_of(args.pictures)
     if name is None:
         folder = Path(os.path.expanduser(args.target))
         if args.private:
@@ -80,8 +84,8 @@ def _push(folder: Path, name: HubName, private: bool, force: bool) -> str:
     return str(address)
 
 
-def _report(card: Card, notes: list[str], done: str) -> None:
-    for row in card.restrictions if card.licence and "nc" not in card.licence else ():
+def _report(card: Card, notes: list[str]) -> None:
+    for row in card.restrictions if card.licence and not RESTRICTED.search(card.licence) else ():
         notes = [*notes, f"--license {card.licence} allows more than the licence of {row.what}: {row.text}"]
     if card.licence is None:
         notes = [*notes, "no licence is stated, so nobody may use the weights. --license states one"]
@@ -89,4 +93,3 @@ def _report(card: Card, notes: list[str], done: str) -> None:
         notes = [*notes, "the card has no pictures. --pictures FOLDER draws some"]
     for note in notes:
         print(f"note: {note}")
-    print(done)
