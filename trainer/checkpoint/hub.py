@@ -18,6 +18,7 @@ from models_zoo.pretrained import one_line, why_silent
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import read_file
 from trainer.runtime.optional import require
+from trainer.runtime.processes import is_first_process
 
 CHECKPOINT, SETTINGS = "model.safetensors", "config.json"  # of a shared folder
 LIBRARY = "monodepth"  # `library_name` in SETTINGS, by which a model of this trainer is known
@@ -28,6 +29,7 @@ _NAME = re.compile(
 _FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".tar", ".yaml", ".npz")  # endings of paths, whatever their form
 _CACHED = re.compile(r"models--(?P<user>.+?)--(?P<name>.+)")  # a folder of the cache
 
+_CHECK = ". Check the connection, the name and the disk"
 _LOGIN = ". Log in with `hf auth login`, or set HF_TOKEN, as a user who may do this"
 _FIXES = {401: _LOGIN, 403: _LOGIN, 409: ". Add a version to it with --force, or choose another name"}  # by HTTP status
 
@@ -65,6 +67,8 @@ def download(name: HubName) -> Path:
     blocked = "HF_HUB_OFFLINE=1 forbids the network" if hub.constants.HF_HUB_OFFLINE else None
     if not blocked and (silence := why_silent(hub.constants.ENDPOINT)):  # the client alone would retry for a minute
         blocked = f"{hub.constants.ENDPOINT} cannot be reached ({silence})"
+    if not is_first_process():  # one bar is enough
+        hub.utils.disable_progress_bars()
     with explained(hub, name, blocked):
         options = {"revision": name.revision, "local_files_only": blocked is not None}
         folder = Path(hub.snapshot_download(name.repo, allow_patterns=[SETTINGS], **options))
@@ -110,7 +114,7 @@ def explained(hub: Any, name: HubName, blocked: str | None = None) -> Iterator[N
     except Exception as error:  # of the client, its HTTP library, the disk
         status = getattr(getattr(error, "response", None), "status_code", 0)
         raise UserError(
-            f"{name}: the Hub cannot be reached or refuses: {one_line(error)}{_FIXES.get(status, '')}"
+            f"{name}: the Hub cannot be reached or refuses: {one_line(error)}{_FIXES.get(status, _CHECK)}"
         ) from error
 
 

@@ -88,7 +88,7 @@ class Card:
                 *(["self-supervised"] if self.is_self_supervised else []),
                 *(["transformers"] * self.has_pipeline),
             ],
-            datasets=[kind for kind, _ in self.datasets if _dataset(kind).licence] or None,
+            datasets=list(dict.fromkeys(kind for kind, _ in self.datasets if _dataset(kind).licence)) or None,
             model_name=self.name,
             eval_results=numbers or None,
         )
