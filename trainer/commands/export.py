@@ -50,8 +50,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         " (default: what the training knows)")  # fmt: skip
     graph = parser.add_argument_group("onnx and torch")
     add = graph.add_argument
-    add("--dynamic", nargs="+", choices=("batch", "size"), default=[], help="what the file leaves open (default: batch 1"
-        " of the size); some encoders fix the size")  # fmt: skip
+    add("--dynamic", nargs="+", choices=("batch", "size"), default=[], help="what the file leaves open (default:"
+        " nothing, batch 1); some encoders fix the size")  # fmt: skip
     add("--input", choices=("uint8", "float"), default="uint8", help="images 0..255, or 0..1 (default uint8)")
     add("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="of the images (default NCHW)")
     add("--precision", choices=("32", "16"), default="32", help="of the network; outputs are float32 (default 32)")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 import models_zoo
 from models_zoo.decoders import DECODERS
+from models_zoo.decoders.ddvnet import BINS
 from models_zoo.depth import decoder_problems
 from models_zoo.encoder import encoder_problems
 from trainer.predict.formats import check, onnx_file
@@ -20,7 +21,6 @@ from trainer.predict.network import DepthNetwork
 from trainer.runtime.errors import UserError
 
 ENCODERS = ("resnet18", "convnext_tiny", "hrnet_w18_small", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224")
-CONTRAST = 20.0  # factor on the last weights of a new network, whose depth would be the same everywhere
 
 
 class Row(NamedTuple):
@@ -34,15 +34,17 @@ class Row(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Print a Markdown table, row by row."""
-    onnx, onnxruntime = onnx_file.packages()
+    _, onnxruntime = onnx_file.packages()
     torch.set_num_threads(args.threads)
     decoders = args.decoders or DECODERS.names()
     if problems := [p for name in decoders for p in decoder_problems(name)]:
         raise UserError("; ".join(problems))
     if problems := [p for name in args.encoders or ENCODERS for p in encoder_problems(name)]:
         raise UserError("; ".join(problems))
-    versions = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
-    print(f"{args.size[0]}x{args.size[1]}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}\n")
+    versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
+    size = f"{args.size[0]}x{args.size[1]}"
+    print(f"{size}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}
+")
     print("| encoder | decoder | largest relative difference | MB | onnxruntime, ms | PyTorch, ms | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for encoder in args.encoders or ENCODERS:
@@ -77,11 +79,24 @@ def measure(encoder: str, decoder: str, interface: Interface, args: argparse.Nam
 
 
 def random_network(encoder: str, decoder: str) -> DepthNetwork:
-    """Build an untrained network whose depth varies over the image."""
+    """Build an untrained network with depth of ordinary contrast: logits of mean 0 and deviation 1 on a street.
+
+    As PyTorch initialises them some decoders give one depth everywhere, others logits in the hundreds, where the sigmoid
+    of float32 itself is wrong.
+    """
     torch.manual_seed(0)
     depth = models_zoo.create("depth", enc_name=encoder, dec_name=decoder, pretrained=False).eval()
-    heads = [m for m in depth.decoders["disp"].modules() if isinstance(m, nn.Conv2d) and m.out_channels in (1, 128)]
+
+    def calibrate(conv: nn.Conv2d, _: object, logits: torch.Tensor) -> torch.Tensor:
+        mean, deviation = logits.mean(), logits.std()
+        conv.weight.div_(deviation)
+        cast("torch.Tensor", conv.bias).sub_(mean).div_(deviation)
+        return (logits - mean) / deviation
+
+    heads = [m for m in depth.decoders["disp"].modules() if isinstance(m, nn.Conv2d) and m.out_channels in (1, BINS)]
+    hooks = [conv.register_forward_hook(calibrate) for conv in heads]
     with torch.no_grad():
-        for conv in heads:
-            conv.weight.mul_(CONTRAST)
+        depth(check.generated_frames((96, 64), count=1).float() / 255)
+    for hook in hooks:
+        hook.remove()
     return DepthNetwork(depth).eval()

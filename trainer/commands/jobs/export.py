@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     pictures = check.pictures_of(args.verify) if args.verify else []
     path = find_checkpoint(args.model)
     saved = Saved(path, *safefile.read(path))
+    if any(part.startswith("depth.") for part in saved.parts):
+        raise UserError(f"{path}: holds only {', '.join(saved.parts)}, so its depth would come from random weights")
     settings = read_hparams(args.hparams) if args.hparams else saved.hparams
     predictor = DepthPredictor.load(
         path, hparams=args.hparams, size=args.size, scale=args.scale, device="cpu", batch_size=1
@@ -66,10 +68,14 @@ def check_arguments(args: argparse.Namespace) -> None:
     transformers_folder.packages()
     defaults = {"dynamic": [], "input": "uint8", "layout": "NCHW", "precision": "32", "time": False}
     if given := [f"--{name}" for name, default in defaults.items() if getattr(args, name) != default]:
-        raise UserError(f"{', '.join(given)}: not with --format transformers, whose pipeline decides that. Leave it out")
+        raise UserError(
+            f"{', '.join(given)}: not with --format transformers, whose pipeline decides that. Leave it out"
+        )
 
 
-def write_graph(args: argparse.Namespace, predictor: DepthPredictor, about: dict[str, str], pictures: list[Path]) -> str:
+def write_graph(
+    args: argparse.Namespace, predictor: DepthPredictor, about: dict[str, str], pictures: list[Path]
+) -> str:
     """Write an ONNX file or an archive, and compare it. Returns what there is to say about it."""
     interface = Interface(predictor.size, args.input, args.layout, frozenset(args.dynamic), args.precision)
     form: Any = {"onnx": onnx_file, "torch": program}[args.format]

@@ -59,9 +59,7 @@ def batches(predictor: DepthPredictor, interface: Interface, pictures: Sequence[
         width, height = interface.size
         shapes.append(generated_frames((width + STEP, height + 2 * STEP)))
     return [
-        batch
-        for shape in shapes
-        for batch in ([shape, shape[:1]] if "batch" in interface.dynamic else shape.split(1))
+        batch for shape in shapes for batch in ([shape, shape[:1]] if "batch" in interface.dynamic else shape.split(1))
     ]
 
 

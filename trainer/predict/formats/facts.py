@@ -60,15 +60,18 @@ def of_interface(interface: Interface) -> dict[str, str]:
 
 def _results(folder: Path, sha256: str) -> list[dict[str, Any]]:
     """Means and protocols, in short, of the result files that belong to a checkpoint."""
-    found = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            data = read_file(path, with_items=False)
-            protocol = data["protocol"]
-            if protocol["checkpoint"]["sha256"] == sha256:
-                about = {key: protocol[key] for key in PROTOCOL if key in protocol}
-                about["dataset"] = {key: protocol["dataset"].get(key) for key in ("type", "split", "mode")}
-                found.append({"file": path.name, "mean": data["mean"], "protocol": about})
-        except (UserError, KeyError, TypeError, AttributeError):  # no result of this trainer
-            continue
-    return found
+    results = (_result(path, sha256) for path in sorted(folder.glob("*.yaml")))
+    return [result for result in results if result]
+
+
+def _result(path: Path, sha256: str) -> dict[str, Any] | None:
+    try:
+        data = read_file(path, with_items=False)
+        protocol = data["protocol"]
+        if protocol["checkpoint"]["sha256"] != sha256:
+            return None
+        about = {key: protocol[key] for key in PROTOCOL if key in protocol}
+        about["dataset"] = {key: protocol["dataset"].get(key) for key in ("type", "split", "mode")}
+        return {"file": path.name, "mean": data["mean"], "protocol": about}
+    except (UserError, KeyError, TypeError, AttributeError):  # no result of this trainer, or of predictions in a file
+        return None

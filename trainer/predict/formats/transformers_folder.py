@@ -62,7 +62,7 @@ def write(
     config = {
         "model_type": "monodepth",
         "architectures": [CLASSES["AutoModelForDepthEstimation"]],
-        # Not in the settings of the processor: where `register` was called the pipeline would ask for trust all the same.
+        # Not in the settings of the processor too: the pipeline would ask for trust even where `register` was called.
         "auto_map": {key: f"{ENTRY_FILE}.{name}" for key, name in CLASSES.items()},
         "library_name": "monodepth",
         "depth": {**options, "pretrained": False},
@@ -90,8 +90,8 @@ def sources(depth: Any) -> dict[str, str]:
     parts = sorted({type(module).__module__ for module in (depth, *depth.modules())})
     if others := [part for part in parts if part.partition(".")[0] not in (HOUSE, "torch", "timm")]:
         raise UserError(
-            f"the network has parts from {', '.join(others)}, which a folder for transformers cannot hold: it takes files"
-            f" of {HOUSE} alone. Use --format onnx or torch"
+            f"the network has parts from {', '.join(others)}, which a folder for transformers cannot hold: it takes"
+            f" files of {HOUSE} alone. Use --format onnx or torch"
         )
     parts = [part for part in parts if part.startswith(f"{HOUSE}.")]
     texts: dict[str, str] = {}
@@ -113,7 +113,9 @@ def flattened(source: str) -> tuple[str, list[str]]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == HOUSE:
             needed.append(node.module)
             line = lines[node.lineno - 1]
-            lines[node.lineno - 1] = line.replace(f"from {node.module} import", f"from .{flat_name(node.module)} import")
+            lines[node.lineno - 1] = line.replace(
+                f"from {node.module} import", f"from .{flat_name(node.module)} import"
+            )
     return "".join(lines), needed
 
 
