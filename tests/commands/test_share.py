@@ -195,7 +195,9 @@ def test_a_name_pushes_the_same_folder(scored: Path, shared: Path, tmp_path: Pat
     with Pushes() as hub:
         done = share(scored, "alice/net", "--private")
     assert done.returncode == 0, done.stderr
-    assert "pushed https://huggingface.co/alice/net" in done.stdout
+    first, *_, last = done.stdout.splitlines()
+    assert first == "alice/net: a private repository on the Hub (./alice/net is a folder)"
+    assert last == "pushed https://huggingface.co/alice/net"
     assert hub.asked == [("alice/net", {"private": True, "exist_ok": False})]
     assert hub.files["model.safetensors"] == (shared / "model.safetensors").read_bytes()
     assert b'DepthPredictor.load("alice/net")' in hub.files["README.md"]

@@ -1,6 +1,6 @@
 """Share a trained network: one folder, or a repository on the Hugging Face Hub, with a model card.
 
-    monodepth share models/synthetic/monodepth2_MS/42 shared/demo --license mit --pictures my_pictures
+    monodepth share models/synthetic/monodepth2_MS/42 demo --license mit --pictures my_pictures
     monodepth share models/synthetic/monodepth2_MS/42 alice/demo --private
 
 TARGET is a name on the Hub when it has the form `user/name` and there is no folder `user` here, and a folder otherwise;
@@ -24,7 +24,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="monodepth share",
         description="Write or push a trained network with a model card: what it was trained on, how well it does, what"
         " may be done with it, how to load it. Folders, user names and the command line are left out of its settings.",
-        epilog="Example: monodepth share models/synthetic/monodepth2_MS/42 shared/demo --license mit",
+        epilog="Example: monodepth share models/synthetic/monodepth2_MS/42 demo --license mit",
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help=CHECKPOINT)

@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
     """Check the target, read and verify the model, write or push it. Raises UserError for the mistakes of a user."""
     name = as_hub_name(args.target)
     _check(args, name)
+    if name is not None:
+        print(f"{name}: a {'private' if args.private else 'public'} repository on the Hub (./{name} is a folder)")
     load_plugins(args.plugins)
     model = Model.open(args.model)
     size = os.path.getsize(model.saved.path) + SPARE
