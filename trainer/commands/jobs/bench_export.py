@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("; ".join(problems))
     versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
     size = f"{args.size[0]}x{args.size[1]}"
-    print(f"{size}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}
-")
+    print(f"{size}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}\n")
     print("| encoder | decoder | largest relative difference | MB | onnxruntime, ms | PyTorch, ms | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for encoder in args.encoders or ENCODERS:
@@ -81,8 +80,8 @@ def measure(encoder: str, decoder: str, interface: Interface, args: argparse.Nam
 def random_network(encoder: str, decoder: str) -> DepthNetwork:
     """Build an untrained network with depth of ordinary contrast: logits of mean 0 and deviation 1 on a street.
 
-    As PyTorch initialises them some decoders give one depth everywhere, others logits in the hundreds, where the sigmoid
-    of float32 itself is wrong.
+    As PyTorch initialises them some decoders give one depth everywhere, others logits in the hundreds, where float32
+    itself is wrong.
     """
     torch.manual_seed(0)
     depth = models_zoo.create("depth", enc_name=encoder, dec_name=decoder, pretrained=False).eval()
