@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -84,7 +84,7 @@ def random_network(encoder: str, decoder: str) -> DepthNetwork:
     itself is wrong.
     """
     torch.manual_seed(0)
-    depth = models_zoo.create("depth", enc_name=encoder, dec_name=decoder, pretrained=False).eval()
+    depth: Any = models_zoo.create("depth", enc_name=encoder, dec_name=decoder, pretrained=False).eval()
 
     def calibrate(conv: nn.Conv2d, _: object, logits: torch.Tensor) -> torch.Tensor:
         mean, deviation = logits.mean(), logits.std()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def write(network: DepthNetwork, interface: Interface, facts: Mapping[str, str],
             )
     except Exception as error:  # the exporter has dozens of types
         raise UserError(f"the network cannot be written as ONNX ({first_line(error)}). Use --format torch") from error
-    model = exported.model_proto
+    model = cast(Any, exported).model_proto
     for entry in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         del entry.metadata_props[:]  # notes of the exporter
     del model.graph.metadata_props[:]
