@@ -71,6 +71,7 @@ def test_weights_that_a_training_started_from(name: str, licence: str) -> None:
     card = card_of("synthetic/monodepth2_MS.yaml", f"trainer.load_ckpt={name}")
     assert card.licences[-1] == Licence(f"first weights `{name}`", licence)
     assert card.start == f"`{name}`"
+    assert ModelCard(card.text()).data.base_model == (name if "/" in name else None)
 
 
 def test_of_imported_weights_nothing_is_claimed() -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from models_zoo.decoders import DECODERS
 from models_zoo.pretrained import licence_of
 from trainer.checkpoint import Saved
-from trainer.checkpoint.hub import LIBRARY
+from trainer.checkpoint.hub import LIBRARY, as_hub_name
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
@@ -79,7 +79,9 @@ class Card:
             for column, value in one.result.values.items()
         ]
         tags = ["depth-estimation", "monocular-depth", f"{'metric' if self.scale.unit == 'm' else 'relative'}-depth"]
+        start = as_hub_name(self.config.trainer.load_ckpt or "")
         return hub.ModelCardData(
+            base_model=start.repo if start else None,
             license=self.licence or UNKNOWN,
             library_name=LIBRARY,
             pipeline_tag="depth-estimation",
