@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import urllib.error
@@ -55,6 +56,28 @@ def cached_file(source: Any) -> str | None:
         filename = filename.removesuffix(".bin") + ".safetensors"
     path = try_to_load_from_cache(repo_id, filename, revision=revision or None)
     return path if isinstance(path, str) and path.endswith(".safetensors") else None
+
+
+# What timm does not state, by the names under which weights are published.
+_LICENCES = {
+    r".*depth.?anything.?v2.*(small|vits).*": "apache-2.0",
+    r".*depth.?anything.?v2.*(base|large|vitb|vitl).*": "cc-by-nc-4.0",
+    r"(mono|stereo|mono\+stereo)_(no_pt_)?\d+x\d+": "licence of Monodepth2: non-commercial use only",
+}
+
+
+def licence_of(name: str) -> str:
+    """Return the licence of published weights, by a model of timm or the name of a file, folder or model on the Hub.
+
+    "" = not known: timm states none, and the name is not one of the weights known here.
+    """
+    import timm
+    from timm.models import get_deprecated_models
+
+    name = get_deprecated_models().get(name) or name
+    if source := timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None:
+        return source.license or ""
+    return next((text for known, text in _LICENCES.items() if re.fullmatch(known, name, re.IGNORECASE)), "")
 
 
 def unavailable(source: Any, reason: str) -> PretrainedUnavailable:

@@ -27,7 +27,7 @@ FLOORS = (
 )
 # What other rooms may import beside the face of a package: files, or folders with all files in them.
 OPEN = {
-    "models_zoo": {"decoders", "depth", "registry", "standardise", "weights"},
+    "models_zoo": {"decoders", "depth", "pretrained", "registry", "standardise", "weights"},
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {
         *("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence", "yaml_text")
@@ -42,11 +42,11 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
         *("summary", "writing"),
     },
-    "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
         *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
-    "trainer.predict": {"network", "scale"},
+    "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
 MOST_ENTRIES, MOST_PRIVATE = 16, 10

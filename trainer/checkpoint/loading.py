@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models_zoo.weights import is_foreign
 from trainer.build import build_objective
-from trainer.checkpoint import safefile
+from trainer.checkpoint import hub, safefile
 from trainer.checkpoint.matching import planned
 from trainer.checkpoint.resume import check_best
 from trainer.checkpoint.saved import Saved
@@ -25,11 +25,12 @@ def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objec
         depth = load_objective("models/kitti/monodepth2/42").predict_depth(images)  # (b 3 h w) in [0, 1] -> (b 1 h w)
 
     Args:
-        path: a checkpoint, or the folder of a run (its `best`, else its `last`).
+        path: a checkpoint, the folder of a run (its `best`, else its `last`), a folder of `monodepth share`, or the
+            name of a model on the Hugging Face Hub, `user/name` or `user/name@revision` (see `checkpoint.hub`).
         hparams: a corrected hparams.yaml, used instead of the settings in the file.
 
-    Networks in it: `objective.networks["depth"]`, and "pose" and "autoencoder" if trained. Nothing is downloaded. The
-    file must fit the networks that its settings name, which is found out before they take memory.
+    Networks in it: `objective.networks["depth"]`, and "pose" and "autoencoder" if trained. Only a model on the Hub is
+    downloaded. The file must fit the networks that its settings name, which is found out before they take memory.
 
     Raises DamagedFile for a changed file or one of another make, WrongArchitecture for weights that do not fit, and
     UserError when the file is missing, settings are invalid, or the `best` of a folder is not that of its `last`.
@@ -58,10 +59,13 @@ def read(path: Path | str) -> Saved:
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """Return `path` itself, or for the folder of a run its best checkpoint, else its last.
+    """Return `path` itself, or for the folder of a run its best checkpoint, else its last; that of a shared folder.
 
-    Raises UserError for a folder without any, and for a best that is not the one `last` knows.
+    A model on the Hugging Face Hub is fetched first. Raises UserError for one that cannot be, for a folder without any
+    checkpoint, and for a best that is not the one `last` knows.
     """
+    if name := hub.as_hub_name(path):
+        path = hub.download(name)
     path = Path(os.path.expanduser(path))  # os.path says no to names that are too long, pathlib raises
     if not os.path.isdir(path):
         return path
@@ -73,9 +77,10 @@ def find_checkpoint(path: Path | str) -> Path:
             return candidate
     if is_foreign(path):
         raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
-    raise UserError(
-        f"{path}: holds no checkpoint. Looked for " + ", ".join(str(c.relative_to(path)) for c in candidates)
-    )
+    if os.path.exists(shared := path / hub.CHECKPOINT):
+        return shared
+    looked_for = [*(str(candidate.relative_to(path)) for candidate in candidates), hub.CHECKPOINT]
+    raise UserError(f"{path}: holds no checkpoint. Looked for {', '.join(looked_for)}")
 
 
 def _check_beside_last(best: Path) -> None:

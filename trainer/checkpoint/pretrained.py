@@ -17,7 +17,7 @@ from trainer.runtime.errors import UserError
 def read_pretrained(path: Path | str) -> Saved:
     """Read weights to start from; `Saved.start` loads them.
 
-    path: a checkpoint, the folder of a run (its `best`, else its `last`), or anything `models_zoo.weights` recognises.
+    path: what `load_objective` takes, or anything `models_zoo.weights` recognises.
     Raises DamagedFile, or UserError when the file is missing or cannot be read.
     """
     path = Path(os.path.expanduser(path))

@@ -16,17 +16,19 @@ COMMANDS = {
     "train-dev": "train for debugging: short epochs, breakpoint() works, results in /tmp",
     "predict": "predict depth of pictures, films, a camera or a stream",
     "evaluate": "score a checkpoint or a file of predictions",
+    "export": "write the depth network for other programs: ONNX, PyTorch alone, transformers",
     "export-depth": "write the disparities of a data set to an NPZ file",
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
     "sweep": "train, evaluate and tabulate several configurations over several seeds",
     "tables": "average results over seeds into tables and figures",
     "replay": "repeat the step at which a loss became NaN",
     "convert": "turn published weights into a checkpoint",
+    "share": "write or push a trained network with a model card",
     "list": "list everything that a YAML file can name",
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "schema": "write the JSON schema of the YAML files",
-    "bench": "time a training step, the loop or predictions",
+    "bench": "time a training step, the loop, predictions or exported networks",
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}

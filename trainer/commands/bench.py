@@ -4,6 +4,7 @@
     monodepth bench step --precision bf16 --threads 2 --size 640 192
     monodepth bench predict                   `monodepth predict` beside a bare loop of its network
     monodepth bench loop                      the trainer's loop beside a bare PyTorch loop, on the demo
+    monodepth bench export                    ONNX files of every decoder beside PyTorch, on five encoders
 
 Times are medians of interleaved rounds. `A/A` compares two measurements of the same thing: its distance from 1 is the
 error of any ratio of two numbers.
@@ -57,6 +58,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--precision", choices=("32", "bf16", "16"), default="32", help="of the network (default 32)")
     add("--device", default="cpu", help="as torch names it (default cpu)")
     add("--json", action="store_true", help="print the numbers as JSON")
+    exports = jobs.add_parser("export", help="ONNX files of every decoder beside PyTorch: exactness, size, speed")
+    add = exports.add_argument
+    add("--encoders", nargs="+", metavar="NAME", help="default: one of each of five families")
+    add("--decoders", nargs="+", metavar="NAME", help="default: all")
+    add("--size", type=whole(64, 8192), nargs=2, default=(192, 64), metavar=("W", "H"), help="default 192 64")
+    add("--precision", choices=("32", "16"), default="32", help="of the networks (default 32)")
     for job in jobs.choices.values():
         for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
             add_number(job, name, default, meaning, whole(1, 1024))

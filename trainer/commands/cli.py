@@ -43,6 +43,9 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 positive = whole(1, 1_000_000)
+CHECKPOINT = (
+    "a .safetensors file, a run folder (its best checkpoint), a shared folder, or a model on the Hub, user/name"
+)
 processes = whole(0, 1024)  # as loader.num_workers
 _FILES = {"type": Path, "nargs": "+", "metavar": "YAML"}
 _WORDS = {"action": "extend", "nargs": "+", "default": []}

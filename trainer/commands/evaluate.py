@@ -23,7 +23,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_checkpoint_arguments, add_number, add_shared, command, whole
+from trainer.commands.cli import CHECKPOINT, add_checkpoint_arguments, add_number, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Example: monodepth evaluate --ckpt models/synthetic/monodepth2_MS/42 --sheet sheet.png",
     )
     subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--ckpt", type=Path, help="a .safetensors file, or a run folder (its best checkpoint)")
+    subject.add_argument("--ckpt", type=Path, help=CHECKPOINT)
     subject.add_argument(
         "--pred-file",
         type=Path,

@@ -16,18 +16,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_checkpoint_arguments, add_shared, command
+from trainer.commands.cli import CHECKPOINT, add_checkpoint_arguments, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="monodepth export-depth",
-        description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file.",
+        description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file. (The"
+        " network itself is written for other programs by `monodepth export`.)",
         epilog="Example: monodepth export-depth --ckpt models/synthetic/monodepth2_MS/42 --save preds.npz",
     )
     add = parser.add_argument
-    add("--ckpt", type=Path, required=True, help="a .safetensors file, or a run folder (its best checkpoint)")
+    add("--ckpt", type=Path, required=True, help=CHECKPOINT)
     add_checkpoint_arguments(parser)
     add("--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)")
     add("--flip", action="store_true", help="blend with the prediction for the mirrored image (arXiv:1609.03677)")

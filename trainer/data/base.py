@@ -120,6 +120,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     """
 
     source: ClassVar[str] = ""  # where it was published, for the catalogue
+    licence: ClassVar[str] = ""  # of the data, for model cards; "" = not known, as of recordings of one's own
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
@@ -212,6 +213,11 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def unusual_truth(cls, arguments: Mapping[str, Any]) -> str | None:
         """Name the ground truth in file names of results; None when it is the customary one of the split."""
         return None
+
+    @classmethod
+    def members(cls, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        """List type and arguments of the data sets that one with these arguments mixes; empty = it is one itself."""
+        return []
 
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from trainer.data import DATASETS
 from trainer.data.base import CommonOptions
 from trainer.data.kitti_raw.files import Recordings
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
-from trainer.data.kitti_raw.places import find_annotated, find_hints, find_raw
+from trainer.data.kitti_raw.places import KITTI_LICENCE, find_annotated, find_hints, find_raw
 
 
 @DATASETS.register("kitti")
@@ -33,6 +33,7 @@ class KittiRaw(KittiItems):
     source: ClassVar[str] = (
         "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
     )
+    licence = KITTI_LICENCE
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from trainer.data import DATASETS
 from trainer.data.files.paths import expanded
 from trainer.data.kitti_raw.databases import DatabaseListing
 from trainer.data.kitti_raw.items import KittiItems
-from trainer.data.kitti_raw.places import find_databases
+from trainer.data.kitti_raw.places import KITTI_LICENCE, find_databases
 
 
 @DATASETS.register("kitti_lmdb")
@@ -27,6 +27,7 @@ class KittiDatabases(KittiItems):
     """
 
     source: ClassVar[str] = "Geiger et al., IJRR 2013; made with `monodepth prepare lmdb`, or by earlier code"
+    licence = KITTI_LICENCE
 
     def _open(self, root: str | None, hints_root: str | None) -> DatabaseListing:
         raw = find_databases(root)

@@ -25,6 +25,7 @@ from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_fold
 from trainer.data.files.scans import read_points
 from trainer.data.files.splits import find_split, is_number
 from trainer.data.kitti_raw.calibration import project_points
+from trainer.data.kitti_raw.places import KITTI_LICENCE
 from trainer.runtime.errors import UserError
 from trainer.types import METRES_PER_UNIT
 
@@ -59,6 +60,7 @@ class KittiOdometry(ClipDataset):
     """
 
     source: ClassVar[str] = "CVPR 2012; Zhou et al., arXiv:1704.07813"
+    licence = KITTI_LICENCE
 
     def __init__(
         self,

@@ -94,6 +94,11 @@ class MixedDatasets(RecordedDataset):
         datasets = kwargs.get("datasets")  # absent when missing or no mapping: reported elsewhere
         return [] if datasets is None else _problems(datasets)
 
+    @classmethod
+    def members(cls, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        """List type and arguments of the data sets of the training."""
+        return [(kwargs["type"], kwargs) for _, _, kwargs in _settings(arguments["datasets"], "train")]
+
     def __len__(self) -> int:
         return len(self.pattern)
 

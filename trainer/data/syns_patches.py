@@ -50,6 +50,7 @@ class SynsPatches(RecordedDataset):
     """
 
     source: ClassVar[str] = "Adams et al., Scientific Reports 2016; arXiv:2208.01489"
+    licence = "non-commercial use only"
     defaults: ClassVar[CommonOptions] = {"mode": "test", "supp_idxs": None}
 
     def __init__(

@@ -51,6 +51,7 @@ class Synthetic(DepthDataset):
     """
 
     source: ClassVar[str] = "made for this project"
+    licence = "none needed: the scenes are computed"
     defaults: ClassVar[CommonOptions] = {"size": (192, 64)}
 
     def __init__(

@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.hub import place_of
 from trainer.data.base import DepthDataset
 from trainer.evaluation.items import dataset_class
 from trainer.runtime.errors import UserError
 
 
 def run_folder(path: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to; of another file, the folder it lies in."""
+    """The folder of the run that a checkpoint belongs to; of another file, the folder it lies in.
+
+    What becomes of a model on the Hugging Face Hub goes to `models/<user>/<name>/<commit>`, not into its cache.
+    """
+    if place := place_of(path):
+        return Path("models", *place)
     return path.parent.parent if path.parent.name == "ckpts" else path.parent
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint
+from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
@@ -110,7 +111,7 @@ def read_predictions(path: Path, changes: Changes, kind: Kind | None, unit: str 
 def _find(path: Path) -> Path:
     """Find the checkpoint of a path. Raises UserError that lists the runs nearby when it has none."""
     path = Path(os.path.expanduser(path))
-    if not os.path.exists(path):
+    if not os.path.exists(path) and not as_hub_name(path):
         above = next((folder for folder in path.parents[:2] if os.path.isdir(folder)), path)
         if runs := _runs_below(above):
             raise UserError(f"{path}: no such file or folder. In {above} are the runs {runs}")

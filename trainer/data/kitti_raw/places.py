@@ -10,6 +10,7 @@ from trainer.data.kitti_raw.databases import DatabaseListing
 from trainer.data.kitti_raw.files import Recordings
 from trainer.runtime.errors import UserError
 
+KITTI_LICENCE = "CC BY-NC-SA 3.0: non-commercial use only"  # https://www.cvlibs.net/datasets/kitti
 RAW_NAMES = ("kitti_raw_sync", "kitti_raw")
 DATABASE_NAMES = ("kitti_raw_sync_lmdb", "kitti_raw_lmdb")
 DEPTH_NAMES = ("kitti_depth_benchmark", "depth_benchmark", "kitti_depth")
