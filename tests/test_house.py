@@ -29,11 +29,13 @@ FLOORS = (
 OPEN = {
     "models_zoo": {"decoders", "depth", "registry", "standardise", "weights"},
     "trainer.geometry": {"precision", "scene"},
-    "trainer.runtime": {*("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text")},
+    "trainer.runtime": {
+        *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "yaml_text")
+    },
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
     "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},
-    "trainer.tracking": {"health", "progress", "tracker", "viz"},
+    "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
