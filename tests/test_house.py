@@ -39,8 +39,8 @@ OPEN = {
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
-        *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
-        *("summary", "writing"),
+        *("aggregate", "categories", "columns", "layout", "page", "pictures", "reference", "results", "runs"),
+        *("settings", "significance", "summary", "writing"),
     },
     "trainer.checkpoint": {"foreign", "resume", "safefile", "state"},
     "trainer.evaluation": {

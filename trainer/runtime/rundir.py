@@ -104,13 +104,7 @@ class RunDir:
 
     def read_state(self) -> RunState | None:
         """Read `state.json`; None when it is missing, or unreadable, which must not prevent a restart."""
-        try:
-            return RunState(**json.loads(files.read_file(self.state_path)))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            _LOG.warning("%s is ignored: it cannot be read (%s)", self.state_path, error)
-            return None
+        return read_state(self.state_path)
 
     @property
     def is_finished(self) -> bool:
@@ -128,6 +122,17 @@ class RunDir:
         """Return the file for batch and weights of a failed step."""
         which = f"_batch_{micro_batch}" if micro_batch else ""
         return self.capsules / f"step_{step:08d}_rank_{rank}{which}.safetensors"
+
+
+def read_state(path: Path) -> RunState | None:
+    """Read a `state.json`; None when it is missing, or unreadable, with a warning."""
+    try:
+        return RunState(**json.loads(files.read_file(path)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        _LOG.warning("%s is ignored: it cannot be read (%s)", path, error)
+        return None
 
 
 def read_hparams(path: Path | str) -> dict[str, Any]:

@@ -227,8 +227,7 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> tuple[
         for row, height, metres, places in zip(rows, heights, scales[key], boxes, strict=True):
             _draw_cell(axes_at(left, top, width, height), key, row)
             if row.get(key) is not None:
-                near, far = (left, top), (left + width, top + height)
-                places[key] = (*(math.ceil(x * DPI) for x in near), *(math.floor(x * DPI) for x in far))
+                places[key] = _pixels(left, top, left + width, top + height)
             top += height + between
             if metres or (row is rows[-1] and key in COLOUR_BARS and not any(scales[key])):
                 place = axes_at(left + width * 0.2, top - between + gap + 0.05, width * 0.5, 0.12)
@@ -244,6 +243,11 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> tuple[
     names = [str(row.get("name") or row.get("label") or i) for i, row in enumerate(rows, start=1)]
     scores = [row.get("abs_rel") for row in rows]
     return canvas, [panels.PanelRow(*known) for known in zip(names, boxes, scores, strict=True)]
+
+
+def _pixels(left: float, top: float, right: float, bottom: float) -> panels.Box:
+    """Return the pixels that lie inside a box in inches as a whole."""
+    return math.ceil(left * DPI), math.ceil(top * DPI), math.floor(right * DPI), math.floor(bottom * DPI)
 
 
 def _aspect(row: Mapping[str, Any]) -> float:
