@@ -104,7 +104,11 @@ class RunDir:
 
     def read_state(self) -> RunState | None:
         """Read `state.json`; None when it is missing, or unreadable, which must not prevent a restart."""
-        return read_state(self.state_path)
+        try:
+            return read_state(self.state_path)
+        except UserError as error:
+            _LOG.warning("%s", error)
+            return None
 
     @property
     def is_finished(self) -> bool:
@@ -125,14 +129,13 @@ class RunDir:
 
 
 def read_state(path: Path) -> RunState | None:
-    """Read a `state.json`; None when it is missing, or unreadable, with a warning."""
+    """Read a `state.json`; None when it is missing. Raises UserError when it cannot be read."""
     try:
         return RunState(**json.loads(files.read_file(path)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        _LOG.warning("%s is ignored: it cannot be read (%s)", path, error)
-        return None
+        raise UserError(f"{path} is ignored: it cannot be read ({error})") from error
 
 
 def read_hparams(path: Path | str) -> dict[str, Any]:

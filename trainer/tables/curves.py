@@ -166,11 +166,11 @@ def draw(
     chart = Chart(tag, VALIDATION_UNITS.get(name, "") if group in TRACKED else "", train or "")
     chart.lines = [_paths(line, x, y) for line in lines]
     chart.x_ticks, chart.y_ticks = x.ticks(4), y.ticks(5)
-    chart.rows = [_row(line, name) for line in lines]
+    chart.rows = [_row(line, group, name) for line in sorted(lines, key=lambda line: line.is_train)]
     chart.data = {
         "x": [x.low, x.high, LEFT, RIGHT],
         "y": [y.low, y.high, BOTTOM, TOP, y.is_log],
-        "lines": [_points(line) for line in lines],
+        "lines": [_points(line) for line in sorted(lines, key=lambda line: line.is_train)],
     }
     lost = sum(int((~np.isfinite(v)).sum()) for line in lines for _, v in line.seeds)
     chart.notes += [f"{lost} value{'s' * (lost > 1)} that are not finite leave gaps"] * bool(lost)
@@ -192,8 +192,7 @@ def _axes(steps: Sequence[int], values: np.ndarray) -> tuple[_Axis, _Axis]:
     positive = values[values > 0]
     is_log = low > 0 and LOG_FROM < high / low < LOG_TO and len(positive) == len(values)
     if high <= low:
-        margin = abs(low) * 0.05 or 1.0
-        low, high = low - margin, high + margin
+        low, high = (low - 0.05 * abs(low), low + 0.05 * abs(low)) if low else (0.0, 1.0)
     elif is_log:
         low, high = low / 1.2, high * 1.2
     else:
@@ -243,16 +242,26 @@ def _band(steps: np.ndarray, mean: np.ndarray, sd: np.ndarray, x: _Axis, y: _Axi
     return "".join(parts)
 
 
-def _row(line: Line, name: str) -> dict[str, Any]:
-    """The latest and the best value of a line, as texts; best by what is better for this number."""
+def _row(line: Line, group: str, name: str) -> dict[str, Any]:
+    """The latest value of a line, and its best one, or the range of a number that is neither good nor bad, as texts."""
     steps, mean, sd, _ = line.average
     finite = np.flatnonzero(np.isfinite(mean))
-    row = {"label": line.label, "colour": line.colour, "is_train": line.is_train, "n": len(line.seeds)}
+    row = {
+        "label": line.label,
+        "colour": line.colour,
+        "is_train": line.is_train,
+        "n": len(line.seeds),
+        "best": "",
+        "range": "",
+    }
     if not len(finite):
         return {**row, "last": "-", "best": "-"}
-    pick = np.argmax if higher_is_better(name) else np.argmin
-    best = finite[pick(mean[finite])]
-    return {**row, **{key: _value(steps[i], mean[i], sd[i]) for key, i in (("last", finite[-1]), ("best", best))}}
+    last = finite[-1]
+    row["last"] = _value(steps[last], mean[last], sd[last])
+    if group.partition("_")[0] not in TRACKED or group.partition("_")[2] not in ("", "losses"):
+        return {**row, "range": f"{mean[finite].min():.4g} to {mean[finite].max():.4g}"}
+    best = finite[(np.argmax if higher_is_better(name) else np.argmin)(mean[finite])]
+    return {**row, "best": _value(steps[best], mean[best], sd[best])}
 
 
 def _value(step: int, mean: float, sd: float) -> str:
@@ -269,6 +278,7 @@ def _points(line: Line) -> dict[str, Any]:
     return {
         "name": line.label,
         "colour": line.colour,
+        "train": line.is_train,
         "steps": steps.tolist(),
         "mean": known(mean),
         "sd": [] if line.is_train else known(sd),

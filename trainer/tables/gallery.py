@@ -22,7 +22,7 @@ from trainer.tracking.viz import SHEET_COLUMNS
 SHARED = ("input", "truth")  # the same for all runs
 TAGS = ("val/overview", "train/overview")
 WIDEST, WIDEST_SHEET = 480, 1400  # pixels
-QUALITY = 86  # of JPEG; colour maps need their colours in full
+QUALITY = 80  # of JPEG; colour maps need their colours in full
 
 
 @dataclass(frozen=True)

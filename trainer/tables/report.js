@@ -15,18 +15,21 @@ function pointable(figure) {
   const svg = figure.querySelector(":scope > svg"), tip = figure.querySelector(".tip");
   const data = JSON.parse(figure.querySelector("script").textContent);
   const cursor = svg.querySelector(".cursor"), [low, high, left, right] = data.x, [, , bottom, top] = data.y;
-  const steps = [...new Set(data.lines.flatMap((line) => line.steps))].sort((a, b) => a - b);
+  const validated = data.lines.filter((line) => !line.train);
+  const steps = [...new Set((validated.length ? validated : data.lines).flatMap((line) => line.steps))].sort((a, b) => a - b);
+  const pointOf = (line, step) => line.train ? line.steps.findLastIndex((s) => s <= step) : line.steps.indexOf(step);
   const place = (step) => left + ((step - low) / (high - low)) * (right - left);
   let at = -1;
 
   function text(line, i) {
-    const sd = line.sd[i], several = line.n[i] > 1 ? `, n = ${line.n[i]}` : "";
-    return `${line.name} ${line.mean[i] ?? "not finite"}${sd == null ? "" : ` ± ${sd}`}${several}`;
+    const sd = line.sd[i], mean = line.mean[i] == null ? "not finite" : Number(line.mean[i].toPrecision(4));
+    const few = line.n[i] < Math.max(...line.n) ? ` (n = ${line.n[i]})` : "";
+    return `${line.name} ${mean}${sd == null ? "" : ` ± ${Number(sd.toPrecision(2))}`}${few}`;
   }
   function show(index) {
     at = Math.max(0, Math.min(steps.length - 1, index));
     const step = steps[at], x = place(step);
-    const found = data.lines.map((line) => [line, line.steps.indexOf(step)]).filter(([, i]) => i >= 0);
+    const found = data.lines.map((line) => [line, pointOf(line, step)]).filter(([, i]) => i >= 0);
     tip.replaceChildren(element("b", {}, `step ${step}`), ...found.slice(0, 12).map(([line, i]) => {
       const dot = document.createElementNS(SVG, "svg"), circle = document.createElementNS(SVG, "circle");
       dot.setAttribute("viewBox", "0 0 9 9");
@@ -81,17 +84,24 @@ function comparable(all) {
   const name = (img) => [img.dataset.title, img.dataset.run].filter(Boolean).join(", ");
   const images = () => [...rows[item.value].querySelectorAll("img")];
   function fill(select, wanted) {
-    const options = images().map((img, i) => element("option", { value: i }, name(img)));
-    select.replaceChildren(...options);
+    const groups = new Map([["", []]]);
+    images().forEach((img, i) => {
+      const { run, title } = img.dataset;
+      groups.set(run, [...(groups.get(run) ?? []), element("option", { value: i }, title)]);
+    });
+    select.replaceChildren(...[...groups].flatMap(([run, options]) => (run ? [element("optgroup", { label: run }, ...options)] : options)));
     const index = images().findIndex((img) => name(img) === wanted || img.dataset.key === wanted);
     select.value = Math.max(0, index);
   }
-  function choose(first, second) {
+  const chosen = (select) => name(images()[select.value]);
+  let [first, second] = ["input", "prediction"];  // kept when another image is chosen
+  function choose() {
     fill(left, first);
     fill(right, second);
     draw();
   }
   function draw() {
+    [first, second] = [chosen(left), chosen(right)];
     const [one, two] = [images()[left.value], images()[right.value]];
     for (const [img, source, side] of [[over, one, leftSide], [under, two, rightSide]]) {
       img.src = source.src;
@@ -106,7 +116,7 @@ function comparable(all) {
     const share = Number(slider.value);
     over.style.clipPath = `inset(0 ${100 - share}% 0 0)`;
     divider.style.left = `${share}%`;
-    slider.setAttribute("aria-valuetext", `${Math.round(share)} % ${left.selectedOptions[0]?.text}`);
+    slider.setAttribute("aria-valuetext", `${Math.round(share)} % ${first}`);
   }
   function drag(event) {
     const box = stage.getBoundingClientRect();
@@ -118,13 +128,13 @@ function comparable(all) {
   slider.addEventListener("input", slide);
   left.addEventListener("change", draw);
   right.addEventListener("change", draw);
-  item.addEventListener("change", () => choose(left.selectedOptions[0].text, right.selectedOptions[0].text));
+  item.addEventListener("change", choose);
   const choices = element("div", { class: "choices" }, label("Image", item), label("Left", left), label("Right", right));
   all.before(element("div", { class: "compare" }, choices, stage, slider));
   all.open = false;
-  choose("input", "prediction");
+  choose();
 }
 
 document.querySelectorAll(".chart").forEach(pointable);
 document.querySelectorAll("details.all").forEach(comparable);
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
+addEventListener("beforeprint", () => document.querySelectorAll("details:not(.more, .chart details)").forEach((part) => { part.open = true; }));

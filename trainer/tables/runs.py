@@ -107,7 +107,10 @@ def read_runs(root: Path, models: Sequence[str] | None = None, seeds: Sequence[s
 
 
 def _read(run: Run) -> None:
-    run.state = read_state(run.path / "state.json")
+    try:
+        run.state = read_state(run.path / "state.json")
+    except UserError as error:
+        run.problems.append(str(error))
     try:
         run.hparams = read_hparams(run.path / "hparams.yaml")
     except UserError as error:

@@ -104,14 +104,14 @@ def _tables(
         results = [r for r in read_results(args.root, args.file, problems) if (r.folder, r.seed) in chosen]
     except UserError as error:
         results = []
-        notes.append(f"no table of results: {error}")
+        notes.append(f"No evaluations: {error}")
     if results:
         try:
             tables = make_tables(results, args.root, mix=args.mix)
         except UserError as error:
             if args.mix:
                 raise
-            problems.append(f"no table of results: {error}")
+            problems.append(f"No table of evaluations: {error}")
     if args.reference:
         add_references(tables, args.reference)
     notes += name_differences(tables, args.mix)
