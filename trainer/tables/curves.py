@@ -45,13 +45,21 @@ def average(curves: Sequence[Curve]) -> Average:
     return Average(np.array(chosen), mean, sd, np.array([len(v) for v in columns]))
 
 
-def thinned(curve: Curve, most: int) -> Curve:
-    """Average groups of neighbours of a curve, so that it has at most so many points."""
-    steps, values = curve
-    if len(steps) <= most:
-        return curve
-    groups = np.array_split(np.arange(len(steps)), most)
-    return np.array([steps[g[-1]] for g in groups]), np.array([values[g].mean() for g in groups])
+def thinned(curves: Sequence[Curve], most: int) -> list[Curve]:
+    """Average neighbours so that curves have at most so many points, in groups of steps that are the same for all."""
+    if all(len(steps) <= most for steps, _ in curves):
+        return list(curves)
+    first, last = min(steps.min() for steps, _ in curves), max(steps.max() for steps, _ in curves)
+    ends = np.linspace(first - 1, last, most + 1)[1:].round()
+    return [_grouped(*curve, ends) for curve in curves]
+
+
+def _grouped(steps: np.ndarray, values: np.ndarray, ends: np.ndarray) -> Curve:
+    """Average the values up to each end, the first after the one before."""
+    groups, places = np.unique(np.searchsorted(ends, steps), return_inverse=True)
+    with np.errstate(invalid="ignore"):
+        sums = np.bincount(places, values)
+    return ends[groups].astype(int), sums / np.bincount(places)
 
 
 @dataclass
@@ -148,14 +156,19 @@ def draw(
 
     samples: most points of a curve. Returns None when no value is finite.
     """
-    lines, longest = [], 0
-    for colour, (name, seeds) in enumerate(curves.items()):
-        for key in filter(None, (train, tag)):  # the training lies below
-            own = [seed[key] for seed in seeds if key in seed]
-            longest = max([longest, *(len(steps) for steps, _ in own)])
-            own = [thinned(curve, samples) for curve in own]
-            if own and len((mean := average(own)).steps):
-                lines.append(Line(name, colour, mean, own, is_train=key == train))
+    wanted = [key for key in (train, tag) if key]  # the training lies below
+    found = [
+        (colour, name, key, [s[key] for s in seeds if key in s])
+        for colour, (name, seeds) in enumerate(curves.items())
+        for key in wanted
+    ]
+    every = [curve for *_, own in found for curve in own]
+    longest, short = max((len(steps) for steps, _ in every), default=0), iter(thinned(every, samples))
+    lines = []
+    for colour, name, key, own in found:
+        own = [next(short) for _ in own]
+        if own and len((mean := average(own)).steps):
+            lines.append(Line(name, colour, mean, own, is_train=key == train))
     values = np.concatenate([part for line in lines for part in _extent(line)]) if lines else np.array([])
     steps = [step for line in lines for curve in line.seeds for step in curve[0].tolist()]
     finite = values[np.isfinite(values)]
@@ -173,7 +186,8 @@ def draw(
         "lines": [_points(line) for line in sorted(lines, key=lambda line: line.is_train)],
     }
     lost = sum(int((~np.isfinite(v)).sum()) for line in lines for _, v in line.seeds)
-    chart.notes += [f"{lost} value{'s' * (lost > 1)} that are not finite leave gaps"] * bool(lost)
+    gaps = "1 value that is not finite leaves a gap" if lost == 1 else f"{lost} values that are not finite leave gaps"
+    chart.notes += [gaps] * bool(lost)
     chart.notes += [f"up to {longest:,} points per curve, averaged to {samples}"] * (longest > samples)
     chart.notes += ["logarithmic axis"] * y.is_log
     return chart

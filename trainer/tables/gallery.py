@@ -126,6 +126,6 @@ def _whole(run: Run, title: str, sheet: Image.Image) -> Panel:
 def _panel(key: str, title: str, run: str, picture: Image.Image, widest: int, note: str = "") -> Panel:
     picture.thumbnail((widest, 4 * widest))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    picture.save(file, "JPEG", quality=QUALITY, subsampling=0)
     text = base64.b64encode(file.getvalue()).decode()
     return Panel(key, title, run, f"data:image/jpeg;base64,{text}", *picture.size, note)

@@ -112,7 +112,7 @@ def _read(run: Run) -> None:
     except UserError as error:
         run.problems.append(str(error))
     try:
-        run.hparams = read_hparams(run.path / "hparams.yaml")
+        run.hparams = read_hparams(path) if os.path.lexists(path := run.path / "hparams.yaml") else {}
     except UserError as error:
         run.problems.append(str(error))
     run.events = read_events(run.path)
