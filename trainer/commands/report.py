@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_shared(parser, "--plugins")
     add = parser.add_argument_group("results, as in `monodepth tables`").add_argument
-    add("--file", nargs="+", default=["*.yaml"], metavar="PATTERN", help="names or paths (default *.yaml)")
+    add("--file", nargs="+", default=["*.yaml"], metavar="PATTERN", help="names of result files (default *.yaml)")
     add("--mix", nargs="+", default=[], metavar="FIELD", help="protocol fields in which rows of a table may differ")
     add("--reference", metavar="NAME", help="published rows of the same protocol: benchmark, or a YAML file")
     add = parser.add_argument_group("output").add_argument

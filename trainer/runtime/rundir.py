@@ -131,7 +131,10 @@ class RunDir:
 def read_state(path: Path) -> RunState | None:
     """Read a `state.json`; None when it is missing. Raises UserError when it cannot be read."""
     try:
-        return RunState(**json.loads(files.read_file(path)))
+        state = RunState(**json.loads(files.read_file(path)))
+        if state.state not in STATES:
+            raise ValueError(f"{state.state!r} is no state")
+        return state
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

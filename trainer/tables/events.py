@@ -1,4 +1,4 @@
-"""What a run recorded for TensorBoard: its scalars, and the latest of each picture.
+"""What a run recorded for TensorBoard: its scalars, and its latest sheets of pictures.
 
 TensorBoard's own reader checks every byte in Python, at 3.5 MB a second, and a damaged file ends it for all later ones.
 Here lengths and scalars are checked, not pictures, and damage costs the rest of one file.
@@ -19,6 +19,7 @@ from trainer.metrics.validation import ONCE_PER_CENT
 from trainer.runtime import files
 
 TRACKED = ("train", "val")  # groups of scalars that hold the metrics of validation
+SHEETS = ("val/overview", "train/overview")  # the pictures that are kept
 CHECKED = 16_384  # bytes up to which a record is checked: all scalars, no pictures
 Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
 
@@ -68,7 +69,7 @@ class Events:
         for value in event.summary.value if event.HasField("summary") else ():
             if value.HasField("simple_value"):
                 self.points.setdefault(value.tag, []).append((event.step, value.simple_value, event.wall_time))
-            elif value.HasField("image"):
+            elif value.HasField("image") and value.tag in SHEETS:
                 self.pictures[value.tag] = Picture(event.step, value.image.encoded_image_string)
 
     def _forget(self, step: int) -> None:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from trainer.runtime import files
+from trainer.tables.events import SHEETS
 from trainer.tables.runs import Run
 from trainer.tracking import panels
 from trainer.tracking.viz import SHEET_COLUMNS
 
 SHARED = ("input", "truth")  # the same for all runs
-TAGS = ("val/overview", "train/overview")
+WHOLE = "sheet"  # key of a sheet that is not cut
 WIDEST, WIDEST_SHEET = 480, 1400  # pixels
 QUALITY = 80  # of JPEG; colour maps need their colours in full
 
@@ -57,33 +58,32 @@ class Gallery:
 
 
 def hang(runs: Sequence[Run], most_bytes: int, most_items: int) -> Gallery:
-    """Take the pictures of as many runs as fit, a first seed of every configuration before any second one."""
+    """Take the sheets of runs until one does not fit, a first seed of every configuration before any second one."""
     gallery, left, parts = Gallery(), most_bytes, dict[str, Part]()
     for run in _in_turn(runs):
         for title, step, png in _sheets(run):
-            part = parts.setdefault(title, Part(title))
             try:
-                sheet, rows = panels.cut(png)
+                added = _cut(run, title, png, parts.get(title) or Part(title), most_items) if left > 0 else None
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 gallery.left_out.append(f"{run}, {title}: cannot be read ({error})")
                 continue
-            if not rows and step is None:  # a picture of something else
-                continue
-            added = _panels_of(run, rows[:most_items], part) if rows else [(None, _whole(run, title, sheet))]
-            size = sum(len(panel.uri) for _, panel in added)
-            if size > left:
+            left -= sum(len(panel.uri) for _, panel in added) if added else 0
+            if added is None or left < 0:
                 gallery.left_out.append(f"{run}, {title}")
-                continue
-            left -= size
-            if step is not None:
-                part.steps.setdefault(step, []).append(str(run))
-            for name, panel in added:
-                if name is None:
-                    part.sheets.append(panel)
-                else:
-                    part.items.setdefault(name, []).append(panel)
-    gallery.parts = [part for part in parts.values() if part.items or part.sheets]
+            elif added:
+                _add(parts.setdefault(title, Part(title)), run, step, added)
+    gallery.parts = list(parts.values())
     return gallery
+
+
+def _add(part: Part, run: Run, step: int | None, added: Sequence[tuple[str, Panel]]) -> None:
+    if step is not None:
+        part.steps.setdefault(step, []).append(str(run))
+    for name, panel in added:
+        if panel.key == WHOLE:
+            part.sheets.append(panel)
+        else:
+            part.items.setdefault(name, []).append(panel)
 
 
 def _in_turn(runs: Sequence[Run]) -> list[Run]:
@@ -98,7 +98,7 @@ def _in_turn(runs: Sequence[Run]) -> list[Run]:
 
 def _sheets(run: Run) -> Iterable[tuple[str, int | None, bytes]]:
     """Yield the title, the step if known, and the PNG file of each sheet of a run."""
-    for tag in TAGS:
+    for tag in SHEETS:
         if tag in run.events.pictures:
             picture = run.events.pictures[tag]
             yield f"{tag.partition('/')[0]} items", picture.step, picture.encoded
@@ -107,9 +107,15 @@ def _sheets(run: Run) -> Iterable[tuple[str, int | None, bytes]]:
             yield f"{path.stem}, of monodepth evaluate", None, files.read_file(path)
 
 
-def _panels_of(run: Run, rows: Sequence[panels.PanelRow], part: Part) -> list[tuple[str | None, Panel]]:
-    found: list[tuple[str | None, Panel]] = []
-    for row in rows:
+def _cut(run: Run, title: str, png: bytes, part: Part, most_items: int) -> list[tuple[str, Panel]]:
+    """Cut a sheet into the pictures that `part` lacks, with the names of their images; the whole one, as WHOLE, where
+    places are unknown, and nothing of a file that is no sheet."""
+    sheet, rows = panels.cut(png)
+    if not rows:
+        is_drawn_by_a_run = any(png is picture.encoded for picture in run.events.pictures.values())
+        return [("", _panel(WHOLE, title, str(run), sheet, WIDEST_SHEET))] if is_drawn_by_a_run else []
+    found: list[tuple[str, Panel]] = []
+    for row in rows[:most_items]:
         known = {panel.key for panel in part.items.get(row.name, ()) if not panel.run}
         for key, picture in row.pictures.items():
             if key in SHEET_COLUMNS and key not in known:
@@ -117,10 +123,6 @@ def _panels_of(run: Run, rows: Sequence[panels.PanelRow], part: Part) -> list[tu
                 note = f"AbsRel {row.abs_rel:.3f}" if key == "error" and row.abs_rel is not None else ""
                 found.append((row.name, _panel(key, SHEET_COLUMNS[key][0], whose, picture, WIDEST, note)))
     return found
-
-
-def _whole(run: Run, title: str, sheet: Image.Image) -> Panel:
-    return _panel("sheet", title, str(run), sheet, WIDEST_SHEET)
 
 
 def _panel(key: str, title: str, run: str, picture: Image.Image, widest: int, note: str = "") -> Panel:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer import __version__
-from trainer.runtime.errors import UserError, printable
+from trainer.runtime.errors import UserError, listed, printable
 from trainer.tables.aggregate import Table
 from trainer.tables.curves import BOTTOM, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
 from trainer.tables.gallery import Gallery, hang
@@ -132,7 +132,7 @@ def _facts(content: Content, limits: Limits) -> dict[str, Any]:
     drawn = [run for run in runs if run.model in models[: limits.models]]
     sections, left_out = charts(drawn, content.tags, limits)
     gallery = hang(runs, limits.picture_bytes, content.most_items) if content.most_items else Gallery()
-    left_out += [f"pictures of {name}" for name in gallery.left_out]
+    left_out += [f"pictures of {listed(gallery.left_out, 5)}"] * bool(gallery.left_out)
     for number, total, what in (
         (limits.models, len(models), "configurations in curves and settings"),
         (rows, len(runs), "runs in the table"),

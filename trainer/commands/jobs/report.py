@@ -102,6 +102,7 @@ def _tables(
     chosen = {(run.path.parent, run.seed) for run in runs}
     try:
         results = [r for r in read_results(args.root, args.file, problems) if (r.folder, r.seed) in chosen]
+        notes += ["No evaluations: none is of these runs"] * (not results)
     except UserError as error:
         results = []
         notes.append(f"No evaluations: {error}")
