@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 410, 10, 222  # of the plot
 LOG_FROM, LOG_TO = 50.0, 1e6  # largest over smallest value between which an axis is logarithmic
 SAMPLES = 400  # most points of a curve; longer ones are averaged in groups
+CROWD = 6  # configurations in a chart above which it has neither seeds nor training
 HIDDEN = ("best/", "epoch")  # scalars that repeat others
 
 
@@ -156,6 +157,8 @@ def draw(
 
     samples: most points of a curve. Returns None when no value is finite.
     """
+    is_crowded = len(curves) > CROWD
+    train = None if is_crowded else train
     wanted = [key for key in (train, tag) if key]  # the training lies below
     found = [
         (colour, name, key, [s[key] for s in seeds if key in s])
@@ -177,7 +180,7 @@ def draw(
     x, y = _axes(steps, finite)
     group, _, name = tag.rpartition("/")
     chart = Chart(tag, VALIDATION_UNITS.get(name, "") if group in TRACKED else "", train or "")
-    chart.lines = [_paths(line, x, y) for line in lines]
+    chart.lines = [_paths(line, x, y, with_seeds=not is_crowded) for line in lines]
     chart.x_ticks, chart.y_ticks = x.ticks(4), y.ticks(5)
     chart.rows = [_row(line, group, name) for line in sorted(lines, key=lambda line: line.is_train)]
     chart.data = {
@@ -215,7 +218,7 @@ def _axes(steps: Sequence[int], values: np.ndarray) -> tuple[_Axis, _Axis]:
     return _Axis(left, right, LEFT, RIGHT), _Axis(low, high, BOTTOM, TOP, is_log)
 
 
-def _paths(line: Line, x: _Axis, y: _Axis) -> dict[str, Any]:
+def _paths(line: Line, x: _Axis, y: _Axis, with_seeds: bool) -> dict[str, Any]:
     steps, mean, sd, _ = line.average
     drawn = {
         "colour": line.colour,
@@ -226,7 +229,7 @@ def _paths(line: Line, x: _Axis, y: _Axis) -> dict[str, Any]:
     }
     if not line.is_train and len(line.seeds) > 1:
         drawn["band"] = _band(steps, mean, sd, x, y)
-        drawn["seeds"] = [_path(*curve, x, y) for curve in line.seeds]
+        drawn["seeds"] = [_path(*curve, x, y) for curve in line.seeds] if with_seeds else []
     return drawn
 
 

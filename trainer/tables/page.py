@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from trainer import __version__
 from trainer.runtime.errors import UserError, listed, printable
 from trainer.tables.aggregate import Table
-from trainer.tables.curves import BOTTOM, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
+from trainer.tables.curves import BOTTOM, CROWD, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
 from trainer.tables.gallery import Gallery, hang
 from trainer.tables.runs import Run, watch
 from trainer.tables.settings import Default, differences
@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     """What a page may hold."""
 
     picture_bytes: int = 5_500_000
-    points: int = 200_000  # of all curves
+    points: int = 300_000  # of all curves
     models: int = 24  # configurations in curves and settings
     rows: int = 500  # of a table or list
     charts: int = 80
@@ -147,6 +147,7 @@ def _facts(content: Content, limits: Limits) -> dict[str, Any]:
         "num_models": len(models),
         "single": [model for model, count in Counter(run.model for run in runs).items() if count == 1],
         "charts": sections,
+        "is_crowded": min(len(models), limits.models) > CROWD,
         "tables": {
             title: [table_view(*one, rows) for one in some[: limits.tables]] for title, some in tables.items() if some
         },
@@ -172,7 +173,8 @@ def charts(runs: Sequence[Run], tags: Sequence[str], limits: Limits) -> tuple[di
     monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
     groups = groups_of(sorted(known), monitor, tags)
     wanted = [(title, pair) for title, pairs in groups.items() for pair in pairs]
-    lines = sum(2 + min(len(seeds), 10) for seeds in curves.values()) * min(len(wanted), limits.charts)
+    per_chart = sum(6 + (len(seeds) if len(curves) <= CROWD else 0) for seeds in curves.values())  # 6: mean, band, data
+    lines = per_chart * min(len(wanted), limits.charts)
     samples = max(10, min(SAMPLES, limits.points // max(lines, 1)))
     drawn: dict[str, list[Chart]] = {}
     for title, (tag, train) in wanted[: limits.charts]:
