@@ -30,17 +30,18 @@ OPEN = {
     "models_zoo": {"decoders", "depth", "pretrained", "registry", "standardise", "weights"},
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {
-        *("errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence", "yaml_text")
+        *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
+        "yaml_text",
     },
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
     "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},
-    "trainer.tracking": {"health", "progress", "tracker", "viz"},
+    "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
-        *("aggregate", "categories", "columns", "layout", "pictures", "reference", "results", "significance"),
-        *("summary", "writing"),
+        *("aggregate", "categories", "columns", "layout", "page", "pictures", "reference", "results", "runs"),
+        *("settings", "significance", "summary", "writing"),
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {

@@ -22,9 +22,11 @@ from trainer.runtime.rundir import RunDir
 from trainer.tables import pictures, reference
 from trainer.tables.aggregate import Cell, Row, Table, best_two, headline, make_tables, name_differences, unevaluated
 from trainer.tables.columns import Column, direction_of
+from trainer.tables.curves import average
+from trainer.tables.events import read_curves
 from trainer.tables.latex import escape, latex
 from trainer.tables.layout import head, markdown
-from trainer.tables.pictures import draw_bars, draw_curves, mean_curve, read_curves
+from trainer.tables.pictures import draw_bars, draw_curves
 from trainer.tables.results import read_result, read_results
 from trainer.tables.significance import compare, flips, holm, warn_of_noise, welch
 from trainer.tables.writing import file_names, wide_rows, write_table
@@ -553,8 +555,9 @@ def test_a_file_that_holds_no_published_numbers(three: Path, tmp_path: Path, tex
 
 def test_the_mean_curve_outlives_a_seed_that_stopped() -> None:
     seeds = ([1.0, 2.0, 3.0], [3.0, 4.0, 5.0], [5.0])
-    steps, mean = mean_curve([(np.arange(len(values)), np.array(values)) for values in seeds])
-    assert (steps.tolist(), mean.tolist()) == ([0, 1, 2], [3.0, 3.0, 4.0])
+    steps, mean, sd, count = average([(np.arange(len(values)), np.array(values)) for values in seeds])
+    assert (steps.tolist(), mean.tolist(), count.tolist()) == ([0, 1, 2], [3.0, 3.0, 4.0], [3, 2, 2])
+    assert sd.tolist() == pytest.approx([2.0, 2**0.5, 2**0.5])
 
 
 def test_curves_and_bars_are_pictures(three: Path, table: Table) -> None:

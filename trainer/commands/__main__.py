@@ -21,6 +21,7 @@ COMMANDS = {
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
     "sweep": "train, evaluate and tabulate several configurations over several seeds",
     "tables": "average results over seeds into tables and figures",
+    "report": "make one HTML page about a run or an experiment",
     "replay": "repeat the step at which a loss became NaN",
     "convert": "turn published weights into a checkpoint",
     "share": "write or push a trained network with a model card",

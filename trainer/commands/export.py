@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "export", "loading PyTorch")
+main = command(parse, "export", "loading the network")
 
 
 if __name__ == "__main__":

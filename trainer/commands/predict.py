@@ -118,7 +118,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-main = command(parse, "predict", "loading")
+main = command(parse, "predict", "loading the network")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "share", loading="loading the trainer")
+main = command(parse, "share", "reading the checkpoint")
 
 
 if __name__ == "__main__":

@@ -105,11 +105,9 @@ class RunDir:
     def read_state(self) -> RunState | None:
         """Read `state.json`; None when it is missing, or unreadable, which must not prevent a restart."""
         try:
-            return RunState(**json.loads(files.read_file(self.state_path)))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            _LOG.warning("%s is ignored: it cannot be read (%s)", self.state_path, error)
+            return read_state(self.state_path)
+        except UserError as error:
+            _LOG.warning("%s", error)
             return None
 
     @property
@@ -128,6 +126,19 @@ class RunDir:
         """Return the file for batch and weights of a failed step."""
         which = f"_batch_{micro_batch}" if micro_batch else ""
         return self.capsules / f"step_{step:08d}_rank_{rank}{which}.safetensors"
+
+
+def read_state(path: Path) -> RunState | None:
+    """Read a `state.json`; None when it is missing. Raises UserError when it cannot be read."""
+    try:
+        state = RunState(**json.loads(files.read_file(path)))
+        if state.state not in STATES:
+            raise ValueError(f"{state.state!r} is no state")
+        return state
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is ignored: it cannot be read ({error})") from error
 
 
 def read_hparams(path: Path | str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def make_tables(
     kept = [r for r in kept if seeds is None or r.seed in seeds]
     if not kept:
         raise UserError(f"{root}: no result of the seeds {', '.join(seeds or ())}")
-    expected = list(seeds) if seeds is not None else sorted({r.seed for r in kept}, key=_by_number)
+    expected = list(seeds) if seeds is not None else sorted({r.seed for r in kept}, key=by_number)
     groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in kept:
         key = tuple((k, v) for k, v in result.protocol.items() if k not in mix)
@@ -200,7 +200,7 @@ def _table(
         _keep(seeds, result, label)
     rows, notes = [], []
     for (label, shown), seeds in sorted(by_row.items()):
-        versions = sorted(seeds, key=_by_number)
+        versions = sorted(seeds, key=by_number)
         cells = {
             c: Cell.of({s: seeds[s].values[c] for s in versions if c in seeds[s].values})
             for c in columns
@@ -273,5 +273,6 @@ def _check(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
             raise UserError(f"{name!r} is not a {kind} of these results. {did_you_mean(name, known)}")
 
 
-def _by_number(seed: str) -> tuple[int, str]:
+def by_number(seed: str) -> tuple[int, str]:
+    """Sort versions that are numbers by their value, before all others."""
     return (int(seed) if seed.isdecimal() else 10**12, seed)

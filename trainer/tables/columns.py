@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from trainer.metrics import METRICS, Metric, with_unit
+from trainer.metrics.validation import VALIDATION
 
 # Beginnings of names in result files of earlier code, which hold no units and no directions.
 _LOWER = re.compile(r"AbsRel|SqRel|RMSE|LogRMSE|MAE|Inv|Log|Chamfer|Edge|Dir \([-+]\)")
@@ -32,7 +33,7 @@ class Column:
     @property
     def title(self) -> str:
         """Its name in papers, `δ < 1.25²` for d2, by its key or that of earlier code; else the key."""
-        metric = registered().get(self.key)
+        metric = registered().get(self.key) or VALIDATION.get(self.key)
         named = [metric] if metric else [m for m in registered().values() if m.legacy == self.key]
         return next((m.title for m in named if m.title), self.key)
 

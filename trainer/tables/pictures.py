@@ -10,47 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_zoo.registry import did_you_mean
-from trainer.metrics.validation import ONCE_PER_CENT, VALIDATION
+from trainer.metrics.validation import VALIDATION
 from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import headings
+from trainer.tables.curves import average
+from trainer.tables.events import TRACKED, Curve, read_curves
 from trainer.tables.layout import decimals_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRACKED = ("train", "val")  # groups of scalars that hold the metrics of validation
 ROOM = 0.25  # for the values behind the bars, as a share of the axis
-Curve = tuple[np.ndarray, np.ndarray]  # steps (n,), values (n,)
-
-
-def read_curves(run: Path) -> dict[str, Curve]:
-    """Read the scalars of a run folder, each step once as in TensorBoard, although a resumed run may write it twice.
-
-    Metrics of earlier versions, `val_metrics/AbsRel` in per cent, come as they are called and measured now.
-    """
-    if not any(run.glob("events.out.tfevents.*")):
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    quiet = {"images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1}
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0, **quiet})
-    events.Reload()
-    points: dict[str, list[tuple[int, float]]] = {}
-    for tag in sorted(events.Tags()["scalars"], key=lambda tag: "_metrics/" not in tag):  # the older part comes first
-        now, factor = _as_now(tag)
-        points.setdefault(now, []).extend((e.step, factor * e.value) for e in events.Scalars(tag))
-    return {tag: (np.array([s for s, _ in p]), np.array([v for _, v in p])) for tag, p in points.items()}
-
-
-def _as_now(tag: str) -> tuple[str, float]:
-    """Return today's name of a scalar, and the factor to today's unit."""
-    group, _, name = tag.rpartition("/")
-    if group not in [f"{now}_metrics" for now in TRACKED]:
-        return tag, 1.0
-    return f"{group.removesuffix('_metrics')}/{name}", 0.01 if name in ONCE_PER_CENT else 1.0
 
 
 def draw_curves(
@@ -97,21 +70,11 @@ def _draw_model(axes: Axes, curves: Sequence[Curve], label: str, i_model: int) -
     color, dashes = f"C{i_model % 10}", ("-", "--", "-.")[i_model // 10 % 3]
     for steps, values in curves:
         axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8, marker=".")
-    steps, mean = mean_curve(curves)
+    steps, mean, *_ = average(curves)
     axes.plot(steps, mean, color=color, linewidth=1.5, linestyle=":", marker="o", markersize=4)
     whole = np.isin(steps, [s for s in steps if all(s in mine for mine, _ in curves)])
     label = f" {label}" if label.startswith("_") else label  # a legend leaves out what begins with _
     axes.plot(steps[whole], mean[whole], color=color, linewidth=2, linestyle=dashes, label=label)
-
-
-def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Average curves at the steps that most of them have, so that one that stopped early does not end the mean."""
-    found: dict[int, list[float]] = {}
-    for steps, values in curves:
-        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-            found.setdefault(step, []).append(value)
-    chosen = sorted(step for step, values in found.items() if 2 * len(values) > len(curves))
-    return np.array(chosen), np.array([np.mean(found[step]) for step in chosen])
 
 
 def draw_bars(table: Table, path: Path, decimals: int | None = None) -> Path | None:

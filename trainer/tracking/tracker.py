@@ -22,7 +22,7 @@ from torch import Tensor
 from models_zoo.registry import did_you_mean
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import flatten
-from trainer.tracking import viz
+from trainer.tracking import panels, viz
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,11 +136,11 @@ class Tracker:
         """Write one picture of all rows, drawn by `viz.sheet`."""
         if self.active:
             try:
-                pictures = {tag: viz.sheet(rows, title, footer)}
+                picture, places = viz.sheet(rows, title, footer)
             except Exception as error:
                 self._warn_once(f"picture {tag}", error)
                 return
-            self._each(lambda tracker: _log_pictures(tracker, pictures, step))
+            self._each(lambda tracker: _log_sheet(tracker, tag, picture, places, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Write a text (Markdown in TensorBoard) to the trackers that take texts."""
@@ -262,6 +262,21 @@ def _log_pictures(tracker: GeneralTracker, pictures: Mapping[str, np.ndarray], s
     single = tracker.name in TAKES_ONE_PICTURE
     options = PICTURE_OPTIONS.get(tracker.name, {})
     log_images({tag: p if single else p[None] for tag, p in pictures.items()}, step=step, **options)
+
+
+def _log_sheet(
+    tracker: GeneralTracker, tag: str, picture: np.ndarray, places: Sequence[panels.PanelRow], step: int
+) -> None:
+    """Write a sheet; TensorBoard keeps PNG files as they are, and with them the places of the pictures."""
+    if tracker.name != "tensorboard":
+        _log_pictures(tracker, {tag: picture}, step)
+        return
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    height, width, _ = picture.shape
+    png = panels.encode(picture, places)
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    tracker.tracker.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def _log_hparams(tracker: GeneralTracker, flat: Mapping[str, Any], metrics: Sequence[str], step: int) -> None:

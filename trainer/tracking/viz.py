@@ -5,6 +5,7 @@ Colours are float RGB in [0, 1] on the CPU. Pixels that are not finite are magen
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.tracking import panels
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -23,6 +26,7 @@ MAX_IMAGES, PER_ROW = 6, 2
 ERROR_VMAX = 0.3  # relative error where the colour scale ends
 DISP_QUANTILE = 0.95  # a few very near pixels must not darken the rest
 SPARSE_BELOW = 0.5  # share of pixels with ground truth below which points are thickened
+DPI = 150  # of a sheet
 FOOTER_LENGTH = 170  # characters that fit across a sheet; there is room for two lines
 PIXELS_PER_RADIUS = 500  # points of a map 1242 wide become 5 x 5 pixels, 640 wide 3 x 3, 192 wide 1 x 1
 
@@ -174,26 +178,30 @@ BAR_SHARES = (0.25, 0.5)  # of the nearest disparity: where a colour bar has a l
 
 
 def picture_sheet(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "", footer: str = "") -> None:
-    """Write the sheet of `sheet` as a PNG."""
-    _drawn(rows, title, footer).print_png(str(path))
+    """Write the sheet of `sheet` as a PNG that holds the places of its pictures."""
+    canvas, places = _drawn(rows, title, footer)
+    canvas.print_png(str(path), metadata={panels.CHUNK: panels.as_text(places)})
 
 
-def sheet(rows: Sequence[Mapping[str, Any]], title: str = "", footer: str = "") -> np.ndarray:
-    """Draw a sheet (H W 3) uint8 with one row per image: input, predicted disparity, ground truth, relative error, ...
+def sheet(
+    rows: Sequence[Mapping[str, Any]], title: str = "", footer: str = ""
+) -> tuple[np.ndarray, list[panels.PanelRow]]:
+    """Draw a sheet with one row per image: input, predicted disparity, ground truth, relative error, ...
 
     Keys of a row: `input` (h w 3), `prediction` (h w) disparity in 1/metres, `truth` (h w) metres, 0 = missing,
     `error` (h w) fraction, NaN = missing, `warp` (h w 3), `automask` (h w), of any size; an (h w 3) array, uint8 or in
-    [0, 1], is shown unchanged. Columns without pictures are left out. Optional: `label`, a text, and `abs_rel`, a
-    fraction. Each disparity and each ground truth has a scale of its own and below it a colour bar in metres; errors
-    share one. Raises ValueError when there is nothing to show.
+    [0, 1], is shown unchanged. Columns without pictures are left out. Optional: `label` and `name`, texts, and
+    `abs_rel`, a fraction. Each disparity and each ground truth has a scale of its own and below it a colour bar in
+    metres; errors share one. Returns the sheet (H W 3) uint8, and where its pictures are. Raises ValueError when there
+    is nothing to show.
     """
-    canvas = _drawn(rows, title, footer)
+    canvas, places = _drawn(rows, title, footer)
     canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    return np.array(canvas.buffer_rgba())[..., :3], places
 
 
-def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> Any:
-    """Lay out a sheet on a canvas of matplotlib."""
+def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> tuple[Any, list[panels.PanelRow]]:
+    """Lay out a sheet on a canvas of matplotlib; return it and the places of its pictures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -206,8 +214,9 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> Any:
     scales = {key: [_metres(key, row) for row in rows] for key in keys}
     between = 0.26 if any(map(any, scales.values())) else gap
     size = (gap + len(keys) * (width + gap), head + sum(heights) + between * (len(rows) - 1) + gap + foot)
-    figure = Figure(figsize=size, dpi=150, facecolor="white")
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
+    boxes: list[dict[str, panels.Box]] = [{} for _ in rows]
 
     def axes_at(left: float, top: float, width: float, height: float) -> Axes:
         bottom = size[1] - top - height
@@ -219,8 +228,10 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> Any:
         left, top = gap + column * (width + gap), head
         middle, baseline = (left + width / 2) / size[0], 1 - (head - 0.09) / size[1]
         figure.text(middle, baseline, SHEET_COLUMNS[key][0], ha="center", fontsize=min(12, 5 * width))
-        for row, height, metres in zip(rows, heights, scales[key], strict=True):
+        for row, height, metres, places in zip(rows, heights, scales[key], boxes, strict=True):
             _draw_cell(axes_at(left, top, width, height), key, row)
+            if row.get(key) is not None:
+                places[key] = _pixels(left, top, left + width, top + height)
             top += height + between
             if metres or (row is rows[-1] and key in COLOUR_BARS and not any(scales[key])):
                 place = axes_at(left + width * 0.2, top - between + gap + 0.05, width * 0.5, 0.12)
@@ -233,7 +244,14 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> Any:
         fontsize=9,
         color="0.35",
     )
-    return canvas
+    names = [str(row.get("name") or row.get("label") or i) for i, row in enumerate(rows, start=1)]
+    scores = [row.get("abs_rel") for row in rows]
+    return canvas, [panels.PanelRow(*known) for known in zip(names, boxes, scores, strict=True)]
+
+
+def _pixels(left: float, top: float, right: float, bottom: float) -> panels.Box:
+    """Return the pixels that lie inside a box in inches as a whole."""
+    return math.ceil(left * DPI), math.ceil(top * DPI), math.floor(right * DPI), math.floor(bottom * DPI)
 
 
 def _aspect(row: Mapping[str, Any]) -> float:

@@ -21,6 +21,7 @@ from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
 from trainer.runtime import processes
+from trainer.runtime.environment import environment
 from trainer.runtime.errors import UserError, printable
 from trainer.runtime.files import require_space
 from trainer.runtime.rundir import BEST, RunDir
@@ -97,7 +98,8 @@ def build_run(
     lap("restored")
     settings = _settings(cfg, seed)
     recorder = _start_recorder(cfg, accelerator, folder, state, progress, settings, len(train_loader))
-    folder.write_hparams(hparams, command)
+    about = environment(accelerator.device, accelerator.num_processes)
+    folder.write_hparams({**hparams, "environment": about}, command)
     folder.write_state("running", state.position)
     lap("trackers")
     loop = Loop(

@@ -1,0 +1,196 @@
+"""One HTML page about runs: curves, tables, pictures, settings, warnings. It holds all it shows and asks for nothing.
+
+`report.html.j2` is the page, `report.css` its looks, `report.js` what a reader can point at and slide. What does not
+fit is left out by the rules of `Limits`, and the page says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer import __version__
+from trainer.runtime.errors import UserError, listed, printable
+from trainer.tables.aggregate import Table
+from trainer.tables.curves import BOTTOM, CROWD, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
+from trainer.tables.gallery import Gallery, hang
+from trainer.tables.runs import Run, watch
+from trainer.tables.settings import Default, differences
+from trainer.tables.significance import Comparison
+from trainer.tables.views import commands, environments, leader, run_row, table_view
+
+MOST_BYTES = 10_000_000  # of a page
+MARK = "monodepth report"  # what made it, in its head
+TEMPLATE = "report.html.j2"
+LONG = 3000  # characters of a text from a file that are shown
+COLOURS = 8
+SHARES = (1.0, 0.5, 0.2, 0.05, 0.0)  # of Limits, tried in this order
+
+Compared = tuple[Table, Sequence[Comparison]]
+
+
+class Limits(NamedTuple):
+    """What a page may hold."""
+
+    picture_bytes: int = 5_500_000
+    points: int = 300_000  # of all curves
+    models: int = 24  # configurations in curves and settings
+    rows: int = 500  # of a table or list
+    charts: int = 80
+    tables: int = 40  # of a section
+
+    def shrunk(self, share: float) -> Limits:
+        """Take a share of everything; a few of each kind stay."""
+        few = (max(8, int(share * number)) for number in self[2:])
+        return Limits(int(share * self.picture_bytes), int(share * self.points), *few)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a page is about.
+
+    Args:
+        root: the folder of the runs.
+        tables: the tables of each section, by its heading, with the comparisons of their rows.
+        default_of: what the settings of a run are compared with.
+        title: heading; "" = the name of the folder.
+        tags: scalars to draw; none = all. most_items: images per sheet, 0 = no pictures.
+        remarks: about the tables. notes: what else a reader should know.
+    """
+
+    root: Path
+    runs: Sequence[Run]
+    tables: Mapping[str, Sequence[Compared]]
+    default_of: Callable[[Run], Default]
+    title: str = ""
+    tags: Sequence[str] = ()
+    most_items: int = 4
+    remarks: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def make_page(content: Content) -> str:
+    """Make the page as HTML text of at most MOST_BYTES: with as large a share of the pictures and curves as fits.
+
+    Raises UserError when even the least of it is larger.
+    """
+    for share in SHARES:
+        html = _render(content, Limits().shrunk(share))
+        if len(html.encode()) <= MOST_BYTES:
+            return html
+    raise UserError(f"{content.root}: its report is larger than {MOST_BYTES / 1e6:g} MB. Choose --models and --seeds")
+
+
+def _render(content: Content, limits: Limits) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    def presentable(value: Any) -> Any:
+        """Write a text from a file without what is invisible or endless; Jinja escapes it afterwards."""
+        if isinstance(value, (Markup, int, float, jinja2.Undefined)):
+            return value
+        text = printable(value, keep="\n\t")
+        return text if len(text) <= LONG else f"{text[:LONG]} ..."
+
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=presentable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = ((here / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return environment.get_template(TEMPLATE).render(
+        **_facts(content, limits),
+        title=content.title or content.root.absolute().name,
+        root=content.root,
+        mark=MARK,
+        version=__version__,
+        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        size=(WIDTH, HEIGHT),
+        plot=(LEFT, RIGHT, BOTTOM),
+        colours=COLOURS,
+        rows=limits.rows,
+    )
+
+
+def _facts(content: Content, limits: Limits) -> dict[str, Any]:
+    """What the template shows, within limits."""
+    runs, tables, rows = content.runs, content.tables, limits.rows
+    models = list(dict.fromkeys(run.model for run in runs))
+    drawn = [run for run in runs if run.model in models[: limits.models]]
+    sections, left_out = charts(drawn, content.tags, limits)
+    gallery = hang(runs, limits.picture_bytes, content.most_items) if content.most_items else Gallery()
+    left_out += [f"pictures of {listed(gallery.left_out, 5)}"] * bool(gallery.left_out)
+    for number, total, what in (
+        (limits.models, len(models), "configurations in curves and settings"),
+        (rows, len(runs), "runs in the table"),
+        (limits.tables, max(map(len, tables.values()), default=0), "tables of results"),
+    ):
+        left_out += [f"{total - number} of {total} {what}"] * (total > number)
+    return {
+        "models": models[: limits.models],
+        "states": Counter(run.state.state if run.state else "unknown" for run in runs),
+        "runs": [run_row(run) for run in runs[:rows]],
+        "num_runs": len(runs),
+        "num_models": len(models),
+        "single": [model for model, count in Counter(run.model for run in runs).items() if count == 1],
+        "charts": sections,
+        "is_crowded": min(len(models), limits.models) > CROWD,
+        "tables": {
+            title: [table_view(*one, rows) for one in some[: limits.tables]] for title, some in tables.items() if some
+        },
+        "leaders": {title: lead for title, some in tables.items() if some and (lead := leader(*some[0]))},
+        "remarks": content.remarks,
+        "gallery": gallery,
+        "most_items": content.most_items,
+        "settings": differences(drawn, content.default_of),
+        "warnings": [(str(run), step, text) for run in runs for step, text in watch(run)][:rows],
+        "environments": environments(drawn),
+        "commands": commands(drawn, limits.models),
+        "notes": [*content.notes, *(f"{run}: {problem}" for run in runs for problem in run.problems)][:rows],
+        "left_out": left_out,
+    }
+
+
+def charts(runs: Sequence[Run], tags: Sequence[str], limits: Limits) -> tuple[dict[str, list[Chart]], list[str]]:
+    """Draw the curves of the runs, by section; also say what was left out."""
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        curves.setdefault(run.model, []).append(run.events.curves)
+    known = {tag for seeds in curves.values() for seed in seeds for tag in seed}
+    monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
+    groups = groups_of(sorted(known), monitor, tags)
+    wanted = [(title, pair) for title, pairs in groups.items() for pair in pairs]
+    per_chart = sum(6 + (len(seeds) if len(curves) <= CROWD else 0) for seeds in curves.values())  # 6: mean, band, data
+    lines = per_chart * min(len(wanted), limits.charts)
+    samples = max(10, min(SAMPLES, limits.points // max(lines, 1)))
+    drawn: dict[str, list[Chart]] = {}
+    for title, (tag, train) in wanted[: limits.charts]:
+        if chart := draw(tag, train, curves, samples):
+            drawn.setdefault(title, []).append(chart)
+    lost = len(wanted) - limits.charts
+    return drawn, [f"curves of {lost} scalars"] * (lost > 0)
+
+
+def _policy(style: str, script: str) -> str:
+    """The page runs its own script, has its own style and pictures inside it, and may load nothing at all."""
+
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)};"
+        " base-uri 'none'; form-action 'none'"
+    )
