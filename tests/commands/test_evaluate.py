@@ -101,7 +101,7 @@ def test_no_text_leaves_the_sheet(run, tmp_path, monkeypatch, longer):
     monkeypatch.setattr(report, "replacing", nullcontext)
     boxes = []
 
-    def measure(canvas, _):
+    def measure(canvas, _, metadata):
         canvas.draw()
         text = [text for text in canvas.figure.texts if text.get_text()][-1]
         boxes.append((canvas.figure.bbox, text.get_text(), text.get_window_extent(canvas.renderer)))

@@ -42,7 +42,7 @@ def test_one_seed_has_no_band_and_a_gap_where_it_is_not_finite() -> None:
     assert line["mean"].count("M") == 2
     assert line["mean"].count("h0") == 2  # the first point stands alone, and is a dot
     assert chart.data["lines"][0]["mean"] == [1.0, None, 2.0, 3.0]
-    assert chart.notes == ["1 value that is not finite leaves a gap"]
+    assert chart.notes == ["values that are not finite leave gaps: 1"]
     assert draw("val/MAE", None, {"a": [{"val/MAE": curve([float("inf")])}]}) is None
 
 

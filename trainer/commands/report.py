@@ -50,4 +50,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "report")
+main = command(parse, "report", "reading the runs")

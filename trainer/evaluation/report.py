@@ -97,7 +97,7 @@ def draw_sheet(source: DepthSource, items: Items, result: EvaluationResult, path
     chosen = [result.items[i]["index"] for i in evenly_spaced(count, len(result.items))]
     rows = list(depth_pictures(source, items, chosen, result.setup))
     for row in rows:
-        row["label"] = row["label"][-LABEL_LENGTH:]  # the end of a path is what differs
+        row["name"], row["label"] = row["label"], row["label"][-LABEL_LENGTH:]  # the end of a path is what differs
     title = f"{_origin(result)[0]}: Abs Rel {result.abs_rel:.3f}"
     make_folder(path.parent)
     with replacing(path) as staged:

@@ -84,7 +84,7 @@ def read_scores(folder: Path, digest: str) -> tuple[list[Scores], list[str]]:
 def table(scores: Sequence[Scores]) -> Iterator[str]:
     """Write a Markdown table: two rows per result, the network and the best constant depth, a column per metric."""
     columns: list[Column] = list(dict.fromkeys(column for one in scores for column in one.result.values))
-    titles = headings(columns, titles=True)
+    titles = headings(columns, names="title")
     units = {c: f" ({c.unit})" if c.unit not in ("", "fraction") else "" for c in columns}
     yield "| | | " + " | ".join(f"{titles[c]}{units[c]}" for c in columns) + " |"
     yield "|---|---|" + "---:|" * len(columns)

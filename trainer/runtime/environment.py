@@ -9,14 +9,15 @@ from typing import Any
 PACKAGES = ("torch", "accelerate", "timm", "torchvision", "numpy", "safetensors")
 
 
-def environment(device: Any, num_processes: int = 1) -> dict[str, Any]:
-    """Describe this machine and the `device` (torch.device) of the main process as plain data."""
+def environment(accelerator: Any) -> dict[str, Any]:
+    """Describe this machine, the device of this process and the number of processes as plain data."""
     import torch
 
+    device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} ({name})",
-        "processes": num_processes,
+        "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "host": platform.node(),
         "system": platform.platform(),

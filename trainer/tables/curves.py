@@ -158,12 +158,12 @@ def draw(
     samples: most points of a curve. Returns None when no value is finite.
     """
     is_crowded = len(curves) > CROWD
-    train = None if is_crowded else train
-    wanted = [key for key in (train, tag) if key]  # the training lies below
+    train = None if is_crowded else train  # it lies below
     found = [
         (colour, name, key, [s[key] for s in seeds if key in s])
         for colour, (name, seeds) in enumerate(curves.items())
-        for key in wanted
+        for key in (train, tag)
+        if key
     ]
     every = [curve for *_, own in found for curve in own]
     longest, short = max((len(steps) for steps, _ in every), default=0), iter(thinned(every, samples))
@@ -172,10 +172,9 @@ def draw(
         own = [next(short) for _ in own]
         if own and len((mean := average(own)).steps):
             lines.append(Line(name, colour, mean, own, is_train=key == train))
-    values = np.concatenate([part for line in lines for part in _extent(line)]) if lines else np.array([])
+    values = np.array([value for line in lines for part in _extent(line) for value in part])
     steps = [step for line in lines for curve in line.seeds for step in curve[0].tolist()]
-    finite = values[np.isfinite(values)]
-    if not len(finite):
+    if not len(finite := values[np.isfinite(values)]):
         return None
     x, y = _axes(steps, finite)
     group, _, name = tag.rpartition("/")
@@ -189,8 +188,7 @@ def draw(
         "lines": [_points(line) for line in sorted(lines, key=lambda line: line.is_train)],
     }
     lost = sum(int((~np.isfinite(v)).sum()) for line in lines for _, v in line.seeds)
-    gaps = "1 value that is not finite leaves a gap" if lost == 1 else f"{lost} values that are not finite leave gaps"
-    chart.notes += [gaps] * bool(lost)
+    chart.notes += [f"values that are not finite leave gaps: {lost}"] * bool(lost)
     chart.notes += [f"up to {longest:,} points per curve, averaged to {samples}"] * (longest > samples)
     chart.notes += ["logarithmic axis"] * y.is_log
     return chart
@@ -206,8 +204,7 @@ def _axes(steps: Sequence[int], values: np.ndarray) -> tuple[_Axis, _Axis]:
     left, right = min(steps), max(steps)
     right = right if right > left else left + 1
     low, high = float(values.min()), float(values.max())
-    positive = values[values > 0]
-    is_log = low > 0 and LOG_FROM < high / low < LOG_TO and len(positive) == len(values)
+    is_log = low > 0 and LOG_FROM < high / low < LOG_TO
     if high <= low:
         low, high = (low - 0.05 * abs(low), low + 0.05 * abs(low)) if low else (0.0, 1.0)
     elif is_log:

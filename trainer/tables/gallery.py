@@ -63,7 +63,8 @@ def hang(runs: Sequence[Run], most_bytes: int, most_items: int) -> Gallery:
     for run in _in_turn(runs):
         for title, step, png in _sheets(run):
             try:
-                added = _cut(run, title, png, parts.get(title) or Part(title), most_items) if left > 0 else None
+                part = parts.get(title) or Part(title)
+                added = _cut(run, part, png, most_items, step is not None) if left > 0 else None
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 gallery.left_out.append(f"{run}, {title}: cannot be read ({error})")
                 continue
@@ -71,7 +72,7 @@ def hang(runs: Sequence[Run], most_bytes: int, most_items: int) -> Gallery:
             if added is None or left < 0:
                 gallery.left_out.append(f"{run}, {title}")
             elif added:
-                _add(parts.setdefault(title, Part(title)), run, step, added)
+                _add(parts.setdefault(title, part), run, step, added)
     gallery.parts = list(parts.values())
     return gallery
 
@@ -107,13 +108,14 @@ def _sheets(run: Run) -> Iterable[tuple[str, int | None, bytes]]:
             yield f"{path.stem}, of monodepth evaluate", None, files.read_file(path)
 
 
-def _cut(run: Run, title: str, png: bytes, part: Part, most_items: int) -> list[tuple[str, Panel]]:
-    """Cut a sheet into the pictures that `part` lacks, with the names of their images; the whole one, as WHOLE, where
-    places are unknown, and nothing of a file that is no sheet."""
+def _cut(run: Run, part: Part, png: bytes, most_items: int, is_recorded: bool) -> list[tuple[str, Panel]]:
+    """Cut a sheet into the pictures that `part` lacks, with the names of their images.
+
+    Where places are unknown it is the whole sheet that the run recorded, but nothing of a file, which may be anything.
+    """
     sheet, rows = panels.cut(png)
     if not rows:
-        is_drawn_by_a_run = any(png is picture.encoded for picture in run.events.pictures.values())
-        return [("", _panel(WHOLE, title, str(run), sheet, WIDEST_SHEET))] if is_drawn_by_a_run else []
+        return [("", _panel(WHOLE, part.title, str(run), sheet, WIDEST_SHEET))] if is_recorded else []
     found: list[tuple[str, Panel]] = []
     for row in rows[:most_items]:
         known = {panel.key for panel in part.items.get(row.name, ()) if not panel.run}

@@ -158,9 +158,8 @@ def _validation(run: Run) -> Result | None:
         steps, numbers = curves.get(tag_of(name), ((), ()))
         at = {int(s): float(v) for s, v in zip(steps, numbers, strict=True)}
         if best[0] in at:
-            column = Column(
-                name, None, VALIDATION[name].unit if name in VALIDATION else "", 1 if higher_is_better(name) else -1
-            )
+            unit = VALIDATION[name].unit if name in VALIDATION else ""
+            column = Column(name, None, unit, 1 if higher_is_better(name) else -1)
             values[column] = at[best[0]]
     return Result(run.path.parent, run.seed, run.path, _protocol(run), values)
 

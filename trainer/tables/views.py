@@ -49,14 +49,14 @@ def table_view(table: Table, comparisons: Sequence[Comparison], most_rows: int) 
     turned = "{} of {}".format(*flips(table, column)) if column and chosen else ""
     return {
         "title": table.title,
-        "head": head(table, titles=True),
+        "head": head(table, "title"),
         "lines": [
             [(cell.text, {BEST: "best", SECOND: "second"}.get(cell.mark, "")) for cell in line]
             for line in lines[:most_rows]
         ],
         "ranked": len(table.rows),
         "more": max(0, len(lines) - most_rows),
-        "legend": _sentence(legend(lines, "bold: best", "underlined: second best")),
+        "legend": _sentence(legend(table, lines, "bold: best", "underlined: second best")),
         "units": _sentence(units(table)),
         "protocol": {k: v for k, v in table.protocol.items() if v},
         "metric": column.title if column else "",

@@ -245,7 +245,7 @@ def _drawn(rows: Sequence[Mapping[str, Any]], title: str, footer: str) -> tuple[
         color="0.35",
     )
     names = [str(row.get("name") or row.get("label") or i) for i, row in enumerate(rows, start=1)]
-    scores = [row.get("abs_rel") for row in rows]
+    scores = [None if (score := row.get("abs_rel")) is None else float(score) for row in rows]
     return canvas, [panels.PanelRow(*known) for known in zip(names, boxes, scores, strict=True)]
 
 

@@ -98,8 +98,7 @@ def build_run(
     lap("restored")
     settings = _settings(cfg, seed)
     recorder = _start_recorder(cfg, accelerator, folder, state, progress, settings, len(train_loader))
-    about = environment(accelerator.device, accelerator.num_processes)
-    folder.write_hparams({**hparams, "environment": about}, command)
+    folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")
     loop = Loop(
