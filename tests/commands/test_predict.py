@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -31,20 +32,22 @@ def names(folder):
 
 
 def test_one_broken_picture_costs_one_picture(stereo_run, pictures):
-    done = call("predict", stereo_run, "photos", "--save", "color,gray16", "--save", "npz")
+    done = call("predict", stereo_run, "photos", "--save", "color,gray16", "--save", "npz,ply")
     assert done.returncode == 1
+    assert "camera: 81.53 degrees" in done.stdout  # a focal length of 0.58 widths
     assert "depth: metres (trained on stereo pairs" in done.stdout
     assert "saved: 2 frames" in done.stdout
     assert "1 could not be read:" in done.stderr
     assert "a3.png is not a readable picture" in done.stderr
     assert names(pictures.parent / "depth") == [
-        *("a10.npz", "a10_color.png", "a10_gray16.png"),
-        *("a2.npz", "a2_color.png", "a2_gray16.png"),
+        *("a10.npz", "a10.ply", "a10_color.png", "a10_gray16.png"),
+        *("a2.npz", "a2.ply", "a2_color.png", "a2_gray16.png"),
     ]
     with Image.open("depth/a10_gray16.png") as metres, np.load("depth/a10.npz") as file:
         assert metres.size == (200, 40)
         assert np.asarray(metres) == pytest.approx(256 / file["disparity"], abs=0.51)
-        assert str(file["unit"]) == "m"
+        checkpoint = (stereo_run / "ckpts/best.safetensors").read_bytes()
+        assert (str(file["unit"]), str(file["model_sha256"])) == ("m", hashlib.sha256(checkpoint).hexdigest())
 
 
 def test_what_exists_is_kept_unless_a_user_says_so(run, pictures):
@@ -88,11 +91,13 @@ def test_options_of_the_network_change_the_result(run, pictures):
         (["photos", "--fov", "3"], "--fov must be"),
         (["photos", "--K", "0,1,1,1"], "no camera has these"),
         (["photos", "--device", "tpu9"], "device"),
+        (["photos", "--fov", "60"], "Add ply to --save"),
+        (["photos", "--save", "npy", "--max", "5"], "are for colours"),
     ],
 )
 def test_mistakes_are_sentences(run, pictures, arguments, told):
     refused(call("predict", run, *arguments), told)
-    assert not (pictures.parent / "depth").exists() or not names(pictures.parent / "depth")
+    assert not (pictures.parent / "depth").exists()
 
 
 @pytest.mark.parametrize(
