@@ -100,7 +100,18 @@ def test_the_table_of_exported_networks(monkeypatch, capsys):
 
     monkeypatch.setattr(bench_export, "measure", measure)
     monkeypatch.setattr(bench_export.onnx_file, "packages", lambda: (None, SimpleNamespace(__version__="1.2")))
-    options = ("--encoders", "test_resnet", "--decoders", "hrdepth", "ddvnet", "--size", "64", "64", "--precision", "16")
+    options = (
+        "--encoders",
+        "test_resnet",
+        "--decoders",
+        "hrdepth",
+        "ddvnet",
+        "--size",
+        "64",
+        "64",
+        "--precision",
+        "16",
+    )
     assert bench.main(["export", *options]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("64x64, 16 bit, 1 thread(s), 5 rounds, onnxruntime 1.2")
