@@ -13,8 +13,8 @@ from torch import nn
 import models_zoo
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.ddvnet import BINS
-from models_zoo.depth import decoder_problems
-from models_zoo.encoder import encoder_problems
+from models_zoo.depth import depth_problems
+from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 from trainer.predict.formats import check, onnx_file
 from trainer.predict.formats.program import Interface, first_line
 from trainer.predict.network import DepthNetwork
@@ -37,28 +37,27 @@ def run(args: argparse.Namespace) -> int:
     _, onnxruntime = onnx_file.packages()
     torch.set_num_threads(args.threads)
     decoders = args.decoders or DECODERS.names()
-    if problems := [p for name in decoders for p in decoder_problems(name)]:
-        raise UserError("; ".join(problems))
-    if problems := [p for name in args.encoders or ENCODERS for p in encoder_problems(name)]:
-        raise UserError("; ".join(problems))
+    pairs = [(encoder, decoder) for encoder in args.encoders or ENCODERS for decoder in decoders]
+    statistics = IMAGENET_MEAN, IMAGENET_STD
+    if problems := [p for pair in pairs for p in depth_problems(*pair, [0], None, None, None, *statistics)]:
+        raise UserError("; ".join(dict.fromkeys(problems)))
     versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
     size = f"{args.size[0]}x{args.size[1]}"
     print(f"{size}, {args.precision} bit, {args.threads} thread(s), {args.rounds} rounds, {versions}\n")
     print("| encoder | decoder | largest relative difference | MB | onnxruntime, ms | PyTorch, ms | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for encoder in args.encoders or ENCODERS:
-        for decoder in decoders:
-            try:
-                row = measure(encoder, decoder, Interface(tuple(args.size), precision=args.precision), args)
-            except (UserError, ValueError) as error:
-                print(f"| {encoder} | {decoder} | no: {first_line(error)} | | | | |", flush=True)
-                continue
-            ratio = row.milliseconds / row.reference
-            print(
-                f"| {encoder} | {decoder} | {row.difference:.0e} | {row.megabytes:.1f} | {row.milliseconds:.1f}"
-                f" | {row.reference:.1f} | {ratio:.2f} |",
-                flush=True,
-            )
+    for encoder, decoder in pairs:
+        try:
+            row = measure(encoder, decoder, Interface(tuple(args.size), precision=args.precision), args)
+        except (UserError, ValueError) as error:
+            print(f"| {encoder} | {decoder} | no: {first_line(error)} | | | | |", flush=True)
+            continue
+        ratio = row.milliseconds / row.reference
+        print(
+            f"| {encoder} | {decoder} | {row.difference:.0e} | {row.megabytes:.1f} | {row.milliseconds:.1f}"
+            f" | {row.reference:.1f} | {ratio:.2f} |",
+            flush=True,
+        )
     return 0
 
 
@@ -92,7 +91,8 @@ def random_network(encoder: str, decoder: str) -> DepthNetwork:
         cast("torch.Tensor", conv.bias).sub_(mean).div_(deviation)
         return (logits - mean) / deviation
 
-    heads = [m for m in depth.decoders["disp"].modules() if isinstance(m, nn.Conv2d) and m.out_channels in (1, BINS)]
+    convs = [module for module in depth.decoders["disp"].modules() if isinstance(module, nn.Conv2d)]
+    heads = [conv for conv in convs if conv.out_channels in (1, BINS) and conv.bias is not None]
     hooks = [conv.register_forward_hook(calibrate) for conv in heads]
     with torch.no_grad():
         depth(check.generated_frames((96, 64), count=1).float() / 255)

@@ -21,7 +21,7 @@ from trainer.predict.formats import check, facts, onnx_file, program, transforme
 from trainer.predict.formats.program import Interface, Run
 from trainer.predict.predictor import as_rgb
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import replacing, replacing_folder
+from trainer.runtime.files import make_folder, replacing, replacing_folder
 from trainer.runtime.rundir import read_hparams
 
 
@@ -80,6 +80,7 @@ def write_graph(
     interface = Interface(predictor.size, args.input, args.layout, frozenset(args.dynamic), args.precision)
     form: Any = {"onnx": onnx_file, "torch": program}[args.format]
     frames = check.batches(predictor, interface, pictures)
+    make_folder(args.out.parent)
     with replacing(args.out) as staged:
         form.write(predictor.network, interface, {**about, **facts.of_interface(interface)}, staged)
         graph: Run = form.load(staged)

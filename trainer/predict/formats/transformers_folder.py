@@ -85,7 +85,7 @@ def write(
 def sources(depth: Any) -> dict[str, str]:
     """The files of the zoo that a depth network is made of, by module name, with imports as in one flat folder.
 
-    The entry also imports the files of the parts, which enter their registries by that.
+    The entry also imports all other files.
     """
     parts = sorted({type(module).__module__ for module in (depth, *depth.modules())})
     if others := [part for part in parts if part.partition(".")[0] not in (HOUSE, "torch", "timm")]:
@@ -101,8 +101,10 @@ def sources(depth: Any) -> dict[str, str]:
         if module not in texts:
             texts[module], needed = flattened(inspect.getsource(importlib.import_module(module)))
             waiting += needed
-    lines = [f"from .{flat_name(part)} import __name__ as _{i}\n" for i, part in enumerate(parts)]
-    texts[ENTRY] += "\n# The parts that config.json names register themselves.\n" + "".join(lines)
+    others = sorted(texts.keys() - {ENTRY})
+    lines = [f"from .{flat_name(module)} import __name__ as _{i}\n" for i, module in enumerate(others)]
+    texts[ENTRY] += "\n# All other files: transformers 4 copies what this one imports, and parts register themselves.\n"
+    texts[ENTRY] += "".join(lines)
     return texts
 
 
