@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
 from trainer.commands.jobs import bench_export, bench_loop, bench_step
@@ -122,9 +123,12 @@ def test_the_table_of_exported_networks(monkeypatch, capsys):
 
 
 def test_untrained_networks_have_contrast():
-    """Logits of mean 0 and deviation 1: disparity reaches far beyond 1/2 on both sides."""
+    """Logits have a mean of 0, so disparity one of 1/2, and vary more than those of a new network."""
     network = bench_export.random_network("test_resnet", "hrdepth")
+    torch.manual_seed(0)
+    new = models_zoo.create("depth", enc_name="test_resnet", dec_name="hrdepth", pretrained=False).eval()
     with torch.no_grad():
-        disp = network.depth(check.generated_frames((96, 64), count=1) / 255)["disp"][0]
-    assert disp.min() < 0.3
-    assert disp.max() > 0.7
+        frames = check.generated_frames((96, 64), count=1) / 255
+        disp, plain = (depth(frames)["disp"][0] for depth in (network.depth, new))
+    assert float(disp.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(disp.std() / plain.std()) == pytest.approx(bench_export.GAIN, rel=0.1)

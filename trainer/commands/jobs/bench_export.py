@@ -21,6 +21,7 @@ from trainer.predict.network import DepthNetwork
 from trainer.runtime.errors import UserError
 
 ENCODERS = ("resnet18", "convnext_tiny", "hrnet_w18_small", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224")
+GAIN = 20.0  # largest factor on the last weights of an untrained network
 
 
 class Row(NamedTuple):
@@ -77,19 +78,19 @@ def measure(encoder: str, decoder: str, interface: Interface, args: argparse.Nam
 
 
 def random_network(encoder: str, decoder: str) -> DepthNetwork:
-    """Build an untrained network with depth of ordinary contrast: logits of mean 0 and deviation 1 on a street.
+    """Build an untrained network whose depth varies: logits of mean 0, and deviation 1 where `GAIN` is enough for that.
 
-    As PyTorch initialises them some decoders give one depth everywhere, others logits in the hundreds, where float32
-    itself is wrong.
+    As PyTorch initialises them some decoders give one depth everywhere, others logits of 10 and more. Rounding errors
+    grow with the factor.
     """
     torch.manual_seed(0)
     depth: Any = models_zoo.create("depth", enc_name=encoder, dec_name=decoder, pretrained=False).eval()
 
     def calibrate(conv: nn.Conv2d, _: object, logits: torch.Tensor) -> torch.Tensor:
-        mean, deviation = logits.mean(), logits.std()
-        conv.weight.div_(deviation)
-        cast("torch.Tensor", conv.bias).sub_(mean).div_(deviation)
-        return (logits - mean) / deviation
+        mean, gain = logits.mean(), (1 / logits.std()).clamp(max=GAIN)
+        conv.weight.mul_(gain)
+        cast("torch.Tensor", conv.bias).sub_(mean).mul_(gain)
+        return (logits - mean) * gain
 
     convs = [module for module in depth.decoders["disp"].modules() if isinstance(module, nn.Conv2d)]
     heads = [conv for conv in convs if conv.out_channels in (1, BINS) and conv.bias is not None]

@@ -69,10 +69,15 @@ class Deployed(nn.Module):
 def trace(network: DepthNetwork, interface: Interface) -> Any:
     """Trace the network to a `torch.export.ExportedProgram`.
 
-    Raises UserError for a size that the network refuses, and where it cannot be traced, as encoders that compute with
-    their size and are to leave it open.
+    Raises UserError for a size that the network refuses, for windows whose size is left open, and where the network
+    cannot be traced.
     """
     width, height = interface.size
+    if "size" in interface.dynamic and any(hasattr(module, "window_size") for module in network.modules()):
+        raise UserError(  # the tracer does not refuse: it works on such a network for a quarter of an hour and more
+            "--dynamic size: the encoder attends within windows (as Swin), which it cuts by the size of the image."
+            " Leave it out, and export one file per size"
+        )
     frames = torch.zeros(2 if "batch" in interface.dynamic else 1, 3, height, width, dtype=torch.uint8)
     images = interface.images(frames)
     rows = 2 if interface.layout == "NCHW" else 1
