@@ -24,6 +24,7 @@ COMMANDS = {
     "list": "list everything that a YAML file can name",
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
+    "doctor": "report versions and devices, and try what training needs: for bug reports",
     "schema": "write the JSON schema of the YAML files",
     "bench": "time a training step or the loop",
 }
