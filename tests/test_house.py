@@ -21,7 +21,7 @@ FLOORS = (
     ("trainer.config", "trainer.objective", "trainer.tables"),
     ("trainer.build",),
     ("trainer.checkpoint",),
-    ("trainer.evaluation", "trainer.training"),
+    ("trainer.evaluation", "trainer.predict", "trainer.training"),
     ("trainer.commands",),
     ("launch",),
 )
@@ -44,6 +44,7 @@ OPEN = {
     "trainer.evaluation": {
         *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
+    "trainer.predict": {"network", "scale"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
 MOST_ENTRIES, MOST_PRIVATE = 16, 10

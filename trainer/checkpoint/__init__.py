@@ -5,8 +5,17 @@ what may change when a run continues, `foreign` for weights of other code.
 """
 
 from trainer.checkpoint.checkpointer import Capsule, Checkpointer, load_capsule
-from trainer.checkpoint.loading import find_checkpoint, load_objective
+from trainer.checkpoint.loading import find_checkpoint, load_objective, load_with_config
 from trainer.checkpoint.pretrained import read_pretrained
 from trainer.checkpoint.saved import Saved
 
-__all__ = ["Capsule", "Checkpointer", "Saved", "find_checkpoint", "load_capsule", "load_objective", "read_pretrained"]
+__all__ = [
+    "Capsule",
+    "Checkpointer",
+    "Saved",
+    "find_checkpoint",
+    "load_capsule",
+    "load_objective",
+    "load_with_config",
+    "read_pretrained",
+]

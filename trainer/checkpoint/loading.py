@@ -34,6 +34,11 @@ def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objec
     Raises DamagedFile for a changed file or one of another make, WrongArchitecture for weights that do not fit, and
     UserError when the file is missing, settings are invalid, or the `best` of a folder is not that of its `last`.
     """
+    return load_with_config(path, hparams)[0]
+
+
+def load_with_config(path: Path | str, hparams: Path | str | None = None) -> tuple[Objective, Config]:
+    """Do as `load_objective`, and return its configuration as well."""
     saved = read(path)
     settings = saved.hparams if hparams is None else read_hparams(hparams)
     with naming_plugins(settings, hparams or saved.path):
@@ -43,7 +48,7 @@ def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objec
         saved.check_fit(state, built=settings["config"])
     objective = build()
     saved.load_weights(objective, built=settings["config"])
-    return objective.eval()
+    return objective.eval(), config
 
 
 def read(path: Path | str) -> Saved:

@@ -189,6 +189,11 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     path_arguments: ClassVar[frozenset[str]] = frozenset({"root", "path"})  # where the files of items are
     truth_arguments: ClassVar[tuple[str, ...]] = ()  # those that choose between several kinds of ground truth
 
+    @classmethod
+    def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
+        """Return the horizontal field of view of the images, in degrees; None where it is not known or varies."""
+        return None
+
     @staticmethod
     def split_name(arguments: Mapping[str, Any]) -> str | None:
         """Name the list of items: that of `split_file`, which wins, or `split`; None without either."""

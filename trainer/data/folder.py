@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,6 +79,10 @@ class FrameFolder(ClipDataset):
         clips = {name: list_clip(folder, name) for name, folder in folders.items()}
         self._K = {name: self._read_K(self._sources[name]) for name in clips}
         self._choose_items(clips, split_file, val_every, self.path)
+
+    @classmethod
+    def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
+        return arguments.get("fov")
 
     def notes(self) -> list[str]:
         guessed = [name for name, K in self._K.items() if K is None] if self.fov is None else []

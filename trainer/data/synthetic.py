@@ -6,6 +6,7 @@ everywhere, nothing but the camera moves, and texture is coarser than the pixel 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -15,7 +16,7 @@ from typing_extensions import Unpack
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, DepthDataset, RawItem, stereo_motion
-from trainer.data.clips.intrinsics import average_intrinsics
+from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.world.drive import PAD
 from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene
 from trainer.data.world.scenes import Scene
@@ -63,7 +64,7 @@ class Synthetic(DepthDataset):
         moving_objects: int = 0,
         clutter: float = 1.0,
         standing: bool | float = False,
-        focal: tuple[float, float] = (0.58, 1.92),
+        focal: tuple[float, float] = KITTI_FOCAL,
         sky_depth: bool = False,
         right_targets: bool = True,
         **common: Unpack[CommonOptions],
@@ -91,6 +92,10 @@ class Synthetic(DepthDataset):
         self.sky_depth = sky_depth
         self.right_targets = right_targets
         self._K = average_intrinsics(self.size, focal)
+
+    @classmethod
+    def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
+        return field_of_view(arguments.get("focal", KITTI_FOCAL)[0])
 
     def __len__(self) -> int:
         return self.num_items

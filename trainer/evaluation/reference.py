@@ -16,9 +16,9 @@ from trainer.data.base import DepthDataset
 from trainer.evaluation.items import Items, dataset_class, names_of
 from trainer.evaluation.request import TARGETS, EvaluationRequest
 from trainer.evaluation.stored import StoredDepth
-from trainer.evaluation.subject import sha256
 from trainer.evaluation.targets import TargetsFile
 from trainer.runtime.errors import UserError
+from trainer.runtime.files import sha256
 from trainer.runtime.processes import is_first_process
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from trainer.data import DATASETS
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.stored import UNITS, Kind, StoredDepth, read_arrays
 from trainer.runtime.errors import UserError, listed
+from trainer.runtime.files import sha256
 from trainer.runtime.rundir import BEST, LAST, read_hparams
 
 LISTED = 8  # runs that a message names
@@ -105,15 +105,6 @@ def read_predictions(path: Path, changes: Changes, kind: Kind | None, unit: str 
         stored=stored,
         is_flipped=texts.get("flip") == "true",
     )
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _find(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -44,6 +45,15 @@ def read_file(path: str | Path) -> bytes:
     """Read all bytes of a file. Raises OSError as `open_file`."""
     with open_file(path) as file:
         return file.read()
+
+
+def sha256(path: str | Path) -> str:
+    """Return the checksum of a file. Raises OSError as `open_file`."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 class CannotWrite(UserError):

@@ -47,7 +47,7 @@ def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequen
     with os.scandir(folder) as entries:
         found = [e.name for e in entries if _suffix(e.name) in suffixes and not e.name.startswith(".")]
     found.sort(key=lambda name: suffixes.index(_suffix(name)), reverse=True)
-    names = sorted({os.path.splitext(name)[0]: name for name in found}.values(), key=_natural)
+    names = sorted({os.path.splitext(name)[0]: name for name in found}.values(), key=natural)
     numbers = _numbers([os.path.splitext(n)[0] for n in names])
     if numbers is not None and step is None:
         step = _usual_step(numbers)
@@ -92,7 +92,8 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
+    """Order names by the numbers in them: frame2 before frame10."""
     parts = re.split(r"(\d+)", name.lower())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 

@@ -16,6 +16,7 @@ from trainer.runtime.files import read_file
 
 Array = NDArray[Any]
 
+KITTI_FOCAL = (0.58, 1.92)  # average focal length of KITTI in image widths and heights; Monodepth2
 _LARGEST = 1e6  # pixels; a telescope on a large sensor has 1e5
 _NORMALISED = 8.0  # focal length in picture widths, a view of 7 degrees; in pixels, cameras have more
 
@@ -60,13 +61,18 @@ def from_field_of_view(size: tuple[int, int], degrees: float) -> Array:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
-def average_intrinsics(size: tuple[int, int], focal: tuple[float, float] = (0.58, 1.92)) -> Array:
+def average_intrinsics(size: tuple[int, int], focal: tuple[float, float] = KITTI_FOCAL) -> Array:
     """Return K (3 3) in pixels of size (w, h), the principal point in the middle.
 
     focal: in widths and heights; the default is KITTI's average (Monodepth2, arXiv:1806.01260).
     """
     width, height = size
     return np.array([[focal[0] * width, 0, 0.5 * width], [0, focal[1] * height, 0.5 * height], [0, 0, 1]])
+
+
+def field_of_view(focal: float) -> float:
+    """Return the horizontal field of view, in degrees, of a focal length in image widths."""
+    return math.degrees(2 * math.atan(0.5 / focal))
 
 
 def resized(K: Array, size_from: tuple[int, int], size_to: tuple[int, int]) -> Array:

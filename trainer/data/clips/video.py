@@ -12,8 +12,9 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,18 @@ class Film(AbstractContextManager["Film"]):
     Raises UserError when FFmpeg cannot open the file.
     """
 
-    def __init__(self, path: Path):
-        self._av = require("av", "video", f"Reading the video {path}")
+    def __init__(self, path: Path, name: str = ""):
+        self.name = name or str(path)  # in messages
+        self._av = require("av", "video", f"Reading {name or f'the video {path}'}")
         try:
             self._container = self._av.open(str(path))
         except self._av.FFmpegError as error:
             why = error.strerror
-            raise UserError(f"{path} is not a video that FFmpeg can decode ({why}). {_CONVERT}") from error
+            raise UserError(f"{self.name} is not a video that FFmpeg can decode ({why}). {_CONVERT}") from error
         stream = self._container.streams.best("video")
         if stream is None:
             self._container.close()
-            raise UserError(f"{path} has no video in it. {_CONVERT}")
+            raise UserError(f"{self.name} has no video in it. {_CONVERT}")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = _THREADS
         self._stream = stream
@@ -128,6 +130,14 @@ class Film(AbstractContextManager["Film"]):
         except self._av.FFmpegError as error:
             _log.debug("%s ends early: %s", self._container.name, error)
         yield from [None] * lost
+
+    def at(self, seconds: Iterable[float]) -> Iterator[Any]:
+        """Yield the key frames before these times after the beginning; a place that cannot be reached is left out."""
+        start = self._stream.start_time or 0
+        for second in seconds:
+            with suppress(self._av.FFmpegError):
+                self._container.seek(start + int(second / self._stream.time_base), stream=self._stream)
+                yield from islice(self._container.decode(self._stream), 1)
 
 
 def pixels(frame: Any) -> NDArray[np.uint8]:

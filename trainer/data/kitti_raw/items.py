@@ -21,7 +21,7 @@ from trainer.data.base import (
     read_image,
     stereo_motion,
 )
-from trainer.data.clips.intrinsics import average_intrinsics
+from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
 from trainer.data.files.splits import capped, find_split
@@ -97,6 +97,10 @@ class KittiItems(RecordedDataset):
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    @classmethod
+    def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
+        return field_of_view(KITTI_FOCAL[0])
 
     @classmethod
     def truth_of(cls, arguments: Mapping[str, Any]) -> str:

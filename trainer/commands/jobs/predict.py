@@ -1,0 +1,75 @@
+"""One prediction from parsed arguments to the files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+
+from PIL import Image
+
+from trainer.predict import DepthPredictor
+from trainer.predict.camera import given_camera
+from trainer.predict.colours import ColourRange
+from trainer.predict.outputs import kinds_of
+from trainer.predict.pipeline import Outcome, look_first, predict_all
+from trainer.predict.sources import Source, open_source
+from trainer.predict.writing import Outputs
+from trainer.runtime.errors import first_lines
+from trainer.runtime.signals import StopSignals
+from trainer.tracking.progress import counting
+
+STOPPING = "finishing the files under way ... (Ctrl-C again to leave at once)"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, then predict. Returns 1 when frames could not be read, 130 after Ctrl-C."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # a user's own pictures
+    camera = given_camera(args.fov, args.K)
+    rest = {"every": args.every, "limit": args.limit}
+    source = open_source(args.source, apart=args.out, fps=args.fps, **rest)
+    kinds = kinds_of(args.save, "video" if source.is_film else "color")
+    outputs = Outputs(args.out, source, kinds, legend=not args.no_legend, force=args.force, skip=args.skip_existing)
+    predictor = DepthPredictor.load(
+        args.model,
+        hparams=args.hparams,
+        device=args.device,
+        precision=args.precision,
+        compile=args.compile,
+        flip=args.flip,
+        size=args.size,
+        scale=args.scale,
+        batch_size=args.batch_size,
+    )
+    predictor.camera = camera or predictor.camera
+    print(f"depth: {predictor.scale}")
+    if "ply" in kinds:
+        print(f"camera: {predictor.camera.origin}{'. Better: --fov or --K' if predictor.camera.is_guessed else ''}")
+    colours = ColourRange(args.min, args.max, follows=source.is_stream)
+    with StopSignals(STOPPING) as stop:
+        outcome = _predict(predictor, source, outputs, colours, stop)
+    _report(outcome, outputs, args)
+    if stop.received is not None:
+        return 128 + stop.received
+    return int(bool(outcome.problems))
+
+
+def _predict(
+    predictor: DepthPredictor, source: Source, outputs: Outputs, colours: ColourRange, stop: StopSignals
+) -> Outcome:
+    if outputs.shows_colours and (seen := look_first(predictor, source, colours)):
+        print(f"colours: one range, of {seen} frames spread over all")
+    with counting("predict", source.total, unit="frame") as count:
+        return predict_all(
+            predictor, source, outputs, colours, on_frame=count, is_stopped=lambda: stop.received is not None
+        )
+
+
+def _report(outcome: Outcome, outputs: Outputs, args: argparse.Namespace) -> None:
+    """Print what was done, and list what could not be read."""
+    where = ", ".join(map(str, outputs.films)) or f"{args.out}/"
+    rate = f" ({outcome.frames / outcome.seconds:.3g} frames/s)" if outcome.seconds else ""
+    print(f"saved: {outcome.frames} frames in {outcome.seconds:.1f} s{rate}, {where}")
+    if outcome.problems:
+        lines = first_lines(outcome.problems)
+        print("\n".join([f"{len(outcome.problems)} could not be read:", *lines]), file=sys.stderr)
