@@ -87,7 +87,7 @@ def test_too_little_room_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_and_a_checkpoint_are_tried_where_training_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ("training runs on", checkup._device()) in list(checkup.devices())
+    assert ("training runs on", checkup.device_type()) in list(checkup.devices())
     assert [name for name, _ in checkup.training_step()] == ["three steps"]
     assert [name for name, _ in checkup.checkpoint()] == ["written and read"]
     monkeypatch.setattr(torch, "isfinite", lambda x: torch.zeros((), dtype=torch.bool))

@@ -14,6 +14,7 @@ from trainer.commands.cli import guarded
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
     "train-dev": "train for debugging: short epochs, breakpoint() works, results in /tmp",
+    "depth-movie": "learn depth from a film of your own and show both side by side",
     "predict": "predict depth of pictures, films, a camera or a stream",
     "evaluate": "score a checkpoint or a file of predictions",
     "export-depth": "write the disparities of a data set to an NPZ file",

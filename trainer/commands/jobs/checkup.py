@@ -202,10 +202,10 @@ def devices() -> Findings:
         "exchange",
         ", ".join(name for name in ("gloo", "nccl", "mpi") if getattr(torch.distributed, f"is_{name}_available")()),
     )
-    yield "training runs on", _device()
+    yield "training runs on", device_type()
 
 
-def _device() -> str:
+def device_type() -> str:
     """Return the type of the device that a training would take."""
     import torch
 
@@ -220,7 +220,7 @@ def compiler() -> Findings:
     from trainer.objective.compiling import check_options
 
     try:
-        check_options({}, _device())
+        check_options({}, device_type())
         yield "torch.compile", "can be used"
     except UserError as error:
         yield "torch.compile", f"cannot be used: {str(error).removeprefix('trainer.compile: ')}"
@@ -294,7 +294,7 @@ def _small_objective() -> Any:
     from trainer.commands.jobs.bench_step import make_objective
 
     torch.manual_seed(0)
-    return make_objective(Namespace(encoder="test_resnet", no_channels_last=True, device=_device()))
+    return make_objective(Namespace(encoder="test_resnet", no_channels_last=True, device=device_type()))
 
 
 def training_step() -> Findings:
@@ -304,7 +304,7 @@ def training_step() -> Findings:
     from trainer.commands.jobs.bench_step import make_batch
 
     torch.set_num_threads(1)  # on a busy machine more of them wait for each other
-    objective, batch = _small_objective(), make_batch(2, 64, 64, _device())
+    objective, batch = _small_objective(), make_batch(2, 64, 64, device_type())
     optimizer = torch.optim.Adam(objective.parameters(), 1e-4)
     losses, start = [], time.perf_counter()
     for _ in range(3):
@@ -317,7 +317,7 @@ def training_step() -> Findings:
     weights = all(torch.isfinite(weight).all() for weight in objective.parameters())
     if not (weights and all(map(math.isfinite, losses))):
         yield Problem(
-            f"training on {_device()} gives numbers that are not finite: {losses}", "try CUDA_VISIBLE_DEVICES="
+            f"training on {device_type()} gives numbers that are not finite: {losses}", "try CUDA_VISIBLE_DEVICES="
         )
 
 

@@ -16,6 +16,7 @@ _STANDING = 0.4  # median shift below which a camera has not moved
 _CUT = 0.3  # share of corners found again below which two frames show different things
 _WANTED_SHIFT = 2.5  # between neighbours for training: that of KITTI, 0.8 % of the width
 _LONGEST_GAP = 10
+NO_PARALLAX = "no parallax: the camera turns or zooms but hardly moves, and nothing tells near from far"
 _COMBED = 4.0  # of `combing`: progressive films have 0.8 to 2, interlaced ones 11
 
 
@@ -92,6 +93,12 @@ class Survey:
         shift = float(np.median(self.shifts)) if self.shifts else 0.0
         return int(np.clip(round(_WANTED_SHIFT / shift), 1, _LONGEST_GAP)) if shift else 1
 
+    @property
+    def has_parallax(self) -> bool:
+        """False when the camera turns or zooms but hardly moves."""
+        shift, parallax = _median(self.shifts), _median(self.parallaxes)
+        return not self.shifts or parallax >= max(0.1, 0.04 * shift)
+
     def report(self) -> list[str]:
         """Return the lines of the report."""
         shift, parallax, sharp = (_median(values) for values in (self.shifts, self.parallaxes, self.sharp))
@@ -111,7 +118,7 @@ class Survey:
 
     def warnings(self) -> list[str]:
         """Return what is likely to spoil training, with remedies."""
-        shift, parallax = _median(self.shifts), _median(self.parallaxes)
+        shift = _median(self.shifts)
         broken = self.announced - self.read
         flickering = float((np.array(self.flicker) > 0.1).mean()) if self.flicker else 0.0
         if not self.kept:
@@ -124,8 +131,7 @@ class Survey:
                 self.kept < 500,
             f"{self.standing / max(self.read, 1):.0%} of the frames stand still or repeat the one before":
                 self.standing > 0.5 * self.read,
-            "no parallax: the camera turns or zooms but hardly moves, and nothing tells near from far. Walk or drive":
-                bool(self.shifts) and parallax < max(0.1, 0.04 * shift),
+            f"{NO_PARALLAX}. Walk or drive": not self.has_parallax,
             f"neighbours are far apart ({shift / WIDTH:.0%} of the width): use a film with more frames per second":
                 shift > 0.12 * WIDTH,
             f"{self.blurred:.0%} of the frames are blurred: shorter exposure or more light": self.blurred > 0.15,
