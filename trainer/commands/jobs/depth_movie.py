@@ -54,15 +54,15 @@ def run(args: argparse.Namespace) -> int:
     overrides = [f"trainer.max_minutes={args.minutes:g}", *([f"dataset.fov={args.fov:g}"] if args.fov else [])]
     options = ["-c", "real/folder", page, "-o", folder, "-n", NAME, "-v", VERSION, "--set", *overrides]
     command = _announce("2 of 3: network", "train", *options)
-    _settle(page, film, choices(survey, frames))
+    settle(page, film, choices(survey, frames))
     if code := training.run(train.parse(command)):
         return code
 
-    options = [network.path, film, "--save", "side-by-side,video", "--out", folder]
+    options = [network.path, film, "--save", "side-by-side,video", "--out", folder, "--force"]
     command = _announce("3 of 3: film", "predict", *options)
     if os.path.isfile(made) and os.path.getmtime(made) > os.path.getmtime(network.best_path):
         print(f"  {made} shows this network already")
-    elif code := predicting.run(predict.parse([*command, "--force"])):
+    elif code := predicting.run(predict.parse(command)):
         return code
     if args.out and args.out.absolute() != made.absolute():
         files.make_folder(args.out.absolute().parent)
@@ -98,13 +98,12 @@ def choices(survey: Survey, frames: Path) -> Choices:
     size = best_size(survey.size, (512 * 288) if is_fast else (192 * 96))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shift = math.nan if not survey.shifts else sorted(survey.shifts)[len(survey.shifts) // 2] / WIDTH
-    gap = survey.frame_gap
     return {
         "dataset": {
             "path": (json.dumps(str(frames)), "frames in which the camera moves"),
             "frame_gap": (
-                str(gap),
-                f"supports are {gap} before and after: neighbours shift by {shift:.2%} of the width",
+                str(survey.frame_gap),
+                f"from target to support; a frame shifts by {shift:.2%}, 0.8% do well",
             ),
             "size": (f"[{size[0]}, {size[1]}]", f"nearly the shape of {survey.size[0]}x{survey.size[1]}, for {device}"),
         },
@@ -128,12 +127,12 @@ def best_size(size: tuple[int, int], pixels: int) -> tuple[int, int]:
 
     def misfit(found: tuple[int, int]) -> float:
         w, h = found
-        return 2 * abs(math.log(w / h) - wanted) + abs(math.log(w * h / pixels))
+        return 4 * abs(math.log(w / h) - wanted) + abs(math.log(w * h / pixels))
 
     return min(((w, h) for w in sides for h in sides if h <= w), key=misfit)
 
 
-def _settle(page: Path, film: Path, chosen: Choices) -> None:
+def settle(page: Path, film: Path, chosen: Choices) -> None:
     """Write the page of the training unless there is one, and print what it chooses."""
     if os.path.isfile(page):
         print(f"  settings: those of {page}")
