@@ -42,7 +42,6 @@ def test_a_check_that_hangs_or_crashes_costs_no_other(tmp_path: Path, monkeypatc
     results = dict(examine({"software": 0.0, "machine": 60.0, "disks": 60.0}))
     assert results["software"].problems == [Problem("the check gave no answer within 0 s", doctor.REPORT)]
     assert results["machine"].problems == [Problem("the check died of SIGSEGV", doctor.REPORT)]
-    assert "cores" in results["machine"].facts or not results["machine"].facts
     assert not results["disks"].problems
     assert "working directory" in results["disks"].facts
 

@@ -37,7 +37,7 @@ LEAST_SHARED = (
 )
 LEAST_FILES = 1024  # open files: each worker needs some
 MEETING_SECONDS = 60.0
-SHOWN_VARIABLES = ("ACCELERATE_", "CUDA_", "GLOO_", "MASTER_", "MONODEPTH_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_")
+SHOWN_VARIABLES = ("ACCELERATE_", "CUDA_", "GLOO_", "MONODEPTH_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_")
 
 
 def main(names: list[str]) -> None:

@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = [network.path, film, "--save", "side-by-side,video", "--out", folder, "--force"]
     command = _announce("3 of 3: film", "predict", *options)
-    if os.path.isfile(made) and os.path.getmtime(made) > os.path.getmtime(network.best_path):
+    is_made = os.path.isfile(made) and os.path.isfile(network.best_path)
+    if is_made and os.path.getmtime(made) > os.path.getmtime(network.best_path):
         print(f"  {made} shows this network already")
     elif code := predicting.run(predict.parse(command)):
         return code
@@ -97,13 +98,12 @@ def choices(survey: Survey, frames: Path) -> Choices:
     is_fast = device != "cpu"
     size = best_size(survey.size, (512 * 288) if is_fast else (192 * 96))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shift = math.nan if not survey.shifts else sorted(survey.shifts)[len(survey.shifts) // 2] / WIDTH
     return {
         "dataset": {
             "path": (json.dumps(str(frames)), "frames in which the camera moves"),
             "frame_gap": (
                 str(survey.frame_gap),
-                f"from target to support; a frame shifts by {shift:.2%}, 0.8% do well",
+                f"from target to support; one frame shifts by {survey.shift / WIDTH:.2%}, 0.8% do well",
             ),
             "size": (f"[{size[0]}, {size[1]}]", f"nearly the shape of {survey.size[0]}x{survey.size[1]}, for {device}"),
         },
