@@ -28,7 +28,7 @@ COMMANDS = {
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "doctor": "report versions and devices, and try what training needs: for bug reports",
     "schema": "write the JSON schema of the YAML files",
-    "bench": "time a training step or the loop",
+    "bench": "time a training step, the loop or predictions",
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}

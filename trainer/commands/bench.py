@@ -2,6 +2,7 @@
 
     monodepth bench step                      one training step and its parts, batch 4 of 640x192 and 192x64
     monodepth bench step --precision bf16 --threads 2 --size 640 192
+    monodepth bench predict                   `monodepth predict` beside a bare loop of its network
     monodepth bench loop                      the trainer's loop beside a bare PyTorch loop, on the demo
 
 Times are medians of interleaved rounds. `A/A` compares two measurements of the same thing: its distance from 1 is the
@@ -44,6 +45,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=whole(1, 1_000_000), metavar="N", help="per round and side (default trainer.log_every_n_steps)")
     add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
     add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
+    predict = jobs.add_parser(
+        "predict", help="`monodepth predict`, on a folder and a film, beside a bare loop of its network"
+    )
+    add = predict.add_argument
+    add("--model", metavar="MODEL", help="as of `predict` (default: an untrained network of 640x192)")
+    add("--encoder", default="resnet18", metavar="NAME", help="of the untrained network (default resnet18)")
+    add("--pictures", type=whole(1, 8192), nargs=2, default=(640, 360), metavar=("W", "H"), help="default 640 360")
+    add("--frames", type=whole(1, 1_000_000), default=48, metavar="N", help="per round and side (default 48)")
+    add_shared(predict, "--batch-size", default=8)
+    add("--precision", choices=("32", "bf16", "16"), default="32", help="of the network (default 32)")
+    add("--device", default="cpu", help="as torch names it (default cpu)")
+    add("--json", action="store_true", help="print the numbers as JSON")
     for job in jobs.choices.values():
         for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
             job.add_argument(

@@ -139,14 +139,15 @@ def _font(size: int) -> Any:
 @lru_cache(8)
 def _legend(width: int, limits: Limits, scale: Scale) -> Image.Image:
     """Draw the bar from far to near between its depths, and the unit as far as there is room for it."""
-    height = 2 * min(max(width // 60, 9), 24)
+    height = 2 * min(max(width // 80, 9), 24)
     font, gap = _font(round(0.55 * height)), height // 3
     strip = Image.new("RGB", (width, height), (16, 16, 16))
     draw, middle = ImageDraw.Draw(strip), height // 2
     unit = " m" if scale.unit == "m" else ""
     far, half, near = (_number(depth) for depth in (limits.low, (limits.low + limits.high) / 2, limits.high))
     caption = f"depth in metres ({scale.origin})" if unit else f"relative depth, no unit ({scale.origin})"
-    captions = (caption, caption.partition(" (")[0], "metres" if unit else "relative", "")
+    brief = f"{caption.partition(':')[0]})" if ":" in caption else caption  # without the numbers of the origin
+    captions = (caption, brief, caption.partition(" (")[0], "metres" if unit else "relative", "")
     far, near = f"{far}{unit}", f"{near}{unit}"
     ends = font.getlength(far) + font.getlength(near) + 4 * gap
     bar = max(min(width // 4, 300), 40)

@@ -15,7 +15,9 @@ from trainer.runtime.files import replacing
 from trainer.runtime.optional import require
 
 TICKS = 60000  # per second: whole for 24, 25, 30, 50, 60 frames per second and for 30000/1001; MPEG-4 allows no more
-X264 = {"crf": "20", "preset": "veryfast"}  # near what the eye tells apart; fast, since a network waits for the cores
+# Near what the eye tells apart; fast, since a network waits for the cores; without B-frames, whose order in the file
+# spoils the length of films whose rate varies.
+X264 = {"crf": "20", "preset": "veryfast", "bf": "0"}
 
 
 class FilmWriter(AbstractContextManager["FilmWriter"]):
@@ -36,6 +38,7 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
         self._stack = ExitStack()
         self._duration: dict[int, int] = {}  # of each frame, by its time, in ticks
         self._waiting: tuple[int, Any] | None = None
+        self._last: float | None = None  # duration of the waiting frame
 
     def __enter__(self) -> FilmWriter:
         staged = self._stack.enter_context(replacing(self.path))
@@ -53,8 +56,11 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
         self._stream = stream
         return self
 
-    def write(self, picture: Image.Image, time: float) -> None:
-        """Add a frame that is shown from `time`, in seconds; not before the one that was added last."""
+    def write(self, picture: Image.Image, time: float, duration: float | None = None) -> None:
+        """Add a frame that is shown from `time` on, in seconds, later than the one before.
+
+        duration: how long it is shown if it is the last, in seconds; None = as `fps` says.
+        """
         if picture.size != self._size:
             picture = ImageOps.pad(picture, self._size)
         even = (self._stream.width, self._stream.height)
@@ -65,7 +71,7 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
         if self._waiting is not None:
             tick = max(tick, self._waiting[0] + 1)
             self._encode(tick - self._waiting[0])
-        self._waiting = tick, frame
+        self._waiting, self._last = (tick, frame), duration
 
     def _encode(self, duration: int) -> None:
         if self._waiting is None:
@@ -86,7 +92,7 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None:
             try:
-                self._encode(round(TICKS / self._rate))
+                self._encode(round(TICKS * self._last) if self._last else round(TICKS / self._rate))
                 self._mux(self._stream.encode(None))
                 self._container.close()
             except self._av.FFmpegError as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder, replacing
 
 KITTI_STEPS = 256  # per metre, of depth in 16 bits; KITTI's development kit
-PNG_EFFORT = 1  # of zlib: a third of the time of the default, a quarter more bytes
+PNG_EFFORT = {"compress_level": 1, "compress_type": zlib.Z_RLE}  # a quarter of the time of the default for colours
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def side_by_side(result: DepthMap, look: Look) -> Image.Image:
 
 def _picture(result: DepthMap) -> Image.Image:
     if result.picture is None:
-        raise ValueError("the depth map holds no picture to draw")
+        raise UserError("the depth map holds no picture to draw, or to colour points with")
     return result.picture
 
 
@@ -59,7 +60,7 @@ def _png(picture: Image.Image, texts: dict[str, str], path: Path) -> None:
     info = PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text) if not text.isascii() else info.add_text(key, text)
-    picture.save(path, "PNG", pnginfo=info, compress_level=PNG_EFFORT)
+    picture.save(path, "PNG", pnginfo=info, **PNG_EFFORT)
 
 
 def save_gray16(result: DepthMap, look: Look, path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -51,6 +53,7 @@ def predict_all(
     source: Source,
     outputs: Outputs,
     colours: ColourRange,
+    known: Mapping[str, Tensor] | None = None,
     *,
     on_frame: Callable[[], None] = lambda: None,
     is_stopped: Callable[[], bool] = lambda: False,
@@ -59,15 +62,14 @@ def predict_all(
 
     Args:
         colours: where its limits are not fixed, they are taken from the first batch.
+        known: what `look_first` returned.
         on_frame: called after each frame. is_stopped: asked before each; what is under way is finished then.
 
     Raises what writing raises, and UserError when the source ends early.
     """
     outcome, start = Outcome(), time.perf_counter()
     budget, workers = Budget(IN_FLIGHT), _workers()
-
-    def read(item: Item) -> Frame:
-        return _read(predictor, item, outputs.needs_picture)
+    read = partial(_read, predictor, keep=outputs.needs_picture)
 
     def frames() -> Generator[Frame, None, None]:
         items = takewhile(lambda _: not is_stopped(), outputs.missing(source.items()))
@@ -79,39 +81,39 @@ def predict_all(
     with ExitStack() as stack:
         stack.callback(budget.open)
         reading = stack.enter_context(Ahead(frames(), 2 * predictor.batch_size, is_stopped))
-        predicted = stack.enter_context(Ahead(_predicted(predictor, reading, colours), predictor.batch_size))
+        predicted = stack.enter_context(
+            Ahead(_predicted(predictor, reading, colours, known or {}), predictor.batch_size)
+        )
         stack.enter_context(outputs)
-        for frame, pictures in stack.enter_context(
-            closing(in_threads(_drawn_by(predictor, outputs), predicted, workers))
-        ):
+        drawn = in_threads(partial(_draw, predictor, outputs, budget), predicted, workers)
+        for frame, pictures in stack.enter_context(closing(drawn)):
             if frame.problem:
                 outcome.problems.append(frame.problem)
             else:
-                outputs.add(pictures, frame.item.time)
+                outputs.add(pictures, frame.item)
                 outcome.frames += 1
-            budget.give(_pixels(frame))
             on_frame()
     outcome.seconds = time.perf_counter() - start
     return outcome
 
 
-def look_first(predictor: DepthPredictor, source: Source, colours: ColourRange) -> int:
+def look_first(predictor: DepthPredictor, source: Source, colours: ColourRange) -> dict[str, Tensor]:
     """Fix the colours by frames spread over a source, unless they are known or its first batch is all of it.
 
-    Returns how many frames were looked at.
+    Returns the disparities (1 h w) of these frames by the name of their items, so that none is predicted twice.
     """
     least, most, share = SAMPLED
+    known: dict[str, Tensor] = {}
     if colours.is_known or source.is_stream or (source.total or 0) <= predictor.batch_size:
-        return 0
-    count, batch = 0, predictor.batch_size
+        return known
     samples = source.samples(min(max((source.total or 0) // share, least), most))
-    with closing(in_threads(lambda item: _read(predictor, item, False), samples, _workers())) as frames:
-        for group in _batches((frame for frame in frames if not frame.problem), batch):
-            disparity = predictor.disparities(torch.stack([frame.input for frame in group if frame.input is not None]))
-            colours.see(disparity.cpu().numpy())
-            count += len(group)
+    with closing(in_threads(partial(_read, predictor, keep=False), samples, _workers())) as frames:
+        for group in _batches((frame for frame in frames if not frame.problem), predictor.batch_size):
+            disparities = _disparities(predictor, group)
+            colours.see(disparities.numpy())
+            known |= {frame.item.name: disparity for frame, disparity in zip(group, disparities, strict=True)}
     colours.fix()
-    return count
+    return known
 
 
 def _workers() -> int:
@@ -120,7 +122,7 @@ def _workers() -> int:
     return max(1, min(cores, 8))
 
 
-def _read(predictor: DepthPredictor, item: Item, keep: bool) -> Frame:
+def _read(predictor: DepthPredictor, item: Item, *, keep: bool) -> Frame:
     try:
         picture = item.load()
     except DataError as error:
@@ -145,27 +147,33 @@ def _batches(frames: Iterable[Frame], most: int) -> Iterator[list[Frame]]:
 
 
 def _predicted(
-    predictor: DepthPredictor, frames: Iterable[Frame], colours: ColourRange
+    predictor: DepthPredictor, frames: Iterable[Frame], colours: ColourRange, known: Mapping[str, Tensor]
 ) -> Generator[Frame, None, None]:
     for group in _batches(frames, predictor.batch_size):
         whole = [frame for frame in group if frame.input is not None]
+        fresh = [frame for frame in whole if frame.item.name not in known]
+        found = dict(known)
+        if fresh:
+            found |= {
+                f.item.name: disparity for f, disparity in zip(fresh, _disparities(predictor, fresh), strict=True)
+            }
         if whole:
-            disparities = predictor.disparities(torch.stack([f.input for f in whole if f.input is not None])).cpu()
-            limits = colours.limits(disparities.numpy())
-            for frame, disparity in zip(whole, disparities, strict=True):
-                frame.input, frame.disparity, frame.limits = None, disparity, limits
+            limits = colours.limits(np.stack([found[frame.item.name].numpy() for frame in whole]))
+            for frame in whole:
+                frame.input, frame.disparity, frame.limits = None, found[frame.item.name], limits
         yield from group
 
 
-def _drawn_by(predictor: DepthPredictor, outputs: Outputs) -> Callable[[Frame], tuple[Frame, list[Image.Image]]]:
-    """Make the function that writes the files of a frame and returns its pictures for films."""
+def _disparities(predictor: DepthPredictor, frames: Iterable[Frame]) -> Tensor:
+    return predictor.disparities(torch.stack([frame.input for frame in frames if frame.input is not None])).cpu()
 
-    def drawn(frame: Frame) -> tuple[Frame, list[Image.Image]]:
-        if frame.disparity is None or frame.limits is None:
-            return frame, []
-        result = predictor.restore(frame.disparity, frame.size, frame.picture)
-        pictures = outputs.draw(frame.item.name, result, frame.limits)
-        frame.disparity = frame.picture = None
-        return frame, pictures
 
-    return drawn
+def _draw(predictor: DepthPredictor, outputs: Outputs, budget: Budget, frame: Frame) -> tuple[Frame, list[Image.Image]]:
+    """Write the files of a frame; return its pictures for films."""
+    if frame.disparity is None or frame.limits is None:
+        return frame, []
+    result = predictor.restore(frame.disparity, frame.size, frame.picture)
+    pictures = outputs.draw(frame.item.name, result, frame.limits)
+    frame.disparity = frame.picture = None
+    budget.give(_pixels(frame))
+    return frame, pictures

@@ -21,7 +21,7 @@ from trainer.predict.camera import Camera, camera_of
 from trainer.predict.depthmap import DepthMap
 from trainer.predict.network import DepthNetwork
 from trainer.predict.scale import Scale, scale_of
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import sha256
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
@@ -97,7 +97,10 @@ class DepthPredictor:
                 network(torch.zeros(1, 3, size[1], size[0]))
             except ValueError as error:
                 raise UserError(f"size {list(size)}: {error}") from error
-        network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (RuntimeError, AssertionError) as error:  # what torch raises for names and devices that are not there
+            raise exhausted(error) or UserError(f"device {device}: {str(error).splitlines()[0]}") from error
         if compile:
             network.compile()
         model = sha256(find_checkpoint(path))

@@ -59,9 +59,9 @@ def scale_of(supp_idxs: Sequence[int], given: float | str | Path | None = None) 
     if given is None:
         return STEREO if 0 in supp_idxs else RELATIVE
     try:
-        factor = float(given)  # type: ignore[arg-type]
+        factor = float(str(given))
     except ValueError:
-        return _measured(Path(given))  # type: ignore[arg-type]
+        return _measured(Path(str(given)))
     if not (math.isfinite(factor) and factor > 0):
         raise UserError(f"scale: must be metres per unit of the network, a positive number, got {given}")
     return Scale(factor, "m", f"calibrated: x {factor:.6g}, given by the user")

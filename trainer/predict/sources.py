@@ -35,6 +35,7 @@ class Item:
     name: str  # of its outputs, without suffix; may hold folders
     load: Callable[[], Image.Image]
     time: float  # seconds since the first
+    duration: float | None = None  # seconds that it is shown, where that is known
 
 
 class Source(ABC):
@@ -67,6 +68,10 @@ class Source(ABC):
     def inputs(self) -> list[Path]:
         """Files that are read."""
         return []
+
+    def _name(self, number: int) -> str:
+        """Name a frame by its number."""
+        return f"{self.label}_{number:0{DIGITS}d}"
 
 
 class Pictures(Source):
@@ -112,14 +117,15 @@ class FilmFile(Source):
                     first = frame.time or 0.0
                 if number % self.every:
                     continue
-                name = f"{self.label}_{number:0{DIGITS}d}"
+                name = self._name(number)
                 if frame is None:
                     yield Item(name, partial(_lost, f"{film.name}: frame {number} cannot be decoded"), latest)
                     continue
                 counted = number / (self.fps * self.every)
                 known = frame.time is not None and self._given_fps is None
                 latest = max(frame.time - (first or 0.0) if known else counted, latest + 1e-4)
-                yield Item(name, partial(_picture, frame), latest)
+                lasts = frame.duration * frame.time_base * self.every if known and frame.duration else None
+                yield Item(name, partial(_picture, frame), latest, lasts and float(lasts))
         if number < 0:
             raise UserError(f"{film.name}: holds no frame")
 
@@ -130,12 +136,17 @@ class FilmFile(Source):
         with Film(self._path) as film:
             if len(places) < 2 or (places[1] - places[0]) * self.every <= NEAR:
                 wanted = {place * self.every for place in places}
-                frames: Iterator[Any] = (frame for i, frame in enumerate(film) if i in wanted)
-            else:
-                frames = film.at(place * self.every / film.fps for place in places)
-            for frame in frames:
+                frames: Iterator[tuple[str, Any]] = (
+                    (self._name(i), frame) for i, frame in enumerate(film) if i in wanted
+                )
+            else:  # the numbers of key frames are not known
+                frames = (
+                    (f"{i}", frame)
+                    for i, frame in enumerate(film.at(place * self.every / film.fps for place in places))
+                )
+            for name, frame in frames:
                 if frame is not None:
-                    yield Item("", partial(_picture, frame), 0.0)
+                    yield Item(name, partial(_picture, frame), 0.0)
 
     @property
     def inputs(self) -> list[Path]:
@@ -165,7 +176,7 @@ class Camera(Source):
                 raise UserError(f"camera {self._number} gives no more frames")
             if number % self.every == 0:
                 rgb = bgr[..., ::-1].copy()
-                yield Item(f"{self.label}_{number:0{DIGITS}d}", partial(Image.fromarray, rgb), now - start)
+                yield Item(self._name(number), partial(Image.fromarray, rgb), now - start)
         self._capture.release()
 
 

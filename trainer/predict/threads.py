@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import Empty, Full, Queue
-from typing import Any, Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 WAKE = 0.1  # seconds between two looks at whether to stop
 A = TypeVar("A")
@@ -51,6 +52,18 @@ class Budget:
         self.give(1 << 62)
 
 
+class _End(Exception):
+    """Nothing more comes."""
+
+
+def _same(item: A) -> A:
+    return item
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
 class Ahead(Generic[A]):
     """Iterate in a thread, at most `count` items ahead of the one who takes them. Leaving the block ends the thread.
 
@@ -59,7 +72,7 @@ class Ahead(Generic[A]):
 
     def __init__(self, items: Generator[A, None, None], count: int, is_stopped: Callable[[], bool] = lambda: False):
         self._items, self._is_stopped = items, is_stopped
-        self._queue: Queue[tuple[str, Any]] = Queue(count)
+        self._queue: Queue[Callable[[], A]] = Queue(count)
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._fill, daemon=True)
 
@@ -74,33 +87,33 @@ class Ahead(Generic[A]):
         quiet = 0.0
         while True:
             try:
-                kind, value = self._queue.get(timeout=WAKE)
+                result = self._queue.get(timeout=WAKE)
             except Empty:
                 quiet += WAKE
                 if self._left.is_set() or (quiet > 5 * WAKE and self._is_stopped()):
                     return
                 continue
             quiet = 0.0
-            if kind == "end":
+            try:
+                item = result()
+            except _End:
                 return
-            if kind == "error":
-                raise value
-            yield value
+            yield item
 
     def _fill(self) -> None:
         try:
             for item in self._items:
-                if not self._put("item", item):
+                if not self._put(partial(_same, item)):
                     return
-            self._put("end", None)
+            self._put(partial(_raise, _End()))
         except BaseException as error:
-            self._put("error", error)
+            self._put(partial(_raise, error))
         finally:
             self._items.close()
 
-    def _put(self, kind: str, value: Any) -> bool:
+    def _put(self, result: Callable[[], A]) -> bool:
         while not self._left.is_set():
             with suppress(Full):
-                self._queue.put((kind, value), timeout=WAKE)
+                self._queue.put(result, timeout=WAKE)
                 return True
         return False

@@ -80,13 +80,13 @@ class Outputs(AbstractContextManager["Outputs"]):
             self._texts = {"quantity": "disparity", **ends(limits), **result.texts}
         return [PAINTERS[kind](result, look) for kind in self._films]
 
-    def add(self, pictures: Sequence[Image.Image], time: float) -> None:
+    def add(self, pictures: Sequence[Image.Image], item: Item) -> None:
         """Add the pictures of the next frame to the films."""
         for (kind, path), picture in zip(self._films.items(), pictures, strict=True):
             if kind not in self._writers:
                 writer = FilmWriter(path, picture.size, self._source.fps, self._texts)
                 self._writers[kind] = self._stack.enter_context(writer)
-            self._writers[kind].write(picture, time)
+            self._writers[kind].write(picture, item.time, item.duration)
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._stack.__exit__(*error)

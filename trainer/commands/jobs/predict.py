@@ -8,13 +8,18 @@ import warnings
 
 from PIL import Image
 
-from trainer.predict import DepthPredictor
-from trainer.predict.camera import given_camera
-from trainer.predict.colours import ColourRange
-from trainer.predict.outputs import kinds_of
-from trainer.predict.pipeline import Outcome, look_first, predict_all
-from trainer.predict.sources import Source, open_source
-from trainer.predict.writing import Outputs
+from trainer.predict import (
+    ColourRange,
+    DepthPredictor,
+    Outcome,
+    Outputs,
+    Source,
+    given_camera,
+    kinds_of,
+    look_first,
+    open_source,
+    predict_all,
+)
 from trainer.runtime.errors import first_lines
 from trainer.runtime.signals import StopSignals
 from trainer.tracking.progress import counting
@@ -57,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
 def _predict(
     predictor: DepthPredictor, source: Source, outputs: Outputs, colours: ColourRange, stop: StopSignals
 ) -> Outcome:
-    if outputs.shows_colours and (seen := look_first(predictor, source, colours)):
-        print(f"colours: one range, of {seen} frames spread over all")
+    known = look_first(predictor, source, colours) if outputs.shows_colours else {}
+    if known:
+        print(f"colours: one range, of {len(known)} frames spread over all")
     with counting("predict", source.total, unit="frame") as count:
         return predict_all(
-            predictor, source, outputs, colours, on_frame=count, is_stopped=lambda: stop.received is not None
+            predictor, source, outputs, colours, known, on_frame=count, is_stopped=lambda: stop.received is not None
         )
 
 
