@@ -90,8 +90,11 @@ def test_the_size_has_the_shape_of_the_film() -> None:
 GOOD = {"fps": 25.0, "size": (640, 480), "read": 300, "shifts": [2.0], "parallaxes": [1.0], "clips": [300]}
 BAD = {
     "only turning": ({"parallaxes": [0.05]}, "no parallax: the camera turns or zooms but hardly moves"),
-    "standing": ({"clips": [20], "standing": 280}, "20 of 300 frames are left to learn from, and 60 are the least: of"),
-    "short": ({"clips": [30], "read": 30}, "30 of 30 frames are left to learn from, and 60 are the least: it is too"),
+    "standing": (
+        {"clips": [20], "standing": 280},
+        "20 of 300 frames are left to learn from, and at least 60 are needed: in",
+    ),
+    "short": ({"clips": [30], "read": 30}, "30 of 30 frames are left to learn from, and at least 60 are needed: the"),
     "nothing": ({"clips": [], "shifts": [], "parallaxes": [], "standing": 299}, "0 of 300 frames are left"),
     "upright": ({"size": (480, 640)}, "480x640 is higher than wide, and networks take landscape pictures. Cut it: ff"),
 }
@@ -112,6 +115,11 @@ def test_what_is_no_film_is_refused_before_anything_is_made(tmp_path: Path) -> N
     for path, words in ((broken, "is not a video"), (tmp_path / "none.mp4", "does not exist")):
         refused(call("launch/depth_movie.py", path, "--folder", folder), words)
     assert not folder.exists() or not list(folder.rglob("*.jpg"))
+    other = tmp_path / "other.mp4"
+    other.write_bytes(b"of somebody")
+    refused(call("launch/depth_movie.py", broken, "--folder", folder, "-o", other), "is not a film of this command")
+    assert other.read_bytes() == b"of somebody"
+    refused(call("launch/depth_movie.py", broken, "--folder", folder, "-o", broken), "is not a film of this command")
     wrong = call("launch/depth_movie.py", broken, "-o", "out.gif")
     assert (wrong.returncode, "must end with .mp4" in wrong.stderr) == (2, True)
     assert "above 0" in call("launch/depth_movie.py", broken, "--minutes", "0").stderr

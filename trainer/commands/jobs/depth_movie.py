@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     made = folder / f"{film.stem}_side-by-side.mp4"
     page = folder / "film.yaml"
 
+    _check_out(args.out, film, made)
+
     frames = folder / "frames"
     _announce("1 of 3: frames", "prepare", "video", film, "--out", frames)
     survey = prepare_video.surveyed(film, frames)
@@ -66,12 +68,20 @@ def run(args: argparse.Namespace) -> int:
     elif code := predicting.run(predict.parse(command)):
         return code
     if args.out and args.out.absolute() != made.absolute():
-        files.make_folder(args.out.absolute().parent)
         with files.replacing(args.out) as staged:
             shutil.copyfile(made, staged)
     print(f"\n{args.out or made}: the film, and beside it disparity: red is near")
     print("better with more time: the same command with more --minutes goes on; so does the `train` above")
     return 0
+
+
+def _check_out(out: Path | None, film: Path, made: Path) -> None:
+    """Raise UserError unless the film `out` can be written without loss. `made` is that of an earlier start."""
+    if out is None:
+        return
+    files.make_folder(out.absolute().parent)
+    if os.path.exists(out) and (out.resolve() == film.resolve() or not os.path.exists(made)):
+        raise UserError(f"{out} exists and is not a film of this command. Remove it, or name another with -o")
 
 
 def check(film: Path, survey: Survey) -> None:
@@ -80,10 +90,11 @@ def check(film: Path, survey: Survey) -> None:
     if survey.kept and not survey.has_parallax:
         raise UserError(f"{film}: {NO_PARALLAX}. Film while you walk or drive")
     if survey.kept < FEWEST_FRAMES:
-        reason = "of the rest the camera stands" if survey.standing > survey.kept else "it is too short"
+        stands = survey.standing > survey.kept
+        reason = "in the others the camera stands" if stands else "the film or its scenes are too short"
         raise UserError(
-            f"{film}: {survey.kept} of {survey.read} frames are left to learn from, and {FEWEST_FRAMES} are the least:"
-            f" {reason}. Film for ten seconds or longer, and keep moving"
+            f"{film}: {survey.kept} of {survey.read} frames are left to learn from, and at least {FEWEST_FRAMES} are"
+            f" needed: {reason}. Film for ten seconds or longer, and keep moving"
         )
     if height > width:
         raise UserError(
