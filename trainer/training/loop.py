@@ -101,11 +101,11 @@ class Loop:
         self.averages.begin_epoch(self.parts.optimizer, epoch)
         self.model.train()
         yield from self.recorder.timed(self.groups())
-        if self.at_end_of_epoch():
-            self.averages.end_epoch(epoch)
-        else:
+        if self.budget.is_spent and not self.at_end_of_epoch():
             where = f"after step {self.state.position.step}, in epoch {epoch + 1}"
             self.recorder.progress.message(f"{self.budget.reason} {where}: validating there")
+        else:
+            self.averages.end_epoch(epoch)
 
     def groups(self) -> Iterator[list[Any]]:
         """Read the rest of the epoch in groups of micro-batches, one group per optimizer step."""
