@@ -180,6 +180,35 @@ def test_what_is_no_source_is_refused(words, told, tmp_path, film, monkeypatch):
         open_source(words)
 
 
+def test_a_film_has_a_rate_of_its_own(film):
+    with pytest.raises(UserError, match="--fps is for stdin"):
+        open_source([str(film)], fps=5)
+
+
+def test_a_camera_that_is_pulled_out_ends_the_stream(monkeypatch):
+    cv2 = pytest.importorskip("cv2", reason="reads cameras: the extra `hints`")
+
+    class Capture:
+        frames = 3
+
+        def __init__(self, number):
+            self.isOpened = lambda: True
+            self.get = lambda key: 0
+            self.release = lambda: None
+
+        def read(self):
+            self.frames -= 1
+            return self.frames >= 0, np.full((4, 6, 3), (255, 0, 0), np.uint8)  # blue first
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    *good, last = open_source(["97"]).items()
+    assert [item.name for item in good] == [f"camera97_000000{i}" for i in range(3)]
+    assert good[0].load().getpixel((0, 0)) == (0, 0, 255)
+    assert [item.time for item in good] == sorted(item.time for item in good)
+    with pytest.raises(UserError, match="gives no frames any more"):
+        last.load()
+
+
 def test_an_absent_camera_is_refused():
     pytest.importorskip("cv2", reason="reads cameras: the extra `hints`")
     with pytest.raises(UserError, match="camera 97 cannot be opened"):

@@ -49,8 +49,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "predict", help="`monodepth predict`, on a folder and a film, beside a bare loop of its network"
     )
     add = predict.add_argument
-    add("--model", metavar="MODEL", help="as of `predict` (default: an untrained network of 640x192)")
+    add("--model", metavar="MODEL", help="as of `predict` (default: an untrained network)")
     add("--encoder", default="resnet18", metavar="NAME", help="of the untrained network (default resnet18)")
+    add("--size", type=whole(1, 8192), nargs=2, default=(640, 192), metavar=("W", "H"), help="its (default 640 192)")
     add("--pictures", type=whole(1, 8192), nargs=2, default=(640, 360), metavar=("W", "H"), help="default 640 360")
     add("--frames", type=whole(1, 1_000_000), default=48, metavar="N", help="per round and side (default 48)")
     add_shared(predict, "--batch-size", default=8)

@@ -101,11 +101,10 @@ def coloured(disparity: NDArray[np.float32], limits: Limits) -> Image.Image:
     """Colour a disparity (H W) with the turbo map, red = near; magenta where it is not finite."""
     levels = (disparity - limits.low) * ((LEVELS - 1) / (limits.high - limits.low)) + 0.5
     broken = ~np.isfinite(levels)
-    if broken.any():
-        levels[broken] = 0
+    is_whole = not broken.any()
+    levels = levels if is_whole else np.where(broken, 0, levels)
     indices = np.clip(levels, 0, LEVELS - 1, out=levels).astype(np.uint8)
-    indices[broken] = LEVELS
-    picture = Image.fromarray(indices)
+    picture = Image.fromarray(indices if is_whole else np.where(broken, np.uint8(LEVELS), indices))
     picture.putpalette(_palette())
     return picture.convert("RGB")
 

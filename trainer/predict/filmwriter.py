@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,22 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
         self._av = require("av", "video", f"Writing the film {path}")
         self.path, self._size, self._texts = path, size, texts
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._stack = ExitStack()
         self._duration: dict[int, int] = {}  # of each frame, by its time, in ticks
         self._waiting: tuple[int, Any] | None = None
         self._last: float | None = None  # duration of the waiting frame
 
     def __enter__(self) -> FilmWriter:
-        staged = self._stack.enter_context(replacing(self.path))
-        self._container = self._av.open(str(staged), "w", format="mp4")
+        with ExitStack() as stack:
+            staged = stack.enter_context(replacing(self.path))
+            try:
+                self._open(staged)
+            except self._av.FFmpegError as error:
+                raise _refused(error) from error
+            self._stack = stack.pop_all()
+        return self
+
+    def _open(self, path: Path) -> None:
+        self._container = self._av.open(str(path), "w", format="mp4")
         codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
         stream = self._container.add_stream(codec, rate=self._rate)
         stream.width, stream.height = (-(-side // 2) * 2 for side in self._size)
@@ -54,7 +62,6 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
             stream.bit_rate = max(stream.width * stream.height * 4, 200_000)
         self._container.metadata["comment"] = "; ".join(f"{key}: {text}" for key, text in self._texts.items())
         self._stream = stream
-        return self
 
     def write(self, picture: Image.Image, time: float, duration: float | None = None) -> None:
         """Add a frame that is shown from `time` on, in seconds, later than the one before.
@@ -79,27 +86,31 @@ class FilmWriter(AbstractContextManager["FilmWriter"]):
         tick, frame = self._waiting
         frame.pts, frame.time_base, frame.duration = tick, Fraction(1, TICKS), duration
         self._duration[tick] = duration
-        self._mux(self._stream.encode(frame))
+        self._mux(frame)
 
-    def _mux(self, packets: Any) -> None:
-        for packet in packets:
-            packet.duration = self._duration.pop(packet.pts, packet.duration)  # x264 does not hand it on
-            try:
+    def _mux(self, frame: Any) -> None:
+        """Encode a frame, None = the end, and write what comes out."""
+        try:
+            for packet in self._stream.encode(frame):
+                packet.duration = self._duration.pop(packet.pts, packet.duration)  # x264 does not hand it on
                 self._container.mux(packet)
-            except self._av.FFmpegError as error:
-                raise _refused(error) from error
+        except self._av.FFmpegError as error:
+            raise _refused(error) from error
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None:
             try:
                 self._encode(round(TICKS * self._last) if self._last else round(TICKS / self._rate))
-                self._mux(self._stream.encode(None))
+                self._mux(None)
                 self._container.close()
             except self._av.FFmpegError as problem:
                 refused = _refused(problem)
                 return self._stack.__exit__(type(refused), refused, None)
             except OSError as problem:
                 return self._stack.__exit__(type(problem), problem, None)
+        else:
+            with suppress(self._av.FFmpegError):
+                self._container.close()
         return self._stack.__exit__(*error)
 
 

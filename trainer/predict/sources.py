@@ -26,6 +26,7 @@ from trainer.runtime.optional import require
 SUFFIXES = (*PICTURES, ".tif", ".tiff")
 NEAR = 250  # frames: looked-at frames of a film that are nearer are decoded on the way, else jumped to
 DIGITS = 7  # of frame numbers
+_PIPED = "Send JPEG or PNG frames: ffmpeg -i VIDEO -f image2pipe -c:v mjpeg -q:v 2 - | monodepth predict MODEL -"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class FilmFile(Source):
         self.is_stream = str(path) == "-"
         self._path = Path("pipe:0") if self.is_stream else path
         self._given_fps = fps if self.is_stream else None
-        self._film = Film(self._path, "frames on stdin" if self.is_stream else "")
+        self._film = Film(self._path, "stdin", _PIPED) if self.is_stream else Film(self._path)
         label = "stdin" if self.is_stream else path.stem
         super().__init__(label, self._film.announced or None, self._given_fps or self._film.fps or 25, every, limit)
 
@@ -172,11 +173,13 @@ class Camera(Source):
             is_there, bgr = self._capture.read()
             now = time.monotonic()
             start = now if start is None else start
+            name = self._name(number)
             if not is_there:
-                raise UserError(f"camera {self._number} gives no more frames")
+                yield Item(name, partial(_lost, f"camera {self._number} gives no frames any more"), now - start)
+                break
             if number % self.every == 0:
                 rgb = bgr[..., ::-1].copy()
-                yield Item(self._name(number), partial(Image.fromarray, rgb), now - start)
+                yield Item(name, partial(Image.fromarray, rgb), now - start)
         self._capture.release()
 
 
@@ -195,8 +198,15 @@ def open_source(
         fps: frames per second of pictures and of stdin (None = 25).
         every: take every n-th frame. limit: take so many at most.
 
-    Raises UserError for what is none of these.
+    Raises UserError for what is none of these, and for `fps` of a film or camera, which have their own.
     """
+    source = _open(words, apart, fps, every, limit)
+    if fps and (isinstance(source, Camera) or (isinstance(source, FilmFile) and not source.is_stream)):
+        raise UserError(f"--fps is for stdin and for films of pictures: {words[0]} has a rate of its own")
+    return source
+
+
+def _open(words: Sequence[str], apart: Path | None, fps: float | None, every: int, limit: int | None) -> Source:
     if len(words) == 1:
         word, path = words[0], Path(words[0]).expanduser()
         if word == "-":

@@ -56,7 +56,10 @@ class Outputs(AbstractContextManager["Outputs"]):
         self._limits: Limits | None = None
         self._texts: dict[str, str] = {}
         self._check(force)
-        make_folder(folder)
+
+    def __enter__(self) -> Outputs:
+        make_folder(self._folder)
+        return self
 
     @property
     def films(self) -> list[Path]:

@@ -34,7 +34,6 @@ from trainer.predict.network import DepthNetwork
 from trainer.predict.scale import RELATIVE
 from trainer.tracking.viz import to_uint8
 
-SIZE = (640, 192)  # of an untrained network: KITTI as published
 JOBS = {"folder": "color", "film": "video"}  # source -> kind of output
 
 
@@ -59,7 +58,7 @@ def load(args: argparse.Namespace) -> DepthPredictor:
         return DepthPredictor.load(args.model, device=args.device, precision=args.precision, batch_size=args.batch_size)
     depth = models_zoo.create("depth", enc_name=args.encoder, pretrained=False, out_scales=[0])
     network = DepthNetwork(depth).eval().to(args.device)
-    return DepthPredictor(network, SIZE, RELATIVE, args.precision, args.batch_size)
+    return DepthPredictor(network, (args.size[0], args.size[1]), RELATIVE, args.precision, args.batch_size)
 
 
 def make_sources(folder: Path, size: tuple[int, int], frames: int) -> dict[str, Path]:

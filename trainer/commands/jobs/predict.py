@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ from trainer.predict import (
     open_source,
     predict_all,
 )
-from trainer.runtime.errors import first_lines
+from trainer.runtime.errors import UserError, first_lines
 from trainer.runtime.signals import StopSignals
 from trainer.tracking.progress import counting
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source, apart=args.out, fps=args.fps, **rest)
     kinds = kinds_of(args.save, "video" if source.is_film else "color")
     outputs = Outputs(args.out, source, kinds, legend=not args.no_legend, force=args.force, skip=args.skip_existing)
+    _refuse_idle_options(args, kinds, outputs)
     predictor = DepthPredictor.load(
         args.model,
         hparams=args.hparams,
@@ -57,6 +59,14 @@ def run(args: argparse.Namespace) -> int:
     if stop.received is not None:
         return 128 + stop.received
     return int(bool(outcome.problems))
+
+
+def _refuse_idle_options(args: argparse.Namespace, kinds: Sequence[str], outputs: Outputs) -> None:
+    """Raise UserError for options that nothing among the outputs would use."""
+    if "ply" not in kinds and (args.fov or args.K):
+        raise UserError("--fov and --K are for points, which are not written. Add ply to --save, or leave them out")
+    if not outputs.shows_colours and (args.min or args.max or args.no_legend):
+        raise UserError("--min, --max and --no-legend are for colours, which are not written. Leave them out")
 
 
 def _predict(

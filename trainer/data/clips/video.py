@@ -85,21 +85,23 @@ class Film(AbstractContextManager["Film"]):
     PyAV and not OpenCV: the pixels are the same, but OpenCV stops at the first frame that it cannot decode and returns
     uninitialised memory for interlaced films.
 
+    name, fix: for messages: what is read, and what to do when it is no video.
+
     Raises UserError when FFmpeg cannot open the file.
     """
 
-    def __init__(self, path: Path, name: str = ""):
+    def __init__(self, path: Path, name: str = "", fix: str = _CONVERT):
         self.name = name or str(path)  # in messages
         self._av = require("av", "video", f"Reading {name or f'the video {path}'}")
         try:
             self._container = self._av.open(str(path))
         except self._av.FFmpegError as error:
             why = error.strerror
-            raise UserError(f"{self.name} is not a video that FFmpeg can decode ({why}). {_CONVERT}") from error
+            raise UserError(f"{self.name} is not a video that FFmpeg can decode ({why}). {fix}") from error
         stream = self._container.streams.best("video")
         if stream is None:
             self._container.close()
-            raise UserError(f"{self.name} has no video in it. {_CONVERT}")
+            raise UserError(f"{self.name} has no video in it. {fix}")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = _THREADS
         self._stream = stream
