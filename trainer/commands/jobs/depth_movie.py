@@ -36,7 +36,10 @@ Choices = Mapping[str, Mapping[str, tuple[str, str]]]  # section -> key -> (YAML
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is left of the three stages; return the exit code of the first that does not end well."""
+    """Do what is left of the three stages; return the exit code of the first that does not end well.
+
+    1 with a film: some of its frames could not be read.
+    """
     film: Path = args.film
     require("av", "video", "Decoding a film")
     require("cv2", "hints", "Looking through a film")
@@ -65,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
     is_made = os.path.isfile(made) and os.path.isfile(network.best_path)
     if is_made and os.path.getmtime(made) > os.path.getmtime(network.best_path):
         print(f"  {made} shows this network already")
-    elif code := predicting.run(predict.parse(command)):
+    elif (code := predicting.run(predict.parse(command))) > 1:  # 1: all but some broken frames
         return code
     if args.out and args.out.absolute() != made.absolute():
         with files.replacing(args.out) as staged:
             shutil.copyfile(made, staged)
     print(f"\n{args.out or made}: the film, and beside it disparity: red is near")
     print("better with more time: the same command with more --minutes goes on; so does the `train` above")
-    return 0
+    return code
 
 
 def _check_out(out: Path | None, film: Path, made: Path) -> None:
