@@ -68,9 +68,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     terminal.close()
 
 
-def make(kind: str, stream: TextIO, clock: Clock, epochs: int = 2, steps: int = 4, is_main: bool = True) -> Progress:
+def make(
+    kind: str, stream: TextIO, clock: Clock, epochs: int = 2, steps: int = 4, is_main: bool = True, **more: object
+) -> Progress:
     sizes = {"total_epochs": epochs, "steps_per_epoch": steps}
-    return make_progress(kind, is_main=is_main, stream=stream, clock=clock, **sizes)  # type: ignore[arg-type]
+    return make_progress(kind, is_main=is_main, stream=stream, clock=clock, **sizes, **more)  # type: ignore[arg-type]
 
 
 def train(kind: str, stream: TextIO, is_main: bool = True) -> None:
@@ -167,6 +169,26 @@ def test_a_log_says_what_goes_on_when_no_step_ends() -> None:
         "epoch 1/2  validation, 1 of 3 batches done",
         "epoch 1/2  done in 4:00",
     ]
+
+
+def test_time_left_knows_the_budget(terminal: Terminal) -> None:
+    """A second a step: after 11 steps 589 s are left for 989 steps, so it ends in step 600, the last of epoch 6."""
+    clock = Clock()
+    for stream, kind in ((io.StringIO(), "plain"), (terminal.stream, "rich")):
+        clock.now = 0.0
+        with make(kind, stream, clock, epochs=10, steps=100, budget=lambda: 600 - clock.now) as progress:
+            progress.epoch(0)
+            for step in range(1, 12):
+                clock.now += 1
+                progress.advance({} if step == 11 else None)
+        if kind == "plain":
+            told, line = stream.getvalue().splitlines()
+            words = r"trainer\.max_minutes ends training in 9:49, (at|on) .*, at this pace in epoch 6 of 10 or earlier"
+            assert re.fullmatch(words, told)
+            assert line == "epoch 1/10  step 11/100  1 it/s  9:49 left"
+    bars = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text()).splitlines()
+    run = [bar for bar in bars if bar.startswith("run ")][-1]
+    assert "9:49" in run
 
 
 def test_a_dumb_terminal_gets_plain_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Early stopping waits for its patience, gives a reason, and keeps its history over a resume."""
+"""Early stopping waits for its patience, gives a reason, and keeps its history over a resume; so does a budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from trainer.checkpoint.encoding import from_json, to_json
 from trainer.runtime.errors import UserError
-from trainer.training.stopping import EarlyStopping
+from trainer.training.stopping import Budget, EarlyStopping
 
 
 def seen(values: list[float], monitor: str = "AbsRel", patience: int = 2, min_delta: float = 0.0) -> EarlyStopping:
@@ -89,3 +89,35 @@ def test_what_was_seen_of_another_number_is_forgotten() -> None:
 def test_senseless_numbers_are_refused(patience: int, min_delta: float, name: str) -> None:
     with pytest.raises(UserError, match=name):
         EarlyStopping("AbsRel", patience, min_delta)
+
+
+def test_a_budget_counts_the_training_of_all_starts() -> None:
+    """40 s, then a stop of any length, then 30 s: 70 of 60 s."""
+    times = iter([100.0, 140.0, 140.0, 9000.0, 9015.0, 9030.0, 9030.0])
+    first = Budget(1.0, clock=lambda: next(times))
+    assert first.seconds == 0.0
+    first.start()
+    assert not first.is_due()
+    second = Budget(1.0, clock=lambda: next(times))
+    second.load_state_dict(from_json(to_json(first.state_dict())))
+    second.start()
+    assert second.seconds_left == 5.0
+    assert second.is_due()
+    assert second.seconds == 70.0
+    assert second.reason == "trainer.max_minutes: 1 is used up"
+
+
+def test_a_budget_that_was_used_up_stays_so_unless_it_is_larger() -> None:
+    state = {"seconds": 120.0, "validated_at": 7}
+    same, larger, follower = Budget(2.0), Budget(2.5), Budget(2.0, reads_clock=False)
+    for budget in (same, larger, follower):
+        budget.load_state_dict(state)
+    assert (same.is_spent, larger.is_spent, follower.is_spent) == (True, False, True)  # one file, one decision
+    assert (same.is_due(), larger.is_due(), follower.is_due()) == (True, False, False)
+    assert Budget().seconds_left == math.inf
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.inf, math.nan])
+def test_a_budget_is_finite_and_above_zero(minutes: float) -> None:
+    with pytest.raises(UserError, match=r"the budget of a training is .* must be finite and above 0"):
+        Budget(minutes)

@@ -112,7 +112,10 @@ def check_best(last: Saved, best: Path) -> None:
     if known in (None, found.metadata[HEADER_CHECKSUM]):
         return
     ours, theirs = last.hparams, found.hparams
-    will_come = last.position.epoch < found.position.epoch <= ours["config"].get("trainer", {}).get("max_epochs", 0)
+    now, then = last.position, found.position
+    # Inside an epoch `best` is written only where a budget ends the run, and then at the position of `last`.
+    is_later = now.epoch < then.epoch or (then.batch > 0 and now.step <= then.step)
+    will_come = is_later and then.epoch <= ours["config"].get("trainer", {}).get("max_epochs", 0)
     if will_come and not _fixed(_changes(ours, theirs)):
         return
     run = f"{theirs.get('name')}/{theirs.get('version')}, seed {theirs.get('seed')}, epoch {found.position.epoch}"

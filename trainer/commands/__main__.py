@@ -14,6 +14,7 @@ from trainer.commands.cli import guarded
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
     "train-dev": "train for debugging: short epochs, breakpoint() works, results in /tmp",
+    "depth-movie": "learn depth from a film of your own and show both side by side",
     "predict": "predict depth of pictures, films, a camera or a stream",
     "evaluate": "score a checkpoint or a file of predictions",
     "export": "write the depth network for other programs: ONNX, PyTorch alone, transformers",
@@ -28,6 +29,7 @@ COMMANDS = {
     "list": "list everything that a YAML file can name",
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
+    "doctor": "report versions and devices, and try what training needs: for bug reports",
     "schema": "write the JSON schema of the YAML files",
     "bench": "time a training step, the loop, predictions or exported networks",
 }

@@ -95,6 +95,9 @@ class TrainerSection(_Section):
     """How long, how precisely, and what is written down."""
 
     max_epochs: Count = Key(le=1_000_000, description="length of the training, in passes over the training data")
+    max_minutes: Positive | None = Key(
+        None, description="end the run after so many minutes of training, over all its starts; null = no limit"
+    )
     resume_training: bool = Key(True, description="continue a run in the folder; false = refuse")
     load_ckpt: str | None = Key(None, description="checkpoint with initial weights, for a new run")
     monitor: str = Key(

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ LINE_SECONDS = 60  # between the lines of `counting`, where there is no terminal
 
 Kind = Literal["auto", "rich", "tqdm", "plain"]
 Info = Mapping[str, float | str]
+Seconds = Callable[[], float]
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def counting(
     unit: str = "item",
     is_main: bool = True,
     stream: TextIO | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Seconds = time.monotonic,
 ) -> Iterator[Callable[..., None]]:
     """Show how many items a job has done: a bar on a terminal, elsewhere a line a minute.
 
@@ -117,13 +119,14 @@ def make_progress(
     is_main: bool,
     total_epochs: int,
     steps_per_epoch: int,
+    budget: Seconds = lambda: math.inf,
     stream: TextIO | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Seconds = time.monotonic,
 ) -> Progress:
     """Build the progress display called `kind`; "auto" is rich. Raises UserError for an unknown kind.
 
     `stream` is stdout by default, stderr for tqdm. Without a terminal that can move its cursor every kind is plain, and
-    off the main process it is silent. `clock` gives seconds.
+    off the main process it is silent. `clock` gives seconds, and `budget` those that the training may still take.
     """
     if kind not in get_args(Kind):
         raise UserError(f"progress: {kind!r} is not a kind. {did_you_mean(kind, get_args(Kind))}")
@@ -133,14 +136,14 @@ def make_progress(
     stream = stream or (sys.stderr if look is Tqdm else sys.stdout)
     if not _is_terminal(stream):
         look = Plain
-    return look(total_epochs, steps_per_epoch, stream, clock)
+    return look(total_epochs, steps_per_epoch, budget, stream, clock)
 
 
 class _Shown(Progress):
     """The position in the run, and the texts that all visible looks print."""
 
-    def __init__(self, total_epochs: int, steps_per_epoch: int, stream: TextIO, clock: Callable[[], float]):
-        self._epochs, self._steps = total_epochs, steps_per_epoch
+    def __init__(self, total_epochs: int, steps_per_epoch: int, budget: Seconds, stream: TextIO, clock: Seconds):
+        self._epochs, self._steps, self._budget = total_epochs, steps_per_epoch, budget
         self._stream, self._clock = stream, clock
         self._epoch = self._step = 0
         self._began = clock()
@@ -175,10 +178,19 @@ class _Shown(Progress):
         elif self._first_at is not None and (
             steps >= PACE_STEPS or (steps > 1 and now - self._first_at >= PACE_SECONDS)
         ):
-            left = self._steps_left() * (now - self._first_at) / steps
+            pace, budget = (now - self._first_at) / steps, self._budget()
+            left = self._steps_left() * pace
             self._first_at = None
-            if left >= 60:
+            if left > budget:
+                epoch = self._epoch + math.ceil((self._step + budget / pace) / self._steps)
+                where = f"at this pace in epoch {epoch} of {self._epochs}"
+                self.message(f"trainer.max_minutes ends training in {_hms(budget)}, {_at(budget)}, {where} or earlier")
+            elif left >= 60:
                 self.message(f"at this pace training ends in {_hms(left)}, {_at(left)}; validations come on top")
+
+    def _left(self, rate: float) -> str:
+        """Write the time that training still takes, at `rate` steps per second."""
+        return f"{_hms(min(self._steps_left() / rate, self._budget()))} left"
 
     def _steps_left(self) -> int:
         return (self._epochs - self._epoch) * self._steps - self._step
@@ -217,7 +229,7 @@ class Plain(_Shown):
             return
         rate = (self._step - self._printed) / max(now - self._printed_at, 1e-9)
         self._printed, self._printed_at, self._due = self._step, now, now + STEP_SECONDS
-        pace = [_pace(rate), f"{_hms(self._steps_left() / rate)} left"] if self._taken > 1 else []  # the first warms up
+        pace = [_pace(rate), self._left(rate)] if self._taken > 1 else []  # the first warms up
         self.message("  ".join([self._where(), f"step {self._step}/{self._steps}", *_words(self._info), *pace]))
 
     def validation(self, total: int) -> None:
@@ -287,12 +299,12 @@ class Tqdm(_Shown):
 class Rich(_Shown):
     """Live bars for run, epoch and validation; prints from elsewhere appear above them."""
 
-    def __init__(self, total_epochs: int, steps_per_epoch: int, stream: TextIO, clock: Callable[[], float]):
+    def __init__(self, total_epochs: int, steps_per_epoch: int, budget: Seconds, stream: TextIO, clock: Seconds):
         from rich.console import Console
 
-        super().__init__(total_epochs, steps_per_epoch, stream, clock)
+        super().__init__(total_epochs, steps_per_epoch, budget, stream, clock)
         self._console = Console(file=stream)
-        self._bars = _rich_bars(self._console, clock)
+        self._bars = _rich_bars(self._console, budget, clock)
         self._run: Any = None  # bar of the whole run, counted in steps
         self._part: Any = None  # bar of the epoch
         self._check: Any = None  # bar of the validation, while it lasts
@@ -369,8 +381,8 @@ def _bar(description: str, total: int | None, done: int, stream: TextIO, unit: s
     return Bar(total=total, initial=done, desc=description, file=stream, leave=False, unit=unit, **shape, **options)
 
 
-def _rich_bars(console: Any, clock: Callable[[], float]) -> Any:
-    """Build the bars with their columns: name, bar, count, steps per second, time left, info."""
+def _rich_bars(console: Any, budget: Seconds, clock: Seconds) -> Any:
+    """Build the bars with their columns: name, bar, count, steps per second, time left within the budget, info."""
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -378,12 +390,19 @@ def _rich_bars(console: Any, clock: Callable[[], float]) -> Any:
         def render(self, task: Any) -> Text:
             return Text(_pace(task.speed) if task.speed else "", style="cyan")
 
+    class Left(TimeRemainingColumn):
+        def render(self, task: Any) -> Text:
+            left = budget()
+            if task.description == "validation" or left >= (task.time_remaining or 0.0):
+                return super().render(task)
+            return Text(_hms(left), style="progress.remaining")
+
     columns = (
         TextColumn("{task.description}", style="bold"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[count]}", markup=False),
         Rate(),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        Left(elapsed_when_finished=True),
         TextColumn("{task.fields[info]}", markup=False),
     )
     return Progress(*columns, console=console, get_time=clock)

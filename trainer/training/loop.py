@@ -67,15 +67,17 @@ class Loop:
     def __post_init__(self) -> None:
         parts = self.parts
         self.objective, self.scheduler, self.state = parts.objective, parts.scheduler, parts.state
-        self.guard, self.averages, self.stopping = parts.guard, parts.averages, parts.stopping
+        self.guard, self.averages = parts.guard, parts.averages
+        self.stopping, self.budget = parts.stopping, parts.budget
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.signals = StopSignals(ANSWER if self.accelerator.is_main_process else "")
 
     def fit(self) -> TrainState:
-        """Train from the current state until `max_epochs` or an early stop.
+        """Train from the current state until `max_epochs`, an early stop, or the end of the budget.
 
         Raises NonFiniteLoss, CannotWrite, and Preempted once a stop signal has been answered with a saved state.
         """
+        self.budget.start()
         with self.signals, self.recorder.progress, self.saver:
             while not self.is_finished():
                 for batches in self.epoch():
@@ -87,25 +89,30 @@ class Loop:
         return self.state
 
     def is_finished(self) -> bool:
-        """True when all epochs are done, or the watched number has stopped improving."""
-        stalled = self.stopping is not None and self.stopping.stop
-        return stalled or self.state.position.epoch >= self.settings.max_epochs
+        """True when all epochs are done, the watched number has stopped improving, or the budget is used up."""
+        position, stalled = self.state.position, self.stopping is not None and self.stopping.stop
+        validated = position.batch == 0 or position.step == self.budget.validated_at
+        return stalled or position.epoch >= self.settings.max_epochs or (self.budget.is_spent and validated)
 
     def epoch(self) -> Iterator[list[Any]]:
-        """Yield the batches of the optimizer steps left in this epoch."""
+        """Yield the batches of the optimizer steps left in this epoch, fewer when the budget is used up."""
         epoch, batch = self.state.position.epoch, self.state.position.batch
         self.recorder.progress.epoch(epoch, batch // self.settings.accumulate)
         self.averages.begin_epoch(self.parts.optimizer, epoch)
         self.model.train()
         yield from self.recorder.timed(self.groups())
-        self.averages.end_epoch(epoch)
+        if self.budget.is_spent and not self.at_end_of_epoch():
+            where = f"after step {self.state.position.step}, in epoch {epoch + 1}"
+            self.recorder.progress.message(f"{self.budget.reason} {where}: validating there")
+        else:
+            self.averages.end_epoch(epoch)
 
     def groups(self) -> Iterator[list[Any]]:
         """Read the rest of the epoch in groups of micro-batches, one group per optimizer step."""
         position, limit = self.state.position, self.settings.limit_train
         self.train_loader.batch_sampler.set_position(position.epoch, position.batch)
         batches = islice(self.train_loader, limit and max(limit - position.batch, 0))
-        while group := list(islice(batches, self.settings.accumulate)):
+        while not self.budget.is_spent and (group := list(islice(batches, self.settings.accumulate))):
             yield group
 
     def step(self, batches: list[Any]) -> None:
@@ -145,9 +152,10 @@ class Loop:
         seed_everything(self.settings.seed, TRAINING, step, number, rank)
         return moved
 
-    def requests(self) -> tuple[bool, bool, bool]:
-        """This process's requests to all: to stop, to save by the clock, to report a failed save."""
-        return self.signals.received is not None, self.saver.is_due_now(), self.saver.has_to_stop()
+    def requests(self) -> tuple[bool, bool, bool, bool]:
+        """This process's requests to all: to stop, to save by the clock, to report a failed save, to finish."""
+        saver = self.saver
+        return self.signals.received is not None, saver.is_due_now(), saver.has_to_stop(), self.budget.is_due()
 
     def clip(self) -> None:
         """Clip the gradient norm; keep the norms before clipping for a step that logs them."""
@@ -188,7 +196,8 @@ class Loop:
 
     def save_or_leave(self, verdict: Verdict) -> None:
         """Save `last` when it is due; after a stop signal, save it and leave."""
-        is_asked, is_due_by_clock, has_failed = verdict.flags
+        is_asked, is_due_by_clock, has_failed, is_out_of_time = verdict.flags
+        self.budget.is_spent |= is_out_of_time
         if has_failed:
             self.saver.raise_trouble()
         if is_asked:
@@ -197,7 +206,7 @@ class Loop:
                 self.saver.wait()
                 self.draw(self.objective)
             self.leave()
-        if self.at_end_of_epoch():
+        if self.at_end_of_epoch() or self.budget.is_spent:
             return  # saved by `fit`
         if is_due_by_clock or self.saver.is_due_at(self.state.position.step):
             self.saver.save_last()
@@ -268,16 +277,21 @@ class Loop:
     def finish_epoch(self, result: ValidationResult) -> None:
         """Advance the schedule, keep `best` and `last`, record the validation.
 
+        An epoch that the budget has cut short stays where it is: with a larger budget it goes on from there.
         Records are written once `last` is on disk: what a killed run repeats must not be logged twice.
         """
         state, settings = self.state, self.settings
         epoch, value = state.position.epoch, result.value(settings.monitor)
         state.metrics = result.shown
-        if self.scheduler is not None and not self.averages.owns_rates(epoch):
-            optim.step_scheduler(self.scheduler, result.value(settings.scheduler_monitor or settings.monitor))
-        if self.stopping is not None:
-            self.stopping.update(result.value(self.stopping.monitor), epoch)
-        state.position = Position(epoch + 1, 0, state.position.step)
+        if self.at_end_of_epoch():
+            if self.scheduler is not None and not self.averages.owns_rates(epoch):
+                optim.step_scheduler(self.scheduler, result.value(settings.scheduler_monitor or settings.monitor))
+            if self.stopping is not None:
+                self.stopping.update(result.value(self.stopping.monitor), epoch)
+            state.position = Position(epoch + 1, 0, state.position.step)
+            self.budget.is_spent |= self.budget.is_set and any_process(self.accelerator, self.budget.is_due())
+        else:
+            self.budget.validated_at = state.position.step
         is_better = state.best is None or improvement(settings.monitor, value, state.best) > 0
         if math.isfinite(value) and is_better and self.saver.save_best(self.validated):
             state.best, state.best_epoch = value, epoch

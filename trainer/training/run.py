@@ -31,6 +31,7 @@ from trainer.tracking.progress import Kind, make_progress
 from trainer.training import setup
 from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
+from trainer.training.saver import Parts
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
 # TensorBoard sorts groups of tags by name; here validation comes first, and training is drawn beside it.
@@ -97,7 +98,7 @@ def build_run(
     notes += freezing.without_statistics(objective)
     lap("restored")
     settings = _settings(cfg, seed)
-    recorder = _start_recorder(cfg, accelerator, folder, state, progress, settings, len(train_loader))
+    recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, len(train_loader))
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")
@@ -245,15 +246,20 @@ def _start_recorder(
     cfg: Config,
     accelerator: Accelerator,
     folder: RunDir,
-    state: TrainState,
+    parts: Parts,
     kind: Kind,
     settings: Settings,
     num_batches: int,
 ) -> Recorder:
     steps = math.ceil(min(num_batches, settings.limit_train or num_batches) / settings.accumulate)
-    is_main, epochs = accelerator.is_main_process, settings.max_epochs
-    progress = make_progress(kind, is_main=is_main, total_epochs=epochs, steps_per_epoch=steps)
-    first_step = 0 if state.position == Position() else state.position.step + 1
+    progress = make_progress(
+        kind,
+        is_main=accelerator.is_main_process,
+        total_epochs=settings.max_epochs,
+        steps_per_epoch=steps,
+        budget=lambda: parts.budget.seconds_left,
+    )
+    first_step = 0 if parts.state.position == Position() else parts.state.position.step + 1
     names = cfg.trainer.trackers or ()
     tracker = tracking.start(accelerator, names, folder.path, first_step=first_step, warn=progress.message)
     tracker.hparams(

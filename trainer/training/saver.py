@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from trainer.checkpoint import Checkpointer
@@ -18,7 +18,7 @@ from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.training.averages import Averages
 from trainer.training.guard import StepGuard
-from trainer.training.stopping import EarlyStopping
+from trainer.training.stopping import Budget, EarlyStopping
 
 
 @dataclass
@@ -32,9 +32,10 @@ class Parts:
     guard: StepGuard
     averages: Averages
     stopping: EarlyStopping | None = None
+    budget: Budget = field(default_factory=Budget)
 
     def restore(self) -> None:
-        """Restore guard, averages and early stopping from `state`."""
+        """Restore guard, averages, early stopping and budget from `state`."""
         for name, part in self.stateful().items():
             if name in self.state.extra:
                 restore_part(part, self.state.extra[name], name)
@@ -42,7 +43,8 @@ class Parts:
 
     def stateful(self) -> dict[str, Any]:
         """Return the parts whose state is in `TrainState.extra`, by its keys."""
-        parts = {"guard": self.guard, "averages": self.averages, "stopping": self.stopping}
+        budget = self.budget if self.budget.is_set else None  # else two equal runs would differ in their files
+        parts = {"guard": self.guard, "averages": self.averages, "stopping": self.stopping, "budget": budget}
         return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -26,7 +26,7 @@ from trainer.training import optim
 from trainer.training.averages import EMA, SWA, Averages
 from trainer.training.guard import StepGuard
 from trainer.training.saver import Parts, Saver
-from trainer.training.stopping import EarlyStopping
+from trainer.training.stopping import Budget, EarlyStopping
 
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
 DDP_OPTIONS = {
@@ -159,13 +159,14 @@ def make_parts(
     trained: tuple[Objective, Any, Any],
     state: TrainState,
 ) -> Parts:
-    """Add guard, averages and early stopping to `trained` (objective, raw optimizer, scheduler); restore all."""
+    """Add guard, averages, early stopping and budget to `trained` (objective, raw optimizer, scheduler); restore."""
     policy, limit = cfg.trainer.nonfinite, cfg.trainer.nonfinite_limit
     guard = StepGuard(accelerator, trained[0], checkpointer, folder, policy=policy, limit=limit, seed=seed)
     stopping, wanted = None, cfg.trainer.early_stopping
     if wanted is not None:
         stopping = EarlyStopping(wanted.monitor or cfg.trainer.monitor, wanted.patience, wanted.min_delta)
-    parts = Parts(*trained, state, guard, make_averages(cfg, trained[0]), stopping)
+    budget = Budget(cfg.trainer.max_minutes, reads_clock=accelerator.is_main_process)
+    parts = Parts(*trained, state, guard, make_averages(cfg, trained[0]), stopping, budget)
     parts.restore()
     return parts
 

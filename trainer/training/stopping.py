@@ -1,9 +1,10 @@
-"""Early stopping: ends a training that no longer improves."""
+"""What ends a training before its last epoch: a number that no longer improves, or a budget of time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.metrics.validation import improvement
@@ -83,3 +84,72 @@ class EarlyStopping:
         if state["monitor"] == self.monitor:
             self._best, self._best_epoch = state["best"], state["best_epoch"]
             self._reference, self._since, self._epoch = state["reference"], state["since"], state["epoch"]
+
+
+class Budget:
+    """Count the training time of a run over all its starts; end it when its minutes are used up.
+
+    Time counts from `start` on: steps, validations and saves, but not what a start takes. The clock decides on one
+    process; `is_spent` is what all have agreed on.
+
+    Args:
+        minutes: training time of the run; None = any.
+        reads_clock: False on processes that follow the decision of another.
+        clock: seconds.
+
+    Raises UserError when `minutes` is not finite and above 0.
+    """
+
+    def __init__(
+        self,
+        minutes: float | None = None,
+        *,
+        reads_clock: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise UserError(f"the budget of a training is {minutes} minutes; it must be finite and above 0")
+        self.minutes, self._reads_clock, self._clock = minutes, reads_clock, clock
+        self._before = 0.0  # seconds of earlier starts
+        self._since: float | None = None  # start of this training by the clock
+        self.is_spent = False
+        self.validated_at: int | None = None  # optimizer step in mid-epoch where the run ended and was validated
+
+    @property
+    def is_set(self) -> bool:
+        """True when the time is limited."""
+        return self.minutes is not None
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._since = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far."""
+        return self._before + (0.0 if self._since is None else self._clock() - self._since)
+
+    @property
+    def seconds_left(self) -> float:
+        """Training time until the budget is used up, at least 0; infinite without one."""
+        return math.inf if self.minutes is None else max(60 * self.minutes - self.seconds, 0.0)
+
+    def is_due(self) -> bool:
+        """Return whether the run has to end, by the clock of the process that reads it."""
+        return self._reads_clock and self.seconds_left == 0
+
+    @property
+    def reason(self) -> str:
+        """The reason to stop, a sentence without its full stop."""
+        return f"trainer.max_minutes: {self.minutes:g} is used up"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the time so far, in seconds, and where an ending was validated."""
+        return {"seconds": self.seconds, "validated_at": self.validated_at}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a `state_dict`, towards the current budget."""
+        if not 0 <= state["seconds"] < math.inf:
+            raise ValueError(f"the training time is {state['seconds']} seconds")
+        self._before, self.validated_at = float(state["seconds"]), state["validated_at"]
+        self.is_spent = self.seconds_left == 0

@@ -35,15 +35,12 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
     warned, gaps, problems = False, [], []
     for video in videos:
         try:
-            survey = _done(out, video, every) or _decode(video, out, every, report_only)
+            survey = surveyed(video, out, every, report_only)
         except UserError as error:
             problems.append(str(error))
             continue
-        print(video)
-        warnings = [f"warning: {warning}" for warning in survey.warnings()]
-        for line in (*survey.report(), *warnings):
-            print(f"  {line}")
-        warned |= bool(warnings)
+        print("\n  ".join([str(video), *survey.report(), *(f"warning: {text}" for text in survey.warnings())]))
+        warned |= bool(survey.warnings())
         gaps += [survey.frame_gap] if survey.kept else []
     if problems:
         raise UserError("\n".join(problems))
@@ -58,6 +55,11 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool) -> int:
 def _run_name(text: str) -> str:
     """Name a run after a film or a folder, so that those of two films do not meet in one folder."""
     return re.sub(r"[^\w.-]+", "_", text).strip("_.-")[:50] or "film"  # 200 bytes in any alphabet
+
+
+def surveyed(video: Path, out: Path, every: int = 1, report_only: bool = False) -> Survey:
+    """Decode a video into `out` as far as that has not been done; return what was measured. Raises UserError."""
+    return _done(out, video, every) or _decode(video, out, every, report_only)
 
 
 def _manifest(out: Path, video: Path) -> Path:

@@ -207,7 +207,8 @@ def _banner(job: Run) -> dict[str, str]:
     precision = accelerator.mixed_precision.replace("no", "32 bit")
     train, val = loop.train_loader, loop.val_loader
     steps = math.ceil(loop.batches_per_epoch / settings.accumulate)
-    epochs = settings.max_epochs
+    epochs, budget = settings.max_epochs, loop.budget
+    ends = f"; at most {budget.minutes:g} minutes, {budget.seconds / 60:.3g} of them used" if budget.minutes else ""
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in loop.objective.networks.items()}
     trained = sum(p.numel() for p in loop.parameters)
     parameters = ", ".join(f"{name} {_millions(size)}" for name, size in sizes.items())
@@ -218,7 +219,7 @@ def _banner(job: Run) -> dict[str, str]:
         f" {train.batch_sampler.batch_size}",
         "networks": f"{parameters} parameters" + f", {_millions(trained)} trained" * (trained < sum(sizes.values())),
         "camera": _camera(train.dataset),
-        "training": f"{epochs} epoch{'s' * (epochs > 1)} of {steps} steps, {epochs * steps} in all",
+        "training": f"{epochs} epoch{'s' * (epochs > 1)} of {steps} steps, {epochs * steps} in all{ends}",
     }
 
 
@@ -255,6 +256,8 @@ def _summary(job: Run) -> dict[str, str]:
     }
     if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
+    if (budget := job.loop.budget).is_spent and state.position.epoch < job.loop.settings.max_epochs:
+        rows["ended early"] = f"{budget.reason}; with a larger one the same command goes on from here"
     command = "evaluate" if "AbsRel" in state.metrics else "export-depth"  # which needs no true depth
     rows["next"] = f"monodepth {command} --ckpt {shlex.quote(str(folder.path))}"
     return rows

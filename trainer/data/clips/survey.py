@@ -16,6 +16,7 @@ _STANDING = 0.4  # median shift below which a camera has not moved
 _CUT = 0.3  # share of corners found again below which two frames show different things
 _WANTED_SHIFT = 2.5  # between neighbours for training: that of KITTI, 0.8 % of the width
 _LONGEST_GAP = 10
+NO_PARALLAX = "no parallax: the camera turns or zooms but hardly moves, and nothing tells near from far"
 _COMBED = 4.0  # of `combing`: progressive films have 0.8 to 2, interlaced ones 11
 
 
@@ -87,19 +88,28 @@ class Survey:
         return sum(self.clips)
 
     @property
+    def shift(self) -> float:
+        """Median shift between neighbours, pixels of 320; 0 without any."""
+        return _median(self.shifts)
+
+    @property
     def frame_gap(self) -> int:
         """Frames from one neighbour to the next, 1..10, so that they shift as much as those of KITTI."""
-        shift = float(np.median(self.shifts)) if self.shifts else 0.0
-        return int(np.clip(round(_WANTED_SHIFT / shift), 1, _LONGEST_GAP)) if shift else 1
+        return int(np.clip(round(_WANTED_SHIFT / self.shift), 1, _LONGEST_GAP)) if self.shift else 1
+
+    @property
+    def has_parallax(self) -> bool:
+        """False when the camera turns or zooms but hardly moves."""
+        return not self.shifts or _median(self.parallaxes) >= max(0.1, 0.04 * self.shift)
 
     def report(self) -> list[str]:
         """Return the lines of the report."""
-        shift, parallax, sharp = (_median(values) for values in (self.shifts, self.parallaxes, self.sharp))
+        parallax, sharp = _median(self.parallaxes), _median(self.sharp)
         return [
             f"{self.size[0]}x{self.size[1]}, {self.fps:.3g} frames per second, {self.read} frames read",
             f"{self.kept} kept in {counted(len(self.clips), 'clip')}; dropped: {self.standing} standing,"
             f" {self.blank} blank, {self.too_short} in clips shorter than 3 frames; {counted(self.cuts, 'cut')}",
-            f"between neighbours: shift {shift / WIDTH:.2%} of the width, parallax {parallax / WIDTH:.2%}",
+            f"between neighbours: shift {self.shift / WIDTH:.2%} of the width, parallax {parallax / WIDTH:.2%}",
             f"sharpness {sharp:.0f}, blurred {self.blurred:.0%} of the frames",
             f"suggested dataset.frame_gap: {self.frame_gap}",
         ]
@@ -111,7 +121,6 @@ class Survey:
 
     def warnings(self) -> list[str]:
         """Return what is likely to spoil training, with remedies."""
-        shift, parallax = _median(self.shifts), _median(self.parallaxes)
         broken = self.announced - self.read
         flickering = float((np.array(self.flicker) > 0.1).mean()) if self.flicker else 0.0
         if not self.kept:
@@ -124,10 +133,9 @@ class Survey:
                 self.kept < 500,
             f"{self.standing / max(self.read, 1):.0%} of the frames stand still or repeat the one before":
                 self.standing > 0.5 * self.read,
-            "no parallax: the camera turns or zooms but hardly moves, and nothing tells near from far. Walk or drive":
-                bool(self.shifts) and parallax < max(0.1, 0.04 * shift),
-            f"neighbours are far apart ({shift / WIDTH:.0%} of the width): use a film with more frames per second":
-                shift > 0.12 * WIDTH,
+            f"{NO_PARALLAX}. Walk or drive": not self.has_parallax,
+            f"neighbours are far apart ({self.shift / WIDTH:.0%} of the width): use a film with more frames per second":
+                self.shift > 0.12 * WIDTH,
             f"{self.blurred:.0%} of the frames are blurred: shorter exposure or more light": self.blurred > 0.15,
             f"the brightness jumps in {flickering:.0%} of the frames: fix the exposure of the camera": flickering > 0.1,
             f"{self.still_share:.0%} of the picture never changes (bonnet, time stamp, black bars), which is taken for"
