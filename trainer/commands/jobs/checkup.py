@@ -22,9 +22,7 @@ from trainer.runtime.errors import UserError
 
 DISTRIBUTION = "monodepth-trainer"
 LEAST_FREE = 1.0  # GB on the disk of the working directory: a run keeps some 0.5
-LEAST_SHARED = (
-    0.25  # GB of /dev/shm: batches of 8 items of 640x192 with two supports take 0.04 each; containers have 0.06
-)
+LEAST_SHARED = 0.25  # GB of /dev/shm: a batch of 8 items of 640x192 takes 0.04, and many containers have 0.06
 LEAST_FILES = 1024  # open files: each worker needs some
 SHOWN_VARIABLES = ("ACCELERATE_", "CUDA_", "GLOO_", "MONODEPTH_", "NCCL_", "OMP_", "PYTORCH_", "TORCH_")
 
