@@ -16,7 +16,7 @@ import torch
 
 from tests.world import call
 from trainer import __version__
-from trainer.commands.jobs import checkup, doctor
+from trainer.commands.jobs import checkup, doctor, trials
 from trainer.commands.jobs.doctor import Problem, anonymous, examine
 
 QUICK = dict.fromkeys(("extras", "machine"), 60.0)  # these import no torch, and ask little of a machine
@@ -85,20 +85,20 @@ def test_too_little_room_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_and_a_checkpoint_are_tried_where_training_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ("training runs on", checkup.device_type()) in list(checkup.devices())
-    assert [name for name, _ in checkup.training_step()] == ["three steps"]
-    assert [name for name, _ in checkup.checkpoint()] == ["written and read"]
+    assert ("training runs on", trials.device_type()) in list(trials.devices())
+    assert [name for name, _ in trials.training_step()] == ["three steps"]
+    assert [name for name, _ in trials.checkpoint()] == ["written and read"]
     monkeypatch.setattr(torch, "isfinite", lambda x: torch.zeros((), dtype=torch.bool))
-    *_, problem = checkup.training_step()
+    *_, problem = trials.training_step()
     assert isinstance(problem, Problem)
     assert "numbers that are not finite" in problem.what
 
 
 @pytest.mark.long
 def test_processes_that_do_not_meet_say_why_and_how_they_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(checkup.processes()) == [("two processes", "meet over gloo and add")]
+    assert list(trials.processes()) == [("two processes", "meet over gloo and add")]
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
-    (problem,) = checkup.processes()
+    (problem,) = trials.processes()
     assert isinstance(problem, Problem)
     assert "Unable to find address for: nowhere0" in problem.what
     assert problem.fix.startswith("export GLOO_SOCKET_IFNAME=lo")

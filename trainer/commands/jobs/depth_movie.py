@@ -20,7 +20,7 @@ from trainer.commands import predict, train
 from trainer.commands.jobs import predict as predicting
 from trainer.commands.jobs import prepare_video
 from trainer.commands.jobs import train as training
-from trainer.commands.jobs.checkup import device_type
+from trainer.commands.jobs.trials import device_type
 from trainer.data.clips.motion import WIDTH
 from trainer.data.clips.survey import NO_PARALLAX, Survey
 from trainer.runtime import files

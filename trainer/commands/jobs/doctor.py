@@ -38,6 +38,7 @@ LIMITS = {
     "checkpoint": 60.0,
 }
 REPORT = "paste this report into a bug report"
+GB = 1e9
 _NAME_COLUMN = 18
 
 
@@ -47,6 +48,9 @@ class Problem:
 
     what: str
     fix: str
+
+
+Findings = Iterator[tuple[str, str] | Problem]  # what a check yields: facts by name, and what does not work
 
 
 @dataclass
