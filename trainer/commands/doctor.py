@@ -28,7 +28,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "doctor")
+main = command(parse, "doctor", "looking at this machine")
 
 
 if __name__ == "__main__":
