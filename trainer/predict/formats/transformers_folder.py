@@ -129,7 +129,7 @@ def flat_name(module: str) -> str:
 def predict(folder: Path, pictures: Sequence[Image.Image]) -> list[NDArray[np.float32]]:
     """Predict pictures by the code in a folder, as the pipeline does: (H W) each, see `MonodepthConfig`."""
     logs, maps = packages().utils.logging, []
-    bars = logs.is_progress_bar_enabled()
+    had_bars = logs.is_progress_bar_enabled()
     logs.disable_progress_bar()
     with imported(folder) as code, torch.no_grad():
         model = code.MonodepthForDepthEstimation.from_pretrained(folder).eval()
@@ -138,7 +138,7 @@ def predict(folder: Path, pictures: Sequence[Image.Image]) -> list[NDArray[np.fl
             outputs = model(**processor(picture, return_tensors="pt"))
             sizes = [(picture.height, picture.width)]
             maps.append(processor.post_process_depth_estimation(outputs, sizes)[0]["predicted_depth"].numpy())
-    if bars:
+    if had_bars:
         logs.enable_progress_bar()
     return maps
 
