@@ -205,8 +205,8 @@ class Plain(_Shown):
     The first `info` of a start is shown at once. Where nothing is printed for `BEAT_SECONDS`, a line says what goes on.
     """
 
-    def __init__(self, total_epochs: int, steps_per_epoch: int, stream: TextIO, clock: Callable[[], float]):
-        super().__init__(total_epochs, steps_per_epoch, stream, clock)
+    def __init__(self, total_epochs: int, steps_per_epoch: int, budget: Seconds, stream: TextIO, clock: Seconds):
+        super().__init__(total_epochs, steps_per_epoch, budget, stream, clock)
         self._info: Info = {}
         self._due = clock() + STEP_SECONDS  # when the next line of a step is printed
         self._part_began, self._batches, self._batch = clock(), 0, 0  # of the step or validation in progress
