@@ -40,8 +40,8 @@ OPEN = {
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
-        *("aggregate", "categories", "columns", "layout", "page", "pictures", "reference", "results", "runs"),
-        *("settings", "significance", "summary", "writing"),
+        *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),
+        *("significance", "summary", "writing"),
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {

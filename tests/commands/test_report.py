@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.world import call, copied_run, refused
 from trainer.config import load_config
 from trainer.runtime.rundir import RunDir
-from trainer.tables import page
+from trainer.tables.report import page
 from trainer.tracking import panels
 
 VOID = {"meta", "link", "img", "br", "input"}

@@ -22,8 +22,7 @@ from trainer.runtime.rundir import RunDir
 from trainer.tables import pictures, reference
 from trainer.tables.aggregate import Cell, Row, Table, best_two, headline, make_tables, name_differences, unevaluated
 from trainer.tables.columns import Column, direction_of
-from trainer.tables.curves import average
-from trainer.tables.events import read_curves
+from trainer.tables.events import average, read_curves
 from trainer.tables.latex import escape, latex
 from trainer.tables.layout import head, markdown
 from trainer.tables.pictures import draw_bars, draw_curves

@@ -4,6 +4,5 @@
 ranks over tables, `significance` compares methods, `reference` adds published numbers, `layout`, `latex` and `writing`
 turn a table into text, `pictures` into curves and bars.
 
-A page about runs: `events` and `runs` read run folders, `curves`, `gallery`, `settings` and `views` prepare what is
-shown, `page` fills the template `report.html.j2`.
+`events` reads learning curves; `report/` makes a page about runs.
 """

@@ -6,12 +6,13 @@ Here lengths and scalars are checked, not pictures, and damage costs the rest of
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,3 +125,26 @@ def _as_now(tag: str) -> tuple[str, float]:
     if group not in [f"{now}_metrics" for now in TRACKED]:
         return tag, 1.0
     return f"{group.removesuffix('_metrics')}/{name}", 0.01 if name in ONCE_PER_CENT else 1.0
+
+
+class Average(NamedTuple):
+    """Curves of several seeds at the steps that most of them have; sd is the sample's, NaN for one seed. All (n,)."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    seeds: np.ndarray  # how many of them
+
+
+def average(curves: Sequence[Curve]) -> Average:
+    """Average curves at the steps that most of them have, so that one that stopped early does not end the mean."""
+    found: dict[int, list[float]] = {}
+    for steps, values in curves:
+        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+            found.setdefault(step, []).append(value)
+    chosen = sorted(step for step, values in found.items() if 2 * len(values) > len(curves))
+    columns = [np.array(found[step]) for step in chosen]
+    with np.errstate(invalid="ignore"):  # infinite values
+        mean = np.array([v.mean() for v in columns])
+        sd = np.array([v.std(ddof=1) if len(v) > 1 else math.nan for v in columns])
+    return Average(np.array(chosen), mean, sd, np.array([len(v) for v in columns]))

@@ -15,8 +15,7 @@ from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import headings
-from trainer.tables.curves import average
-from trainer.tables.events import TRACKED, Curve, read_curves
+from trainer.tables.events import TRACKED, Curve, average, read_curves
 from trainer.tables.layout import decimals_of
 
 if TYPE_CHECKING:

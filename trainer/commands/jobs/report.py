@@ -19,11 +19,11 @@ from trainer.runtime import files
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder, write_text
 from trainer.tables.aggregate import make_tables, name_differences
-from trainer.tables.page import MARK, Compared, Content, make_page
 from trainer.tables.reference import add_references
+from trainer.tables.report.page import MARK, Compared, Content, make_page
+from trainer.tables.report.runs import Run, mapping, read_runs, validations
+from trainer.tables.report.settings import Default
 from trainer.tables.results import read_results
-from trainer.tables.runs import Run, mapping, read_runs, validations
-from trainer.tables.settings import Default
 from trainer.tables.significance import warn_of_noise
 
 FIRST_BYTES = 4096  # of a page, which hold its mark

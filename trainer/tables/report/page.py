@@ -1,6 +1,6 @@
 """One HTML page about runs: curves, tables, pictures, settings, warnings. It holds all it shows and asks for nothing.
 
-`report.html.j2` is the page, `report.css` its looks, `report.js` what a reader can point at and slide. What does not
+`page.html.j2` is the page, `page.css` its looks, `page.js` what a reader can point at and slide. What does not
 fit is left out by the rules of `Limits`, and the page says so.
 """
 
@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 from trainer import __version__
 from trainer.runtime.errors import UserError, listed, printable
 from trainer.tables.aggregate import Table
-from trainer.tables.curves import BOTTOM, CROWD, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
-from trainer.tables.gallery import Gallery, hang
-from trainer.tables.runs import Run, watch
-from trainer.tables.settings import Default, differences
+from trainer.tables.report.curves import BOTTOM, CROWD, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
+from trainer.tables.report.gallery import Gallery, hang
+from trainer.tables.report.runs import Run, watch
+from trainer.tables.report.settings import Default, differences
+from trainer.tables.report.views import commands, environments, leader, run_row, table_view
 from trainer.tables.significance import Comparison
-from trainer.tables.views import commands, environments, leader, run_row, table_view
 
 MOST_BYTES = 10_000_000  # of a page
 MARK = "monodepth report"  # what made it, in its head
-TEMPLATE = "report.html.j2"
+TEMPLATE = "page.html.j2"
 LONG = 3000  # characters of a text from a file that are shown
 COLOURS = 8
 SHARES = (1.0, 0.5, 0.2, 0.05, 0.0)  # of Limits, tried in this order
@@ -107,7 +107,7 @@ def _render(content: Content, limits: Limits) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = ((here / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return environment.get_template(TEMPLATE).render(
         **_facts(content, limits),
         title=content.title or content.root.absolute().name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.tables.aggregate import Table, headline, rank
 from trainer.tables.layout import BEST, SECOND, by_seed, decimals_of, grid, head, legend, number, units
-from trainer.tables.runs import Run, mapping
+from trainer.tables.report.runs import Run, mapping
 from trainer.tables.significance import Comparison, flips
 
 

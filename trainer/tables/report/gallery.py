@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainer.runtime import files
 from trainer.tables.events import SHEETS
-from trainer.tables.runs import Run
+from trainer.tables.report.runs import Run
 from trainer.tracking import panels
 from trainer.tracking.viz import SHEET_COLUMNS
 

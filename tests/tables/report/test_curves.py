@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from trainer.tables.curves import BOTTOM, LEFT, RIGHT, TOP, draw, groups_of, thinned
+from trainer.tables.report.curves import BOTTOM, LEFT, RIGHT, TOP, draw, groups_of, thinned
 
 
 def curve(values: list[float], steps: list[int] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from trainer.metrics.validation import VALIDATION, VALIDATION_METRICS, higher_is_better
-from trainer.tables.events import TRACKED, Curve
+from trainer.tables.events import TRACKED, Average, Curve, average
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 410, 10, 222  # of the plot
@@ -21,29 +21,6 @@ LOG_FROM, LOG_TO = 50.0, 1e6  # largest over smallest value between which an axi
 SAMPLES = 400  # most points of a curve; longer ones are averaged in groups
 CROWD = 6  # configurations in a chart above which it has neither seeds nor training
 HIDDEN = ("best/", "epoch")  # scalars that repeat others
-
-
-class Average(NamedTuple):
-    """Curves of several seeds at the steps that most of them have; sd is the sample's, NaN for one seed. All (n,)."""
-
-    steps: np.ndarray
-    mean: np.ndarray
-    sd: np.ndarray
-    seeds: np.ndarray  # how many of them
-
-
-def average(curves: Sequence[Curve]) -> Average:
-    """Average curves at the steps that most of them have, so that one that stopped early does not end the mean."""
-    found: dict[int, list[float]] = {}
-    for steps, values in curves:
-        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-            found.setdefault(step, []).append(value)
-    chosen = sorted(step for step, values in found.items() if 2 * len(values) > len(curves))
-    columns = [np.array(found[step]) for step in chosen]
-    with np.errstate(invalid="ignore"):  # infinite values
-        mean = np.array([v.mean() for v in columns])
-        sd = np.array([v.std(ddof=1) if len(v) > 1 else math.nan for v in columns])
-    return Average(np.array(chosen), mean, sd, np.array([len(v) for v in columns]))
 
 
 def thinned(curves: Sequence[Curve], most: int) -> list[Curve]:

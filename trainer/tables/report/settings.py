@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.runtime.rundir import ABSENT, diff_config, flatten, shown
-from trainer.tables.runs import Run
+from trainer.tables.report.runs import Run
 
 Default = tuple[str, Mapping[str, Any]]  # what it is, and its settings
 
