@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NETWORKS", "PretrainedUnavailable", "UnknownName", "create"]
 
-NETWORKS = Registry("network", package="models_zoo")
+NETWORKS = Registry("network", package=__name__)
 
 
 def create(name: str, /, **kwargs: Any) -> nn.Module:

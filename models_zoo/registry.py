@@ -104,7 +104,7 @@ class Registry:
             return
         self._discovered = True  # before the imports: modules may look entries up while they load
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
+        for module in pkgutil.iter_modules(getattr(package, "__path__", ())):  # none in a copy of the file alone
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
 

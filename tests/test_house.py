@@ -44,7 +44,7 @@ OPEN = {
     "trainer.evaluation": {
         *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
-    "trainer.predict": {"network", "scale"},
+    "trainer.predict": {"formats", "network", "predictor", "scale"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},
 }
 MOST_ENTRIES, MOST_PRIVATE = 16, 10

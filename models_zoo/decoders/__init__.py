@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from models_zoo.registry import Registry
 
-DECODERS = Registry("decoder", package="models_zoo.decoders")
+DECODERS = Registry("decoder", package=__name__)

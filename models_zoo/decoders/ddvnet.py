@@ -30,7 +30,7 @@ class ChannelAttention(nn.Module):
         query, key, value = (at_least_float32(conv(x)).flatten(2) for conv in convs)  # (b c hw)
         with torch.autocast(x.device.type, enabled=False):
             similarity = (query @ key.transpose(1, 2)).softmax(dim=-1)  # (b c c)
-            mixed = (similarity @ value).view(x.shape)
+            mixed = (similarity @ value).view(x.shape).to(next(self.parameters()).dtype)  # 16 bits of a 16-bit network
         if x.is_contiguous(memory_format=torch.channels_last):
             return mixed.contiguous(memory_format=torch.channels_last)
         return mixed

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_loop, bench_step
+from trainer.commands.jobs import bench_export, bench_loop, bench_step
+from trainer.predict.formats import check
 
 TINY = ("step", "--size", "64", "64", "--batch-size", "1", "--rounds", "1", "--encoder", "test_resnet")
 
@@ -88,3 +90,45 @@ def test_sides_take_turns_and_share_the_work():
     assert took == 2 * one_round
     assert {len(seconds) for seconds in sums.values()} == {1}
     assert set(sums) == {(clock, side) for clock in bench_loop.CLOCKS for side in bench_loop.SIDES}
+
+
+def test_the_table_of_exported_networks(monkeypatch, capsys):
+    def measure(encoder, decoder, interface, args):
+        if decoder == "ddvnet":
+            raise ValueError("it has no such form\nat all")
+        assert (interface.size, interface.precision) == ((64, 64), "16")
+        return bench_export.Row(2e-7, 1.25, 3.0, 6.0)
+
+    monkeypatch.setattr(bench_export, "measure", measure)
+    monkeypatch.setattr(bench_export.onnx_file, "packages", lambda: (None, SimpleNamespace(__version__="1.2")))
+    options = (
+        "--encoders",
+        "test_resnet",
+        "--decoders",
+        "hrdepth",
+        "ddvnet",
+        "--size",
+        "64",
+        "64",
+        "--precision",
+        "16",
+    )
+    assert bench.main(["export", *options]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("64x64, 16 bit, 1 thread(s), 5 rounds, onnxruntime 1.2")
+    assert "| test_resnet | hrdepth | 2e-07 | 1.2 | 3.0 | 6.0 | 0.50 |" in printed
+    assert "| test_resnet | ddvnet | no: ValueError: it has no such form | | | | |" in printed
+    assert bench.main(["export", "--decoders", "hrdeepth"]) == 2
+    assert "'hrdeepth' is not a decoder. Did you mean 'hrdepth'" in capsys.readouterr().err
+
+
+def test_untrained_networks_have_contrast():
+    """Logits have a mean of 0, so disparity one of 1/2, and vary more than those of a new network."""
+    network = bench_export.random_network("test_resnet", "hrdepth")
+    torch.manual_seed(0)
+    new = models_zoo.create("depth", enc_name="test_resnet", dec_name="hrdepth", pretrained=False).eval()
+    with torch.no_grad():
+        frames = check.generated_frames((96, 64), count=1) / 255
+        disp, plain = (depth(frames)["disp"][0] for depth in (network.depth, new))
+    assert float(disp.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(disp.std() / plain.std()) == pytest.approx(bench_export.GAIN, rel=0.1)

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
     "train-dev": "train for debugging: short epochs, breakpoint() works, results in /tmp",
     "evaluate": "score a checkpoint or a file of predictions",
+    "export": "write the depth network for other programs: ONNX, PyTorch alone, transformers",
     "export-depth": "write the disparities of a data set to an NPZ file",
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
     "sweep": "train, evaluate and tabulate several configurations over several seeds",
@@ -25,7 +26,7 @@ COMMANDS = {
     "cfg": "list or copy the YAML pages that come with the trainer",
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "schema": "write the JSON schema of the YAML files",
-    "bench": "time a training step or the loop",
+    "bench": "time a training step, the loop or exported networks",
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}

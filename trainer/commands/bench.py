@@ -3,6 +3,7 @@
     monodepth bench step                      one training step and its parts, batch 4 of 640x192 and 192x64
     monodepth bench step --precision bf16 --threads 2 --size 640 192
     monodepth bench loop                      the trainer's loop beside a bare PyTorch loop, on the demo
+    monodepth bench export                    ONNX files of every decoder beside PyTorch, on five encoders
 
 Times are medians of interleaved rounds. `A/A` compares two measurements of the same thing: its distance from 1 is the
 error of any ratio of two numbers.
@@ -44,6 +45,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=whole(1, 1_000_000), metavar="N", help="per round and side (default trainer.log_every_n_steps)")
     add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
     add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
+    exports = jobs.add_parser("export", help="ONNX files of every decoder beside PyTorch: exactness, size, speed")
+    add = exports.add_argument
+    add("--encoders", nargs="+", metavar="NAME", help="default: one of each of five families")
+    add("--decoders", nargs="+", metavar="NAME", help="default: all")
+    add("--size", type=whole(64, 8192), nargs=2, default=(192, 64), metavar=("W", "H"), help="default 192 64")
+    add("--precision", choices=("32", "16"), default="32", help="of the networks (default 32)")
     for job in jobs.choices.values():
         for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
             job.add_argument(

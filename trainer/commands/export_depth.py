@@ -23,7 +23,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="monodepth export-depth",
-        description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file.",
+        description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file. (The"
+        " network itself is written for other programs by `monodepth export`.)",
         epilog="Example: monodepth export-depth --ckpt models/synthetic/monodepth2_MS/42 --save preds.npz",
     )
     add = parser.add_argument

@@ -72,6 +72,29 @@ def replacing(path: Path, keep_previous: Path | None = None) -> Iterator[Path]:
             staged.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` to fill; its files replace those in `folder` when the block succeeds.
+
+    Other files in `folder` stay. Raises CannotWrite for every OSError in the block; nothing is changed then, unless the
+    disk refuses one of several files that are there already.
+    """
+    staged = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    try:
+        make_folder(staged)
+        yield staged
+        if os.path.isdir(folder):
+            for path in staged.iterdir():
+                os.replace(path, folder / path.name)
+        else:
+            os.replace(staged, folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise CannotWrite(why_not(folder, error)) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file. Raises CannotWrite and leaves the old file untouched."""
     with replacing(path) as staged, open(staged, "wb") as file:
