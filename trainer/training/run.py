@@ -70,8 +70,7 @@ def build_run(
     UserError for anything wrong before the first batch. lap: called with the name of each part once it is done.
     """
     _set_backends(cfg)
-    datasets, harmless = _checked_datasets(cfg, seed)
-    notes = [*cfg.warnings, *harmless]
+    datasets, notes = _checked_datasets(cfg, seed)
     check_monitors(_monitors(cfg), cfg.loss, datasets.get("val"))
     tracking.check_trackers(cfg.trainer.trackers or ())
     lap("data checked")
@@ -126,17 +125,17 @@ def _set_backends(cfg: Config) -> None:
 
 
 def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], list[str]]:
-    """Return the datasets, and their harmless notes. Raises UserError listing every problem of every dataset."""
+    """Return the datasets, and what is to be noted of settings and data. Raises UserError listing every problem of every dataset."""
     modes = ("train", "val") if cfg.trainer.limit_val_batches else ("train",)
     datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
     problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
     if problems:
         raise UserError("\n".join(problems))
-    notes: dict[str, list[str]] = {}  # what several say is printed once
+    said: dict[str, list[str]] = {}  # what several say is printed once
     for mode, dataset in datasets.items():
         for note in (*dataset.left_out(), *dataset.notes()):
-            notes.setdefault(note, []).append(mode)
-    return datasets, [f"dataset ({', '.join(found)}): {note}" for note, found in notes.items()]
+            said.setdefault(note, []).append(mode)
+    return datasets, [*cfg.warnings, *(f"dataset ({', '.join(modes)}): {note}" for note, modes in said.items())]
 
 
 def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None) -> None:
