@@ -125,7 +125,7 @@ def _set_backends(cfg: Config) -> None:
 
 
 def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], list[str]]:
-    """Return the datasets, and what is to be noted of settings and data. Raises UserError listing every problem of every dataset."""
+    """Return the datasets, and notes on settings and data. Raises UserError listing every problem of every dataset."""
     modes = ("train", "val") if cfg.trainer.limit_val_batches else ("train",)
     datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
     problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
@@ -135,7 +135,7 @@ def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], 
     for mode, dataset in datasets.items():
         for note in (*dataset.left_out(), *dataset.notes()):
             said.setdefault(note, []).append(mode)
-    return datasets, [*cfg.warnings, *(f"dataset ({', '.join(modes)}): {note}" for note, modes in said.items())]
+    return datasets, [*cfg.warnings, *(f"dataset ({', '.join(by)}): {note}" for note, by in said.items())]
 
 
 def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None) -> None:
