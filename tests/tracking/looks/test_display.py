@@ -22,9 +22,10 @@ def test_time_left_knows_the_budget(terminal: Terminal) -> None:
                 clock.now += 1
                 progress.advance({} if step == 11 else None)
         if kind == "plain":
-            told, line = stream.getvalue().splitlines()
+            first, told, line = stream.getvalue().splitlines()
             words = r"trainer\.max_minutes ends training in 9:49, (at|on) .*, at this pace in epoch 6 of 10 or earlier"
             assert re.fullmatch(words, told)
+            assert first == "epoch 1/10  step 10/100  1 it/s  9:50 left"
             assert line == "epoch 1/10  step 11/100  1 it/s  9:49 left"
     bars = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text()).splitlines()
     run = [bar for bar in bars if bar.startswith("run ")][-1]
