@@ -31,7 +31,7 @@ OPEN = {
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {
         *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
-        "yaml_text",
+        *("streams", "yaml_text"),
     },
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},

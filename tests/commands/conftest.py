@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.commands.evaluating import write_run
-from trainer.commands import cli
 from trainer.commands.prepare import main
+from trainer.runtime import streams
 from trainer.runtime.silence import Silence
 
 
 @pytest.fixture(autouse=True)
 def in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands called here do not say that they take long, which a busy machine decides."""
-    monkeypatch.setattr(cli, "_silence", Silence(lambda text: None))
+    monkeypatch.setattr(streams, "_silence", Silence(lambda text: None))
 
 
 @pytest.fixture(scope="session")

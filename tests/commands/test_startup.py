@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.world import call, command, train_args
-from trainer.commands import cli
 from trainer.commands.jobs.timings import BATCH, CONFIGURATION, IMPORTS, STEP, Stopwatch
-from trainer.runtime.silence import Silence, busy_machine
+from trainer.runtime import streams
+from trainer.runtime.silence import Silence
 
 HEADING = "time to the first step"
 PARTS = (
@@ -59,10 +59,10 @@ def test_the_table_is_shown_once_after_the_first_step():
 
 def test_a_part_that_takes_long_is_named_once_it_does(monkeypatch, capsys):
     now = [0.0]
-    silence = Silence(cli._announce, 3.0, clock=lambda: now[0])
+    silence = Silence(streams._announce, 3.0, clock=lambda: now[0])
     silence._arm = lambda seconds: None  # the timer, whose part this test plays
-    monkeypatch.setattr(cli, "_silence", silence)
-    monkeypatch.setattr(cli, "busy_machine", lambda: "")
+    monkeypatch.setattr(streams, "_silence", silence)
+    monkeypatch.setattr(streams, "busy_machine", lambda: "")
     with Stopwatch(age=0.0) as watch:
         watch.lap(CONFIGURATION)
         now[0] = 2.0
@@ -80,22 +80,6 @@ def test_a_part_that_takes_long_is_named_once_it_does(monkeypatch, capsys):
     now[0] = 9.0
     silence.look()
     assert capsys.readouterr().err == "", "nothing is said after the end"
-
-
-def test_other_processes_are_named_once_where_they_want_more_than_all_cores(monkeypatch, capsys):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr("os.getloadavg", lambda: (2.0, 9.0, 9.0))
-    assert busy_machine() == ""
-    monkeypatch.setattr("os.getloadavg", lambda: (5.5, 0.0, 0.0))
-    cli._told.clear()
-    for text in ("loading ...", "taking the first step ...", "loading ..."):
-        cli._announce(text)
-    assert capsys.readouterr().err.splitlines() == [
-        "loading; other processes keep this machine busy: load 5.5 on 2 cores ...",
-        "taking the first step ...",
-    ]
-    monkeypatch.delattr("os.getloadavg")  # a system without it
-    assert busy_machine() == ""
 
 
 def test_an_epoch_without_steps_does_not_count_as_the_first():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import signal
@@ -19,27 +18,8 @@ import pytest
 from tests.launch.forks import Forked
 from tests.runs import NOTED, ckpt, last_step, start, state, wait_for_step
 from tests.world import ROOT, environment, train_args
-from trainer.commands.cli import Outliving, say
+from trainer.runtime.streams import Outliving
 from trainer.tracking.progress import make_progress
-
-
-class Full(io.StringIO):
-    """A file on a disk with room for `room` characters."""
-
-    room = 10
-
-    def write(self, text: str) -> int:
-        if self.tell() + len(text) > self.room:
-            raise OSError(28, "No space left on device")
-        return super().write(text)
-
-
-def test_what_a_full_disk_refuses_is_dropped_and_what_fits_is_kept() -> None:
-    full = Full()
-    stream = Outliving(full)
-    for text in ("one\n", "long words\n", "two\n"):
-        assert stream.write(text) == len(text)
-    assert full.getvalue() == "one\ntwo\n"
 
 
 @pytest.fixture
@@ -84,30 +64,17 @@ def test_every_look_outlives_its_terminal(kind: str, closed_terminal: _Closing) 
 
 PRINTING = """
 import sys
-from trainer.commands.cli import outliving, say
-with outliving():
+from trainer.commands.cli import guarded
+@guarded
+def main():
     for i in range(20000): print("line", i)
-    say("error: said")
-sys.exit(3)
+sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("broken", ["pipe", "disk"])
-def test_the_exit_code_is_that_of_the_command(broken: str, tmp_path: Path) -> None:
-    """Python itself would raise in `print`, or flush at its end and leave with 120."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    target: int = writing if broken == "pipe" else os.open("/dev/full", os.O_WRONLY)
-    arguments = [sys.executable, "-c", PRINTING]
-    done = subprocess.run(arguments, stdout=target, stderr=target, cwd=ROOT, env=environment(), timeout=60)
-    assert done.returncode == 3
-
-
 def test_a_disk_that_refuses_the_output_of_a_command_is_an_error() -> None:
-    printing = PRINTING.replace("with outliving():", "@guarded\ndef main():").replace("outliving, ", "guarded, ")
-    code = printing.replace("sys.exit(3)", "sys.exit(main())").replace('    say("error: said")\n', "")
     full = os.open("/dev/full", os.O_WRONLY)
-    arguments = [sys.executable, "-c", code]
+    arguments = [sys.executable, "-c", PRINTING]
     done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, env=environment(), timeout=60)
     told = b"error: the output could not be written: No space left on device. Everything else is done\n"
     assert (done.returncode, done.stderr) == (1, told)
@@ -158,17 +125,3 @@ def test_under_nohup_a_closed_terminal_is_nothing(tmp_path: Path) -> None:
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert state(tmp_path)["state"] == "finished"
-
-
-def test_the_message_of_a_mistake_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that fail together share a terminal: a message and its end must not be two writes."""
-    writes: list[str] = []
-
-    class Recorded(io.StringIO):
-        def write(self, text: str) -> int:
-            writes.append(text)
-            return len(text)
-
-    monkeypatch.setattr(sys, "stderr", Recorded())
-    say("error: one\ntwo")
-    assert writes == ["error: one\ntwo\n"]

@@ -14,7 +14,10 @@ from tests.world import ROOT, train_args
 from trainer.commands import train
 from trainer.runtime.errors import UserError
 
-FILES = ("training/*.py", "tracking/*.py", "runtime/*.py", "build.py", "commands/train*.py", "commands/jobs/train.py")
+FILES = (
+    *("training/*.py", "tracking/**/*.py", "runtime/*.py"),
+    *("build.py", "commands/train*.py", "commands/jobs/train.py"),
+)
 SOURCES = [path for pattern in FILES for path in (ROOT / "trainer").glob(pattern)]
 BLOCKS = (ast.With, ast.While, ast.For, ast.If, ast.Try)
 

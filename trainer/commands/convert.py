@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.cli import doing, guarded
+from trainer.commands.cli import guarded
 from trainer.runtime.errors import UserError, listed
+from trainer.runtime.streams import doing
 
 if TYPE_CHECKING:
     from trainer.checkpoint.foreign import Converted

@@ -19,7 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import add_number, doing, guarded, seed_number, whole
+from trainer.commands.cli import add_number, guarded, seed_number, whole
+from trainer.runtime.streams import doing
 
 _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 

@@ -12,7 +12,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, doing, guarded, write_or_check
+from trainer.commands.cli import add_shared, guarded, write_or_check
+from trainer.runtime.streams import doing
 
 COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"  # of a checkout
 

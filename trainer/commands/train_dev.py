@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_number, add_shared, fill_in, guarded, processes, say
+from trainer.commands.cli import add_config_arguments, add_number, add_shared, fill_in, guarded, processes
 from trainer.runtime.processes import is_first_process
+from trainer.runtime.streams import say
 
 MODES = ("", "train.", "val.")
 EMPTIED = "but train-dev empties its folder at each start; with another -o it continues"

@@ -1,1 +1,1 @@
-"""The foundations of a run: whole files, run folder, processes, signals, seeds, YAML text. Every file here is open."""
+"""The foundations of a run: whole files, run folder, processes, signals, output, seeds, YAML text; all files open."""

@@ -65,8 +65,9 @@ class _Bounds:
         elif isinstance(event, yaml.AliasEvent):
             nodes, height = self._anchors.get(str(event.anchor), (1, 0))
         elif isinstance(event, yaml.ScalarEvent):
-            if len(event.value) > MAX_DIGITS and (event.implicit[0] or event.tag) and _INT.match(event.value):
-                self._refuse(event, f"a whole number of {len(event.value):,} digits; at most {MAX_DIGITS} are read")
+            digits = len(event.value.lstrip("+-"))
+            if digits > MAX_DIGITS and (event.implicit[0] or event.tag) and _INT.match(event.value):
+                self._refuse(event, f"a whole number of {digits:,} digits; at most {MAX_DIGITS} are read")
             if event.anchor is not None:
                 self._anchors[event.anchor] = 1, 0
         else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import doing
+from trainer.runtime.streams import doing
 
 IMPORTS, CONFIGURATION = "interpreter and imports", "configuration, with timm"
 BATCH, STEP = "first batch", "first step"

@@ -17,7 +17,6 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint.state import Position
-from trainer.commands.cli import leave, outliving, say
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
@@ -29,6 +28,7 @@ from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import check_launcher, is_first_process, lost_peer
 from trainer.runtime.rundir import RunDir, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
+from trainer.runtime.streams import leave, outliving, say
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.run import Run, build_run
 
