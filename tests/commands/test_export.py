@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.world import ROOT, call, command, refused
+from tests.world import ROOT, call, command, copied_run, refused
 from trainer.checkpoint import load_objective, safefile
 from trainer.evaluation.subject import sha256
 from trainer.predict import DepthPredictor
@@ -49,9 +50,10 @@ def test_an_onnx_file_says_what_it_is(run: Path, picture: Path, tmp_path: Path) 
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason="of the extra `export`")
     onnxruntime = pytest.importorskip("onnxruntime", reason="of the extra `export`")
+    run = copied_run(run, tmp_path / "run")
     path, checkpoint = tmp_path / "depth.onnx", run / "ckpts" / "best.safetensors"
-    results = run / "results"
-    results.mkdir(exist_ok=True)
+    shutil.rmtree(results := run / "results", ignore_errors=True)
+    results.mkdir()
     protocol = {"alignment": "median", "items": 4, "dataset": {"type": "synthetic"}}
     for name, digest in (("mine", sha256(checkpoint)), ("other", "0")):
         text = json.dumps({"mean": {"abs_rel": 0.5}, "protocol": {**protocol, "checkpoint": {"sha256": digest}}})

@@ -101,7 +101,7 @@ class Model:
             picture = as_rgb(file)
             picture.thumbnail((WIDEST, WIDEST))
             found = self.predictor(picture)
-            coloured = viz.to_uint8(viz.colour_disp(torch.from_numpy(found.disparity)[None, None])[0])
+            coloured = viz.to_uint8(viz.colour_disp(torch.tensor(found.disparity)[None, None])[0])
             rows.append({"input": np.array(picture), "prediction": coloured if found.unit != "m" else found.disparity})
         viz.picture_sheet(rows, path, footer=str(self.predictor.scale))
 
