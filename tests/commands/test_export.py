@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.world import ROOT, call, command, copied_run, refused
 from trainer.checkpoint import load_objective, safefile
+from trainer.checkpoint.publish import KEPT_SETTINGS
 from trainer.evaluation.subject import sha256
 from trainer.predict import DepthPredictor
 from trainer.predict.formats import onnx_file, program
@@ -137,6 +138,8 @@ def test_the_weights_of_the_folder_are_a_checkpoint(folder: Path, stereo_run: Pa
     mine, original = (load_objective(path).state_dict() for path in (folder / "model.safetensors", stereo_run))
     assert mine.keys() == original.keys()
     assert all(torch.equal(mine[key], original[key]) for key in mine)
+    settings = json.loads(safefile.read_metadata(folder / "model.safetensors")["hparams"])
+    assert settings.keys() <= {*KEPT_SETTINGS}  # nothing about the machine
     config = json.loads((folder / "config.json").read_text())
     assert (config["depth_estimation_type"], config["factor"]) == ("metric", 5.4)
     assert (config["min_depth"], config["max_depth"], config["image_size"]) == (0.1, 100.0, [64, 96])

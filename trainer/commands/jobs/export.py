@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from trainer.checkpoint import Saved, find_checkpoint, safefile
+from trainer.checkpoint.publish import published
 from trainer.commands.export import SUFFIXES
 from trainer.config.plugins import load_plugins
 from trainer.evaluation.places import check_place, run_folder
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     about = facts.describe(predictor, saved, settings, sha256(path), run_folder(path) / "results")
     if args.format == "transformers":
         saved.metadata["hparams"] = json.dumps(settings)
-        report = write_folder(args.out, predictor, saved, settings["config"]["net"]["depth"], about, pictures)
+        public, _ = published(saved)
+        report = write_folder(args.out, predictor, public, settings["config"]["net"]["depth"], about, pictures)
     else:
         report = write_graph(args, predictor, about, pictures)
     print(f"saved: {args.out}, {report}")

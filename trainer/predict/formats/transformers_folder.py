@@ -32,7 +32,6 @@ from trainer.runtime.optional import require
 ENTRY, ENTRY_FILE = "models_zoo.hub.modeling", "modeling_monodepth"
 HOUSE = "models_zoo"  # the package whose files go along
 WEIGHTS = "model.safetensors"
-KEPT = ("hparams", "epoch", "batch", "step", "monitor", "metrics")  # metadata of a checkpoint to share
 CLASSES = {
     "AutoConfig": "MonodepthConfig",
     "AutoModelForDepthEstimation": "MonodepthForDepthEstimation",
@@ -50,7 +49,9 @@ def write(
 ) -> None:
     """Write code, settings and weights to an empty folder.
 
-    options: keywords of the depth network. Raises UserError for a network that has parts from a plugin.
+    saved: as `checkpoint.publish.published` returns it. options: keywords of the depth network.
+
+    Raises UserError for a network that has parts from a plugin.
     """
     packages()
     network = predictor.network
@@ -77,9 +78,7 @@ def write(
     processor = {"size": {"height": height, "width": width}, "depth_estimation_type": kind}
     for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
         files.write_text(folder / name, json.dumps(content, indent=2) + "\n")
-    metadata = {key: text for key, text in saved.metadata.items() if key in KEPT}
-    weights = {name: tensor for name, tensor in saved.tensors.items() if name.startswith("networks.")}
-    safefile.write(folder / WEIGHTS, weights, {**metadata, "format": "pt"})  # transformers asks for this word
+    safefile.write(folder / WEIGHTS, saved.tensors, saved.metadata)
 
 
 def sources(depth: Any) -> dict[str, str]:
