@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -122,7 +123,7 @@ class DepthPredictor:
         pictures: paths, PIL images, arrays (H W), (H W 3) or (H W 4), or tensors (3 H W), of 8 or 16 bits or float in
             [0, 1]; turned as EXIF says, alpha dropped, grey made RGB.
 
-        Raises DataError, a UserError, for a picture that cannot be read.
+        Raises UserError for a picture that is missing or cannot be read.
         """
         if not isinstance(pictures, list | tuple):
             return next(self._predict([pictures]))
@@ -169,6 +170,8 @@ def input_size(config: Config) -> tuple[int, int]:
 def as_rgb(picture: Picture) -> Image.Image:
     """Read any picture as 8-bit RGB, turned as EXIF says. Raises DataError for one that cannot be read."""
     if isinstance(picture, str | Path):
+        if not os.path.exists(picture):
+            raise UserError(f"{picture}: no such file")
         with open_picture(picture) as opened:
             return as_rgb(opened)
     if isinstance(picture, Tensor):

@@ -95,7 +95,7 @@ def by_seed(table: Table, column: Column, decimals: int | None = None) -> tuple[
         values = row.cells[column].by_seed if column in row.cells else {}
         known = [v for v in values.values() if math.isfinite(v)]
         each = [f"{values[seed]:.{digits}f}" if seed in values else BLANK for seed in names]
-        spread = f"{max(known) - min(known):.{digits}f}" if known else BLANK
+        spread = f"{max(known) - min(known):.{digits}f}" if len(known) > 1 else BLANK
         lines.append([row.label, *each, spread])
     return ["model", *(f"seed {name}" for name in names), "max - min"], lines
 

@@ -283,7 +283,7 @@ def _metres(key: str, row: Mapping[str, Any]) -> float | None:
     picture, to_disparity = row.get(key), TO_DISPARITY.get(key)
     if to_disparity is None or picture is None or np.ndim(picture) != 2:
         return None
-    return 1 / float(_upper(to_disparity(torch.from_numpy(np.asarray(picture, np.float32))[None, None])))
+    return 1 / float(_upper(to_disparity(torch.tensor(np.asarray(picture, np.float32))[None, None])))
 
 
 def _draw_colour_bar(axes: Axes, name: str, low: str, high: str, metres: float | None) -> None:

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         with files.replacing(args.out) as staged:
             shutil.copyfile(made, staged)
     print(f"\n{args.out or made}: the film, and beside it disparity: red is near")
+    print(f"depth of other pictures: monodepth predict {shlex.quote(str(network.path))} PICTURE")
     print("better with more time: the same command with more --minutes goes on; so does the `train` above")
     return code
 

@@ -145,6 +145,8 @@ def _show_and_save(
         print(f"sheet: {request.sheet}")
     for result in results if several else ():
         print(f"ratio to best constant depth, {result.protocol['alignment']}: {result.ratio_to_constant:.2f}")
+    if results[0].ratio_to_constant > 1:
+        print("worse than one depth for all pixels:")
     print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")
 
 

@@ -148,7 +148,7 @@ def _show_order(table: Table, comparisons: Sequence[Comparison], column: Column 
     for warning in general:
         _say(console, f"warning: {warning}")
     if rest:
-        _say(console, f"warning: {rest} more of other columns; --out writes all, --sort chooses the metric")
+        _say(console, f"warning: {rest} more warnings, of other columns; --out writes all, --sort chooses the metric")
 
 
 def write(

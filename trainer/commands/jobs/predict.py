@@ -85,7 +85,7 @@ def _report(outcome: Outcome, outputs: Outputs, args: argparse.Namespace) -> Non
     """Print what was done, and list what could not be read."""
     where = ", ".join(map(str, outputs.films)) or f"{args.out}/"
     rate = f" ({outcome.frames / outcome.seconds:.3g} frames/s)" if outcome.seconds else ""
-    print(f"saved: {outcome.frames} frames in {outcome.seconds:.1f} s{rate}, {where}")
+    print(f"saved: {outcome.frames} frame{'s' * (outcome.frames != 1)} in {outcome.seconds:.1f} s{rate}, {where}")
     if outcome.problems:
         lines = first_lines(outcome.problems)
-        print("\n".join([f"{len(outcome.problems)} could not be read:", *lines]), file=sys.stderr)
+        print("\n".join([f"frames that could not be read: {len(outcome.problems)}", *lines]), file=sys.stderr)

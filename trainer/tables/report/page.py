@@ -87,6 +87,12 @@ def make_page(content: Content) -> str:
     raise UserError(f"{content.root}: its report is larger than {MOST_BYTES / 1e6:g} MB. Choose --models and --seeds")
 
 
+def _name(content: Content) -> str:
+    """Name a folder, and a run by its configuration and version."""
+    root = content.root.absolute()
+    return f"{root.parent.name}, {root.name}" if [run.path.absolute() for run in content.runs] == [root] else root.name
+
+
 def _render(content: Content, limits: Limits) -> str:
     import jinja2
     from markupsafe import Markup
@@ -110,7 +116,7 @@ def _render(content: Content, limits: Limits) -> str:
     style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return environment.get_template(TEMPLATE).render(
         **_facts(content, limits),
-        title=content.title or content.root.absolute().name,
+        title=content.title or _name(content),
         root=content.root,
         mark=MARK,
         version=__version__,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from trainer.metrics.validation import shown_name
 from trainer.tables.aggregate import Table, headline, rank
 from trainer.tables.layout import BEST, SECOND, by_seed, decimals_of, grid, head, legend, number, units
 from trainer.tables.report.runs import Run, mapping
@@ -26,7 +27,7 @@ def run_row(run: Run) -> dict[str, Any]:
         if state
         else "-",
         "step": _count(state.step) if state else "-",
-        "best": f"{run.monitor} {best[1]:.4g} (step {best[0]})" if best else "nothing validated",
+        "best": f"{shown_name(run.monitor)} {best[1]:.4g} (step {best[0]})" if best else "nothing validated",
         "waiting": f"{shares[-1][1]:.0%}" if shares else "-",
         "times": times,
         "host": state.host if state else "-",
