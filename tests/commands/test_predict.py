@@ -37,7 +37,7 @@ def test_one_broken_picture_costs_one_picture(stereo_run, pictures):
     assert "camera: 81.53 degrees" in done.stdout  # a focal length of 0.58 widths
     assert "depth: metres (trained on stereo pairs" in done.stdout
     assert "saved: 2 frames" in done.stdout
-    assert "1 could not be read:" in done.stderr
+    assert "frames that could not be read: 1\n" in done.stderr
     assert "a3.png is not a readable picture" in done.stderr
     assert names(pictures.parent / "depth") == [
         *("a10.npz", "a10.ply", "a10_color.png", "a10_gray16.png"),

@@ -80,7 +80,8 @@ def test_other_processes_are_named_once_where_they_want_more_than_all_cores(monk
     for text in ("loading ...", "taking the first step ...", "loading ..."):
         streams._announce(text)
     assert capsys.readouterr().err.splitlines() == [
-        "loading; other processes keep this machine busy: load 5.5 on 2 cores, where OMP_NUM_THREADS=1 is often faster ...",
+        "loading; other processes keep this machine busy: load 5.5 on 2 cores,"
+        " where OMP_NUM_THREADS=1 is often faster ...",
         "taking the first step ...",
     ]
     monkeypatch.delattr("os.getloadavg")  # a system without it

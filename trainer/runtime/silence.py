@@ -78,10 +78,7 @@ def busy_machine() -> str:
     with suppress(AttributeError, OSError):  # Linux, macOS
         load = os.getloadavg()[0]
         if load > cores:
-            fewer = (
-                ", where OMP_NUM_THREADS=1 is often faster" if cores > 1 and "OMP_NUM_THREADS" not in os.environ else ""
-            )
-            return (
-                f"; other processes keep this machine busy: load {load:.1f} on {cores} core{'s' * (cores > 1)}{fewer}"
-            )
+            busy = f"; other processes keep this machine busy: load {load:.1f} on {cores} core{'s' * (cores > 1)}"
+            has_choice = cores > 1 and "OMP_NUM_THREADS" not in os.environ
+            return busy + ", where OMP_NUM_THREADS=1 is often faster" * has_choice
     return ""
