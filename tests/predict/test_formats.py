@@ -73,7 +73,7 @@ def test_onnx_of_any_size(encoder: str, tmp_path: Path) -> None:
     ("encoder", "decoder", "options"),
     [
         ("test_resnet", "superdepth", {"dtype": "float", "layout": "NHWC"}),
-        ("test_convnext", "hrdepth", {}),
+        pytest.param("test_convnext", "hrdepth", {}, marks=pytest.mark.long),
     ],
 )
 def test_an_archive_predicts_what_pytorch_predicts(encoder, decoder, options, tmp_path: Path) -> None:
