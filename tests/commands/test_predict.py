@@ -120,6 +120,11 @@ def test_a_checkpoint_needs_a_depth_network(run, pictures, tmp_path):
 
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     refused(call("predict", tmp_path / "other.safetensors", "photos"), "other.safetensors")
+    refused(
+        call("predict", run.parents[1], "photos"),
+        "is not the folder of a run. Choose one of those in it: ",
+        "/".join(run.parts[-2:]),
+    )
 
 
 def test_ctrl_c_finishes_what_is_under_way(run, pictures, monkeypatch):

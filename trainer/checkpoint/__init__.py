@@ -5,7 +5,7 @@ what may change when a run continues, `foreign` for weights of other code.
 """
 
 from trainer.checkpoint.checkpointer import Capsule, Checkpointer, load_capsule
-from trainer.checkpoint.loading import find_checkpoint, load_objective, load_with_config
+from trainer.checkpoint.loading import find_checkpoint, load_objective, load_with_config, runs_below
 from trainer.checkpoint.pretrained import read_pretrained
 from trainer.checkpoint.saved import Saved
 
@@ -18,4 +18,5 @@ __all__ = [
     "load_objective",
     "load_with_config",
     "read_pretrained",
+    "runs_below",
 ]

@@ -15,8 +15,10 @@ from trainer.checkpoint.saved import Saved
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
 from trainer.objective import Objective
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, listed
 from trainer.runtime.rundir import BEST, LAST, PREVIOUS, read_hparams
+
+LISTED = 8  # runs that a message names
 
 
 def load_objective(path: Path | str, hparams: Path | str | None = None) -> Objective:
@@ -79,8 +81,21 @@ def find_checkpoint(path: Path | str) -> Path:
         raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
     if os.path.exists(shared := path / hub.CHECKPOINT):
         return shared
+    if runs := runs_below(path):
+        raise UserError(f"{path}: is not the folder of a run. Choose one of those in it: {runs}")
     looked_for = [*(str(candidate.relative_to(path)) for candidate in candidates), hub.CHECKPOINT]
     raise UserError(f"{path}: holds no checkpoint. Looked for {', '.join(looked_for)}")
+
+
+def runs_below(folder: Path) -> str:
+    """List the folders of runs one to three levels below, sorted; "" without any."""
+    found = {
+        str(checkpoint.parent.parent.relative_to(folder))
+        for depth in (range(1, 4) if os.path.isdir(folder) else ())
+        for checkpoint in folder.glob("*/" * depth + "ckpts/*.safetensors")
+        if checkpoint.name in (BEST, LAST)
+    }
+    return listed(sorted(found), LISTED)
 
 
 def _check_beside_last(best: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models_zoo.registry import did_you_mean
-from trainer.checkpoint import Saved, find_checkpoint
+from trainer.checkpoint import Saved, find_checkpoint, runs_below
 from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
@@ -17,11 +17,9 @@ from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.stored import UNITS, Kind, StoredDepth, read_arrays
-from trainer.runtime.errors import UserError, listed
+from trainer.runtime.errors import UserError
 from trainer.runtime.files import sha256
-from trainer.runtime.rundir import BEST, LAST, read_hparams
-
-LISTED = 8  # runs that a message names
+from trainer.runtime.rundir import read_hparams
 
 # The configuration of predictions from a file, complete but for the data set.
 NO_RUN: Mapping[str, Any] = {
@@ -113,22 +111,6 @@ def _find(path: Path) -> Path:
     path = Path(os.path.expanduser(path))
     if not os.path.exists(path) and not as_hub_name(path):
         above = next((folder for folder in path.parents[:2] if os.path.isdir(folder)), path)
-        if runs := _runs_below(above):
+        if runs := runs_below(above):
             raise UserError(f"{path}: no such file or folder. In {above} are the runs {runs}")
-    try:
-        return find_checkpoint(path)
-    except UserError as error:
-        if runs := _runs_below(path):
-            raise UserError(f"{path}: is not the folder of a run. Choose one of those in it: {runs}") from error
-        raise
-
-
-def _runs_below(folder: Path) -> str:
-    """List the folders of runs one to three levels below, sorted; "" without any."""
-    found = {
-        str(checkpoint.parent.parent.relative_to(folder))
-        for depth in (range(1, 4) if os.path.isdir(folder) else ())
-        for checkpoint in folder.glob("*/" * depth + "ckpts/*.safetensors")
-        if checkpoint.name in (BEST, LAST)
-    }
-    return listed(sorted(found), LISTED)
+    return find_checkpoint(path)
