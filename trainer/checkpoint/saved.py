@@ -75,6 +75,14 @@ class Saved:
         """Parts of the networks in the file ("depth.encoder"); empty = all."""
         return tuple(json.loads(self.metadata.get("parts", "[]")))
 
+    def require_depth(self) -> None:
+        """Raise UserError when the file holds only parts of a depth network."""
+        if any(part.startswith("depth.") for part in self.parts):
+            raise UserError(
+                f"{self.path}: holds only {', '.join(self.parts)}, so its depth would come from random weights."
+                " Train with trainer.load_ckpt set to it, and use that run"
+            )
+
     @property
     def networks(self) -> tuple[str, ...]:
         """Names of the networks in the file, complete or in part."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from trainer.checkpoint import find_checkpoint, load_with_config
+from trainer.checkpoint import Saved, find_checkpoint, load_with_config
+from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DataError
@@ -85,6 +86,8 @@ class DepthPredictor:
 
         Raises UserError for a checkpoint without depth network, and for what `load_objective` and `scale_of` refuse.
         """
+        path = find_checkpoint(path)
+        Saved(path, {}, read_metadata(path)).require_depth()
         objective, config = load_with_config(path, hparams)
         if "depth" not in objective.networks:
             raise UserError(f"{path}: holds no depth network, only {', '.join(objective.networks)}")
@@ -105,7 +108,7 @@ class DepthPredictor:
             raise exhausted(error) or UserError(f"device {device}: {str(error).splitlines()[0]}") from error
         if compile:
             network.compile()
-        model = sha256(find_checkpoint(path))
+        model = sha256(path)
         return cls(network, size or input_size(config), found, precision, batch_size, camera_of(config), model)
 
     @property

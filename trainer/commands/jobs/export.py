@@ -33,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = check.pictures_of(args.verify) if args.verify else []
     path = find_checkpoint(args.model)
     saved = Saved(path, *safefile.read(path))
-    if any(part.startswith("depth.") for part in saved.parts):
-        raise UserError(f"{path}: holds only {', '.join(saved.parts)}, so its depth would come from random weights")
+    saved.require_depth()
     settings = read_hparams(args.hparams) if args.hparams else saved.hparams
     predictor = DepthPredictor.load(
         path, hparams=args.hparams, size=args.size, scale=args.scale, device="cpu", batch_size=1
