@@ -11,7 +11,7 @@ from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
 from models_zoo.depth import as_scales, decoder_problems, scale_problems, with_trait
-from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
+from models_zoo.encoders.build import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.registry import problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
-from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
+from models_zoo.encoders.build import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.registry import did_you_mean, problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
@@ -35,6 +35,9 @@ class Depth(nn.Module):
         num_ch_mask: channels of the mask, the number of support frames.
         use_virtual_stereo: also predict for the virtual right and left cameras. Monodepth, arXiv:1609.03677.
         use_stereo_blend: also predict from the mirrored image and blend both, see `stereo_blend`.
+        activation: of the output. "sigmoid": disparity in (0, 1) between two limits of depth; "relu": disparity >= 0,
+            which is 1 / depth without limits, as of networks that learn from affine-invariant disparity
+            (arXiv:1907.01341).
         init_disp: disparity in (0, 1) that a new network starts from; null leaves PyTorch's initialisation, about 0.5,
             with which the first warps of a stereo pair miss by half an image. Not a published choice.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
@@ -52,6 +55,7 @@ class Depth(nn.Module):
         num_ch_mask: int | None = None,
         use_virtual_stereo: bool = False,
         use_stereo_blend: bool = False,
+        activation: Literal["sigmoid", "relu"] = "sigmoid",
         init_disp: float | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -59,7 +63,7 @@ class Depth(nn.Module):
         super().__init__()
         if problems := depth_problems(enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std):
             raise ValueError("depth network: " + "; ".join(problems))
-        self.mask_name = mask_name
+        self.mask_name, self.activation = mask_name, activation
         self.use_virtual_stereo = use_virtual_stereo
         self.use_stereo_blend = use_stereo_blend
         self.standardise = Standardise(mean, std)
@@ -67,7 +71,9 @@ class Depth(nn.Module):
 
         shared = {**feature_spec(self.encoder)._asdict(), "out_scales": as_scales(out_scales)}
         self.decoders = nn.ModuleDict()
-        disp = self.decoders["disp"] = DECODERS.create(dec_name, out_ch=3 if use_virtual_stereo else 1, **shared)
+        disp = self.decoders["disp"] = DECODERS.create(
+            dec_name, out_ch=3 if use_virtual_stereo else 1, activation=activation, **shared
+        )
         if init_disp is not None:
             disp.set_output(init_disp)
         if mask_name is not None:
@@ -87,7 +93,7 @@ class Depth(nn.Module):
         """Predict from images (b 3 h w) in [0, 1]; h and w multiples of 32, at least 64, else ValueError.
 
         Returns dicts {scale s: map}, ascending, float32 even under autocast:
-            disp: (b 1 h/2**s w/2**s) sigmoid disparity in (0, 1), 0 = far.
+            disp: (b 1 h/2**s w/2**s) disparity, 0 = far: in (0, 1), or >= 0 with `activation="relu"`.
             disp_stereo: (b 2 ...), with virtual stereo: channel 0 for the virtual right camera of a left
                 image, channel 1 for the virtual left camera of a right image.
             mask: (b num_ch_mask ...), with a mask: [0, 1] explainability or [0, inf) uncertainty.

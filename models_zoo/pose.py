@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
-from models_zoo.encoder import build_encoder, check_images, encode, encoder_problems, feature_spec
+from models_zoo.encoders.build import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.layers import at_least_float32
 from models_zoo.registry import problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems

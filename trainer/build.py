@@ -59,18 +59,26 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
         except ValueError as error:
             raise UserError(f"loss: {error}") from error
     networks = build_networks(cfg, given)
+    near, far = depth_limits(cfg)
     try:
         return Objective(
             networks=networks,
             losses=losses,
             weights=weights,
             supp_idxs=cfg.supp_idxs,
-            min_depth=cfg.trainer.min_depth,
-            max_depth=cfg.trainer.max_depth,
+            min_depth=near,
+            max_depth=far,
             legacy_sampling=cfg.trainer.legacy_sampling,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def depth_limits(cfg: Config) -> tuple[float, float | None]:
+    """Return depth at disparity 1 and 0 (None = no bound): those of the trainer, but none for a ReLU disparity."""
+    if cfg.net.get("depth", {}).get("activation") == "relu":
+        return 1.0, None  # depth = 1 / disparity
+    return cfg.trainer.min_depth, cfg.trainer.max_depth
 
 
 def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:

@@ -30,6 +30,7 @@ class Batch(TypedDict, total=False):
     T_stereo: Tensor  # (b 4 4) target -> stereo support, when 0 is in `supp_idxs`; baseline 0.1 units
     depth: Tensor  # (b 1 H W) ground truth in metres, 0 = missing, at its own resolution
     depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = missing
+    pseudo: Tensor  # (b 1 h w) disparity of a teacher network up to scale and shift, > 0; 0 = none
     Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, if known
     K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, if known
     edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, if known
@@ -58,11 +59,12 @@ class StepOutput:
 class Predictions(TypedDict, total=False):
     """`StepOutput.predictions`. Inner dicts are keyed by scale s (stride 2**s), ascending."""
 
-    disp: dict[int, Tensor]  # (b 1 h/2^s w/2^s) sigmoid disparity, 0 = far
+    disp: dict[int, Tensor]  # (b 1 h/2^s w/2^s) disparity of the network, 0 = far
     disp_stereo: dict[int, Tensor]  # (b 1 ...) of the virtual stereo view, chosen per item
     mask: dict[int, Tensor]  # (b n ...) one channel per support
     depth: dict[int, Tensor]  # (b 1 h w) depth at network resolution, in units of the 0.1 baseline
     Ts: Tensor  # (b n 4 4) target -> support, in the order of `supp_idxs`
+    K: Tensor  # (b 3 3) intrinsics in pixels of (h, w), where they are learned, in place of the batch's
     R: Tensor  # (b m 3) axis-angle of the m supports with an offset other than 0, as predicted, before inversion
     t: Tensor  # (b m 3) translation of the same
     depth_feats: list[Tensor]  # (b c_k h_k w_k) of the depth encoder, shallow to deep

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from models_zoo.encoder import current_name
+from models_zoo.encoders.build import current_name
 from tests.benchmark import systems
 from tests.world import ROOT
 from trainer.build import build_dataset, build_loader, build_networks, build_objective

@@ -12,8 +12,8 @@ from torch import nn
 
 import models_zoo
 from models_zoo.decoders import DECODERS
-from models_zoo.encoder import build_encoder, encode, feature_spec
-from models_zoo.vit import ViTPyramid, is_plain
+from models_zoo.encoders.build import build_encoder, encode, feature_spec
+from models_zoo.encoders.vit import ViTPyramid, is_plain
 
 TINY = "test_vit"  # timm's own test model: patch 16, width 64, 6 blocks
 SIZE = (64, 96)  # not that of the position embeddings
@@ -156,7 +156,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.
     state = timm.create_model(TINY).state_dict()
     save_file(state, tmp_path / "model.safetensors")
     found = {"file": str(tmp_path / "model.safetensors")}
-    monkeypatch.setattr("models_zoo.encoder.find_pretrained", lambda name: found)
+    monkeypatch.setattr("models_zoo.encoders.build.find_pretrained", lambda name: found)
     return state
 
 

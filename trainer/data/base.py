@@ -28,7 +28,7 @@ from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
-_KEYS = ("K", "T_stereo", "depth", "depth_hints", "Ts_true", "K_depth", "edges")
+_KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "K_depth", "edges")
 _MIRROR = np.outer([-1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0])  # times a (4 4) motion T: diag(signs) T diag(signs)
 
 
@@ -53,6 +53,7 @@ class RawItem:
     depth: NDArray[Any] | None = None  # (H W) metres, 0 = none
     Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
     hints: NDArray[Any] | None = None  # (h w) proxy depth in units of the 0.1 baseline, 0 = none
+    pseudo: NDArray[Any] | None = None  # (h w) disparity of a teacher up to scale and shift, > 0; 0 = none
     K_depth: NDArray[Any] | None = None  # (3 3) intrinsics in pixels of `depth`, where they are known
     edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
 
@@ -78,6 +79,7 @@ class RawItem:
             depth=flipped(self.depth),
             Ts_true=None if self.Ts_true is None else self.Ts_true * _MIRROR,
             hints=flipped(self.hints),
+            pseudo=flipped(self.pseudo),
             K_depth=camera(self.K_depth, self.depth),
             edges=flipped(self.edges),
         )
@@ -267,7 +269,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             clean = augment.to_planes(images)  # (1+n 3 h w) in [0, 1]
             item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
             arrays = {"K": raw.K, "T_stereo": raw.T_stereo, "Ts_true": raw.Ts_true, "K_depth": raw.K_depth}
-            maps = {"depth": raw.depth, "depth_hints": raw.hints, "edges": raw.edges}
+            maps = {"depth": raw.depth, "depth_hints": raw.hints, "pseudo": raw.pseudo, "edges": raw.edges}
             arrays |= {key: None if entry is None else entry[None] for key, entry in maps.items()}
             for key in _KEYS:
                 if (array := arrays[key]) is not None:  # a copy: data sets may keep theirs

@@ -42,6 +42,7 @@ class Scene:
     disp_stereo: Scales | None = None  # {s: (b 1 ...)} disparity of the virtual stereo view, chosen per item
     T_stereo: Tensor | None = None  # (b 4 4) motion target -> stereo support
     depth_hints: Tensor | None = None  # (b 1 h w) proxy depth, 0 = none
+    pseudo: Tensor | None = None  # (b 1 h w) disparity of a teacher up to scale and shift, > 0; 0 = none
     extras: Mapping[str, Any] = field(default_factory=dict)  # other network outputs: features, autoencoder images
     is_virtual: bool = False  # the scene of a `stereo_twin`, which has no mask
 

@@ -21,6 +21,7 @@ class Facts:
     mask_name: str | None = None
     virtual_stereo: bool = False
     use_hints: bool = True
+    use_pseudo: bool = True
     encodes: bool = True  # the depth network has a method `encode`
 
 
@@ -41,6 +42,7 @@ NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
         "a virtual stereo view: set net.depth.use_virtual_stereo: true and add 0 to dataset.supp_idxs",
     ),
     "hints": (lambda f: f.use_hints, "depth hints: set dataset.use_hints: true"),
+    "pseudo": (lambda f: f.use_pseudo, "the disparity of a teacher: set dataset.use_pseudo: true"),
     "autoencoder": (lambda f: "autoencoder" in f.networks, "the network net.autoencoder: add it to net"),
     "features": (
         lambda f: f.encodes or "autoencoder" in f.networks,
@@ -58,6 +60,7 @@ KEYS = {
     "K": "every data set has it",
     "T_stereo": "dataset.supp_idxs has 0, so use a data set with stereo pairs",
     "depth_hints": "set dataset.use_hints: true",
+    "pseudo": "set dataset.use_pseudo: true",
 }
 
 
@@ -78,7 +81,7 @@ def unmet(
         mask_name=getattr(depth, "mask_name", None),
         virtual_stereo=virtual_stereo,
         encodes=hasattr(depth, "encode"),
-    )  # hints are checked in the batch
+    )  # hints and pseudo-labels are checked in the batch
     have = f"networks: {', '.join(networks)}; supp_idxs: {tuple(supp_idxs)}"
     problems = []
     for need, key in needed_by.items():
@@ -99,7 +102,7 @@ def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int]) -> list[str
         keys += ["supports", "K"]
     if 0 in supp_idxs and {"supports", "stereo", "virtual_stereo"} & set(needed_by):
         keys.append("T_stereo")
-    return [*keys, "depth_hints"] if "hints" in needed_by else keys
+    return keys + [key for need, key in (("hints", "depth_hints"), ("pseudo", "pseudo")) if need in needed_by]
 
 
 def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:

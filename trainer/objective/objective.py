@@ -212,11 +212,11 @@ class Objective(nn.Module):
         return [feat.unflatten(0, supports.shape[:2]) for feat in feats]
 
     def _scene(self, batch: Batch, predictions: Mapping[str, Any]) -> Scene:
-        named = ("disp", "mask", "disp_stereo", "Ts", "R", "t")
+        named = ("disp", "mask", "disp_stereo", "Ts", "R", "t", "K")
         return Scene(
             target=batch["target"],
             supports=batch.get("supports"),
-            K=batch.get("K"),
+            K=predictions.get("K", batch.get("K")),
             Ts=predictions.get("Ts"),
             disp=predictions["disp"],
             mask=predictions.get("mask"),
@@ -227,6 +227,7 @@ class Objective(nn.Module):
             disp_stereo=predictions.get("disp_stereo"),
             T_stereo=batch.get("T_stereo"),
             depth_hints=batch.get("depth_hints"),
+            pseudo=batch.get("pseudo"),
             extras={key: value for key, value in predictions.items() if key not in named},
         )
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import models_zoo
 from models_zoo import pretrained
-from models_zoo.encoder import build_encoder, current_name, encode, feature_spec
+from models_zoo.encoders.build import build_encoder, current_name, encode, feature_spec
 
 TINY = "test_resnet"  # timm's own test model, 0.5 M parameters
 

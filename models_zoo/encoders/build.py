@@ -1,4 +1,4 @@
-"""Encoders: any timm model with feature maps down to stride 32, and plain ViTs."""
+"""Encoders by name: those of `models_zoo.encoders`, any timm model with feature maps, and plain ViTs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import timm
 from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
+from models_zoo.encoders import ENCODERS
+from models_zoo.encoders.vit import ViTPyramid, is_plain
 from models_zoo.pretrained import find_pretrained, one_line, unavailable
-from models_zoo.vit import ViTPyramid, is_plain
 
 STRIDE = 32  # of the deepest feature: every decoder upsamples five times from there
 MIN_SIDE = 64  # pixels: reflect padding needs two of them at stride 32
@@ -31,10 +32,12 @@ def feature_spec(encoder: Any) -> FeatureSpec:
 
 
 def encoder_problems(enc_name: str) -> list[str]:
-    """List what is wrong with the name of an encoder ("arch" or "arch.tag")."""
+    """List what is wrong with the name of an encoder: one of `ENCODERS`, or "arch" or "arch.tag" of timm."""
+    if enc_name in ENCODERS:
+        return []
     arch, _, tag = current_name(enc_name).partition(".")
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=5, cutoff=0.6)
+        near = difflib.get_close_matches(arch, [*ENCODERS.names(), *timm.list_models()], n=5, cutoff=0.6)
         hint = f"Nearest names: {', '.join(near)}" if near else "List the names with timm.list_models()"
         return [f"enc_name {enc_name!r} is not a model of timm {timm.__version__}. {hint}"]
     tags = [name.partition(".")[2] for name in timm.list_models(arch, include_tags=True)]
@@ -53,8 +56,8 @@ def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3, deepest_on
     """Build the timm model `enc_name` as an encoder that returns feature maps, see `feature_spec`.
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
-    layers for a pyramid of maps, see `models_zoo.vit`, or with `deepest_only` for its last map. Raises ValueError for
-    an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches;
+    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map. Raises
+    ValueError for an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches;
     PretrainedUnavailable when the weights are out of reach.
     """
     if problems := encoder_problems(enc_name):
