@@ -359,3 +359,10 @@ def test_config_error_is_a_user_error():
 def test_odd_settings_are_warnings(load, text, warning):
     assert load().warnings == ()
     assert load(text).warnings[0].startswith(warning)
+
+
+def test_an_override_that_the_keys_of_the_modes_hide_is_a_warning(load):
+    text = "dataset: {train: {supp_idxs: [1]}}"
+    warning = "dataset.supp_idxs of --set: dataset.train.supp_idxs (x.yaml:1) win. Set them by name"
+    assert load(text, "dataset.supp_idxs=[-1]").warnings[0].startswith(warning)
+    assert load(text, "dataset.train.supp_idxs=[-1]", "dataset.supp_idxs=[-1]").warnings == ()

@@ -11,6 +11,7 @@ from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import Report, show
 from trainer.config.optimizers import rehearse
 from trainer.config.resolve import LOSS_EXTRA, Resolved
+from trainer.config.sections import MODES
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.errors import UserError
 
@@ -44,6 +45,7 @@ class _Crosschecks:
         if not self.has("net.depth"):
             self.wrong("net.depth", "missing; a depth network is what is trained")
         self.repetitions()
+        self.overridden()
         self.sizes()
         self.depth_range()
         self.evaluation()
@@ -110,6 +112,16 @@ class _Crosschecks:
             if len(set(frames)) < len(frames):
                 key = self.place("dataset", mode, "supp_idxs")
                 self.wrong(key, f"{frames} names a frame twice; remove the repetition")
+
+    def overridden(self) -> None:
+        """Keys from the command line that have no effect, because the modes have their own."""
+        places = self.report.layer.places
+        for section, key in [path for path, place in places.items() if len(path) == 2 and place.startswith("--set")]:
+            own = [mode for mode in MODES if (section, mode, key) in places]
+            winning = [f"{section}.{mode}.{key}" for mode in own if not places[section, mode, key].startswith("--set")]
+            if winning:
+                rule = f"{', '.join(winning)} ({places[tuple(winning[0].split('.'))]}) win"
+                self.warn(f"{section}.{key} of --set: {rule}. Set them by name: --set {winning[0]}=...")
 
     def motion(self, facts: Facts, supp_idxs: list[int]) -> None:
         """Supports in time need a pose network, the stereo partner does not."""
