@@ -228,7 +228,9 @@ def _millions(number: int) -> str:
 
 
 def _camera(dataset: DepthDataset) -> str:
-    """Write K of the first item in fractions of the picture."""
+    """Write K of the first item in fractions of the picture, and whether it is used."""
+    if dataset.guesses_K and dataset.K_is_learned:
+        return "learned; the data do not know it"
     width, height = dataset.size
     try:
         K = dataset[0]["K"]
@@ -236,7 +238,8 @@ def _camera(dataset: DepthDataset) -> str:
         return f"unknown ({type(error).__name__}: {error})"
     names = {"fx": K[0, 0] / width, "fy": K[1, 1] / height, "cx": K[0, 2] / width, "cy": K[1, 2] / height}
     numbers = " ".join(f"{name} {float(value):.3f}" for name, value in names.items())
-    return f"{numbers}, fractions of {width} x {height} pixels (first train item)"
+    learned = "learned; the data say " if dataset.K_is_learned else ""
+    return f"{learned}{numbers}, fractions of {width} x {height} pixels (first train item)"
 
 
 def _summary(job: Run) -> dict[str, str]:
