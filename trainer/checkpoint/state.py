@@ -42,8 +42,8 @@ class TrainState:
     best: float | None = None  # best value of the monitored metric; None before the first validation
     best_epoch: int | None = None  # index of its epoch
     metrics: dict[str, float] = field(default_factory=dict)  # of the latest validation
-    camera: dict[str, Any] | None = None  # `LearnedCamera` of the latest validation that measured one
     extra: dict[str, Any] = field(default_factory=dict)  # whatever `encoding` knows, tensors too
+    camera: dict[str, Any] | None = None  # `LearnedCamera` of the latest validation that measured one
 
 
 def pack_state(
@@ -108,8 +108,8 @@ def read_state(metadata: Metadata, tensors: Tensors) -> TrainState:
         best=best.get("value"),
         best_epoch=best.get("epoch"),
         metrics=from_json(metadata.get("metrics", "{}")),
-        camera=from_json(metadata.get("camera", "null")),
         extra=extra,
+        camera=from_json(metadata.get("camera", "null")),
     )
 
 
