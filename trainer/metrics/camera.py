@@ -49,7 +49,7 @@ class LearnedCamera:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LearnedCamera:
         """Undo `to_dict`."""
-        known = {field.name: data[field.name] for field in fields(cls)}
+        known: dict[str, Any] = {field.name: data[field.name] for field in fields(cls)}
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
 
 

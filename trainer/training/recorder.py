@@ -213,7 +213,7 @@ def camera_scalars(camera: LearnedCamera) -> dict[str, float]:
     scalars = {f"val_{tag}": value for tag, value in zip(CAMERA_TAGS, camera.mean, strict=True)}
     for axis, fov, sd in zip("xy", camera.fov, camera.fov_sd, strict=True):
         scalars |= {f"val_camera/fov_{axis}": fov, f"val_camera/fov_{axis}_sd": sd}
-    return {**scalars, "val_camera/bend": camera.bend}
+    return {**scalars, "val_camera/spread": camera.spread, "val_camera/bend": camera.bend}
 
 
 def shown_camera(result: ValidationResult) -> str:
