@@ -49,8 +49,9 @@ class LearnedCamera:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LearnedCamera:
         """Undo `to_dict`."""
-        known: dict[str, Any] = {field.name: data[field.name] for field in fields(cls)}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        known = {field.name: data[field.name] for field in fields(cls)}
+        numbers: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+        return cls(**numbers)
 
 
 def fields_of_view(focal: Tensor) -> Tensor:

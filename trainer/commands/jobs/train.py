@@ -22,6 +22,7 @@ from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data.base import DepthDataset
 from trainer.data.files.paths import DataNotFound
+from trainer.metrics.camera import LearnedCamera
 from trainer.metrics.validation import shown_name
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import CannotWrite
@@ -257,6 +258,8 @@ def _summary(job: Run) -> dict[str, str]:
         "last": str(folder.last_path),
         "tensorboard": f"tensorboard --logdir {folder.path}",
     }
+    if state.camera is not None:
+        rows["camera learned"] = LearnedCamera.from_dict(state.camera).words
     if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
     if (budget := job.loop.budget).is_spent and state.position.epoch < job.loop.settings.max_epochs:
