@@ -1,4 +1,4 @@
-"""A camera that is learned: named before, measured after each epoch, kept in checkpoints, used and told from there on."""
+"""A learned camera is measured after each epoch, kept in checkpoints, used for points and named by evaluations."""
 
 from __future__ import annotations
 

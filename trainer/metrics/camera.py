@@ -9,7 +9,7 @@ wrong by 20 %: this is `bend`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -83,25 +83,16 @@ def summarise(table: Tensor) -> LearnedCamera | None:
     table = table[table[:, :5].isfinite().all(1)]
     if not len(table):
         return None
-    fov = fields_of_view(table[:, :2])
-    means, sds = (_numbers(f(torch.cat([table[:, :4], fov], 1))) for f in (_mean, _sd))
+    values = torch.cat([table[:, :4], fields_of_view(table[:, :2])], 1)
+    means, sds = _numbers(values.mean(0)), _numbers(values.std(0, correction=0))
     return LearnedCamera(means[:4], sds[:4], means[4:], sds[4:], len(table), math.sqrt(table[:, 4].mean()))
 
 
 def true_view(table: Tensor) -> tuple[float, ...] | None:
     """Return the mean field of view of the data, horizontal and vertical, of rows of `measure`."""
     known = table[:, 5:][table.isfinite().all(1)]
-    return _numbers(_mean(fields_of_view(known))) if len(known) else None
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean(0)
-
-
-def _sd(values: Tensor) -> Tensor:
-    return values.std(0, correction=0)
+    return _numbers(fields_of_view(known).mean(0)) if len(known) else None
 
 
 def _numbers(values: Tensor) -> tuple[float, ...]:
-    row: Sequence[float] = values.tolist()
-    return tuple(row)
+    return tuple(map(float, values))
