@@ -1,10 +1,12 @@
-"""The pose network: camera motion between two images."""
+"""The pose network: camera motion between two images, and the camera itself if asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
@@ -16,19 +18,26 @@ from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, sta
 WIDTH = 256
 SLOTS = 2  # motions per pair; Monodepth2 uses only the first and stores weights of both
 STEP = 0.01  # a fresh network predicts motions near the identity
+FOCAL_LIMITS = (0.1, 20.0)  # image sizes: 157 to 3 degrees; what `K_init` may name
 
 
 @NETWORKS.register("pose")
 class Pose(nn.Module):
-    """Predict the motion between two frames.
+    """Predict the motion between two frames, and on demand the camera that took them.
 
     Args:
         enc_name: timm model, its first layer widened to 6 channels.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
+        learn_K: learn focal length and principal point, too (arXiv:1904.04998), in place of the K of the data.
+        K_init: fx, fy, cx, cy in image widths and heights, which a new network predicts for every pair at first;
+            null = whatever its random weights give: focal lengths near 0.69, 72 degrees both ways.
     """
 
-    source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260"
+    source: ClassVar[str] = (
+        "SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260; learn_K: Gordon et al., arXiv:1904.04998, SlowTV,"
+        " arXiv:2307.10713"
+    )
 
     def __init__(
         self,
@@ -36,16 +45,24 @@ class Pose(nn.Module):
         pretrained: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        learn_K: bool = False,
+        K_init: Sequence[float] | None = None,
     ):
         super().__init__()
-        if problems := pose_problems(enc_name, mean, std):
+        if problems := pose_problems(enc_name, mean, std, learn_K, K_init):
             raise ValueError("pose network: " + "; ".join(problems))
         self.standardise = Standardise(mean, std, images=2)
         self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True)
         deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
-        hidden = [nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()) for _ in range(2)]
-        self.decoder = nn.Sequential(*hidden, nn.Conv2d(WIDTH, 6 * SLOTS, 1))
+        self.decoder = _branch(6 * SLOTS)
+        self.learn_K = learn_K
+        if learn_K:
+            self.focal, self.centre = _branch(2), _branch(2)
+            if K_init is not None:
+                focal, centre = torch.tensor(K_init, dtype=torch.float64).view(2, 2)
+                _start(self.focal, focal.expm1().log())  # the inverse of softplus
+                _start(self.centre, centre.logit())
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
@@ -56,15 +73,53 @@ class Pose(nn.Module):
 
         pairs (b 6 h w): two RGB images in [0, 1] in temporal order; h, w multiples of 32, at least 64, else
         ValueError. Returns {"R": (b 2 3) axis-angle in radians, "t": (b 2 3) translation}, float32 even under
-        autocast; slot 0 of the middle axis is the motion, slot 1 is unused.
+        autocast; slot 0 of the middle axis is the motion, slot 1 is unused. With `learn_K` also {"focal": (b 2) = fx,
+        fy > 0, "centre": (b 2) = cx, cy in (0, 1)}, both in image widths and heights.
         """
         check_images(pairs, channels=6)
-        feats = encode(self.encoder, self.standardise(pairs))
-        motion = at_least_float32(self.decoder(self.squeeze(feats[-1]))).mean(dim=(2, 3))
-        motion = STEP * motion.view(-1, SLOTS, 6)
-        return {"R": motion[..., :3], "t": motion[..., 3:]}
+        feats = self.squeeze(encode(self.encoder, self.standardise(pairs))[-1])
+        motion = STEP * _pooled(self.decoder, feats).view(-1, SLOTS, 6)
+        out = {"R": motion[..., :3], "t": motion[..., 3:]}
+        if self.learn_K:
+            out["focal"] = F.softplus(_pooled(self.focal, feats))
+            out["centre"] = _pooled(self.centre, feats).sigmoid()
+        return out
 
 
-def pose_problems(enc_name: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+def _branch(outputs: int) -> nn.Sequential:
+    hidden = [nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()) for _ in range(2)]
+    return nn.Sequential(*hidden, nn.Conv2d(WIDTH, outputs, 1))
+
+
+def _pooled(branch: nn.Module, feats: Tensor) -> Tensor:
+    return at_least_float32(branch(feats)).mean(dim=(2, 3))
+
+
+@torch.no_grad()
+def _start(branch: nn.Sequential, values: Tensor) -> None:
+    """Let a branch give `values` for every input until it learns."""
+    last: Any = branch[-1]
+    last.weight.zero_()
+    last.bias.copy_(values)
+
+
+def pose_problems(
+    enc_name: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    learn_K: bool = False,
+    K_init: Sequence[float] | None = None,
+) -> list[str]:
     """List what is wrong with the options of a pose network."""
-    return encoder_problems(enc_name) + statistics_problems(mean, std)
+    problems = encoder_problems(enc_name) + statistics_problems(mean, std)
+    if K_init is None:
+        return problems
+    if not learn_K:
+        problems.append("K_init starts a learned camera: set learn_K: true")
+    near, far = FOCAL_LIMITS
+    if not (len(K_init) == 4 and all(near <= f <= far for f in K_init[:2]) and all(0 < c < 1 for c in K_init[2:])):
+        problems.append(
+            f"K_init must be fx, fy ({near:g} to {far:g}) and cx, cy (0 to 1) in image widths and heights, not"
+            f" {list(K_init)}; pixels are divided by width, height, width, height"
+        )
+    return problems

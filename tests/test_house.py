@@ -35,7 +35,7 @@ OPEN = {
     },
     "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},
+    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "validation")},
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},

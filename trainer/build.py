@@ -84,7 +84,9 @@ def depth_limits(cfg: Config) -> tuple[float, float | None]:
 def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:
     """Build the dataset of one mode (train, val, test); `changes` override keys of the `dataset` section."""
     name, kwargs = cfg.dataset_kwargs(mode)
-    return DATASETS.create(name, **{**kwargs, "seed": seed, **changes})
+    dataset: DepthDataset = DATASETS.create(name, **{**kwargs, "seed": seed, **changes})
+    dataset.K_is_learned = bool(cfg.net.get("pose", {}).get("learn_K"))
+    return dataset
 
 
 def build_loader(

@@ -67,6 +67,8 @@ class Predictions(TypedDict, total=False):
     K: Tensor  # (b 3 3) intrinsics in pixels of (h, w), where they are learned, in place of the batch's
     R: Tensor  # (b m 3) axis-angle of the m supports with an offset other than 0, as predicted, before inversion
     t: Tensor  # (b m 3) translation of the same
+    focal: Tensor  # (b m 2) learned fx, fy of the same in image widths and heights; K is that of the first
+    centre: Tensor  # (b m 2) learned cx, cy of the same
     depth_feats: list[Tensor]  # (b c_k h_k w_k) of the depth encoder, shallow to deep
     supp_depth_feats: list[Tensor]  # (b n c_k h_k w_k) of the supports, constant, if a loss compares features
     autoenc_imgs: dict[int, Tensor]  # (b 3 h/2^s w/2^s) reconstruction of the target

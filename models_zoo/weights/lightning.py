@@ -35,9 +35,8 @@ DECODERS = {  # prefixes of decoders, by network
     "depth": ("decoders.disp.", "decoders.mask."),
     "autoencoder": ("decoder.",),
 }
-POSE_HEADS = {"decoders.pose.": "decoder."}  # the successor's name -> ours
-LEARNED_INTRINSICS = ("decoders.focal.", "decoders.offset.")
-OFF = {"learn_K": False}  # options that this zoo lacks, with the only value that it can import
+# The successor's name -> ours.
+POSE_HEADS = {"decoders.pose.": "decoder.", "decoders.focal.": "focal.", "decoders.offset.": "centre."}
 IMAGENET = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 LEGACY_SAMPLING = (
     "trainer.legacy_sampling: true, because that code sampled up to half a pixel off in training and its weights"
@@ -127,20 +126,13 @@ def _options(name: str, options: Any, notes: list[str]) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         notes.append(f"its settings lack net.{name}: the defaults are assumed, and the weights must fit them")
         options = {}
-    unused = [key for key, value in options.items() if key in OFF and value == OFF[key]]
-    notes += [f"net.{name}.{key}: {OFF[key]} is left out, an option that this trainer lacks" for key in unused]
-    return {**IMAGENET, **{key: value for key, value in options.items() if key not in unused}, "pretrained": False}
+    return {**IMAGENET, **options, "pretrained": False}
 
 
 def _translate(
     path: Path, name: str, own: dict[str, Tensor], options: Mapping[str, Any], dropped: dict[str, list[str]]
 ) -> dict[str, Tensor]:
     """Rename the entries of a network as in this zoo: aliases resolved, dead layers dropped."""
-    if lost := [key for key in own if key.startswith(LEARNED_INTRINSICS)]:
-        raise UnreadableWeights(
-            f"{path}: net.{name} also predicts the intrinsics (learn_K, arXiv:1904.04998), which is not supported."
-            f" {len(lost)} weights would be lost: {listed(lost)}"
-        )
     own = _rename(path, name, own, POSE_HEADS, "a second copy of the head", dropped)
     decoder = str(options.get("dec_name", "monodepth"))
     if decoder not in ALIASES:

@@ -30,6 +30,7 @@ from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.saved import WrongArchitecture
 from trainer.checkpoint.state import Position, TrainState, WrongOptimizer
 from trainer.config import load_config
+from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.rundir import RunDir
@@ -443,3 +444,19 @@ def test_a_last_that_names_no_best_takes_what_is_there(tmp_path: Path) -> None:
     save_best(checkpointer, Tiny())
     save(checkpointer, 1.0)
     assert len(safefile.read_metadata(last)["best_checksum"]) == 64
+
+
+def test_a_learned_camera_is_in_both_files_and_survives_a_resume(checkpointer: Checkpointer) -> None:
+    camera = LearnedCamera((0.5, 0.9, 0.5, 0.5), (0.1,) * 4, (90.0, 58.1), (8.0, 5.0), 4, 0.3)
+    state = TrainState(camera=camera.to_dict())
+    save(checkpointer, 1.0, state)
+    save_best(checkpointer, Tiny(), state)
+    for name in ("last", "best"):
+        path = checkpointer.folder / f"{name}.safetensors"
+        assert Saved(path, *safefile.read(path)).camera == camera
+    saved = checkpointer.load_last()
+    assert saved is not None
+    assert saved.state.camera == state.camera
+    odd = {**saved.metadata, "camera": json.dumps({**camera.to_dict(), "mean": [0, 1, 0.5, 0.5]})}
+    with pytest.raises(DamagedFile, match="camera"):
+        Saved(saved.path, {}, odd)

@@ -60,3 +60,19 @@ def test_what_only_one_side_has_is_listed() -> None:
         "b": "nothing in the file, (2,) in the network",
         "a": "(1,) in the file, nothing in the network",
     }
+
+
+def test_a_pose_network_may_start_to_learn_the_camera_or_stop_to() -> None:
+    heads = {f"pose.{head}.2.bias": torch.zeros(2) for head in ("focal", "centre")}
+    plain = {"pose.decoder.2.bias": torch.ones(12), "depth.a": torch.ones(1)}
+    for saved, built, note in (
+        (plain, plain | heads, "net.pose: no head for the camera in the file"),
+        (plain | heads, plain, "net.pose: the learned camera is left out"),
+    ):
+        found = fit(saved, built)
+        assert (found.wrong, found.tensors.keys()) == ({}, plain.keys())
+        assert [text.partition(";")[0] for text in found.notes] == [note]
+    assert fit(plain | heads, plain | heads).tensors.keys() == (plain | heads).keys()
+    assert fit({"depth.a": torch.ones(1)}, plain | heads).notes == [
+        "net.pose: not in the file; it starts as a new network does"
+    ]

@@ -93,6 +93,9 @@ def odd_metadata(draw: Any, good: Metadata) -> Metadata:
     return {**good, key: json.dumps(odd)}
 
 
+CAMERA = {"mean": [0.5] * 4, "sd": [0.1] * 4, "fov": [90.0, 90.0], "fov_sd": [8.0, 8.0], "images": 4, "bend": 0.3}
+
+
 class Tiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +120,12 @@ class Run:
         self.optimizer = torch.optim.Adam(objective.parameters())
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [3, 5])
         self.parts = Parts(
-            *(objective, self.optimizer, self.scheduler, TrainState(Position(2, 1, 9), 0.5, 1, {"AbsRel": 0.5})),
+            *(
+                objective,
+                self.optimizer,
+                self.scheduler,
+                TrainState(Position(2, 1, 9), 0.5, 1, {"AbsRel": 0.5}, camera=CAMERA),
+            ),
             *(StepGuard(accelerator, objective, self.checkpointer, None), Averages(), EarlyStopping("AbsRel", 3)),
         )
 

@@ -31,6 +31,15 @@ PRIVATE = {
     },
 }
 
+CAMERA = {
+    "mean": [0.5, 0.9, 0.5, 0.5],
+    "sd": [0.1] * 4,
+    "fov": [90.0, 58.1],
+    "fov_sd": [8.0, 5.0],
+    "images": 4,
+    "bend": 0.3,
+}
+
 
 def test_of_paths_only_the_last_part_is_published() -> None:
     public, shortened = public_hparams(PRIVATE)
@@ -68,6 +77,7 @@ def test_weights_are_published_bit_by_bit_and_the_rest_of_last_is_not(tmp_path: 
         "step": "7",
         "monitor": "AbsRel",
         "metrics": '{"AbsRel": 0.1}',
+        "camera": json.dumps(CAMERA),
     }
     state = {"optimizer": '{"class": "Adam", "groups": [], "state": {}}', "best": '{"value": 0.1, "epoch": 1}'}
     tensors = {"networks.depth.weight": weight, "optim.networks.depth.weight.exp_avg": momentum}
@@ -81,7 +91,7 @@ def test_weights_are_published_bit_by_bit_and_the_rest_of_last_is_not(tmp_path: 
     assert weights.keys() == {"networks.depth.weight"}
     assert weights["networks.depth.weight"].numpy().tobytes() == weight.numpy().tobytes()
     checked = {"format_version", "checksum", "header_checksum"}
-    assert metadata.keys() == {"epoch", "step", "monitor", "metrics", "hparams", "format"} | checked
+    assert metadata.keys() == {"epoch", "step", "monitor", "metrics", "camera", "hparams", "format"} | checked
     assert metadata["format"] == "pt"  # transformers asks for it
     content = (tmp_path / "x").read_bytes()
     assert b"home" not in content

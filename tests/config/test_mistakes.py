@@ -175,6 +175,9 @@ MISTAKES = [
     ("net: {pose: ~}",
      "default.yaml:11: dataset.supp_idxs: [-1, 1] has frames in time, whose motion net.pose "
      "must predict; add net.pose or use [0]"),
+    ("net: {pose: {learn_K: true}}\ndataset: {supp_idxs: [0]}",
+     "x.yaml:1: net.pose.learn_K: a camera is learned from supports in time; dataset.supp_idxs are "
+     "[0], so set it to false"),
     ("net: {pose: ~}\ndataset: {supp_idxs: ~}",
      "default.yaml:5: loss.img_recon: needs support frames: set dataset.supp_idxs, e.g. [-1, "
      "1], and add net.pose for offsets other than 0; or remove the loss with `img_recon: ~`"),
@@ -353,6 +356,7 @@ def test_config_error_is_a_user_error():
     ("text", "warning"),
     [
         ("dataset: {supp_idxs: [0]}", "net.pose is never used: dataset.supp_idxs [0] has no frame in time"),
+        ("net: {pose: {learn_K: true}}\ntrainer: {limit_val_batches: 0}", "net.pose.learn_K: nothing is validated, so"),
         ("trainer: {min_depth: 1}", "trainer.min_depth 1 without stereo: depth is in units of the network's choice"),
     ],
 )

@@ -40,7 +40,7 @@ class ToyDepth:
 
 @TOYS.networks.register("pose")
 class ToyPose:
-    def __init__(self, pretrained: bool = False): ...
+    def __init__(self, pretrained: bool = False, learn_K: bool = False): ...
 
 
 @TOYS.networks.register("autoencoder")

@@ -252,6 +252,11 @@ def test_an_unknown_camera_is_guessed_and_noted(tmp_path):
     assert float(dataset[0]["K"][0, 0]) == pytest.approx(20 / math.tan(math.radians(30)))
     assert "60 degrees" in dataset.notes()[0]
     assert "wrong shape" in dataset.notes()[0]
+    assert dataset.guesses_K
+    dataset.K_is_learned = True
+    (note,) = dataset.notes()
+    assert note.endswith("the camera is not known; net.pose.learn_K learns it")
+    assert not folder(tmp_path, fov=90).guesses_K
 
 
 # Mistakes

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.geometry import flip_intrinsics, inverse_intrinsics, scale_intrinsics
+from trainer.geometry import flip_intrinsics, inverse_intrinsics, pinhole, scale_intrinsics
 
 K = torch.tensor([[700.0, 0.0, 600.0], [0.0, 720.0, 180.0], [0.0, 0.0, 1.0]])
 
@@ -39,3 +39,8 @@ def test_inverse_with_skew_and_batch():
     skewed[0, 1] = 3.0
     both = torch.stack([K.double(), skewed])
     assert torch.allclose(inverse_intrinsics(both) @ both, torch.eye(3).double().expand(2, 3, 3), atol=1e-12)
+
+
+def test_a_pinhole_in_fractions_of_an_image():
+    K = pinhole(torch.tensor([[0.5, 2.0]]), torch.tensor([[0.25, 0.75]]), (100, 40))
+    assert K.tolist() == [[[50, 0, 25], [0, 80, 30], [0, 0, 1]]]

@@ -204,6 +204,7 @@ def test_sizes_are_the_published_ones(name: str):
         ("depth", {"dec_name": "hrdepth", "mask_name": "explainability", "num_ch_mask": 2}, 17_026_940 - 2 * 32_336),
         ("autoencoder", {}, 13_540_988),
         ("pose", {}, 12_500_492),
+        ("pose", {"learn_K": True}, 14_861_840),
     ],
     ids=str,
 )

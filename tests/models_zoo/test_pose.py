@@ -65,3 +65,62 @@ def test_the_validator_and_the_constructor_refuse_the_same():
         models_zoo.create("pose", **options)
     assert all(problem in str(refusal.value) for problem in problems)
     assert models_zoo.NETWORKS.get("pose").validate_config({}) == []
+
+
+def seeded(**options) -> torch.nn.Module:
+    torch.manual_seed(3)
+    return models_zoo.create("pose", enc_name="test_resnet", **options).eval()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> torch.Tensor:
+    return torch.rand(2, 6, 64, 96)
+
+
+def test_learning_the_camera_changes_nothing_else(pairs):
+    plain, learning = seeded(), seeded(learn_K=True)
+    shared = learning.state_dict()
+    assert all(torch.equal(value, shared[key]) for key, value in plain.state_dict().items())
+    assert {key.partition(".")[0] for key in shared.keys() - plain.state_dict().keys()} == {"focal", "centre"}
+    out = learning(pairs)
+    assert all(torch.equal(value, out[key]) for key, value in plain(pairs).items())
+    assert {key: tuple(out[key].shape) for key in ("focal", "centre")} == {"focal": (2, 2), "centre": (2, 2)}
+    (out["focal"].sum() + out["centre"].sum()).backward()
+    idle = [key for key, p in learning.named_parameters() if p.grad is None]
+    assert {key.partition(".")[0] for key in idle} == {"decoder"}
+
+
+def test_focal_is_a_softplus_and_centre_a_sigmoid_of_the_mean(pairs):
+    net = seeded(learn_K=True)
+    for branch in (net.focal, net.centre):
+        torch.nn.init.zeros_(branch[2].weight)
+        branch[2].bias.data = torch.tensor([0.0, 2.0])
+    out = net(pairs)
+    assert out["focal"][0].tolist() == pytest.approx([0.6931, 2.1269], abs=1e-4)  # ln(1 + e^x)
+    assert out["centre"][0].tolist() == pytest.approx([0.5, 0.8808], abs=1e-4)  # 1 / (1 + e^-x)
+
+
+def test_a_new_network_predicts_the_camera_it_was_given(pairs):
+    net = seeded(learn_K=True, K_init=[0.58, 1.92, 0.45, 0.5])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(pairs)
+    assert {out[key].dtype for key in ("focal", "centre")} == {torch.float32}
+    assert out["focal"].tolist() == [pytest.approx([0.58, 1.92], rel=5e-3)] * 2  # the biases are read in 16 bit
+    out = net(pairs)
+    assert out["focal"].tolist() == [pytest.approx([0.58, 1.92], rel=1e-6)] * 2
+    assert out["centre"].tolist() == [pytest.approx([0.45, 0.5], rel=1e-6)] * 2
+    out["focal"].sum().backward()
+    assert net.focal[2].weight.grad.abs().sum() > 0  # so that the second step reaches every layer
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"K_init": [0.6, 0.6, 0.5, 0.5]}, "set learn_K: true"),
+        ({"learn_K": True, "K_init": [368, 1.92, 0.5, 0.5]}, "pixels are divided by width"),
+        ({"learn_K": True, "K_init": [0.6, 0.6, 0.5, 1.0]}, "cx, cy (0 to 1)"),
+        ({"learn_K": True, "K_init": [0.6, 0.6]}, "not [0.6, 0.6]"),
+    ],
+)
+def test_a_start_that_is_no_camera_is_refused(options, told):
+    assert told in " ".join(models_zoo.NETWORKS.get("pose").validate_config(options))

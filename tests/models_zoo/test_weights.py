@@ -118,16 +118,19 @@ def test_all_three_networks_of_both_generations(successor: bool, compiled: bool,
     assert (foreign.epoch, foreign.step) == (29, 149_250)
     assert foreign.settings["loss"]["disp_smooth"] == {"weight": 0.001, "use_edges": True}
     assert foreign.settings["trainer"]["legacy_sampling"] is True
-    assert ("learn_K" in " ".join(foreign.notes)) == successor
     head = "decoders.pose" if successor else "decoder"
     stored = content["state_dict"][f"nets.pose.{head}.2.weight"]
     assert same(foreign.tensors["pose.decoder.2.weight"], stored)
 
 
-def test_learned_intrinsics_are_refused_with_what_would_be_lost(tmp_path: Path) -> None:
+def test_learned_intrinsics_come_with_the_pose_network(tmp_path: Path) -> None:
     content = lightning_checkpoint({**DEPTH, "pose": {"learn_K": True, "enc_name": SMALL}}, successor=True)
-    with pytest.raises(UnreadableWeights, match=r"not supported. 12 weights would be lost: decoders\.focal\.0\.0"):
-        read_foreign(save(content, tmp_path / "x.ckpt"))
+    foreign = read_foreign(save(content, tmp_path / "x.ckpt"))
+    assert assert_loads(foreign)["pose"].learn_K
+    for theirs, ours in (("focal", "focal"), ("offset", "centre")):
+        for layer in ("0.0", "1.0", "2"):
+            stored = content["state_dict"][f"nets.pose.decoders.{theirs}.{layer}.weight"]
+            assert same(foreign.tensors[f"pose.{ours}.{layer}.weight"], stored)
 
 
 def test_dead_and_foreign_entries_are_dropped_with_a_reason(tmp_path: Path) -> None:

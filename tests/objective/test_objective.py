@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.fakes import FakeDepth, make_batch, make_losses, make_objective
+from tests.fakes import FakeDepth, FakePose, make_batch, make_losses, make_objective
 from tests.losses.scenes import SIZE
 from trainer.geometry import invert_pose, pose_matrix
 from trainer.geometry.scene import Scene
 from trainer.losses import LOSSES
+from trainer.objective import Objective
 
 
 def test_the_loss_is_the_weighted_sum_of_unweighted_values():
@@ -135,3 +136,46 @@ def test_depth_has_no_graph_and_disparity_has():
     objective, images = make_objective(), make_batch(2)["target"]
     assert not objective.predict_depth(images).requires_grad
     assert objective.predict_disp(images)[0].requires_grad
+
+
+class LearningPose(FakePose):
+    """Focal length = brightness of the first image + 0.1, in widths and, twice as much, in heights."""
+
+    learn_K = True
+
+    def forward(self, pairs):
+        focal = (self.gain + pairs[:, :3].mean((1, 2, 3)))[:, None] * torch.tensor([1.0, 2.0])
+        return {**super().forward(pairs), "focal": focal, "centre": torch.full_like(focal, 0.5)}
+
+
+def learning(supp_idxs):
+    given = make_objective(supp_idxs)
+    return Objective(
+        {"depth": given.networks["depth"], "pose": LearningPose()}, make_losses(), {"disp_smooth": 0.1}, supp_idxs
+    )
+
+
+@pytest.mark.parametrize("supp_idxs", [(-1, 1), (1, -1), (0, -1, 1), (2, 0)])
+def test_the_camera_of_the_first_pair_serves_all_supports_and_losses(supp_idxs):
+    objective, batch = learning(supp_idxs), make_batch(2, supp_idxs)
+    first = next(i for i, offset in enumerate(supp_idxs) if offset)
+    earlier = batch["supports"][:, first] if supp_idxs[first] < 0 else batch["target"]
+    fx = (0.1 + earlier.mean((1, 2, 3))) * SIZE[1]
+    out = objective(batch)
+    K = out.predictions["K"]
+    assert torch.allclose(K[:, 0, 0], fx)
+    assert torch.allclose(K[:, 1, 1], 2 * fx * SIZE[0] / SIZE[1])
+    assert K[0, :2, 2].tolist() == [SIZE[1] / 2, SIZE[0] / 2]
+    assert out.predictions["focal"].shape == (2, sum(map(bool, supp_idxs)), 2)
+    fixed = make_objective(supp_idxs, depth=objective.networks["depth"], losses=make_losses())
+    assert torch.equal(out.loss, fixed({**batch, "K": K}).loss)
+    assert not torch.equal(out.loss, fixed(batch).loss)
+    del batch["K"]
+    assert torch.equal(objective(batch).loss, out.loss)
+    out.loss.backward()
+    assert objective.networks["pose"].gain.grad != 0
+
+
+def test_a_camera_is_not_learned_from_stereo_alone():
+    with pytest.raises(ValueError, match=r"net.pose.learn_K: a camera is learned from supports in time"):
+        learning((0,))

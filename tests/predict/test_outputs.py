@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.metrics.camera import LearnedCamera
 from trainer.predict import DepthMap
 from trainer.predict.camera import Camera, given_camera
 from trainer.predict.colours import LEVELS, ColourRange, Limits, coloured, limits_of
@@ -77,6 +78,9 @@ def test_the_camera():
     assert given_camera(None, None) is None
     assert given_camera(90.0, None).K((100, 50))[0, 0] == pytest.approx(50)
     assert Camera().is_guessed
+    measured = LearnedCamera((0.5, 0.9, 0.5, 0.4), (0.0,) * 4, (90.0, 58.1), (0.2, 0.1), 7, 0.3)
+    learned = Camera(learned=measured)
+    assert learned.K((200, 100)).tolist() == [[100, 0, 100], [0, 90, 40], [0, 0, 1]]
     for fov, pinhole in ((2.0, None), (180.0, None), (None, (0.0, 1.0, 1.0, 1.0))):
         with pytest.raises(UserError):
             given_camera(fov, pinhole)

@@ -32,9 +32,21 @@ class Doubling:
         return StepOutput(torch.tensor(torch.nan), {}, {"disp": {0: disp}, "depth": {0: depth}})
 
 
+class Learning(Doubling):
+    """Learns a camera of 90 degrees from even items, and a longer one from odd ones."""
+
+    def __call__(self, batch: dict[str, Tensor]) -> StepOutput:
+        output = super().__call__(batch)
+        focal = (0.5 + 0.1 * (batch["index"] % 2))[:, None, None].expand(-1, 1, 2)
+        motion = torch.tensor([0.0, 0.5, 0.0]).expand(len(focal), 1, 3)
+        output.predictions |= {"focal": focal, "centre": torch.full_like(focal, 0.5), "R": motion}
+        return output
+
+
 def item(index: int, has_depth: bool = True, supports: int = 1) -> dict[str, Tensor]:
     depth = torch.full((1, 2, 4), float(index + 1)) if has_depth else torch.zeros(1, 2, 4)
-    return {"index": torch.tensor(index), "depth": depth, "supports": torch.zeros(supports, 3, 2, 4)}
+    images = {"target": torch.zeros(3, 2, 4), "supports": torch.zeros(supports, 3, 2, 4)}
+    return {"index": torch.tensor(index), "depth": depth, **images}
 
 
 def batches(items: list[dict[str, Tensor]], size: int) -> list[dict[str, Tensor]]:
@@ -52,10 +64,14 @@ def accelerator(rank: int = 0, world: int = 1) -> Any:
     )
 
 
-def result_of(items: list[Any], size: int, total: int, rank: int = 0, world: int = 1) -> ValidationResult:
-    limits = {"min_depth": 0.1, "max_depth": 100.0}
+def result_of(
+    items: list[Any], size: int, total: int, rank: int = 0, world: int = 1, objective: Any = None, **options: Any
+) -> ValidationResult:
+    limits = {"min_depth": 0.1, "max_depth": 100.0, **options}
     given, where = batches(items, size) if items else [], accelerator(rank, world)
-    return validate(Doubling(), given, total, accelerator=where, seed=1, epoch=0, want_images=False, **limits)
+    return validate(
+        objective or Doubling(), given, total, accelerator=where, seed=1, epoch=0, want_images=False, **limits
+    )
 
 
 def test_the_mean_is_over_items_with_truth() -> None:
@@ -80,6 +96,19 @@ def test_a_number_that_was_not_computed_is_nan() -> None:
     result = result_of([item(0, has_depth=False)], 1, 1)
     assert result.metrics == {}
     assert result.value("AbsRel") != result.value("AbsRel")
+
+
+def test_a_learned_camera_is_measured_beside_that_of_the_data() -> None:
+    items = [item(i) | {"K": torch.tensor([[2.0, 0, 2], [0, 1, 1], [0, 0, 1]])} for i in range(3)]
+    result = result_of(items, 2, 3, objective=Learning())
+    assert result.camera is not None
+    assert result.camera.images == 3
+    assert result.camera.mean == pytest.approx((1.6 / 3, 1.6 / 3, 0.5, 0.5))
+    assert result.true_view == pytest.approx((90, 90))  # 2 of 4 pixels, 1 of 2
+    assert result_of(items, 2, 3, objective=Learning(), knows_K=False).true_view is None
+    alone = [item(0, supports=0)]  # without supports there is nothing to learn it from
+    assert result_of(alone, 1, 1, objective=Learning()).camera is None
+    assert result_of(items, 2, 3).camera is None
 
 
 def _deal(rank: int, world: int) -> None:

@@ -4,9 +4,10 @@
     ckpts/last.prev.safetensors   the one before, in case the newest cannot be read
     ckpts/best.safetensors        weights and hparams
 
-Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), and checksums. `last` also
-names its `best` by the header checksum of that file. `best` is written first, so a run that dies in between leaves a
-`best` that is one epoch ahead of `last`; it writes the same once more when it continues.
+Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), `camera` (JSON, where it is
+learned), and checksums. `last` also names its `best` by the header checksum of that file. `best` is written first, so a
+run that dies in between leaves a `best` that is one epoch ahead of `last`; it writes the same once more when it
+continues.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from trainer.checkpoint.state import (
     Position,
     Tensors,
     TrainState,
-    metrics_json,
     pack_state,
     position_metadata,
+    validation_metadata,
     weights,
 )
 from trainer.runtime.errors import UserError
@@ -69,8 +70,7 @@ class Checkpointer:
 
     def pack_best(self, objective: nn.Module, state: TrainState) -> tuple[Tensors, Metadata]:
         """Return the tensors of `best`, in the memory of the run, and its metadata."""
-        metrics = {"metrics": metrics_json(state.metrics)}
-        return weights(objective), self._metadata(state.position) | metrics
+        return weights(objective), self._metadata(state.position) | validation_metadata(state)
 
     def write_last(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write the result of `pack_last`. Raises CannotWrite, and keeps the older `last` then."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from trainer.runtime.errors import first_lines, printable
 
+CAMERA = ("pose.focal.", "pose.centre.")  # heads that a pose network has with `learn_K`
+
 
 @dataclass
 class Fit:
@@ -28,7 +30,8 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
     """Match the weights of a file to networks that start from them.
 
     Every network, or part of one, that both have must fit completely. Networks missing from the file keep their
-    weights, those that were not built are ignored. An encoder alone goes to every network with the same encoder.
+    weights, those that were not built are ignored; so are heads of the camera (`learn_K`) that only one side has. An
+    encoder alone goes to every network with the same encoder.
     """
     networks = list(dict.fromkeys(map(_network, built)))
     unused = sorted({_network(name) for name in saved} - set(networks))
@@ -36,6 +39,11 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
     if any(_network(name) in networks for name in saved):
         saved = {name: tensor for name, tensor in saved.items() if _network(name) in networks}
     held = {_network(name) for name in saved}
+    lone = tuple(head for head in CAMERA if _has(saved, head) != _has(built, head)) if "pose" in held else ()
+    if lone:
+        new, old = "no head for the camera in the file; it starts as a new one does", "the learned camera is left out"
+        notes.append(f"net.pose: {new if _has(built, lone[0]) else old}")
+    saved = {name: tensor for name, tensor in saved.items() if not name.startswith(lone)}
     missing = [net for net in networks if net not in held]
     tensors = dict(saved)
     for part in parts:
@@ -48,8 +56,14 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
                 missing.remove(other)
                 notes.append(f"net.{other}: its encoder starts from the one in the file, the rest from random numbers")
     notes += [f"net.{net}: not in the file; it starts as a new network does" for net in missing]
-    expected = {name: tensor for name, tensor in built.items() if _expects(name, held, parts)}
+    expected = {
+        name: tensor for name, tensor in built.items() if _expects(name, held, parts) and not name.startswith(lone)
+    }
     return Fit(tensors, compare(saved, expected or built), notes)
+
+
+def _has(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in state)
 
 
 def compare(saved: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> dict[str, str]:

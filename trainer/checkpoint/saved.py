@@ -23,6 +23,7 @@ from trainer.checkpoint.state import (
     unpack_state,
     weights,
 )
+from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError, printable
 from trainer.runtime.rundir import diff_config, plain
 
@@ -69,6 +70,12 @@ class Saved:
         """Position alone, which needs no tensors."""
         with schema.reading(self.path, "position"):
             return read_position(self.metadata)
+
+    @property
+    def camera(self) -> LearnedCamera | None:
+        """The camera that the pose network had learned at the latest validation, if any."""
+        data = from_json(self.metadata.get("camera", "null"))
+        return data and LearnedCamera.from_dict(data)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ def _decoded(text: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_int)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53), BeforeValidator(_int)]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Spread = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Json = BeforeValidator(_decoded)
 
 
@@ -77,12 +79,24 @@ class _Best(_Strict):
     epoch: int | None = None
 
 
+class _Camera(_Strict):
+    """`LearnedCamera`."""
+
+    mean: Annotated[list[Size], Field(min_length=4, max_length=4)]
+    sd: Annotated[list[Spread], Field(min_length=4, max_length=4)]
+    fov: Annotated[list[Size], Field(min_length=2, max_length=2)]
+    fov_sd: Annotated[list[Spread], Field(min_length=2, max_length=2)]
+    images: Count
+    bend: Spread
+
+
 class _Metadata(_Strict):
     epoch: Count = 0
     batch: Count = 0
     step: Count = 0
     hparams: Annotated[_Hparams, Json] = _Hparams()
     metrics: Annotated[dict[str, float], Json] = {}
+    camera: Annotated[_Camera | None, Json] = None
     best: Annotated[_Best, Json] = _Best()
     parts: Annotated[list[str], Json] = []
     monitor: str = ""

@@ -43,6 +43,7 @@ class TrainState:
     best_epoch: int | None = None  # index of its epoch
     metrics: dict[str, float] = field(default_factory=dict)  # of the latest validation
     extra: dict[str, Any] = field(default_factory=dict)  # whatever `encoding` knows, tensors too
+    camera: dict[str, Any] | None = None  # `LearnedCamera` of the latest validation that measured one
 
 
 def pack_state(
@@ -53,7 +54,7 @@ def pack_state(
     Tensors are called `networks.<net>.<parameter>` and `optim.<parameter>.<state>`, and share the memory of the run.
     """
     tensors = weights(objective)
-    metadata = position_metadata(state.position) | {"metrics": metrics_json(state.metrics)}
+    metadata = position_metadata(state.position) | validation_metadata(state)
     best = {"value": state.best, "epoch": state.best_epoch}
     metadata |= {"best": to_json(best), "extra": to_json(state.extra, tensors, "extra")}
     if optimizer is not None:
@@ -108,6 +109,7 @@ def read_state(metadata: Metadata, tensors: Tensors) -> TrainState:
         best_epoch=best.get("epoch"),
         metrics=from_json(metadata.get("metrics", "{}")),
         extra=extra,
+        camera=from_json(metadata.get("camera", "null")),
     )
 
 
@@ -138,6 +140,12 @@ def weights(objective: nn.Module) -> Tensors:
 def position_metadata(position: Position) -> Metadata:
     """Return the position as metadata, which every file has."""
     return {key: str(getattr(position, key)) for key in ("epoch", "batch", "step")}
+
+
+def validation_metadata(state: TrainState) -> Metadata:
+    """Return what the latest validation measured, as metadata; a camera only where one is learned."""
+    camera = {} if state.camera is None else {"camera": to_json(state.camera)}
+    return {"metrics": metrics_json(state.metrics), **camera}
 
 
 def metrics_json(metrics: Mapping[str, Any]) -> str:

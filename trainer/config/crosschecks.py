@@ -12,7 +12,7 @@ from trainer.config.fields import Report, show
 from trainer.config.optimizers import rehearse
 from trainer.config.resolve import LOSS_EXTRA, Resolved
 from trainer.config.sections import MODES
-from trainer.losses.needs import NEEDS, Facts
+from trainer.losses.needs import LEARNED_FROM_VIDEO, NEEDS, Facts
 from trainer.runtime.errors import UserError
 
 _STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
@@ -64,6 +64,7 @@ class _Crosschecks:
         self.workers()
         self.monitors()
         self.unvalidated()
+        self.unmeasured()
         self.averages()
         self.anomalies()
         self.trackers()
@@ -134,6 +135,8 @@ class _Crosschecks:
             self.wrong("net.depth.use_virtual_stereo", f"{lack}; add 0 to them, or set it to false")
         if "pose" in facts.networks and not any(supp_idxs):
             self.warn(f"net.pose is never used: {key} {supp_idxs} has no frame in time")
+            if self.config.net["pose"].get("learn_K"):
+                self.wrong("net.pose.learn_K", f"{LEARNED_FROM_VIDEO}; {key} are {supp_idxs}, so set it to false")
 
     def masks(self, facts: Facts) -> None:
         mask, channels = facts.mask_name, self.config.net.get("depth", {}).get("num_ch_mask")
@@ -255,6 +258,14 @@ class _Crosschecks:
             if self.trainer.get(key):
                 fix = f"set trainer.limit_val_batches above 0, or {key}: ~"
                 self.wrong(f"trainer.{key}", f"{what}, and nothing is validated; {fix}")
+
+    def unmeasured(self) -> None:
+        """A learned camera is measured on the supports of the validation."""
+        offered = offsets(self.config.datasets.get("val", ("", {}))[1].get("supp_idxs", (1,)))
+        validates = self.trainer.get("limit_val_batches", 1)
+        if self.config.net.get("pose", {}).get("learn_K") and not (validates and any(offered)):
+            lack = "the supports of the validation are not in time" if validates else "nothing is validated"
+            self.warn(f"net.pose.learn_K: {lack}, so the learned camera is not measured, nor kept in checkpoints")
 
     def averages(self) -> None:
         swa, epochs = self.trainer.get("swa"), self.trainer.get("max_epochs")

@@ -126,6 +126,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
+    K_is_learned: bool = False  # by a network, so that a guess of K does no harm; set by who builds the data set
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """List the common options in the signature: its parameters are the YAML keys of a data set."""
@@ -180,6 +181,11 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def notes(self) -> list[str]:
         """List remarks that are worth a line in the log but stop nothing."""
         return []
+
+    @property
+    def guesses_K(self) -> bool:
+        """Whether K of some items is a guess."""
+        return False
 
     def left_out(self) -> list[str]:
         """List what the files hold that is no item: how many, why, the first three."""

@@ -1,7 +1,7 @@
 """A folder of frames, or a video, of a camera that moves through a still world.
 
 Nothing else needs to be known. Unknown intrinsics are replaced by a guessed field of view, which distorts depth beyond
-the scale that a single camera leaves open (Gordon et al., arXiv:1904.04998, learn intrinsics instead).
+the scale that a single camera leaves open; `net.pose.learn_K` learns them instead (Gordon et al., arXiv:1904.04998).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class FrameFolder(ClipDataset):
 
     `path` is a folder of pictures, a video file, or a folder of such folders and videos, each of them a clip.
     Intrinsics: `fov`, else `K.txt` in the folder of the clip or in `path` (3x3 numbers or `fx fy cx cy`, in pixels of
-    the pictures, pixel centres at integers), else a guess of 60 degrees, reported in the log. Videos are decoded once,
+    the pictures, pixel centres at integers), else a guess of 60 degrees, reported in the log; `net.pose.learn_K` needs
+    none of them. Videos are decoded once,
     into JPEG files of quality 95 in `cache`: about 0.2 MB for each frame of 1280x720.
 
     Args:
@@ -85,15 +86,26 @@ class FrameFolder(ClipDataset):
         return arguments.get("fov")
 
     def notes(self) -> list[str]:
-        guessed = [name for name, K in self._K.items() if K is None] if self.fov is None else []
         notes = super().notes() + self._notes
         notes += filter(None, (doubt(K, self._native_size(name), name) for name, K in self._K.items() if K is not None))
-        if guessed:
+        if guessed := ", ".join(self._guessed):
             notes.append(
-                f"{', '.join(guessed)}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view "
-                "are assumed. Depth will have a wrong shape where that is wrong: set dataset.fov or write K.txt"
+                f"{guessed}: the camera is not known; net.pose.learn_K learns it"
+                if self.K_is_learned
+                else f"{guessed}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view are"
+                " assumed. Depth will have a wrong shape where that is wrong: set dataset.fov or write K.txt, or learn"
+                " it with net.pose.learn_K: true"
             )
         return notes
+
+    @property
+    def guesses_K(self) -> bool:
+        return bool(self._guessed)
+
+    @property
+    def _guessed(self) -> list[str]:
+        """Clips whose camera is a guess."""
+        return [name for name, K in self._K.items() if K is None] if self.fov is None else []
 
     def load(self, index: int) -> RawItem:
         line, target, supports = self._read(index)

@@ -119,7 +119,13 @@ class MixedDatasets(RecordedDataset):
     def left_out(self) -> list[str]:
         return [f"{part.name}: {line}" for part in self.parts for line in part.dataset.left_out()]
 
+    @property
+    def guesses_K(self) -> bool:
+        return any(part.dataset.guesses_K for part in self.parts)
+
     def notes(self) -> list[str]:
+        for part in self.parts:
+            part.dataset.K_is_learned = self.K_is_learned
         notes = [f"{part.name}: {line}" for part in self.parts for line in part.dataset.notes()]
         if self.mode == "train":
             for part, count in zip(self.parts, self.pattern.counts, strict=True):

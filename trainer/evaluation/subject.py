@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from models_zoo.registry import did_you_mean
 from trainer.checkpoint import Saved, find_checkpoint, runs_below
@@ -15,8 +15,10 @@ from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
+from trainer.data.base import DepthDataset
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.stored import UNITS, Kind, StoredDepth, read_arrays
+from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import sha256
 from trainer.runtime.rundir import read_hparams
@@ -39,6 +41,7 @@ class Subject:
     metadata: dict[str, Any]  # stored with the numbers: "checkpoint" or "predictions"
     alignment: str  # the usual one
     trained: Config | None = None  # of a checkpoint: the configuration without the changes
+    camera: LearnedCamera | None = None  # of a checkpoint: what its pose network has learned
     hparams: Path | None = None  # of a checkpoint: the file that replaces the embedded settings
     stored: StoredDepth | None = None  # of a file: the predictions
     is_flipped: bool = False  # of a file: whether they are blends with those of the mirrored images
@@ -47,6 +50,15 @@ class Subject:
     def has_pose(self) -> bool:
         """Whether a pose network was trained."""
         return self.trained is not None and "pose" in self.trained.net
+
+    def camera_words(self, mode: str) -> str:
+        """Describe the learned camera, beside that of the data set of a mode where it is known; "" without one."""
+        if self.camera is None:
+            return ""
+        name, arguments = self.cfg.dataset_kwargs(mode)
+        known = cast("type[DepthDataset]", DATASETS.get(name)).field_of_view(arguments)
+        beside = f"; the data say {known:.1f} horizontally" if known else ""
+        return f"field of view {self.camera.words}, measured on {self.camera.images} pictures of the validation{beside}"
 
 
 def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: str) -> Subject:
@@ -72,6 +84,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
         "step": saved.position.step,
         "run": {key: settings.get(key) for key in ("name", "version", "seed", "trainer_version")},
         "hparams": str(hparams) if hparams else "embedded",
+        **({"camera": saved.camera.to_dict()} if saved.camera else {}),
     }
     return Subject(
         path,
@@ -79,6 +92,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
         {"checkpoint": about},
         alignment="stereo" if 0 in trained.supp_idxs else "median",
         trained=trained,
+        camera=saved.camera,
         hparams=hparams,
     )
 

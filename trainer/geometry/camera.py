@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def pinhole(focal: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:
+    """Build K (b 3 3) in pixels of `size` = (width, height) without skew.
+
+    focal (b 2) = fx, fy and centre (b 2) = cx, cy, in image widths and heights.
+    """
+    sides = focal.new_tensor(size)
+    K = torch.diag_embed(torch.cat([focal * sides, torch.ones_like(focal[:, :1])], 1))
+    return K + F.pad((centre * sides)[:, :, None], (2, 0, 0, 1))
 
 
 def scale_intrinsics(K: Tensor, size_from: tuple[int, int], size_to: tuple[int, int]) -> Tensor:

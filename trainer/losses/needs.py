@@ -53,6 +53,7 @@ NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
         "the loss img_recon, whose photometric error it uses: add loss.img_recon",
     ),
 }
+LEARNED_FROM_VIDEO = "a camera is learned from supports in time"
 # Keys of a batch that losses read, and the setting that adds them.
 KEYS = {
     "target": "every data set has it",
@@ -72,6 +73,8 @@ def unmet(
         return [f"networks must hold 'depth', got {sorted(networks)}"]
     if len(set(supp_idxs)) != len(supp_idxs):
         return [f"supp_idxs name a support twice: {supp_idxs}"]
+    if "pose" in networks and getattr(networks["pose"], "learn_K", False) and not any(supp_idxs):
+        return [f"net.pose.learn_K: {LEARNED_FROM_VIDEO}, and supp_idxs are {tuple(supp_idxs)}"]
     depth: Any = networks["depth"]
     virtual_stereo = getattr(depth, "use_virtual_stereo", False)
     facts = Facts(
@@ -95,11 +98,11 @@ def unmet(
     return problems
 
 
-def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int]) -> list[str]:
-    """List the keys of a batch that losses with these needs read."""
+def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int], learns_K: bool = False) -> list[str]:
+    """List the keys of a batch that losses with these needs read; K is not read where the networks predict it."""
     keys = ["target"]
     if "supports" in needed_by:
-        keys += ["supports", "K"]
+        keys += ["supports"] if learns_K else ["supports", "K"]
     if 0 in supp_idxs and {"supports", "stereo", "virtual_stereo"} & set(needed_by):
         keys.append("T_stereo")
     return keys + [key for need, key in (("hints", "depth_hints"), ("pseudo", "pseudo")) if need in needed_by]

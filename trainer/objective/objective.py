@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
-from trainer.geometry import disp_to_depth, invert_pose, pose_matrix
+from trainer.geometry import disp_to_depth, invert_pose, pinhole, pose_matrix
 from trainer.geometry.precision import full_precision, full_precision_maps
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet
@@ -67,6 +67,11 @@ class Objective(nn.Module):
             if "img_recon" in loss.needs:  # type: ignore[operator]
                 loss.photometric = losses["img_recon"]
 
+    @property
+    def learns_K(self) -> bool:
+        """Whether the pose network predicts the camera, in place of the K of the batch."""
+        return "pose" in self.networks and getattr(self.networks["pose"], "learn_K", False)
+
     def train(self, mode: bool = True) -> Objective:
         """Enter training or evaluation mode, except for the modules in `fixed`, which stay in evaluation mode."""
         super().train(mode)
@@ -87,7 +92,7 @@ class Objective(nn.Module):
         DistributedDataParallel wait for its parameters. `predict` keeps the graph. All are NaN when a camera, motion or
         point of view synthesis was not finite, whatever colour it took.
         """
-        require(batch, batch_keys(self._needed_by, self.supp_idxs))
+        require(batch, batch_keys(self._needed_by, self.supp_idxs, self.learns_K))
         predictions = self.predict(batch)
         with torch.autocast(batch["target"].device.type, enabled=False):
             scene = self._scene(batch, predictions)
@@ -189,7 +194,11 @@ class Objective(nn.Module):
             raw = {key: full_precision(out[key][:, 0]).unflatten(0, (len(moving), -1)) for key in ("R", "t")}
             for motion, i in zip(pose_matrix(raw["R"], raw["t"]), moving, strict=True):
                 Ts[i] = invert_pose(motion) if self.supp_idxs[i] < 0 else motion
+            cameras = {key: full_precision(out[key]) for key in ("focal", "centre") if key in out}
+            raw |= {key: value.unflatten(0, (len(moving), -1)) for key, value in cameras.items()}
             raw = {key: value.transpose(0, 1) for key, value in raw.items()}
+            if cameras:  # one camera for all supports: that of the first pair, arXiv:2307.10713
+                raw["K"] = pinhole(raw["focal"][:, 0], raw["centre"][:, 0], (target.shape[-1], target.shape[-2]))
         return raw | {"Ts": torch.stack([Ts[i] for i in range(len(self.supp_idxs))], 1)}
 
     def _predict_autoencoder(self, target: Tensor, supports: Tensor | None) -> dict[str, Any]:
@@ -212,7 +221,7 @@ class Objective(nn.Module):
         return [feat.unflatten(0, supports.shape[:2]) for feat in feats]
 
     def _scene(self, batch: Batch, predictions: Mapping[str, Any]) -> Scene:
-        named = ("disp", "mask", "disp_stereo", "Ts", "R", "t", "K")
+        named = ("disp", "mask", "disp_stereo", "Ts", "R", "t", "K", "focal", "centre")
         return Scene(
             target=batch["target"],
             supports=batch.get("supports"),

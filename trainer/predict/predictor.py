@@ -87,7 +87,8 @@ class DepthPredictor:
         Raises UserError for a checkpoint without depth network, and for what `load_objective` and `scale_of` refuse.
         """
         path = find_checkpoint(path)
-        Saved(path, {}, read_metadata(path)).require_depth()
+        saved = Saved(path, {}, read_metadata(path))
+        saved.require_depth()
         objective, config = load_with_config(path, hparams)
         if "depth" not in objective.networks:
             raise UserError(f"{path}: holds no depth network, only {', '.join(objective.networks)}")
@@ -108,8 +109,8 @@ class DepthPredictor:
             raise exhausted(error) or UserError(f"device {device}: {str(error).splitlines()[0]}") from error
         if compile:
             network.compile()
-        model = sha256(path)
-        return cls(network, size or input_size(config), found, precision, batch_size, camera_of(config), model)
+        camera = camera_of(config, saved.camera)
+        return cls(network, size or input_size(config), found, precision, batch_size, camera, sha256(path))
 
     @property
     def device(self) -> torch.device:

@@ -32,6 +32,10 @@ HOLE_FACTOR = 4.0
 HOLE_SHARE = 0.03  # of the lower half
 IDENTITY_PIXELS = 0.02  # no picture changes by so small a motion; healthy runs begin above 0.04
 AUTOMASK_REMOVED = 0.95  # of the pixels: 0.2 to 0.86 where the camera moves, 0.96 and more where it stands
+CAMERA_SPREAD = 0.2  # standard deviation over mean of a learned focal length
+# Pixels by which 10 % of the focal lengths change the motion of a corner, see `trainer.metrics.camera`. A warp that is
+# off by less than this hardly changes a picture. At 192 pixels and 82 degrees: a third of a degree between two frames.
+BEND_PIXELS = 0.1
 WAITING_SHARE = 0.3  # of the time of an epoch
 WAITING_SECONDS = 10.0  # of an epoch; less is the start of the workers
 
@@ -54,6 +58,7 @@ class Health:
         self.near = AT_THE_LIMIT * min_depth
         self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth
         self._in_a_row: dict[str, int] = {}
+        self._validations: dict[str, int] = {}  # in a row, like `_in_a_row`
         self._warned: set[str] = set()
 
     @torch.no_grad()
@@ -83,8 +88,9 @@ class Health:
             "depth_spread": (high / low).mean(),
             "holes": holes(depth, self.far),
         }
-        if "t" in output.predictions and "K" in batch:
-            focal = batch["K"][:, :1, 0]
+        K = output.predictions.get("K", batch.get("K"))
+        if "t" in output.predictions and K is not None:
+            focal = K[:, :1, 0]
             shift = output.predictions["t"].norm(dim=-1) / median[:, None]
             seen["pose_parallax"] = (focal * shift).mean()
             seen["pose_rotation"] = (focal * output.predictions["R"].norm(dim=-1)).mean()
@@ -116,6 +122,25 @@ class Health:
         if not is_constant or {"exploding depth", "collapsed depth"} & self._warned:
             return []
         return self._new({"constant disparity": _constant(disp_variation)})
+
+    def judge_camera(self, spread: float, bend: float, *, step: int, is_last: bool) -> list[str]:
+        """Return new warnings about a learned camera measured in validation: three in a row agree, or the last says so.
+
+        Args:
+            spread: standard deviation over mean of the focal length.
+            bend: pixels by which an error of 10 % of it would show in a corner, see `trainer.metrics.camera`.
+            step: optimizer steps since the run began.
+            is_last: no training follows.
+        """
+        found: dict[str, str] = {}
+        if step < GRACE_STEPS:
+            return []
+        if spread > CAMERA_SPREAD:
+            found["camera spread"] = _spread(spread)
+        if bend < BEND_PIXELS:
+            found["camera unseen"] = _unseen(bend)
+        self._validations = {kind: self._validations.get(kind, 0) + 1 for kind in found}
+        return self._new({kind: text for kind, text in found.items() if is_last or self._validations[kind] >= LOOKS})
 
     def _new(self, found: Mapping[str, str]) -> list[str]:
         new = {kind: text for kind, text in found.items() if kind not in self._warned}
@@ -215,6 +240,23 @@ def _holes(share: float) -> str:
         " rest of their rows. Usual cause: objects that move with the camera (a car ahead) look infinitely far."
         " Set loss.img_recon.use_automask: true and loss.img_recon.use_min: true, add stereo supports"
         " (dataset.supp_idxs: [-1, 1, 0]) where there are any, or leave such drives out (dataset.split_file)."
+    )
+
+
+def _spread(spread: float) -> str:
+    return (
+        f"warning: the learned focal length varies by {spread:.0%} (standard deviation over mean) between pictures."
+        " One camera has one focal length: train longer, start nearer (net.pose.K_init: [fx, fy, cx, cy]), or leave"
+        " out pictures without motion. If the pictures come from several cameras, this is no fault."
+    )
+
+
+def _unseen(bend: float) -> str:
+    return (
+        f"warning: the camera hardly turns, so its focal length is not to be seen: an error of 10 % would move the"
+        f" corners of the picture by {bend:.2g} pixels. Do not trust the learned camera; give one (a calibration,"
+        " dataset.fov) and set net.pose.learn_K: false, or add video with turns (dataset.frame_gap: 2, a larger"
+        " dataset.size)."
     )
 
 

@@ -247,6 +247,7 @@ class Loop:
             epoch=self.state.position.epoch,
             min_depth=self.settings.min_depth,
             max_depth=self.settings.max_depth,
+            knows_K=not self.val_loader.dataset.guesses_K,
             want_images=self.settings.log_images == "all",
             on_batch=after_batch,
         )
@@ -283,6 +284,8 @@ class Loop:
         state, settings = self.state, self.settings
         epoch, value = state.position.epoch, result.value(settings.monitor)
         state.metrics = result.shown
+        if result.camera is not None:
+            state.camera = result.camera.to_dict()
         if self.at_end_of_epoch():
             if self.scheduler is not None and not self.averages.owns_rates(epoch):
                 optim.step_scheduler(self.scheduler, result.value(settings.scheduler_monitor or settings.monitor))
@@ -307,7 +310,8 @@ class Loop:
         except CannotWrite as error:  # informative only; the checkpoint is what counts
             self.recorder.progress.message(f"warning: {error}")
         items = [self.val_loader.dataset.describe(i) for i in result.shown_items]
-        self.recorder.validation(result, items, self.settings.monitor, self.state.best, position.step)
+        judged = self.settings.monitor, self.state.best
+        self.recorder.validation(result, items, *judged, position.step, is_last=self.is_finished())
         self.draw(self.validated)
         loaders = {"train": self.train_loader, "val": self.val_loader}
         read = {mode: loader.dataset for mode, loader in loaders.items() if loader is not None}

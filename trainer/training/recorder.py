@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.metrics.camera import NAMES, LearnedCamera
 from trainer.metrics.validation import VALIDATION_METRICS, shown_name, validation_metrics
 from trainer.runtime.processes import total
 from trainer.tracking.health import Health
 from trainer.training.validation import ValidationResult, overview
 from trainer.types import DATA_STAGES, StepOutput
 
+CAMERA_TAGS = tuple(f"camera/{name}" for name in NAMES)
 FIRST_STEPS = 10  # of a start: workers are still starting
 
 
@@ -95,10 +97,13 @@ class Recorder:
     def _measured(self, output: StepOutput, batch: Any) -> tuple[dict[str, float], dict[str, float]]:
         """Measure the latest micro-batch over all processes: scalars by tag, and values of the health watch.
 
-        Unweighted losses and health values are averaged over processes, depth metrics over items with ground truth, in
-        one reduction and one transfer.
+        Unweighted losses, learned cameras and health values are averaged over processes, depth metrics over items with
+        ground truth, in one reduction and one transfer.
         """
         terms = {f"train_losses/loss_{k}": v.detach() for k, v in output.losses.items()}
+        if "focal" in output.predictions:  # learned: image widths and heights
+            seen_K = torch.cat([output.predictions[key][:, 0] for key in ("focal", "centre")], 1).mean(0)
+            terms |= zip(CAMERA_TAGS, seen_K, strict=True)
         like = output.loss.detach()
         seconds = {"waited": self._waited, "worked": self._worked}
         seen = self.health.look(output, batch) | {k: torch.full_like(like, v) for k, v in seconds.items()}
@@ -147,13 +152,24 @@ class Recorder:
             self.tracker.sheet(f"{mode}/overview", rows, step, title=f"{mode} items after step {step}", footer=names)
 
     def validation(
-        self, result: ValidationResult, items: Iterable[str], monitor: str, best: float | None, step: int
+        self,
+        result: ValidationResult,
+        items: Iterable[str],
+        monitor: str,
+        best: float | None,
+        step: int,
+        is_last: bool = False,
     ) -> None:
-        """Write and show a validation after `step` optimizer steps, and the best value of `monitor` so far."""
+        """Write and show a validation after `step` optimizer steps, and the best value of `monitor` so far.
+
+        is_last: no training follows.
+        """
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
         scalars |= {f"val/{k}": v for k, v in result.metrics.items()}
         if best is not None:
             scalars[f"best/{monitor}"] = best
+        if result.camera is not None:
+            scalars |= camera_scalars(result.camera)
         if result.num_items:
             self.tracker.scalars(scalars, step)
         if result.images:
@@ -166,7 +182,11 @@ class Recorder:
             has_no_truth = monitor in VALIDATION_METRICS and not result.num_with_depth
             why = f": no item has a true depth between {near:g} and {far:g} m. Check its unit" if has_no_truth else ""
             self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is{why}")
-        for warning in self.health.judge_validation(result.disp_variation):
+        warnings = self.health.judge_validation(result.disp_variation)
+        if result.camera is not None:
+            self.progress.message(f"camera learned: {shown_camera(result)}")
+            warnings += self.health.judge_camera(result.camera.spread, result.camera.bend, step=step, is_last=is_last)
+        for warning in warnings:
             self.progress.message(warning)
 
     def unreadable(self, datasets: Mapping[str, Any], step: int) -> None:
@@ -186,3 +206,18 @@ class Recorder:
                     f"warning: {count} of {len(met)} {mode} items could not be read so far; others took their place."
                     " Their files are named above"
                 )
+
+
+def camera_scalars(camera: LearnedCamera) -> dict[str, float]:
+    """Return the scalars of a camera measured in validation, by tag."""
+    scalars = {f"val_{tag}": value for tag, value in zip(CAMERA_TAGS, camera.mean, strict=True)}
+    for axis, fov, sd in zip("xy", camera.fov, camera.fov_sd, strict=True):
+        scalars |= {f"val_camera/fov_{axis}": fov, f"val_camera/fov_{axis}_sd": sd}
+    return {**scalars, "val_camera/spread": camera.spread, "val_camera/bend": camera.bend}
+
+
+def shown_camera(result: ValidationResult) -> str:
+    """Write the measured field of view beside that of the data, if it is known."""
+    assert result.camera is not None
+    known = " x ".join(f"{degrees:.1f}" for degrees in result.true_view or ())
+    return f"field of view {result.camera.words}" + (f"; the data say {known}" if known else "")

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from trainer.geometry import valid_depth
+from trainer.metrics import camera as cameras
+from trainer.metrics.camera import LearnedCamera
 from trainer.metrics.validation import VALIDATION_METRICS, relative_error, validation_metrics
 from trainer.runtime.processes import gathered, total
 from trainer.runtime.seeding import VALIDATION, seed_everything
@@ -30,6 +32,8 @@ class ValidationResult:
     num_items: int = 0
     num_with_depth: int = 0
     disp_variation: float = math.nan  # mean over items of std / mean of the disparity; 0 = constant
+    camera: LearnedCamera | None = None  # over the items with supports, where it is learned
+    true_view: tuple[float, ...] | None = None  # field of view of the data, horizontal and vertical, degrees
     images: Images = field(default_factory=dict)
     shown_items: list[int] = field(default_factory=list)  # dataset indices of those pictures
 
@@ -54,6 +58,7 @@ def validate(
     epoch: int,
     min_depth: float,
     max_depth: float,
+    knows_K: bool = True,
     want_images: bool = True,
     on_batch: Callable[[], None] = lambda: None,
 ) -> ValidationResult:
@@ -67,6 +72,7 @@ def validate(
         objective: the raw module in eval mode, not the DDP wrapper (its buffer broadcast would wait for idle ranks).
             Batches without supports are only predicted: they give metrics but no losses.
         batches: this process's share; dataset indices 0 .. num_items-1 occur exactly once over all processes.
+        knows_K: whether K of the batches is that of the camera, and not a guess.
     """
     dtype = torch.float64 if accelerator.device.type != "mps" else torch.float32
     names: list[str] = []
@@ -85,10 +91,12 @@ def validate(
     names = next(filter(None, gathered(accelerator, names)), [])  # a process without items has none
     if num_items == 0:
         return ValidationResult()
-    table = torch.zeros(num_items, 2 + len(names) + len(VALIDATION_METRICS), dtype=dtype, device=accelerator.device)
+    width = cameras.COLUMNS + 2 + len(names) + len(VALIDATION_METRICS)
+    table = torch.zeros(num_items, width, dtype=dtype, device=accelerator.device)
     for index, values in rows:
         table[index] = values
     result = _summarise(total(accelerator, table).cpu().double(), names)
+    result.true_view = result.true_view if knows_K else None
     if want_images and output is not None and accelerator.is_main_process:
         result.images, result.shown_items = output.images, rows[-1][0].tolist()
     return result
@@ -109,8 +117,10 @@ def _losses(objective: Any, output: StepOutput, batch: Any) -> Tensor:
 
 
 def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_depth: float) -> Tensor:
-    """Return the rows of a batch (b k): disparity variation, losses, metrics, has depth."""
+    """Return the rows of a batch (b k): learned camera, disparity variation, losses, metrics, has depth."""
     b, dtype = len(batch["index"]), losses.dtype
+    height, width = batch["target"].shape[-2:]
+    camera = cameras.measure(output.predictions, batch.get("K"), (width, height)).to(dtype)
     disp = output.predictions["disp"][0].flatten(1).to(dtype)
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
     if "depth" in batch:
@@ -118,11 +128,12 @@ def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_
         values = torch.where(valid[:, None], values.to(dtype), 0.0)
     else:
         values, valid = losses.new_zeros(b, len(VALIDATION_METRICS)), losses.new_zeros(b)
-    return torch.cat([variation, losses, values, valid[:, None].to(dtype)], 1)
+    return torch.cat([camera, variation, losses, values, valid[:, None].to(dtype)], 1)
 
 
 def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
     valid = table[:, -1] > 0
+    of_camera, table = table[:, : cameras.COLUMNS], table[:, cameras.COLUMNS :]
     variation, losses = table[:, 0], table[:, 1 : 1 + len(names)]
     metrics = table[valid, 1 + len(names) : -1]
     return ValidationResult(
@@ -131,6 +142,8 @@ def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
         num_items=len(table),
         num_with_depth=len(metrics),
         disp_variation=float(variation.mean()),
+        camera=cameras.summarise(of_camera),
+        true_view=cameras.true_view(of_camera),
     )
 
 

@@ -130,6 +130,8 @@ def _show_and_save(
     report.report(results, Console())
     for remark in (remark for result in results for remark in result.remarks):
         print(f"warning: {remark}", file=sys.stderr)
+    if camera := request.subject.camera_words(request.mode):
+        print(f"camera learned: {camera}")
     several = len(results) > 1
     for result in results:
         ending = f"_{result.protocol['alignment']}" if several else ""

@@ -22,6 +22,7 @@ from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data.base import DepthDataset
 from trainer.data.files.paths import DataNotFound
+from trainer.metrics.camera import LearnedCamera
 from trainer.metrics.validation import shown_name
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import CannotWrite
@@ -228,7 +229,9 @@ def _millions(number: int) -> str:
 
 
 def _camera(dataset: DepthDataset) -> str:
-    """Write K of the first item in fractions of the picture."""
+    """Write K of the first item in fractions of the picture, and whether it is used."""
+    if dataset.guesses_K and dataset.K_is_learned:
+        return "learned; the data do not know it"
     width, height = dataset.size
     try:
         K = dataset[0]["K"]
@@ -236,7 +239,8 @@ def _camera(dataset: DepthDataset) -> str:
         return f"unknown ({type(error).__name__}: {error})"
     names = {"fx": K[0, 0] / width, "fy": K[1, 1] / height, "cx": K[0, 2] / width, "cy": K[1, 2] / height}
     numbers = " ".join(f"{name} {float(value):.3f}" for name, value in names.items())
-    return f"{numbers}, fractions of {width} x {height} pixels (first train item)"
+    learned = "learned; the data say " if dataset.K_is_learned else ""
+    return f"{learned}{numbers}, fractions of {width} x {height} pixels (first train item)"
 
 
 def _summary(job: Run) -> dict[str, str]:
@@ -254,6 +258,8 @@ def _summary(job: Run) -> dict[str, str]:
         "last": str(folder.last_path),
         "tensorboard": f"tensorboard --logdir {folder.path}",
     }
+    if state.camera is not None:
+        rows["camera learned"] = LearnedCamera.from_dict(state.camera).words
     if (stopping := job.loop.stopping) and stopping.stop:
         rows["stopped early"] = stopping.reason
     if (budget := job.loop.budget).is_spent and state.position.epoch < job.loop.settings.max_epochs:

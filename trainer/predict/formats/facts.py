@@ -38,6 +38,7 @@ def describe(
         "scale_origin": scale.origin,
         "min_depth": repr(network.min_depth * scale.factor),
         "max_depth": repr(network.max_depth * scale.factor) if network.max_depth else "none",
+        **({"camera": json.dumps(saved.camera.to_dict())} if saved.camera else {}),
         "networks": json.dumps(settings["config"]["net"]["depth"]),
         "checkpoint_sha256": sha256,
         "checkpoint_epoch": str(saved.position.epoch),

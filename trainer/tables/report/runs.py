@@ -141,6 +141,12 @@ def watch(run: Run) -> list[tuple[int, str]]:
         waited = share * (now - began.setdefault(epochs.get(step, 0.0), now))
         if values.keys() >= {"depth_near", "depth_far", "depth_median", "depth_spread", "disp_variation", "holes"}:
             found += [(step, text) for text in health.judge(values, share, waited=waited, step=step)]
+    spread, bend = (
+        {step: value for step, value, _ in run.events.points.get(f"val_camera/{key}", ())} for key in ("spread", "bend")
+    )
+    for step in sorted(spread.keys() & bend.keys()):
+        texts = health.judge_camera(spread[step], bend[step], step=step, is_last=step == max(spread))
+        found += [(step, text) for text in texts]
     return found
 
 
