@@ -64,7 +64,7 @@ def test_frozen_batchnorm_has_no_gradient() -> None:
 )
 def test_schedules_by_hand(name: str, kwargs: dict, expected: list[float]) -> None:
     optimizer = make_optimizer(networks(), "sgd", 1.0)
-    scheduler = make_scheduler(optimizer, name, **kwargs)
+    scheduler = make_scheduler(optimizer, 4, name, **kwargs)
     seen = []
     for _ in expected:
         seen.append(optimizer.param_groups[0]["lr"])
@@ -76,7 +76,7 @@ def test_schedules_by_hand(name: str, kwargs: dict, expected: list[float]) -> No
 
 def test_plateau_ignores_a_value_that_could_not_be_computed() -> None:
     optimizer = make_optimizer(networks(), "sgd", 1.0)
-    scheduler = make_scheduler(optimizer, "plateau", patience=0)
+    scheduler = make_scheduler(optimizer, 3, "plateau", patience=0)
     for value in (1.0, math.nan, None):
         step_scheduler(scheduler, value)
     assert optimizer.param_groups[0]["lr"] == 1.0

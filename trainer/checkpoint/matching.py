@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models_zoo.adapters import is_adapter
 from trainer.runtime.errors import first_lines, printable
 
 
@@ -28,7 +29,8 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
     """Match the weights of a file to networks that start from them.
 
     Every network, or part of one, that both have must fit completely. Networks missing from the file keep their
-    weights, those that were not built are ignored. An encoder alone goes to every network with the same encoder.
+    weights, those that were not built are ignored. An encoder alone goes to every network with the same encoder. A
+    network without adapters in the file fits one with adapters, which stay new.
     """
     networks = list(dict.fromkeys(map(_network, built)))
     unused = sorted({_network(name) for name in saved} - set(networks))
@@ -49,6 +51,11 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
                 notes.append(f"net.{other}: its encoder starts from the one in the file, the rest from random numbers")
     notes += [f"net.{net}: not in the file; it starts as a new network does" for net in missing]
     expected = {name: tensor for name, tensor in built.items() if _expects(name, held, parts)}
+    adapted = {_network(name) for name in saved if is_adapter(name)}
+    fresh = {name for name in expected if is_adapter(name) and _network(name) not in adapted}
+    for net in sorted({_network(name) for name in fresh}):
+        notes.append(f"net.{net}: no adapters in the file; they start as new ones, which change nothing yet")
+    expected = {name: tensor for name, tensor in expected.items() if name not in fresh}
     return Fit(tensors, compare(saved, expected or built), notes)
 
 

@@ -275,6 +275,8 @@ class _Crosschecks:
         if epochs is None or reported or any(line.startswith("optimizer.type") for line in self.config.warnings):
             return
         scheduler = {key: value for key, value in self.config.scheduler.items() if key != "monitor"}
+        if scheduler.get("by") == "step" and self.trainer.get("max_minutes"):
+            self.warn("trainer.max_minutes may end the run before scheduler.by: step, laid out over max_epochs, does")
         if (found := rehearse(optimizer, scheduler, epochs)) is not None:
             self.wrong(*found)
 

@@ -121,6 +121,7 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
         objective.use_channels_last()
     objective.to(accelerator.device)
     notes = freezing.freeze(objective, cfg.trainer.freeze or [], cfg.trainer.frozen_batchnorm)
+    notes += freezing.trained_share(objective)
     if cfg.trainer.gradient_checkpointing:
         notes += recompute(objective)
     if cfg.trainer.compile is not None:
