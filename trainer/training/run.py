@@ -87,6 +87,9 @@ def build_run(
     optimizer = setup.build_optimizer(cfg, objective)
     settings, schedule = _settings(cfg, seed), cfg.scheduler_kwargs()
     length = settings.max_epochs * (settings.steps_per_epoch(train_loader) if settings.scheduled_by == "step" else 1)
+    if settings.scheduled_by == "step" and (given := schedule.get("T_max", length)) < length:
+        fix = "with by: step it counts optimizer steps; leave it out, or `T_max: ~`, for the whole run"
+        notes.append(f"scheduler.T_max: {given} is less than the {length:,} steps of the run: {fix}")
     trained = objective, optimizer, make_scheduler(optimizer, length, **schedule) if schedule else None
     with setup.an_unused_parameter(objective):
         model, prepared = accelerator.prepare(objective, optimizer)
