@@ -159,7 +159,7 @@ def test_mistakes_name_the_key_and_the_choices(adapter: dict[str, Any], message:
 
 
 def test_other_encoders_have_none() -> None:
-    with pytest.raises(ValueError, match="adapter: the encoder is no plain ViT. Choose e.g."):
+    with pytest.raises(ValueError, match=r"adapter: the encoder is no plain ViT\. Choose e"):
         models_zoo.create("depth", enc_name="test_resnet", pretrained=False, adapter={"type": "lora"})
 
 

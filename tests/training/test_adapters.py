@@ -1,4 +1,4 @@
-"""A run with adapters: continued exactly, in two processes, its base untouched; rates by step; merged where it leaves."""
+"""A run with adapters: continued exactly, in two processes, its base untouched; rates by step; merged to leave."""
 
 from __future__ import annotations
 

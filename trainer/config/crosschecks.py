@@ -151,6 +151,9 @@ class _Crosschecks:
                         self.wrong(f"loss.{name}", f"needs {how}; or remove the loss with `{name}: ~`")
 
     def untrained(self, facts: Facts, needed: set[str]) -> None:
+        depth = self.config.net.get("depth", {})
+        if depth.get("adapter") and not depth.get("pretrained") and not self.trainer.get("load_ckpt"):
+            self.warn("net.depth.adapter: the frozen weights are random numbers; set pretrained or trainer.load_ckpt")
         if facts.mask_name and not needed & {"mask", "explainability"}:
             self.warn("net.depth.mask_name: no loss uses the mask, so it is never trained")
         if "autoencoder" in facts.networks and "autoencoder" not in needed:
