@@ -16,7 +16,6 @@ from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
-from trainer.config.optimizers import make_scheduler
 from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
@@ -85,12 +84,9 @@ def build_run(
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
-    settings, schedule = _settings(cfg, seed), cfg.scheduler_kwargs()
-    length = settings.max_epochs * (settings.steps_per_epoch(train_loader) if settings.scheduled_by == "step" else 1)
-    if settings.scheduled_by == "step" and (given := schedule.get("T_max", length)) < length:
-        fix = "with by: step it counts optimizer steps; leave it out, or `T_max: ~`, for the whole run"
-        notes.append(f"scheduler.T_max: {given} is less than the {length:,} steps of the run: {fix}")
-    trained = objective, optimizer, make_scheduler(optimizer, length, **schedule) if schedule else None
+    settings = _settings(cfg, seed)
+    schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
+    trained = objective, optimizer, schedule
     with setup.an_unused_parameter(objective):
         model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
