@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo import NETWORKS
+from models_zoo.adapters import adapt, adapter_problems
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
 from models_zoo.encoders.build import build_encoder, check_images, encode, encoder_problems, feature_spec
@@ -40,6 +41,8 @@ class Depth(nn.Module):
             (arXiv:1907.01341).
         init_disp: disparity in (0, 1) that a new network starts from; null leaves PyTorch's initialisation, about 0.5,
             with which the first warps of a stereo pair miss by half an image. Not a published choice.
+        adapter: freeze the ViT that is the encoder and train low-rank updates of it, {type: lora | dv_lora, rank: 4,
+            alpha: null (the rank), targets: [mlp.fc1, mlp.fc2], warmup_steps: 20000}; see `models_zoo.adapters`.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
     """
 
@@ -57,11 +60,14 @@ class Depth(nn.Module):
         use_stereo_blend: bool = False,
         activation: Literal["sigmoid", "relu"] = "sigmoid",
         init_disp: float | None = None,
+        adapter: Mapping[str, Any] | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ):
         super().__init__()
-        if problems := depth_problems(enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std):
+        if problems := depth_problems(
+            enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std, adapter
+        ):
             raise ValueError("depth network: " + "; ".join(problems))
         self.mask_name, self.activation = mask_name, activation
         self.use_virtual_stereo = use_virtual_stereo
@@ -79,6 +85,8 @@ class Depth(nn.Module):
         if mask_name is not None:
             shared |= {"out_ch": num_ch_mask, "activation": MASKS[mask_name]}
             self.decoders["mask"] = DECODERS.create(dec_name, **shared)
+        if adapter is not None:  # last, so that all else starts as it does without
+            adapt(self.encoder, **adapter)
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
@@ -146,10 +154,11 @@ def depth_problems(
     init_disp: float | None,
     mean: Sequence[float],
     std: Sequence[float],
+    adapter: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """List what is wrong with the options of a depth network."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std)
-    problems += scale_problems(out_scales) + decoder_problems(dec_name)
+    problems += scale_problems(out_scales) + decoder_problems(dec_name) + adapter_problems(adapter)
     if init_disp is not None and not 0 < init_disp < 1:
         problems.append(f"init_disp is {init_disp}; it must lie between 0 and 1, or be null")
     if init_disp is not None and dec_name in DECODERS and dec_name not in with_trait("supports_init"):

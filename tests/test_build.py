@@ -152,7 +152,7 @@ def continued(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The notes when a run with the keys `old` of `trainer` continues with `new`."""
     hparams = {"seed": 1, "config": {"trainer": {"max_epochs": 2, **old}}}
     saved = Saved(Path("last"), {}, {"hparams": to_json(hparams)})
-    defaults = {f"config.trainer.{key}": value for key, value in config().trainer_defaults().items()}
+    defaults = {f"config.{key}": value for key, value in config().defaults().items()}
     now = {"seed": 1, "config": {"trainer": {"max_epochs": 2, **new}}}
     return check_resume(saved, now, allowed=True, defaults=defaults)
 

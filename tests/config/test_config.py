@@ -107,7 +107,8 @@ def test_scalars_are_read_as_people_mean_them(text, value):
 def test_scientific_numbers_from_file_and_command_line(load):
     cfg = load("optimizer: {lr: 3e-5, eps: 1e-7}", "optimizer.weight_decay=1e-2", "optimizer.betas=[0.9, 95e-2]")
     expected = {"type": "adam", "lr": 3e-5, "eps": 1e-7, "weight_decay": 1e-2, "betas": (0.9, 0.95)}
-    assert cfg.optimizer_kwargs() == {**expected, "backbone_lr": None, "group_lr": None, "frozen_bn": False}
+    ours = {"backbone_lr": None, "layer_decay": None, "group_lr": None, "frozen_bn": False}
+    assert cfg.optimizer_kwargs() == {**expected, **ours}
 
 
 def test_yaml_anchors_and_merge_keys(load):

@@ -115,7 +115,10 @@ def test_json_schema_takes_keys_from_signatures():
     assert properties["dataset"]["type"]["enum"] == ["kitti", "kitti_lmdb", "rendered"]
     assert {"num_items", "split", "train"} <= set(properties["dataset"])
     assert "seed" not in properties["dataset"]
-    assert properties["scheduler"]["T_max"] == {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}
+    assert properties["scheduler"]["T_max"] == {
+        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}],
+        "default": None,
+    }
     assert "16-mixed" in properties["trainer"]["precision"]["enum"]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models_zoo.adapters import is_adapter
 from trainer.runtime.errors import first_lines, printable
 
 CAMERA = ("pose.focal.", "pose.centre.")  # heads that a pose network has with `learn_K`
@@ -31,7 +32,8 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
 
     Every network, or part of one, that both have must fit completely. Networks missing from the file keep their
     weights, those that were not built are ignored; so are heads of the camera (`learn_K`) that only one side has. An
-    encoder alone goes to every network with the same encoder.
+    encoder alone goes to every network with the same encoder. A network without adapters in the file fits one with
+    adapters, which stay new.
     """
     networks = list(dict.fromkeys(map(_network, built)))
     unused = sorted({_network(name) for name in saved} - set(networks))
@@ -59,6 +61,11 @@ def fit(saved: Mapping[str, Tensor], built: Mapping[str, Tensor], parts: Sequenc
     expected = {
         name: tensor for name, tensor in built.items() if _expects(name, held, parts) and not name.startswith(lone)
     }
+    adapted = {_network(name) for name in saved if is_adapter(name)}
+    fresh = {name for name in expected if is_adapter(name) and _network(name) not in adapted}
+    for net in sorted({_network(name) for name in fresh}):
+        notes.append(f"net.{net}: no adapters in the file; they start as new ones, which change nothing yet")
+    expected = {name: tensor for name, tensor in expected.items() if name not in fresh}
     return Fit(tensors, compare(saved, expected or built), notes)
 
 

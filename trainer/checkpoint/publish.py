@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models_zoo.adapters import merged_state
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.saved import PREFIX, Saved
@@ -24,10 +25,14 @@ _SEPARATORS = re.compile(r"[/\\]+")
 def published(saved: Saved) -> tuple[Saved, list[str]]:
     """Return what `best` holds of a checkpoint, to be written, and the keys of settings that lost a folder.
 
-    The tensors are those of the source; `format: pt` lets transformers open the file.
+    The tensors are those of the source, with adapters folded into the weights and taken out of the settings;
+    `format: pt` lets transformers open the file.
     """
     hparams, shortened = public_hparams(saved.hparams)
     tensors = {name: tensor for name, tensor in saved.tensors.items() if name.startswith(PREFIX)}
+    depth = hparams["config"].get("net", {}).get("depth", {})
+    if adapter := depth.get("adapter"):
+        tensors, depth["adapter"] = merged_state(tensors, adapter), None
     metadata = {key: saved.metadata[key] for key in KEPT if key in saved.metadata}
     return Saved(saved.path, tensors, {**metadata, "hparams": to_json(hparams), "format": "pt"}), shortened
 

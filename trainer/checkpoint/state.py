@@ -225,8 +225,8 @@ def _check_groups(saved: list[list[str]], built: list[list[str]]) -> None:
     raise WrongOptimizer(
         "the saved optimizer has other parameters than the one that was built:\n"
         + "\n".join(first_lines(lines or [regrouped]))
-        + "\nSet net and optimizer (weight_decay, backbone_lr, frozen_bn) back, or start a new --version with"
-        " trainer.load_ckpt"
+        + "\nSet net and optimizer (weight_decay, backbone_lr, layer_decay, frozen_bn) back, or start a new --version"
+        " with trainer.load_ckpt"
     )
 
 

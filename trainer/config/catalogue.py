@@ -37,7 +37,7 @@ SCHEDULES = {
 SCHEDULE_ARGUMENTS = {
     "step_size": "epochs between drops",
     "gamma": "factor of a drop",
-    "T_max": "epochs to the minimum",
+    "T_max": "epochs to the minimum; null = the whole run",
     "T_0": "epochs to the first restart",
     "T_mult": "how many times longer each period is than the one before",
     "eta_min": "lowest rate",
@@ -213,7 +213,10 @@ def _schedulers() -> Chapter:
         fields = {key: replace(f, doc=SCHEDULE_ARGUMENTS.get(key, "")) for key, f in found}
         source = "; ".join(filter(None, [paper, f"torch.optim.lr_scheduler.{cls.__name__}"]))
         entries.append(Entry(f"scheduler.{name}", summary, source, fields))
-    intro = "YAML: `scheduler.type: <name>`, arguments beside it; `scheduler: ~` for none"
+    intro = (
+        "YAML: `scheduler.type: <name>`, arguments beside it; `scheduler: ~` for none. All take `by: step` (lengths in"
+        " optimizer steps, not epochs), `warmup` and `warmup_factor`"
+    )
     return Chapter(("schedulers", "scheduler"), intro, tuple(entries))
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.crosschecks import crosscheck, offsets
-from trainer.config.fields import Report
+from trainer.config.fields import REQUIRED, Report, fields_of_model
 from trainer.config.layers import merge, read_mapping, read_override
 from trainer.config.pages import read_page
-from trainer.config.resolve import Registries, Resolved, resolve
-from trainer.config.sections import EvaluationSection, TrainerSection
+from trainer.config.resolve import Registries, Resolved, entry_fields, resolve
+from trainer.config.sections import SECTIONS, EvaluationSection, TrainerSection
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import plain
@@ -117,10 +117,13 @@ class Config:
         """Arguments of `trainer.config.optimizers.make_scheduler`; empty without a schedule."""
         return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
 
-    def trainer_defaults(self) -> dict[str, Any]:
-        """Defaults of the optional keys of `trainer`."""
-        fields = TrainerSection.model_fields.items()
-        return {name: info.default for name, info in fields if not info.is_required()}
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of the optional keys of trainer, optimizer and networks, by dotted name ("trainer.ema")."""
+        networks = Registries.installed().networks
+        fields = {name: fields_of_model(SECTIONS[name]) for name in ("trainer", "optimizer")}
+        fields |= {f"net.{name}": entry_fields(networks, name) for name in self._resolved.net if name in networks}
+        found = {f"{section}.{key}": field.default for section, own in fields.items() for key, field in own.items()}
+        return {key: default for key, default in found.items() if default is not REQUIRED}
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain data; `from_dict` gives an equal Config back."""

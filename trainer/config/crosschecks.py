@@ -166,6 +166,9 @@ class _Crosschecks:
                         self.wrong(f"loss.{name}", f"needs {how}; or remove the loss with `{name}: ~`")
 
     def untrained(self, facts: Facts, needed: set[str]) -> None:
+        depth = self.config.net.get("depth", {})
+        if depth.get("adapter") and not depth.get("pretrained") and not self.trainer.get("load_ckpt"):
+            self.warn("net.depth.adapter: the frozen weights are random numbers; set pretrained or trainer.load_ckpt")
         if facts.mask_name and not needed & {"mask", "explainability"}:
             self.warn("net.depth.mask_name: no loss uses the mask, so it is never trained")
         if "autoencoder" in facts.networks and "autoencoder" not in needed:
@@ -298,6 +301,8 @@ class _Crosschecks:
         if epochs is None or reported or any(line.startswith("optimizer.type") for line in self.config.warnings):
             return
         scheduler = {key: value for key, value in self.config.scheduler.items() if key != "monitor"}
+        if scheduler.get("by") == "step" and self.trainer.get("max_minutes"):
+            self.warn("trainer.max_minutes may end the run before scheduler.by: step, laid out over max_epochs, does")
         if (found := rehearse(optimizer, scheduler, epochs)) is not None:
             self.wrong(*found)
 

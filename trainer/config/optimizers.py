@@ -32,7 +32,7 @@ _BOUNDS: dict[str, Any] = {
     "start_factor": Key(gt=0, le=1),
     "end_factor": Key(ge=0, le=1),
 }
-_REHEARSED = 10_000  # epochs
+_REHEARSED = {"epoch": 10_000, "step": 1000}
 
 
 def optimizer_fields(cls: Callable[..., Any]) -> dict[str, Field]:
@@ -44,7 +44,10 @@ def scheduler_fields(cls: Callable[..., Any]) -> dict[str, Field]:
     """Fields of a schedule class of torch."""
     found = fields_of_callable(cls, without=("optimizer", "last_epoch", "verbose"))
     bounded = {name: Annotated[found[name].annotation, _BOUNDS[name]] for name in found.keys() & _BOUNDS.keys()}
-    return {name: dataclasses.replace(f, annotation=bounded.get(name, f.annotation)) for name, f in found.items()}
+    fields = {name: dataclasses.replace(f, annotation=bounded.get(name, f.annotation)) for name, f in found.items()}
+    if "T_max" in fields:  # the whole run
+        fields["T_max"] = dataclasses.replace(fields["T_max"], default=None)
+    return fields
 
 
 def check_optimizer(section: dict[str, Any], report: Report, warnings: list[str]) -> dict[str, Any]:
@@ -79,9 +82,12 @@ def check_scheduler(section: dict[str, Any], report: Report) -> dict[str, Any]:
     fields = {**ours, **scheduler_fields(SCHEDULERS[name])}
     given = {key: value for key, value in section.items() if value is not None or key not in fields}
     values = check(fields, given, path, f"an argument of scheduler {name!r}", report, also=("type",))
-    kept = {key: value for key, value in values.items() if key in given or key in ours}
-    if issubclass(SCHEDULERS[name], lr_scheduler.ReduceLROnPlateau) and given.get("monitor") is None:
-        report.wrong((*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss")
+    kept = {key: value for key, value in values.items() if key in given or key == "monitor"}
+    if issubclass(SCHEDULERS[name], lr_scheduler.ReduceLROnPlateau):
+        if given.get("monitor") is None:
+            report.wrong((*path, "monitor"), "missing; plateau watches a number of validation, e.g. AbsRel or loss")
+        if given.get("by") == "step":
+            report.wrong((*path, "by"), "plateau watches the validation, once per epoch; leave `by` out")
     return {"type": name, **kept}
 
 
@@ -124,12 +130,14 @@ def _problem(optimizer: Mapping[str, Any], scheduler: Mapping[str, Any], epochs:
             )
             if "type" not in given:
                 return None
-            schedule = make_scheduler(built, **given)
-            watched = [1.0] if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) else []
-            for epoch in range(1, min(epochs, _REHEARSED) + 1):
+            unit = given.get("by", "epoch")
+            length = min(epochs, _REHEARSED["epoch"]) if unit == "epoch" else _REHEARSED["step"]
+            schedule = make_scheduler(built, length, **given)
+            watched = [1.0] if given["type"] == "plateau" else []
+            for number in range(1, length + 1):
                 for group in built.param_groups:
                     if not 0 <= group["lr"] < math.inf:
-                        return f"the learning rate of epoch {epoch} would be {group['lr']:g}"
+                        return f"the learning rate of {unit} {number} would be {group['lr']:g}"
                 schedule.step(*watched)
         except (
             ArithmeticError,
@@ -171,9 +179,64 @@ SCHEDULERS: dict[str, type] = {
 }
 
 
-def make_scheduler(optimizer: Optimizer, type: str, **kwargs: Any) -> Any:
-    """Build the schedule called `type`, to be stepped once per epoch and not prepared by Accelerate."""
+class Warmup:
+    """Multiply the learning rates of a schedule by a factor that rises linearly to 1 (arXiv:1706.02677).
+
+    What the schedule says is kept apart, so it sees its own rates, and after `length` steps no others are left.
+
+    Args:
+        schedule: a schedule of torch that has not been stepped yet.
+        length: steps of the schedule, epochs or optimizer steps, until the factor is 1.
+        start: the factor at first.
+    """
+
+    def __init__(self, schedule: Any, length: int, start: float):
+        self.schedule, self.length, self.start = schedule, length, start
+        self.done = 0
+        self._multiply()
+
+    def step(self, *watched: float) -> None:
+        """Advance by one. watched: what ReduceLROnPlateau takes."""
+        self._set(self.rates)
+        self.schedule.step(*watched)
+        self.done += 1
+        self._multiply()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"schedule": self.schedule.state_dict(), "rates": self.rates, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue; the rates of the optimizer are part of its own state."""
+        self.schedule.load_state_dict(state["schedule"])
+        self.rates, self.done = state["rates"], state["done"]
+
+    def _multiply(self) -> None:
+        self.rates = [float(group["lr"]) for group in self.schedule.optimizer.param_groups]
+        factor = self.start + (1 - self.start) * min(1.0, self.done / self.length)
+        self._set([factor * rate for rate in self.rates])
+
+    def _set(self, rates: list[float]) -> None:
+        for group, rate in zip(self.schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], torch.Tensor) else rate
+
+
+def make_scheduler(
+    optimizer: Optimizer,
+    length: int,
+    type: str,
+    by: str = "epoch",
+    warmup: int = 0,
+    warmup_factor: float = 0.1,
+    **kwargs: Any,
+) -> Any:
+    """Build the schedule called `type`, to be stepped once per unit and not prepared by Accelerate.
+
+    length: of the run in units of `by`, which is the default of `T_max`. kwargs: of the class.
+    """
+    if "T_max" in scheduler_fields(SCHEDULERS[type]) and kwargs.get("T_max") is None:
+        kwargs["T_max"] = length
     try:
-        return SCHEDULERS[type](optimizer, **kwargs)
+        schedule = SCHEDULERS[type](optimizer, **kwargs)
     except ValueError as error:  # min_lr: [...] for another number of groups
         raise UserError(f"scheduler: {type} does not work with these settings: {error}") from error
+    return Warmup(schedule, warmup, warmup_factor) if warmup else schedule

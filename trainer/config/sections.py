@@ -189,6 +189,9 @@ class OptimizerSection(_Section):
     backbone_lr: NotNegative | None = Key(
         None, description="learning rate of the encoders; null = lr (arXiv:2307.10713)"
     )
+    layer_decay: Annotated[float, Key(gt=0, le=1)] | None = Key(
+        None, description="factor of the rate from block to block of an encoder, towards the image; null = 1"
+    )
     group_lr: dict[str, NotNegative] | None = Key(
         None, description="learning rates of parts, by network (pose) or pattern (depth.encoder.*); null = lr"
     )
@@ -197,10 +200,15 @@ class OptimizerSection(_Section):
 
 
 class SchedulerSection(_Section):
-    """Learning rate over the epochs, stepped once per epoch; other keys are arguments of the torch class."""
+    """Learning rate over the epochs or steps; other keys are arguments of the torch class, in that unit."""
 
     type: str = Key(description="steplr, exp, cos, cos_warm, plateau or linear")
     monitor: str | None = Key(None, description="what plateau watches, as in trainer.monitor; needed by plateau only")
+    by: Literal["epoch", "step"] = Key(
+        "epoch", description="unit of all lengths here: the rates change after every epoch, or every optimizer step"
+    )
+    warmup: Whole = Key(0, description="epochs or steps in which a factor of all rates rises linearly to 1")
+    warmup_factor: Share = Key(0.1, description="that factor at the start")
 
 
 class EvaluationSection(_Section):

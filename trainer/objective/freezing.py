@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models_zoo.adapters import adapters_of, is_adapter
 from models_zoo.registry import did_you_mean
 from trainer.objective.objective import Objective
 from trainer.runtime.errors import UserError, listed
@@ -81,6 +82,21 @@ def without_statistics(objective: Objective) -> list[str]:
         f"{len(fresh)} frozen batch norm layers have never seen data (mean 0, variance 1) and do nothing:"
         f" {listed(sorted(fresh))}."
         " Start from trained weights (net.<network>.pretrained, trainer.load_ckpt), or do not freeze them"
+    ]
+
+
+def trained_share(objective: Objective) -> list[str]:
+    """Return a note on how many parameters are trained, of networks with adapters; empty without any."""
+    layers = adapters_of(objective.networks)
+    if not layers:
+        return []
+    every = dict(objective.networks.named_parameters())
+    trained = {name: p.numel() for name, p in every.items() if p.requires_grad}
+    own, total = sum(n for name, n in trained.items() if is_adapter(name)), sum(p.numel() for p in every.values())
+    share = sum(trained.values()) / total
+    return [
+        f"trained: {sum(trained.values()):,} of {total:,} parameters ({share:.1%}), {own:,} of them in {len(layers)}"
+        " adapters"
     ]
 
 

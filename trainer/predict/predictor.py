@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from models_zoo.adapters import merge
 from trainer.checkpoint import Saved, find_checkpoint, load_with_config
 from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
@@ -84,7 +85,8 @@ class DepthPredictor:
             scale: see `scale_of`.
             batch_size: pictures per pass of the network, at most.
 
-        Raises UserError for a checkpoint without depth network, and for what `load_objective` and `scale_of` refuse.
+        Adapters are folded into the weights. Raises UserError for a checkpoint without depth network, and for what
+        `load_objective` and `scale_of` refuse.
         """
         path = find_checkpoint(path)
         saved = Saved(path, {}, read_metadata(path))
@@ -96,7 +98,7 @@ class DepthPredictor:
             raise UserError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         found = scale_of(objective.supp_idxs, scale)
         network = DepthNetwork(
-            objective.networks["depth"], objective.min_depth, objective.max_depth, found.factor, flip
+            merge(objective.networks["depth"]), objective.min_depth, objective.max_depth, found.factor, flip
         ).eval()
         if size is not None:
             try:

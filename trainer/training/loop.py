@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from accelerate.utils import send_to_device
 
+from models_zoo.adapters import adapters_of
 from trainer.checkpoint.state import Position, TrainState
 from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
@@ -42,11 +43,17 @@ class Settings:
     log_every: int = 100  # optimizer steps between scalars
     monitor: str = "AbsRel"  # metric or loss that selects `best`
     scheduler_monitor: str | None = None  # of a plateau schedule; None = `monitor`
+    scheduled_by: Literal["epoch", "step"] = "epoch"  # when the schedule is stepped
     min_depth: float = 0.1
     max_depth: float = 100.0
     log_images: bool | Literal["all"] = True
     log_grad_norm: bool = False
     limit_train: int | None = None  # micro-batches per epoch
+
+    def steps_per_epoch(self, train_loader: Any) -> int:
+        """Return the number of optimizer steps in an epoch."""
+        batches = len(train_loader.batch_sampler)
+        return math.ceil(min(batches, self.limit_train or batches) / self.accumulate)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,6 +77,7 @@ class Loop:
         self.guard, self.averages = parts.guard, parts.averages
         self.stopping, self.budget = parts.stopping, parts.budget
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
+        self.adapters = adapters_of(self.objective)
         self.signals = StopSignals(ANSWER if self.accelerator.is_main_process else "")
 
     def fit(self) -> TrainState:
@@ -120,6 +128,8 @@ class Loop:
         position, part = self.state.position, self.recorder.part
         self.optimizer.zero_grad(set_to_none=True)
         self.guard.begin(position.epoch)
+        for layer in self.adapters:
+            layer.set_step(position.step)
         for number, read in enumerate(batches):
             batch = self.move(read, number)
             is_last = number == len(batches) - 1
@@ -143,6 +153,7 @@ class Loop:
             self.recorder.progress.message(f"warning: {self.guard.refuse(verdict, position, batches)}")
         self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
         self.record(output, batch, verdict)
+        self.advance("step")
         self.save_or_leave(verdict)
 
     def move(self, batch: Any, number: int) -> Any:
@@ -193,6 +204,12 @@ class Loop:
         """Epoch and learning rates of the networks."""
         rates = optim.rates(self.objective.networks, self.parts.optimizer)
         return {"epoch": float(self.state.position.epoch), **{f"lr/{name}": rate for name, rate in rates.items()}}
+
+    def advance(self, unit: Literal["epoch", "step"], watched: float | None = None) -> None:
+        """Advance a schedule of that unit, also past a step that was left out, unless SWA sets the rates."""
+        is_due = self.scheduler is not None and self.settings.scheduled_by == unit
+        if is_due and not self.averages.owns_rates(self.state.position.epoch):
+            optim.step_scheduler(self.scheduler, watched)
 
     def save_or_leave(self, verdict: Verdict) -> None:
         """Save `last` when it is due; after a stop signal, save it and leave."""
@@ -287,8 +304,7 @@ class Loop:
         if result.camera is not None:
             state.camera = result.camera.to_dict()
         if self.at_end_of_epoch():
-            if self.scheduler is not None and not self.averages.owns_rates(epoch):
-                optim.step_scheduler(self.scheduler, result.value(settings.scheduler_monitor or settings.monitor))
+            self.advance("epoch", result.value(settings.scheduler_monitor or settings.monitor))
             if self.stopping is not None:
                 self.stopping.update(result.value(self.stopping.monitor), epoch)
             state.position = Position(epoch + 1, 0, state.position.step)

@@ -1,4 +1,4 @@
-"""Optimizers by timm's names, steps of torch's epoch schedules, gradient norms."""
+"""Optimizers by timm's names, steps of torch's schedules, gradient norms."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
+from models_zoo.encoders.grouping import layer_numbers
 from trainer.objective.freezing import matches
 from trainer.runtime.errors import UserError
 
@@ -23,6 +24,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     frozen_bn: bool = False,
     backbone_lr: float | None = None,
+    layer_decay: float | None = None,
     group_lr: Mapping[str, float] | None = None,
     **kwargs: Any,
 ) -> Optimizer:
@@ -34,10 +36,12 @@ def make_optimizer(
         weight_decay: not applied to biases and 1-D parameters.
         frozen_bn: stop the gradients of BatchNorm scales and shifts.
         backbone_lr: learning rate of parameters with "encoder" in their name (SlowTV, arXiv:2307.10713).
+        layer_decay: factor from each block of an encoder to the one before it, embeddings last; the deepest block has
+            the rate of the encoder (BEiT, arXiv:2106.08254).
         group_lr: learning rates by network ("pose") or pattern of parameter names ("depth.encoder.*"); the last match
-            wins, before `backbone_lr` and `lr`.
+            wins, before all others.
 
-    Raises UserError when a key of `group_lr` matches no trained parameter.
+    Raises UserError when a key of `group_lr` matches no trained parameter, and for an encoder of unknown layers.
     """
     from timm.optim import create_optimizer_v2
 
@@ -46,11 +50,13 @@ def make_optimizer(
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.requires_grad_(False)
 
+    factors = {} if layer_decay is None else _layer_factors(networks, layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     unused = set(group_lr or {})
     for name, parameter in networks.named_parameters():
         if parameter.requires_grad:
             rate = backbone_lr if backbone_lr is not None and "encoder" in name else lr
+            rate *= factors.get(name, 1.0)
             for part, of_part in (group_lr or {}).items():
                 if matches(name, part):
                     rate = of_part
@@ -67,9 +73,24 @@ def make_optimizer(
     return create_optimizer_v2(params, opt=type, lr=lr, weight_decay=weight_decay, **kwargs)
 
 
-def step_scheduler(scheduler: Any, value: float | None) -> None:
-    """Advance a schedule by one epoch; ReduceLROnPlateau watches `value` and is skipped when it is not finite."""
-    if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+def _layer_factors(networks: nn.Module, decay: float) -> dict[str, float]:
+    """Return factors of the learning rate of all parameters of encoders, by name. Raises UserError."""
+    factors: dict[str, float] = {}
+    for network, module in networks.named_children():
+        if (encoder := getattr(module, "encoder", None)) is None:
+            continue
+        try:
+            numbers = layer_numbers(encoder)
+        except ValueError as error:
+            raise UserError(f"optimizer.layer_decay: net.{network}: {error}. Leave layer_decay out") from error
+        deepest = max(numbers.values())
+        factors |= {f"{network}.encoder.{name}": decay ** (deepest - number) for name, number in numbers.items()}
+    return factors
+
+
+def step_scheduler(scheduler: Any, value: float | None = None) -> None:
+    """Advance a schedule by one; ReduceLROnPlateau watches `value` and is skipped when it is not finite."""
+    if not isinstance(getattr(scheduler, "schedule", scheduler), lr_scheduler.ReduceLROnPlateau):
         with warnings.catch_warnings():  # a run killed after its last step resumes here
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             scheduler.step()

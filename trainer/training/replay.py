@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from models_zoo.adapters import adapters_of
 from trainer.geometry import ViewSynthesis, project
 from trainer.objective import Objective
 from trainer.runtime.errors import listed
@@ -55,6 +56,8 @@ def replay(
     """
     objective.train()
     objective.zero_grad(set_to_none=True)
+    for layer in adapters_of(objective):
+        layer.set_step(moment.step)
     findings = [f"the batch: {line}" for line in _broken(batch)]
     findings += [f"the weights: {line}" for line in _broken(dict(objective.named_parameters()))]
     seed_everything(moment.seed, TRAINING, moment.step, moment.micro_batch, moment.rank)

@@ -16,7 +16,6 @@ from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
-from trainer.config.optimizers import make_scheduler
 from trainer.data.base import DepthDataset
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
@@ -85,8 +84,9 @@ def build_run(
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
-    schedule = cfg.scheduler_kwargs()
-    trained = objective, optimizer, make_scheduler(optimizer, **schedule) if schedule else None
+    settings = _settings(cfg, seed)
+    schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
+    trained = objective, optimizer, schedule
     with setup.an_unused_parameter(objective):
         model, prepared = accelerator.prepare(objective, optimizer)
     lap("optimizer, networks in place")
@@ -96,8 +96,7 @@ def build_run(
     parts = setup.make_parts(cfg, accelerator, checkpointer, folder, seed, trained, state)
     notes += freezing.without_statistics(objective)
     lap("restored")
-    settings = _settings(cfg, seed)
-    recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, len(train_loader))
+    recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, train_loader)
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")
@@ -202,7 +201,7 @@ def _restore(
     saved = checkpointer.load_last()
     state = TrainState()
     if saved is not None:
-        defaults = {f"config.trainer.{key}": value for key, value in cfg.trainer_defaults().items()}
+        defaults = {f"config.{key}": value for key, value in cfg.defaults().items()}
         notes += check_resume(saved, hparams, allowed=cfg.trainer.resume_training, defaults=defaults)
         check_best(saved, checkpointer.folder / BEST)
         saved.restore(*trained, accelerator.scaler)
@@ -233,6 +232,7 @@ def _settings(cfg: Config, seed: int) -> Settings:
         log_every=trainer.log_every_n_steps,
         monitor=trainer.monitor,
         scheduler_monitor=(cfg.scheduler or {}).get("monitor"),
+        scheduled_by=(cfg.scheduler or {}).get("by", "epoch"),
         min_depth=trainer.min_depth,
         max_depth=math.inf if trainer.max_depth is None else trainer.max_depth,
         log_images=trainer.log_images,
@@ -248,14 +248,13 @@ def _start_recorder(
     parts: Parts,
     kind: Kind,
     settings: Settings,
-    num_batches: int,
+    train_loader: DataLoader,
 ) -> Recorder:
-    steps = math.ceil(min(num_batches, settings.limit_train or num_batches) / settings.accumulate)
     progress = make_progress(
         kind,
         is_main=accelerator.is_main_process,
         total_epochs=settings.max_epochs,
-        steps_per_epoch=steps,
+        steps_per_epoch=settings.steps_per_epoch(train_loader),
         budget=lambda: parts.budget.seconds_left,
     )
     first_step = 0 if parts.state.position == Position() else parts.state.position.step + 1

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
 from trainer.config import Config
+from trainer.config.optimizers import make_scheduler
 from trainer.objective import Objective, batchnorm, freezing
 from trainer.objective.compiling import compile_networks
 from trainer.objective.recompute import recompute
@@ -121,6 +122,7 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
         objective.use_channels_last()
     objective.to(accelerator.device)
     notes = freezing.freeze(objective, cfg.trainer.freeze or [], cfg.trainer.frozen_batchnorm)
+    notes += freezing.trained_share(objective)
     if cfg.trainer.gradient_checkpointing:
         notes += recompute(objective)
     if cfg.trainer.compile is not None:
@@ -148,6 +150,20 @@ def an_unused_parameter(objective: Objective) -> Iterator[None]:
 def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
     """Build the one optimizer of all networks."""
     return optim.make_optimizer(objective.networks, **cfg.optimizer_kwargs())
+
+
+def build_schedule(cfg: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int, notes: list[str]) -> Any:
+    """Build the schedule, laid out over all epochs; None without one. Adds a note on a length that was in epochs."""
+    options = cfg.scheduler_kwargs()
+    if not options:
+        return None
+    length = cfg.trainer.max_epochs
+    if options.get("by") == "step":
+        length *= steps_per_epoch
+        if (given := options.get("T_max", length)) < length:
+            fix = "by: step counts optimizer steps; leave it out, or `T_max: ~`, for the whole run"
+            notes.append(f"scheduler.T_max: {given} is less than the {length:,} steps of the run: {fix}")
+    return make_scheduler(optimizer, length, **options)
 
 
 def make_parts(

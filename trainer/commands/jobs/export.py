@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "transformers":
         saved.metadata["hparams"] = json.dumps(settings)
         public, _ = published(saved)
-        report = write_folder(args.out, predictor, public, settings["config"]["net"]["depth"], about, pictures)
+        report = write_folder(args.out, predictor, public, public.hparams["config"]["net"]["depth"], about, pictures)
     else:
         report = write_graph(args, predictor, about, pictures)
     print(f"saved: {args.out}, {report}")

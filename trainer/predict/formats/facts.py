@@ -26,6 +26,8 @@ def describe(
     checkpoints are left out.
     """
     scale, network = predictor.scale, predictor.network
+    options = {**settings["config"]["net"]["depth"]}
+    options.pop("adapter", None)  # folded into the weights
     depth = "depth in metres" if scale.unit == "m" else "relative depth, up to an unknown factor"
     run = {f"run_{key}": str(settings[key]) for key in ("name", "version", "seed") if settings.get(key) is not None}
     return {
@@ -39,7 +41,7 @@ def describe(
         "min_depth": repr(network.min_depth * scale.factor),
         "max_depth": repr(network.max_depth * scale.factor) if network.max_depth else "none",
         **({"camera": json.dumps(saved.camera.to_dict())} if saved.camera else {}),
-        "networks": json.dumps(settings["config"]["net"]["depth"]),
+        "networks": json.dumps(options),
         "checkpoint_sha256": sha256,
         "checkpoint_epoch": str(saved.position.epoch),
         **run,
