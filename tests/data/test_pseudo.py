@@ -119,5 +119,5 @@ def test_each_part_of_a_mixture_has_labels_of_its_own(films):
     dataset = DATASETS.create("mixed", datasets=parts, pseudo_root=str(labels), **options)
     (problem,) = dataset.check()
     assert problem.startswith("b: 1 of 3 items have no pseudo-label")
-    with pytest.raises(UserError, match=r"datasets\.a: dataset\.use_pseudo: true needs dataset\.datasets\.a\.pseudo_root"):
+    with pytest.raises(UserError, match=r"a: dataset\.use_pseudo: true needs dataset\.datasets\.a\.pseudo_root"):
         DATASETS.create("mixed", datasets=parts, **options)

@@ -167,8 +167,8 @@ class _Crosschecks:
             return
         for need, key in (("hints", "use_hints"), ("pseudo", "use_pseudo")):
             if need in needed and train.get(key) and not val.get(key):
-                fix = f"set dataset.{key}: true for all modes, or trainer.limit_val_batches: 0"
-                self.wrong(self.place("dataset", "train", key), f"true, but not in validation, which needs it too; {fix}")
+                place, fix = self.place("dataset", "train", key), f"set dataset.{key}: true for all modes"
+                self.wrong(place, f"true, but not in validation, which needs it too; {fix}")
 
     def sizes(self) -> None:
         for mode, (_, kwargs) in self.config.datasets.items():
