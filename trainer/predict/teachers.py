@@ -93,10 +93,8 @@ def as_disparity(maps: Maps, kind: Kind) -> Maps:
     return np.where(np.isfinite(maps), maps, np.nan).astype(np.float32)
 
 
-def least_size(
-    shown: tuple[int, int], least: tuple[int, int] = (_LEAST, _LEAST), step: int = _STEP
-) -> tuple[int, int]:
-    """Scale (width, height) by the rule of Depth Anything: the aspect ratio kept, sides >= `least`, multiples of `step`.
+def least_size(shown: tuple[int, int], least: tuple[int, int] = (_LEAST, _LEAST), step: int = _STEP) -> tuple[int, int]:
+    """Scale (width, height) by the rule of Depth Anything: aspect ratio kept, sides >= `least`, multiples of `step`.
 
     Sides are rounded to the nearest multiple, but up where that is less than `least`.
     """
@@ -153,8 +151,8 @@ def _from_onnx(path: Path, request: Request) -> Teacher:
         raise UserError(f"--teacher {path}: no such file")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    wanted = {"cuda": "CUDAExecutionProvider"}.get(request.place.type, "CPUExecutionProvider")
-    providers = [p for p in (wanted, "CPUExecutionProvider") if p in runtime.get_available_providers()]
+    wanted = ["CUDAExecutionProvider"] * (request.place.type == "cuda") + ["CPUExecutionProvider"]
+    providers = [name for name in wanted if name in runtime.get_available_providers()]
     try:
         session = runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # it has types of its own
@@ -172,7 +170,7 @@ def _from_onnx(path: Path, request: Request) -> Teacher:
     known = (int(about["width"]), int(about["height"])) if ours else least_size(request.shown)
     size = request.size or (known if not all(isinstance(side, int) for side in fixed) else (fixed[0], fixed[1]))
     names = [output.name for output in session.get_outputs()]
-    output = next((name for name in ("disparity", *names[:1]) if name in names))
+    output = next(name for name in ("disparity", *names[:1]) if name in names)
     normalised = not ours and "uint8" not in entry.type and request.normalise == "imagenet"
 
     def predict(pictures: Pictures) -> Maps:
@@ -180,7 +178,7 @@ def _from_onnx(path: Path, request: Request) -> Teacher:
         if "uint8" not in entry.type:
             images = pictures.astype(np.float32) / np.float32(255)
         if normalised:
-            images = (images - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+            images = (images - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
         if "float16" in entry.type:
             images = images.astype(np.float16)
         images = images if axes == (1, 2) else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -249,7 +247,7 @@ def _input_size(processor: Any, shown: tuple[int, int]) -> tuple[int, int]:
 
 
 def _tried(teacher: Teacher, name: str) -> Teacher:
-    """Label one grey picture. Raises UserError when the network refuses its size, or gives something else than a map."""
+    """Label a grey picture. Raises UserError when the network refuses its size, or gives something else than a map."""
     width, height = teacher.size
     try:
         shape = teacher.predict(np.full((1, height, width, 3), 128, np.uint8)).shape

@@ -1,4 +1,4 @@
-"""`monodepth prepare pseudo`: the disparity that a teacher network predicts for the pictures of a data set, as labels."""
+"""`monodepth prepare pseudo`: the disparity that a teacher network predicts for pictures of a data set, as labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -47,7 +48,8 @@ _SAME = ("model", "revision", "sha256", "kind", "input", "size")  # of a record:
 _WEIGHT = 0.1  # of the loss in the command that is printed; NimbleD (arXiv:2408.14177) has 0.1 beside 0.9
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True)
+class Item:
     """A picture to label."""
 
     dataset: DepthDataset
@@ -175,7 +177,7 @@ def _label(
     record: dict[str, Any],
 ) -> list[str]:
     """Label the items; reading, predicting and writing go on at the same time. Returns what failed."""
-    facts = {key: str(record[key]) for key in ("model", "revision", "sha256") if key in record}
+    facts: dict[str, str] = {key: str(record[key]) for key in ("model", "revision", "sha256") if key in record}
     facts["resize"] = record["input"]
     problems, written = list[str](), list[Future[None]]()
     read = _picture if isinstance(source, Teacher) else _map_of(source, args.kind or "disparity")
