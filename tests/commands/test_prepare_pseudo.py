@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from tests.hub import serving
-from tests.world import call, refused
+from tests.world import SMALL, call, refused, train_args
+from trainer.checkpoint.safefile import read_metadata
 from trainer.commands.jobs import prepare_pseudo
 from trainer.data import DATASETS
 from trainer.data.files.pictures import read_image
@@ -246,6 +247,31 @@ def test_a_model_on_the_hub(films, depth_anything, tmp_path, monkeypatch):
     record = json.loads((tmp_path / "out/pseudo.json").read_text())
     assert record["model"] == "alice/tiny"
     assert len(record["revision"]) == 40
+
+
+@pytest.mark.long
+def test_a_checkpoint_remembers_the_teacher_and_continues_with_its_labels_alone(onnx_file, tmp_path):
+    page = ["-c", "cfg/synthetic/monodepth2_MS.yaml", "-d", "cfg/synthetic/default.yaml"]
+    for size, out in (("64x64", "one"), ("96x96", "two")):
+        teacher = tmp_path / out / "teacher.onnx"
+        teacher.parent.mkdir()
+        teacher.write_bytes(onnx_file.read_bytes() + (b"\x82\x01\x00" if out == "two" else b""))  # an empty field
+        words = ["--teacher", teacher, "--out", tmp_path / out, "--size", size, "--mode", "train", "val"]
+        assert call("prepare", "pseudo", *page, *words, "--set", *SMALL).returncode == 0
+
+    def train(out, *more):
+        labels = ["dataset.use_pseudo=true", f"dataset.pseudo_root={tmp_path / out}", *more]
+        return call(*train_args(tmp_path / "models", *labels))
+
+    assert train("one", "trainer.max_epochs=1").returncode == 0
+    (last,) = tmp_path.glob("models/*/*/ckpts/last.safetensors")
+    known = json.loads(read_metadata(last)["hparams"])["pseudo"]
+    record = json.loads((tmp_path / "one/pseudo.json").read_text())
+    assert known == {key: value for key, value in record.items() if key not in ("command", "items")}
+    refused(train("two"), "pseudo.sha256")
+    assert train("one").returncode == 0
+    (tmp_path / "one/synthetic/val/scene 0/frame 0/left.png").unlink()
+    refused(train("one"), "dataset (val): 1 of 4 items have no pseudo-label")
 
 
 @pytest.mark.parametrize(
