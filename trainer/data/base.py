@@ -199,7 +199,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
     def label_record(self) -> dict[str, Any]:
         """Return what is known of the teacher of the labels that are read; {} without labels in files."""
-        return {} if self._labels is None else self._labels.record()
+        record = {} if self._labels is None else self._labels.record()
+        return {key: value for key, value in record.items() if key not in ("command", "items")}
 
     def label_problems(self) -> list[str]:
         """List pseudo-labels that are missing or cut short, as `check` does for the files of the data set."""

@@ -87,10 +87,9 @@ class Request:
 
 def as_disparity(maps: Maps, kind: Kind) -> Maps:
     """Turn depth or disparity of any shape into disparity, NaN where there is no number or no positive depth."""
-    if kind == "depth":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            maps = np.where(maps > 0, 1 / maps, np.nan)
-    return np.where(np.isfinite(maps), maps, np.nan).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        disparity = maps if kind != "depth" else np.where(maps > 0, 1 / maps, np.nan)
+    return np.where(np.isfinite(disparity), disparity, np.nan).astype(np.float32)
 
 
 def least_size(shown: tuple[int, int], least: tuple[int, int] = (_LEAST, _LEAST), step: int = _STEP) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import shlex
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,7 +53,9 @@ class Item:
     """A picture to label."""
 
     dataset: DepthDataset
+    mode: str
     index: int
+    root: Path  # folder of the labels of this data set
     path: Path  # of its label
 
 
@@ -70,10 +72,12 @@ def run(**values: Any) -> int:
     modes = args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])]
     items = _items(cfg, modes, source.size if isinstance(source, Teacher) else shown, out)
     record = _record(args, source, shown)
-    _check_record(out, record, args.overwrite)
+    records = {root: _joined(root, record, args.overwrite) for root in {item.root for item in items.values()}}
     make_folder(out)
     clean_stale_under(item.path.parent for item in items.values())
-    store(out / RECORD, _text(record))  # before the first label: no later run mixes those of two teachers
+    for root, joined in records.items():  # before the first label: no later run mixes those of two teachers
+        joined["items"] |= Counter(item.mode for item in items.values() if item.root == root)
+        store(root / RECORD, (json.dumps(joined, indent=2) + "\n").encode())
     with ThreadPoolExecutor(args.jobs) as pool:
         sound = ahead(pool, lambda item: not args.overwrite and _is_sound(item.path, record), items.values(), args.jobs)
         todo = [item for item, done in zip(items.values(), sound, strict=True) if not done]
@@ -84,7 +88,6 @@ def run(**values: Any) -> int:
             pool.shutdown(cancel_futures=True)
             raise
     there = len(items) - len(problems)
-    store(out / RECORD, _text({**record, "items": there}))
     print(f"{out}: {there} of {len(items)} items ({', '.join(modes)}) have labels, {len(todo) - len(problems)} new")
     print_problems(problems, "items have none", "item has none")
     print(f"train on them: {_training(args, pages, cfg, out)}")
@@ -125,7 +128,7 @@ def _items(cfg: Config, modes: Sequence[str], size: tuple[int, int], out: Path) 
             place = Path(dataset.pseudo_root) if folder and dataset.pseudo_root else out / folder
             for index in range(len(dataset)):
                 path = place / f"{dataset.label_name(index)}.png"
-                items.setdefault(path, Item(dataset, index, path))
+                items.setdefault(path, Item(dataset, mode, index, place, path))
     if problems:
         raise UserError("\n".join(problems))
     return items
@@ -143,18 +146,15 @@ def _record(args: argparse.Namespace, source: Teacher | PseudoLabels, shown: tup
     return {key: value for key, value in {**facts, **chosen}.items() if value}
 
 
-def _check_record(out: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Raise UserError when the folder has labels of another teacher."""
+def _joined(out: Path, record: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """Return the record with the items of other modes there. Raises UserError for a folder of another teacher."""
     if overwrite or not os.path.exists(out / RECORD):
-        return
+        return {**record, "items": {}}
     known = PseudoLabels(str(out)).record()
     if other := [key for key in _SAME if known.get(key) != record.get(key)]:
         what = "; ".join(f"{key} {known.get(key)} there, {record.get(key)} now" for key in other)
         raise UserError(f"{out} has other labels: {what}. Choose another --out, or replace them with --overwrite")
-
-
-def _text(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2) + "\n").encode()
+    return {**record, "items": dict(known.get("items") or {})}
 
 
 def _is_sound(path: Path, record: dict[str, Any]) -> bool:

@@ -82,12 +82,11 @@ class PseudoLabels:
         """Return what `prepare pseudo` noted of the teacher in the folder, or that it is unknown. Raises DataError."""
         path = f"{self.root}/{RECORD}"
         try:
-            known = dict(json.loads(read_file(path)))
+            return dict(json.loads(read_file(path)))
         except FileNotFoundError:
             return {"model": "unknown"}
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is no record of labels ({error}). Copy it again, or remove it") from error
-        return {key: value for key, value in known.items() if key not in ("command", "items")}
 
     def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
@@ -140,6 +139,8 @@ def resize_known(label: Map, size: tuple[int, int]) -> Map:
 
     A pixel is the mean of its known parts, and none where less than half of it is known.
     """
+    if label.all():
+        return resize_map(label, size)
     return np.nan_to_num(resize_map(np.where(label > 0, label, np.float32(np.nan)), size))
 
 
@@ -151,7 +152,7 @@ def resize_map(values: Map, size: tuple[int, int]) -> Map:
     if known.all():
         return _bilinear(values, size)
     share = _bilinear(known.astype(np.float32), size)
-    share[share < _HALF] = np.nan
+    share = np.where(share < _HALF, np.float32(np.nan), share)
     return _bilinear(np.where(known, values, np.float32(0)), size) / share
 
 
