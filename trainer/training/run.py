@@ -79,6 +79,8 @@ def build_run(
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
     hparams = {**hparams, "data": {mode: _known(accelerator, mode, data) for mode, data in datasets.items()}}
+    if teacher := datasets["train"].label_record():
+        hparams["pseudo"] = teacher
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)
@@ -127,7 +129,11 @@ def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], 
     """Return the datasets, and notes on settings and data. Raises UserError listing every problem of every dataset."""
     modes = ("train", "val") if cfg.trainer.limit_val_batches else ("train",)
     datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
-    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
+    problems = [
+        f"dataset ({mode}): {line}"
+        for mode, dataset in datasets.items()
+        for line in (*dataset.check(), *dataset.label_problems())
+    ]
     if problems:
         raise UserError("\n".join(problems))
     said: dict[str, list[str]] = {}  # what several say is printed once
