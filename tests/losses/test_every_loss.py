@@ -26,6 +26,7 @@ def full_scene(dtype, b=2, constant=None, legacy_sampling=False):
     extras = random_autoencoder(b, dtype=dtype)
     hints = 0.5 + 2 * torch.rand(b, 1, *SIZE, dtype=dtype)
     changes = {"depth_hints": hints * (torch.rand_like(hints) > 0.33)}
+    changes["pseudo"] = torch.rand(b, 1, *SIZE, dtype=dtype, generator=torch.Generator().manual_seed(5)).sub(0.2).relu()
     if constant is not None:
         for tensor in (*disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)):
             tensor.fill_(constant)

@@ -96,6 +96,7 @@ class _Crosschecks:
             mask_name=depth.get("mask_name"),
             virtual_stereo=bool(depth.get("use_virtual_stereo")),
             use_hints=bool(kwargs.get("use_hints")),
+            use_pseudo=bool(kwargs.get("use_pseudo")),
         )
 
     def presence(self) -> None:
