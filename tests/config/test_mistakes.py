@@ -189,6 +189,8 @@ MISTAKES = [
      "x.yaml:1: loss.disp_mask: needs a predicted mask: set net.depth.mask_name and *"),
     ("loss: {depth_regr: {}}",
      "x.yaml:1: loss.depth_regr: needs depth hints: set dataset.use_hints: true; *"),
+    ("loss: {depth_regr: {}}\ndataset: {train: {use_hints: true}}",
+     "x.yaml:2: dataset.train.use_hints: true, but not in validation, which needs it too; *"),
     ("loss: {feat_peaky: {}}",
      "x.yaml:1: loss.feat_peaky: needs the network net.autoencoder: add it to net; *"),
     ("loss: {impossible: {}}",

@@ -58,6 +58,7 @@ class _Crosschecks:
             needs = {n: set(_needs_of(self.losses.get(n), kw)) for n, kw in self.config.loss.items()}
             self.unmet(facts, needs)
             self.untrained(facts, set().union(*needs.values()))
+            self.validated(set().union(*needs.values()))
         self.memory()
         self.workers()
         self.monitors()
@@ -158,6 +159,16 @@ class _Crosschecks:
             self.warn("net.autoencoder: no loss trains it (autoenc_recon, feat_peaky, feat_smooth do)")
         if "pose" in facts.networks and any(facts.supp_idxs) and "supports" not in needed:
             self.warn("net.pose: no loss compares with the supports, so it is never trained")
+
+    def validated(self, needed: set[str]) -> None:
+        """Validation computes the same losses, unless its items have no supports."""
+        train, val = (self.config.datasets.get(mode, ("", {}))[1] for mode in ("train", "val"))
+        if not self.trainer.get("limit_val_batches", 1) or not offsets(val.get("supp_idxs")):
+            return
+        for need, key in (("hints", "use_hints"), ("pseudo", "use_pseudo")):
+            if need in needed and train.get(key) and not val.get(key):
+                place, fix = self.place("dataset", "train", key), f"set dataset.{key}: true for all modes"
+                self.wrong(place, f"true, but not in validation, which needs it too; {fix}")
 
     def sizes(self) -> None:
         for mode, (_, kwargs) in self.config.datasets.items():

@@ -10,9 +10,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from trainer.data import augment
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import UserError
 from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
+
+if TYPE_CHECKING:
+    from trainer.data.files.pseudo import PseudoLabels
 
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
@@ -93,6 +96,8 @@ class CommonOptions(TypedDict, total=False):
     supp_idxs: int | Sequence[int] | None
     use_depth: bool
     use_hints: bool
+    use_pseudo: bool
+    pseudo_root: str | None
     use_aug: bool
     use_strong_aug: bool
     as_torch: bool
@@ -112,6 +117,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         supp_idxs: frame offsets of the supports, 0 = the other camera of the pair; null = no supports.
         use_depth: load ground-truth depth.
         use_hints: load proxy depth, the depth hints of arXiv:1909.09051.
+        use_pseudo: load the disparity of a teacher network, one label per target.
+        pseudo_root: folder of these labels, as `monodepth prepare pseudo` writes them; null only where none are read.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
         as_torch: only true; kept so that earlier configurations load.
@@ -123,6 +130,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
     source: ClassVar[str] = ""  # where it was published, for the catalogue
     licence: ClassVar[str] = ""  # of the data, for model cards; "" = not known, as of recordings of one's own
+    makes_pseudo: ClassVar[bool] = False  # labels need no `pseudo_root`: `load` gives them without one
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
@@ -139,6 +147,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         supp_idxs: int | Sequence[int] | None = (-1, 1),
         use_depth: bool = True,
         use_hints: bool = False,
+        use_pseudo: bool = False,
+        pseudo_root: str | None = None,
         use_aug: bool = False,
         use_strong_aug: bool = False,
         as_torch: bool = True,
@@ -160,6 +170,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         self.log_time = log_time
         self.seed = seed
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
+        self.use_pseudo, self.pseudo_root = use_pseudo, pseudo_root
+        self._labels = self._open_labels()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -176,6 +188,27 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def check(self) -> list[str]:
         """List every problem that would stop training, without decoding images. Empty = ready."""
         return []
+
+    def label_name(self, index: int) -> str:
+        """Name the pseudo-label of item `index`: its file in `pseudo_root` without the ending."""
+        return self.describe(index)
+
+    def label_problems(self) -> list[str]:
+        """List pseudo-labels that are missing or cut short, as `check` does for the files of the data set."""
+        return [] if self._labels is None else self._labels.problems(map(self.label_name, range(len(self))), self.mode)
+
+    def _open_labels(self) -> PseudoLabels | None:
+        """Return where labels are read from, None where no files are. Raises UserError without a folder."""
+        from trainer.data.files.pseudo import PseudoLabels  # which needs DataError from here
+
+        if not self.use_pseudo or (self.makes_pseudo and self.pseudo_root is None):
+            return None
+        if self.pseudo_root is None:
+            raise UserError(
+                "dataset.use_pseudo: true needs dataset.pseudo_root, the folder of the labels. `monodepth prepare"
+                " pseudo` makes one"
+            )
+        return PseudoLabels(self.pseudo_root)
 
     def notes(self) -> list[str]:
         """List remarks that are worth a line in the log but stop nothing."""
@@ -224,7 +257,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:
         """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need."""
-        plain = {"use_hints": False, "use_aug": False, "use_strong_aug": False, "log_time": False}
+        plain = {"use_hints": False, "use_pseudo": False, "use_aug": False, "use_strong_aug": False, "log_time": False}
         return {**plain, "depth_size": None, **({"use_edges": True} if "edges" in needs else {})}
 
     @contextmanager
@@ -255,7 +288,11 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
     def _load_checked(self, index: int) -> RawItem:
         try:
-            return self.load(index)
+            raw = self.load(index)
+            if self._labels is not None:
+                with self.stage("Depth"):
+                    raw = replace(raw, pseudo=self._labels.read(self.label_name(index), self.size))
+            return raw
         except DataError as error:
             raise DataError(f"{error} [item {index} of {self.mode}: {self.describe(index)}]") from error
         except OSError as error:

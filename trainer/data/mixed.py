@@ -33,7 +33,7 @@ _WALK = 3  # fourth word of entropy; `recorded` and `loaders` use others
 MODES = ("train", "val", "test")
 OWN_KEYS = ("type", "weight")
 # Set once for all data sets: they decide whether items fit into one batch, or belong to the run.
-COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs"}
+COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs", "pseudo_root"}
 _SAMPLES = 10  # items to try before a data set is called unreadable
 
 
@@ -45,6 +45,8 @@ class MixedDatasets(RecordedDataset):
     the data set in random order that continue over epochs: every item comes once before any comes twice. In val and
     test, every item of every data set comes exactly once, weights do not count, and data sets are spread evenly, so
     that a limit cuts all of them.
+
+    `pseudo_root` of the mixture holds a folder <name> for each data set that names none of its own.
 
     `size`, `use_aug` and other common options are set here for all. Supports may differ, as [-1, 1] and [-3, 3], but
     not in their number, and 0 stands at the same place. Keys that not all data sets have (`depth`, `Ts_true`) are left
@@ -61,6 +63,7 @@ class MixedDatasets(RecordedDataset):
 
     source: ClassVar[str] = "MiDaS, arXiv:1907.01341"
     path_arguments = frozenset({"datasets"})
+    makes_pseudo = True
 
     def __init__(
         self,
@@ -77,7 +80,10 @@ class MixedDatasets(RecordedDataset):
             raise UserError("\n".join(f"dataset.{problem}" for problem in problems))
         shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
         self.parts = []
+        labels, self._labels = self.pseudo_root, None  # those of the parts
         for i, (name, weight, kwargs) in enumerate(_settings(datasets, self.mode)):
+            if labels is not None and not DATASETS.get(kwargs["type"]).makes_pseudo:  # type: ignore[attr-defined]
+                kwargs.setdefault("pseudo_root", f"{labels}/{name}")
             seed = int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0])  # items share no draws
             self.parts.append(_build_part(name, weight, kwargs, {**shared, "seed": seed}, self.supp_idxs))
         counts = sizes = [len(part.dataset) for part in self.parts]
@@ -109,7 +115,7 @@ class MixedDatasets(RecordedDataset):
 
     def check(self) -> list[str]:
         """List the problems of all data sets, and why their items do not fit into one batch: reads one of each."""
-        if problems := [f"{part.name}: {line}" for part in self.parts for line in part.dataset.check()]:
+        if problems := [f"{part.name}: {line}" for part in self.parts for line in _checked(part.dataset)]:
             return problems
         try:
             return self._disagreements()
@@ -186,6 +192,7 @@ class MixedDatasets(RecordedDataset):
                 problems.append(f"{key!r} has different shapes: {each}. {fix}")
         wanted = {"T_stereo"} if 0 in self.supp_idxs else set()
         wanted |= {"depth_hints"} if self.use_hints else set()
+        wanted |= {"pseudo"} if self.use_pseudo else set()
         for key in sorted(wanted - self._keys):
             without = [name for name, s in zip(names, self._samples, strict=True) if key not in s]
             problems.append(f"{key!r} is requested, but {', '.join(without)} does not have it")
@@ -261,6 +268,10 @@ def item_counts(weights: Sequence[float], length: int) -> list[int]:
     if not counts.all():
         raise UserError(f"dataset.length {length} leaves {counts.tolist()} items for weights {list(weights)}. Raise it")
     return [int(count) for count in counts]
+
+
+def _checked(dataset: DepthDataset) -> list[str]:
+    return dataset.check() + dataset.label_problems()
 
 
 def _settings(datasets: Mapping[str, Any], mode: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:

@@ -18,6 +18,7 @@ from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, DepthDataset, RawItem, stereo_motion
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.world.drive import PAD
+from trainer.data.world.labels import Teacher
 from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene
 from trainer.data.world.scenes import Scene
 from trainer.runtime.errors import UserError
@@ -33,7 +34,8 @@ class Synthetic(DepthDataset):
     An item is a frame of a drive: `items_per_scene` successive items come from one scene. Scenes of different
     modes or `scene_seed` have nothing in common. Depth has the size of the images, and is 0 where sky or the
     far background is seen. `Ts_true` holds the true motions, the stereo one included. The depth hints of `use_hints`
-    are the true depth where the point falls inside the image of the stereo partner, 0 elsewhere.
+    are the true depth where the point falls inside the image of the stereo partner, 0 elsewhere. The pseudo-labels of
+    `use_pseudo` are the true disparity under an affine map of their own, unless `pseudo_root` names files.
 
     Args:
         num_items: length of the data set.
@@ -48,11 +50,14 @@ class Synthetic(DepthDataset):
         focal: focal length in image widths and heights.
         sky_depth: give the distance of the background wall, 90 m and more, where sky is seen.
         right_targets: every second target is seen by the right camera, its stereo support being the left one.
+        pseudo_wrong: share of the pseudo-labels, 0..1, with a wrong building: a rectangle that is much too near or far.
+            `planted` tells where.
     """
 
     source: ClassVar[str] = "made for this project"
     licence = "none needed: the scenes are computed"
     defaults: ClassVar[CommonOptions] = {"size": (192, 64)}
+    makes_pseudo = True
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class Synthetic(DepthDataset):
         focal: tuple[float, float] = KITTI_FOCAL,
         sky_depth: bool = False,
         right_targets: bool = True,
+        pseudo_wrong: float = 0.0,
         **common: Unpack[CommonOptions],
     ):
         super().__init__(**self.defaults | common)
@@ -79,6 +85,8 @@ class Synthetic(DepthDataset):
                 raise UserError(f"dataset.{key} must be at least {least}, got {value}")
         if not 0.3 <= min(focal) <= max(focal) <= 20:
             raise UserError(f"dataset.focal must be between 0.3 and 20 image widths and heights, got {list(focal)}")
+        if not 0 <= pseudo_wrong <= 1:
+            raise UserError(f"dataset.pseudo_wrong must be between 0 and 1, got {pseudo_wrong:g}")
         self._drive: dict[str, Any] = {
             "motion": motion, "rotation": rotation, "moving_objects": moving_objects, "standing": standing,
             "clutter": clutter,
@@ -92,6 +100,7 @@ class Synthetic(DepthDataset):
         self.scene = scene
         self.sky_depth = sky_depth
         self.right_targets = right_targets
+        self.teacher = Teacher((scene_seed, _MODE_SEEDS[self.mode]), self.size, pseudo_wrong)
         self._K = average_intrinsics(self.size, focal)
 
     @classmethod
@@ -121,6 +130,7 @@ class Synthetic(DepthDataset):
                 supports.append(scene.render(frame + offset, other)[0])
                 motions.append(np.linalg.inv(other.T_world) @ view.T_world)
         hints = self._hints(depth, background, right) if self.use_hints else None
+        pseudo = self.teacher.label(index, depth) if self.use_pseudo and self.pseudo_root is None else None
         if not self.sky_depth:
             depth[background] = 0
         return RawItem(
@@ -131,7 +141,12 @@ class Synthetic(DepthDataset):
             depth=depth if self.use_depth else None,
             Ts_true=np.array(motions).reshape(-1, 4, 4),
             hints=hints,
+            pseudo=pseudo,
         )
+
+    def planted(self, index: int) -> NDArray[np.bool_]:
+        """Return where (h w) the pseudo-label of an item that is not mirrored is wrong by `pseudo_wrong`."""
+        return self.teacher.planted(index)
 
     def _hints(self, depth: NDArray[Any], background: NDArray[Any], right: bool) -> NDArray[Any]:
         """Depth (h w) of perfect stereo matching, in units of the 0.1 baseline; 0 outside the partner's image."""

@@ -128,7 +128,11 @@ def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], 
     """Return the datasets, and notes on settings and data. Raises UserError listing every problem of every dataset."""
     modes = ("train", "val") if cfg.trainer.limit_val_batches else ("train",)
     datasets = {mode: build_dataset(cfg, mode, seed) for mode in modes}
-    problems = [f"dataset ({mode}): {line}" for mode, dataset in datasets.items() for line in dataset.check()]
+    problems = [
+        f"dataset ({mode}): {line}"
+        for mode, dataset in datasets.items()
+        for line in (*dataset.check(), *dataset.label_problems())
+    ]
     if problems:
         raise UserError("\n".join(problems))
     said: dict[str, list[str]] = {}  # what several say is printed once

@@ -95,6 +95,12 @@ class ClipDataset(RecordedDataset):
         line = self.lines[index]
         return line.place if line.problem else f"{line.clip}/{line.number}"
 
+    def label_name(self, index: int) -> str:
+        """`<clip>/<name of the picture>`"""
+        line = self.lines[index]
+        path = self._find(line.clip, line.number)
+        return self.describe(index) if path is None else f"{line.clip}/{Path(path).stem}"
+
     def check(self) -> list[str]:
         """List bad lines, and pictures that are missing, cut short, or of another size or kind than the others."""
         problems = self._line_problems()
