@@ -50,7 +50,7 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
 
     Raises UserError when one cannot be built, or a loss needs something that networks and data do not provide.
     """
-    weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
+    weights = {name: _by_epoch(kwargs["weight"]) for name, kwargs in cfg.loss.items()}
     losses = {}
     for name, kwargs in cfg.loss.items():
         options = {key: value for key, value in kwargs.items() if key != "weight"}
@@ -72,6 +72,10 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _by_epoch(weight: float | dict[str, float]) -> float | dict[int, float]:
+    return {int(epoch): value for epoch, value in weight.items()} if isinstance(weight, dict) else weight
 
 
 def depth_limits(cfg: Config) -> tuple[float, float | None]:

@@ -62,6 +62,7 @@ class _Crosschecks:
         self.memory()
         self.workers()
         self.monitors()
+        self.weights()
         self.unvalidated()
         self.averages()
         self.anomalies()
@@ -246,6 +247,22 @@ class _Crosschecks:
                 if problem is not None:
                     self.wrong(key, problem)
 
+    def weights(self) -> None:
+        """A weight that changes must do so in time, and changes the total that a monitor may watch."""
+        epochs, changing = self.trainer.get("max_epochs"), []
+        for name, kwargs in self.config.loss.items():
+            later = [int(epoch) for epoch in kwargs["weight"] if epoch != "0"] if _by_epoch(kwargs) else []
+            for epoch in later:
+                if epochs is not None and epoch >= epochs:
+                    lack = f"epoch {epoch}, counted from 0, is never reached with trainer.max_epochs: {epochs}"
+                    self.warn(f"loss.{name}.weight: {lack}")
+            changing += [name] if later else []
+        if changing and self.trainer.get("monitor") == "loss":
+            self.warn(
+                f"trainer.monitor: loss: the total changes with loss.{changing[0]}.weight, so epochs cannot be compared"
+                " by it; choose another, such as AbsRel or loss_img_recon"
+            )
+
     def unvalidated(self) -> None:
         if self.trainer.get("limit_val_batches", 1):
             return
@@ -317,6 +334,10 @@ def _machines() -> int:
     """Number of machines that share a batch."""
     local, world = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     return max(1, int(world) // max(1, int(local))) if local.isdecimal() and world.isdecimal() else 1
+
+
+def _by_epoch(kwargs: dict[str, Any]) -> bool:
+    return isinstance(kwargs.get("weight"), dict)
 
 
 def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:

@@ -24,8 +24,8 @@ Form = Literal["nimbled", "mae", "trimmed", "mse"]
 
 LEVELS = 4  # of gradient matching: every 1st, 2nd, 4th and 8th pixel
 LEAST = 1e-6  # smallest deviation that a map is divided by, and part of the range
-# Of the photometric error, in [0, 1]. Without a margin half of the pixels where both are right, or nothing is to be seen,
-# are left out by chance; windows make the rest of a wrong surface follow its texture.
+# Of the photometric error, in [0, 1]. Without a margin half of the pixels are left out by chance where both are right or
+# there is no texture; with a window, plain parts of a wrong surface share the fate of the textured ones around them.
 MARGIN, WINDOW = 0.01, 5
 
 
@@ -103,9 +103,9 @@ class ScaleShiftInvariantDisparity(nn.Module):
         """Return where (b 1 h w) the pictures do not contradict the teacher.
 
         Its disparity is given median and deviation of the prediction at scale 0, so that its depth can warp the
-        supports. It is refused where the prediction explains the target better by more than a margin, over a window; not
-        where unwarped supports do as well as the prediction, as on what moves with the camera, where the error speaks
-        for infinite depth.
+        supports. It is refused where the prediction explains the target better by more than a margin, over a window;
+        but not where unwarped supports do as well as the prediction, as on what moves with the camera, where the error
+        speaks for infinite depth.
         """
         photometric = self.photometric
         if photometric is None:

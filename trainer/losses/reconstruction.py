@@ -96,9 +96,9 @@ class Reconstruction(nn.Module):
         return reduce(torch.add, errors) / len(errors)
 
     def compared(self, scene: Scene, depth: Tensor, scales: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """Return the error (b 1 h w) of another depth (b 1 h w), and those of the depth of `scales`: constants, unmasked.
+        """Return the error (b 1 h w) of another depth (b 1 h w), and those of the depth of `scales`.
 
-        Depth of 0 is harmless: view synthesis divides by at least 0.1.
+        They are constants, without the predicted mask. Depth of 0 is harmless: view synthesis divides by at least 0.1.
         """
         i_supps = range(scene.n_supports)
         # The scene keeps projections and images for the other losses, so they must not be made without gradient.

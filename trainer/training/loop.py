@@ -99,6 +99,7 @@ class Loop:
         epoch, batch = self.state.position.epoch, self.state.position.batch
         self.recorder.progress.epoch(epoch, batch // self.settings.accumulate)
         self.averages.begin_epoch(self.parts.optimizer, epoch)
+        self.objective.set_epoch(epoch)
         self.model.train()
         yield from self.recorder.timed(self.groups())
         if self.budget.is_spent and not self.at_end_of_epoch():
@@ -190,9 +191,11 @@ class Loop:
         return min(size, self.settings.limit_train or size)
 
     def scheduled(self) -> dict[str, float]:
-        """Epoch and learning rates of the networks."""
+        """Epoch, learning rates of the networks, and weights of losses that change."""
         rates = optim.rates(self.objective.networks, self.parts.optimizer)
-        return {"epoch": float(self.state.position.epoch), **{f"lr/{name}": rate for name, rate in rates.items()}}
+        weights = {f"loss_weight/{key}": self.objective.weights[key] for key in self.objective.changing}
+        lr = {f"lr/{name}": rate for name, rate in rates.items()}
+        return {"epoch": float(self.state.position.epoch), **lr, **weights}
 
     def save_or_leave(self, verdict: Verdict) -> None:
         """Save `last` when it is due; after a stop signal, save it and leave."""
@@ -237,6 +240,7 @@ class Loop:
             if next(common, None) is not None:
                 self.leave_if_asked()
 
+        self.validated.set_epoch(self.state.position.epoch)
         self.validated.eval()
         result = validate(
             self.validated,
