@@ -80,9 +80,14 @@ def _by_epoch(weight: float | dict[str, float]) -> float | dict[int, float]:
 
 def depth_limits(cfg: Config) -> tuple[float, float | None]:
     """Return depth at disparity 1 and 0 (None = no bound): those of the trainer, but none for a ReLU disparity."""
-    if cfg.net.get("depth", {}).get("activation") == "relu":
+    if has_free_depth(cfg):
         return 1.0, None  # depth = 1 / disparity
     return cfg.trainer.min_depth, cfg.trainer.max_depth
+
+
+def has_free_depth(cfg: Config) -> bool:
+    """Return whether predicted depth has no limits at all, because the disparity is that of a ReLU."""
+    return bool(cfg.net.get("depth", {}).get("activation") == "relu")
 
 
 def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:

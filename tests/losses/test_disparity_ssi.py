@@ -170,7 +170,7 @@ def test_needs_the_photometric_error_only_with_trust():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="trimed.*Did you mean 'trimmed'"):
+    with pytest.raises(ValueError, match=r"trimed.*Did you mean 'trimmed'"):
         disp_ssi(form="trimed")
     with pytest.raises(ValueError, match="gradient must not be negative, got -1"):
         disp_ssi(gradient=-1)

@@ -84,6 +84,21 @@ def test_black_and_white_are_harmless(name, kwargs, constant):
         assert all(g is None or g.isfinite().all() for g in gradients)
 
 
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_relu_disparity_of_0_is_harmless(name):
+    """It is infinitely far, in both views of a stereo pair, and learns nothing; the pixels around it do."""
+    scene, learnt = full_scene(torch.float32)
+    scene.min_depth, scene.max_depth = 1.0, None
+    dead = {s: torch.rand_like(d) < 0.4 for s, d in scene.disp.items()}
+    for disps in (scene.disp, scene.disp_stereo):
+        for s, disp in disps.items():
+            disp.data[dead[s]] = 0.0
+    value, _ = created(name)(scene)
+    assert value.isfinite()
+    gradients = torch.autograd.grad(value, learnt, allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in gradients)
+
+
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_needs_are_known_and_the_class_foretells_those_of_the_instance(name, kwargs):
     kind, needs = LOSSES.get(name), created(name, **kwargs).needs

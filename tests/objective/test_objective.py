@@ -10,6 +10,7 @@ from tests.losses.scenes import SIZE
 from trainer.geometry import invert_pose, pose_matrix
 from trainer.geometry.scene import Scene
 from trainer.losses import LOSSES
+from trainer.objective import Objective
 
 
 def test_weights_by_epoch_hold_from_their_epoch_on():

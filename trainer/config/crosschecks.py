@@ -11,6 +11,7 @@ from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import Report, show
 from trainer.config.optimizers import rehearse
 from trainer.config.resolve import LOSS_EXTRA, Resolved
+from trainer.config.sections import TrainerSection
 from trainer.losses.needs import NEEDS, Facts
 from trainer.runtime.errors import UserError
 
@@ -204,6 +205,11 @@ class _Crosschecks:
 
     def depth_range(self) -> None:
         near, far = self.trainer.get("min_depth"), self.trainer.get("max_depth")
+        if self.config.net.get("depth", {}).get("activation") == "relu":
+            usual = {key: TrainerSection.model_fields[key].default for key in ("min_depth", "max_depth")}
+            for key in (key for key, value in usual.items() if self.trainer.get(key, value) != value):
+                self.warn(f"trainer.{key} has no effect: with net.depth.activation: relu depth is 1 / disparity")
+            return
         if near is None:
             return
         if near <= 0:
@@ -213,6 +219,8 @@ class _Crosschecks:
 
     def saturation(self, facts: Facts) -> None:
         near = self.trainer.get("min_depth")
+        if self.config.net.get("depth", {}).get("activation") == "relu":
+            return
         if near is not None and near >= 1 and 0 not in facts.supp_idxs:
             self.warn(
                 f"trainer.min_depth {near:g} without stereo: depth is in units of the network's choice, so the"

@@ -24,8 +24,8 @@ Form = Literal["nimbled", "mae", "trimmed", "mse"]
 
 LEVELS = 4  # of gradient matching: every 1st, 2nd, 4th and 8th pixel
 LEAST = 1e-6  # smallest deviation that a map is divided by, and part of the range
-# Of the photometric error, in [0, 1]. Without a margin half of the pixels are left out by chance where both are right or
-# there is no texture; with a window, plain parts of a wrong surface share the fate of the textured ones around them.
+# Of the photometric error, in [0, 1]. Without a margin half of the pixels are left out by chance where both are right
+# or there is no texture; with a window, plain parts of a wrong surface share the fate of textured ones around them.
 MARGIN, WINDOW = 0.01, 5
 
 

@@ -42,7 +42,7 @@ class Settings:
     log_every: int = 100  # optimizer steps between scalars
     monitor: str = "AbsRel"  # metric or loss that selects `best`
     scheduler_monitor: str | None = None  # of a plateau schedule; None = `monitor`
-    min_depth: float = 0.1
+    min_depth: float = 0.1  # of predictions; 0 = no limit
     max_depth: float = 100.0
     log_images: bool | Literal["all"] = True
     log_grad_norm: bool = False
