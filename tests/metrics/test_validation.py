@@ -61,7 +61,7 @@ def test_without_limits_any_scale_counts_and_a_disparity_of_0_is_80_metres_away(
         assert metrics["MAE"] == pytest.approx(40 / 3, rel=1e-4)
     near, far = torch.tensor([[[[1.0, 3.0]]]]), torch.full((1, 1, 1, 4), 1.0)
     error = relative_error(near, far, 0.0, math.inf)  # halfway between 1 and 3 as inverse depth
-    assert (error + 1)[0, 1].item() == pytest.approx(1 / (0.75 + 0.25 / 3) / 1.0)
+    assert error[0, 3].item() == pytest.approx(3 * (0.75 + 0.25 / 3) - 1)  # 1.2 is the lower middle one
 
 
 def test_both_depths_are_clamped():
