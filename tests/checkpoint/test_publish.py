@@ -18,6 +18,7 @@ PRIVATE = {
     "command": ["train", "-o", "/home/alice/models"],
     "plugins": ["/home/alice/code/my_losses.py", "package.module"],
     "imported": {"source": "/home/alice/mono_640x192", "format": "a/b", "notes": ["/home/alice is mentioned"]},
+    "pseudo": {"model": "alice/teacher", "sha256": "ab"},
     "config": {
         "dataset": {
             "type": "kitti",
@@ -39,6 +40,7 @@ def test_of_paths_only_the_last_part_is_published() -> None:
         "seed": 1,
         "plugins": ["my_losses.py", "package.module"],
         "imported": {"source": "mono_640x192", "format": "a/b"},
+        "pseudo": {"model": "alice/teacher", "sha256": "ab"},
         "config": {
             "dataset": {
                 "type": "kitti",

@@ -74,6 +74,17 @@ def test_weights_that_a_training_started_from(name: str, licence: str) -> None:
     assert ModelCard(card.text()).data.base_model == (name if "/" in name else None)
 
 
+def test_teachers_are_named_with_their_licence() -> None:
+    one = {"model": "depth-anything/Depth-Anything-V2-Large-hf", "revision": "a" * 40, "sha256": "b" * 64}
+    card = card_of("synthetic/monodepth2_MS.yaml", hparams={"pseudo": {**one, "licence": "cc-by-nc-4.0"}})
+    labels = Licence(f"labels of the teacher `{one['model']}`", "cc-by-nc-4.0")
+    assert labels in card.restrictions
+    assert f"| labelled by | `{one['model']}` at `aaaaaaa`, disparity; weights SHA-256 `bbbbbbbbbbbb` |" in card.text()
+    mixed = card_of("synthetic/monodepth2_MS.yaml", hparams={"pseudo": {"a": one, "b": {"model": "unknown"}}})
+    assert [teacher["model"] for teacher in mixed.teachers] == [one["model"], "unknown"]
+    assert card_of("synthetic/monodepth2_MS.yaml").teachers == []
+
+
 def test_of_imported_weights_nothing_is_claimed() -> None:
     imported = {"source": "mono_640x192", "format": "Monodepth2 folder"}
     text = card_of("synthetic/monodepth2_MS.yaml", hparams={"imported": imported, "seed": None}, step=0).text()

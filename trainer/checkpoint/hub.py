@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,12 +56,26 @@ def as_hub_name(path: str | Path) -> HubName | None:
 
 
 def download(name: HubName) -> Path:
-    """Fetch the checkpoint of a model, or find it in the local cache. Returns the folder that holds CHECKPOINT.
+    """Fetch the checkpoint of a model of this trainer. Returns the folder that holds CHECKPOINT; see `fetch`.
+
+    Raises UserError as `fetch`, and for a model that this trainer did not write.
+    """
+    _refuse_others(name, fetch(name, [SETTINGS]) / SETTINGS)
+    folder = fetch(name, [SETTINGS, CHECKPOINT])
+    if not os.path.isfile(folder / CHECKPOINT):
+        raise UserError(
+            f"{name}: holds no {CHECKPOINT}, so it is no model of this trainer (`monodepth share` makes one)"
+        )
+    return folder
+
+
+def fetch(name: HubName, files: Sequence[str]) -> Path:
+    """Fetch files of a model, given by patterns, or find them in the local cache. Returns the folder of its commit.
 
     Without the network, or with HF_HUB_OFFLINE=1, only the cache is searched. Of several processes on one machine one
     downloads, and the others wait for its file: the client locks it.
 
-    Raises UserError for a model that does not exist or is out of reach, and for one that this trainer did not write.
+    Raises UserError for a model that does not exist or is out of reach.
     """
     hub = require("huggingface_hub", "hub", f"{name}: no such file or folder, and a model on the Hub")
     blocked = "HF_HUB_OFFLINE=1 forbids the network" if hub.constants.HF_HUB_OFFLINE else None
@@ -71,14 +85,7 @@ def download(name: HubName) -> Path:
         hub.utils.disable_progress_bars()
     with explained(hub, name, blocked):
         options = {"revision": name.revision, "local_files_only": blocked is not None}
-        folder = Path(hub.snapshot_download(name.repo, allow_patterns=[SETTINGS], **options))
-        _refuse_others(name, folder / SETTINGS)
-        folder = Path(hub.snapshot_download(name.repo, allow_patterns=[SETTINGS, CHECKPOINT], **options))
-    if not os.path.isfile(folder / CHECKPOINT):
-        raise UserError(
-            f"{name}: holds no {CHECKPOINT}, so it is no model of this trainer (`monodepth share` makes one)"
-        )
-    return folder
+        return Path(hub.snapshot_download(name.repo, allow_patterns=list(files), **options))
 
 
 def place_of(checkpoint: Path) -> tuple[str, str, str] | None:

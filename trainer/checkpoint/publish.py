@@ -14,7 +14,7 @@ from trainer.checkpoint.saved import PREFIX, Saved
 
 KEPT = ("epoch", "batch", "step", "monitor", "metrics")  # of the metadata
 # Of the settings. Not the command line, nor anything about machine or user, whatever versions to come may store.
-KEPT_SETTINGS = ("name", "version", "seed", "trainer_version", "plugins", "imported", "config")
+KEPT_SETTINGS = ("name", "version", "seed", "trainer_version", "plugins", "imported", "pseudo", "config")
 KEPT_OF_IMPORTED = ("source", "format")
 START = "config.trainer.load_ckpt"  # may name a model on the Hub
 UNNAMED = "data"  # stands for a home folder, whose name is that of a user
@@ -49,11 +49,15 @@ def _without_folders(value: Any, key: str, shortened: list[str]) -> Any:
         return {k: _without_folders(v, f"{key}.{k}".lstrip("."), shortened) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_without_folders(v, key, shortened) for v in value]
-    if not isinstance(value, str) or key == "imported.format" or (key == START and as_hub_name(value)):
+    if not isinstance(value, str) or key == "imported.format" or (_may_be_hub(key) and as_hub_name(value)):
         return value
     if (last := _last_part(value)) != value:
         shortened.append(key)
     return last
+
+
+def _may_be_hub(key: str) -> bool:
+    return key == START or key.startswith("pseudo.")
 
 
 def _last_part(text: str) -> str:

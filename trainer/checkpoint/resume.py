@@ -22,6 +22,7 @@ FIXED_ON_RESUME = re.compile(
     r"|config\.(optimizer|scheduler)\."  # those saved keep their rates: another value would be ignored
     r"|config\.loader\.(train\.)?(batch_size|shuffle|drop_last)"
     r"|data\.train\."  # the items themselves
+    r"|pseudo\.(.+\.)?(model|revision|sha256)"  # the teacher of their labels
     r"|config\.trainer\.(accumulate_grad_batches|limit_train_batches|freeze|frozen_batchnorm|ema|swa)"
 )
 # ... but not these: where the same data is now, what only validation and timers see, where weights came from.

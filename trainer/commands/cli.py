@@ -102,7 +102,7 @@ def fill_in(args: argparse.Namespace) -> argparse.Namespace:
         "cfg_default": pages.default_beside(args.cfg_file),
         "ckpt_dir": pages.experiment_of(args.cfg_file),
         "name": "+".join(page.stem for page in args.cfg_file),
-        "version": str(args.seed),
+        "version": str(getattr(args, "seed", "")),
     }
     for key, value in implied.items():
         if getattr(args, key, "") is None:

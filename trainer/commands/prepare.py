@@ -1,7 +1,8 @@
-"""Prepare data: check KITTI, convert it, make depth hints, evaluation targets, synthetic drives, frames of videos.
+"""Prepare data: check KITTI, convert it, make hints, labels, evaluation targets, synthetic drives, frames of videos.
 
     monodepth prepare kitti check        what is there and what is missing, per split
     monodepth prepare lmdb | jpeg        KITTI as LMDB databases; its PNG pictures as JPEG
+    monodepth prepare pseudo             the disparity of a teacher network as labels, for any data set
     monodepth prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
     monodepth prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
 
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import add_number, guarded, seed_number, whole
+from trainer.commands.cli import add_config_arguments, add_number, add_shared, guarded, seed_number, whole
 from trainer.runtime.streams import doing
 
 _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
@@ -29,9 +31,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line: `job`, and the arguments of its `run`."""
     parser = argparse.ArgumentParser(prog="monodepth prepare", description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for add_job in (_kitti, _lmdb, _jpeg, _hints, _targets, _synthetic, _video):
+    for add_job in (_kitti, _lmdb, _jpeg, _hints, _pseudo, _targets, _synthetic, _video):
         add_job(jobs)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if "command" in args:
+        args.command = shlex.join(["monodepth", "prepare", *(sys.argv[1:] if argv is None else argv)])
+    return args
 
 
 def _kitti(jobs: Any) -> None:
@@ -90,6 +95,44 @@ def _hints(jobs: Any) -> None:
     parser.add_argument("--out", **_DIR, help="default: depth_hints in the raw folder, where readers look")
     _add_splits(parser)
     _add_processes(parser)
+
+
+def _pseudo(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "pseudo",
+        help="the disparity of a teacher network as labels",
+        description="Label the pictures of a data set with the disparity that a teacher predicts, for"
+        " dataset.use_pseudo: one 16-bit PNG per picture, and pseudo.json on the teacher. The same command continues.",
+        epilog="Example: monodepth prepare pseudo -c kitti/monodepth2_MS --out data/pseudo"
+        " --teacher depth-anything/Depth-Anything-V2-Small-hf",
+    )
+    parser.set_defaults(command="")
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add(
+        "--teacher",
+        required=True,
+        metavar="NETWORK",
+        help="a folder or Hub name of transformers (depth estimation), an ONNX file, a checkpoint of this trainer, or a"
+        " folder of maps to convert (<item>.png, .npy or .npz)",
+    )
+    add("--out", **_DIR, help="folder of the labels (default: dataset.pseudo_root of the page)")
+    modes = "parts of the data set (default: train, and val where the page validates)"
+    add("--mode", nargs="+", choices=("train", "val", "test"), help=modes)
+    add("--size", type=_size, metavar="WxH", help="input of the teacher (default: as it asks for dataset.size)")
+    add("--label-size", type=_size, metavar="WxH", help="of the labels (default: dataset.size, unless it is larger)")
+    add("--kind", choices=("disparity", "depth"), help="what the teacher predicts (default: what it says)")
+    add(
+        "--normalise",
+        choices=("imagenet", "none"),
+        default="imagenet",
+        help="of RGB in 0..1 for ONNX files of other programs (default imagenet)",
+    )
+    add("--device", help="as torch names it (default cuda where there is one, else cpu)")
+    add("--precision", choices=("32", "bf16", "16"), default="32", help="of the network (default 32)")
+    add_shared(parser, "--batch-size", default=8)
+    add("--overwrite", action="store_true", help="make all labels again, also those of another teacher")
+    _add_processes(parser, "threads that read and write (default: cores)")
 
 
 def _targets(jobs: Any) -> None:
@@ -173,9 +216,9 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--splits-dir", **_DIR, help="folder of splits; default: in or beside the raw folder")
 
 
-def _add_processes(parser: argparse.ArgumentParser) -> None:
+def _add_processes(parser: argparse.ArgumentParser, meaning: str = "processes (default: cores)") -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--jobs", type=whole(1, 1024), default=cores, metavar="N", help="processes (default: cores)")
+    parser.add_argument("--jobs", type=whole(1, 1024), default=cores, metavar="N", help=meaning)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -193,6 +193,15 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         """Name the pseudo-label of item `index`: its file in `pseudo_root` without the ending."""
         return self.describe(index)
 
+    def labelled(self) -> dict[str, DepthDataset]:
+        """Map folders below `pseudo_root` to the data sets whose labels are there; "" is `pseudo_root` itself."""
+        return {"": self}
+
+    def label_record(self) -> dict[str, Any]:
+        """Return what is known of the teacher of the labels that are read; {} without labels in files."""
+        record = {} if self._labels is None else self._labels.record()
+        return {key: value for key, value in record.items() if key not in ("command", "items")}
+
     def label_problems(self) -> list[str]:
         """List pseudo-labels that are missing or cut short, as `check` does for the files of the data set."""
         return [] if self._labels is None else self._labels.problems(map(self.label_name, range(len(self))), self.mode)

@@ -108,6 +108,13 @@ class MixedDatasets(RecordedDataset):
     def __len__(self) -> int:
         return len(self.pattern)
 
+    def labelled(self) -> dict[str, DepthDataset]:
+        return {part.name: part.dataset for part in self.parts if not part.dataset.makes_pseudo}
+
+    def label_record(self) -> dict[str, Any]:
+        records = {part.name: part.dataset.label_record() for part in self.parts}
+        return {name: record for name, record in records.items() if record}
+
     def describe(self, index: int) -> str:
         """`<name>: <item>`, of the `index` of an item or of a place in epoch 0."""
         part, _, own = self._place(*divmod(index, len(self)))

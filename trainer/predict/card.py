@@ -172,6 +172,11 @@ class Card:
         return ", ".join(parts) or "random weights"
 
     @property
+    def teachers(self) -> list[Mapping[str, Any]]:
+        """What is known of the networks that labelled the training pictures; see `teachers_of`."""
+        return teachers_of(self.hparams)
+
+    @property
     def length(self) -> str:
         """Epochs, steps and images of the training."""
         at, trainer = self.saved.position, self.config.trainer
@@ -194,6 +199,7 @@ class Card:
     def licences(self) -> list[Licence]:
         """Licences of what went into the weights, each once."""
         rows = [Licence(f"training data `{kind}`", _dataset(kind).licence) for kind, _ in self.datasets]
+        rows += [Licence(f"labels of the teacher `{t.get('model')}`", t.get("licence", "")) for t in self.teachers]
         rows += [Licence(f"first weights `{enc}` of timm", licence_of(enc)) for _, enc in self.pretrained]
         if self.imported:
             source = str(self.imported.get("source"))
@@ -221,6 +227,12 @@ class Card:
         named = [(what, str(getattr(entry, "source", ""))) for what, entry in found]
         linked = [(what, ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", source)) for what, source in named if source]
         return list(dict.fromkeys(linked))
+
+
+def teachers_of(hparams: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List the records of `prepare pseudo` in settings: one, or one for each data set of a mixture; empty without."""
+    record = hparams.get("pseudo") or {}
+    return [record] if "model" in record else [one for one in record.values() if isinstance(one, Mapping)]
 
 
 def _dataset(kind: str) -> type[DepthDataset]:

@@ -80,6 +80,8 @@ def build_run(
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
     hparams = {**hparams, "data": {mode: _known(accelerator, mode, data) for mode, data in datasets.items()}}
+    if teacher := datasets["train"].label_record():
+        hparams["pseudo"] = teacher
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)

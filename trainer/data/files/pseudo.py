@@ -8,6 +8,7 @@ and PNG without these chunks, whose values count as they are: losses on labels d
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import zipfile
@@ -31,6 +32,7 @@ from trainer.runtime.files import read_file
 Map = NDArray[np.float32]
 
 ENDINGS = (".png", ".npz", ".npy")
+RECORD = "pseudo.json"  # in a folder of labels: whose they are
 STEPS = 65534  # between the values 1 and 65535
 FIX = "Make the label again (`monodepth prepare pseudo`), or set dataset.use_pseudo: false"
 
@@ -75,6 +77,16 @@ class PseudoLabels:
                 f" --teacher NETWORK --mode {mode} --out {self.root}; or set dataset.use_pseudo: false"
             )
         return problems
+
+    def record(self) -> dict[str, Any]:
+        """Return what `prepare pseudo` noted of the teacher in the folder, or that it is unknown. Raises DataError."""
+        path = f"{self.root}/{RECORD}"
+        try:
+            return dict(json.loads(read_file(path)))
+        except FileNotFoundError:
+            return {"model": "unknown"}
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} is no record of labels ({error}). Copy it again, or remove it") from error
 
     def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
@@ -127,14 +139,21 @@ def resize_known(label: Map, size: tuple[int, int]) -> Map:
 
     A pixel is the mean of its known parts, and none where less than half of it is known.
     """
-    if label.shape[::-1] == size:
-        return label
-    known = label > 0
+    if label.all():
+        return resize_map(label, size)
+    return np.nan_to_num(resize_map(np.where(label > 0, label, np.float32(np.nan)), size))
+
+
+def resize_map(values: Map, size: tuple[int, int]) -> Map:
+    """Resize a map (H W), NaN = none, as `resize_known` does."""
+    if values.shape[::-1] == size:
+        return values
+    known = np.isfinite(values)
     if known.all():
-        return _bilinear(label, size)
+        return _bilinear(values, size)
     share = _bilinear(known.astype(np.float32), size)
-    enough = share >= _HALF
-    return np.where(enough, _bilinear(label, size) / np.where(enough, share, 1), 0).astype(np.float32)
+    share = np.where(share < _HALF, np.float32(np.nan), share)
+    return _bilinear(np.where(known, values, np.float32(0)), size) / share
 
 
 def _bilinear(array: Map, size: tuple[int, int]) -> Map:

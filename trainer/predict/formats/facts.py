@@ -42,6 +42,7 @@ def describe(
         "checkpoint_sha256": sha256,
         "checkpoint_epoch": str(saved.position.epoch),
         **run,
+        **({"teacher": json.dumps(settings["pseudo"])} if settings.get("pseudo") else {}),
         "results": json.dumps(_results(results, sha256)),
         "trainer_version": __version__,
     }
