@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -39,8 +40,9 @@ class Depth(nn.Module):
         activation: of the output. "sigmoid": disparity in (0, 1) between two limits of depth; "relu": disparity >= 0,
             which is 1 / depth without limits, as of networks that learn from affine-invariant disparity
             (arXiv:1907.01341).
-        init_disp: disparity in (0, 1) that a new network starts from; null leaves PyTorch's initialisation, about 0.5,
-            with which the first warps of a stereo pair miss by half an image. Not a published choice.
+        init_disp: disparity that a new network starts from, in (0, 1), with "relu" any above 0; null leaves PyTorch's
+            initialisation: about 0.5, with which the first warps of a stereo pair miss by half an image, and with
+            "relu" about 0, where single scales may begin with no gradient at all. Not a published choice.
         adapter: freeze the ViT that is the encoder and train low-rank updates of it, {type: lora | dv_lora, rank: 4,
             alpha: null (the rank), targets: [mlp.fc1, mlp.fc2], warmup_steps: 20000}; see `models_zoo.adapters`.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
@@ -66,7 +68,7 @@ class Depth(nn.Module):
     ):
         super().__init__()
         if problems := depth_problems(
-            enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std, adapter
+            enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std, activation, adapter
         ):
             raise ValueError("depth network: " + "; ".join(problems))
         self.mask_name, self.activation = mask_name, activation
@@ -154,13 +156,15 @@ def depth_problems(
     init_disp: float | None,
     mean: Sequence[float],
     std: Sequence[float],
+    activation: str = "sigmoid",
     adapter: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """List what is wrong with the options of a depth network."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std)
     problems += scale_problems(out_scales) + decoder_problems(dec_name) + adapter_problems(adapter)
-    if init_disp is not None and not 0 < init_disp < 1:
-        problems.append(f"init_disp is {init_disp}; it must lie between 0 and 1, or be null")
+    if init_disp is not None and not 0 < init_disp < (math.inf if activation == "relu" else 1):
+        between = "be above 0" if activation == "relu" else "lie between 0 and 1"
+        problems.append(f"init_disp is {init_disp}; it must {between}, or be null")
     if init_disp is not None and dec_name in DECODERS and dec_name not in with_trait("supports_init"):
         problems.append(f"init_disp: dec_name {dec_name!r} cannot start from a given disparity; set it to null")
     if mask_name is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from trainer.config import Config, load_config
 from trainer.losses import LOSSES
 from trainer.runtime.errors import UserError
 from trainer.training import setup
-from trainer.training.run import check_monitors
+from trainer.training.run import _settings, check_monitors
 from trainer.training.setup import build_accelerator
 
 SMALL = ("net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t", "dataset.size=[96,64]")
@@ -34,6 +35,17 @@ def config(*overrides: str) -> Config:
 def test_stereo_alone_builds_no_pose_network() -> None:
     assert list(build_networks(config("dataset.supp_idxs=[0]"))) == ["depth"]
     assert list(build_networks(config("dataset.supp_idxs=[-1,0]"))) == ["depth", "pose"]
+
+
+def test_a_relu_disparity_has_no_limits_of_depth() -> None:
+    relu = ("dataset.supp_idxs=[0]", "net.depth.activation=relu")
+    cfg = config(*relu)
+    objective, settings = build_objective(cfg), _settings(cfg, seed=0)
+    assert (objective.min_depth, objective.max_depth) == (1.0, None)
+    assert (settings.min_depth, settings.max_depth) == (0.0, math.inf)
+    assert not [line for line in cfg.warnings if "depth" in line]
+    (warning,) = (line for line in config(*relu, "trainer.max_depth=50").warnings if "depth" in line)
+    assert warning == "trainer.max_depth has no effect: with net.depth.activation: relu depth is 1 / disparity"
 
 
 def test_weights_from_a_checkpoint_need_no_download() -> None:

@@ -50,7 +50,7 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
 
     Raises UserError when one cannot be built, or a loss needs something that networks and data do not provide.
     """
-    weights = {name: kwargs["weight"] for name, kwargs in cfg.loss.items()}
+    weights = {name: _by_epoch(kwargs["weight"]) for name, kwargs in cfg.loss.items()}
     losses = {}
     for name, kwargs in cfg.loss.items():
         options = {key: value for key, value in kwargs.items() if key != "weight"}
@@ -74,11 +74,20 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
         raise UserError(str(error)) from error
 
 
+def _by_epoch(weight: float | dict[str, float]) -> float | dict[int, float]:
+    return {int(epoch): value for epoch, value in weight.items()} if isinstance(weight, dict) else weight
+
+
 def depth_limits(cfg: Config) -> tuple[float, float | None]:
     """Return depth at disparity 1 and 0 (None = no bound): those of the trainer, but none for a ReLU disparity."""
-    if cfg.net.get("depth", {}).get("activation") == "relu":
+    if has_free_depth(cfg):
         return 1.0, None  # depth = 1 / disparity
     return cfg.trainer.min_depth, cfg.trainer.max_depth
+
+
+def has_free_depth(cfg: Config) -> bool:
+    """Return whether predicted depth has no limits at all, because the disparity is that of a ReLU."""
+    return bool(cfg.net.get("depth", {}).get("activation") == "relu")
 
 
 def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:

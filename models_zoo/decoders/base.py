@@ -58,11 +58,12 @@ class Decoder(nn.Module, ABC):
         """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def set_output(self, value: float) -> None:
-        """Make a sigmoid decoder start from `value`, 0..1, everywhere: the biases of its output convolutions."""
+        """Make a decoder start from `value` everywhere, 0..1 of a sigmoid: the biases of its output convolutions."""
+        bias = math.log(value / (1 - value)) if self.activation == "sigmoid" else value
         for head in self.heads():
             *_, conv = (module for module in head.modules() if isinstance(module, nn.Conv2d))
             if conv.bias is not None:
-                nn.init.constant_(conv.bias, math.log(value / (1 - value)))
+                nn.init.constant_(conv.bias, bias)
 
     def heads(self) -> Sequence[nn.Module]:
         """Return the layers that end in an output convolution, one per scale; empty unless `supports_init`."""

@@ -49,6 +49,7 @@ class Step:
     hints: Tensor | None  # (b 1 h w)
     photometric: Mapping[str, Any]  # keywords of img_recon
     i_stereo: int | None  # position of the stereo partner among the supports
+    pseudo: Tensor | None = None  # (b 1 h w) disparity of a teacher
 
 
 def observe(
@@ -94,7 +95,7 @@ def observe(
             supp_feats = [encode(image) for image in supports_aug]
     return Step(
         view, virtual, feats, supp_feats, autoenc_imgs, batch.get("depth_hints"),
-        losses.get("img_recon", {}), i_stereo,
+        losses.get("img_recon", {}), i_stereo, batch.get("pseudo"),
     )  # fmt: skip
 
 

@@ -280,10 +280,53 @@ def disp_mask(step: Step) -> dict[str, Tensor]:
     return {"": mean([-mask.log().clamp(min=-100).mean() for mask in step.view.masks.values()])}
 
 
+def disp_ssi(step: Step, form: str = "nimbled", gradient: float = 0.0) -> dict[str, Tensor]:
+    """Disparity against a teacher's, both without scale and shift. MiDaS, arXiv:1907.01341; NimbleD, 2408.14177."""
+    assert step.pseudo is not None
+    values = []
+    for disp in step.view.disps.values():
+        for p, t in zip(resize(disp, step.pseudo.shape[-2:])[:, 0], step.pseudo[:, 0], strict=True):
+            values.append(of_a_picture(p, t, form, gradient))
+    return {"": mean(values)}
+
+
+def of_a_picture(p: Tensor, t: Tensor, form: str, gradient: float) -> Tensor:
+    """The distance of two maps (h w), at the pixels where the second is above 0."""
+    known = t > 0
+    m = int(known.sum())
+    if m == 0:
+        return 0 * p.sum()
+
+    def ranged(x: Tensor) -> Tensor:
+        low, high = x[known].min(), x[known].max()
+        return (x - low) / (high - low + 1e-6)
+
+    def standard(x: Tensor) -> Tensor:
+        off = x - x[known].median()
+        return off / off[known].abs().mean().clamp(min=1e-6)
+
+    if form == "mse":
+        columns = torch.stack([p[known], torch.ones(m, dtype=p.dtype)], 1)
+        a, b = torch.linalg.solve(columns.T @ columns, columns.T @ t[known])
+        difference = a * p + b - t
+        value = (difference[known] ** 2).sum() / (2 * m)
+    else:
+        difference = standard(ranged(p)) - standard(ranged(t)) if form == "nimbled" else standard(p) - standard(t)
+        ranked = difference[known].abs().sort().values
+        value = ranked[: int(0.8 * m) if form == "trimmed" else m].sum() / (m if form == "nimbled" else 2 * m)
+    for step in (1, 2, 4, 8) if gradient else ():
+        r, on = difference[::step, ::step], known[::step, ::step]
+        across = ((r[:, 1:] - r[:, :-1]).abs() * (on[:, 1:] & on[:, :-1])).sum()
+        down = ((r[1:] - r[:-1]).abs() * (on[1:] & on[:-1])).sum()
+        value = value + gradient * (across + down) / on.sum().clamp(min=1)
+    return value
+
+
 TERMS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "img_recon": img_recon, "feat_recon": feat_recon, "autoenc_recon": autoenc_recon,
     "stereo_const": stereo_const, "depth_regr": depth_regr, "disp_smooth": disp_smooth,
     "feat_peaky": feat_peaky, "feat_smooth": feat_smooth, "disp_occ": disp_occ, "disp_mask": disp_mask,
+    "disp_ssi": disp_ssi,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ EVERYTHING = (
     "trainer={ema: {decay: 0.9}, swa: {start: 1, lr: 0.001, anneal_epochs: 1, bn_batches: 2}}",
     "trainer={early_stopping: {patience: 9}, gradient_checkpointing: true, gradient_clip_val: 1}",
     "trainer.freeze=[depth.encoder.layer1]",
+    "loss.disp_smooth.weight={0: 0.001, 1: 0.5}",
     *("scheduler={type: exp, gamma: 0.5}", "dataset.train.num_items=4"),
 )
 
@@ -38,6 +39,13 @@ def test_everything_at_once_continues_exactly_after_a_kill(tmp_path: Path) -> No
     assert_same_run(killed, straight)
 
     last, curves = load_file(ckpt(straight, "last")), scalars(folder(straight))
+    assert [value for _, value in curves["loss_weight/disp_smooth"]] == pytest.approx([0.001, 0.5, 0.5])
+    for (_, total), (_, recon), (_, smooth), weight in zip(
+        *(curves[f"val_losses/loss{name}"] for name in ("", "_img_recon", "_disp_smooth")),
+        (0.001, 0.5, 0.5),
+        strict=True,
+    ):
+        assert total == pytest.approx(recon + weight * smooth, rel=1e-5)
     for kind in ("ema", "swa"):
         averaged = {k: v for k, v in last.items() if k.startswith(f"extra.averages.{kind}.weights.")}
         assert {k.removeprefix(f"extra.averages.{kind}.weights.") for k in averaged} == {

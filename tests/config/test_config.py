@@ -64,6 +64,24 @@ def test_a_misspelt_key_beside_the_new_type_is_still_a_mistake(load):
         load("dataset: {type: rendered, num_item: 4}")
 
 
+def test_weights_by_epoch_are_sorted_and_merged_like_any_mapping(load):
+    text = "loss: {img_recon: {weight: {15: 1, 0: .9, 3: .5}}}"
+    assert list(load(text).loss["img_recon"]["weight"].items()) == [("0", 0.9), ("3", 0.5), ("15", 1.0)]
+    assert load(text, "loss.img_recon.weight={3: ~}").loss["img_recon"]["weight"] == {"0": 0.9, "15": 1.0}
+    assert load(text, "loss.img_recon.weight.15=2").loss["img_recon"]["weight"]["15"] == 2
+    assert load(text, "loss.img_recon.weight=2").loss["img_recon"]["weight"] == 2
+    assert load("", "loss.img_recon.weight={0: 1, 2: 0.5}").loss["img_recon"]["weight"] == {"0": 1.0, "2": 0.5}
+    config = load(text)
+    assert Config.from_dict(config.to_dict(), registries=TOYS) == config
+
+
+def test_weights_that_change_too_late_or_change_the_monitor_are_warned_of(load):
+    config = load("loss: {img_recon: {weight: {0: 1, 90: 2}}}", "trainer.max_epochs=90", "trainer.monitor=loss")
+    late, monitor = (line for line in config.warnings if "weight" in line)
+    assert late == "loss.img_recon.weight: epoch 90, counted from 0, is never reached with trainer.max_epochs: 90"
+    assert monitor.startswith("trainer.monitor: loss: the total changes with loss.img_recon.weight")
+
+
 def test_null_is_a_value_elsewhere(load):
     cfg = load("trainer: {max_depth: ~, gradient_clip_val: 0, accumulate_grad_batches: ~, trackers: ~}")
     assert (cfg.trainer.max_depth, cfg.trainer.gradient_clip_val) == (None, None)

@@ -24,7 +24,7 @@ MISTAKES = [
      "x.yaml:4: loss.disp_smooth.use_edge is not an argument of loss 'disp_smooth'. Did you "
      "mean 'use_edges'? Known: use_edges, weight"),
     ("loss: {img_recon: {weight: heavy}}",
-     "x.yaml:1: loss.img_recon.weight: expected a number >= 0, got 'heavy'"),
+     "x.yaml:1: loss.img_recon.weight: expected a number >= 0 or a mapping, got 'heavy'"),
     ("loss: {img_recon: {loss_name: sim}}",
      "x.yaml:1: loss.img_recon.loss_name: expected one of 'ssim', 'l1', got 'sim'. Did you "
      "mean 'ssim'?"),
@@ -80,7 +80,8 @@ MISTAKES = [
     ("dataset: {size: [0, -32]}", "x.yaml:1: dataset.size: [width, height] must be multiples of 32, at least 64; *"),
     ("dataset: {size: [8192, 8192]}\nloader: {batch_size: 99999}",
      "x.yaml:2: loader.batch_size: a batch of 99,999 items with 3 frames of 8192 x 8192 pixels takes * GB, *"),
-    ("loss: {disp_smooth: {weight: -1}}", "x.yaml:1: loss.disp_smooth.weight: expected a number >= 0, got -1"),
+    ("loss: {disp_smooth: {weight: -1}}",
+     "x.yaml:1: loss.disp_smooth.weight: expected a number >= 0 or a mapping, got -1"),
     ("optimizer: {betas: [2, 3]}",
      "x.yaml:1: optimizer.betas: [2.0, 3.0] does not work: Invalid beta parameter at index 0: 2.0"),
     ("optimizer: {type: sgd, momentum: -1}", "x.yaml:1: optimizer.momentum: -1.0 does not work: Invalid momentum *"),
@@ -204,6 +205,14 @@ MISTAKES = [
     ("net: {depth: {mask_name: uncertainty, num_ch_mask: 3}}",
      "x.yaml:1: net.depth.num_ch_mask: a mask has one channel per support frame: expected 2 "
      "for dataset.supp_idxs [-1, 1], got 3"),
+    ("loss: {img_recon: {weight: {5: 1}}}",
+     "x.yaml:1: loss.img_recon.weight: has no weight from epoch 0 on, only from 5; add 0, as in {0: 1}"),
+    ("loss: {img_recon: {weight: {0: 1, late: 2}}}",
+     "x.yaml:1: loss.img_recon.weight: 'late' is not the number of an epoch, counted from 0, as in {0: 0.9, 15: 0.95}"),
+    ("loss: {img_recon: {weight: {0: 1, 3: -2}}}",
+     "x.yaml:1: loss.img_recon.weight: expected a number >= 0 from epoch 3 on, got -2"),
+    ("loss: {img_recon: {weight: {0: 1, 0: 2}}}",
+     "x.yaml:1: loss.img_recon.weight.0 is given twice, first on line 1. Remove one"),
     ("a: 1\na: 2", "x.yaml:2: a is given twice, first on line 1. Remove one"),
     ("trainer:\n  max_epochs: 1\n  max_epochs: 2",
      "x.yaml:3: trainer.max_epochs is given twice, first on line 2. *"),

@@ -99,3 +99,21 @@ def test_no_number_crashes_the_geometry() -> None:
     """In a process of its own: a NaN at the wrong place once read arbitrary memory, which nothing can catch."""
     done = fork("-c", f"from {__name__} import all_of_them; all_of_them()")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_relu_disparity_of_0_is_warped_like_infinity_and_has_no_gradient() -> None:
+    """A camera that turns sees the infinitely far at the same place, however far it moves."""
+    _, _, K, _ = broken("", 0.0)
+    disp = (
+        torch.tensor([0.0, 1e-8, 1e-6, 1e-3]).repeat_interleave(2).view(1, 1, 2, 4).repeat(2, 1, 3, 2).requires_grad_()
+    )
+    Ts = [pose_matrix(torch.tensor([[0.0, 0.1, 0.0]] * 2), torch.tensor([[t, 0.0, 0.2]] * 2)) for t in (0.0, 5.0)]
+    synthesis = ViewSynthesis(K, (6, 8))
+    grids = [project(disp_to_depth(disp, 1.0, None), synthesis.projection(T))[0] for T in Ts]
+    still = disp[:, 0].detach() < 1e-7
+    assert torch.allclose(grids[0][still], grids[1][still], atol=1e-5)
+    assert not torch.allclose(grids[0][~still], grids[1][~still], atol=1e-5)
+    grids[1].square().sum().backward()
+    assert disp.grad is not None
+    assert (disp.grad[:, 0][still] == 0).all()
+    assert disp.grad.isfinite().all()

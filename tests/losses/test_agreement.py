@@ -1,6 +1,7 @@
 """Every loss, with every option, agrees in value and gradient with the independent writing of `tests/benchmark`."""
 
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.losses.test_every_loss import created, full_scene
 from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS as PHOTOMETRIC
 from trainer.losses._regression import ERRORS as REGRESSIONS
+from trainer.losses.disparity_ssi import Form
 
 
 def options(**choices):
@@ -31,6 +33,7 @@ OPTIONS = {
     "disp_smooth": options(use_edges=SWITCH, use_laplacian=SWITCH, use_blur=SWITCH),
     "disp_occ": options(invert=SWITCH),
     "disp_mask": [{}],
+    "disp_ssi": options(form=get_args(Form), gradient=[0.0, 0.5]),
     "feat_peaky": options(use_edges=SWITCH),
     "feat_smooth": options(use_edges=SWITCH),
 }
@@ -58,6 +61,7 @@ def step_of(scene, photometric=None):
         hints=scene.depth_hints,
         photometric=photometric or {},
         i_stereo=i_stereo,
+        pseudo=scene.pseudo,
     )
 
 

@@ -26,6 +26,7 @@ def full_scene(dtype, b=2, constant=None, legacy_sampling=False):
     extras = random_autoencoder(b, dtype=dtype)
     hints = 0.5 + 2 * torch.rand(b, 1, *SIZE, dtype=dtype)
     changes = {"depth_hints": hints * (torch.rand_like(hints) > 0.33)}
+    changes["pseudo"] = torch.rand(b, 1, *SIZE, dtype=dtype, generator=torch.Generator().manual_seed(5)).sub(0.2).relu()
     if constant is not None:
         for tensor in (*disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)):
             tensor.fill_(constant)
@@ -81,6 +82,21 @@ def test_black_and_white_are_harmless(name, kwargs, constant):
     if value.requires_grad:
         gradients = torch.autograd.grad(value, learnt, allow_unused=True)
         assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_relu_disparity_of_0_is_harmless(name):
+    """It is infinitely far, in both views of a stereo pair, and learns nothing; the pixels around it do."""
+    scene, learnt = full_scene(torch.float32)
+    scene.min_depth, scene.max_depth = 1.0, None
+    dead = {s: torch.rand_like(d) < 0.4 for s, d in scene.disp.items()}
+    for disps in (scene.disp, scene.disp_stereo):
+        for s, disp in disps.items():
+            disp.data[dead[s]] = 0.0
+    value, _ = created(name)(scene)
+    assert value.isfinite()
+    gradients = torch.autograd.grad(value, learnt, allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in gradients)
 
 
 @pytest.mark.parametrize(("name", "kwargs"), CASES)

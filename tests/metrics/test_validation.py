@@ -54,6 +54,16 @@ def test_pixels_without_truth_do_not_count():
     assert with_gap == pytest.approx(without)
 
 
+def test_without_limits_any_scale_counts_and_a_disparity_of_0_is_80_metres_away():
+    for scale in (1e-5, 1.0, 1e5):
+        metrics, valid = score([2 * scale, 3 * scale, 8e6], [4.0, 6.0, 40.0], min_depth=0.0, max_depth=math.inf)
+        assert valid
+        assert metrics["MAE"] == pytest.approx(40 / 3, rel=1e-4)
+    near, far = torch.tensor([[[[1.0, 3.0]]]]), torch.full((1, 1, 1, 4), 1.0)
+    error = relative_error(near, far, 0.0, math.inf)  # halfway between 1 and 3 as inverse depth
+    assert error[0, 3].item() == pytest.approx(3 * (0.75 + 0.25 / 3) - 1)  # 1.2 is the lower middle one
+
+
 def test_both_depths_are_clamped():
     # truth 200 counts as 100; prediction 50 scaled by 200 / 50 counts as 100 too. The other pixel is right by itself.
     metrics, _ = score(pred=[50.0, 75.0, 50.0], truth=[200.0, 50.0, 200.0])

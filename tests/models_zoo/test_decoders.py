@@ -84,15 +84,16 @@ def test_outputs_are_float32_and_close_under_autocast(name: str, activation: str
     assert all(torch.allclose(out[s], plain[s], atol=0.03) for s in out)
 
 
+@pytest.mark.parametrize(("activation", "value"), [("sigmoid", 0.2), ("relu", 3.0)])
 @pytest.mark.parametrize("name", INITIALISED)
-def test_a_start_value_is_the_output_of_zero_weights(name: str):
-    decoder = DECODERS.create(name, out_scales=[2, 0], **SMALL)
-    decoder.set_output(0.2)
+def test_a_start_value_is_the_output_of_zero_weights(name: str, activation: str, value: float):
+    decoder = DECODERS.create(name, out_scales=[2, 0], activation=activation, **SMALL)
+    decoder.set_output(value)
     assert len(decoder.heads()) == 2
     for head in decoder.heads():
         nn.init.zeros_([layer for layer in head.modules() if isinstance(layer, nn.Conv2d)][-1].weight)
     out = decoder(features(**SMALL))
-    assert all(torch.allclose(disp, torch.tensor(0.2)) for disp in out.values())
+    assert all(torch.allclose(disp, torch.tensor(value)) for disp in out.values())
 
 
 def test_a_gate_without_weights_halves_every_channel():

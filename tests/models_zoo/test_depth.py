@@ -164,6 +164,7 @@ def test_a_wrong_channel_count_is_named():
         ({"mean": (0.5, 0.5)}, r"mean is \[0.5, 0.5\]; it needs 3 numbers"),
         ({"std": (1, 1, 0)}, "every value must be above 0"),
         ({"init_disp": 1}, "init_disp is 1; it must lie between 0 and 1"),
+        ({"activation": "relu", "init_disp": 0.0}, "init_disp is 0.0; it must be above 0"),
         ({"dec_name": "ddvnet", "init_disp": 0.1}, "'ddvnet' cannot start from a given disparity"),
         (
             {"dec_name": "ddvnet", "mask_name": "uncertainty", "num_ch_mask": 2},
@@ -189,6 +190,7 @@ def test_good_options_have_no_problem():
     assert models_zoo.NETWORKS.get("depth").validate_config({}) == []
     options = {"enc_name": "convnext_tiny.fb_in1k", "mask_name": "uncertainty", "num_ch_mask": 2, "out_scales": 0}
     assert models_zoo.NETWORKS.get("depth").validate_config(options) == []
+    assert models_zoo.NETWORKS.get("depth").validate_config({"activation": "relu", "init_disp": 7.0}) == []
 
 
 @pytest.mark.parametrize("dec_name", [d for d in DECODERS.names() if DECODERS.get(d).supports_init])

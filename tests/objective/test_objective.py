@@ -13,6 +13,19 @@ from trainer.losses import LOSSES
 from trainer.objective import Objective
 
 
+def test_weights_by_epoch_hold_from_their_epoch_on():
+    losses = {name: LOSSES.create(name) for name in ("disp_smooth", "disp_occ")}
+    objective = Objective({"depth": FakeDepth()}, losses, {"disp_smooth": {0: 0.9, 15: 0.95}, "disp_occ": 2.0})
+    seen = []
+    for epoch in (0, 14, 15, 99, 3):  # a run that goes on may begin anywhere
+        objective.set_epoch(epoch)
+        assert objective.weights["disp_occ"] == 2.0
+        seen.append(objective.weights["disp_smooth"])
+    assert seen == [0.9, 0.9, 0.95, 0.95, 0.9]
+    with pytest.raises(ValueError, match="weights of 'disp_smooth' begin with epoch 1, not 0"):
+        Objective({"depth": FakeDepth()}, losses, {"disp_smooth": {1: 0.9}})
+
+
 def test_the_loss_is_the_weighted_sum_of_unweighted_values():
     supp_idxs = (-1, 0)
     objective = make_objective(supp_idxs, depth=FakeDepth(use_virtual_stereo=True))

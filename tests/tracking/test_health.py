@@ -149,6 +149,19 @@ def test_without_a_far_limit_the_median_decides() -> None:
     assert "trainer.max_depth: 100" in judged(Health(0.1, math.inf), values)[0]
 
 
+def test_a_dead_relu_is_told_and_small_disparities_are_not() -> None:
+    health = Health(0.0, math.inf)
+    depth = flat(9e5)
+    depth[:, :, :48] = 8e6
+    seen = health.look(output(flat(0.0), depth), {})
+    assert seen["depth_near"] == 0
+    assert seen["depth_far"] == 0.75
+    assert judged(health, HEALTHY | {"depth_far": 0.4}) == []
+    (warning,) = judged(health, HEALTHY | {"depth_far": 0.75})
+    assert "the disparity has died: it is 0 at 75% of the pixels" in warning
+    assert "net.depth.init_disp: 0.1" in warning
+
+
 def test_waiting_for_data_is_told_with_its_numbers_and_needs_no_grace() -> None:
     (text,) = judged(Health(), HEALTHY, waiting=0.4, step=1)
     assert "40% of the time" in text
@@ -173,6 +186,7 @@ def test_remedies_are_keys_that_exist() -> None:
     failures, limits = SICK.values(), (100.0, math.inf)
     warnings = [judged(Health(0.1, limit), HEALTHY | sick) for sick in failures for limit in limits]
     warnings.append(judged(Health(), HEALTHY, waiting=0.5))
+    warnings.append(judged(Health(0.0, math.inf), HEALTHY | SICK["explodes"]))
     page = (ROOT / "cfg/default.yaml").read_text()
     for texts in warnings:
         keys = re.findall(r"\b(?:net|loss|dataset|loader|optimizer|trainer)(?:\.\w+)+", texts[0])

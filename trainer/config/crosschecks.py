@@ -11,7 +11,7 @@ from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import Report, show
 from trainer.config.optimizers import rehearse
 from trainer.config.resolve import LOSS_EXTRA, Resolved
-from trainer.config.sections import MODES
+from trainer.config.sections import MODES, TrainerSection
 from trainer.losses.needs import LEARNED_FROM_VIDEO, NEEDS, Facts
 from trainer.runtime.errors import UserError
 
@@ -64,6 +64,7 @@ class _Crosschecks:
         self.memory()
         self.workers()
         self.monitors()
+        self.weights()
         self.unvalidated()
         self.unmeasured()
         self.averages()
@@ -221,6 +222,11 @@ class _Crosschecks:
 
     def depth_range(self) -> None:
         near, far = self.trainer.get("min_depth"), self.trainer.get("max_depth")
+        if self.config.net.get("depth", {}).get("activation") == "relu":
+            usual = {key: TrainerSection.model_fields[key].default for key in ("min_depth", "max_depth")}
+            for key in (key for key, value in usual.items() if self.trainer.get(key, value) != value):
+                self.warn(f"trainer.{key} has no effect: with net.depth.activation: relu depth is 1 / disparity")
+            return
         if near is None:
             return
         if near <= 0:
@@ -230,6 +236,8 @@ class _Crosschecks:
 
     def saturation(self, facts: Facts) -> None:
         near = self.trainer.get("min_depth")
+        if self.config.net.get("depth", {}).get("activation") == "relu":
+            return
         if near is not None and near >= 1 and 0 not in facts.supp_idxs:
             self.warn(
                 f"trainer.min_depth {near:g} without stereo: depth is in units of the network's choice, so the"
@@ -263,6 +271,22 @@ class _Crosschecks:
                 problem = monitor_problem(name, self.config.loss, has_depth=with_depth or not validates)
                 if problem is not None:
                     self.wrong(key, problem)
+
+    def weights(self) -> None:
+        """A weight that changes must do so in time, and changes the total that a monitor may watch."""
+        epochs, changing = self.trainer.get("max_epochs"), []
+        for name, kwargs in self.config.loss.items():
+            later = [int(epoch) for epoch in kwargs["weight"] if epoch != "0"] if _by_epoch(kwargs) else []
+            for epoch in later:
+                if epochs is not None and epoch >= epochs:
+                    lack = f"epoch {epoch}, counted from 0, is never reached with trainer.max_epochs: {epochs}"
+                    self.warn(f"loss.{name}.weight: {lack}")
+            changing += [name] if later else []
+        if changing and self.trainer.get("monitor") == "loss":
+            self.warn(
+                f"trainer.monitor: loss: the total changes with loss.{changing[0]}.weight, so epochs cannot be compared"
+                " by it; choose another, such as AbsRel or loss_img_recon"
+            )
 
     def unvalidated(self) -> None:
         if self.trainer.get("limit_val_batches", 1):
@@ -345,6 +369,10 @@ def _machines() -> int:
     """Number of machines that share a batch."""
     local, world = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     return max(1, int(world) // max(1, int(local))) if local.isdecimal() and world.isdecimal() else 1
+
+
+def _by_epoch(kwargs: dict[str, Any]) -> bool:
+    return isinstance(kwargs.get("weight"), dict)
 
 
 def _needs_of(loss: Any, kwargs: dict[str, Any]) -> Iterable[str]:

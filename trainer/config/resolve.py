@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import REQUIRED, Field, Report, check, fields_of_model, fields_of_parameters, show
 from trainer.config.optimizers import check_optimizer, check_scheduler
-from trainer.config.sections import MODES, SECTION_NAMES, SECTIONS, LoaderSection, NotNegative
+from trainer.config.sections import MODES, SECTION_NAMES, SECTIONS, ByEpoch, LoaderSection, NotNegative
 from trainer.runtime.yaml_text import KeyPath
 
 SET_BY_RUN = ("seed",)  # dataset arguments that the command line sets
-LOSS_EXTRA = {"weight": Field(NotNegative, 1.0, "factor of this loss in the total")}
+LOSS_EXTRA = {
+    "weight": Field(
+        NotNegative | ByEpoch, 1.0, "factor of this loss in the total; {0: 0.9, 15: 0.95} = another from epoch 15 on"
+    )
+}
 
 
 class Registries(NamedTuple):

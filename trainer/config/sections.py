@@ -39,6 +39,21 @@ def _as_names(value: list[str] | str | None) -> list[str] | None:
     return [value] if isinstance(value, str) else value
 
 
+def _by_epoch(value: dict[str, Any]) -> dict[str, float]:
+    """Check weights by epoch, {"0": 0.9, "15": 0.95}, and sort them; null leaves an epoch out."""
+    given = {epoch: weight for epoch, weight in value.items() if weight is not None}
+    for epoch, weight in given.items():
+        if not epoch.isdecimal() or str(int(epoch)) != epoch:
+            raise ValueError(f"{epoch!r} is not the number of an epoch, counted from 0, as in {{0: 0.9, 15: 0.95}}")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+            raise ValueError(f"expected a number >= 0 from epoch {epoch} on, got {weight!r}")
+    if "0" not in given:
+        raise ValueError(
+            f"has no weight from epoch 0 on, only from {', '.join(given) or 'none'}; add 0, as in {{0: 1}}"
+        )
+    return {epoch: float(given[epoch]) for epoch in sorted(given, key=int)}
+
+
 def _switch(value: Any) -> Any:
     """`true` turns a feature on with its defaults, `false` off."""
     return {} if value is True else None if value is False else value
@@ -50,6 +65,17 @@ Share = Annotated[float, Key(gt=0, lt=1)]
 Whole = Annotated[int, Key(ge=0)]
 Positive = Annotated[float, Key(gt=0)]
 NotNegative = Annotated[float, Key(ge=0)]
+ByEpoch = Annotated[
+    dict[str, Any],
+    AfterValidator(_by_epoch),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "patternProperties": {"^[0-9]+$": {"type": ["number", "null"], "minimum": 0}},
+            "additionalProperties": False,
+        }
+    ),
+]
 Names = Annotated[list[str] | str | None, AfterValidator(_as_list)]
 OptionalNames = Annotated[list[str] | str | None, AfterValidator(_as_names)]
 

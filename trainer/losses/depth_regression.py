@@ -57,7 +57,10 @@ class DepthRegression(nn.Module):
         hints = full_precision(scene.depth_hints).detach()
         known = valid_depth(hints)
         if self.use_automask:
-            valid = [known & better for better in self._hint_is_better(scene, torch.where(known, hints, 0.0))]
+            if self.photometric is None:
+                raise ValueError("use_automask needs the photometric error of img_recon: add loss.img_recon")
+            by_hint, errors = self.photometric.compared(scene, torch.where(known, hints, 0.0), scene.scales)
+            valid = [known & (error > by_hint) for error in errors]
         else:
             valid = [known for _ in scene.scales]
         depth = torch.cat([scene.depth(scale) for scale in scene.scales])
@@ -65,21 +68,3 @@ class DepthRegression(nn.Module):
         if self.invert:
             depth, hints = inverse_depth(depth), inverse_depth(hints)
         return self.distance(depth, hints, torch.cat(valid)), {"masks/hints": valid[0]}
-
-    def _hint_is_better(self, scene: Scene, hints: Tensor) -> list[Tensor]:
-        """Return, for each scale, where the hint explains the target better than the depth, (b 1 h w) bool.
-
-        Hints of 0 are harmless: view synthesis divides by at least 0.1.
-        """
-        photometric = self.photometric
-        if photometric is None:
-            raise ValueError("use_automask needs the photometric error of img_recon: add loss.img_recon")
-        i_supps = range(scene.n_supports)
-        synthesis, projections = scene.synthesis, [scene.projection(i) for i in i_supps]
-        # The scene keeps these images for the other losses, so they must not be made without gradient.
-        warped = [[scene.warp(scale, i) for i in i_supps] for scale in scene.scales]
-        with torch.no_grad():
-            compare = photometric.against(scene.target)
-            by_hint = [synthesis.warp(scene.support(i), hints, projections[i]) for i in i_supps]
-            error_hint = photometric.combine([compare(image) for image in by_hint], None)
-            return [photometric.combine([compare(w) for w in images], None) > error_hint for images in warped]

@@ -95,6 +95,21 @@ class Reconstruction(nn.Module):
             return reduce(lower, errors)
         return reduce(torch.add, errors) / len(errors)
 
+    def compared(self, scene: Scene, depth: Tensor, scales: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the error (b 1 h w) of another depth (b 1 h w), and those of the depth of `scales`.
+
+        They are constants, without the predicted mask. Depth of 0 is harmless: view synthesis divides by at least 0.1.
+        """
+        i_supps = range(scene.n_supports)
+        # The scene keeps projections and images for the other losses, so they must not be made without gradient.
+        projections = [scene.projection(i) for i in i_supps]
+        warped = [[scene.warp(scale, i) for i in i_supps] for scale in scales]
+        with torch.no_grad():
+            compare = self.against(scene.target)
+            others = [scene.synthesis.warp(scene.support(i), depth, projections[i]) for i in i_supps]
+            error, *errors = (self.combine([compare(image) for image in images], None) for images in (others, *warped))
+        return error, errors
+
     def noise_like(self, error: Tensor) -> Tensor | float:
         """Draw the noise of the automask for maps like `error` (b 1 h w)."""
         return torch.randn_like(error) * self.automask_noise if self.automask_noise else 0.0

@@ -67,15 +67,15 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
     Args:
         depth: predicted depth (b 1 h w), any unit; resized bilinearly to the size of `target`.
         target: true depth (b 1 H W) in metres; what is no measurement (`trainer.geometry.valid_depth`) counts as none.
-        min_depth, max_depth: metres, to which both depths are clamped.
+        min_depth, max_depth: metres, to which both depths are clamped; those of the network, see `metric_limits`.
 
     Returns:
         values (b 5) float32 in the order of `VALIDATION_METRICS`, and valid (b,) bool: whether any true depth of the
         image lies between the limits; were all of it clamped, every prediction would be perfect. Rows of other images
         are 0 and must not enter a mean. A NaN prediction makes the errors NaN and Acc 0.
     """
-    depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
-    depth = depth.clamp(min_depth, max_depth)
+    depth = _resized(depth, target, min_depth, max_depth)
+    min_depth, max_depth = metric_limits(min_depth, max_depth)
     values = depth.new_zeros(len(depth), len(VALIDATION_METRICS))
     has_truth = valid_depth(target)
     valid = (has_truth & valid_depth(target, min_depth, max_depth)).flatten(1).any(dim=1)
@@ -88,14 +88,28 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
 @torch.no_grad()
 def relative_error(depth: Tensor, target: Tensor, min_depth: float, max_depth: float) -> Tensor:
     """Return the map (H W) of which AbsRel is the mean: error over truth, NaN where there is none. See above; b = 1."""
-    depth = F.interpolate(depth.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    depth = _resized(depth, target, min_depth, max_depth)
+    min_depth, max_depth = metric_limits(min_depth, max_depth)
     error, has_truth = torch.full_like(target, torch.nan, dtype=torch.float32), valid_depth(target)
     if has_truth.any():
-        pred, truth = _scaled(
-            depth.clamp(min_depth, max_depth)[has_truth], target[has_truth].float(), min_depth, max_depth
-        )
+        pred, truth = _scaled(depth[has_truth], target[has_truth].float(), min_depth, max_depth)
         error[has_truth] = (pred - truth).abs() / truth
     return error[0, 0]
+
+
+def metric_limits(min_depth: float, max_depth: float) -> tuple[float, float]:
+    """Return the limits of what is scored, in metres: those of the network, or 0.001 and 80 when it has none (0, inf).
+
+    80 m: Eigen et al., arXiv:1406.2283. A disparity of 0 would be some 10,000 km.
+    """
+    return (min_depth, max_depth) if min_depth else (1e-3, 80.0)
+
+
+def _resized(depth: Tensor, target: Tensor, min_depth: float, max_depth: float) -> Tensor:
+    """Resize depth (b 1 h w) to the size of `target`, within its limits; as inverse depth when it has none."""
+    depth = depth.float() if min_depth else 1 / depth.float()
+    depth = F.interpolate(depth, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    return (depth if min_depth else 1 / depth).clamp(min_depth, max_depth)
 
 
 def _scaled(pred: Tensor, truth: Tensor, min_depth: float, max_depth: float) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Objective(nn.Module):
     Args:
         networks: "depth", and if needed "pose" and "autoencoder" (`models_zoo`).
         losses: by name, in order of evaluation (`trainer.losses`).
-        weights: factor of each loss, 1 by default.
+        weights: factor of each loss, 1 by default; or factors by epoch, {0: 0.9, 15: 0.95}, see `set_epoch`.
         supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
         min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no bound.
         legacy_sampling: see `trainer.geometry.ViewSynthesis`.
@@ -39,7 +39,7 @@ class Objective(nn.Module):
         self,
         networks: Mapping[str, nn.Module] | nn.ModuleDict,
         losses: Mapping[str, nn.Module],
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float | Mapping[int, float]] | None = None,
         supp_idxs: Sequence[int] = (),
         min_depth: float = 0.1,
         max_depth: float | None = 100.0,
@@ -48,11 +48,14 @@ class Objective(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict(dict(networks.items()))
         self.losses = nn.ModuleDict(dict(losses))
-        self.weights: dict[str, float] = {**dict.fromkeys(losses, 1.0), **(weights or {})}
+        by_epoch = {**dict.fromkeys(losses, 1.0), **(weights or {})}
+        self.changing = {key: dict(weight) for key, weight in by_epoch.items() if isinstance(weight, Mapping)}
+        self.weights: dict[str, float] = {k: w for k, w in by_epoch.items() if not isinstance(w, Mapping)}
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = False
         self.fixed: tuple[str, ...] = ()  # modules under `networks` that never enter training mode
+        self.set_epoch(0)
         self._needed_by: dict[str, str] = {}  # need -> the first loss that has it
         for key, loss in losses.items():
             needs: frozenset[str] = loss.needs  # type: ignore[assignment]
@@ -78,6 +81,14 @@ class Objective(nn.Module):
         for path in self.fixed:
             self.networks.get_submodule(path).eval()
         return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Use the weights of losses that hold in an epoch, counted from 0. Raises ValueError when one has none yet."""
+        for key, by_epoch in self.changing.items():
+            begun = [start for start in by_epoch if start <= epoch]
+            if not begun:
+                raise ValueError(f"the weights of {key!r} begin with epoch {min(by_epoch, default='none')}, not 0")
+            self.weights[key] = by_epoch[max(begun)]
 
     def use_channels_last(self) -> None:
         """Store weights and images of the networks channels last: faster, with other rounding."""

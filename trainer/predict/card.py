@@ -145,9 +145,10 @@ class Card:
         )
 
     @property
-    def losses(self) -> dict[str, float]:
+    def losses(self) -> dict[str, str]:
         """Weights of the losses, by name; those of imported weights are not known."""
-        return {} if self.imported else {name: kw.get("weight", 1.0) for name, kw in self.config.loss.items()}
+        given = {} if self.imported else {name: kw.get("weight", 1.0) for name, kw in self.config.loss.items()}
+        return {name: _weight(weight) for name, weight in given.items()}
 
     @property
     def networks(self) -> Iterator[tuple[str, str, str]]:
@@ -237,3 +238,11 @@ def teachers_of(hparams: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _dataset(kind: str) -> type[DepthDataset]:
     found: type[DepthDataset] = DATASETS.get(kind)  # type: ignore[assignment]
     return found
+
+
+def _weight(weight: float | dict[str, float]) -> str:
+    """Write the weight of a loss: "0.9", "0.9 (0.95 from epoch 15)"."""
+    if not isinstance(weight, dict):
+        return f"{weight:g}"
+    first, *later = weight.items()
+    return f"{first[1]:g}" + "".join(f" ({value:g} from epoch {epoch})" for epoch, value in later)

@@ -263,7 +263,7 @@ class _Reader:
                     data.setdefault(name, value)
                 continue
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key_node.tag != f"{_TAG}str" or key is None:
+            if key_node.tag not in (f"{_TAG}str", f"{_TAG}int") or key is None:  # numbers of epochs, as text
                 shown = "a list or mapping" if key is None else f"{key!r} ({key_node.tag.removeprefix(_TAG)})"
                 self._problem(key_node, f"{shown} is no key: keys are text; quote it")
                 continue

@@ -26,6 +26,7 @@ AT_THE_LIMIT = 1.25  # factor from a limit of depth, as in the accuracy Acc
 AT_LIMIT_SHARE = 0.95  # of the pixels: sky fills half a picture at most
 # Without a far limit, depth is min_depth / disparity. A sigmoid below 1e-4 has a slope below 1e-4: it hardly learns.
 RUNAWAY = 1e4  # times min_depth
+DEAD = 1e6  # depth of a ReLU disparity that is 0 for all that matters, and so is its gradient
 RUNAWAY_SHARE = 0.5  # of the pixels: the median depth has run away
 # Of the true depth of busy synthetic streets and corridors 0.6 % at most lie so far behind the median of their row.
 HOLE_FACTOR = 4.0
@@ -49,14 +50,15 @@ class Health:
     """Watch one start of a run and warn once of each kind of trouble.
 
     Args:
-        min_depth, max_depth: limits of the predicted depth in its own units; infinity = no far limit.
+        min_depth, max_depth: limits of the predicted depth in its own units; infinity = no far limit; 0 = none at all,
+            as of a ReLU disparity.
     """
 
     def __init__(self, min_depth: float = 0.1, max_depth: float = 100.0):
         self.min_depth, self.max_depth = min_depth, max_depth
         self.is_bounded = math.isfinite(max_depth)
         self.near = AT_THE_LIMIT * min_depth
-        self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth
+        self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth or DEAD
         self._in_a_row: dict[str, int] = {}
         self._validations: dict[str, int] = {}  # in a row, like `_in_a_row`
         self._warned: set[str] = set()
@@ -67,7 +69,7 @@ class Health:
 
         - disp_variation: std / mean of the disparity of a picture.
         - depth_near, depth_far: share of pixels within a factor 1.25 of min_depth and of max_depth; without a far
-          limit, beyond 1e4 min_depth.
+          limit, beyond 1e4 min_depth, or 1e6 without limits.
         - depth_median; depth_spread: 95th over 5th percentile of a picture.
         - holes: share of the lower half, which shows ground and objects, covered by blobs beyond 4 times the median of
           their row or at the far limit. Objects that move with the camera look infinitely far: Monodepth2,
@@ -162,6 +164,12 @@ class Health:
     def _exploding(self, values: Mapping[str, float]) -> str:
         share = f"{values['depth_far']:.0%} of the pixels"
         median = f"median depth {values['depth_median']:.3g}"
+        if self.min_depth == 0:
+            return (
+                f"warning: the disparity has died: it is 0 at {share}, where a ReLU (net.depth.activation: relu) learns"
+                " nothing. Usual causes: a new head that starts below 0, or too high a learning rate. Set"
+                f" net.depth.init_disp: 0.1 for a new run; {_RATE}; or net.depth.activation: sigmoid."
+            )
         if self.is_bounded:
             where = f"lie at trainer.max_depth: {self.max_depth:g} (beyond {self.far:.3g}, {median})"
             limits = "trainer.max_depth higher (100) and trainer.min_depth lower (0.1) if the scene is not that far"

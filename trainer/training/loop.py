@@ -44,7 +44,7 @@ class Settings:
     monitor: str = "AbsRel"  # metric or loss that selects `best`
     scheduler_monitor: str | None = None  # of a plateau schedule; None = `monitor`
     scheduled_by: Literal["epoch", "step"] = "epoch"  # when the schedule is stepped
-    min_depth: float = 0.1
+    min_depth: float = 0.1  # of predictions; 0 = no limit
     max_depth: float = 100.0
     log_images: bool | Literal["all"] = True
     log_grad_norm: bool = False
@@ -107,6 +107,7 @@ class Loop:
         epoch, batch = self.state.position.epoch, self.state.position.batch
         self.recorder.progress.epoch(epoch, batch // self.settings.accumulate)
         self.averages.begin_epoch(self.parts.optimizer, epoch)
+        self.objective.set_epoch(epoch)
         self.model.train()
         yield from self.recorder.timed(self.groups())
         if self.budget.is_spent and not self.at_end_of_epoch():
@@ -201,9 +202,11 @@ class Loop:
         return min(size, self.settings.limit_train or size)
 
     def scheduled(self) -> dict[str, float]:
-        """Epoch and learning rates of the networks."""
+        """Epoch, learning rates of the networks, and weights of losses that change."""
         rates = optim.rates(self.objective.networks, self.parts.optimizer)
-        return {"epoch": float(self.state.position.epoch), **{f"lr/{name}": rate for name, rate in rates.items()}}
+        weights = {f"loss_weight/{key}": self.objective.weights[key] for key in self.objective.changing}
+        lr = {f"lr/{name}": rate for name, rate in rates.items()}
+        return {"epoch": float(self.state.position.epoch), **lr, **weights}
 
     def advance(self, unit: Literal["epoch", "step"], watched: float | None = None) -> None:
         """Advance a schedule of that unit, also past a step that was left out, unless SWA sets the rates."""
@@ -254,6 +257,7 @@ class Loop:
             if next(common, None) is not None:
                 self.leave_if_asked()
 
+        self.validated.set_epoch(self.state.position.epoch)
         self.validated.eval()
         result = validate(
             self.validated,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.metrics.camera import NAMES, LearnedCamera
-from trainer.metrics.validation import VALIDATION_METRICS, shown_name, validation_metrics
+from trainer.metrics.validation import VALIDATION_METRICS, metric_limits, shown_name, validation_metrics
 from trainer.runtime.processes import total
 from trainer.tracking.health import Health
 from trainer.training.validation import ValidationResult, overview
@@ -27,7 +27,8 @@ class Recorder:
 
     Args:
         tracker, progress: see `trainer.tracking`; they write on the main process only.
-        min_depth, max_depth: limits of the predicted depth, for training metrics and the health watch.
+        min_depth, max_depth: limits of the predicted depth, for training metrics and the health watch; 0 and infinity =
+            none.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class Recorder:
         self.scored = result.num_with_depth if monitor in VALIDATION_METRICS else result.num_items
         self.progress.end_epoch({shown_name(name): value for name, value in result.shown.items()})
         if result.num_items and not math.isfinite(result.value(monitor)):
-            near, far = self.limits
+            near, far = metric_limits(*self.limits)
             has_no_truth = monitor in VALIDATION_METRICS and not result.num_with_depth
             why = f": no item has a true depth between {near:g} and {far:g} m. Check its unit" if has_no_truth else ""
             self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is{why}")

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from trainer.build import build_dataset, build_loader, build_objective
+from trainer.build import build_dataset, build_loader, build_objective, depth_limits, has_free_depth
 from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
@@ -230,6 +230,7 @@ def _restore(
 
 def _settings(cfg: Config, seed: int) -> Settings:
     trainer = cfg.trainer
+    near, far = (0.0, None) if has_free_depth(cfg) else depth_limits(cfg)
     return Settings(
         max_epochs=trainer.max_epochs,
         seed=seed,
@@ -239,8 +240,8 @@ def _settings(cfg: Config, seed: int) -> Settings:
         monitor=trainer.monitor,
         scheduler_monitor=(cfg.scheduler or {}).get("monitor"),
         scheduled_by=(cfg.scheduler or {}).get("by", "epoch"),
-        min_depth=trainer.min_depth,
-        max_depth=math.inf if trainer.max_depth is None else trainer.max_depth,
+        min_depth=near,
+        max_depth=math.inf if far is None else far,
         log_images=trainer.log_images,
         log_grad_norm=trainer.log_grad_norm,
         limit_train=trainer.limit_train_batches,

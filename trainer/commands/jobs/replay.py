@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--device cuda: torch sees no GPU here. Leave it out, or use --device cpu")
     device = torch.device("cuda" if has_gpu and args.device != "cpu" else "cpu")
     objective = load_objective(args.capsule, args.hparams).to(device)
+    objective.set_epoch(capsule.position.epoch)
     settings = hparams["config"].get("trainer", {})
     if settings.get("channels_last", True):
         objective.use_channels_last()

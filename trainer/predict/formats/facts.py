@@ -38,7 +38,7 @@ def describe(
         "disparity_unit": scale.disparity_unit,
         "scale": repr(scale.factor),
         "scale_origin": scale.origin,
-        "min_depth": repr(network.min_depth * scale.factor),
+        "min_depth": "none" if network.depth.activation == "relu" else repr(network.min_depth * scale.factor),
         "max_depth": repr(network.max_depth * scale.factor) if network.max_depth else "none",
         **({"camera": json.dumps(saved.camera.to_dict())} if saved.camera else {}),
         "networks": json.dumps(options),
