@@ -23,9 +23,10 @@ class Pose(nn.Module):
     """Predict the motion between two frames.
 
     Args:
-        enc_name: timm model, its first layer widened to 6 channels.
+        enc_name: timm model, or a name in `models_zoo.encoders.ENCODERS`, its first layer widened to 6 channels.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
+        enc_options: further arguments of an encoder of `ENCODERS`; null = none.
     """
 
     source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260"
@@ -36,12 +37,13 @@ class Pose(nn.Module):
         pretrained: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        enc_options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        if problems := pose_problems(enc_name, mean, std):
+        if problems := pose_problems(enc_name, mean, std, enc_options):
             raise ValueError("pose network: " + "; ".join(problems))
         self.standardise = Standardise(mean, std, images=2)
-        self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True)
+        self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True, options=enc_options)
         deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
         hidden = [nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()) for _ in range(2)]
@@ -65,6 +67,8 @@ class Pose(nn.Module):
         return {"R": motion[..., :3], "t": motion[..., 3:]}
 
 
-def pose_problems(enc_name: str, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+def pose_problems(
+    enc_name: str, mean: Sequence[float], std: Sequence[float], enc_options: Mapping[str, Any] | None = None
+) -> list[str]:
     """List what is wrong with the options of a pose network."""
-    return encoder_problems(enc_name) + statistics_problems(mean, std)
+    return encoder_problems(enc_name, enc_options) + statistics_problems(mean, std)
