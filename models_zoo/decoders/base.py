@@ -14,7 +14,7 @@ from models_zoo.layers import ConvELU, activate, conv3x3, join, up2
 WIDTHS = (16, 32, 64, 128, 256)  # channels that level i (stride 2**i) ends with; Monodepth2, arXiv:1806.01260
 LEVELS = (4, 3, 2, 1, 0)  # the order in which a decoder visits the levels
 SCALES = (0, 1, 2, 3)  # the levels that can give an output
-DEEPEST = 2 ** (LEVELS[0] + 1)  # stride of the feature that the way up starts from
+STRIDE = 32  # of the deepest feature: most decoders upsample five times from there
 
 
 class Decoder(nn.Module, ABC):
@@ -22,7 +22,7 @@ class Decoder(nn.Module, ABC):
 
     Args:
         channels: E, channels of the encoder features, shallow to deep.
-        reductions: R, their strides, for which `feature_problems` has no objection.
+        reductions: R, their strides, of which `feature_problems` finds nothing wrong.
         out_scales: scales to predict; the order numbers the output convolutions in the state dict.
         out_ch: channels of every output.
         activation: key of `models_zoo.layers.ACTIVATIONS`, applied to every output.
@@ -54,12 +54,12 @@ class Decoder(nn.Module, ABC):
 
     @classmethod
     def feature_problems(cls, reductions: Sequence[int]) -> list[str]:
-        """List why the decoder cannot read encoder features of these strides, shallow to deep; empty if it can."""
-        if reductions[-1] == DEEPEST:
+        """List what keeps the decoder from reading encoder features of these strides; empty when it can."""
+        if reductions[-1] == STRIDE:
             return []
         return [
-            f"its feature maps have strides {list(reductions)}; the deepest must be {DEEPEST}, because the decoder"
-            " upsamples five times from it. Choose e.g. enc_name resnet18, convnext_tiny, hrnet_w18"
+            f"its feature maps have strides {list(reductions)}; the deepest must be {STRIDE},"
+            " because decoders upsample five times from it. Choose e.g. resnet18, convnext_tiny, hrnet_w18"
         ]
 
     def build(self) -> None:

@@ -35,7 +35,7 @@ class LiteMonoDecoder(Decoder):
             return []
         return [
             f"its feature maps have strides {list(reductions)}; decoder 'litemono' reads {list(STRIDES)}, none of them"
-            " deeper. Choose enc_name litemono, litemono_small, litemono_tiny or litemono_8m"
+            " deeper. Choose litemono, litemono_small, litemono_tiny or litemono_8m"
         ]
 
     def build(self) -> None:

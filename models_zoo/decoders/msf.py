@@ -16,7 +16,7 @@ from models_zoo.decoders.base import WIDTHS, Decoder
 from models_zoo.layers import ConvELU, activate, conv3x3, up2
 
 STRIDES = (2, 4, 8, 16, 32)
-DEEPEST = (4, 3, 2)  # level that the rounds start from
+ROUNDS = (4, 3, 2)  # deepest level of each round
 
 
 @DECODERS.register("msf")
@@ -37,7 +37,7 @@ class MultiScaleFusionDecoder(Decoder):
             return []
         return [
             f"its feature maps have strides {list(reductions)}; decoder 'msf' reads {list(STRIDES)}."
-            " Choose e.g. enc_name hrnet_w18, resnet18"
+            " Choose e.g. hrnet_w18, resnet18"
         ]
 
     def build(self) -> None:
@@ -46,7 +46,7 @@ class MultiScaleFusionDecoder(Decoder):
             raise ValueError("msf needs use_skip=True: it fuses encoder features of all levels")
         widths, half, whole = self.channels, WIDTHS[1], WIDTHS[0]
         layers: list[nn.Module] = []
-        for deepest in DEEPEST:
+        for deepest in ROUNDS:
             layers += [ConvELU(widths[level], widths[level]) for level in range(1, deepest + 1)]
             layers += [mixing(widths[source], widths[level]) for source, level in fusions(deepest)]
         layers += [ConvELU(widths[level], widths[level]) for level in (0, 1)]
@@ -59,7 +59,7 @@ class MultiScaleFusionDecoder(Decoder):
 
     def forward(self, feats: Sequence[Tensor]) -> dict[int, Tensor]:
         maps, layers = list(feats), iter(self.decoder)
-        for deepest in DEEPEST:
+        for deepest in ROUNDS:
             for level in range(1, deepest + 1):
                 maps[level] = next(layers)(maps[level])
             sums = list(maps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -70,8 +70,9 @@ def build_encoder(
     pretrained: bool,
     in_chans: int = 3,
     deepest_only: bool = False,
+    *,
+    judge: Callable[[Sequence[int]], list[str]] = lambda _: [],
     options: Mapping[str, Any] | None = None,
-    judge: Callable[[tuple[int, ...]], list[str]] = lambda _: [],
 ) -> nn.Module:
     """Build an encoder that returns feature maps, see `feature_spec`: one of `ENCODERS`, or a model of timm.
 
@@ -79,9 +80,9 @@ def build_encoder(
     layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map.
 
     Args:
-        options: further keywords of one of `ENCODERS`.
         judge: lists what is wrong with the strides of the maps, such as `Decoder.feature_problems`; it is asked before
             any weights are fetched.
+        options: further arguments of one of `ENCODERS`.
 
     Raises ValueError for an unknown name or option, a model without feature maps, strides that `judge` objects to or
     unfit patches; PretrainedUnavailable when the weights are out of reach.
@@ -114,7 +115,7 @@ def build_encoder(
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
 
 
-def _refuse(enc_name: str, encoder: nn.Module, judge: Callable[[tuple[int, ...]], list[str]]) -> None:
+def _refuse(enc_name: str, encoder: nn.Module, judge: Callable[[Sequence[int]], list[str]]) -> None:
     if problems := judge(feature_spec(encoder).reductions):
         raise ValueError(f"enc_name {enc_name!r}: {'; '.join(problems)}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from models_zoo.weights.base import (
     without_classifier,
 )
 from models_zoo.weights.torchvision import RESNETS, architecture
-from models_zoo.weights.unpickling import unpickle
+from models_zoo.weights.unpickling import names_entry, unpickle
 
 NEEDED = ("encoder.pth", "depth.pth")
 STATISTICS = {"mean": [0.45] * 3, "std": [0.225] * 3}  # of the images, for both encoders
@@ -30,6 +30,7 @@ SIZE = (640, 192)  # width, height of most released models
 PARTNERS = {"pose_encoder.pth": "pose.pth", "pose.pth": "pose_encoder.pth"}
 POSE_HEAD = {"net.0": "squeeze.0", "net.1": "decoder.0.0", "net.2": "decoder.1.0", "net.3": "decoder.2"}
 FIRST_OUTPUT = 10  # position of the first output convolution
+LITEMONO = "stem2.0.conv.weight"  # an entry by which the same files of Lite-Mono are known
 SINGLE = ("encoder.conv1.weight", "decoder.0.conv.conv.weight", "net.0.weight")  # recognise single files
 
 # Settings of a Monodepth2 run. The paper: 20 epochs, batches of 12, Adam, 1e-4 falling to 1e-5 after 15.
@@ -58,13 +59,13 @@ class Monodepth2(Format):
     def recognises(self, path: Path, content: Any) -> bool:
         """See `Format`. Recognises single files of a folder, too, so that `read` can name the folder."""
         if content is None:
-            return any((path / name).is_file() for name in NEEDED)
+            return any((path / name).is_file() for name in NEEDED) and not names_entry(path / NEEDED[0], LITEMONO)
         return isinstance(content, Mapping) and any(name in content for name in SINGLE)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
         if content is not None:
             raise UnreadableWeights(f"{path}: is one file of a Monodepth2 folder. Name the folder, {path.parent}")
-        files = _read_files(path)
+        files = read_files(path, "Monodepth2", ("predictive_mask.pth",))
         dropped: dict[str, list[str]] = {}
         if (path / "adam.pth").exists():
             dropped["the state of its optimizer"] = ["adam.pth"]
@@ -83,21 +84,27 @@ class Monodepth2(Format):
             depth |= {"mask_name": "explainability", "num_ch_mask": channels}
             notes.append("the predictive mask is kept (net.depth.mask_name: explainability); no loss uses it")
         if "pose.pth" in files:
-            pose, options = _pose(path, files, dropped)
+            pose, options = pose_network(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in pose.items()}
             net["pose"] = options
-        settings = merged({**SETTINGS, "dataset": {**SETTINGS["dataset"], **_dataset(facts, net, notes)}}, corrections)
+        settings = merged(
+            {**SETTINGS, "dataset": {**SETTINGS["dataset"], **dataset_of(facts, net, notes)}}, corrections
+        )
         net = merged(net, settings.pop("net", {}))
         name = "Monodepth2 folder (arXiv:1806.01260)"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)
 
 
-def _read_files(path: Path) -> dict[str, dict[str, Any]]:
-    wanted = (*NEEDED, *PARTNERS, "predictive_mask.pth")
+def read_files(path: Path, system: str, others: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Read the files of a folder, by name: those of a depth network, if there those of a pose network, and `others`.
+
+    system: for messages. Raises UnreadableWeights when one is missing, or its pose network is one that this zoo lacks.
+    """
+    wanted = (*NEEDED, *PARTNERS, *others)
     there = [name for name in wanted if (path / name).is_file()]
     if missing := [name for name in NEEDED if name not in there]:
         lack = " and ".join(missing)
-        raise UnreadableWeights(f"{path}: a Monodepth2 folder without {lack}; it has {', '.join(there)}")
+        raise UnreadableWeights(f"{path}: a {system} folder without {lack}; it has {', '.join(there)}")
     files = {name: unpickle(path / name) for name in there}
     for name, content in files.items():
         if not isinstance(content, dict):
@@ -159,9 +166,10 @@ def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
     return {name.replace(".conv.", ".", 1): tensor for name, tensor in tensors.items()}, scales
 
 
-def _pose(
+def pose_network(
     path: Path, files: Mapping[str, Mapping[str, Any]], dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Translate the two files of a pose network; return its tensors and options."""
     encoder, enc_name = _encoder(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
     complete_batchnorm(encoder)
     head = tensors_of(files["pose.pth"], path / "pose.pth")
@@ -173,7 +181,7 @@ def _pose(
     return pose, {"enc_name": enc_name, "pretrained": False, **STATISTICS}
 
 
-def _dataset(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def dataset_of(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """Derive size and supports of the training data from the entries of encoder.pth."""
     size = [facts["width"], facts["height"]]
     if not all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
