@@ -193,7 +193,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         parts = self.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 4, 1)  # (3 b heads dim/heads n)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with torch.autocast("cpu" if tokens.is_meta else tokens.device.type, enabled=False):  # meta tensors have none
             query, key, value = at_least_float32(parts).unbind()
             likeness = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
             mixed = (likeness * self.temperature).softmax(dim=-1) @ value  # (b heads dim/heads n)

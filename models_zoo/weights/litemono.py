@@ -21,7 +21,7 @@ from models_zoo.weights.base import (
     merged,
     tensors_of,
 )
-from models_zoo.weights.monodepth2 import LITEMONO, STATISTICS, dataset_of, pose_network, read_files
+from models_zoo.weights.monodepth2 import LITEMONO, STATISTICS, pose_network, read_files, size_of
 from models_zoo.weights.unpickling import names_entry
 
 NAMES = ("litemono", "litemono_small", "litemono_tiny", "litemono_8m")
@@ -49,26 +49,25 @@ class LiteMonoWeights(Format):
         dropped: dict[str, list[str]] = {}
         if content is not None:
             return _encoder_alone(path, content, corrections, dropped)
-        files = {name: _without_counters(state, name, dropped) for name, state in read_files(path, "Lite-Mono").items()}
+        files = {name: without_counters(state, name, dropped) for name, state in read_files(path, "Lite-Mono").items()}
         if (path / "adam.pth").exists():
             dropped["the state of its optimizer"] = ["adam.pth"]
         facts = {key: files["encoder.pth"].pop(key, None) for key in ("height", "width", "use_stereo")}
-        encoder, enc_name = _encoder(path / "encoder.pth", files["encoder.pth"])
-        decoder, scales = _decoder(path / "depth.pth", files["depth.pth"], enc_name)
+        encoder, enc_name = encoder_of(path / "encoder.pth", files["encoder.pth"])
+        decoder, scales = decoder_of(path / "depth.pth", files["depth.pth"], enc_name)
         notes = complete_batchnorm(encoder)
         tensors = {f"depth.encoder.{name}": t for name, t in encoder.items()}
         tensors |= {f"depth.decoders.disp.{name}": t for name, t in decoder.items()}
-        net = {"depth": {**_options(enc_name), "out_scales": scales}}
+        net = {"depth": {**options_of(enc_name), "out_scales": scales}}
         if "pose.pth" in files:
             pose, net["pose"] = pose_network(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in pose.items()}
-        dataset = dataset_of(facts, net, notes)
-        if dataset["size"][0] >= WIDE:
+        size = size_of(facts, notes)
+        if size[0] >= WIDE:
             net["depth"]["enc_options"] = {"dilation": "large"}
-            notes.append(
-                f"trained on images {dataset['size'][0]} pixels wide, so net.depth.enc_options.dilation is large"
-            )
-        settings = merged({"dataset": dataset}, corrections)
+            notes.append(f"trained on images {size[0]} pixels wide, so net.depth.enc_options.dilation is large")
+        supports = ([-1, 1] if "pose" in net else []) + ([0] if facts["use_stereo"] else [])
+        settings = merged({"dataset": {"size": size, "supp_idxs": supports}}, corrections)
         net = merged(net, settings.pop("net", {}))
         name = f"Lite-Mono folder (arXiv:2211.13202): {enc_name}"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)
@@ -77,15 +76,15 @@ class LiteMonoWeights(Format):
 def _encoder_alone(
     path: Path, content: Mapping[str, Any], corrections: Mapping[str, Any], dropped: dict[str, list[str]]
 ) -> ForeignWeights:
-    state = _without_counters(_state(content), path.name, dropped)
+    state = without_counters(_state(content), path.name, dropped)
     own = {name: value for name, value in state.items() if str(name).startswith(ENCODER)}
     if head := [str(name) for name in state if name not in own]:
         dropped["what is not of the encoder, as the classifier of ImageNet"] = head
-    encoder, enc_name = _encoder(path, own)
+    encoder, enc_name = encoder_of(path, own)
     notes = [*complete_batchnorm(encoder), "only an encoder: the file holds no decoders and no other networks"]
     if (path.parent / "depth.pth").is_file():
         notes.append(f"depth.pth lies beside it: name the folder, {path.parent}, for the whole network")
-    settings = merged({"net": {"depth": {**_options(enc_name), "out_scales": [0, 1, 2]}}}, corrections)
+    settings = merged({"net": {"depth": {**options_of(enc_name), "out_scales": [0, 1, 2]}}}, corrections)
     return ForeignWeights(
         source=path,
         format=f"Lite-Mono encoder (arXiv:2211.13202): {enc_name}",
@@ -104,7 +103,7 @@ def _state(content: Any) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else {}
 
 
-def _without_counters(state: Mapping[str, Any], place: str, dropped: dict[str, list[str]]) -> dict[str, Any]:
+def without_counters(state: Mapping[str, Any], place: str, dropped: dict[str, list[str]]) -> dict[str, Any]:
     """Return a state dict without the counters of thop."""
     counters = [name for name in state if str(name).rpartition(".")[2] in COUNTERS]
     if counters:
@@ -112,7 +111,7 @@ def _without_counters(state: Mapping[str, Any], place: str, dropped: dict[str, l
     return {name: value for name, value in state.items() if name not in counters}
 
 
-def _encoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def encoder_of(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     """Check an encoder; return its tensors and the name of its variant, which its shapes decide."""
     tensors = tensors_of(state, path)
     if left := sorted(name for name in tensors if not name.startswith(ENCODER)):
@@ -130,7 +129,7 @@ def _encoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], s
     )
 
 
-def _decoder(path: Path, state: Mapping[str, Any], enc_name: str) -> tuple[dict[str, Tensor], list[int]]:
+def decoder_of(path: Path, state: Mapping[str, Any], enc_name: str) -> tuple[dict[str, Tensor], list[int]]:
     """Check a decoder; return its tensors, and its scales in the order of the output convolutions."""
     tensors = tensors_of(state, path)
     known = [name for name in tensors if re.fullmatch(r"decoder\.\d+\.conv(\.conv)?\.(weight|bias)", name)]
@@ -146,5 +145,5 @@ def _decoder(path: Path, state: Mapping[str, Any], enc_name: str) -> tuple[dict[
     return tensors, [widths.index(channels) for channels in read]
 
 
-def _options(enc_name: str) -> dict[str, Any]:
+def options_of(enc_name: str) -> dict[str, Any]:
     return {"enc_name": enc_name, "pretrained": False, "dec_name": "litemono", **STATISTICS}

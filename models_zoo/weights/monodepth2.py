@@ -70,15 +70,15 @@ class Monodepth2(Format):
         if (path / "adam.pth").exists():
             dropped["the state of its optimizer"] = ["adam.pth"]
         facts = {key: files["encoder.pth"].pop(key, None) for key in ("height", "width", "use_stereo")}
-        encoder, enc_name = _encoder(path / "encoder.pth", files["encoder.pth"], 3, dropped)
-        decoder, scales = _decoder(path / "depth.pth", files["depth.pth"])
+        encoder, enc_name = resnet(path / "encoder.pth", files["encoder.pth"], 3, dropped)
+        decoder, scales = unet(path / "depth.pth", files["depth.pth"])
         notes = complete_batchnorm(encoder)
         tensors = {f"depth.encoder.{name}": t for name, t in encoder.items()}
         tensors |= {f"depth.decoders.disp.{name}": t for name, t in decoder.items()}
         depth = {"enc_name": enc_name, "pretrained": False, "dec_name": "monodepth", "out_scales": scales, **STATISTICS}
         net = {"depth": depth}
         if "predictive_mask.pth" in files:
-            mask, _ = _decoder(path / "predictive_mask.pth", files["predictive_mask.pth"])
+            mask, _ = unet(path / "predictive_mask.pth", files["predictive_mask.pth"])
             channels = len(mask.get(f"decoder.{FIRST_OUTPUT}.bias", ()))
             tensors |= {f"depth.decoders.mask.{name}": t for name, t in mask.items()}
             depth |= {"mask_name": "explainability", "num_ch_mask": channels}
@@ -87,9 +87,10 @@ class Monodepth2(Format):
             pose, options = pose_network(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in pose.items()}
             net["pose"] = options
-        settings = merged(
-            {**SETTINGS, "dataset": {**SETTINGS["dataset"], **dataset_of(facts, net, notes)}}, corrections
-        )
+        temporal = [-1, 1] if "pose" in net else []
+        stereo = [0] if facts["use_stereo"] or not temporal else []
+        dataset = {**SETTINGS["dataset"], "size": size_of(facts, notes), "supp_idxs": temporal + stereo}
+        settings = merged({**SETTINGS, "dataset": dataset}, corrections)
         net = merged(net, settings.pop("net", {}))
         name = "Monodepth2 folder (arXiv:1806.01260)"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)
@@ -134,7 +135,7 @@ def _refuse_other_poses(path: Path, files: Mapping[str, Mapping[str, Any]]) -> N
         )
 
 
-def _encoder(
+def resnet(
     path: Path, state: Mapping[str, Any], in_chans: int, dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], str]:
     """Translate an encoder with `in_chans` input channels; return its tensors and the name of its ResNet."""
@@ -149,7 +150,7 @@ def _encoder(
     return encoder, name
 
 
-def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[int]]:
+def unet(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[int]]:
     """Translate a decoder; return its tensors, and its scales in the order of the output convolutions."""
     tensors = tensors_of(state, path)
     known = [name for name in tensors if re.fullmatch(r"decoder\.\d+\.conv(\.conv)?\.(weight|bias)", name)]
@@ -170,7 +171,7 @@ def pose_network(
     path: Path, files: Mapping[str, Mapping[str, Any]], dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Translate the two files of a pose network; return its tensors and options."""
-    encoder, enc_name = _encoder(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
+    encoder, enc_name = resnet(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
     complete_batchnorm(encoder)
     head = tensors_of(files["pose.pth"], path / "pose.pth")
     _refuse_others(path / "pose.pth", head, [name for name in head if name.rpartition(".")[0] in POSE_HEAD])
@@ -181,15 +182,13 @@ def pose_network(
     return pose, {"enc_name": enc_name, "pretrained": False, **STATISTICS}
 
 
-def dataset_of(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Derive size and supports of the training data from the entries of encoder.pth."""
-    size = [facts["width"], facts["height"]]
-    if not all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
-        notes.append(f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed")
-        size = list(SIZE)
-    temporal = [-1, 1] if "pose" in net else []
-    stereo = [0] if facts["use_stereo"] or not temporal else []
-    return {"size": size, "supp_idxs": temporal + stereo}
+def size_of(facts: Mapping[str, Any], notes: list[str]) -> list[int]:
+    """Return width and height of the training images, which encoder.pth names."""
+    size = [facts.get("width"), facts.get("height")]
+    if all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
+        return size  # type: ignore[return-value]
+    notes.append(f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed")
+    return list(SIZE)
 
 
 def _refuse_others(path: Path, tensors: Mapping[str, Tensor], known: list[str]) -> None:
