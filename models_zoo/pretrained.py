@@ -102,8 +102,8 @@ def unavailable(source: Any, reason: str) -> PretrainedUnavailable:
 def not_downloaded(enc_name: str, place: str) -> PretrainedUnavailable:
     """Make the error for weights that exist only as a file elsewhere. place: what and where they are; "" = none are."""
     start = (
-        f"  - get the file ({place}) and start from it: trainer.load_ckpt: <file>, with pretrained: false;\n"
-        "    `monodepth convert` takes it, too\n"
+        f"  - get the file ({place})\n"
+        "    and start from it: trainer.load_ckpt=<file>; `monodepth convert` takes it, too\n"
     )
     return PretrainedUnavailable(
         f"The encoder {enc_name} has no pretrained weights that could be downloaded.\n"

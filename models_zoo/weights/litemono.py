@@ -28,6 +28,7 @@ NAMES = ("litemono", "litemono_small", "litemono_tiny", "litemono_8m")
 ENCODER = ("downsample_layers.", "stem2.", "stages.")  # prefixes of its entries
 COUNTERS = ("total_ops", "total_params")  # of the library thop, one pair per layer
 FIRST_OUTPUT = 6  # position of the first output convolution
+LIMITS = {"min_depth": 0.1, "max_depth": 100.0}  # of depth
 WIDE = 832  # pixels: wider images are those of 1024 x 320, whose dilations are larger
 
 
@@ -67,7 +68,8 @@ class LiteMonoWeights(Format):
             net["depth"]["enc_options"] = {"dilation": "large"}
             notes.append(f"trained on images {size[0]} pixels wide, so net.depth.enc_options.dilation is large")
         supports = ([-1, 1] if "pose" in net else []) + ([0] if facts["use_stereo"] else [])
-        settings = merged({"dataset": {"size": size, "supp_idxs": supports}}, corrections)
+        settings = {"dataset": {"size": size, "supp_idxs": supports or None}, "trainer": LIMITS}
+        settings = merged(settings, corrections)
         net = merged(net, settings.pop("net", {}))
         name = f"Lite-Mono folder (arXiv:2211.13202): {enc_name}"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)

@@ -64,7 +64,7 @@ class NimbleD(Format):
         if CAMERA[0] in files:
             camera, net["pose"] = _camera(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in camera.items()}
-        supports = [-1, 1] if "pose" in net else []
+        supports = [-1, 1] if "pose" in net else None
         size = size_of(facts, notes) if facts["height"] else list(SIZE)
         settings = merged({"dataset": {"size": size, "supp_idxs": supports}}, corrections)
         net = merged(net, settings.pop("net", {}))

@@ -114,7 +114,7 @@ def test_pose_networks_take_pairs() -> None:
 def test_weights_that_are_only_a_file_say_where_it_is(enc_name: str) -> None:
     with torch.device("meta"), pytest.raises(models_zoo.PretrainedUnavailable) as refusal:
         depth(enc_name, pretrained=True)
-    for part in (enc_name, "github.com/noahzn/Lite-Mono", "trainer.load_ckpt: <file>", "pretrained: false"):
+    for part in (enc_name, "github.com/noahzn/Lite-Mono", "trainer.load_ckpt=<file>", "pretrained: false"):
         assert part in str(refusal.value)
 
 
