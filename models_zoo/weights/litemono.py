@@ -68,8 +68,8 @@ class LiteMonoWeights(Format):
             net["depth"]["enc_options"] = {"dilation": "large"}
             notes.append(f"trained on images {size[0]} pixels wide, so net.depth.enc_options.dilation is large")
         supports = ([-1, 1] if "pose" in net else []) + ([0] if facts["use_stereo"] else [])
-        settings = {"dataset": {"size": size, "supp_idxs": supports or None}, "trainer": LIMITS}
-        settings = merged(settings, corrections)
+        dataset = {"size": size, "supp_idxs": supports or None}
+        settings = merged({"dataset": dataset, "trainer": LIMITS}, corrections)
         net = merged(net, settings.pop("net", {}))
         name = f"Lite-Mono folder (arXiv:2211.13202): {enc_name}"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)
