@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import SCALES
-from models_zoo.depth import as_scales, decoder_problems, scale_problems, with_trait
+from models_zoo.depth import as_scales, decoder_problems, feature_problems, scale_problems, with_trait
 from models_zoo.encoders.build import build_encoder, check_images, encode, encoder_problems, feature_spec
 from models_zoo.registry import problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
@@ -43,7 +44,7 @@ class Autoencoder(nn.Module):
         if problems := autoencoder_problems(enc_name, dec_name, out_scales, mean, std):
             raise ValueError("autoencoder: " + "; ".join(problems))
         self.standardise = Standardise(mean, std)
-        self.encoder = build_encoder(enc_name, pretrained)
+        self.encoder = build_encoder(enc_name, pretrained, judge=partial(feature_problems, dec_name))
         self.decoder = DECODERS.create(
             dec_name, **feature_spec(self.encoder)._asdict(), out_scales=as_scales(out_scales), out_ch=3, use_skip=False
         )
@@ -72,7 +73,7 @@ def autoencoder_problems(
 ) -> list[str]:
     """List what is wrong with the options of an autoencoder."""
     problems = encoder_problems(enc_name) + statistics_problems(mean, std)
-    problems += scale_problems(out_scales) + decoder_problems(dec_name)
+    problems += scale_problems(out_scales, dec_name) + decoder_problems(dec_name)
     able = with_trait("supports_no_skip")
     if dec_name in DECODERS and dec_name not in able:
         problems.append(f"dec_name {dec_name!r} needs the encoder features of all levels; choose from {able}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,7 +30,7 @@ class Depth(nn.Module):
     """Predict disparity from one image: a timm encoder and a decoder of the zoo.
 
     Args:
-        enc_name: timm model with feature maps down to stride 32.
+        enc_name: timm model with feature maps down to stride 32, or a name in `models_zoo.encoders.ENCODERS`.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS`.
         out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
@@ -46,6 +47,7 @@ class Depth(nn.Module):
         adapter: freeze the ViT that is the encoder and train low-rank updates of it, {type: lora | dv_lora, rank: 4,
             alpha: null (the rank), targets: [mlp.fc1, mlp.fc2], warmup_steps: 20000}; see `models_zoo.adapters`.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
+        enc_options: further arguments of an encoder of `ENCODERS`; null = none.
     """
 
     source: ClassVar[str] = "Monodepth2, arXiv:1806.01260"
@@ -65,17 +67,29 @@ class Depth(nn.Module):
         adapter: Mapping[str, Any] | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        enc_options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if problems := depth_problems(
-            enc_name, dec_name, out_scales, mask_name, num_ch_mask, init_disp, mean, std, activation, adapter
+            enc_name,
+            dec_name,
+            out_scales,
+            mask_name,
+            num_ch_mask,
+            init_disp,
+            mean,
+            std,
+            activation,
+            adapter,
+            enc_options,
         ):
             raise ValueError("depth network: " + "; ".join(problems))
         self.mask_name, self.activation = mask_name, activation
         self.use_virtual_stereo = use_virtual_stereo
         self.use_stereo_blend = use_stereo_blend
         self.standardise = Standardise(mean, std)
-        self.encoder = build_encoder(enc_name, pretrained)
+        judge = partial(feature_problems, dec_name)
+        self.encoder = build_encoder(enc_name, pretrained, options=enc_options, judge=judge)
 
         shared = {**feature_spec(self.encoder)._asdict(), "out_scales": as_scales(out_scales)}
         self.decoders = nn.ModuleDict()
@@ -158,10 +172,11 @@ def depth_problems(
     std: Sequence[float],
     activation: str = "sigmoid",
     adapter: Mapping[str, Any] | None = None,
+    enc_options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """List what is wrong with the options of a depth network."""
-    problems = encoder_problems(enc_name) + statistics_problems(mean, std)
-    problems += scale_problems(out_scales) + decoder_problems(dec_name) + adapter_problems(adapter)
+    problems = encoder_problems(enc_name, enc_options) + statistics_problems(mean, std)
+    problems += scale_problems(out_scales, dec_name) + decoder_problems(dec_name) + adapter_problems(adapter)
     if init_disp is not None and not 0 < init_disp < (math.inf if activation == "relu" else 1):
         between = "be above 0" if activation == "relu" else "lie between 0 and 1"
         problems.append(f"init_disp is {init_disp}; it must {between}, or be null")
@@ -189,17 +204,35 @@ def decoder_problems(dec_name: str) -> list[str]:
     return [f"dec_name {dec_name!r} is not a decoder. {did_you_mean(dec_name, DECODERS.names())}"]
 
 
+def feature_problems(dec_name: str, reductions: Sequence[int]) -> list[str]:
+    """List why a decoder cannot read features of these strides, and the decoders that can."""
+    readers = [name for name in DECODERS.names() if not _judge(name)(reductions)]
+    choice = f", or dec_name {' or '.join(readers)}" if readers else ""
+    return [problem + choice for problem in _judge(dec_name)(reductions)]
+
+
+def _judge(dec_name: str) -> Callable[[Sequence[int]], list[str]]:
+    return getattr(DECODERS.get(dec_name), "feature_problems", lambda _: [])
+
+
 def with_trait(trait: str) -> list[str]:
     """Names of the decoders whose class attribute `trait` is true."""
     return [name for name in DECODERS.names() if getattr(DECODERS.get(name), trait, False)]
 
 
-def scale_problems(out_scales: int | Sequence[int]) -> list[str]:
-    """List what is wrong with the scales to predict: they must be distinct, out of 0..3, and include 0."""
+def scales_of(dec_name: str) -> Sequence[int]:
+    """Return the scales that a decoder can predict."""
+    return getattr(DECODERS.get(dec_name), "scales", SCALES)
+
+
+def scale_problems(out_scales: int | Sequence[int], dec_name: str) -> list[str]:
+    """List what is wrong with the scales to predict: they must be distinct, ones of the decoder, and include 0."""
     scales = as_scales(out_scales)
+    choices = scales_of(dec_name) if dec_name in DECODERS else SCALES
+    owner = "" if choices == SCALES else f" of decoder {dec_name!r}"
     problems = []
-    if unknown := [scale for scale in scales if scale not in SCALES]:
-        problems.append(f"out_scales {list(scales)} holds {unknown}; choose from {list(SCALES)} (strides 2**s)")
+    if unknown := [scale for scale in scales if scale not in choices]:
+        problems.append(f"out_scales {list(scales)} holds {unknown}; choose from {list(choices)}{owner} (strides 2**s)")
     if len(set(scales)) < len(scales):
         problems.append(f"out_scales {list(scales)} holds a scale twice")
     if 0 not in scales:

@@ -26,12 +26,13 @@ class Pose(nn.Module):
     """Predict the motion between two frames, and on demand the camera that took them.
 
     Args:
-        enc_name: timm model, its first layer widened to 6 channels.
+        enc_name: timm model, or a name in `models_zoo.encoders.ENCODERS`, its first layer widened to 6 channels.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
         learn_K: learn focal length and principal point, too (arXiv:1904.04998), in place of the K of the data.
         K_init: fx, fy, cx, cy in image widths and heights, which a new network predicts for every pair at first;
             null = whatever its random weights give: focal lengths near 0.69, 72 degrees both ways.
+        enc_options: further arguments of an encoder of `ENCODERS`; null = none.
     """
 
     source: ClassVar[str] = (
@@ -47,12 +48,13 @@ class Pose(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         learn_K: bool = False,
         K_init: Sequence[float] | None = None,
+        enc_options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        if problems := pose_problems(enc_name, mean, std, learn_K, K_init):
+        if problems := pose_problems(enc_name, mean, std, learn_K, K_init, enc_options):
             raise ValueError("pose network: " + "; ".join(problems))
         self.standardise = Standardise(mean, std, images=2)
-        self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True)
+        self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True, options=enc_options)
         deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
         self.decoder = _branch(6 * SLOTS)
@@ -109,9 +111,10 @@ def pose_problems(
     std: Sequence[float],
     learn_K: bool = False,
     K_init: Sequence[float] | None = None,
+    enc_options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """List what is wrong with the options of a pose network."""
-    problems = encoder_problems(enc_name) + statistics_problems(mean, std)
+    problems = encoder_problems(enc_name, enc_options) + statistics_problems(mean, std)
     if K_init is None:
         return problems
     if not learn_K:

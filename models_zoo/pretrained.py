@@ -62,6 +62,7 @@ def cached_file(source: Any) -> str | None:
 _LICENCES = {
     r".*depth.?anything.?v2.*(small|vits).*": "apache-2.0",
     r".*depth.?anything.?v2.*(base|large|vitb|vitl).*": "cc-by-nc-4.0",
+    r"lite-?mono.*": "mit",
     r"(mono|stereo|mono\+stereo)_(no_pt_)?\d+x\d+": "licence of Monodepth2: non-commercial use only",
 }
 
@@ -95,6 +96,20 @@ def unavailable(source: Any, reason: str) -> PretrainedUnavailable:
         "    or set HF_HOME to the folder above the copy; cached weights are used without the network\n"
         "  - set net.<network>.pretrained: false to train from scratch (expect worse depth)\n"
         "  - set trainer.load_ckpt to a checkpoint that holds the weights, and pretrained: false"
+    )
+
+
+def not_downloaded(enc_name: str, place: str) -> PretrainedUnavailable:
+    """Make the error for weights that exist only as a file elsewhere. place: what and where they are; "" = none are."""
+    start = (
+        f"  - get the file ({place})\n"
+        "    and start from it: trainer.load_ckpt=<file>; `monodepth convert` takes it, too\n"
+    )
+    return PretrainedUnavailable(
+        f"The encoder {enc_name} has no pretrained weights that could be downloaded.\n"
+        "What you can do, one of:\n"
+        f"{start if place else ''}"
+        "  - set net.<network>.pretrained: false to train from scratch (expect worse depth)"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from models_zoo.encoders import ENCODERS
 from models_zoo.encoders.vit import ViTPyramid, is_plain
-from models_zoo.pretrained import find_pretrained, one_line, unavailable
+from models_zoo.pretrained import find_pretrained, not_downloaded, one_line, unavailable
+from models_zoo.registry import did_you_mean
 
-STRIDE = 32  # of the deepest feature: every decoder upsamples five times from there
+STRIDE = 32  # of the deepest feature of most encoders; sides of images are multiples of it
 MIN_SIDE = 64  # pixels: reflect padding needs two of them at stride 32
 
 
@@ -31,10 +33,13 @@ def feature_spec(encoder: Any) -> FeatureSpec:
     return FeatureSpec(tuple(info.channels()), tuple(info.reduction()))
 
 
-def encoder_problems(enc_name: str) -> list[str]:
-    """List what is wrong with the name of an encoder: one of `ENCODERS`, or "arch" or "arch.tag" of timm."""
+def encoder_problems(enc_name: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """List what is wrong with an encoder, one of `ENCODERS` or "arch" or "arch.tag" of timm, and with its options."""
     if enc_name in ENCODERS:
-        return []
+        return [f"enc_options: {problem}" for problem in _option_problems(enc_name, options or {})]
+    if options:
+        takers = ", ".join(ENCODERS.names())
+        return [f"enc_options: enc_name {enc_name!r}, a model of timm, has none; encoders with options: {takers}"]
     arch, _, tag = current_name(enc_name).partition(".")
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, [*ENCODERS.names(), *timm.list_models()], n=5, cutoff=0.6)
@@ -47,23 +52,50 @@ def encoder_problems(enc_name: str) -> list[str]:
     return []
 
 
+def _option_problems(enc_name: str, options: Mapping[str, Any]) -> list[str]:
+    known = ENCODERS.parameters(enc_name).keys() - {"in_chans"}  # which the network decides
+    if wrong := [key for key in options if key not in known]:
+        return [f"encoder {enc_name!r} has no argument {key!r}. {did_you_mean(key, known)}" for key in wrong]
+    judge: Callable[[Any], list[str]] = getattr(ENCODERS.get(enc_name), "validate_config", lambda _: [])
+    return judge(options)
+
+
 def current_name(enc_name: str) -> str:
     """Translate a model name that timm has replaced, such as ssl_resnext101_32x8d, to the current one."""
     return get_deprecated_models().get(enc_name) or enc_name
 
 
-def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3, deepest_only: bool = False) -> nn.Module:
-    """Build the timm model `enc_name` as an encoder that returns feature maps, see `feature_spec`.
+def build_encoder(
+    enc_name: str,
+    pretrained: bool,
+    in_chans: int = 3,
+    deepest_only: bool = False,
+    *,
+    judge: Callable[[Sequence[int]], list[str]] = lambda _: [],
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build an encoder that returns feature maps, see `feature_spec`: one of `ENCODERS`, or a model of timm.
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
-    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map. Raises
-    ValueError for an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches;
-    PretrainedUnavailable when the weights are out of reach.
+    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map.
+
+    Args:
+        judge: lists what is wrong with the strides of the maps, such as `Decoder.feature_problems`; it is asked before
+            any weights are fetched.
+        options: further arguments of one of `ENCODERS`.
+
+    Raises ValueError for an unknown name or option, a model without feature maps, strides that `judge` objects to or
+    unfit patches; PretrainedUnavailable when the weights are out of reach.
     """
-    if problems := encoder_problems(enc_name):
+    if problems := encoder_problems(enc_name, options):
         raise ValueError("; ".join(problems))
+    if enc_name in ENCODERS:
+        encoder = ENCODERS.create(enc_name, in_chans=in_chans, **(options or {}))
+        _refuse(enc_name, encoder, judge)
+        if pretrained:
+            raise not_downloaded(enc_name, getattr(encoder, "weights", ""))
+        return encoder
     name = current_name(enc_name)
-    overlay = find_pretrained(name) if pretrained else {}
     try:
         encoder = _create(name, in_chans)
     except Exception as error:  # timm raises many types
@@ -72,19 +104,20 @@ def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3, deepest_on
             "Choose another, e.g. resnet18, convnext_tiny, vit_tiny_patch16_224"
         ) from error
     encoder = _as_pyramid(encoder, enc_name, deepest_only)
-    strides = feature_spec(encoder).reductions
-    if strides[-1] != STRIDE:
-        raise ValueError(
-            f"enc_name {enc_name!r}: its feature maps have strides {list(strides)}; the deepest must be {STRIDE},"
-            " because decoders upsample five times from it. Choose e.g. resnet18, convnext_tiny, hrnet_w18"
-        )
+    _refuse(enc_name, encoder, judge)
     if not pretrained:
         return encoder
+    overlay = find_pretrained(name)
     try:
         encoder = _create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay)
         return _as_pyramid(encoder, enc_name, deepest_only)
     except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
+
+
+def _refuse(enc_name: str, encoder: nn.Module, judge: Callable[[Sequence[int]], list[str]]) -> None:
+    if problems := judge(feature_spec(encoder).reductions):
+        raise ValueError(f"enc_name {enc_name!r}: {'; '.join(problems)}")
 
 
 def _as_pyramid(encoder: nn.Module, enc_name: str, deepest_only: bool) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from models_zoo.weights.base import (
     without_classifier,
 )
 from models_zoo.weights.torchvision import RESNETS, architecture
-from models_zoo.weights.unpickling import unpickle
+from models_zoo.weights.unpickling import names_entry, unpickle
 
 NEEDED = ("encoder.pth", "depth.pth")
 STATISTICS = {"mean": [0.45] * 3, "std": [0.225] * 3}  # of the images, for both encoders
@@ -30,6 +30,7 @@ SIZE = (640, 192)  # width, height of most released models
 PARTNERS = {"pose_encoder.pth": "pose.pth", "pose.pth": "pose_encoder.pth"}
 POSE_HEAD = {"net.0": "squeeze.0", "net.1": "decoder.0.0", "net.2": "decoder.1.0", "net.3": "decoder.2"}
 FIRST_OUTPUT = 10  # position of the first output convolution
+LITEMONO = "stem2.0.conv.weight"  # an entry by which the same files of Lite-Mono are known
 SINGLE = ("encoder.conv1.weight", "decoder.0.conv.conv.weight", "net.0.weight")  # recognise single files
 
 # Settings of a Monodepth2 run. The paper: 20 epochs, batches of 12, Adam, 1e-4 falling to 1e-5 after 15.
@@ -58,46 +59,53 @@ class Monodepth2(Format):
     def recognises(self, path: Path, content: Any) -> bool:
         """See `Format`. Recognises single files of a folder, too, so that `read` can name the folder."""
         if content is None:
-            return any((path / name).is_file() for name in NEEDED)
+            return any((path / name).is_file() for name in NEEDED) and not names_entry(path / NEEDED[0], LITEMONO)
         return isinstance(content, Mapping) and any(name in content for name in SINGLE)
 
     def read(self, path: Path, content: Any, corrections: Mapping[str, Any]) -> ForeignWeights:
         if content is not None:
             raise UnreadableWeights(f"{path}: is one file of a Monodepth2 folder. Name the folder, {path.parent}")
-        files = _read_files(path)
+        files = read_files(path, "Monodepth2", ("predictive_mask.pth",))
         dropped: dict[str, list[str]] = {}
         if (path / "adam.pth").exists():
             dropped["the state of its optimizer"] = ["adam.pth"]
         facts = {key: files["encoder.pth"].pop(key, None) for key in ("height", "width", "use_stereo")}
-        encoder, enc_name = _encoder(path / "encoder.pth", files["encoder.pth"], 3, dropped)
-        decoder, scales = _decoder(path / "depth.pth", files["depth.pth"])
+        encoder, enc_name = resnet(path / "encoder.pth", files["encoder.pth"], 3, dropped)
+        decoder, scales = unet(path / "depth.pth", files["depth.pth"])
         notes = complete_batchnorm(encoder)
         tensors = {f"depth.encoder.{name}": t for name, t in encoder.items()}
         tensors |= {f"depth.decoders.disp.{name}": t for name, t in decoder.items()}
         depth = {"enc_name": enc_name, "pretrained": False, "dec_name": "monodepth", "out_scales": scales, **STATISTICS}
         net = {"depth": depth}
         if "predictive_mask.pth" in files:
-            mask, _ = _decoder(path / "predictive_mask.pth", files["predictive_mask.pth"])
+            mask, _ = unet(path / "predictive_mask.pth", files["predictive_mask.pth"])
             channels = len(mask.get(f"decoder.{FIRST_OUTPUT}.bias", ()))
             tensors |= {f"depth.decoders.mask.{name}": t for name, t in mask.items()}
             depth |= {"mask_name": "explainability", "num_ch_mask": channels}
             notes.append("the predictive mask is kept (net.depth.mask_name: explainability); no loss uses it")
         if "pose.pth" in files:
-            pose, options = _pose(path, files, dropped)
+            pose, options = pose_network(path, files, dropped)
             tensors |= {f"pose.{name}": t for name, t in pose.items()}
             net["pose"] = options
-        settings = merged({**SETTINGS, "dataset": {**SETTINGS["dataset"], **_dataset(facts, net, notes)}}, corrections)
+        temporal = [-1, 1] if "pose" in net else []
+        stereo = [0] if facts["use_stereo"] or not temporal else []
+        dataset = {**SETTINGS["dataset"], "size": size_of(facts, notes), "supp_idxs": temporal + stereo}
+        settings = merged({**SETTINGS, "dataset": dataset}, corrections)
         net = merged(net, settings.pop("net", {}))
         name = "Monodepth2 folder (arXiv:1806.01260)"
         return ForeignWeights(path, name, tensors, net, settings=settings, dropped=dropped, notes=notes)
 
 
-def _read_files(path: Path) -> dict[str, dict[str, Any]]:
-    wanted = (*NEEDED, *PARTNERS, "predictive_mask.pth")
+def read_files(path: Path, system: str, others: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Read the files of a folder, by name: those of a depth network, if there those of a pose network, and `others`.
+
+    system: for messages. Raises UnreadableWeights when one is missing, or its pose network is one that this zoo lacks.
+    """
+    wanted = (*NEEDED, *PARTNERS, *others)
     there = [name for name in wanted if (path / name).is_file()]
     if missing := [name for name in NEEDED if name not in there]:
         lack = " and ".join(missing)
-        raise UnreadableWeights(f"{path}: a Monodepth2 folder without {lack}; it has {', '.join(there)}")
+        raise UnreadableWeights(f"{path}: a {system} folder without {lack}; it has {', '.join(there)}")
     files = {name: unpickle(path / name) for name in there}
     for name, content in files.items():
         if not isinstance(content, dict):
@@ -127,7 +135,7 @@ def _refuse_other_poses(path: Path, files: Mapping[str, Mapping[str, Any]]) -> N
         )
 
 
-def _encoder(
+def resnet(
     path: Path, state: Mapping[str, Any], in_chans: int, dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], str]:
     """Translate an encoder with `in_chans` input channels; return its tensors and the name of its ResNet."""
@@ -142,7 +150,7 @@ def _encoder(
     return encoder, name
 
 
-def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[int]]:
+def unet(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[int]]:
     """Translate a decoder; return its tensors, and its scales in the order of the output convolutions."""
     tensors = tensors_of(state, path)
     known = [name for name in tensors if re.fullmatch(r"decoder\.\d+\.conv(\.conv)?\.(weight|bias)", name)]
@@ -159,10 +167,11 @@ def _decoder(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], l
     return {name.replace(".conv.", ".", 1): tensor for name, tensor in tensors.items()}, scales
 
 
-def _pose(
+def pose_network(
     path: Path, files: Mapping[str, Mapping[str, Any]], dropped: dict[str, list[str]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    encoder, enc_name = _encoder(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
+    """Translate the two files of a pose network; return its tensors and options."""
+    encoder, enc_name = resnet(path / "pose_encoder.pth", files["pose_encoder.pth"], 6, dropped)
     complete_batchnorm(encoder)
     head = tensors_of(files["pose.pth"], path / "pose.pth")
     _refuse_others(path / "pose.pth", head, [name for name in head if name.rpartition(".")[0] in POSE_HEAD])
@@ -173,15 +182,13 @@ def _pose(
     return pose, {"enc_name": enc_name, "pretrained": False, **STATISTICS}
 
 
-def _dataset(facts: Mapping[str, Any], net: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Derive size and supports of the training data from the entries of encoder.pth."""
-    size = [facts["width"], facts["height"]]
-    if not all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
-        notes.append(f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed")
-        size = list(SIZE)
-    temporal = [-1, 1] if "pose" in net else []
-    stereo = [0] if facts["use_stereo"] or not temporal else []
-    return {"size": size, "supp_idxs": temporal + stereo}
+def size_of(facts: Mapping[str, Any], notes: list[str]) -> list[int]:
+    """Return width and height of the training images, which encoder.pth names."""
+    size = [facts.get("width"), facts.get("height")]
+    if all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in size):
+        return size  # type: ignore[return-value]
+    notes.append(f"encoder.pth has no valid size ({size[0]} x {size[1]}): {SIZE[0]} x {SIZE[1]} is assumed")
+    return list(SIZE)
 
 
 def _refuse_others(path: Path, tensors: Mapping[str, Tensor], known: list[str]) -> None:

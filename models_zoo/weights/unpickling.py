@@ -8,6 +8,7 @@ tensors. Only Linux has safe forks and such limits; elsewhere files are read in 
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -65,6 +66,15 @@ def unpickle(path: Path) -> Any:
         child.join()
         ours.close()
     raise UnreadableWeights(reply["error"])
+
+
+def names_entry(path: Path, name: str) -> bool:
+    """Return whether a file of `torch.save` seems to hold an entry `name`, by its bytes, which spell names out."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(name.encode()) >= 0
+    except (OSError, ValueError):  # of an empty file
+        return False
 
 
 def _serve(path: Path, theirs: Connection, memory: int, seconds: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import models_zoo
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
+from tests.models_zoo.litemono_files import litemono_folder
 from trainer.checkpoint import load_objective, safefile
 from trainer.checkpoint.foreign import Converted, choose_settings, choose_supports, convert
 from trainer.checkpoint.saved import PartialWeights, WrongArchitecture
@@ -100,6 +101,18 @@ def test_monodepth2_becomes_a_checkpoint(tmp_path: Path) -> None:
     assert converted.config.dataset["size"] == (640, 192)
     assert json.loads(converted.metadata()["hparams"])["name"] == "mono+stereo_640x192"
     assert converted.notes == []
+
+
+def test_litemono_becomes_a_checkpoint(tmp_path: Path) -> None:
+    litemono_folder(tmp_path / "lite-mono-tiny_640x192")
+    converted = convert(tmp_path / "lite-mono-tiny_640x192")
+    converted.save(tmp_path / "x.safetensors")
+    objective = load_objective(tmp_path / "x.safetensors")
+    assert_equal(objective, converted.tensors)
+    assert objective.state_dict().keys() == converted.tensors.keys()
+    assert (objective.supp_idxs, objective.min_depth, objective.max_depth) == ((), 0.1, 100)
+    assert converted.config.dataset["size"] == (640, 192)
+    assert [note.partition(",")[0] for note in converted.notes] == ["no support frames"]
 
 
 def test_monodepth2_with_a_mask_of_fewer_channels_than_supports(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from timm.models import adapt_input_conv
 
 from tests.checkpoint.test_foreign import PAIR, TINY, assert_equal, from_net, save
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
+from tests.models_zoo.layouts import fill
+from tests.models_zoo.litemono_files import encoder_layout
 from tests.world import ROOT
 from trainer.build import build_objective
 from trainer.checkpoint import find_checkpoint, read_pretrained
@@ -107,6 +109,23 @@ def test_an_encoder_starts_all_networks_of_its_kind(converted: bool, tmp_path: P
     assert "net.pose: not in the file" in load_pretrained(objective, path)[1]
     with pytest.raises(WrongArchitecture, match="enc_name resnet18"):
         load_pretrained(small(), path)
+
+
+def test_the_page_of_litemono_starts_from_the_file_of_its_authors(tmp_path: Path) -> None:
+    """Its `pretrained: true` asks for no download then."""
+    state = fill(encoder_layout("litemono_tiny"), torch.Generator().manual_seed(0))
+    path = save({"model": {**state, "norm.weight": torch.ones(128)}}, tmp_path / "x.pth")
+    pose = "net.pose={enc_name: test_resnet, pretrained: false}"
+    cfg = load_config("modern/litemono_tiny", "modern/default", [pose])
+    assert cfg.net["depth"]["pretrained"]
+    objective = build_objective(cfg, given=["depth"])
+    notes = load_pretrained(objective, path)
+    assert [note.partition("net.")[2].partition(";")[0] for note in notes] == [
+        "depth: only encoder is in the file",
+        "pose: not in the file",
+    ]
+    loaded = objective.networks["depth"].encoder.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 def test_what_cannot_start_a_training_is_an_ordinary_mistake(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from models_zoo import NETWORKS
 from models_zoo.decoders import DECODERS
+from models_zoo.encoders import ENCODERS
 from models_zoo.registry import Registry
 from tests.world import ROOT, fork
 from trainer.checkpoint import load_objective
@@ -30,9 +31,8 @@ from trainer.losses import LOSSES
 from trainer.runtime.errors import UserError
 
 DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-REGISTRIES = (NETWORKS, DECODERS, LOSSES, DATASETS)
+REGISTRIES = (NETWORKS, ENCODERS, DECODERS, LOSSES, DATASETS)
 TINY = (  # two steps of two images
-    "net.depth.enc_name=test_resnet",
     "net.pose.enc_name=test_resnet",
     "dataset.size=[64,64]",
     "dataset.num_items=4",
@@ -280,9 +280,16 @@ def test_workers_that_start_afresh_find_the_module(here) -> None:
 
 def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
     write_example(here)
-    assert list_command.main(["charbonnier", "bilinear", "dots", "--plugins", "my_module"]) == 0
+    assert list_command.main(["charbonnier", "strided", "bilinear", "dots", "--plugins", "my_module"]) == 0
     shown = capsys.readouterr().out
-    for text in ("loss.charbonnier", "LapSRN, arXiv:1704.03915", "decoder.bilinear", "dataset.dots", "Julesz"):
+    for text in (
+        "loss.charbonnier",
+        "LapSRN, arXiv:1704.03915",
+        "encoder.strided",
+        "decoder.bilinear",
+        "dataset.dots",
+        "Julesz",
+    ):
         assert text in shown
     assert f"file:     {here / 'my_module.py'}" in shown
     assert schema_command.main(["--plugins", "my_module", "--out", "schema.json"]) == 0

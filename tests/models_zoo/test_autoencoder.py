@@ -55,7 +55,10 @@ def test_a_wrong_size_names_the_nearest_valid_ones():
         ({"out_scales": [0, 5]}, r"holds \[5\]"),
         ({"out_scales": [1, 2]}, "lacks 0"),
         ({"std": (1, 1, 0)}, "every value must be above 0"),
-        *(({"dec_name": name}, f"{name!r} needs the encoder features .*'monodepth'") for name in UNABLE),
+        *(
+            ({"dec_name": name, "out_scales": 0}, f"{name!r} needs the encoder features .*'monodepth'")
+            for name in UNABLE
+        ),
     ],
     ids=str,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,13 @@ from torch import nn
 import models_zoo
 from models_zoo.decoders import DECODERS
 from models_zoo.depth import stereo_blend, swap_cameras
+from models_zoo.encoders.build import feature_spec
+from tests.models_zoo.smallest import smallest
 
 SMALL = "test_resnet"  # timm's own test models
 PAIRS = [
-    *((dec_name, SMALL) for dec_name in DECODERS.names()),
-    *(("monodepth", f"test_{e}") for e in ("convnext", "mambaout")),
+    *(smallest(dec_name) for dec_name in DECODERS.names()),
+    *({**smallest("monodepth"), "enc_name": f"test_{e}"} for e in ("convnext", "mambaout")),
 ]
 
 
@@ -22,19 +26,20 @@ def depth(**options: object) -> nn.Module:
     return models_zoo.create("depth", pretrained=False, **options)
 
 
-@pytest.mark.parametrize(("dec_name", "enc_name"), PAIRS)
-def test_encoders_and_decoders_train_together(dec_name: str, enc_name: str):
-    net = depth(enc_name=enc_name, dec_name=dec_name)
+@pytest.mark.parametrize("options", PAIRS, ids=lambda options: f"{options['dec_name']}-{options['enc_name']}")
+def test_encoders_and_decoders_train_together(options: dict[str, Any]):
+    net = depth(**options)
     out = net(torch.rand(1, 3, 64, 96))
     assert out.keys() == {"disp", "depth_feats"}
-    strides = [1] * 4 if dec_name == "superdepth" else [1, 2, 4, 8]
+    strides = [1] * 4 if options["dec_name"] == "superdepth" else [1, 2, 4, 8]
     assert {s: tuple(disp.shape) for s, disp in out["disp"].items()} == {
-        s: (1, 1, 64 // stride, 96 // stride) for s, stride in enumerate(strides)
+        s: (1, 1, 64 // strides[s], 96 // strides[s]) for s in options["out_scales"]
     }
-    assert out["depth_feats"][-1].shape[-2:] == (2, 3)
+    deepest = feature_spec(net.encoder).reductions[-1]
+    assert out["depth_feats"][-1].shape[-2:] == (64 // deepest, 96 // deepest)
     assert all(disp.min() > 0 and disp.max() < 1 for disp in out["disp"].values())
     sum(disp.square().sum() for disp in out["disp"].values()).backward()
-    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+    assert [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ def test_encoders_and_decoders_train_together(dec_name: str, enc_name: str):
 )
 def test_masks_and_virtual_cameras_train_and_are_float32(dec_name: str, dtype: torch.dtype):
     masks = {"mask_name": "uncertainty", "num_ch_mask": 3} if DECODERS.get(dec_name).supports_mask else {}
-    net = depth(enc_name=SMALL, dec_name=dec_name, use_virtual_stereo=True, use_stereo_blend=True, **masks)
+    net = depth(**smallest(dec_name), use_virtual_stereo=True, use_stereo_blend=True, **masks)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         out = net(torch.rand(1, 3, 64, 64))
     maps = {key: out[key] for key in ("disp", "disp_stereo", "mask") if key in out}
@@ -55,7 +60,7 @@ def test_masks_and_virtual_cameras_train_and_are_float32(dec_name: str, dtype: t
     assert all(m.min() >= 0 for several in maps.values() for m in several.values())
     assert out["depth_feats"][-1].dtype == dtype
     sum(m.square().sum() for several in maps.values() for m in several.values()).backward()
-    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+    assert [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_state_dict_holds_encoder_and_decoders_only():
@@ -158,7 +163,22 @@ def test_a_wrong_channel_count_is_named():
         ({"mask_name": "explainability"}, "num_ch_mask is null.*number of support frames"),
         ({"mask_name": "explainability", "num_ch_mask": 0}, "num_ch_mask is 0"),
         ({"out_scales": [0, 4]}, r"holds \[4\]; choose from \[0, 1, 2, 3\]"),
+        ({"dec_name": "litemono"}, r"holds \[3\]; choose from \[0, 1, 2\] of decoder 'litemono'"),
+        ({"dec_name": "msf", "out_scales": [0, 1]}, r"holds \[1\]; choose from \[0\] of decoder 'msf'"),
         ({"out_scales": [0, 0]}, "holds a scale twice"),
+        ({"enc_options": {"dilation": "large"}}, "enc_options: enc_name 'resnet18', a model of timm, has none;"),
+        (
+            {"enc_name": "litemono", "enc_options": {"dilatoin": 1}, "out_scales": 0, "dec_name": "litemono"},
+            "encoder 'litemono' has no argument 'dilatoin'. Did you mean 'dilation'",
+        ),
+        (
+            {"enc_name": "litemono", "enc_options": {"dilation": "larg"}, "out_scales": 0, "dec_name": "litemono"},
+            "enc_options: dilation is 'larg'; choose small",
+        ),
+        (
+            {"enc_name": "litemono", "enc_options": {"drop_path": 1}, "out_scales": 0, "dec_name": "litemono"},
+            "enc_options: drop_path is 1; it must be a number from 0",
+        ),
         ({"out_scales": 1}, r"\[1\] lacks 0"),
         ({"out_scales": []}, "lacks 0"),
         ({"mean": (0.5, 0.5)}, r"mean is \[0.5, 0.5\]; it needs 3 numbers"),
@@ -181,6 +201,27 @@ def test_the_validator_and_the_constructor_refuse_the_same(options: dict, messag
     assert problems[0] in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enc_name": "nest_tiny"}, r"strides \[4, 8, 16\]; the deepest must be 32.*, or dec_name litemono$"),
+        ({"enc_name": "litemono"}, r"strides \[4, 8, 16\]; the deepest must be 32.*, or dec_name litemono$"),
+        ({"enc_name": SMALL, "dec_name": "litemono"}, r"reads \[4, 8, 16\], none of them deeper.*dec_name .*msf or"),
+        ({"enc_name": "test_convnext", "dec_name": "msf"}, r"strides \[4, 8, 16, 32\]; decoder 'msf' reads \[2, 4, 8"),
+    ],
+    ids=str,
+)
+def test_features_that_a_decoder_cannot_read_are_refused_before_weights_are_fetched(options: dict, message: str):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        models_zoo.create("depth", pretrained=True, out_scales=0, **options)
+
+
+def test_a_decoder_of_fewer_strides_reads_other_encoders_that_have_them():
+    with torch.device("meta"):
+        net = depth(enc_name="nest_tiny", dec_name="litemono", out_scales=[0, 1, 2])
+    assert feature_spec(net.encoder).reductions == (4, 8, 16)
+
+
 def test_all_problems_are_listed_at_once():
     options = {"enc_name": "resnet81", "dec_name": "x", "out_scales": [1]}
     assert len(models_zoo.NETWORKS.get("depth").validate_config(options)) == 3
@@ -195,6 +236,6 @@ def test_good_options_have_no_problem():
 
 @pytest.mark.parametrize("dec_name", [d for d in DECODERS.names() if DECODERS.get(d).supports_init])
 def test_a_new_network_starts_from_init_disp(dec_name: str):
-    out = depth(enc_name=SMALL, dec_name=dec_name, init_disp=0.06, use_virtual_stereo=True)(torch.rand(1, 3, 64, 96))
+    out = depth(**smallest(dec_name), init_disp=0.06, use_virtual_stereo=True)(torch.rand(1, 3, 64, 96))
     for maps in (*out["disp"].values(), *out["disp_stereo"].values()):
         assert maps.detach().mean() == pytest.approx(0.06, abs=0.03)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models_zoo
 from models_zoo.decoders import DECODERS
 from tests.fakes import FakeDepth, make_batch, make_objective
+from tests.models_zoo.smallest import smallest
 from tests.world import run_world
 from trainer.objective import Objective
 from trainer.objective.batchnorm import synchronise_batchnorm
@@ -27,10 +29,11 @@ ENCODERS = ("test_resnet", "test_convnext", "test_efficientnet", "test_vit")
 DROP = 0.2
 
 
-def make(enc_name: str = "test_resnet", dec_name: str = "monodepth", drop: float = DROP) -> Objective:
+def make(enc_name: str = "test_resnet", drop: float = DROP, **options: Any) -> Objective:
     """An objective without losses around a depth network; its blocks drop a part of what they compute."""
     torch.manual_seed(0)
-    depth = models_zoo.create("depth", enc_name=enc_name, pretrained=False, dec_name=dec_name, out_scales=(0, 1))
+    options = {"enc_name": enc_name, "out_scales": (0, 1), **options}
+    depth = models_zoo.create("depth", pretrained=False, **options)
     for module in depth.modules():
         if isinstance(module, (nn.Dropout, DropPath)):
             module.p = module.drop_prob = drop
@@ -74,7 +77,7 @@ def test_every_encoder_gives_the_same_numbers(enc_name: str) -> None:
 
 @pytest.mark.parametrize("dec_name", DECODERS.names())
 def test_every_decoder_gives_the_same_numbers(dec_name: str) -> None:
-    plain = make(dec_name=dec_name)
+    plain = make(**smallest(dec_name))
     ours = with_recomputation(plain)
     assert any(isinstance(m, Recomputed) for m in ours.networks["depth"].decoders.modules())
     assert_equal(result(ours), result(plain))

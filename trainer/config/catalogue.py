@@ -90,12 +90,20 @@ class Chapter:
 def catalogue(registries: Registries | None = None) -> list[Chapter]:
     """Read the registries, by default those of this package, with the entries of plugins."""
     from models_zoo.decoders import DECODERS
+    from models_zoo.encoders import ENCODERS
     from models_zoo.weights import FORMATS
     from trainer.metrics import METRICS
 
     networks, losses, datasets = registries or Registries.installed()
     return [
         _chapter("networks", "net", "YAML: `net.<name>: {...}`", networks),
+        _chapter(
+            "encoders",
+            "encoder",
+            "YAML: `net.depth.enc_name: <name>`, arguments in `net.depth.enc_options: {...}`, and so in `net.pose`; the"
+            " network gives `in_chans`. Beside them, every model of timm that has feature maps",
+            ENCODERS,
+        ),
         _chapter(
             "decoders", "decoder", "YAML: `net.depth.dec_name: <name>`; the network gives the arguments", DECODERS
         ),

@@ -13,7 +13,7 @@ from torch import nn
 import models_zoo
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.ddvnet import BINS
-from models_zoo.depth import depth_problems
+from models_zoo.depth import depth_problems, scales_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD
 from trainer.predict.formats import check, onnx_file
 from trainer.predict.formats.program import Interface, first_line
@@ -84,7 +84,8 @@ def random_network(encoder: str, decoder: str) -> DepthNetwork:
     grow with the factor.
     """
     torch.manual_seed(0)
-    depth: Any = models_zoo.create("depth", enc_name=encoder, dec_name=decoder, pretrained=False).eval()
+    options = {"enc_name": encoder, "dec_name": decoder, "out_scales": scales_of(decoder)}
+    depth: Any = models_zoo.create("depth", **options, pretrained=False).eval()
 
     def calibrate(conv: nn.Conv2d, _: object, logits: torch.Tensor) -> torch.Tensor:
         mean, gain = logits.mean(), (1 / logits.std()).clamp(max=GAIN)
