@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import augment
+from trainer.data import views as of_views
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import UserError
 from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
@@ -95,6 +96,7 @@ class CommonOptions(TypedDict, total=False):
     use_hints: bool
     use_aug: bool
     use_strong_aug: bool
+    views: of_views.Ranges | None
     as_torch: bool
     log_time: bool
     seed: int
@@ -114,6 +116,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_hints: load proxy depth, the depth hints of arXiv:1909.09051.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
+        views: further views of every training item, {name: [least, most] of its ratio}: `high` and `low`
+            (arXiv:2207.11984), `crop` and `permute` (arXiv:2309.05254). Other modes have the plain view alone.
         as_torch: only true; kept so that earlier configurations load.
         log_time: add `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`.
         seed: of the augmentation, >= 0.
@@ -141,6 +145,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_hints: bool = False,
         use_aug: bool = False,
         use_strong_aug: bool = False,
+        views: of_views.Ranges | None = None,
         as_torch: bool = True,
         log_time: bool = False,
         seed: int = 0,
@@ -157,6 +162,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise UserError(f"dataset.supp_idxs {list(self.supp_idxs)} names a frame twice. Remove the repetition")
         self.use_depth, self.use_hints = use_depth, use_hints
         self.use_aug, self.use_strong_aug = use_aug, use_strong_aug
+        ranges = of_views.check_ranges(views or {}, "dataset.views")
+        self.views = ranges if mode == "train" else {}
         self.log_time = log_time
         self.seed = seed
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
@@ -224,7 +231,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:
         """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need."""
-        plain = {"use_hints": False, "use_aug": False, "use_strong_aug": False, "log_time": False}
+        plain = {"use_hints": False, "use_aug": False, "use_strong_aug": False, "views": None, "log_time": False}
         return {**plain, "depth_size": None, **({"use_edges": True} if "edges" in needs else {})}
 
     @contextmanager
@@ -246,12 +253,42 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
                 change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
-                raw = raw.mirrored() if change.flip else raw
+                drawn = of_views.draw(self.views, self.size, rng)
+                loaded, raw = raw, raw.mirrored() if change.flip else raw
             item = self._to_tensors(raw, change.recolour)
+            if drawn:
+                self._add_views(item, drawn, index, loaded, change)
             item["index"] = torch.tensor(int(index))
         if self.log_time:
             item["load_ms"] = torch.tensor([self._stage_ms[name] for name in DATA_STAGES])
         return item
+
+    def _add_views(
+        self,
+        item: dict[str, Tensor],
+        drawn: Mapping[str, of_views.Window],
+        index: int,
+        loaded: RawItem,
+        change: augment.Augmentation,
+    ) -> None:
+        def pictures(size: tuple[int, int]) -> of_views.Pictures:
+            found = self._pictures_at(index, loaded, size)
+            return [picture[:, ::-1] for picture in found] if change.flip else found
+
+        with self.stage("Augment"):
+            item |= of_views.tensors(drawn, pictures, change.recolour, with_aug=self.use_aug)
+
+    def _pictures_at(self, index: int, raw: RawItem, size: tuple[int, int]) -> of_views.Pictures:
+        """Return target and supports of item `index`, which `load` gave as `raw`, at another size (w, h)."""
+        own, self.size = self.size, size
+        try:
+            raw = self._load_checked(index)
+        finally:
+            self.size = own
+        if raw.target.shape[:2] != size[::-1]:
+            fix = "Let its `load` resize to `self.size`, or use no views but permute"
+            raise DataError(f"dataset.views: the pictures of this data set have one size only. {fix}")
+        return [raw.target, *raw.supports]
 
     def _load_checked(self, index: int) -> RawItem:
         try:

@@ -21,7 +21,7 @@ from trainer.tables.columns import Column, column_of, is_on_edges
 _NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds", "device"}
 _NOT_DATA = {
     *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
-    *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "log_time"),
+    *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_aug", "use_strong_aug", "views", "log_time"),
     *("storage", "max_retries"),
 }
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
