@@ -162,7 +162,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise UserError(f"dataset.supp_idxs {list(self.supp_idxs)} names a frame twice. Remove the repetition")
         self.use_depth, self.use_hints = use_depth, use_hints
         self.use_aug, self.use_strong_aug = use_aug, use_strong_aug
-        ranges = of_views.check_ranges(views or {}, "dataset.views")
+        ranges = of_views.checked_ranges(views)
         self.views = ranges if mode == "train" else {}
         self.log_time = log_time
         self.seed = seed
@@ -196,6 +196,15 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     usual_crop: ClassVar[str] = "none"  # a name of `trainer.metrics.crop`
     path_arguments: ClassVar[frozenset[str]] = frozenset({"root", "path"})  # where the files of items are
     truth_arguments: ClassVar[tuple[str, ...]] = ()  # those that choose between several kinds of ground truth
+
+    @classmethod
+    def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
+        """List what is wrong with arguments whose types are right, each line opening with its key."""
+        try:
+            of_views.checked_ranges(kwargs.get("views"), "views")
+        except UserError as error:
+            return [str(error)]
+        return []
 
     @classmethod
     def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:

@@ -20,7 +20,7 @@ from trainer.runtime.errors import UserError
 
 Size = tuple[int, int]  # (width, height)
 Pictures = Sequence[NDArray[np.uint8]]  # target and supports, (h w 3) each
-Ranges = Mapping[str, tuple[float, float] | None]  # name of a view -> range of its ratio; None = left out
+Ranges = dict[str, Any]  # name of a view -> range of its ratio, two numbers; None = left out
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,24 @@ KINDS = {
 }
 
 
-def check_ranges(views: Ranges, where: str) -> dict[str, tuple[float, float]]:
+def checked_ranges(views: Ranges | None, where: str = "dataset.views") -> dict[str, tuple[float, float]]:
     """Return the views that are not left out. Raises UserError naming the key `where` for an unknown or odd one."""
-    for name, ratio in views.items():
+    ranges = {}
+    for name, ratio in (views or {}).items():
         if name not in KINDS:
             raise UserError(f"{where}: {name!r} is not a view. {did_you_mean(name, KINDS)}")
         least, most = KINDS[name].limits
-        if ratio is not None and not (len(ratio) == 2 and least <= ratio[0] <= ratio[1] <= most):
+        if ratio is None:
+            continue
+        pair: Any = ratio if isinstance(ratio, list | tuple) and len(ratio) == 2 else (None, None)
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in pair)
+        if not (numbers and least <= pair[0] <= pair[1] <= most):
             raise UserError(
-                f"{where}.{name} is the range of a ratio ({KINDS[name].meaning}): two numbers, the smaller one first,"
-                f" from {least:g} to {most:g}; got {list(ratio)}"
+                f"{where}: {name} is the range of a ratio ({KINDS[name].meaning}): two numbers, the smaller one first,"
+                f" from {least:g} to {most:g}; got {ratio}"
             )
-    return {name: (float(views[name][0]), float(views[name][1])) for name in KINDS if views.get(name)}  # type: ignore[index]
+        ranges[name] = (float(pair[0]), float(pair[1]))
+    return {name: ranges[name] for name in KINDS if name in ranges}  # the order of the draws
 
 
 @dataclass(frozen=True)
