@@ -65,7 +65,9 @@ def test_draws_stay_in_their_ranges_and_are_independent():
         assert least - 1 / 640 <= ratios.min() < least + 0.1
         assert most - 0.1 < ratios.max() <= most
         for window in (item[name] for item in drawn):
-            assert all(0 <= o <= max(z - s, 0) for o, z, s in zip(window.origin, window.zoomed, (640, 192), strict=True))
+            assert all(
+                0 <= o <= max(z - s, 0) for o, z, s in zip(window.origin, window.zoomed, (640, 192), strict=True)
+            )
     cuts = np.array([item["permute"].origin for item in drawn]) / (640, 192)
     assert 0.09 < cuts.min() < cuts.max() < 0.91
     assert abs(np.corrcoef(cuts.T)[0, 1]) < 0.2
@@ -136,7 +138,7 @@ def test_a_data_set_without_files_is_loaded_again_at_the_size_of_the_view():
     assert torch.equal(item["view_high_supports"], twice["supports"][..., y : y + 32, x : x + 64])
     K = item["view_high_A"] @ item["K"]
     assert torch.allclose(K[:2, 2] + torch.tensor([x, y]), twice["K"][:2, 2])  # cx - dx, cy - dy
-    with pytest.raises(DataError, match="one size only.*permute"):
+    with pytest.raises(DataError, match=r"one size only.*permute"):
         Ramp(views={"high": [2.0, 2.0]})[0]
     assert Ramp(views={"permute": [0.5, 0.5]})[0]["view_permute_cut"].tolist() == [2, 1]
 

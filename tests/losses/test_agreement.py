@@ -31,6 +31,7 @@ OPTIONS = {
     "disp_smooth": options(use_edges=SWITCH, use_laplacian=SWITCH, use_blur=SWITCH),
     "disp_occ": options(invert=SWITCH),
     "disp_mask": [{}],
+    "view_consistency": options(loss_name=["ssim", "silog"], use_automask=SWITCH),
     "feat_peaky": options(use_edges=SWITCH),
     "feat_smooth": options(use_edges=SWITCH),
 }
@@ -58,6 +59,8 @@ def step_of(scene, photometric=None):
         hints=scene.depth_hints,
         photometric=photometric or {},
         i_stereo=i_stereo,
+        others=[(other.disp[0], other.A[0], other.depth_factor) for other in scene.others.values()],
+        automask=scene.automask,
     )
 
 

@@ -72,7 +72,7 @@ def _of_disparities(scene: Scene, other: Scene, disp: Tensor, shown: Tensor, pix
     plain = scene.disp[0]
     if other.depth_factor is not None:
         disp = depth_to_disp(other.to_depth(disp), scene.min_depth, scene.max_depth)
-    disp = where(shown, disp, plain.detach())
+    disp = where(shown, disp, plain)
     error, mirrored = ssim_error(plain)(disp), ssim_error(disp)(plain)  # the same number; each has one gradient
     return _mean(error + (mirrored - mirrored.detach()), pixels)
 
