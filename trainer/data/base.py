@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, get_args
 
@@ -265,27 +266,13 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
                 drawn = of_views.draw(self.views, self.size, rng)
                 loaded, raw = raw, raw.mirrored() if change.flip else raw
             item = self._to_tensors(raw, change.recolour)
-            if drawn:
-                self._add_views(item, drawn, index, loaded, change)
+            with self.stage("Augment"):
+                pictures = partial(self._pictures_at, int(index), loaded)
+                item |= of_views.tensors(drawn, pictures, change, with_aug=self.use_aug)
             item["index"] = torch.tensor(int(index))
         if self.log_time:
             item["load_ms"] = torch.tensor([self._stage_ms[name] for name in DATA_STAGES])
         return item
-
-    def _add_views(
-        self,
-        item: dict[str, Tensor],
-        drawn: Mapping[str, of_views.Window],
-        index: int,
-        loaded: RawItem,
-        change: augment.Augmentation,
-    ) -> None:
-        def pictures(size: tuple[int, int]) -> of_views.Pictures:
-            found = self._pictures_at(index, loaded, size)
-            return [picture[:, ::-1] for picture in found] if change.flip else found
-
-        with self.stage("Augment"):
-            item |= of_views.tensors(drawn, pictures, change.recolour, with_aug=self.use_aug)
 
     def _pictures_at(self, index: int, raw: RawItem, size: tuple[int, int]) -> of_views.Pictures:
         """Return target and supports of item `index`, which `load` gave as `raw`, at another size (w, h)."""

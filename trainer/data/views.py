@@ -104,26 +104,30 @@ def draw(views: Mapping[str, tuple[float, float]], size: Size, rng: np.random.Ge
 def tensors(
     drawn: Mapping[str, Window],
     pictures: Callable[[Size], Pictures],
-    recolour: augment.Recolour | None,
+    change: augment.Augmentation,
     with_aug: bool,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the entries of an item that describe its views (`trainer.types.Batch`).
 
-    pictures: target and supports resized to (w, h). recolour: what makes network inputs of pictures, None = nothing;
-    `with_aug`: these are entries of their own, changed or not, because items of one batch carry the same keys.
+    pictures: target and supports resized to (w, h). change: what the item undergoes; `with_aug`: network inputs are
+    entries of their own, changed or not, because items of one batch carry the same keys.
     """
     for name, window in drawn.items():
         kind, key = KINDS[name], f"view_{name}_{{}}".format
         if kind.is_permuted:
             yield key("cut"), torch.tensor(window.origin)
             continue
-        images = np.stack([window.cut(picture) for picture in pictures(window.zoomed)])
+        resized = [picture[:, ::-1] if change.flip else picture for picture in pictures(window.zoomed)]
+        images = np.stack([window.cut(picture) for picture in resized])
         clean = torch.from_numpy(augment.to_planes(images))
         yield key("target"), clean[0]
         yield key("supports"), clean[1:]
         yield key("A"), _floats(window.A)
         if kind.is_recoloured and with_aug:
-            yield key("target_aug"), clean[0] if recolour is None else torch.from_numpy(recolour(images[:1]))[0]
+            yield (
+                key("target_aug"),
+                clean[0] if change.recolour is None else torch.from_numpy(change.recolour(images[:1]))[0],
+            )
         if kind.scales_depth:
             yield key("depth_factor"), _floats(window.A[0, 0])
 
