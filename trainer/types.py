@@ -31,6 +31,12 @@ class Batch(TypedDict, total=False):
     depth: Tensor  # (b 1 H W) ground truth in metres, 0 = missing, at its own resolution
     depth_hints: Tensor  # (b 1 h w) proxy depth in units of the 0.1 baseline, 0 = missing
     pseudo: Tensor  # (b 1 h w) disparity of a teacher network up to scale and shift, > 0; 0 = none
+    # Further views of the item in training, when `dataset.views`: NAME is high, low, crop or permute. All but permute:
+    # view_NAME_target (b 3 h w), view_NAME_supports (b n 3 h w)  as `target`, `supports`
+    # view_NAME_A (b 3 3)  pixels of `target` -> pixels of the view: a zoom and a shift; its intrinsics are A K
+    # view_NAME_target_aug (b 3 h w)  as `target_aug`, of crop
+    # view_NAME_depth_factor (b,)  of crop: depth is this times what the network says
+    # view_permute_cut (b 2)  x and y of the pixel at which `target_aug` is cut, int64
     Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, if known
     K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, if known
     edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, if known
@@ -46,7 +52,9 @@ class StepOutput:
     """The result of a forward pass of the objective. `images` are computed when first read."""
 
     loss: Tensor  # scalar: sum of weight_k * (loss_k + stereo_loss_k)
-    losses: dict[str, Tensor]  # unweighted scalars: {"img_recon": ..., "stereo_img_recon": ...}
+    # Unweighted scalars: {"img_recon": ..., "stereo_img_recon": ...}. With several views of the items loss_k is the
+    # mean over all of them, and those of the further ones come beside it: "high_img_recon".
+    losses: dict[str, Tensor]
     predictions: dict[str, Any]  # disp, depth, Ts, mask, ... as in `Predictions`, without graph
     make_images: Callable[[], Images] = field(default=dict, repr=False)
 

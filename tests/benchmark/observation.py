@@ -50,6 +50,9 @@ class Step:
     photometric: Mapping[str, Any]  # keywords of img_recon
     i_stereo: int | None  # position of the stereo partner among the supports
     pseudo: Tensor | None = None  # (b 1 h w) disparity of a teacher
+    # Further views: disparity (b 1 h w); A (3 3), pixels of the target -> its own; factor of its depth (b,) or None.
+    others: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
+    automask: Tensor | None = None  # (b 1 h w) bool, where a warped support is best
 
 
 def observe(

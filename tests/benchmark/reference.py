@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.benchmark.observation import Step, View, observe, resize
+from tests.benchmark.observation import Step, View, observe, resize, to_depth
 
 
 def total(
@@ -322,11 +322,33 @@ def of_a_picture(p: Tensor, t: Tensor, form: str, gradient: float) -> Tensor:
     return value
 
 
+def view_consistency(step: Step, loss_name: str = "ssim", use_automask: bool = False) -> dict[str, Tensor]:
+    """Difference of enlarged views and the target. RA-Depth, arXiv:2207.11984 (ssim); BDEdepth, arXiv:2309.05254
+    (silog)."""
+    plain, values = step.view.disps[0], []
+    for disp, A, factor in step.others:
+        zoom, (left, top) = int(A[0, 0]), (int(-A[i, 2]) // int(A[i, i]) for i in range(2))
+        small = resize(disp, [side // zoom for side in disp.shape[-2:]])
+        part = slice(top, top + small.shape[-2]), slice(left, left + small.shape[-1])
+        depth = to_depth(small, 0.1, 100) * (1 if factor is None else factor.view(-1, 1, 1, 1))
+        if loss_name == "ssim":
+            pasted = plain.clone()
+            pasted[(..., *part)] = (1 / depth - 0.01) / (10 - 0.01)
+            error = ssim_error(pasted, plain)[(..., *part)]
+        else:
+            error = depth.log() - step.view.depths[0][(..., *part)].log()
+        for item, e in enumerate(error):
+            kept = e[step.automask[item][(..., *part)]] if use_automask and step.automask is not None else e.flatten()
+            values.append(kept.mean() if loss_name == "ssim" else (kept**2).mean() - 0.5 * kept.mean() ** 2)
+    return {"": torch.stack(values).sum() / len(plain)}
+
+
 TERMS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "img_recon": img_recon, "feat_recon": feat_recon, "autoenc_recon": autoenc_recon,
     "stereo_const": stereo_const, "depth_regr": depth_regr, "disp_smooth": disp_smooth,
     "feat_peaky": feat_peaky, "feat_smooth": feat_smooth, "disp_occ": disp_occ, "disp_mask": disp_mask,
     "disp_ssi": disp_ssi,
+    "view_consistency": view_consistency,
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ OPTIONS = {
     "disp_occ": options(invert=SWITCH),
     "disp_mask": [{}],
     "disp_ssi": options(form=get_args(Form), gradient=[0.0, 0.5]),
+    "view_consistency": options(loss_name=["ssim", "silog"], use_automask=SWITCH),
     "feat_peaky": options(use_edges=SWITCH),
     "feat_smooth": options(use_edges=SWITCH),
 }
@@ -62,6 +63,8 @@ def step_of(scene, photometric=None):
         photometric=photometric or {},
         i_stereo=i_stereo,
         pseudo=scene.pseudo,
+        others=[(other.disp[0], other.A[0], other.depth_factor) for other in scene.others.values()],
+        automask=scene.automask,
     )
 
 

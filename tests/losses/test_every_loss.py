@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from tests.losses.scenes import SIZE, random_autoencoder, stereo_scene
+from tests.losses.scenes import SIZE, random_autoencoder, random_scene, stereo_scene
 from trainer.losses import LOSSES
 from trainer.losses.needs import NEEDS
 
@@ -32,7 +32,14 @@ def full_scene(dtype, b=2, constant=None, legacy_sampling=False):
             tensor.fill_(constant)
         changes["target"] = torch.full((b, 3, *SIZE), constant, dtype=dtype)
         changes["supports"] = torch.full((b, 2, 3, *SIZE), constant, dtype=dtype)
-    learnt = [*disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)]
+    seen = [torch.rand_like(disp[0]) if constant is None else torch.full_like(disp[0], constant) for _ in range(2)]
+    window, factor = torch.tensor([[2.0, 0, -4], [0, 2, -2], [0, 0, 1]], dtype=dtype).repeat(b, 1, 1), [None, 2.0]
+    changes["others"] = {
+        name: random_scene(b, dtype=dtype, disp={0: d}, A=window, depth_factor=f and torch.full((b,), f, dtype=dtype))
+        for name, d, f in zip(("high", "crop"), seen, factor, strict=True)
+    }
+    changes["automask"] = torch.rand(b, 1, *SIZE, generator=torch.Generator().manual_seed(6)) < 0.5
+    learnt = [*seen, *disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)]
     for tensor in learnt:
         tensor.requires_grad_()
     predicted = {"disp": disp, "disp_stereo": disp_stereo, "mask": mask, "extras": extras}

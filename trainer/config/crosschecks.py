@@ -61,6 +61,7 @@ class _Crosschecks:
             self.unmet(facts, needs)
             self.untrained(facts, set().union(*needs.values()))
             self.validated(set().union(*needs.values()))
+            self.views(facts, set().union(*needs.values()))
         self.memory()
         self.workers()
         self.monitors()
@@ -102,6 +103,8 @@ class _Crosschecks:
             virtual_stereo=bool(depth.get("use_virtual_stereo")),
             use_hints=bool(kwargs.get("use_hints")),
             use_pseudo=bool(kwargs.get("use_pseudo")),
+            views=bool(_views_of(kwargs)),
+            automask=bool(self.config.loss.get("img_recon", {}).get("use_automask")),
         )
 
     def presence(self) -> None:
@@ -189,6 +192,15 @@ class _Crosschecks:
                 place, fix = self.place("dataset", "train", key), f"set dataset.{key}: true for all modes"
                 self.wrong(place, f"true, but not in validation, which needs it too; {fix}")
 
+    def views(self, facts: Facts, needed: set[str]) -> None:
+        """Views cost as much as more items, so something must look at them; other modes have none."""
+        for mode in ("val", "test"):
+            if self.has(f"dataset.{mode}.views"):
+                self.wrong(f"dataset.{mode}.views", "only training has views; move the key to dataset.train")
+        if facts.views and "views" not in needed:
+            fix = "add loss.view_consistency, or remove the key"
+            self.wrong(self.place("dataset", "train", "views"), f"no loss compares the views; {fix}")
+
     def sizes(self) -> None:
         for mode, (_, kwargs) in self.config.datasets.items():
             size = kwargs.get("size")
@@ -210,6 +222,7 @@ class _Crosschecks:
         for mode in ("train", "val"):
             kwargs = self.config.datasets.get(mode, ("", {}))[1]
             size, frames = kwargs.get("size"), 1 + len(offsets(kwargs.get("supp_idxs")))
+            frames *= 1 + (len(_views_of(kwargs)) if mode == "train" else 0)
             items = self.config.loader_kwargs(mode).get("batch_size", 1)
             if not (isinstance(size, (list, tuple)) and len(size) == 2 and max(size) <= _MAX_SIDE):
                 continue
@@ -261,6 +274,7 @@ class _Crosschecks:
 
         validates = self.trainer.get("limit_val_batches", 0) > 0
         with_depth = self.config.datasets.get("val", ("", {}))[1].get("use_depth", True)
+        validated = [n for n, kw in self.config.loss.items() if "views" not in _needs_of(self.losses.get(n), kw)]
         watched = {"trainer.monitor": self.trainer.get("monitor")}
         if self.config.scheduler.get("type") == "plateau":
             watched["scheduler.monitor"] = self.config.scheduler.get("monitor")
@@ -268,7 +282,7 @@ class _Crosschecks:
                 self.wrong("scheduler.type", "plateau needs validation; set trainer.limit_val_batches above 0")
         for key, name in watched.items():
             if name is not None:
-                problem = monitor_problem(name, self.config.loss, has_depth=with_depth or not validates)
+                problem = monitor_problem(name, validated, has_depth=with_depth or not validates)
                 if problem is not None:
                     self.wrong(key, problem)
 
@@ -363,6 +377,11 @@ class _Crosschecks:
             choose(kind, name)
         except UserError as error:
             self.wrong(key, str(error))
+
+
+def _views_of(kwargs: dict[str, Any]) -> list[str]:
+    """List the views that the arguments of a data set ask for."""
+    return [name for name, ratio in (kwargs.get("views") or {}).items() if ratio is not None]
 
 
 def _machines() -> int:

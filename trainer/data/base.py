@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data import augment
+from trainer.data import views as of_views
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import UserError
 from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
@@ -100,6 +102,7 @@ class CommonOptions(TypedDict, total=False):
     pseudo_root: str | None
     use_aug: bool
     use_strong_aug: bool
+    views: of_views.Ranges | None
     as_torch: bool
     log_time: bool
     seed: int
@@ -121,6 +124,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         pseudo_root: folder of these labels, as `monodepth prepare pseudo` writes them; null only where none are read.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
+        views: further views of every training item, {name: [least, most] of its ratio}: `high` and `low`
+            (arXiv:2207.11984), `crop` and `permute` (arXiv:2309.05254). Other modes have the plain view alone.
         as_torch: only true; kept so that earlier configurations load.
         log_time: add `load_ms`, milliseconds per stage of `trainer.types.DATA_STAGES`.
         seed: of the augmentation, >= 0.
@@ -152,6 +157,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         pseudo_root: str | None = None,
         use_aug: bool = False,
         use_strong_aug: bool = False,
+        views: of_views.Ranges | None = None,
         as_torch: bool = True,
         log_time: bool = False,
         seed: int = 0,
@@ -168,6 +174,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise UserError(f"dataset.supp_idxs {list(self.supp_idxs)} names a frame twice. Remove the repetition")
         self.use_depth, self.use_hints = use_depth, use_hints
         self.use_aug, self.use_strong_aug = use_aug, use_strong_aug
+        ranges = of_views.checked_ranges(views)
+        self.views = ranges if mode == "train" else {}
         self.log_time = log_time
         self.seed = seed
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
@@ -239,6 +247,15 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     truth_arguments: ClassVar[tuple[str, ...]] = ()  # those that choose between several kinds of ground truth
 
     @classmethod
+    def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
+        """List what is wrong with arguments whose types are right, each line opening with its key."""
+        try:
+            of_views.checked_ranges(kwargs.get("views"), "views")
+        except UserError as error:
+            return [str(error)]
+        return []
+
+    @classmethod
     def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
         """Return the horizontal field of view of the images, in degrees; None where it is not known or varies."""
         return None
@@ -272,8 +289,15 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:
         """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need."""
-        plain = {"use_hints": False, "use_pseudo": False, "use_aug": False, "use_strong_aug": False, "log_time": False}
-        return {**plain, "depth_size": None, **({"use_edges": True} if "edges" in needs else {})}
+        plain: dict[str, Any] = {
+            "use_hints": False,
+            "use_pseudo": False,
+            "use_aug": False,
+            "use_strong_aug": False,
+            "views": None,
+        }
+        plain |= {"log_time": False, "depth_size": None}
+        return {**plain, **({"use_edges": True} if "edges" in needs else {})}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -294,17 +318,33 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
                 change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
-                raw = raw.mirrored() if change.flip else raw
+                drawn = of_views.draw(self.views, self.size, rng)
+                loaded, raw = raw, raw.mirrored() if change.flip else raw
             item = self._to_tensors(raw, change.recolour)
+            with self.stage("Augment"):
+                pictures = partial(self._pictures_at, int(index), loaded)
+                item |= of_views.tensors(drawn, pictures, change, with_aug=self.use_aug)
             item["index"] = torch.tensor(int(index))
         if self.log_time:
             item["load_ms"] = torch.tensor([self._stage_ms[name] for name in DATA_STAGES])
         return item
 
-    def _load_checked(self, index: int) -> RawItem:
+    def _pictures_at(self, index: int, raw: RawItem, size: tuple[int, int]) -> of_views.Pictures:
+        """Return target and supports of item `index`, which `load` gave as `raw`, at another size (w, h)."""
+        own, self.size = self.size, size
+        try:
+            raw = self._load_checked(index, with_label=False)
+        finally:
+            self.size = own
+        if raw.target.shape[:2] != size[::-1]:
+            fix = "Let its `load` resize to `self.size`, or use no views but permute"
+            raise DataError(f"dataset.views: the pictures of this data set have one size only. {fix}")
+        return [raw.target, *raw.supports]
+
+    def _load_checked(self, index: int, with_label: bool = True) -> RawItem:
         try:
             raw = self.load(index)
-            if self._labels is not None:
+            if with_label and self._labels is not None:
                 with self.stage("Depth"):
                     raw = replace(raw, pseudo=self._labels.read(self.label_name(index), self.size))
             return raw

@@ -98,7 +98,7 @@ class MixedDatasets(RecordedDataset):
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
         """List unknown types, unknown or wrong arguments, and bad weights of the data sets."""
         datasets = kwargs.get("datasets")  # absent when missing or no mapping: reported elsewhere
-        return [] if datasets is None else _problems(datasets)
+        return super().validate_config(kwargs) + ([] if datasets is None else _problems(datasets))
 
     @classmethod
     def members(cls, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

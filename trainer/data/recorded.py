@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from trainer.data.base import DataError, DepthDataset, Key
+from trainer.data.base import DataError, DepthDataset, Key, RawItem
 from trainer.data.files.damage import find_damaged
+from trainer.data.files.pictures import at_size, read_rgb
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
 from trainer.geometry import valid_depth
@@ -36,6 +38,7 @@ class RecordedDataset(DepthDataset):
     """
 
     unreadable: Tensor  # shared with worker processes
+    _decoded: Sequence[tuple[NDArray[np.uint8], Image.Image]] = ()  # by `_picture`, of the item being read
 
     def _watch(self, num_items: int) -> None:
         """Start counting; call it before workers start, so that they share the count."""
@@ -75,6 +78,26 @@ class RecordedDataset(DepthDataset):
                 item["index"] = torch.tensor(index)
             return item
         raise DataError(f"{_TRIES} items in a row cannot be read, the last one: {reason}. Is the disk still there?")
+
+    def _load_checked(self, index: int, with_label: bool = True) -> RawItem:
+        self._decoded = []
+        return super()._load_checked(index, with_label)
+
+    def _picture(self, source: Any) -> NDArray[np.uint8]:
+        """Read a picture as RGB of `size` (h w 3), for use inside `load`. What `views` need of it is kept."""
+        rgb = read_rgb(source)
+        picture = at_size(rgb, self.size)
+        if self.views:
+            self._decoded = [*self._decoded, (picture, rgb)]
+        return picture
+
+    def _pictures_at(self, index: int, raw: RawItem, size: tuple[int, int]) -> Sequence[NDArray[np.uint8]]:
+        """Resize what was decoded for the item; a data set that does not use `_picture` reads again."""
+        images = [raw.target, *raw.supports]
+        found = [next((rgb for picture, rgb in self._decoded if picture is image), None) for image in images]
+        if None in found:
+            return super()._pictures_at(index, raw, size)
+        return [at_size(rgb, size) for rgb in found if rgb is not None]
 
     def _other(self, rng: np.random.Generator, index: int) -> int:
         return int(rng.integers(len(self)))

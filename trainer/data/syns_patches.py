@@ -23,7 +23,7 @@ from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import read_depth_array
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
-from trainer.data.files.pictures import open_picture, picture_size, read_image
+from trainer.data.files.pictures import open_picture, picture_size
 from trainer.data.files.splits import capped, find_split, is_number
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
@@ -114,7 +114,7 @@ class SynsPatches(RecordedDataset):
             raise DataError(line.problem)
         picture, depth_file, edge_file = (self._file(line.clip, line.number, *of) for of in self._folders)
         with self.stage("Image"):
-            target = read_image(picture, self.size)
+            target = self._picture(picture)
             K = _intrinsics(native := picture_size(picture))
         depth = edges = K_depth = None
         with self.stage("Depth"):

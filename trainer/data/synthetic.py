@@ -101,7 +101,7 @@ class Synthetic(DepthDataset):
         self.sky_depth = sky_depth
         self.right_targets = right_targets
         self.teacher = Teacher((scene_seed, _MODE_SEEDS[self.mode]), self.size, pseudo_wrong)
-        self._K = average_intrinsics(self.size, focal)
+        self.focal = focal
 
     @classmethod
     def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
@@ -115,6 +115,10 @@ class Synthetic(DepthDataset):
         i_scene, frame = divmod(index, self.items_per_scene)
         camera = "right" if self._is_right(index) else "left"
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
+
+    @property
+    def _K(self) -> NDArray[Any]:
+        return average_intrinsics(self.size, self.focal)  # views are rendered at sizes of their own
 
     def load(self, index: int) -> RawItem:
         i_scene, frame = divmod(index, self.items_per_scene)

@@ -3,7 +3,7 @@
 from trainer.geometry.camera import flip_intrinsics, inverse_intrinsics, pinhole, scale_intrinsics
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
-from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project
+from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project, sample_grid
 
 __all__ = [
     "View",
@@ -19,6 +19,7 @@ __all__ = [
     "pinhole",
     "pose_matrix",
     "project",
+    "sample_grid",
     "scale_intrinsics",
     "valid_depth",
 ]

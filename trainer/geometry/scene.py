@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose
 from trainer.geometry.precision import full_precision, full_precision_maps
-from trainer.geometry.synthesis import ViewSynthesis
+from trainer.geometry.synthesis import ViewSynthesis, sample_grid
 
 Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
 
@@ -45,6 +45,10 @@ class Scene:
     pseudo: Tensor | None = None  # (b 1 h w) disparity of a teacher up to scale and shift, > 0; 0 = none
     extras: Mapping[str, Any] = field(default_factory=dict)  # other network outputs: features, autoencoder images
     is_virtual: bool = False  # the scene of a `stereo_twin`, which has no mask
+    others: Mapping[str, Scene] = field(default_factory=dict)  # further views of the targets, by name
+    A: Tensor | None = None  # (b 3 3) of one of those: pixels of the plain view -> its pixels; None = the same
+    depth_factor: Tensor | None = None  # (b,) likewise: depth is this times that of the disparity; None = 1
+    automask: Tensor | None = None  # (b 1 h w) bool, set by img_recon: a warped support is best at scale 0
 
     def __post_init__(self) -> None:
         if 0 not in self.disp:
@@ -71,9 +75,31 @@ class Scene:
     def depth(self, scale: int) -> Tensor:
         """Return depth (b 1 h w) of the disparity at `scale`, which is upsampled first."""
         if scale not in self._depths:
-            disp = resize(self.disp[scale], self.size)
-            self._depths[scale] = disp_to_depth(disp, self.min_depth, self.max_depth)
+            self._depths[scale] = self.to_depth(resize(self.disp[scale], self.size))
         return self._depths[scale]
+
+    def to_depth(self, disp: Tensor) -> Tensor:
+        """Turn disparity of this scene (b 1 ...) into depth."""
+        depth = disp_to_depth(disp, self.min_depth, self.max_depth)
+        return depth if self.depth_factor is None else depth * full_precision(self.depth_factor).view(-1, 1, 1, 1)
+
+    def disp_on_plain(self) -> tuple[Tensor, Tensor]:
+        """Return disparity of scale 0 at the pixels of the plain view, and where this view shows them (b 1 h w, bool).
+
+        As resized pictures overlap: pixel u of the plain view, zoomed by z, is pixel z (u + 0.5) - 0.5.
+        """
+        disp = resize(self.disp[0], self.size)
+        if self.A is None:
+            return disp, torch.ones_like(disp, dtype=torch.bool)
+        places, shown = [], []
+        for axis, side in enumerate(reversed(self.size)):  # x, y
+            zoom, start = self.A[:, axis, axis, None].to(disp), self.A[:, axis, 2, None].to(disp)
+            place = zoom * (torch.arange(side, dtype=disp.dtype, device=disp.device) + 0.5) - 0.5 + start
+            last = (zoom * side + start).clamp_max(side) - 1  # what a reduced picture is continued with is not shown
+            shown.append((place >= -0.5) & (place <= last + 0.5))
+            places.append(place.clamp_min(0).minimum(last))
+        seen = (shown[0][:, None, :] & shown[1][:, :, None]).unsqueeze(1)
+        return sample_grid(disp, *places), seen
 
     def warp(self, scale: int, i_supp: int) -> Tensor:
         """Warp support `i_supp` (b 3 h w) into the target with the depth of `scale`."""
@@ -146,7 +172,7 @@ class Scene:
 
     def fault(self) -> Tensor:
         """Return 0, or NaN once view synthesis met a number that is not finite; see `ViewSynthesis.fault`."""
-        views = (view for view in (self, self._twin) if view is not None)
+        views = (view for view in (self, self._twin, *self.others.values()) if view is not None)
         faults = [view.synthesis.fault() for view in views if "synthesis" in vars(view)]  # where something was warped
         return sum(faults, self.target.new_zeros(()))
 

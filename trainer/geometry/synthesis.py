@@ -88,6 +88,17 @@ class ViewSynthesis:
         return F.grid_sample(image, grid, padding_mode="border", align_corners=self.align_corners)
 
 
+def sample_grid(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Sample image (b c h w) bilinearly at every pair of columns x (b u) and rows y (b v), in pixels inside the image.
+
+    Returns (b c v u). x and y are constants, which must be finite.
+    """
+    h, w = image.shape[-2:]
+    columns, rows = x * (2 / (w - 1)) - 1, y * (2 / (h - 1)) - 1
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), -1)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=True)
+
+
 def project(depth: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """Project the pixels of a depth map.
 

@@ -2,7 +2,8 @@
 
 A loss is an `nn.Module` without parameters or buffers, whose constructor keywords are its YAML keys. Class attributes:
 `source` (the paper), `needs` ("supports", "mask", ...: `trainer.losses.needs`), `on_twin` (also evaluated on the
-virtual stereo view), and `mixes_items` (the value of a batch is not the mean over its items). `forward(scene)` returns
+virtual stereo view), `on_views` (the mean over the plain view and the others of `dataset.views`; without it the plain
+view alone), and `mixes_items` (the value of a batch is not the mean over its items). `forward(scene)` returns
 the unweighted value and pictures by tag.
 """
 

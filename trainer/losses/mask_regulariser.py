@@ -20,6 +20,7 @@ class MaskRegulariser(nn.Module):
     source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813"
     needs: frozenset[str] = frozenset({"explainability"})
     on_twin = False
+    on_views = True
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales, each at its own resolution. Raises ValueError without a mask."""

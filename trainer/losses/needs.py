@@ -22,6 +22,8 @@ class Facts:
     virtual_stereo: bool = False
     use_hints: bool = True
     use_pseudo: bool = True
+    views: bool = True
+    automask: bool = True
     encodes: bool = True  # the depth network has a method `encode`
 
 
@@ -43,6 +45,11 @@ NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
     ),
     "hints": (lambda f: f.use_hints, "depth hints: set dataset.use_hints: true"),
     "pseudo": (lambda f: f.use_pseudo, "the disparity of a teacher: set dataset.use_pseudo: true"),
+    "views": (lambda f: f.views, "several views of each item: set dataset.train.views"),
+    "automask": (
+        lambda f: f.automask and "img_recon" in f.losses,
+        "the mask of img_recon: set loss.img_recon.use_automask: true",
+    ),
     "autoencoder": (lambda f: "autoencoder" in f.networks, "the network net.autoencoder: add it to net"),
     "features": (
         lambda f: f.encodes or "autoencoder" in f.networks,
@@ -84,7 +91,7 @@ def unmet(
         mask_name=getattr(depth, "mask_name", None),
         virtual_stereo=virtual_stereo,
         encodes=hasattr(depth, "encode"),
-    )  # hints and pseudo-labels are checked in the batch
+    )  # hints, pseudo-labels and views are checked in the batch, the automask when it is used
     have = f"networks: {', '.join(networks)}; supp_idxs: {tuple(supp_idxs)}"
     problems = []
     for need, key in needed_by.items():

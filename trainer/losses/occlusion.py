@@ -22,6 +22,7 @@ class OcclusionRegulariser(nn.Module):
     source: ClassVar[str] = "DVSO, arXiv:1807.02570"
     needs: frozenset[str] = frozenset()
     on_twin = False  # `forward` adds both views
+    on_views = True
 
     def __init__(self, invert: bool = False):
         super().__init__()

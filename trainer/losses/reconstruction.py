@@ -128,6 +128,7 @@ class ImageReconstruction(Reconstruction):
     """
 
     source: ClassVar[str] = "SfM-Learner, arXiv:1704.07813; Klodt & Vedaldi, ECCV 2018; Monodepth2, arXiv:1806.01260"
+    on_views = True
 
     def forward(self, scene: Scene) -> tuple[Tensor, Pictures]:
         """Return the mean over scales, batch and ALL pixels, and pictures of scale 0.
@@ -150,7 +151,7 @@ class ImageReconstruction(Reconstruction):
             if self.use_automask:
                 still = self.combine(static, mask) + noise
                 if scale == 0:
-                    pictures["masks/automask"] = error.detach() <= still.detach()
+                    pictures["masks/automask"] = scene.automask = error.detach() <= still.detach()
                 error = lower(error, still)
             per_scale.append(error.mean())
         for i in i_supps:

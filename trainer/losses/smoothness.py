@@ -33,6 +33,7 @@ class DisparitySmoothness(nn.Module):
     )
     needs: frozenset[str] = frozenset()
     on_twin = True
+    on_views = True
 
     def __init__(self, use_edges: bool = False, use_laplacian: bool = False, use_blur: bool = False):
         super().__init__()

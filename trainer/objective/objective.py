@@ -5,7 +5,7 @@ The networks run under whatever autocast is active; from disparity on everything
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from trainer.geometry import disp_to_depth, invert_pose, pinhole, pose_matrix
 from trainer.geometry.precision import full_precision, full_precision_maps
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet
+from trainer.objective import views as of_views
 from trainer.objective.pictures import StepPictures, detached
 from trainer.types import Batch, StepOutput
 
@@ -26,7 +27,7 @@ class Objective(nn.Module):
 
     Args:
         networks: "depth", and if needed "pose" and "autoencoder" (`models_zoo`).
-        losses: by name, in order of evaluation (`trainer.losses`).
+        losses: by name, in order of evaluation (`trainer.losses`); those that compare views come last.
         weights: factor of each loss, 1 by default; or factors by epoch, {0: 0.9, 15: 0.95}, see `set_epoch`.
         supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
         min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no bound.
@@ -47,7 +48,7 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.networks = nn.ModuleDict(dict(networks.items()))
-        self.losses = nn.ModuleDict(dict(losses))
+        self.losses = nn.ModuleDict(dict(sorted(losses.items(), key=lambda item: "views" in item[1].needs)))  # type: ignore[operator]
         by_epoch = {**dict.fromkeys(losses, 1.0), **(weights or {})}
         self.changing = {key: dict(weight) for key, weight in by_epoch.items() if isinstance(weight, Mapping)}
         self.weights: dict[str, float] = {k: w for k, w in by_epoch.items() if not isinstance(w, Mapping)}
@@ -102,11 +103,18 @@ class Objective(nn.Module):
         Only `loss` and `losses` have a graph: with one, a prediction that no loss uses would make
         DistributedDataParallel wait for its parameters. `predict` keeps the graph. All are NaN when a camera, motion or
         point of view synthesis was not finite, whatever colour it took.
+
+        Further views of the items (`view_*` in the batch) count in training only.
         """
         require(batch, batch_keys(self._needed_by, self.supp_idxs, self.learns_K))
+        names = of_views.view_names(batch, self._needed_by) if self.training else []
         predictions = self.predict(batch)
+        seen = {name: self._predict_view(batch, name, predictions["disp"]) for name in names}
         with torch.autocast(batch["target"].device.type, enabled=False):
             scene = self._scene(batch, predictions)
+            scene.others = {
+                name: self._scene(*of_views.scene_parts(batch, predictions, name, seen[name])) for name in seen
+            }
             loss, losses, pictures = self._compare(scene)
             predictions["depth"] = {0: scene.depth(0)}
         predictions = {key: detached(value) for key, value in predictions.items()}
@@ -166,6 +174,10 @@ class Objective(nn.Module):
                 ' / 255; from PIL: torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255'
             )
         return disp_to_depth(self.predict_disp(images)[0], self.min_depth, self.max_depth)
+
+    def _predict_view(self, batch: Batch, name: str, scales: Iterable[int]) -> dict[str, Any]:
+        """Run the depth network on a view alone, so that BatchNorm sees one view at a time."""
+        return self._predict_depth_net(self._network_input(of_views.network_input(batch, name, scales)), None)
 
     def _network_input(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
@@ -231,7 +243,7 @@ class Objective(nn.Module):
             feats = depth.encode(self._network_input(supports.flatten(0, 1)))
         return [feat.unflatten(0, supports.shape[:2]) for feat in feats]
 
-    def _scene(self, batch: Batch, predictions: Mapping[str, Any]) -> Scene:
+    def _scene(self, batch: Batch, predictions: Mapping[str, Any], apart: Mapping[str, Any] | None = None) -> Scene:
         named = ("disp", "mask", "disp_stereo", "Ts", "R", "t", "K", "focal", "centre")
         return Scene(
             target=batch["target"],
@@ -249,6 +261,7 @@ class Objective(nn.Module):
             depth_hints=batch.get("depth_hints"),
             pseudo=batch.get("pseudo"),
             extras={key: value for key, value in predictions.items() if key not in named},
+            **(apart or {}),
         )
 
     def _compare(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor], Pictures]:
@@ -256,7 +269,13 @@ class Objective(nn.Module):
         values: dict[str, Tensor] = {}
         pictures: Pictures = {}
         for key, loss in self.losses.items():
+            if "views" in loss.needs and not self.training:  # type: ignore[operator]
+                continue
             values[key], drawn = loss(scene)
+            if scene.others and getattr(loss, "on_views", False):
+                of_others = {f"{name}_{key}": loss(other)[0] for name, other in scene.others.items()}
+                values[key] = torch.stack([values[key], *of_others.values()]).mean()
+                values |= of_others
             total = total + self.weights[key] * values[key]
             pictures |= drawn
             twin = scene.stereo_twin() if loss.on_twin else None

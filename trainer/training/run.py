@@ -17,6 +17,7 @@ from trainer.checkpoint.resume import check_best, check_resume, other_validation
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.data.base import DepthDataset
+from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
 from trainer.runtime import processes
@@ -70,7 +71,8 @@ def build_run(
     """
     _set_backends(cfg)
     datasets, notes = _checked_datasets(cfg, seed)
-    check_monitors(_monitors(cfg), cfg.loss, datasets.get("val"))
+    validated = [name for name in cfg.loss if "views" not in getattr(LOSSES.get(name), "needs", ())]
+    check_monitors(_monitors(cfg), validated, datasets.get("val"))
     tracking.check_trackers(cfg.trainer.trackers or ())
     lap("data checked")
     objective = _with_first_weights(cfg, folder, seed, notes)

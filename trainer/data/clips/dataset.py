@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trainer.data.base import DataError
 from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
-from trainer.data.files.pictures import picture_size, read_image
+from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError, listed
@@ -177,9 +177,9 @@ class ClipDataset(RecordedDataset):
                 raise DataError(f"{role} {name}/{number} is missing. Remove the item from the split")
             paths[role] = path
         with self.stage("Image"):
-            target = read_image(paths.pop("target"), self.size)
+            target = self._picture(paths.pop("target"))
         with self.stage("Support"):
-            supports = [read_image(path, self.size) for path in paths.values()]
+            supports = [self._picture(path) for path in paths.values()]
         return line, target, supports
 
     def _native_size(self, name: str) -> tuple[int, int]:

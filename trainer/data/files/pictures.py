@@ -40,7 +40,12 @@ def open_picture(source: Any, what: str = "picture", fix: str = "Copy or downloa
 
 
 def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a picture as RGB, resized bilinearly with antialiasing. size is (w, h). Returns (h w 3).
+    """Read a picture as RGB, resized as `at_size`. size is (w, h). Returns (h w 3). Raises DataError as `read_rgb`."""
+    return at_size(read_rgb(path), size)
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Read a picture as RGB.
 
     Raises DataError naming the file when it is missing, truncated, no picture, or one of more than 8 bits.
     """
@@ -48,6 +53,11 @@ def read_image(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         if picture.mode.startswith(DEEP_MODES):  # `convert` would make nearly all of it white
             raise DataError(f"{path} has more than 8 bits per pixel ({picture.mode}). Write it as 8-bit grey or colour")
         rgb = picture.convert("RGB")
+    return rgb
+
+
+def at_size(rgb: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a picture bilinearly with antialiasing. size is (w, h). Returns (h w 3)."""
     return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR))
 
 

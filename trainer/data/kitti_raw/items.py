@@ -15,7 +15,7 @@ from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, c
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
-from trainer.data.files.pictures import picture_size, read_image
+from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
@@ -161,7 +161,7 @@ class KittiItems(RecordedDataset):
         if path is None:
             missing = f"{role} {frame.name} is missing: no .png or .jpg in {self.listing.image_folder(frame)}"
             raise DataError(f"{missing}. Complete the drive or remove the item from the split")
-        return read_image(cast("str", self.listing.open(path)), self.size)  # PIL opens files, too
+        return self._picture(self.listing.open(path))
 
     def _K(self, frame: Frame, size: tuple[int, int], calibrated: bool) -> NDArray[Any]:
         """K (3 3) in pixels of `size` (w, h): of the rectified camera, or the average of all dates."""

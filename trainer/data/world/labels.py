@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Teacher:
         """Make the label (h w) of an item, > 0 everywhere, of its depth (h w) in metres, > 0 everywhere."""
         rng = self._rng(index, "affine")
         disp = 1 / depth.astype(np.float64)
-        planted = self.planted(index)
+        planted = self.planted(index, depth.shape)
         if planted.any():
             near = self._rng(index, "kind").random() < 0.5
             inside = disp[planted]
@@ -38,13 +39,13 @@ class Teacher:
         scale, shift = 10 ** rng.uniform(-1, 1), rng.uniform(0, 1) * disp.mean()
         return (scale * (disp + shift)).astype(np.float32)
 
-    def planted(self, index: int) -> NDArray[np.bool_]:
-        """Return where (h w) the label of an item is wrong: nowhere, or in one rectangle.
+    def planted(self, index: int, shape: Sequence[int] | None = None) -> NDArray[np.bool_]:
+        """Return where (h w), or of another `shape`, the label of an item is wrong: nowhere, or in one rectangle.
 
         Its sides are 1/5 to 2/5 of the picture's. Its disparity is 2.5 times the largest one of what is seen there, or
         0.3 times the smallest, with equal chances.
         """
-        mask = np.zeros(self.size[::-1], np.bool_)
+        mask = np.zeros(shape or self.size[::-1], np.bool_)
         rng = self._rng(index, "place")
         if rng.random() < self.wrong:
             rows, columns = (_interval(rng, side) for side in mask.shape)
