@@ -33,7 +33,7 @@ OPEN = {
         *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
         *("streams", "yaml_text"),
     },
-    "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
+    "trainer.data": {"aspect", "base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
     "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},

@@ -169,6 +169,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def load(self, index: int) -> RawItem:
         """Read item `index`, 0 <= index < len(self). Raises DataError when a file is missing or broken."""
 
+    def load_in(self, epoch: int, index: int) -> RawItem:
+        """Read item `index` as it is in an epoch. Here: always alike, as `load` reads it."""
+        return self.load(index)
+
     @abstractmethod
     def describe(self, index: int) -> str:
         """Name item `index` for logs and errors, e.g. `2011_09_26/<drive>/image_02/0000000005`."""
@@ -242,7 +246,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise IndexError(f"item {index} of a data set of {len(self)}")
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
         with self.stage("Total"):
-            raw = self._load_checked(int(index))
+            raw = self._load_checked(int(epoch), int(index))
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
                 change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
@@ -253,9 +257,9 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             item["load_ms"] = torch.tensor([self._stage_ms[name] for name in DATA_STAGES])
         return item
 
-    def _load_checked(self, index: int) -> RawItem:
+    def _load_checked(self, epoch: int, index: int) -> RawItem:
         try:
-            return self.load(index)
+            return self.load_in(epoch, index)
         except DataError as error:
             raise DataError(f"{error} [item {index} of {self.mode}: {self.describe(index)}]") from error
         except OSError as error:
