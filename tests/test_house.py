@@ -37,7 +37,7 @@ OPEN = {
     "trainer.losses": {"needs"},
     "trainer.metrics": {*("align", "baselines", "direction", "legacy", "odometry", "protocol", "validation")},
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
-    "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
+    "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),

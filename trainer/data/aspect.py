@@ -1,8 +1,8 @@
 """Aspect-ratio augmentation: batches of one loaded size become batches of many shapes and nearly one area.
 
-A network that has seen one shape of picture only, and cameras of one field of view, does not work on others. Kick Back &
-Relax, arXiv:2307.10713. Differs from it: the crop is exact (whole pixels, no interpolation), and K moves with it, also
-where the principal point is not the centre; pictures that shrink are smoothed.
+A network that has seen one shape of picture and one field of view only does not work on others (Kick Back & Relax,
+arXiv:2307.10713). Differs from the paper's code: the crop is exact (whole pixels, no interpolation), K moves with it
+also where the principal point is not the centre, and pictures that shrink are smoothed.
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     licence: ClassVar[str] = ""  # of the data, for model cards; "" = not known, as of recordings of one's own
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
+    groups: NDArray[Any] | None = None  # (number of items,) which of them share batches, from 0; None = all do
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

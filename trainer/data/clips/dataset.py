@@ -29,8 +29,8 @@ _KNOWN = 10  # clips that a message names: there may be thousands, and as many t
 class ClipDataset(RecordedDataset):
     """Items are frames of clips. A subclass finds `clips` and passes its items to `_set_items`.
 
-    In training, the offsets of an item's supports are multiplied by a factor drawn from `supp_range` (arXiv:2307.10713),
-    of those whose frames exist and are not read by validation. An item is one that has its neighbours at the least.
+    In training, the offsets of supports are multiplied by a factor drawn per item from `supp_range` (arXiv:2307.10713),
+    of those whose frames exist and are not read by validation. Items are frames that have the supports of the least.
     """
 
     clips: Mapping[str, Clip]
