@@ -32,7 +32,7 @@ TYPES: dict[str, tuple[str, tuple[int, int] | None]] = {
     "mapfree": ("rgbd", None),
 }
 EXAMPLES = {
-    "folder": "{type: folder, path: <folder of clips, or a film>} (`monodepth prepare video` makes such a folder)",
+    "folder": "{type: folder, path: <folder of clips, or a film>}; `monodepth prepare video` makes such a folder",
     "rgbd": "{type: rgbd, root: <scenes with images/, depth/, K.txt>}",
 }
 REACH = {"slow_tv": [1, 5], "mannequin": [1, 5]}  # what `randomize_supp` draws from; 1 elsewhere, and in cars
@@ -217,8 +217,7 @@ class _Part:
         self.type = section.get("type", name)
         ours = TYPES.get(self.type, (self.type, None))[0]
         if self.type not in work.known and self.type in TYPES:
-            text = f"there is no such data set here. Set dataset.{name} to {EXAMPLES[ours]}, beside its other keys"
-            work.wrong(("dataset", name), text)
+            work.wrong(("dataset", name), f"there is no such data set here; add to its keys {EXAMPLES[ours]}")
             self.type = ours
         modes = {mode: section[mode] for mode in MODES if isinstance(section.get(mode), Mapping)}
         common = {key: value for key, value in section.items() if key not in ("type", *MODES)}
@@ -261,6 +260,7 @@ class _Part:
         if other := [word for word in words if word not in WORDS]:
             have = "use_depth, use_hints, use_benchmark and supp_idxs say what is loaded"
             self.work.wrong(origin, f"{show(other[0])} is none of {', '.join(WORDS)}; here {have}")
+        words = [word for word in words if word in WORDS]
         self.share(level, "use_depth", bool({"depth", "depth_velo"} & {*words}), origin)
         self.share(level, "use_hints", "depth_hint" in words, origin)
         if self.type.startswith("kitti") and {"depth", "depth_velo"} & {*words}:
@@ -295,8 +295,17 @@ class _Part:
 
     def take_randomize_supp(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
         reach = REACH.get(self.name.removesuffix("_lmdb"))
+        path = (*level, "supp_range")
         if value and reach and not self.driving:
-            self.keep(level, "supp_range", reach, origin)
+            self.own.setdefault(path, (reach, origin))
+
+    def take_split(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
+        """A list of frames, which only KITTI and SYNS-Patches have by name here."""
+        if value is not None and self.type in ("folder", "rgbd"):
+            cars = "; cars also want supp_range: [1, 1]" if value == "driving" else ""
+            self.work.wrong(origin, f"frames of {self.type} are named in a file; use split_file, or remove it{cars}")
+        elif value is not None:
+            self.keep(level, "split", value, origin)
 
 
 def _reversed(shape: Any) -> Any:
