@@ -186,7 +186,8 @@ class _Crosschecks:
                 near = [min(max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE), _MAX_SIDE) for side in size]
                 rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
                 rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
-                self.wrong(key, f"{rule}; got {size}. Nearest: {near}")
+                of_train = "; a size that is loaded for trainer.aspect_ratio belongs below train" if any_size else ""
+                self.wrong(key, f"{rule}; got {size}. Nearest: {near}{of_train}")
 
     def aspect_ratio(self) -> None:
         aspect, compile = self.trainer.get("aspect_ratio"), self.trainer.get("compile") or {}

@@ -132,15 +132,19 @@ class _Translation:
             self.put(("trainer", "aspect_ratio", "ref_size"), _reversed(shape), origin)
 
     def scheduler(self) -> None:
-        """`{steplr: {...}}` is `{type: steplr, ...}`."""
+        """`{steplr: {...}}` is `{type: steplr, ...}`, and `linear` beside another its warm-up."""
         section = {name: keys for name, keys in self.section("scheduler").items() if keys is not None}
         if not section or "type" in section or not all(isinstance(keys, Mapping) for keys in section.values()):
             return
-        if len(section) > 1:
-            here = f"scheduler: {{type: {next(iter(section))}, ...}}"
-            self.wrong(("scheduler",), f"{', '.join(section)} are chained there, and one is followed here: {here}")
-        name, keys = next(iter(section.items()))
         self.data["scheduler"] = {}
+        rise = section.pop("linear") if len(section) > 1 and "linear" in section else None
+        name, keys = next(iter(section.items()))
+        if len(section) > 1 or (rise and rise.get("end_factor", 1) != 1):
+            here = f"one schedule is followed here, with a warm-up to its rate: {{type: {name}, ..., warmup: <epochs>}}"
+            self.wrong(("scheduler",), f"is a chain of schedules; {here}")
+        elif rise is not None:
+            for ours, key, default in (("warmup", "total_iters", 5), ("warmup_factor", "start_factor", 1 / 3)):
+                self.put(("scheduler", ours), rise.get(key, default), ("scheduler", "linear", key))
         self.put(("scheduler", "type"), name, ("scheduler", name))
         for key, value in keys.items():
             self.put(("scheduler", key), value, ("scheduler", name, key))
