@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.config import Config, ConfigError, load_config
 from trainer.data.aspect import RATIOS, AspectRatios, reshaped, size_of
 from trainer.data.loaders import collate
 from trainer.data.synthetic import Synthetic
 from trainer.geometry import ViewSynthesis
+from trainer.predict.predictor import input_size
 from trainer.runtime.errors import UserError
 from trainer.training.loop import Loop
+from trainer.training.validation import overview
+from trainer.types import StepOutput
 
 LOADED = [(1280, 720), (1242, 376), (1920, 1080)]
 AREA = 640 * 384
@@ -77,7 +82,7 @@ def test_the_draw_is_a_function_of_the_position() -> None:
     assert len(set(first)) > 3
 
 
-def test_all_processes_draw_alike_and_a_continued_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_draw_alike_and_a_continued_run_goes_on() -> None:
     def shape(rank: int, step: int, number: int) -> tuple[int, int]:
         loop: Any = SimpleNamespace(
             accelerator=SimpleNamespace(device="cpu", process_index=rank),
@@ -154,3 +159,54 @@ def test_the_true_motion_still_explains_the_supports_whatever_the_principal_poin
     scaled[:, 1, 2] *= crop[1] / 64 * size[1] / crop[1]
     scaled[:, 0, 0], scaled[:, 1, 1] = out["K"][:, 0, 0], out["K"][:, 1, 1]
     assert warped_error(out, scaled) > 2 * warped_error(out, out["K"])
+
+
+class Sized(torch.nn.Module):
+    """Remembers the sizes of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, int]] = []
+
+    def predict_only(self, batch: dict[str, Tensor]) -> StepOutput:
+        self.sizes.append(size_of(batch))
+        maps = torch.rand(1, 1, *batch["target"].shape[-2:])
+        return StepOutput(maps.sum(), {}, {"disp": {0: maps}, "depth": {0: 1 / maps}})
+
+
+def test_items_are_shown_whole_at_a_size_for_networks() -> None:
+    objective, dataset = Sized(), Synthetic(size=(160, 90), supp_idxs=None, num_items=4)
+    loader = SimpleNamespace(dataset=dataset, batch_sampler=SimpleNamespace(num_items=4))
+    accelerator = SimpleNamespace(device="cpu", process_index=0, autocast=nullcontext)
+    aspect = AspectRatios(ref_size=(192, 128))
+    rows = overview(objective, loader, accelerator, 0, 0.1, 100, prepare=aspect.whole)
+    assert len(rows) == 4
+    assert set(objective.sizes) == {(192, 96)}
+
+
+def settings(*overrides: str) -> Config:
+    return load_config("default", overrides=["trainer.aspect_ratio=true", *overrides])
+
+
+def test_images_are_loaded_at_any_size_to_be_cropped_and_predicted_at_one() -> None:
+    cfg = settings("dataset.train.size=[1241,376]")
+    assert cfg.warnings == ()
+    assert input_size(cfg) == (640, 384)
+    odd = settings("trainer.benchmark=true", "trainer.compile={dynamic: false}")
+    assert [warning.partition(":")[0] for warning in odd.warnings] == ["trainer.benchmark", "trainer.compile.dynamic"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("dataset.val.size=[1241,376]", "a size that is loaded for trainer.aspect_ratio belongs below train"),
+        ("trainer.aspect_ratio={min: 0.8, max: 0.6}", "trainer.aspect_ratio.min: 0.8 is above max, 0.6"),
+        ("dataset.train.use_hints=true", "trainer.aspect_ratio: depth hints cannot be cropped and resized"),
+        ("trainer.aspect_ratio.ref_size=[384]", "trainer.aspect_ratio.ref_size: expected"),
+        ("trainer.aspect_ratio.prob=2", "trainer.aspect_ratio.prob: expected a number"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(change: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings(change)
+    assert told in str(error.value)

@@ -190,9 +190,9 @@ class _Crosschecks:
                 self.wrong(key, f"{rule}; got {size}. Nearest: {near}{of_train}")
 
     def aspect_ratio(self) -> None:
-        aspect, compile = self.trainer.get("aspect_ratio"), self.trainer.get("compile") or {}
-        if aspect is None:
+        if self.trainer.get("aspect_ratio") is None:
             return
+        aspect, compile = (dict(self.trainer.get(key) or {}) for key in ("aspect_ratio", "compile"))
         if aspect.get("min", 0) > aspect.get("max", 1):
             self.wrong("trainer.aspect_ratio.min", f"{aspect['min']:g} is above max, {aspect['max']:g}")
         if self.config.datasets.get("train", ("", {}))[1].get("use_hints"):

@@ -8,7 +8,7 @@ also where the principal point is not the centre, and pictures that shrink are s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,25 +108,17 @@ def reshaped(batch: Mapping[str, Tensor], crop: Size, size: Size) -> dict[str, T
     if crop == size == whole:
         return dict(batch)
     offset = ((whole[0] - crop[0]) // 2, (whole[1] - crop[1]) // 2)
-    result: dict[str, Tensor] = {}
-    for key, value in batch.items():
-        if key in _IMAGES:
-            result[key] = _resized(_cropped(value, offset, crop), size)
-        elif key == "pseudo":
-            result[key] = _resized_known(_cropped(value, offset, crop), size)
-        elif key in _TRUTHS:
-            result[key] = _cropped(value, *_box_in_truth(value, offset, crop, whole))
-        elif key == "K":
-            result[key] = scale_intrinsics(crop_intrinsics(value, offset), crop, size)
-        elif key == "K_depth":
-            result[key] = crop_intrinsics(value, _box_in_truth(batch["depth"], offset, crop, whole)[0])
-        elif key == "depth_hints" or value.shape[-2:] == (whole[1], whole[0]):
-            raise UserError(
-                f"trainer.aspect_ratio cannot resize {key!r} of a batch. Set it to null, or leave {key!r} out"
-            )
-        else:
-            result[key] = value
-    return result
+    rules: dict[str, Callable[[Tensor], Tensor]] = {
+        **dict.fromkeys(_IMAGES, lambda images: _resized(_cropped(images, offset, crop), size)),
+        "pseudo": lambda maps: _resized_known(_cropped(maps, offset, crop), size),
+        "K": lambda K: scale_intrinsics(crop_intrinsics(K, offset), crop, size),
+        **dict.fromkeys(_TRUTHS, lambda truth: _cropped(truth, *_box_in_truth(truth, offset, crop, whole))),
+        "K_depth": lambda K: crop_intrinsics(K, _box_in_truth(batch["depth"], offset, crop, whole)[0]),
+    }
+    other = [key for key, value in batch.items() if key not in rules and value.shape[-2:] == (whole[1], whole[0])]
+    for key in {"depth_hints"} & batch.keys() or other:
+        raise UserError(f"trainer.aspect_ratio cannot resize {key!r} of a batch. Set it to null, or leave {key!r} out")
+    return {key: rules[key](value) if key in rules else value for key, value in batch.items()}
 
 
 def _box_in_truth(truth: Tensor, offset: Size, crop: Size, whole: Size) -> tuple[Size, Size]:
