@@ -128,6 +128,8 @@ def test_everything_in_a_batch_is_treated() -> None:
     assert set(out["pseudo"].unique().tolist()) == {0, 2}  # no mean of something and nothing
     assert float((out["pseudo"] == 0).float().mean()) == pytest.approx((60 - 32) / 64, abs=0.01)
     assert all(out[key] is value for key, value in rest.items())
+    alone = reshaped({**batch, "supports": batch["supports"][:, :0]}, (64, 48), (128, 96))
+    assert alone["supports"].shape == (2, 0, 3, 96, 128)
 
 
 @pytest.mark.parametrize("key", ["depth_hints", "normals"])

@@ -75,21 +75,18 @@ def one_dataset(section: Mapping[str, Any]) -> dict[str, Any]:
 
 class _Translation:
     def __init__(self, layer: Layer, report: Report, known: Collection[str]):
-        self.layer, self.report, self.known = layer, report, known
+        self.layer, self.report, self.known, self.wrong = layer, report, known, report.wrong
         self.data, self.places = dict(layer.data), dict(layer.places)
 
     def put(self, path: KeyPath, value: Any, origin: KeyPath) -> None:
         """Set a key, at the place of the one that it comes from."""
         node = self.data
         for i, key in enumerate(path[:-1]):
-            node[key] = dict(node.get(key) or {})
-            node = node[key]
+            below = node.get(key)
+            node[key] = node = dict(below) if isinstance(below, Mapping) else {}
             self.places.setdefault(path[: i + 1], self.layer.place(origin))
         node[path[-1]] = value
         self.places[path] = self.layer.place(origin)
-
-    def wrong(self, path: KeyPath, text: str) -> None:
-        self.report.wrong(path, text)
 
     def warn(self, path: KeyPath, text: str) -> None:
         self.report.dropped[path] = f"{self.layer.place(path)}: {'.'.join(path)} {text}"
@@ -116,7 +113,7 @@ class _Translation:
                 ("trainer", "matmul"), "is left out: float32 is computed in full; trainer.precision: bf16 is faster"
             )
         logger = trainer.pop("logger", None)
-        if "trainer" in self.data:
+        if isinstance(self.data.get("trainer"), Mapping):
             self.data["trainer"] = trainer
         if logger is not None:
             self.put(("trainer", "trackers"), logger, ("trainer", "logger"))
@@ -218,7 +215,7 @@ class _Part:
         self.own: dict[KeyPath, tuple[Any, KeyPath]] = {}
         self.shared: dict[KeyPath, tuple[Any, KeyPath]] = {}
         self.length, self.length_from = 0, origin
-        self.type = section.get("type", name)
+        self.type = section["type"] if isinstance(section.get("type"), str) else name
         ours = TYPES.get(self.type, (self.type, None))[0]
         if self.type not in work.known and self.type in TYPES:
             work.wrong(("dataset", name), f"there is no such data set here; add to its keys {EXAMPLES[ours]}")
@@ -295,7 +292,7 @@ class _Part:
                 self.work.warn(origin, "is a share of an epoch here, drawn from all items in turn, not the first ones")
 
     def take_randomize(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
-        """Items of an epoch are drawn: here by walks through all of them, each once before any comes twice."""
+        """Items of an epoch come from walks here, each once before any comes twice."""
 
     def take_randomize_supp(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
         reach = REACH.get(self.name.removesuffix("_lmdb"))

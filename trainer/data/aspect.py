@@ -139,6 +139,8 @@ def _resized(images: Tensor, size: Size) -> Tensor:
     width, height = size
     if images.shape[-2:] == (height, width):
         return images.contiguous()
+    if not images.numel():  # no supports
+        return images.new_zeros(*images.shape[:-2], height, width)
     flat = images.flatten(0, -4)
     out = F.interpolate(flat, (height, width), mode="bilinear", align_corners=False, antialias=True)
     return out.unflatten(0, images.shape[:-3])
