@@ -88,7 +88,7 @@ def test_a_file_means_here_what_it_means_there(tmp_path: Path) -> None:
     assert aspect.model_dump() == {"prob": 0.7, "min": 0.5, "max": 1, "ref_size": (640, 384)}
     assert (cfg.trainer.trackers, cfg.trainer.compile) == (["tensorboard"], None)
     assert [warning.partition("kbr.yaml:")[2] for warning in cfg.warnings] == [
-        "37: trainer.matmul is left out: float32 is computed in full; trainer.precision: bf16 is faster"
+        "37: trainer.matmul is left out: float32 is full here; trainer.precision: bf16 is faster"
     ]
     assert Config.from_dict(cfg.to_dict()) == cfg
     assert yaml_text.read_text(cfg.to_yaml(), "", []).data == cfg.to_dict()

@@ -205,6 +205,7 @@ def test_images_are_loaded_at_any_size_to_be_cropped_and_predicted_at_one() -> N
         ("trainer.aspect_ratio={min: 0.8, max: 0.6}", "trainer.aspect_ratio.min: 0.8 is above max, 0.6"),
         ("dataset.train.use_hints=true", "trainer.aspect_ratio: depth hints cannot be cropped and resized"),
         ("trainer.aspect_ratio.ref_size=[384]", "trainer.aspect_ratio.ref_size: expected"),
+        ("trainer.aspect_ratio.ref_size=[640,360]", "must be multiples of 32; got [640, 360]"),
         ("trainer.aspect_ratio.prob=2", "trainer.aspect_ratio.prob: expected a number"),
     ],
 )

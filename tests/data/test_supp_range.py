@@ -13,6 +13,7 @@ from tests.data.clips import frames, level
 from tests.data.test_kitti_odom import sequence
 from tests.data.test_rgbd import scene
 from trainer.data import DATASETS
+from trainer.data.base import DataError
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.runtime.errors import UserError
 
@@ -107,6 +108,13 @@ def test_motions_belong_to_the_supports(tmp_path: Path) -> None:
         target, before, partner, after = numbers(item)
         assert partner == target
         np.testing.assert_allclose(item["Ts_true"][[0, 2], 2, 3], [target - before, target - after], atol=1e-5)
+
+
+def test_a_clip_that_is_not_there_is_named(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.txt").write_text("elsewhere 3\n")
+    dataset = folder(clip, split_file=str(tmp_path / "split.txt"))
+    with pytest.raises(DataError, match="elsewhere/3 is missing"):
+        dataset[0, 0]
 
 
 @pytest.mark.parametrize("wrong", [(0, 2), (3, 2)])

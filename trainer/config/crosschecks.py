@@ -195,6 +195,9 @@ class _Crosschecks:
         aspect, compile = (dict(self.trainer.get(key) or {}) for key in ("aspect_ratio", "compile"))
         if aspect.get("min", 0) > aspect.get("max", 1):
             self.wrong("trainer.aspect_ratio.min", f"{aspect['min']:g} is above max, {aspect['max']:g}")
+        if any(side % _STRIDE for side in aspect.get("ref_size", ())):
+            text = f"the size of predictions, must be multiples of {_STRIDE}; got {list(aspect['ref_size'])}"
+            self.wrong("trainer.aspect_ratio.ref_size", text)
         if self.config.datasets.get("train", ("", {}))[1].get("use_hints"):
             self.wrong(
                 "trainer.aspect_ratio", "depth hints cannot be cropped and resized; set dataset.use_hints: false"

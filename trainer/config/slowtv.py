@@ -99,8 +99,7 @@ class _Translation:
         """`nets` is `net`."""
         if "nets" in self.data and "net" not in self.data:
             self.data["net"] = self.data.pop("nets")
-            moved = {("net", *path[1:]): place for path, place in self.places.items() if path[0] == "nets"}
-            self.places |= moved
+            self.places |= {("net", *path[1:]): place for path, place in self.places.items() if path[0] == "nets"}
 
     def trainer(self) -> None:
         trainer = self.section("trainer")
@@ -109,9 +108,7 @@ class _Translation:
             if trainer.pop(key, same) != same:
                 self.wrong(("trainer", key), instead)
         if trainer.pop("matmul", None) not in (None, "highest"):
-            self.warn(
-                ("trainer", "matmul"), "is left out: float32 is computed in full; trainer.precision: bf16 is faster"
-            )
+            self.warn(("trainer", "matmul"), "is left out: float32 is full here; trainer.precision: bf16 is faster")
         logger = trainer.pop("logger", None)
         if isinstance(self.data.get("trainer"), Mapping):
             self.data["trainer"] = trainer
@@ -154,12 +151,10 @@ class _Translation:
             return
         parts = {name: _Part(name, section[name], self) for name in names}
         lengths = {name: part.length for name, part in parts.items() if part.length}
-        gone = (*TYPES, *names)
+        gone = {*names, *(key for key in TYPES if section.get(key) is None)}
         self.data["dataset"] = {key: value for key, value in section.items() if key not in gone}
         single = len(names) == 1 and not lengths
-        if single:
-            self.put(("dataset", "type"), parts[names[0]].type, ("dataset", names[0]))
-        else:
+        if not single:
             self.put(("dataset", "type"), "mixed", ("dataset", names[0]))
             self.put(("dataset", "one_per_batch"), True, ("dataset", names[0]))
             self.lengths(parts, lengths)
@@ -168,11 +163,10 @@ class _Translation:
                 self.put(("dataset", "size"), *found)  # of predictions; every data set has its own
         for name, part in parts.items():
             base = ("dataset",) if single else ("dataset", "datasets", name)
-            if not single:
-                self.put((*base, "type"), part.type, ("dataset", name))
+            self.put((*base, "type"), part.type, ("dataset", name))
             for path, (value, origin) in part.own.items():
                 self.put((*base, *path), value, origin)
-        self.shared(parts.values(), single)
+        self.shared(parts.values())
 
     def lengths(self, parts: Mapping[str, _Part], lengths: Mapping[str, int]) -> None:
         """`max_len` items of each in an epoch are a length and weights."""
@@ -180,15 +174,14 @@ class _Translation:
             fix = "give it to all data sets, or to none: shares of an epoch are dataset.length and weights here"
             self.wrong(("dataset", name), f"has no max_len; {fix}")
         if not lengths:
-            what = "data sets have equal shares of an epoch here; change that with weight"
-            self.warn(("dataset",), f"has no max_len: {what}")
+            self.warn(("dataset",), "has no max_len: data sets have equal shares of an epoch; change that with weight")
         elif lengths.keys() == parts.keys():
             first = parts[next(iter(lengths))]
             self.put(("dataset", "length"), sum(lengths.values()), first.length_from)
             for name, length in lengths.items():
                 self.put(("dataset", "datasets", name, "weight"), float(length), parts[name].length_from)
 
-    def shared(self, parts: Iterable[_Part], single: bool) -> None:
+    def shared(self, parts: Iterable[_Part]) -> None:
         """Set what is common to all data sets once, and `supp_idxs` where they differ from those of the first."""
         seen: dict[KeyPath, tuple[Any, KeyPath]] = {}
         for part in parts:
@@ -199,9 +192,7 @@ class _Translation:
                 elif path[-1] == "supp_idxs" and before != value:
                     self.put(("dataset", "datasets", part.name, *path), value, origin)
                 elif before != value:
-                    self.wrong(
-                        origin, f"{show(value)} must be the same for all data sets, and another has {show(before)}"
-                    )
+                    self.wrong(origin, f"{show(value)} must be the same for all data sets; another: {show(before)}")
         for path, (value, origin) in seen.items():
             self.put(("dataset", *path), value, origin)
 
@@ -234,7 +225,7 @@ class _Part:
             rule(level, value, origin)
         elif key in SHARED or key == "supp_idxs":
             self.share(level, key, value, origin)
-        elif value is not None and key != "mode":
+        elif value is not None and key not in ("mode", "randomize"):  # which walks through all items replace
             self.keep(level, key, value, origin)
 
     def keep(self, level: KeyPath, key: str, value: Any, origin: KeyPath) -> None:
@@ -274,9 +265,7 @@ class _Part:
         given = value if isinstance(value, Mapping) else {"flip": 0.5, "photo": 0.5}
         if any(given.get(key, 0) != 0.5 for key in ("flip", "photo")):
             fixed = "dataset.use_aug: true mirrors with 0.5 and changes colours with 0.5"
-            self.work.wrong(
-                origin, f"probabilities are not chosen here: {fixed}; set flip and photo to 0.5, or remove it"
-            )
+            self.work.wrong(origin, f"probabilities are not chosen here: {fixed}; set flip and photo to 0.5")
 
     def take_max_len(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
         """Items of an epoch; not in validation, which sees every item."""
@@ -290,9 +279,6 @@ class _Part:
             self.length, self.length_from = value, origin
             if not self.random:
                 self.work.warn(origin, "is a share of an epoch here, drawn from all items in turn, not the first ones")
-
-    def take_randomize(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
-        """Items of an epoch come from walks here, each once before any comes twice."""
 
     def take_randomize_supp(self, level: KeyPath, value: Any, origin: KeyPath) -> None:
         reach = REACH.get(self.name.removesuffix("_lmdb"))

@@ -168,7 +168,7 @@ class ClipDataset(RecordedDataset):
     def load_in(self, epoch: int, index: int) -> RawItem:
         """Read item `index` with the supports that it has in an epoch of training."""
         line, factor = self.lines[index], self._least_factor
-        if self.mode == "train" and self.supp_range[1] > factor and not line.problem:
+        if self.mode == "train" and self.supp_range[1] > factor and not line.problem and line.clip in self.clips:
             rng = np.random.default_rng([self.seed, epoch, index, _REACH])
             factors = [k for k in range(factor, self.supp_range[1] + 1) if k == factor or self._can_reach(line, k)]
             factor = int(rng.choice(factors))
