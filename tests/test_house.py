@@ -33,11 +33,11 @@ OPEN = {
         *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
         *("streams", "yaml_text"),
     },
-    "trainer.data": {"base", "clips", "files", "kitti_raw", "loaders"},
+    "trainer.data": {"aspect", "base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
     "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "validation")},
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
-    "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins"},
+    "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),

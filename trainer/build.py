@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -106,9 +107,11 @@ def build_loader(
     batch_size = kwargs.pop("batch_size")
     num_items = len(dataset) if limit is None else min(len(dataset), limit * batch_size)
     drop_last, training = kwargs.pop("drop_last"), mode == "train"
-    if training and world > 1 and not drop_last and num_items % batch_size:
+    groups = None if dataset.groups is None else dataset.groups[:num_items]
+    rest = max((size % batch_size for size in ([num_items] if groups is None else np.bincount(groups))), default=0)
+    if training and world > 1 and not drop_last and rest:
         raise UserError(
-            f"loader.train.drop_last: false leaves a batch of {num_items % batch_size} items, which {world} processes"
+            f"loader.train.drop_last: false leaves a batch of {rest} items, which {world} processes"
             " cannot share equally. Set it to true, or train with one process"
         )
     sampler = EpochBatches(
@@ -119,5 +122,6 @@ def build_loader(
         seed=seed,
         shuffle=kwargs.pop("shuffle") and training,
         drop_last=drop_last and training,  # validation must see every item
+        groups=groups,
     )
     return make_loader(dataset, sampler, **kwargs)

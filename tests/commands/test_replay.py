@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,21 @@ from tests.world import ROOT, SMALL
 from trainer.build import build_dataset, build_objective
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import Position
-from trainer.commands.replay import main
+from trainer.commands.jobs.replay import run
+from trainer.commands.replay import main, parse
 from trainer.config import load_config
+from trainer.data.aspect import AspectRatios, size_of
+from trainer.runtime.errors import UserError
+from trainer.runtime.seeding import TRAINING
 
 NAME = "step_00000005_rank_0.safetensors"
 
 
-def capsule(folder: Path, broken: bool) -> Path:
+def capsule(folder: Path, broken: bool, *changes: str) -> Path:
     """A step of a small run; a picture of a broken one holds a NaN."""
-    cfg = load_config([ROOT / "cfg/synthetic/monodepth2_MS.yaml"], [ROOT / "cfg/synthetic/default.yaml"], SMALL)
+    cfg = load_config(
+        [ROOT / "cfg/synthetic/monodepth2_MS.yaml"], [ROOT / "cfg/synthetic/default.yaml"], [*SMALL, *changes]
+    )
     items = [build_dataset(cfg, "train", 42)[i] for i in (0, 3)]
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
     if broken:
@@ -54,3 +61,16 @@ def test_a_step_that_is_finite_here_says_what_to_try(tmp_path: Path, capsys: pyt
 def test_a_missing_capsule_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.safetensors")]) == 2
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_a_step_is_cropped_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sized(objective: object, batch: dict[str, torch.Tensor], *_: object) -> None:
+        raise UserError(f"size {size_of(batch)}")
+
+    monkeypatch.setattr("trainer.commands.jobs.replay.replay", sized)
+    path = capsule(tmp_path, False, "trainer.aspect_ratio={prob: 1, ref_size: [192, 128]}")
+    batch = {"target": torch.zeros(2, 3, 64, 64)}  # what `capsule` saves, seed 42, step 5
+    size = size_of(AspectRatios(prob=1, ref_size=(192, 128))(batch, 42, TRAINING, 5, 0))
+    assert size != (64, 64)
+    with pytest.raises(UserError, match=re.escape(f"size {size}")):
+        run(parse([str(path), "--device", "cpu"]))

@@ -55,6 +55,46 @@ def test_two_processes_share_the_global_batches_of_one():
     assert [[len(batch) for batch in part] for part in parts] == [[1, 1]] * 4
 
 
+GROUPS = np.array([0, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0])  # 7, 3 and 1 items
+
+
+def grouped(**options):
+    return batches(groups=GROUPS, **options)
+
+
+def test_a_batch_is_of_one_group_and_an_epoch_has_all():
+    epoch = grouped(batch_size=2)
+    owners = [GROUPS[[index for _, index in batch]] for batch in epoch]
+    assert all(len(set(owner)) == 1 for owner in owners)
+    assert sorted(items(epoch)) == list(range(11))
+    assert [int(owner[0]) for owner in owners] == [0, 1, 0, 2, 0, 1, 0]  # spread evenly
+    full = grouped(batch_size=1, drop_last=True)
+    assert sorted(items(full)) == list(range(11))
+    assert items(epoch) != items(batches(groups=GROUPS, batch_size=2, seed=6))
+
+
+def test_two_processes_share_the_batches_of_a_group():
+    alone = grouped(batch_size=2)
+    two = [EpochBatches(11, 2, rank, 2, seed=5, shuffle=True, groups=GROUPS) for rank in range(2)]
+    halves = [iter(sampler) for sampler in two]
+    for whole in alone:  # the last of a group may be a single item, of the first process
+        assert whole == [key for half in halves[: len(whole)] for key in next(half)]
+    assert [len(sampler) for sampler in two] == [7, 4]
+    assert two[0].num_common == 4
+
+
+def test_a_grouped_epoch_continues_at_any_batch():
+    sampler = EpochBatches(11, 2, seed=5, shuffle=True, groups=GROUPS)
+    for start in range(8):
+        sampler.set_position(0, start)
+        assert list(sampler) == grouped(batch_size=2)[start:]
+
+
+def test_a_group_without_a_full_batch_is_named():
+    with pytest.raises(UserError, match="more than the 1 items an epoch has of one data set"):
+        grouped(batch_size=2, drop_last=True)
+
+
 def test_every_epoch_has_its_own_order_and_the_seed_decides():
     def order(seed, epoch):
         sampler = EpochBatches(11, 11, seed=seed, shuffle=True)

@@ -215,6 +215,57 @@ def test_modes_may_override_keys_of_one_data_set(root):
     assert len(mixed({"synthetic": {"num_items": 5}}, size=(64, 32))) == 5  # the name is the type
 
 
+# One data set per batch
+
+
+def of_one(root, **options):
+    """Three clips of different size, in shares of 12, 8 and 4."""
+    sizes, weights = {"a": [20, 10], "b": [24, 12], "c": [16, 16]}, {"a": 3, "b": 2, "c": 1}
+    datasets = {name: clip(root, name, weight=weight, size=sizes[name]) for name, weight in weights.items()}
+    return mixed(datasets, **{"length": 24, "one_per_batch": True, **options})
+
+
+def grouped_batches(dataset, rank=0, world=1, num_workers=0, start=0):
+    options = {"seed": 3, "shuffle": True, "drop_last": True, "groups": dataset.groups}
+    sampler = EpochBatches(len(dataset), 4, rank=rank, world=world, **options)
+    sampler.set_position(1, start)
+    return list(make_loader(dataset, sampler, num_workers=num_workers))
+
+
+def test_each_batch_is_of_one_data_set_with_its_size_and_shares_stay(root):
+    dataset = of_one(root)
+    assert dataset.check() == []
+    epoch = grouped_batches(dataset)
+    names = [{dataset.describe(int(i))[0] for i in batch["index"]} for batch in epoch]
+    assert names == [{"a"}, {"b"}, {"a"}, {"c"}, {"b"}, {"a"}]
+    shapes = {name.copy().pop(): tuple(batch["supports"].shape) for name, batch in zip(names, epoch, strict=True)}
+    assert shapes == {"a": (4, 2, 3, 10, 20), "b": (4, 2, 3, 12, 24), "c": (4, 2, 3, 16, 16)}
+    assert Counter(dataset.describe(int(i))[0] for batch in epoch for i in batch["index"]) == {"a": 12, "b": 8, "c": 4}
+
+
+def test_batches_of_one_data_set_are_the_same_on_two_processes_with_workers_and_continued(root):
+    alone = grouped_batches(of_one(root))
+    halves = [grouped_batches(of_one(root), rank, 2) for rank in range(2)]
+    for whole, *parts in zip(alone, *halves, strict=True):
+        assert same(whole, {key: torch.cat([part[key] for part in parts]) for key in whole})
+    continued = grouped_batches(of_one(root), start=2, num_workers=1)
+    assert all(same(x, y) for x, y in zip(alone[2:], continued, strict=True))
+
+
+def test_validation_of_data_sets_of_different_size_sees_every_item_once(root):
+    dataset = of_one(root, mode="val")
+    sampler = EpochBatches(22, 4, groups=dataset.groups)
+    seen = [int(i) for batch in make_loader(dataset, sampler) for i in batch["index"]]
+    assert sorted(seen) == list(range(22))
+
+
+def test_a_size_of_ones_own_needs_batches_of_one_data_set(root):
+    with pytest.raises(UserError, match=r"a\.size is set for all .* or set dataset\.one_per_batch: true"):
+        of_one(root, one_per_batch=False)
+    with pytest.raises(UserError, match=r"^dataset\.datasets\.a\.size is \[width, height\]"):
+        mixed({"a": clip(root, "a", size=[10, 20])}, one_per_batch=True)
+
+
 # Damage
 
 

@@ -13,6 +13,7 @@ from trainer.evaluation import (
     resize_as_inverse,
     save_result,
 )
+from trainer.evaluation.predictions import predicted_maps
 from trainer.evaluation.session import Processes
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
@@ -292,3 +293,16 @@ class OtherFirst(Processes):
 def test_items_have_the_order_of_the_data_set_whatever_process_scored_them():
     result = evaluate_depth(index_as_depth, flat(2, 2), metres(), processes=OtherFirst())
     assert [item["name"] for item in result.items] == ["image 0", "image 1"]
+
+
+def test_pictures_of_several_sizes_are_predicted_one_by_one() -> None:
+    """As the data sets of a mixture give them that has batches of one data set."""
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        return images.mean(1, keepdim=True)
+
+    sizes = [(4, 6), (4, 6), (8, 5)]
+    items = [{"target": torch.full((3, *size), float(i + 1))} for i, size in enumerate(sizes)]
+    maps = list(predicted_maps(predict, items, [0, 1, 2], items))  # type: ignore[arg-type]
+    assert [tuple(depth.shape) for depth in maps] == sizes
+    assert [float(depth.mean()) for depth in maps] == [1, 2, 3]

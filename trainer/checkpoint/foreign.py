@@ -28,6 +28,7 @@ from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.matching import compare, described, is_part, mismatch_lines, planned
 from trainer.checkpoint.state import Position, position_metadata
 from trainer.config import Config, ConfigError, load_config
+from trainer.config.slowtv import one_dataset
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
@@ -144,7 +145,7 @@ def choose_settings(
     settings, and UserError when no support frames suit the networks.
     """
     given = {key: dict(value) for key, value in settings.items() if isinstance(value, Mapping)}
-    given["dataset"] = _one_dataset(given.get("dataset", {}))
+    given["dataset"] = one_dataset(given.get("dataset", {}))
     taken: dict[str, Any] = {
         section: {key: given[section][key] for key in keys if key in given.get(section, {})}
         for section, keys in TAKEN.items()
@@ -200,22 +201,6 @@ def choose_supports(wanted: Sequence[int] | None, net: Mapping[str, Mapping[str,
             " --cfg-file"
         )
     return []
-
-
-def _one_dataset(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a `dataset` section into our form: one data set, size as [width, height], supports of training."""
-    modes = ("train", "val", "test")
-    several = {k: v for k, v in section.items() if isinstance(v, Mapping) and k not in modes}
-    result = dict(section)
-    if several and "type" not in section:  # SlowTV: a mapping of data sets by type
-        name = next((key for key in several if key.startswith("kitti")), next(iter(several)))
-        result = {"type": name, **several[name]}
-    if "shape" in result:
-        result["size"] = list(result.pop("shape"))[::-1]
-    train = section.get("train")
-    if isinstance(train, Mapping) and "supp_idxs" in train:
-        result["supp_idxs"] = train["supp_idxs"]
-    return result
 
 
 def _read_corrections(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:

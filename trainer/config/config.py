@@ -20,6 +20,7 @@ from trainer.config.layers import merge, read_mapping, read_override
 from trainer.config.pages import read_page
 from trainer.config.resolve import Registries, Resolved, entry_fields, resolve
 from trainer.config.sections import SECTIONS, EvaluationSection, TrainerSection
+from trainer.config.slowtv import translate
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import plain
@@ -219,6 +220,7 @@ def _checked(
     merged.label = label or merged.label
     registries = registries or Registries.installed()
     report = Report(merged, problems)
+    report.layer = translate(merged, report, registries.datasets.names())
     resolved = resolve(report, registries)
     crosscheck(resolved, registries.losses, report, training)
     if report.lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,7 @@ class _Crosschecks:
             self.untrained(facts, set().union(*needs.values()))
             self.validated(set().union(*needs.values()))
             self.views(facts, set().union(*needs.values()))
+        self.aspect_ratio()
         self.memory()
         self.workers()
         self.monitors()
@@ -201,30 +202,64 @@ class _Crosschecks:
             fix = "add loss.view_consistency, or remove the key"
             self.wrong(self.place("dataset", "train", "views"), f"no loss compares the views; {fix}")
 
-    def sizes(self) -> None:
+    def given_sizes(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Yield mode, key and [width, height] of images: of a dataset, and of the parts of a mixed one."""
         for mode, (_, kwargs) in self.config.datasets.items():
-            size = kwargs.get("size")
-            if not (isinstance(size, (list, tuple)) and len(size) == 2):
-                continue
-            key, (width, height) = self.place("dataset", mode, "size"), size
+            found = {self.place("dataset", mode, "size"): kwargs.get("size")}
+            parts = kwargs.get("datasets")
+            for name, part in parts.items() if isinstance(parts, dict) else ():
+                for path, keys in ((f"{name}.{mode}", (part or {}).get(mode)), (name, part)):
+                    if isinstance(keys, dict) and "size" in keys:
+                        found[f"dataset.datasets.{path}.size"] = keys["size"]
+                        break
+            for key, size in found.items():
+                if isinstance(size, (list, tuple)) and len(size) == 2 and all(type(side) is int for side in size):
+                    yield mode, key, list(size)
+
+    def sizes(self) -> None:
+        any_size = self.trainer.get("aspect_ratio") is not None  # in training, where batches are resized
+        for mode, key, size in self.given_sizes():
+            width, height = size
             if height > width:
                 order = f"the order is [width, height]. Did you mean {[height, width]}?"
                 self.wrong(key, f"{[width, height]} is taller than wide; {order}")
+            elif mode == "train" and any_size and _MIN_SIDE <= height <= width <= _MAX_SIDE:
+                continue
             elif any(not _MIN_SIDE <= side <= _MAX_SIDE or side % _STRIDE for side in size):
                 near = [min(max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE), _MAX_SIDE) for side in size]
                 rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
                 rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
-                self.wrong(key, f"{rule}; got {list(size)}. Nearest: {near}")
+                of_train = "; a size that is loaded for trainer.aspect_ratio belongs below train" if any_size else ""
+                self.wrong(key, f"{rule}; got {size}. Nearest: {near}{of_train}")
+
+    def aspect_ratio(self) -> None:
+        if self.trainer.get("aspect_ratio") is None:
+            return
+        aspect, compile = (dict(self.trainer.get(key) or {}) for key in ("aspect_ratio", "compile"))
+        if aspect.get("min", 0) > aspect.get("max", 1):
+            self.wrong("trainer.aspect_ratio.min", f"{aspect['min']:g} is above max, {aspect['max']:g}")
+        if any(side % _STRIDE for side in aspect.get("ref_size", ())):
+            text = f"the size of predictions, must be multiples of {_STRIDE}; got {list(aspect['ref_size'])}"
+            self.wrong("trainer.aspect_ratio.ref_size", text)
+        if self.config.datasets.get("train", ("", {}))[1].get("use_hints"):
+            self.wrong(
+                "trainer.aspect_ratio", "depth hints cannot be cropped and resized; set dataset.use_hints: false"
+            )
+        if _views_of(self.config.datasets.get("train", ("", {}))[1]):
+            self.wrong("trainer.aspect_ratio", "further views of an item do not follow; set dataset.train.views: null")
+        if self.trainer.get("benchmark"):
+            self.warn("trainer.benchmark: cuDNN times its algorithms again for every size of trainer.aspect_ratio")
+        if compile.get("dynamic") is False:
+            self.warn("trainer.compile.dynamic: false compiles for every size of trainer.aspect_ratio; true is quicker")
 
     def memory(self) -> None:
         """One batch of images must fit, before anything is built that would be killed for want of memory."""
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        for mode in ("train", "val"):
-            kwargs = self.config.datasets.get(mode, ("", {}))[1]
-            size, frames = kwargs.get("size"), 1 + len(offsets(kwargs.get("supp_idxs")))
-            frames *= 1 + (len(_views_of(kwargs)) if mode == "train" else 0)
+        for mode, _, size in self.given_sizes():
+            frames = 1 + len(offsets(self.config.datasets[mode][1].get("supp_idxs")))
+            frames *= 1 + (len(_views_of(self.config.datasets[mode][1])) if mode == "train" else 0)
             items = self.config.loader_kwargs(mode).get("batch_size", 1)
-            if not (isinstance(size, (list, tuple)) and len(size) == 2 and max(size) <= _MAX_SIDE):
+            if mode == "test" or max(size) > _MAX_SIDE:
                 continue
             needed = items * frames * 3 * size[0] * size[1] * 4
             if needed > have * _machines():

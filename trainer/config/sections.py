@@ -60,6 +60,7 @@ def _switch(value: Any) -> Any:
 
 
 Count = Annotated[int, Key(ge=1)]
+Side = Annotated[int, Key(ge=64, le=8192)]
 Workers = Annotated[int, Key(ge=0, le=1024)]
 Share = Annotated[float, Key(gt=0, lt=1)]
 Whole = Annotated[int, Key(ge=0)]
@@ -117,6 +118,17 @@ class CompileSection(_Section):
     fullgraph: bool = Key(False, description="fail unless a network compiles in one piece")
 
 
+class AspectSection(_Section):
+    """Training batches are cropped to random shapes and resized to nearly one area (arXiv:2307.10713)."""
+
+    prob: Annotated[float, Key(ge=0, le=1)] = Key(0.7, description="share of the batches that are cropped")
+    min: Annotated[float, Key(gt=0, le=1)] = Key(0.5, description="shortest side of a crop, as a share of the images")
+    max: Annotated[float, Key(gt=0, le=1)] = Key(1.0, description="longest side of a crop, likewise")
+    ref_size: tuple[Side, Side] = Key(
+        (640, 384), description="[width, height], pixels: most area of a resized batch, 0.8 of it of a cropped one"
+    )
+
+
 class TrainerSection(_Section):
     """How long, how precisely, and what is written down."""
 
@@ -172,6 +184,9 @@ class TrainerSection(_Section):
     )
     nonfinite_limit: Whole = Key(10, description="most skipped steps per epoch; one more stops the run")
     timeout_minutes: Positive = Key(15.0, le=10_080, description="how long processes wait for each other")
+    aspect_ratio: Annotated[AspectSection | None, BeforeValidator(_switch)] = Key(
+        None, description="crop training batches to random shapes and resize them"
+    )
     freeze: Names = Key([], description="parts not to train: networks (pose), modules (depth.encoder), patterns")
     frozen_batchnorm: bool = Key(False, description="freeze statistics and parameters of batch norm")
     ema: Annotated[EmaSection | None, BeforeValidator(_switch)] = Key(

@@ -138,6 +138,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     makes_pseudo: ClassVar[bool] = False  # labels need no `pseudo_root`: `load` gives them without one
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
+    groups: NDArray[Any] | None = None  # (number of items,) which of them share batches, from 0; None = all do
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
     K_is_learned: bool = False  # by a network, so that a guess of K does no harm; set by who builds the data set
 
@@ -189,6 +190,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     @abstractmethod
     def load(self, index: int) -> RawItem:
         """Read item `index`, 0 <= index < len(self). Raises DataError when a file is missing or broken."""
+
+    def load_in(self, epoch: int, index: int) -> RawItem:
+        """Read item `index` as it is in an epoch. Here: always alike, as `load` reads it."""
+        return self.load(index)
 
     @abstractmethod
     def describe(self, index: int) -> str:
@@ -314,7 +319,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise IndexError(f"item {index} of a data set of {len(self)}")
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
         with self.stage("Total"):
-            raw = self._load_checked(int(index))
+            raw = self._load_checked(int(epoch), int(index))
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
                 change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
@@ -322,18 +327,18 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
                 loaded, raw = raw, raw.mirrored() if change.flip else raw
             item = self._to_tensors(raw, change.recolour)
             with self.stage("Augment"):
-                pictures = partial(self._pictures_at, int(index), loaded)
+                pictures = partial(self._pictures_at, int(epoch), int(index), loaded)
                 item |= of_views.tensors(drawn, pictures, change, with_aug=self.use_aug)
             item["index"] = torch.tensor(int(index))
         if self.log_time:
             item["load_ms"] = torch.tensor([self._stage_ms[name] for name in DATA_STAGES])
         return item
 
-    def _pictures_at(self, index: int, raw: RawItem, size: tuple[int, int]) -> of_views.Pictures:
+    def _pictures_at(self, epoch: int, index: int, raw: RawItem, size: tuple[int, int]) -> of_views.Pictures:
         """Return target and supports of item `index`, which `load` gave as `raw`, at another size (w, h)."""
         own, self.size = self.size, size
         try:
-            raw = self._load_checked(index, with_label=False)
+            raw = self._load_checked(epoch, index, with_label=False)
         finally:
             self.size = own
         if raw.target.shape[:2] != size[::-1]:
@@ -341,9 +346,9 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise DataError(f"dataset.views: the pictures of this data set have one size only. {fix}")
         return [raw.target, *raw.supports]
 
-    def _load_checked(self, index: int, with_label: bool = True) -> RawItem:
+    def _load_checked(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
         try:
-            raw = self.load(index)
+            raw = self.load_in(epoch, index)
             if with_label and self._labels is not None:
                 with self.stage("Depth"):
                     raw = replace(raw, pseudo=self._labels.read(self.label_name(index), self.size))

@@ -44,6 +44,7 @@ class FrameFolder(ClipDataset):
         split_file: lines `<clip> <frame>`; null = all frames that have their neighbours, divided by `val_every`.
         val_every: every n-th block of frames is for val and test, with a gap around it; 0 = all frames in all modes.
         frame_gap: frames from one neighbour to the next, for films that move little: offset -1 is so many back.
+        supp_range: [least, most] factor of the offsets of supports, drawn per item in training (arXiv:2307.10713).
         fov: horizontal field of view in degrees; null = that of K.txt, or else a guess of 60.
         cache: folder for the frames of videos; null = in the user's cache folder.
         use_depth: without effect: there is none.
@@ -60,6 +61,7 @@ class FrameFolder(ClipDataset):
         split_file: str | None = None,
         val_every: int = 10,
         frame_gap: int = 1,
+        supp_range: tuple[int, int] = (1, 1),
         fov: float | None = None,
         cache: str | None = None,
         **common: Unpack[CommonOptions],
@@ -72,7 +74,7 @@ class FrameFolder(ClipDataset):
             raise UserError(
                 f"dataset.fov must be a horizontal angle of {_LEAST_FOV:g} to 170 degrees, got {fov}{radians}"
             )
-        self.frame_gap, self.fov = frame_gap, fov
+        self.frame_gap, self.supp_range, self.fov = frame_gap, supp_range, fov
         self.path = _find(path)
         self._cache = Path(cache).expanduser() if cache else default_cache()
         self._notes = unfinished(self.path)
@@ -107,8 +109,8 @@ class FrameFolder(ClipDataset):
         """Clips whose camera is a guess."""
         return [name for name, K in self._K.items() if K is None] if self.fov is None else []
 
-    def load(self, index: int) -> RawItem:
-        line, target, supports = self._read(index)
+    def load(self, index: int, factor: int = 0) -> RawItem:
+        line, target, supports = self._read(index, factor)
         native, K = self._native_size(line.clip), self._K[line.clip]
         if K is None:
             K = from_field_of_view(native, GUESSED_FOV if self.fov is None else self.fov)

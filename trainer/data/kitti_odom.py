@@ -53,6 +53,7 @@ class KittiOdometry(ClipDataset):
         split_file: a split file; wins over `split` and `mode`.
         pictures: `colour` (image_2, image_3), `grey` (image_0, image_1), or `auto` = colour where there is colour.
         val_every: without split files, every n-th block of frames is for val, with a gap around it; 0 = all frames.
+        supp_range: [least, most] factor of the offsets of supports, drawn per item in training (arXiv:2307.10713).
         depth_size: (width, height) of the depth maps, resized by nearest neighbour so that sequences of different size
             can share a batch; null = size of the recording.
 
@@ -69,13 +70,14 @@ class KittiOdometry(ClipDataset):
         split_file: str | None = None,
         pictures: Pictures = "auto",
         val_every: int = 10,
+        supp_range: tuple[int, int] = (1, 1),
         depth_size: tuple[int, int] | None = (1242, 376),
         **common: Unpack[CommonOptions],
     ):
         super().__init__(**common)
         refuse_hints(self.use_hints, "KITTI odometry")
         check_choice("dataset.pictures", pictures, Pictures)
-        self.pictures = pictures
+        self.pictures, self.supp_range = pictures, supp_range
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self.root = find_folder(data_roots(root), _NAMES, holds(_PICTURES), "KITTI odometry", SET_A_ROOT)
         clips: dict[str, Clip] = {}
@@ -116,7 +118,7 @@ class KittiOdometry(ClipDataset):
                     self._rig(sequence).camera(self._camera(name))
             if self._has_poses:
                 last = max(line.number for line in self.lines if line.clip[:2] == sequence)
-                self._camera_pose(f"{sequence}/l", last + max(0, 0, *self.supp_idxs))
+                self._camera_pose(f"{sequence}/l", last + max(0, 0, *self._offsets()))
         except DataError as error:
             return str(error)
         return ""
@@ -129,8 +131,8 @@ class KittiOdometry(ClipDataset):
             notes.append("not all sequences have true poses: items have no Ts_true")
         return notes
 
-    def load(self, index: int) -> RawItem:
-        line, target, supports = self._read(index)
+    def load(self, index: int, factor: int = 0) -> RawItem:
+        line, target, supports = self._read(index, factor)
         rig, camera = self._rig(line.clip[:2]), self._camera(line.clip)
         K = resized(rig.K(camera), self._native_size(line.clip), self.size)
         depth, K_depth = self._depth(line, camera) if self.use_depth else (None, None)
@@ -140,7 +142,7 @@ class KittiOdometry(ClipDataset):
             K,
             T_stereo=self._stereo_motion(line) if 0 in self.supp_idxs else None,
             depth=depth,
-            Ts_true=self._motions(line) if self._has_poses else None,
+            Ts_true=self._motions(line, factor) if self._has_poses else None,
             K_depth=K_depth,
         )
 
@@ -200,10 +202,10 @@ class KittiOdometry(ClipDataset):
             raise DataError(f"{self._pose_file(sequence)} has {len(poses)} poses, none of frame {number} ({name})")
         return poses[number] @ np.linalg.inv(self._rig(sequence).from_camera_0(self._camera(name)))
 
-    def _motions(self, line: Line) -> NDArray[Any]:
+    def _motions(self, line: Line, factor: int = 0) -> NDArray[Any]:
         """True motions target -> support (n 4 4), metres."""
         target = self._camera_pose(line.clip, line.number)
-        places = [self._support(line, offset) for offset in self.supp_idxs]
+        places = [self._support(line, offset) for offset in self._offsets(factor)]
         motions = [np.linalg.inv(self._camera_pose(*place)) @ target for place in places]
         return np.array(motions).reshape(-1, 4, 4)
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
@@ -38,6 +39,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     With `drop_last=False` the last global batch may be smaller, and a process may get a smaller part of it or
     none: every item is seen exactly once by all processes together.
 
+    With `groups` no batch has items of two groups. Each group has a last batch of its own, and the batches of all
+    groups are spread evenly over the epoch.
+
     Raises UserError when the batch cannot be split over the processes, or when no full batch exists.
     """
 
@@ -48,6 +52,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     seed: int = 0  # of the order, >= 0
     shuffle: bool = False  # draw a new order for each epoch
     drop_last: bool = False  # leave out a last global batch that is not full: all processes take as many steps
+    groups: NDArray[Any] | None = None  # (num_items,) number 0, 1, ... of the group of each item; None = one group
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -62,12 +67,25 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             raise UserError(
                 f"the data set has {self.num_items:,} items; their order is kept for {_MAX_ITEMS:,} at most"
             )
-        if self.drop_last and self.num_items < self.batch_size:
+        self._sizes = [self.num_items] if self.groups is None else np.bincount(self.groups).tolist()
+        least, what = min(self._sizes), "an epoch has of one data set" if self.groups is not None else "of the data set"
+        if self.drop_last and least < self.batch_size:
             raise UserError(
-                f"loader.batch_size {self.batch_size} is more than the {self.num_items} items of the data set, and "
-                f"drop_last leaves out what fills no batch. Use a batch size of at most {self.num_items}"
+                f"loader.batch_size {self.batch_size} is more than the {least} items {what}, and "
+                f"drop_last leaves out what fills no batch. Use a batch size of at most {least}"
             )
+        self._plan = self._planned()
         self.set_position(0)
+
+    def _planned(self) -> NDArray[Any]:
+        """Plan the global batches of an epoch (n 3): group, and the first and last + 1 of its rows there."""
+        ends = np.array([size - size % self.batch_size if self.drop_last else size for size in self._sizes])
+        counts = -(-ends // self.batch_size)
+        owner = spread(counts.tolist())
+        first = np.zeros(len(owner), np.int64)
+        for group, count in enumerate(counts):
+            first[owner == group] = np.arange(count) * self.batch_size
+        return np.stack([owner, first, np.minimum(first + self.batch_size, ends[owner])], 1)
 
     def set_position(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration, and the global batch that it starts with (to resume)."""
@@ -84,20 +102,28 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return self._num_batches(self.world - 1)
 
     def _num_batches(self, rank: int) -> int:
-        full, rest = divmod(self.num_items, self.batch_size)
-        has_rest = rest > rank * (self.batch_size // self.world)
-        return full + int(has_rest and not self.drop_last)
+        before = rank * (self.batch_size // self.world)
+        return int((self._plan[:, 2] - self._plan[:, 1] > before).sum())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         order = np.arange(self.num_items)
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch, 0, _ORDER]).permutation(self.num_items)
+        orders = [order]
+        if self.groups is not None:
+            orders = [order[self.groups[order] == group] for group in range(len(self._sizes))]
         share = self.batch_size // self.world
-        for batch in range(self.start_batch, len(self)):
-            first = batch * self.batch_size + self.rank * share
-            rows = order[first : min(first + share, self.num_items)]
-            yield [(epoch, int(index)) for index in rows]
+        for group, first, last in self._plan[self.start_batch :]:
+            own = first + self.rank * share
+            if own < last:
+                yield [(epoch, int(index)) for index in orders[group][own : min(own + share, last)]]
+
+
+def spread(counts: Sequence[int]) -> NDArray[Any]:
+    """Spread things of several kinds evenly over one row: (sum of counts,) the kind of each place."""
+    when = np.concatenate([(np.arange(count) + 0.5) / count for count in counts if count])
+    return np.repeat(np.arange(len(counts)), counts)[np.argsort(when, kind="stable")]
 
 
 def make_loader(

@@ -26,6 +26,7 @@ from trainer.data.base import CommonOptions, DataError, DepthDataset, Key, RawIt
 from trainer.data.clips.dataset import first_readable
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
+from trainer.data.loaders import spread
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import UserError
 
@@ -56,6 +57,7 @@ class MixedDatasets(RecordedDataset):
         datasets: {name: {type: ..., weight: 1.0, <arguments of the type>}}; `type` may be left out where the name is
             one. `train`, `val`, `test` inside override single keys, and null in place of a mapping leaves one out.
         length: items of a training epoch; null = as many as all data sets have together.
+        one_per_batch: batches are of one data set each, which may then set its own `size` (arXiv:2307.10713).
         depth_size: (width, height) of all depth maps, resized by nearest neighbour; null = as the data sets give them.
 
     The other arguments are those of `DepthDataset`.
@@ -69,6 +71,7 @@ class MixedDatasets(RecordedDataset):
         self,
         datasets: dict[str, dict[str, Any] | None],
         length: int | None = None,
+        one_per_batch: bool = False,
         depth_size: tuple[int, int] | None = None,
         **common: Unpack[CommonOptions],
     ):
@@ -76,7 +79,7 @@ class MixedDatasets(RecordedDataset):
         if length is not None and length < 1:
             raise UserError(f"dataset.length must be 1 or more, or null, got {length}")
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
-        if problems := _problems(datasets):
+        if problems := _problems(datasets, one_per_batch):
             raise UserError("\n".join(f"dataset.{problem}" for problem in problems))
         shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
         self.parts = []
@@ -90,6 +93,7 @@ class MixedDatasets(RecordedDataset):
         if self.mode == "train":
             counts = item_counts([part.weight for part in self.parts], length or sum(sizes))
         self.pattern = Pattern(counts)
+        self.groups = self.pattern.owner if one_per_batch else None
         self.use_depth = self.use_depth and all(part.dataset.use_depth for part in self.parts)
         self._starts = np.cumsum([0, *sizes]).tolist()
         self._watch(self._starts[-1])
@@ -98,7 +102,8 @@ class MixedDatasets(RecordedDataset):
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
         """List unknown types, unknown or wrong arguments, and bad weights of the data sets."""
         datasets = kwargs.get("datasets")  # absent when missing or no mapping: reported elsewhere
-        return super().validate_config(kwargs) + ([] if datasets is None else _problems(datasets))
+        problems = [] if datasets is None else _problems(datasets, kwargs.get("one_per_batch", False))
+        return super().validate_config(kwargs) + problems
 
     @classmethod
     def members(cls, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -197,7 +202,7 @@ class MixedDatasets(RecordedDataset):
     def _disagreements(self) -> list[str]:
         problems = []
         names = [part.name for part in self.parts]
-        for key in sorted(self._keys):
+        for key in sorted(self._keys if self.groups is None else ()):
             shapes = {name: tuple(s[key].shape) for name, s in zip(names, self._samples, strict=True)}
             if len(set(shapes.values())) > 1:
                 each = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -246,20 +251,18 @@ class Pattern:
 
     def __init__(self, counts: Sequence[int]):
         self.counts = list(counts)
-        when = np.concatenate([(np.arange(count) + 0.5) / count for count in self.counts if count])
-        owner = np.repeat(np.arange(len(self.counts)), self.counts)
-        self._owner: NDArray[Any] = owner[np.argsort(when, kind="stable")]
-        self._step = np.zeros(len(self._owner), np.int64)
-        self._places = [np.flatnonzero(self._owner == i) for i in range(len(self.counts))]
+        self.owner = spread(self.counts)  # of each place
+        self._step = np.zeros(len(self.owner), np.int64)
+        self._places = [np.flatnonzero(self.owner == i) for i in range(len(self.counts))]
         for places in self._places:
             self._step[places] = np.arange(len(places))
 
     def __len__(self) -> int:
-        return len(self._owner)
+        return len(self.owner)
 
     def place(self, index: int) -> tuple[int, int]:
         """Data set at a place, and how many items of it came before."""
-        return int(self._owner[index]), int(self._step[index])
+        return int(self.owner[index]), int(self._step[index])
 
     def at(self, i_part: int, step: int) -> int:
         """The place that `place` maps to this."""
@@ -306,7 +309,7 @@ def _build_part(
     try:
         dataset = DATASETS.create(kind, **{"supp_idxs": list(supp_idxs), **shared, **kwargs})
     except UserError as error:  # name its own keys where they stand
-        own = DATASETS.parameters(kind).keys() - COMMON - ({"supp_idxs"} - kwargs.keys())
+        own = DATASETS.parameters(kind).keys() - ((COMMON | {"supp_idxs"}) - kwargs.keys())
         own_key = re.compile(rf"\bdataset\.((?:(?:{'|'.join(MODES)})\.)?(?:{'|'.join(map(re.escape, own))}))\b")
         text = own_key.sub(lambda match: f"{place}.{match[1]}", str(error))
         raise UserError(text if text.startswith(f"{place}.") else f"{place}: {text}") from error
@@ -319,7 +322,7 @@ def _build_part(
     return Part(name, weight, dataset)
 
 
-def _problems(datasets: Mapping[str, Any]) -> list[str]:
+def _problems(datasets: Mapping[str, Any], own_sizes: bool) -> list[str]:
     """List what is wrong with the settings of the data sets, each line opening with "datasets"."""
     problems = []
     for name, settings in datasets.items():
@@ -331,13 +334,13 @@ def _problems(datasets: Mapping[str, Any]) -> list[str]:
         return problems
     for mode in MODES:
         for name, weight, kwargs in _settings(datasets, mode):
-            problems += [f"datasets: {name}{text}" for text in _part_problems(weight, kwargs)]
+            problems += [f"datasets: {name}{text}" for text in _part_problems(weight, kwargs, own_sizes)]
     if not any(settings is not None for settings in datasets.values()):
         problems.append("datasets: none is named")
     return list(dict.fromkeys(problems))
 
 
-def _part_problems(weight: Any, kwargs: Mapping[str, Any]) -> Iterator[str]:
+def _part_problems(weight: Any, kwargs: Mapping[str, Any], own_sizes: bool) -> Iterator[str]:
     kind = kwargs["type"]
     if not (isinstance(kind, str) and kind in DATASETS) or kind == "mixed":
         known = [entry for entry in DATASETS.names() if entry != "mixed"]
@@ -346,12 +349,14 @@ def _part_problems(weight: Any, kwargs: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         yield f".weight must be a positive number, got {weight!r}. To leave the data set out, set it to null (~)"
     parameters = DATASETS.parameters(kind)
-    known = [key for key in parameters if key not in COMMON]
+    common = COMMON - {"size"} if own_sizes else COMMON
+    known = [key for key in parameters if key not in common]
     for key, value in kwargs.items():
         if key in OWN_KEYS:
             continue
-        if key in COMMON:
-            yield f".{key} is set for all data sets together: use dataset.{key}"
+        if key in common:
+            alone = ", or set dataset.one_per_batch: true" if key == "size" else ""
+            yield f".{key} is set for all data sets together: use dataset.{key}{alone}"
         elif key not in parameters:
             yield f".{key} is not an argument of dataset {kind!r}. {did_you_mean(key, [*known, *OWN_KEYS, *MODES])}"
         elif reason := _mismatch(parameters[key].annotation, value):

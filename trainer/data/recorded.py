@@ -79,9 +79,9 @@ class RecordedDataset(DepthDataset):
             return item
         raise DataError(f"{_TRIES} items in a row cannot be read, the last one: {reason}. Is the disk still there?")
 
-    def _load_checked(self, index: int, with_label: bool = True) -> RawItem:
+    def _load_checked(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
         self._decoded = []
-        return super()._load_checked(index, with_label)
+        return super()._load_checked(epoch, index, with_label)
 
     def _picture(self, source: Any) -> NDArray[np.uint8]:
         """Read a picture as RGB of `size` (h w 3), for use inside `load`. What `views` need of it is kept."""
@@ -91,12 +91,12 @@ class RecordedDataset(DepthDataset):
             self._decoded = [*self._decoded, (picture, rgb)]
         return picture
 
-    def _pictures_at(self, index: int, raw: RawItem, size: tuple[int, int]) -> Sequence[NDArray[np.uint8]]:
+    def _pictures_at(self, epoch: int, index: int, raw: RawItem, size: tuple[int, int]) -> Sequence[NDArray[np.uint8]]:
         """Resize what was decoded for the item; a data set that does not use `_picture` reads again."""
         images = [raw.target, *raw.supports]
         found = [next((rgb for picture, rgb in self._decoded if picture is image), None) for image in images]
-        if None in found:
-            return super()._pictures_at(index, raw, size)
+        if any(rgb is None for rgb in found):
+            return super()._pictures_at(epoch, index, raw, size)
         return [at_size(rgb, size) for rgb in found if rgb is not None]
 
     def _other(self, rng: np.random.Generator, index: int) -> int:

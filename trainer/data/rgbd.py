@@ -40,6 +40,7 @@ class RgbdScenes(ClipDataset):
         split_file: lines `<scene> <frame>`; null = all frames that have their neighbours, divided by `val_every`.
         val_every: every n-th block of frames is for val and test, with a gap around it; 0 = all frames in all modes.
         frame_gap: frames from one neighbour to the next, for cameras that move little: offset -1 is so many back.
+        supp_range: [least, most] factor of the offsets of supports, drawn per item in training (arXiv:2307.10713).
         depth_scale: values of a depth PNG per metre: 1000 = millimetres.
         depth_size: (width, height) of the depth maps, resized by nearest neighbour; null = as recorded.
 
@@ -55,6 +56,7 @@ class RgbdScenes(ClipDataset):
         split_file: str | None = None,
         val_every: int = 10,
         frame_gap: int = 1,
+        supp_range: tuple[int, int] = (1, 1),
         depth_scale: float = 1000.0,
         depth_size: tuple[int, int] | None = None,
         **common: Unpack[CommonOptions],
@@ -64,7 +66,7 @@ class RgbdScenes(ClipDataset):
         refuse_stereo(self.supp_idxs, "an RGB-D recording")
         if not depth_scale > 0:
             raise UserError(f"dataset.depth_scale must be positive, got {depth_scale}")
-        self.frame_gap, self.depth_scale = frame_gap, depth_scale
+        self.frame_gap, self.supp_range, self.depth_scale = frame_gap, supp_range, depth_scale
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self.root = find_folder(data_roots(root), ("rgbd",), _holds_scenes, "RGB-D data", SET_A_ROOT)
         folders = [self.root] if _is_scene(self.root) else sorted(filter(_is_scene, self.root.iterdir()))
@@ -92,15 +94,15 @@ class RgbdScenes(ClipDataset):
             notes.append("not all scenes have finite poses in poses.txt: items have no Ts_true")
         return notes
 
-    def load(self, index: int) -> RawItem:
-        line, target, supports = self._read(index)
+    def load(self, index: int, factor: int = 0) -> RawItem:
+        line, target, supports = self._read(index, factor)
         native = self._native_size(line.clip)
         K, depth, K_depth = self._K[line.clip], None, None
         if self.use_depth:
             with self.stage("Depth"):
                 depth = self._depth(line)
                 K_depth = resized(K, native, (depth.shape[1], depth.shape[0]))
-        Ts = self._motions(line) if self._has_poses else None
+        Ts = self._motions(line, factor) if self._has_poses else None
         K = resized(K, native, self.size)
         return RawItem(target, supports, K, depth=depth, Ts_true=Ts, K_depth=K_depth)
 
@@ -125,10 +127,10 @@ class RgbdScenes(ClipDataset):
     def _depth_path(self, line: Line) -> str | None:
         return self._depths.get(line.clip, {}).get(line.number)
 
-    def _motions(self, line: Line) -> NDArray[Any]:
+    def _motions(self, line: Line, factor: int = 0) -> NDArray[Any]:
         """True motions target -> support (n 4 4), metres."""
         poses = self._poses[line.clip]
-        numbers = [self._support(line, offset)[1] for offset in self.supp_idxs]
+        numbers = [self._support(line, offset)[1] for offset in self._offsets(factor)]
         motions = [np.linalg.inv(poses[number]) @ poses[line.number] for number in numbers]
         return np.array(motions).reshape(-1, 4, 4)
 

@@ -75,8 +75,11 @@ def predicted_maps(
         raise UserError(
             f"item {indices[0]} ({dataset.describe(indices[0])}) comes without image: a network needs the data set"
         )
+    images = [item["target"] for item in items]
+    alike = len({image.shape for image in images}) == 1  # not so where data sets of a mixture have sizes of their own
     with torch.inference_mode():
-        depths = predict(torch.stack([item["target"] for item in items])).float().cpu()[:, 0]  # (b h w)
+        batches = [torch.stack(images)] if alike else [image[None] for image in images]
+        depths = [depth for batch in batches for depth in predict(batch).float().cpu()[:, 0]]  # each (h w)
     for index, depth in zip(indices, depths, strict=True):
         bad = int((~valid_depth(depth, 0, math.inf)).sum())
         if bad:

@@ -1,6 +1,6 @@
 """Geometry: camera, rigid motion, disparity and depth, view synthesis. Pure functions, never in 16 bit."""
 
-from trainer.geometry.camera import flip_intrinsics, inverse_intrinsics, pinhole, scale_intrinsics
+from trainer.geometry.camera import crop_intrinsics, flip_intrinsics, inverse_intrinsics, pinhole, scale_intrinsics
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
 from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project, sample_grid
@@ -10,6 +10,7 @@ __all__ = [
     "ViewSynthesis",
     "axis_angle_to_matrix",
     "cache_pieces",
+    "crop_intrinsics",
     "depth_to_disp",
     "disp_to_depth",
     "flip_intrinsics",

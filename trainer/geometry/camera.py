@@ -30,6 +30,14 @@ def scale_intrinsics(K: Tensor, size_from: tuple[int, int], size_to: tuple[int, 
     return K * K.new_tensor([w_to / w_from, h_to / h_from, 1.0])[:, None]
 
 
+def crop_intrinsics(K: Tensor, offset: tuple[int, int]) -> Tensor:
+    """Adapt K (..., 3, 3) to a crop whose first pixel is `offset` = (x, y) of the image: cx - x, cy - y."""
+    cropped = K.clone()
+    cropped[..., 0, 2] -= offset[0]
+    cropped[..., 1, 2] -= offset[1]
+    return cropped
+
+
 def flip_intrinsics(K: Tensor, width: int) -> Tensor:
     """Adapt K (..., 3, 3) to a horizontally mirrored image `width` pixels wide: cx becomes width - 1 - cx."""
     flipped = K.clone()

@@ -167,7 +167,9 @@ class DepthPredictor:
 
 
 def input_size(config: Config) -> tuple[int, int]:
-    """Return (width, height) of the images a configuration trains with."""
+    """Return (width, height) of the images a configuration trains with; ref_size where their shape is drawn."""
+    if config.trainer.aspect_ratio is not None:
+        return config.trainer.aspect_ratio.ref_size
     name, arguments = config.dataset_kwargs("train")
     width, height = arguments.get("size") or DATASETS.parameters(name)["size"].default
     return width, height

@@ -17,6 +17,7 @@ from accelerate.utils import send_to_device
 
 from models_zoo.adapters import adapters_of
 from trainer.checkpoint.state import Position, TrainState
+from trainer.data.aspect import AspectRatios
 from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
@@ -49,6 +50,7 @@ class Settings:
     log_images: bool | Literal["all"] = True
     log_grad_norm: bool = False
     limit_train: int | None = None  # micro-batches per epoch
+    aspect: AspectRatios | None = None  # shapes of training batches; None = as they are loaded
 
     def steps_per_epoch(self, train_loader: Any) -> int:
         """Return the number of optimizer steps in an epoch."""
@@ -159,10 +161,16 @@ class Loop:
 
     def move(self, batch: Any, number: int) -> Any:
         """Move micro-batch `number` of a step to the device, and seed the draws of its forward pass."""
-        moved = send_to_device(batch, self.accelerator.device, non_blocking=True)
         step, rank = self.state.position.step, self.accelerator.process_index
+        moved = self.shaped(batch, TRAINING, step, number)
         seed_everything(self.settings.seed, TRAINING, step, number, rank)
         return moved
+
+    def shaped(self, batch: Any, *position: int) -> Any:
+        """Move a training batch to the device, and give it a shape that all processes draw alike."""
+        moved = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        aspect = self.settings.aspect
+        return moved if aspect is None else aspect(moved, self.settings.seed, *position)
 
     def requests(self) -> tuple[bool, bool, bool, bool]:
         """This process's requests to all: to stop, to save by the clock, to report a failed save, to finish."""
@@ -293,7 +301,7 @@ class Loop:
         self.train_loader.batch_sampler.set_position(epoch, 0)
         for number, batch in enumerate(islice(self.train_loader, self.settings.limit_train)):
             seed_everything(self.settings.seed, STATISTICS, epoch, number, self.accelerator.process_index)
-            yield send_to_device(batch, self.accelerator.device, non_blocking=True)
+            yield self.shaped(batch, STATISTICS, epoch, number)
             self.leave_if_asked()
 
     def finish_epoch(self, result: ValidationResult) -> None:

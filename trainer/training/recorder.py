@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.data.aspect import AspectRatios
 from trainer.metrics.camera import NAMES, LearnedCamera
 from trainer.metrics.validation import VALIDATION_METRICS, metric_limits, shown_name, validation_metrics
 from trainer.runtime.processes import total
@@ -29,13 +30,21 @@ class Recorder:
         tracker, progress: see `trainer.tracking`; they write on the main process only.
         min_depth, max_depth: limits of the predicted depth, for training metrics and the health watch; 0 and infinity =
             none.
+        aspect: of training batches, whose items are shown whole.
     """
 
     def __init__(
-        self, accelerator: Any, tracker: Any, progress: Any, *, min_depth: float = 0.1, max_depth: float = 100.0
+        self,
+        accelerator: Any,
+        tracker: Any,
+        progress: Any,
+        *,
+        min_depth: float = 0.1,
+        max_depth: float = 100.0,
+        aspect: AspectRatios | None = None,
     ):
         self.accelerator, self.tracker, self.progress = accelerator, tracker, progress
-        self.limits = min_depth, max_depth
+        self.limits, self.aspect = (min_depth, max_depth), aspect
         self.health = Health(min_depth, max_depth)
         self.extra: dict[str, float] = {}  # scalars of the loop, by tag
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest logged step
@@ -144,8 +153,9 @@ class Recorder:
         for mode, loader in loaders.items():
             if loader is None:
                 continue
+            whole = self.aspect.whole if self.aspect and mode == "train" else dict
             try:
-                rows = overview(objective, loader, self.accelerator, seed, *self.limits)
+                rows = overview(objective, loader, self.accelerator, seed, *self.limits, prepare=whole)
             except Exception as error:
                 self.progress.message(f"warning: no pictures of {mode} items: {type(error).__name__}: {error}")
                 continue

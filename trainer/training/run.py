@@ -16,6 +16,7 @@ from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
+from trainer.data.aspect import AspectRatios
 from trainer.data.base import DepthDataset
 from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
@@ -247,6 +248,7 @@ def _settings(cfg: Config, seed: int) -> Settings:
         log_images=trainer.log_images,
         log_grad_norm=trainer.log_grad_norm,
         limit_train=trainer.limit_train_batches,
+        aspect=None if trainer.aspect_ratio is None else AspectRatios(**trainer.aspect_ratio.model_dump()),
     )
 
 
@@ -273,4 +275,5 @@ def _start_recorder(
         cfg.to_dict(), metrics=[f"best/{settings.monitor}", *(f"val/{name}" for name in VALIDATION_METRICS)]
     )
     tracker.charts(CHARTS)
-    return Recorder(accelerator, tracker, progress, min_depth=settings.min_depth, max_depth=settings.max_depth)
+    limits = {"min_depth": settings.min_depth, "max_depth": settings.max_depth}
+    return Recorder(accelerator, tracker, progress, aspect=settings.aspect, **limits)

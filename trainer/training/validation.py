@@ -149,7 +149,13 @@ def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
 
 @torch.no_grad()
 def overview(
-    objective: Any, loader: Any, accelerator: Any, seed: int, min_depth: float, max_depth: float
+    objective: Any,
+    loader: Any,
+    accelerator: Any,
+    seed: int,
+    min_depth: float,
+    max_depth: float,
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> list[dict[str, Any]]:
     """Predict a few items of a loader's data set, always the same and evenly spaced; return rows for `viz.sheet`.
 
@@ -160,7 +166,7 @@ def overview(
     rows: list[dict[str, Any]] = []
     for index in sorted({round(last * i / (SHOWN_ITEMS - 1)) for i in range(SHOWN_ITEMS)}):
         item = {k: v for k, v in dataset[index].items() if not k.endswith("_aug")}
-        batch = {k: v[None].to(accelerator.device) for k, v in item.items()}
+        batch = prepare({k: v[None].to(accelerator.device) for k, v in item.items()})
         seed_everything(seed, VALIDATION, 0, index, accelerator.process_index)
         with accelerator.autocast(), _uncompiled(objective):
             output = objective(batch) if _has_supports(batch) else objective.predict_only(batch)

@@ -34,7 +34,7 @@ from trainer.training.setup import PRECISIONS, build_optimizer
 SIDES = ("bare", "loop", "bare again")
 CLOCKS = {"wall clock": time.perf_counter, "CPU time": time.process_time}
 # Settings that would make rounds or sides differ.
-SETTLED = ("accumulate_grad_batches=1", "limit_train_batches=~", "save_every_n_steps=~")
+SETTLED = ("accumulate_grad_batches=1", "limit_train_batches=~", "save_every_n_steps=~", "aspect_ratio=~")
 BATCHES = 8  # kept in memory
 SHOWN_CALLS = 16
 REPEATS = 3  # of what happens once per epoch

@@ -8,8 +8,10 @@ import torch
 
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.config.plugins import load_plugins
+from trainer.data.aspect import AspectRatios
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import read_hparams
+from trainer.runtime.seeding import TRAINING
 from trainer.training.replay import Moment, name_operation, replay
 
 TYPES = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     precision = args.precision or str(settings.get("precision", 32))
     batch = {key: tensor.to(device) for key, tensor in capsule.batch.items()}
     moment = Moment(capsule.seed, capsule.position.step, capsule.micro_batch, capsule.rank)
+    if aspect := settings.get("aspect_ratio"):
+        batch = AspectRatios(**aspect)(batch, moment.seed, TRAINING, moment.step, moment.micro_batch)
     items = ", ".join(map(str, batch["index"].tolist())) if "index" in batch else "unknown"
     print(
         f"{args.capsule.name}: {hparams.get('name', '?')}/{hparams.get('version', '?')},"

@@ -232,9 +232,9 @@ def _camera(dataset: DepthDataset) -> str:
     """Write K of the first item in fractions of the picture, and whether it is used."""
     if dataset.guesses_K and dataset.K_is_learned:
         return "learned; the data do not know it"
-    width, height = dataset.size
     try:
-        K = dataset[0]["K"]
+        item = dataset[0]
+        K, (height, width) = item["K"], item["target"].shape[-2:]
     except (UserError, KeyError) as error:  # one bad item stops nothing
         return f"unknown ({type(error).__name__}: {error})"
     names = {"fx": K[0, 0] / width, "fy": K[1, 1] / height, "cx": K[0, 2] / width, "cy": K[1, 2] / height}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -61,21 +63,30 @@ def gaps(clip: Clip) -> int:
     return sum(later - earlier != clip.step for earlier, later in pairwise(sorted(clip.frames)))
 
 
-def choose_frames(clip: Clip, offsets: Sequence[int], mode: str, val_every: int) -> list[int]:
-    """Choose the targets of a mode: frames that have all their neighbours, `offsets` frames away.
+def choose_frames(clip: Clip, offsets: Sequence[int], mode: str, val_every: int, factor: int = 1) -> list[int]:
+    """Choose the targets of a mode: frames that have all their neighbours, `factor` times `offsets` frames away.
 
     Frames are cut into blocks of equal length, at most 50; every `val_every`-th block is for val and test. Training
-    skips the frames next to such a block: no picture is read by both, unless supports of validation reach further than
-    those of training. `val_every` 0: all frames in all modes.
+    skips the frames next to such a block: no picture is read by both, unless supports of validation (of factor 1) reach
+    further than those of training. `val_every` 0: all frames in all modes.
     """
+    reach = (1 + factor) * max(map(abs, offsets), default=0)
+    distances = distances_to_held_out(clip, val_every)
+    numbers = [n for n, distance in distances.items() if (distance > reach if mode == "train" else distance == 0)]
+    numbers = numbers if val_every else sorted(clip.frames)
+    return [n for n in numbers if all(n + factor * offset * clip.step in clip.frames for offset in offsets)]
+
+
+def distances_to_held_out(clip: Clip, val_every: int) -> dict[int, float]:
+    """Map each frame, in order, to how many frames away the nearest one is that is held out for val and test."""
     numbers = sorted(clip.frames)
-    if val_every:
-        block = max(1, min(MAX_BLOCK, len(numbers) // val_every))
-        held_out = [i // block % val_every == val_every - 1 for i in range(len(numbers))]
-        reach = 2 * max(map(abs, offsets), default=0)
-        near = [any(held_out[max(0, i - reach) : i + reach + 1]) for i in range(len(numbers))]
-        numbers = [n for i, n in enumerate(numbers) if (not near[i] if mode == "train" else held_out[i])]
-    return [n for n in numbers if all(n + offset * clip.step in clip.frames for offset in offsets)]
+    block = max(1, min(MAX_BLOCK, len(numbers) // val_every)) if val_every else 0
+    held_out = [i for i in range(len(numbers)) if val_every and i // block % val_every == val_every - 1]
+    distances = {}
+    for i, number in enumerate(numbers):
+        place = bisect_left(held_out, i)
+        distances[number] = min((abs(i - held) for held in held_out[max(0, place - 1) : place + 1]), default=math.inf)
+    return distances
 
 
 def read_lines(path: Path, parse: Callable[[str], tuple[str, int] | None], expected: str) -> list[Line]:

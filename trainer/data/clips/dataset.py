@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -11,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
-from trainer.data.clips.clips import Clip, Line, choose_frames, gaps, read_lines
+from trainer.data.base import DataError, RawItem
+from trainer.data.clips.clips import Clip, Line, choose_frames, distances_to_held_out, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, counted, parse_frame, shown
@@ -21,21 +22,32 @@ from trainer.runtime.errors import UserError, listed
 
 S = TypeVar("S")
 T = TypeVar("T")
+_REACH = 4  # fourth word of entropy: the factor must not share the draws of the augmentation
 _KNOWN = 10  # clips that a message names: there may be thousands, and as many that are not among them
 
 
 class ClipDataset(RecordedDataset):
-    """Items are frames of clips. A subclass finds `clips` and passes its items to `_set_items`."""
+    """Items are frames of clips. A subclass finds `clips` and passes its items to `_set_items`.
+
+    In training, the offsets of supports are multiplied by a factor drawn per item from `supp_range` (arXiv:2307.10713),
+    of those whose frames exist and are not read by validation. Items are frames that have the supports of the least.
+    """
 
     clips: Mapping[str, Clip]
     lines: Sequence[Line]
     frame_gap: int = 1
+    supp_range: tuple[int, int] = (1, 1)
     _left_out: Sequence[str] = ()
+    _val_every: int = 0  # of the rule, 0 = no rule
 
     def _set_items(self, clips: Mapping[str, Clip], lines: Sequence[Line]) -> None:
         if self.frame_gap < 1:
             raise UserError(f"dataset.frame_gap must be 1 or more, got {self.frame_gap}")
+        low, high = self.supp_range
+        if not 1 <= low <= high:
+            raise UserError(f"dataset.supp_range must be [least, most], whole numbers from 1, got {[low, high]}")
         self.clips, self.lines = clips, lines
+        self._distances: dict[str, dict[int, float]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._watch(len(lines))
 
@@ -50,12 +62,14 @@ class ClipDataset(RecordedDataset):
         """Choose items without a split file. Raises UserError when none are left."""
         if val_every < 0 or val_every == 1:
             raise UserError(f"dataset.val_every must be 2 or more, or 0 for no division, got {val_every}")
-        offsets = [offset * self.frame_gap for offset in self.supp_idxs]
+        offsets, factor = [offset * self.frame_gap for offset in self.supp_idxs], self._least_factor
         lines = [
             Line("", name, number)
             for name, clip in clips.items()
-            for number in choose_frames(clip, offsets, self.mode, val_every)
+            for number in choose_frames(clip, offsets, self.mode, val_every, factor)
         ]
+        self._val_every = val_every
+        offsets = [offset * factor for offset in offsets]
         if not lines:
             frames = sum(len(clip.frames) for clip in clips.values())
             raise UserError(
@@ -152,26 +166,59 @@ class ClipDataset(RecordedDataset):
             *(f"{name}: {order}" for name in uncounted),
         ]
 
+    @property
+    def _least_factor(self) -> int:
+        """What offsets of supports are multiplied by at least; 1 outside of training."""
+        return self.supp_range[0] if self.mode == "train" else 1
+
+    def load_in(self, epoch: int, index: int) -> RawItem:
+        """Read item `index` with the supports that it has in an epoch of training."""
+        line, factor = self.lines[index], self._least_factor
+        if self.mode == "train" and self.supp_range[1] > factor and not line.problem and line.clip in self.clips:
+            rng = np.random.default_rng([self.seed, epoch, index, _REACH])
+            factors = [k for k in range(factor, self.supp_range[1] + 1) if k == factor or self._can_reach(line, k)]
+            factor = int(rng.choice(factors))
+        return self.load(index, factor)
+
+    @abstractmethod
+    def load(self, index: int, factor: int = 0) -> RawItem:
+        """Read item `index`, with supports `factor` times `supp_idxs` away; 0 = the least of the mode."""
+
+    def _offsets(self, factor: int = 0) -> list[int]:
+        """Offsets of the supports of an item, without `frame_gap`."""
+        return [offset * (factor or self._least_factor) for offset in self.supp_idxs]
+
+    def _can_reach(self, line: Line, factor: int) -> bool:
+        """Return whether the supports of an item exist, and validation does not read them."""
+        if any(self._find(*self._support(line, offset)) is None for offset in self._offsets(factor)):
+            return False
+        if not self._val_every:
+            return True
+        if line.clip not in self._distances:
+            self._distances[line.clip] = distances_to_held_out(self.clips[line.clip], self._val_every)
+        reach = (1 + factor) * self.frame_gap * max(map(abs, self.supp_idxs), default=0)
+        return self._distances[line.clip][line.number] > reach
+
     def _support(self, line: Line, offset: int) -> tuple[str, int]:
         return line.clip, line.number + offset * self.frame_gap * self.clips[line.clip].step
 
-    def _roles(self, line: Line) -> dict[str, tuple[str, int]]:
+    def _roles(self, line: Line, factor: int = 0) -> dict[str, tuple[str, int]]:
         target = {"target": (line.clip, line.number)}
         if line.problem or line.clip not in self.clips:
             return target
-        return target | {f"support {offset:+d}": self._support(line, offset) for offset in self.supp_idxs}
+        return target | {f"support {offset:+d}": self._support(line, offset) for offset in self._offsets(factor)}
 
     def _find(self, name: str, number: int) -> str | None:
         clip = self.clips.get(name)
         return None if clip is None else clip.frames.get(number)
 
-    def _read(self, index: int) -> tuple[Line, NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    def _read(self, index: int, factor: int = 0) -> tuple[Line, NDArray[np.uint8], list[NDArray[np.uint8]]]:
         """Read target and supports of an item. Raises DataError naming a picture that is missing or broken."""
         line = self.lines[index]
         if line.problem:
             raise DataError(line.problem)
         paths = {}
-        for role, (name, number) in self._roles(line).items():
+        for role, (name, number) in self._roles(line, factor).items():
             path = self._find(name, number)
             if path is None:
                 raise DataError(f"{role} {name}/{number} is missing. Remove the item from the split")
