@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from models_zoo import NETWORKS
 from trainer.build import build_dataset, build_loader, build_objective
 from trainer.checkpoint import Checkpointer, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
@@ -203,6 +204,9 @@ def _restore(
     state = TrainState()
     if saved is not None:
         defaults = {f"config.trainer.{key}": value for key, value in cfg.trainer_defaults().items()}
+        for net in cfg.net:  # options that networks had not yet
+            options = NETWORKS.parameters(net)
+            defaults |= {f"config.net.{net}.{key}": option.default for key, option in options.items()}
         notes += check_resume(saved, hparams, allowed=cfg.trainer.resume_training, defaults=defaults)
         check_best(saved, checkpointer.folder / BEST)
         saved.restore(*trained, accelerator.scaler)
