@@ -83,8 +83,9 @@ class Pose(nn.Module):
         motion = STEP * _pooled(self.decoder, feats).view(-1, SLOTS, 6)
         out = {"R": motion[..., :3], "t": motion[..., 3:]}
         if self.learn_K:
-            out["focal"] = F.softplus(_pooled(self.focal, feats))
-            out["centre"] = _pooled(self.centre, feats).sigmoid()
+            with torch.autocast(feats.device.type, enabled=False):  # 16 bit would round K to half a per cent
+                out["focal"] = F.softplus(_pooled(self.focal, at_least_float32(feats)))
+                out["centre"] = _pooled(self.centre, at_least_float32(feats)).sigmoid()
         return out
 
 

@@ -105,8 +105,6 @@ def test_a_new_network_predicts_the_camera_it_was_given(pairs):
     with torch.autocast("cpu", torch.bfloat16):
         out = net(pairs)
     assert {out[key].dtype for key in ("focal", "centre")} == {torch.float32}
-    assert out["focal"].tolist() == [pytest.approx([0.58, 1.92], rel=5e-3)] * 2  # the biases are read in 16 bit
-    out = net(pairs)
     assert out["focal"].tolist() == [pytest.approx([0.58, 1.92], rel=1e-6)] * 2
     assert out["centre"].tolist() == [pytest.approx([0.45, 0.5], rel=1e-6)] * 2
     out["focal"].sum().backward()
