@@ -162,9 +162,9 @@ def _from_onnx(path: Path, request: Request) -> Teacher:
         _refuse_kind(str(path), request)
     if request.precision != "32":
         raise UserError(f"--precision {request.precision}: an ONNX file has its own. Leave it out")
-    axes = {"NHWC": (1, 2), "NCHW": (2, 3)}["NHWC" if entry.shape[-1] == 3 else "NCHW"]
     if len(entry.shape) != 4 or len(session.get_inputs()) != 1 or 3 not in (entry.shape[1], entry.shape[-1]):
         raise UserError(f"--teacher {path}: takes {entry.name} {entry.shape}, but one batch of RGB pictures is given")
+    axes = (1, 2) if entry.shape[-1] == 3 else (2, 3)  # of height and width
     fixed = [entry.shape[i] for i in reversed(axes)]
     known = (int(about["width"]), int(about["height"])) if ours else least_size(request.shown)
     size = request.size or (known if not all(isinstance(side, int) for side in fixed) else (fixed[0], fixed[1]))
