@@ -225,7 +225,7 @@ def waves(length: int, device: torch.device) -> Tensor:
 def litemono_problems(dilation: Any, drop_path: Any) -> list[str]:
     """List what is wrong with the options of an encoder of Lite-Mono."""
     problems = []
-    if dilation not in DILATIONS:
+    if dilation not in [*DILATIONS]:  # it may be unhashable
         problems.append(f"dilation is {dilation!r}; choose small (trained at 640 x 192) or large (1024 x 320)")
     if not isinstance(drop_path, int | float) or not 0 <= drop_path < 1:
         problems.append(f"drop_path is {drop_path!r}; it must be a number from 0 to below 1")

@@ -172,8 +172,8 @@ def test_a_wrong_channel_count_is_named():
             "encoder 'litemono' has no argument 'dilatoin'. Did you mean 'dilation'",
         ),
         (
-            {"enc_name": "litemono", "enc_options": {"dilation": "larg"}, "out_scales": 0, "dec_name": "litemono"},
-            "enc_options: dilation is 'larg'; choose small",
+            {"enc_name": "litemono", "enc_options": {"dilation": [2]}, "out_scales": 0, "dec_name": "litemono"},
+            "enc_options: dilation is .2.; choose small",
         ),
         (
             {"enc_name": "litemono", "enc_options": {"drop_path": 1}, "out_scales": 0, "dec_name": "litemono"},

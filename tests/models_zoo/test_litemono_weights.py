@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,9 @@ def test_every_variant_is_known_by_its_shapes(variant: str, tmp_path: Path) -> N
     assert foreign.tensors.keys() == published.keys()
     assert all(same(foreign.tensors[name], tensor) for name, tensor in published.items())
     assert len(foreign.dropped["counters of operations"]) == 8
-
-
-def test_a_model_of_video_has_no_stereo_pair(tmp_path: Path) -> None:
-    """Unlike one of Monodepth2 without pose.pth: predictions would be taken for metric."""
-    litemono_folder(tmp_path / "m")
-    settings = read_foreign(tmp_path / "m").settings
-    assert settings["dataset"] == {"size": [640, 192], "supp_idxs": None}
-    assert settings["trainer"] == {"min_depth": 0.1, "max_depth": 100.0}
+    # No stereo pair, unlike Monodepth2 without pose.pth: predictions would be taken for metric.
+    assert foreign.settings["dataset"] == {"size": [640, 192], "supp_idxs": None}
+    assert foreign.settings["trainer"] == {"min_depth": 0.1, "max_depth": 100.0}
 
 
 @pytest.mark.long
@@ -61,6 +58,8 @@ def test_wide_images_mean_large_dilations(tmp_path: Path) -> None:
     foreign = read_foreign(tmp_path / "m")
     assert foreign.net["depth"]["enc_options"] == {"dilation": "large"}
     assert any("1024 pixels wide" in note for note in foreign.notes)
+    alone = read_foreign(tmp_path / "m" / "encoder.pth")
+    assert any("name the folder" in note for note in alone.notes)
 
 
 @pytest.mark.parametrize("under", ["model", None])
@@ -79,9 +78,12 @@ def test_an_encoder_alone(under: str | None, tmp_path: Path) -> None:
     assert all(same(tensor, state[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_one_file_of_a_folder_says_where_the_rest_is(tmp_path: Path) -> None:
-    litemono_folder(tmp_path / "m")
-    assert any("name the folder" in note for note in read_foreign(tmp_path / "m" / "encoder.pth").notes)
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Lite-Mono folder, to be read only."""
+    path = tmp_path_factory.mktemp("litemono") / "m"
+    litemono_folder(path)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -92,17 +94,17 @@ def test_one_file_of_a_folder_says_where_the_rest_is(tmp_path: Path) -> None:
         ("encoder.pth", lambda c: c.update(odd=torch.ones(1)), "1 entries are not of Lite-Mono: odd"),
         ("depth.pth", lambda c: c.update(odd=torch.ones(1)), "1 entries are not of Lite-Mono: odd"),
         ("depth.pth", lambda c: c.update({"decoder.6.conv.weight": torch.ones(1, 24, 3, 3)}), "take 16, 32, 64 channe"),
-        ("encoder.pth", lambda c: c.update(author="me"), "not of Lite-Mono: author|not weights: author"),
+        ("encoder.pth", lambda c: c.update(author="me"), r"not weights: author \(str\)"),
     ],
 )
-def test_a_wrong_folder_is_refused(file: str, change: Any, message: str, tmp_path: Path) -> None:
-    litemono_folder(tmp_path / "m")
+def test_a_wrong_folder_is_refused(file: str, change: Any, message: str, released: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(released, tmp_path / "m", copy_function=os.link))
     if change is None:
-        (tmp_path / "m" / file).unlink()
+        (folder / file).unlink()
     else:
-        edit(tmp_path / "m" / file, change)
+        edit(folder / file, change)
     with pytest.raises(UnreadableWeights, match=message):
-        read_foreign(tmp_path / "m")
+        read_foreign(folder)
 
 
 def test_names_are_found_in_both_forms_of_a_file(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_camera_networks_of_nimbled_are_pose_networks_that_learn_intrinsics(tmp_
     ],
 )
 def test_an_incomplete_nimbled_folder_is_refused(lost: str, message: str, tmp_path: Path) -> None:
-    nimbled_folder(tmp_path / "m", TINY, camera=True)
-    (tmp_path / "m" / f"{lost}.pth").unlink()
+    for name in {"depth_encoder", "depth_decoder", "camera_encoder", "camera_decoder"} - {lost}:
+        (tmp_path / f"{name}.pth").touch()
     with pytest.raises(UnreadableWeights, match=message):
-        read_foreign(tmp_path / "m")
+        read_foreign(tmp_path)
