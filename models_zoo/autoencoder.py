@@ -43,7 +43,7 @@ class Autoencoder(nn.Module):
         if problems := autoencoder_problems(enc_name, dec_name, out_scales, mean, std):
             raise ValueError("autoencoder: " + "; ".join(problems))
         self.standardise = Standardise(mean, std)
-        self.encoder = build_encoder(enc_name, pretrained)
+        self.encoder = build_encoder(enc_name, pretrained, judge=DECODERS.get(dec_name).feature_problems)  # type: ignore[attr-defined]
         self.decoder = DECODERS.create(
             dec_name, **feature_spec(self.encoder)._asdict(), out_scales=as_scales(out_scales), out_ch=3, use_skip=False
         )

@@ -76,8 +76,11 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
 
 def depth_limits(cfg: Config) -> tuple[float, float | None]:
     """Return depth at disparity 1 and 0 (None = no bound): those of the trainer, but none for a ReLU disparity."""
-    if cfg.net.get("depth", {}).get("activation") == "relu":
+    activation = cfg.net.get("depth", {}).get("activation")
+    if activation == "relu":
         return 1.0, None  # depth = 1 / disparity
+    if activation == "metric":
+        return cfg.trainer.max_depth or 1.0, None  # depth = max_depth / disparity
     return cfg.trainer.min_depth, cfg.trainer.max_depth
 
 

@@ -14,6 +14,7 @@ from models_zoo.layers import ConvELU, activate, conv3x3, join, up2
 WIDTHS = (16, 32, 64, 128, 256)  # channels that level i (stride 2**i) ends with; Monodepth2, arXiv:1806.01260
 LEVELS = (4, 3, 2, 1, 0)  # the order in which a decoder visits the levels
 SCALES = (0, 1, 2, 3)  # the levels that can give an output
+STRIDE = 32  # of the deepest feature: most decoders upsample five times from there
 
 
 class Decoder(nn.Module, ABC):
@@ -21,7 +22,7 @@ class Decoder(nn.Module, ABC):
 
     Args:
         channels: E, channels of the encoder features, shallow to deep.
-        reductions: R, their strides; the last is 32.
+        reductions: R, their strides, of which `feature_problems` finds nothing wrong.
         out_scales: scales to predict; the order numbers the output convolutions in the state dict.
         out_ch: channels of every output.
         activation: key of `models_zoo.layers.ACTIVATIONS`, applied to every output.
@@ -32,6 +33,7 @@ class Decoder(nn.Module, ABC):
     supports_mask: ClassVar[bool] = True  # False: outputs are disparities by construction
     supports_init: ClassVar[bool] = False  # True: `heads` names what `set_output` needs
     supports_no_skip: ClassVar[bool] = True  # False: nothing is left of the idea without encoder features
+    reads_tokens: ClassVar[bool] = False  # True: reads the tokens of a plain ViT, of images of any size
 
     def __init__(
         self,
@@ -49,6 +51,16 @@ class Decoder(nn.Module, ABC):
         self.channels = tuple(channels)
         self._feature_at = {stride: index for index, stride in enumerate(reductions)} if use_skip else {}
         self.build()
+
+    @classmethod
+    def feature_problems(cls, reductions: Sequence[int]) -> list[str]:
+        """List what keeps the decoder from reading encoder features of these strides; empty when it can."""
+        if reductions[-1] == STRIDE:
+            return []
+        return [
+            f"its feature maps have strides {list(reductions)}; the deepest must be {STRIDE},"
+            " because decoders upsample five times from it. Choose e.g. resnet18, convnext_tiny, hrnet_w18"
+        ]
 
     def build(self) -> None:
         """Create the layers; called by the constructor."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
+import torch
 from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
 from models_zoo.encoders import ENCODERS
-from models_zoo.encoders.vit import ViTPyramid, is_plain
+from models_zoo.encoders.vit import ViTPyramid, ViTTokens, WithFinalNorm, is_plain, resample_as_dinov2
 from models_zoo.pretrained import find_pretrained, one_line, unavailable
 
-STRIDE = 32  # of the deepest feature: every decoder upsamples five times from there
+STRIDE = 32  # of the deepest feature of a pyramid, of which sides of images are multiples
 MIN_SIDE = 64  # pixels: reflect padding needs two of them at stride 32
 
 
@@ -52,66 +54,99 @@ def current_name(enc_name: str) -> str:
     return get_deprecated_models().get(enc_name) or enc_name
 
 
-def build_encoder(enc_name: str, pretrained: bool, in_chans: int = 3, deepest_only: bool = False) -> nn.Module:
+def build_encoder(
+    enc_name: str,
+    pretrained: bool,
+    in_chans: int = 3,
+    deepest_only: bool = False,
+    *,
+    judge: Callable[[Sequence[int]], list[str]] = lambda _: [],
+    tokens: bool = False,
+    taps: Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build the timm model `enc_name` as an encoder that returns feature maps, see `feature_spec`.
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
-    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map. Raises
-    ValueError for an unknown name, a model without feature maps, a deepest stride other than 32 or unfit patches;
+    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map; with `tokens`
+    they give those of four blocks, `taps`, as they are.
+
+    Args:
+        judge: lists what is wrong with the strides of the maps, such as `Decoder.feature_problems`.
+        options: further arguments of timm's model, such as `embed_dim`, `depth`, `num_heads`, `img_size` of a ViT.
+
+    Raises ValueError for an unknown name or option, a model without feature maps, and what `judge` finds;
     PretrainedUnavailable when the weights are out of reach.
     """
     if problems := encoder_problems(enc_name):
         raise ValueError("; ".join(problems))
     name = current_name(enc_name)
     overlay = find_pretrained(name) if pretrained else {}
+
+    def build(**more: Any) -> nn.Module:
+        return _build(name, tokens, taps, deepest_only, {"in_chans": in_chans, **(options or {}), **more})
+
     try:
-        encoder = _create(name, in_chans)
+        encoder = build()
+    except UnfitViT as error:
+        raise ValueError(f"enc_name {enc_name!r}: {error}") from error
     except Exception as error:  # timm raises many types
+        given = f" with enc_options {dict(options)}" if options else ""
         raise ValueError(
-            f"enc_name {enc_name!r}: timm cannot give feature maps of this model ({one_line(error)}). "
+            f"enc_name {enc_name!r}: timm cannot give feature maps of this model{given} ({one_line(error)}). "
             "Choose another, e.g. resnet18, convnext_tiny, vit_tiny_patch16_224"
         ) from error
-    encoder = _as_pyramid(encoder, enc_name, deepest_only)
-    strides = feature_spec(encoder).reductions
-    if strides[-1] != STRIDE:
-        raise ValueError(
-            f"enc_name {enc_name!r}: its feature maps have strides {list(strides)}; the deepest must be {STRIDE},"
-            " because decoders upsample five times from it. Choose e.g. resnet18, convnext_tiny, hrnet_w18"
-        )
+    if problems := judge(feature_spec(encoder).reductions):
+        raise ValueError(f"enc_name {enc_name!r}: {'; '.join(problems)}")
     if not pretrained:
         return encoder
     try:
-        encoder = _create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay)
-        return _as_pyramid(encoder, enc_name, deepest_only)
+        return build(pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
 
 
-def _as_pyramid(encoder: nn.Module, enc_name: str, deepest_only: bool) -> nn.Module:
+class UnfitViT(ValueError):
+    """A plain ViT that cannot give the maps that are asked for."""
+
+
+def _build(
+    name: str, tokens: bool, taps: Sequence[int] | None, deepest_only: bool, options: dict[str, Any]
+) -> nn.Module:
+    """Create a model of timm, and around a plain ViT what makes maps of it."""
+    if tokens:
+        with torch.device("meta"):  # only a look: other families do not take this class
+            if is_plain(_create(name, options)):
+                options = {**options, "feature_cls": WithFinalNorm}
+    encoder = _create(name, options)
     if not is_plain(encoder):
         return encoder
+    if "dinov2" in name:
+        resample_as_dinov2(encoder)
     try:
-        return ViTPyramid(encoder, deepest_only)
+        return ViTTokens(encoder, taps) if tokens else ViTPyramid(encoder, deepest_only)
     except ValueError as error:
-        raise ValueError(f"enc_name {enc_name!r}: {error}") from error
+        raise UnfitViT(error) from error
 
 
-def _create(name: str, in_chans: int, **options: Any) -> nn.Module:
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
     """Create a timm model for images of any size, if it can: windows (Swin) and position embeddings (ViT) adapt."""
-    options |= {"features_only": True, "in_chans": in_chans}
+    options = {"features_only": True, **options}
     source = timm.get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:
         for key, value in (("strict_img_size", False), ("dynamic_img_size", True)):
             with contextlib.suppress(TypeError):  # the family has no such argument
-                return timm.create_model(name, **(options | {key: value}))
+                return timm.create_model(name, **{**options, key: value})
     return timm.create_model(name, **options)
 
 
-def check_images(images: Tensor, channels: int) -> None:
-    """Raise ValueError unless images is (b channels h w) with sides that are multiples of 32, at least 64."""
+def check_images(images: Tensor, channels: int, any_size: bool = False) -> None:
+    """Raise ValueError unless images is (b channels h w) with sides that are multiples of 32, at least 64, or any."""
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(f"The network takes (b, {channels}, h, w) images, not {tuple(images.shape)}")
     h, w = images.shape[-2:]
+    if any_size:
+        return
     if h % STRIDE or w % STRIDE or min(h, w) < MIN_SIDE:
         raise ValueError(
             f"The network takes images whose sides are multiples of {STRIDE} and at least {MIN_SIDE} pixels, "
