@@ -43,8 +43,8 @@ class Depth(nn.Module):
         init_disp: disparity in (0, 1) that a new network starts from; null leaves PyTorch's initialisation, about 0.5,
             with which the first warps of a stereo pair miss by half an image. Not a published choice.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
-        enc_options: further arguments of timm's model: embed_dim, depth, num_heads, img_size, ... of a ViT without name.
-        dec_options: further arguments of the decoder: neck, fusion, hidden of dpt.
+        enc_options: further arguments of timm's model, such as embed_dim, depth, num_heads, img_size of a ViT.
+        dec_options: further arguments of the decoder, such as neck, fusion, hidden of dpt.
         taps: blocks that dpt reads, four, ascending, the first is 0; null for those of Depth Anything V2. V1 reads the
             last four, [8, 9, 10, 11] of ViT-S and B (arXiv:2401.10891).
     """

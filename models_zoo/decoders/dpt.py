@@ -53,8 +53,8 @@ class DPTDecoder(Decoder):
     ):
         width = channels[-1]
         self.patch, self.hidden = reductions[-1], hidden
-        self.neck = tuple(neck or NECKS.get(width, (width // 8, width // 4, width // 2, width)))
-        self.fused = fusion or width // (4 if width in NECKS else 6)
+        usual_neck, usual_fusion = channels_of(width)
+        self.neck, self.fused = tuple(neck or usual_neck), fusion or usual_fusion
         if len(self.neck) != len(channels):
             raise ValueError(f"neck {list(self.neck)} must be the channels of {len(channels)} maps, shallow to deep")
         super().__init__(channels, reductions, out_scales, out_ch, activation, use_skip)
@@ -97,6 +97,11 @@ class DPTDecoder(Decoder):
             head, factor = (self.scale_heads[str(scale)], 2 ** (4 - scale)) if scale else (self.head, self.patch)
             outputs[scale] = activate(head(fused[3 - scale], (factor * p, factor * q)), self.activation)
         return outputs
+
+
+def channels_of(width: int) -> tuple[tuple[int, ...], int]:
+    """Return the channels of the four maps and of the fused ones that Depth Anything has for a ViT of a width."""
+    return NECKS.get(width, (width // 8, width // 4, width // 2, width)), width // (4 if width in NECKS else 6)
 
 
 class Reassemble(nn.Module):
@@ -143,7 +148,7 @@ class Fusion(nn.Module):
 
 
 class Head(nn.Module):
-    """Turn a fused map into an output of a size (height, width), before the activation: (b f h w) -> (b out_ch *size)."""
+    """Turn a fused map into an output of a size (height, width), not yet activated: (b f h w) -> (b out_ch *size)."""
 
     def __init__(self, channels: int, hidden: int, out_ch: int):
         super().__init__()

@@ -1,6 +1,7 @@
 """Plain vision transformers as encoders: a pyramid of maps at strides 4 to 32, or the tokens of four blocks.
 
-DINOv2 (arXiv:2304.07193) has patches of 14 pixels. For a pyramid the image is shrunk so that they act as a stride of 16.
+DINOv2 (arXiv:2304.07193) has patches of 14 pixels. For a pyramid the image is shrunk, so that they act as a stride
+of 16.
 """
 
 from __future__ import annotations

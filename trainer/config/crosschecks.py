@@ -16,6 +16,7 @@ from trainer.runtime.errors import UserError
 
 _STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
+_TWO_PATCHES = 28  # the least side of networks that take any size
 _MAX_SIDE = 8192
 
 
@@ -159,6 +160,12 @@ class _Crosschecks:
             self.warn("net.pose: no loss compares with the supports, so it is never trained")
 
     def sizes(self) -> None:
+        """Sides are multiples of the deepest stride, unless a decoder of tokens is all there is."""
+        from models_zoo.depth import with_trait
+
+        decoder = self.config.net.get("depth", {}).get("dec_name")
+        of_any_size = set(self.config.net) == {"depth"} and decoder in with_trait("reads_tokens")
+        step, least = (1, _TWO_PATCHES) if of_any_size else (_STRIDE, _MIN_SIDE)
         for mode, (_, kwargs) in self.config.datasets.items():
             size = kwargs.get("size")
             if not (isinstance(size, (list, tuple)) and len(size) == 2):
@@ -167,9 +174,9 @@ class _Crosschecks:
             if height > width:
                 order = f"the order is [width, height]. Did you mean {[height, width]}?"
                 self.wrong(key, f"{[width, height]} is taller than wide; {order}")
-            elif any(not _MIN_SIDE <= side <= _MAX_SIDE or side % _STRIDE for side in size):
-                near = [min(max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE), _MAX_SIDE) for side in size]
-                rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
+            elif any(not least <= side <= _MAX_SIDE or side % step for side in size):
+                near = [min(max(least, round(side / step) * step), _MAX_SIDE) for side in size]
+                rule = f"[width, height] must be multiples of {step}, at least {least}"
                 rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
                 self.wrong(key, f"{rule}; got {list(size)}. Nearest: {near}")
 
