@@ -80,13 +80,20 @@ class DepthAnything(Format):
             depth |= more
         settings = merged({"net": {"depth": depth}, **settings}, corrections)
         net = settings.pop("net")
-        parts = () if head else (_keep_what_is_read(vit, net["depth"], dropped),)
+        part = _keep_what_is_read(vit, net["depth"], dropped)
         tensors = {ENCODER + name: tensor for name, tensor in vit.items()}
         tensors |= {DECODER + name: tensor for name, tensor in head.items()}
         name = "Depth Anything (arXiv:2401.10891, 2406.09414)" if head else "DINOv2 (arXiv:2304.07193)"
         kind = "folder of transformers" if content is None else "file of the authors"
         return ForeignWeights(
-            path, f"{name}, {kind}", tensors, net, parts, settings=settings, dropped=dropped, notes=notes
+            path,
+            f"{name}, {kind}",
+            tensors,
+            net,
+            () if head else (part,),
+            settings=settings,
+            dropped=dropped,
+            notes=notes,
         )
 
 
@@ -243,7 +250,7 @@ def _taps(path: Path, config: Mapping[str, Any], blocks: int, notes: list[str]) 
 
 
 def _keep_what_is_read(vit: dict[str, Tensor], depth: Mapping[str, Any], dropped: dict[str, list[str]]) -> str:
-    """Drop what the decoder does not read of an encoder alone. Returns the part of the networks that it is."""
+    """Drop what the decoder does not read of the encoder. Returns the part of the networks that is left."""
     if depth.get("dec_name") != "dpt":
         unread = [name for name in vit if name.startswith("norm.")]
         dropped[f"the last norm, which dec_name {depth['dec_name']} does not read"] = unread

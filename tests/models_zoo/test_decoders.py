@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
 from models_zoo.layers import ACTIVATIONS, SqueezeExcite
+from tests.models_zoo.pyramids import PYRAMID
 
 FIVE = {"channels": (64, 64, 128, 256, 512), "reductions": (2, 4, 8, 16, 32)}  # a ResNet
 FOUR = {"channels": (96, 192, 384, 768), "reductions": (4, 8, 16, 32)}  # a ConvNeXt: nothing at stride 2
 SMALL = {"channels": (16, 16, 24, 32, 64), "reductions": (2, 4, 8, 16, 32)}
-INITIALISED = [name for name in DECODERS.names() if DECODERS.get(name).supports_init]
-every_decoder = pytest.mark.parametrize("name", DECODERS.names())
+INITIALISED = [name for name in PYRAMID if DECODERS.get(name).supports_init]
+every_decoder = pytest.mark.parametrize("name", PYRAMID)
 
 
 def features(channels: tuple[int, ...], reductions: tuple[int, ...], batch: int = 1) -> list[Tensor]:
@@ -38,7 +39,7 @@ def test_there_are_output_layers_for_the_scales_only_and_every_parameter_learns(
         assert [key for key, p in decoder.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", [name for name in DECODERS.names() if DECODERS.get(name).supports_no_skip])
+@pytest.mark.parametrize("name", [name for name in PYRAMID if DECODERS.get(name).supports_no_skip])
 def test_without_skips_only_the_deepest_feature_matters(name: str):
     decoder, feats = DECODERS.create(name, use_skip=False, **SMALL).eval(), features(**SMALL)
     shallow_zero = [torch.zeros_like(feat) for feat in feats[:-1]] + feats[-1:]
@@ -71,10 +72,10 @@ def test_channels_last_goes_through_every_convolution(name: str):
 
 @pytest.mark.parametrize(
     ("name", "activation"),
-    [*((name, "sigmoid") for name in DECODERS.names()), ("monodepth", "relu"), ("monodepth", "none")],
+    [*((name, "sigmoid") for name in PYRAMID), ("monodepth", "relu"), ("monodepth", "none")],
 )
 def test_outputs_are_float32_and_close_under_autocast(name: str, activation: str):
-    assert ACTIVATIONS.keys() == {"sigmoid", "relu", "none"}
+    assert ACTIVATIONS.keys() == {"sigmoid", "relu", "metric", "none"}
     decoder, feats = DECODERS.create(name, out_scales=[0, 3], activation=activation, **SMALL).eval(), features(**SMALL)
     with torch.no_grad():
         plain = decoder(feats)

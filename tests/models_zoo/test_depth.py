@@ -10,10 +10,11 @@ from torch import nn
 import models_zoo
 from models_zoo.decoders import DECODERS
 from models_zoo.depth import stereo_blend, swap_cameras
+from tests.models_zoo.pyramids import PYRAMID
 
 SMALL = "test_resnet"  # timm's own test models
 PAIRS = [
-    *((dec_name, SMALL) for dec_name in DECODERS.names()),
+    *((dec_name, SMALL) for dec_name in PYRAMID),
     *(("monodepth", f"test_{e}") for e in ("convnext", "mambaout")),
 ]
 
@@ -38,7 +39,7 @@ def test_encoders_and_decoders_train_together(dec_name: str, enc_name: str):
 
 
 @pytest.mark.parametrize(
-    ("dec_name", "dtype"), [*((name, torch.float32) for name in DECODERS.names()), ("monodepth", torch.bfloat16)]
+    ("dec_name", "dtype"), [*((name, torch.float32) for name in PYRAMID), ("monodepth", torch.bfloat16)]
 )
 def test_masks_and_virtual_cameras_train_and_are_float32(dec_name: str, dtype: torch.dtype):
     masks = {"mask_name": "uncertainty", "num_ch_mask": 3} if DECODERS.get(dec_name).supports_mask else {}
@@ -191,7 +192,7 @@ def test_good_options_have_no_problem():
     assert models_zoo.NETWORKS.get("depth").validate_config(options) == []
 
 
-@pytest.mark.parametrize("dec_name", [d for d in DECODERS.names() if DECODERS.get(d).supports_init])
+@pytest.mark.parametrize("dec_name", [d for d in PYRAMID if DECODERS.get(d).supports_init])
 def test_a_new_network_starts_from_init_disp(dec_name: str):
     out = depth(enc_name=SMALL, dec_name=dec_name, init_disp=0.06, use_virtual_stereo=True)(torch.rand(1, 3, 64, 96))
     for maps in (*out["disp"].values(), *out["disp_stereo"].values()):

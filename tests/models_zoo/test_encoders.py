@@ -47,7 +47,7 @@ def test_a_replaced_name_still_works():
 
 def test_strides_that_do_not_end_at_32_are_refused():
     with torch.device("meta"), pytest.raises(ValueError, match=r"strides \[4, 8, 16\]; the deepest must be 32"):
-        build_encoder("nest_tiny", pretrained=False)
+        models_zoo.create("depth", enc_name="nest_tiny", pretrained=False)
 
 
 def test_a_model_without_feature_maps_is_refused(monkeypatch: pytest.MonkeyPatch):

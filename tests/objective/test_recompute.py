@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models_zoo
-from models_zoo.decoders import DECODERS
 from tests.fakes import FakeDepth, make_batch, make_objective
+from tests.models_zoo.pyramids import PYRAMID
 from tests.world import run_world
 from trainer.objective import Objective
 from trainer.objective.batchnorm import synchronise_batchnorm
@@ -72,7 +72,7 @@ def test_every_encoder_gives_the_same_numbers(enc_name: str) -> None:
     assert_equal(result(with_recomputation(plain)), result(plain))
 
 
-@pytest.mark.parametrize("dec_name", DECODERS.names())
+@pytest.mark.parametrize("dec_name", PYRAMID)
 def test_every_decoder_gives_the_same_numbers(dec_name: str) -> None:
     plain = make(dec_name=dec_name)
     ours = with_recomputation(plain)

@@ -12,6 +12,7 @@ import torch
 
 import models_zoo
 from models_zoo.decoders import DECODERS
+from tests.models_zoo.pyramids import PYRAMID
 from trainer.commands.jobs.bench_export import random_network
 from trainer.predict.formats import check, onnx_file, program, transformers_folder
 from trainer.predict.formats.program import Interface
@@ -50,7 +51,7 @@ def test_onnx_predicts_what_pytorch_predicts(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("_onnx")
-@pytest.mark.parametrize("decoder", DECODERS.names())
+@pytest.mark.parametrize("decoder", PYRAMID)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_onnx_of_every_decoder_on_every_family(encoder: str, decoder: str, tmp_path: Path) -> None:
     assert exported(onnx_file, random_network(encoder, decoder), Interface(SIZE), tmp_path) < check.LIMITS["32"]
@@ -134,7 +135,7 @@ def test_windows_are_of_one_size() -> None:
         program.trace(network, Interface(SIZE, dynamic=frozenset({"size"})))
 
 
-@pytest.mark.parametrize("decoder", DECODERS.names())
+@pytest.mark.parametrize("decoder", PYRAMID)
 def test_a_folder_holds_the_files_of_its_network_alone(decoder: str, tmp_path: Path) -> None:
     """Imports lead to files of the folder, which together build the network."""
     depth = models_zoo.create("depth", enc_name="test_resnet", dec_name=decoder, pretrained=False)
