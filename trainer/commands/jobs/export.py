@@ -114,6 +114,7 @@ def write_folder(
             difference = depth_anything_folder.largest_difference(staged, predictor, images)
             height, width = depth_anything_folder.input_size(predictor)
             kind = f"\na Depth Anything model, which needs no code of this project; images of {width} x {height} pixels"
+            kind += f", {depth_anything_folder.meaning(predictor)}"
         else:
             transformers_folder.write(predictor, saved, options, about, staged)
             difference = transformers_folder.largest_difference(staged, predictor, images)

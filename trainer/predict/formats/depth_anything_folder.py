@@ -41,12 +41,11 @@ def obstacle(predictor: DepthPredictor) -> str | None:
         return f"it has {' and '.join(given)}"
     if decoder.out_scales != (0,):
         return f"out_scales is {list(decoder.out_scales)}, not [0]"
-    unit = {"relu": "relative", "metric": "m"}.get(depth.activation)
-    if unit is None:
-        return f"activation {depth.activation} has two limits of depth, which that model does not know"
-    if unit != predictor.scale.unit:
-        return f"activation {depth.activation} with {predictor.scale} has no counterpart there"
-    if unit == "m" and not _largest_depth(predictor).is_integer():
+    if depth.activation == "sigmoid":
+        return "activation sigmoid has two limits of depth, which that model does not know"
+    if depth.activation == "metric" and predictor.scale.unit != "m":
+        return f"activation metric with {predictor.scale} has no counterpart there"
+    if depth.activation == "metric" and not _largest_depth(predictor).is_integer():
         return f"its largest depth, {_largest_depth(predictor):g} m, must be a whole number there"
     state = vit.state_dict()
     if len(state["blocks.0.mlp.fc1.weight"]) % vit.embed_dim and not is_swiglu(state):
@@ -58,12 +57,16 @@ def obstacle(predictor: DepthPredictor) -> str | None:
 def write(predictor: DepthPredictor, facts: Mapping[str, str], folder: Path) -> None:
     """Write settings and weights of a network without `obstacle` to an empty folder.
 
-    The sides of the images are the multiples of 14 nearest to those of the predictor.
+    The sides of the images are the multiples of 14 nearest to those of the predictor. A ReLU disparity is in the unit
+    of the predictor, for which the last convolution is scaled.
     """
     transformers = packages()
     depth: Any = predictor.network.depth
     height, width = input_size(predictor)
-    tensors, _ = as_transformers(depth.encoder.vit.state_dict(), depth.decoders["disp"].state_dict())
+    head = depth.decoders["disp"].state_dict()
+    if depth.activation == "relu":
+        head |= {key: head[key] / predictor.network.factor for key in ("head.conv3.weight", "head.conv3.bias")}
+    tensors, _ = as_transformers(depth.encoder.vit.state_dict(), head)
     config = {
         "model_type": "depth_anything",
         "architectures": ["DepthAnythingForDepthEstimation"],
@@ -126,6 +129,13 @@ def _options(predictor: DepthPredictor) -> dict[str, Any]:
     }
 
 
+def meaning(predictor: DepthPredictor) -> str:
+    """Say what the model calls `predicted_depth`."""
+    if predictor.network.depth.activation == "metric":
+        return f"predicted_depth is depth up to {_largest_depth(predictor):g} m"
+    return f"predicted_depth is disparity, its unit {predictor.scale.disparity_unit}"
+
+
 def _largest_depth(predictor: DepthPredictor) -> float:
     """Return the depth at disparity 1 in metres, which of a metric network is the largest."""
     return predictor.network.min_depth * predictor.network.factor
@@ -156,9 +166,9 @@ def largest_difference(folder: Path, predictor: DepthPredictor, pictures: Sequen
         with torch.no_grad():
             mine = model(**processor(frame, return_tensors="pt")).predicted_depth[0]
             image = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].to(predictor.device)
-            is_metric = predictor.scale.unit == "m"
-            found = predictor.network(image)[1] if is_metric else predictor.network.depth(image / 255)["disp"][0]
-        true = found[0, 0].cpu()
+            disp = predictor.network.depth(image / 255)["disp"][0][0, 0].cpu()
+        is_metric = model.config.depth_estimation_type == "metric"
+        true = _largest_depth(predictor) / disp if is_metric else disp / predictor.network.factor
         if mine.shape != true.shape or not mine.isfinite().all():
             return float("inf")
         worst = max(worst, float(((mine - true).abs() / true.clamp_min(float(true.mean()) or 1.0)).max()))
