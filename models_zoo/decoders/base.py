@@ -70,11 +70,12 @@ class Decoder(nn.Module, ABC):
         """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def set_output(self, value: float) -> None:
-        """Make a sigmoid decoder start from `value`, 0..1, everywhere: the biases of its output convolutions."""
+        """Start from the output `value`, 0..1, everywhere, of a metric decoder 1 / value: by the output biases."""
+        start = value if self.activation == "relu" else math.log(value / (1 - value))
         for head in self.heads():
             *_, conv = (module for module in head.modules() if isinstance(module, nn.Conv2d))
             if conv.bias is not None:
-                nn.init.constant_(conv.bias, math.log(value / (1 - value)))
+                nn.init.constant_(conv.bias, start)
 
     def heads(self) -> Sequence[nn.Module]:
         """Return the layers that end in an output convolution, one per scale; empty unless `supports_init`."""

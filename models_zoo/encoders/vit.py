@@ -48,7 +48,7 @@ class SizedPositions(VisionTransformer):
         positions = resample_abs_pos_embed(
             self.pos_embed, list(x.shape[1:3]), list(self.patch_embed.grid_size), prefix, antialias=False
         )
-        given = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        given = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         patches = x.flatten(1, 2)
         if self.no_embed_class:
             tokens = torch.cat([*given, patches + positions], dim=1)
