@@ -1,7 +1,7 @@
 """The dense prediction transformer (DPT, arXiv:2103.13413) in the layout of Depth Anything (arXiv:2401.10891).
 
 All convolutions are padded with zeros, and no layer normalises. Modules have the names of files of transformers, but
-for their prefixes, see `models_zoo.weights.depth_anything`.
+for their prefixes, see `models_zoo.weights.depth_anything_names`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DPTDecoder(Decoder):
         fusion: channels of the fused maps; None for those of Depth Anything: width / 6, with ViT-L and g width / 4.
         hidden: channels before the last convolution of a head.
 
-    Raises ValueError for a neck of other than four maps.
+    Raises ValueError for a neck of other than four maps, and for what is no number of channels.
     """
 
     source = "DPT, arXiv:2103.13413; Depth Anything, arXiv:2401.10891"
@@ -54,9 +54,11 @@ class DPTDecoder(Decoder):
         width = channels[-1]
         self.patch, self.hidden = reductions[-1], hidden
         usual_neck, usual_fusion = channels_of(width)
-        self.neck, self.fused = tuple(neck or usual_neck), fusion or usual_fusion
-        if len(self.neck) != len(channels):
-            raise ValueError(f"neck {list(self.neck)} must be the channels of {len(channels)} maps, shallow to deep")
+        if neck is not None and not (isinstance(neck, list | tuple) and len(neck) == len(channels)):
+            raise ValueError(f"neck {neck} must be the channels of {len(channels)} maps, shallow to deep")
+        self.neck, self.fused = tuple(neck or usual_neck), usual_fusion if fusion is None else fusion
+        if wrong := [n for n in (*self.neck, self.fused, hidden) if not isinstance(n, int) or n < 2]:
+            raise ValueError(f"neck, fusion, hidden: {wrong[0]!r} is no number of channels, 2 or more")
         super().__init__(channels, reductions, out_scales, out_ch, activation, use_skip)
 
     @classmethod

@@ -83,8 +83,8 @@ def build_encoder(
     name = current_name(enc_name)
     overlay = find_pretrained(name) if pretrained else {}
 
-    def build(**more: Any) -> nn.Module:
-        return _build(name, tokens, taps, deepest_only, {"in_chans": in_chans, **(options or {}), **more})
+    def build(**source: Any) -> nn.Module:
+        return _build(name, tokens, taps, deepest_only, {**(options or {}), "in_chans": in_chans}, source)
 
     try:
         encoder = build()
@@ -111,14 +111,19 @@ class UnfitViT(ValueError):
 
 
 def _build(
-    name: str, tokens: bool, taps: Sequence[int] | None, deepest_only: bool, options: dict[str, Any]
+    name: str,
+    tokens: bool,
+    taps: Sequence[int] | None,
+    deepest_only: bool,
+    options: dict[str, Any],
+    source: dict[str, Any],
 ) -> nn.Module:
-    """Create a model of timm, and around a plain ViT what makes maps of it."""
+    """Create a model of timm, with weights of a source, and around a plain ViT what makes maps of it."""
     if tokens:
         with torch.device("meta"):  # only a look: other families do not take this class
             if is_plain(_create(name, options)):
                 options = {**options, "feature_cls": WithFinalNorm}
-    encoder = _create(name, options)
+    encoder = _create(name, {**options, **source})
     if not is_plain(encoder):
         return encoder
     if "dinov2" in name:
@@ -131,7 +136,7 @@ def _build(
 
 def _create(name: str, options: dict[str, Any]) -> nn.Module:
     """Create a timm model for images of any size, if it can: windows (Swin) and position embeddings (ViT) adapt."""
-    options = {"features_only": True, **options}
+    options = {**options, "features_only": True}
     source = timm.get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:
         for key, value in (("strict_img_size", False), ("dynamic_img_size", True)):

@@ -72,7 +72,7 @@ class DepthAnything(Format):
             raise UnreadableWeights(str(error) if str(path) in str(error) else f"{path}: {error}") from error
         _fold_registers(vit)
         notes: list[str] = []
-        backbone = config.get("backbone_config") or {} if head else config
+        backbone = _backbone(config) if head else config
         depth = {**_encoder_options(path, vit, backbone, corrections), "pretrained": False, "dec_name": "dpt"}
         settings: dict[str, Any] = {}
         if head:
@@ -106,6 +106,13 @@ def _config(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _backbone(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the ViT in those of Depth Anything, of old files the default of transformers."""
+    given = config.get("backbone_config")
+    default = {"num_attention_heads": 6, "out_indices": [9, 10, 11, 12]} if config else {}
+    return given if isinstance(given, dict) and given else default
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     """Read the weights of a folder. Raises UnreadableWeights when it has none, or damaged ones."""
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
@@ -135,9 +142,9 @@ def _encoder_options(
     path: Path, vit: Mapping[str, Tensor], config: Mapping[str, Any], corrections: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return enc_name, and the options of a ViT that has no name in timm."""
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", *(f"blocks.0.mlp.fc{i}.weight" for i in (1, 2)))
-    if missing := [name for name in needed if name not in vit]:
-        raise UnreadableWeights(f"{path}: is no DINOv2 encoder: it lacks {listed(missing)}")
+    needed = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4}
+    needed |= {f"blocks.0.mlp.fc{i}.weight": 2 for i in (1, 2)} | {name: 3 for name in vit if name == "reg_token"}
+    _require(path, vit, needed, "DINOv2 encoder")
     for key, value in {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}.items():
         if config.get(key, value) != value:
             raise UnreadableWeights(f"{path}: config.json: {key} is {config[key]!r}; only {value!r} is supported")
@@ -148,7 +155,8 @@ def _encoder_options(
     depth = 1 + max(int(name.split(".")[1]) for name in vit if name.startswith("blocks."))
     known = next((shape for shape in VITS if shape[:2] == (width, depth)), None)
     given = ((corrections.get("net") or {}).get("depth") or {}).get("enc_options") or {}
-    heads = given.get("num_heads") or config.get("num_attention_heads") or (known[2] if known else None)
+    stated = config.get("num_attention_heads", 12) if config else (known[2] if known else None)  # 12: of transformers
+    heads = given.get("num_heads") or stated
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise MissingSettings(
             f"{path}: does not say the number of attention heads of its ViT, {width} wide. Give"
@@ -171,6 +179,12 @@ def _encoder_options(
     return {"enc_name": name, **({"enc_options": options} if options else {})}
 
 
+def _require(path: Path, tensors: Mapping[str, Tensor], dimensions: Mapping[str, int], what: str) -> None:
+    """Raise UnreadableWeights unless there are tensors of these names and numbers of dimensions."""
+    if wrong := [name for name, n in dimensions.items() if name not in tensors or tensors[name].ndim != n]:
+        raise UnreadableWeights(f"{path}: is no {what}: it lacks {listed(wrong)}")
+
+
 def _image_size(vit: Mapping[str, Tensor]) -> int:
     """Return the side in pixels of the square images that the positions are of."""
     rows = vit["pos_embed"].shape[1] - ("reg_token" not in vit)
@@ -184,12 +198,16 @@ def _decoder_options(
     for key, value in {"reassemble_factors": FACTORS, "head_in_index": -1}.items():
         if config.get(key, value) != value:
             raise UnreadableWeights(f"{path}: config.json: {key} is {config[key]!r}; only {value!r} is supported")
-    if not (config.get("backbone_config") or {}).get("apply_layernorm", True):
+    if not _backbone(config).get("apply_layernorm", True):
         raise UnreadableWeights(f"{path}: config.json: apply_layernorm is false; only true is supported")
-    needed = (*(f"reassemble.{k}.projection.weight" for k in range(4)), "convs.0.weight", "head.conv2.weight")
-    if missing := [name for name in (*needed, "head.conv3.weight", "head.conv3.bias") if name not in head]:
-        raise UnreadableWeights(f"{path}: is no head of Depth Anything: it lacks {listed(missing)}")
-    neck, fusion, hidden = [len(head[name]) for name in needed[:4]], len(head["convs.0.weight"]), len(head[needed[5]])
+    layers = [f"reassemble.{k}.projection.weight" for k in range(4)]
+    needed = dict.fromkeys((*layers, "convs.0.weight", "head.conv2.weight", "head.conv3.weight"), 4)
+    _require(path, head, {**needed, "head.conv3.bias": 1}, "head of Depth Anything")
+    neck, fusion, hidden = (
+        [len(head[name]) for name in layers],
+        len(head["convs.0.weight"]),
+        len(head["head.conv2.weight"]),
+    )
     usual_neck, usual_fusion = channels_of(vit["cls_token"].shape[-1])
     given = {"neck": (neck, list(usual_neck)), "fusion": (fusion, usual_fusion), "hidden": (hidden, 32)}
     options: dict[str, Any] = {key: value for key, (value, usual) in given.items() if value != usual}
@@ -239,10 +257,14 @@ def _taps(path: Path, config: Mapping[str, Any], blocks: int, notes: list[str]) 
             return [*range(blocks - 4, blocks)]
         notes.append(f"its head is taken to read the blocks of V2. V1: net.depth.taps: {[*range(blocks - 4, blocks)]}")
         return default_taps(blocks, DINOV2_PATCH)
-    backbone = config.get("backbone_config") or {"out_indices": [9, 10, 11, 12]}  # the default of transformers
+    backbone = _backbone(config)
     stages = [str(stage).removeprefix("stage") for stage in backbone.get("out_features") or ()]
     indices = backbone.get("out_indices") or [int(stage) for stage in stages if stage.isdecimal()]
-    if len(indices) != 4 or not all(isinstance(i, int) and -blocks <= i <= blocks and i for i in indices):
+    if (
+        not isinstance(indices, list)
+        or len(indices) != 4
+        or not all(isinstance(i, int) and -blocks <= i <= blocks and i for i in indices)
+    ):
         raise UnreadableWeights(
             f"{path}: config.json: out_indices is {indices}; four blocks of 1 to {blocks} are needed"
         )

@@ -108,7 +108,7 @@ def of_authors(tensors: Mapping[str, Tensor], dropped: dict[str, list[str]]) -> 
         own = name.removeprefix("pretrained.")
         if own != name and own == "mask_token":
             dropped[MASK] = [name]
-        elif own != name:
+        elif own != name and (re.match(r"blocks\.\d+\.", own) or _translated(own, VIT)):
             vit[re.sub(r"\.mlp\.(w12|w3)\.", lambda found: f".mlp.{AUTHORS_MLP[found[1]]}.", own)] = tensor
         elif mine := next((re.sub(p, new, name) for p, new in AUTHORS.items() if re.fullmatch(p, name)), None):
             head[mine] = tensor

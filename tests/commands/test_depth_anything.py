@@ -124,6 +124,7 @@ def test_training_goes_on_and_what_comes_out_is_native_too(checkpoint: Path, tmp
     assert torch.allclose(theirs, ours, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_what_is_no_depth_anything_model_gets_the_folder_with_code(checkpoint: Path, tmp_path: Path) -> None:
     tensors, metadata = safefile.read(checkpoint)
     hparams = json.loads(metadata["hparams"])

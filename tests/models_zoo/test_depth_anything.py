@@ -93,6 +93,7 @@ def test_a_file_of_the_authors_is_the_same_network(folder: Path, tmp_path: Path)
     assert list(theirs.dropped.values()) == [["pretrained.mask_token"]]
 
 
+@pytest.mark.long
 def test_names_of_files_tell_the_version_and_the_unit(folder: Path, tmp_path: Path):
     state, heads = as_authors(load_file(folder / "model.safetensors")), {"enc_options": {"num_heads": 2}}
     notes = {}

@@ -97,6 +97,7 @@ def test_outputs_are_float32_and_close_under_autocast():
         ({"dec_name": "monodepth", "taps": [0, 1, 2, 3]}, "'monodepth' does not read blocks of a ViT, only dpt does"),
         ({"dec_options": {"nekc": [8, 8, 8, 8]}}, "'nekc' is not an option of dec_name 'dpt'. Did you mean 'neck'"),
         ({"dec_options": {"neck": [8, 8]}}, r"neck \[8, 8\] must be the channels of 4 maps"),
+        ({"dec_options": {"fusion": "x"}}, "'x' is no number of channels"),
         ({"enc_options": {"embed_dmi": 32}}, "cannot give feature maps of this model with enc_options .*embed_dmi"),
     ],
     ids=str,

@@ -176,7 +176,7 @@ class _Crosschecks:
                 self.wrong(key, f"{[width, height]} is taller than wide; {order}")
             elif any(not least <= side <= _MAX_SIDE or side % step for side in size):
                 near = [min(max(least, round(side / step) * step), _MAX_SIDE) for side in size]
-                rule = f"[width, height] must be multiples of {step}, at least {least}"
+                rule = "[width, height] must be " + (f"multiples of {step}, " if step > 1 else "") + f"at least {least}"
                 rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
                 self.wrong(key, f"{rule}; got {list(size)}. Nearest: {near}")
 
