@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from models_zoo import NETWORKS
 from models_zoo.adapters import adapt, adapter_problems
 from models_zoo.decoders import DECODERS
-from models_zoo.decoders.base import SCALES
+from models_zoo.decoders.base import SCALES, Decoder
 from models_zoo.encoders.build import build_encoder, check_images, encode, encoder_problems, feature_spec
-from models_zoo.registry import did_you_mean, problems_of
+from models_zoo.encoders.vit import nearest_size, resized
+from models_zoo.registry import did_you_mean, keywords_of, problems_of
 from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, statistics_problems
 
 MASKS = {
@@ -30,7 +32,8 @@ class Depth(nn.Module):
     """Predict disparity from one image: a timm encoder and a decoder of the zoo.
 
     Args:
-        enc_name: timm model with feature maps down to stride 32, or a name in `models_zoo.encoders.ENCODERS`.
+        enc_name: timm model with feature maps down to stride 32, or with `dec_name="dpt"` a plain ViT, or a name in
+            `models_zoo.encoders.ENCODERS`.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS`.
         out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
@@ -40,14 +43,17 @@ class Depth(nn.Module):
         use_stereo_blend: also predict from the mirrored image and blend both, see `stereo_blend`.
         activation: of the output. "sigmoid": disparity in (0, 1) between two limits of depth; "relu": disparity >= 0,
             which is 1 / depth without limits, as of networks that learn from affine-invariant disparity
-            (arXiv:1907.01341).
+            (arXiv:1907.01341); "metric": disparity >= 1, whose inverse, a sigmoid, is depth as a share of the largest.
         init_disp: disparity that a new network starts from, in (0, 1), with "relu" any above 0; null leaves PyTorch's
             initialisation: about 0.5, with which the first warps of a stereo pair miss by half an image, and with
             "relu" about 0, where single scales may begin with no gradient at all. Not a published choice.
         adapter: freeze the ViT that is the encoder and train low-rank updates of it, {type: lora | dv_lora, rank: 4,
             alpha: null (the rank), targets: [mlp.fc1, mlp.fc2], warmup_steps: 20000}; see `models_zoo.adapters`.
         mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
-        enc_options: further arguments of an encoder of `ENCODERS`; null = none.
+        enc_options: further arguments of the encoder, such as embed_dim, depth, num_heads, img_size of a ViT.
+        dec_options: further arguments of the decoder, such as neck, fusion, hidden of dpt.
+        taps: blocks that dpt reads, four, ascending, the first is 0; null for those of Depth Anything V2. V1 reads the
+            last four, [8, 9, 10, 11] of ViT-S and B (arXiv:2401.10891).
     """
 
     source: ClassVar[str] = "Monodepth2, arXiv:1806.01260"
@@ -62,15 +68,17 @@ class Depth(nn.Module):
         num_ch_mask: int | None = None,
         use_virtual_stereo: bool = False,
         use_stereo_blend: bool = False,
-        activation: Literal["sigmoid", "relu"] = "sigmoid",
+        activation: Literal["sigmoid", "relu", "metric"] = "sigmoid",
         init_disp: float | None = None,
         adapter: Mapping[str, Any] | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         enc_options: Mapping[str, Any] | None = None,
+        dec_options: Mapping[str, Any] | None = None,
+        taps: Sequence[int] | None = None,
     ):
         super().__init__()
-        if problems := depth_problems(
+        problems = depth_problems(
             enc_name,
             dec_name,
             out_scales,
@@ -82,16 +90,20 @@ class Depth(nn.Module):
             activation,
             adapter,
             enc_options,
-        ):
+        )
+        if problems := problems + part_problems(dec_name, dec_options, taps):
             raise ValueError("depth network: " + "; ".join(problems))
         self.mask_name, self.activation = mask_name, activation
         self.use_virtual_stereo = use_virtual_stereo
         self.use_stereo_blend = use_stereo_blend
         self.standardise = Standardise(mean, std)
+        tokens = getattr(DECODERS.get(dec_name), "reads_tokens", False)
         judge = partial(feature_problems, dec_name)
-        self.encoder = build_encoder(enc_name, pretrained, options=enc_options, judge=judge)
+        self.encoder = build_encoder(enc_name, pretrained, judge=judge, tokens=tokens, taps=taps, options=enc_options)
+        spec = feature_spec(self.encoder)
+        self.patch = spec.reductions[-1] if tokens else None  # of which sides become multiples
 
-        shared = {**feature_spec(self.encoder)._asdict(), "out_scales": as_scales(out_scales)}
+        shared = {**spec._asdict(), "out_scales": as_scales(out_scales), **(dec_options or {})}
         self.decoders = nn.ModuleDict()
         disp = self.decoders["disp"] = DECODERS.create(
             dec_name, out_ch=3 if use_virtual_stereo else 1, activation=activation, **shared
@@ -106,27 +118,41 @@ class Depth(nn.Module):
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
-        return problems_of(cls, depth_problems, kwargs)
+        return problems_of(cls, depth_problems, kwargs) + problems_of(cls, part_problems, kwargs)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Return the encoder features (b E_i h/R_i w/R_i) of images (b 3 h w) in [0, 1], shallow to deep."""
-        check_images(images, channels=3)
+        """Return the encoder features (b E_i h/R_i w/R_i) of images (b 3 h w) in [0, 1], shallow to deep.
+
+        For a decoder of tokens h and w are first resized to the nearest multiples of the patch, at least two of it.
+        """
+        check_images(images, channels=3, any_size=self.patch is not None)
+        if self.patch is not None:
+            images = resized(images, nearest_size(images.shape[-2:], self.patch))
         return encode(self.encoder, self.standardise(images))
+
+    def decode(self, name: str, feats: list[Tensor], size: Sequence[int]) -> Scaled:
+        """Return what a decoder makes of features, at scale s of the size (h >> s, w >> s)."""
+        maps: Scaled = self.decoders[name](feats)
+        if self.patch is None:
+            return maps
+        return {s: resized(m, (size[0] >> s, size[1] >> s), antialias=False) for s, m in maps.items()}
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Predict from images (b 3 h w) in [0, 1]; h and w multiples of 32, at least 64, else ValueError.
 
+        A decoder of tokens (`Decoder.reads_tokens`) takes any h and w; its maps have h >> s rows.
+
         Returns dicts {scale s: map}, ascending, float32 even under autocast:
-            disp: (b 1 h/2**s w/2**s) disparity, 0 = far: in (0, 1), or >= 0 with `activation="relu"`.
+            disp: (b 1 h/2**s w/2**s) disparity, 0 = far: in (0, 1), or as `activation` says.
             disp_stereo: (b 2 ...), with virtual stereo: channel 0 for the virtual right camera of a left
                 image, channel 1 for the virtual left camera of a right image.
             mask: (b num_ch_mask ...), with a mask: [0, 1] explainability or [0, inf) uncertainty.
         and depth_feats: the encoder features, a list.
         """
-        feats = self.encode(images)
-        raw: Scaled = self.decoders["disp"](feats)
+        feats, size = self.encode(images), images.shape[-2:]
+        raw = self.decode("disp", feats, size)
         if self.use_stereo_blend:
-            mirrored: Scaled = self.decoders["disp"](self.encode(images.flip(-1)))
+            mirrored = self.decode("disp", self.encode(images.flip(-1)), size)
             raw = {s: stereo_blend(disp, swap_cameras(mirrored[s]).flip(-1)) for s, disp in raw.items()}
 
         out: dict[str, Any] = {"disp": raw, "depth_feats": feats}
@@ -134,7 +160,7 @@ class Depth(nn.Module):
             out["disp"] = {s: disp[:, :1] for s, disp in raw.items()}
             out["disp_stereo"] = {s: disp[:, 1:] for s, disp in raw.items()}
         if "mask" in self.decoders:
-            out["mask"] = self.decoders["mask"](feats)
+            out["mask"] = self.decode("mask", feats, size)
         return out
 
 
@@ -194,6 +220,21 @@ def depth_problems(
     able = with_trait("supports_mask")
     if dec_name in DECODERS and dec_name not in able:
         problems.append(f"dec_name {dec_name!r} cannot predict masks; set mask_name: null, or choose from {able}")
+    return problems
+
+
+def part_problems(dec_name: str, dec_options: Mapping[str, Any] | None, taps: Sequence[int] | None) -> list[str]:
+    """List what is wrong with the options of the decoder, and with taps that no decoder reads."""
+    if dec_name not in DECODERS:
+        return []  # reported as such
+    known = {*DECODERS.parameters(dec_name)} - {*keywords_of(inspect.signature(Decoder))}
+    problems = [
+        f"dec_options: {key!r} is not an option of dec_name {dec_name!r}. {did_you_mean(key, known)}"
+        for key in dec_options or {}
+        if key not in known
+    ]
+    if taps is not None and dec_name not in (readers := with_trait("reads_tokens")):
+        problems.append(f"taps: dec_name {dec_name!r} does not read blocks of a ViT, only {', '.join(readers)} does")
     return problems
 
 

@@ -61,9 +61,19 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu": torch.relu, "none": lambda x: x}
+def inverse_sigmoid_depth(x: Tensor) -> Tensor:
+    """Return disparity >= 1 whose inverse, sigmoid(x), is depth as a share of the largest: Depth Anything's metric."""
+    return 1 / torch.sigmoid(x).clamp_min(torch.finfo(torch.float32).eps)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "metric": inverse_sigmoid_depth,
+    "none": lambda x: x,
+}
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
-    """Apply an output activation ("sigmoid", "relu", "none") in at least float32, whatever autocast says."""
+    """Apply an output activation, a key of ACTIVATIONS, in at least float32, whatever autocast says."""
     return ACTIVATIONS[activation](at_least_float32(x))

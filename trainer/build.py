@@ -81,14 +81,17 @@ def _by_epoch(weight: float | dict[str, float]) -> float | dict[int, float]:
 
 def depth_limits(cfg: Config) -> tuple[float, float | None]:
     """Return depth at disparity 1 and 0 (None = no bound): those of the trainer, but none for a ReLU disparity."""
-    if has_free_depth(cfg):
+    activation = cfg.net.get("depth", {}).get("activation")
+    if activation == "relu":
         return 1.0, None  # depth = 1 / disparity
+    if activation == "metric":
+        return cfg.trainer.max_depth or 1.0, None  # depth = max_depth / disparity
     return cfg.trainer.min_depth, cfg.trainer.max_depth
 
 
 def has_free_depth(cfg: Config) -> bool:
-    """Return whether predicted depth has no limits at all, because the disparity is that of a ReLU."""
-    return bool(cfg.net.get("depth", {}).get("activation") == "relu")
+    """Return whether predicted depth has no limits of its own: unless the disparity is that of a sigmoid."""
+    return cfg.net.get("depth", {}).get("activation", "sigmoid") != "sigmoid"
 
 
 def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> DepthDataset:

@@ -34,6 +34,7 @@ class Decoder(nn.Module, ABC):
     supports_init: ClassVar[bool] = False  # True: `heads` names what `set_output` needs
     supports_no_skip: ClassVar[bool] = True  # False: nothing is left of the idea without encoder features
     scales: ClassVar[Sequence[int]] = SCALES  # choices of `out_scales`
+    reads_tokens: ClassVar[bool] = False  # True: reads the tokens of a plain ViT, of images of any size
 
     def __init__(
         self,
@@ -70,8 +71,8 @@ class Decoder(nn.Module, ABC):
         """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def set_output(self, value: float) -> None:
-        """Make a decoder start from `value` everywhere, 0..1 of a sigmoid: the biases of its output convolutions."""
-        bias = math.log(value / (1 - value)) if self.activation == "sigmoid" else value
+        """Start from the output `value` everywhere, 0..1 of a sigmoid, of a metric decoder 1 / value: by output biases."""
+        bias = value if self.activation in ("relu", "none") else math.log(value / (1 - value))
         for head in self.heads():
             *_, conv = (module for module in head.modules() if isinstance(module, nn.Conv2d))
             if conv.bias is not None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
+import torch
 from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
 from models_zoo.encoders import ENCODERS
-from models_zoo.encoders.vit import ViTPyramid, is_plain
+from models_zoo.encoders.vit import ViTPyramid, ViTTokens, WithFinalNorm, is_plain, resample_as_dinov2
 from models_zoo.pretrained import find_pretrained, not_downloaded, one_line, unavailable
 from models_zoo.registry import did_you_mean
 
@@ -37,9 +38,6 @@ def encoder_problems(enc_name: str, options: Mapping[str, Any] | None = None) ->
     """List what is wrong with an encoder, one of `ENCODERS` or "arch" or "arch.tag" of timm, and with its options."""
     if enc_name in ENCODERS:
         return [f"enc_options: {problem}" for problem in _option_problems(enc_name, options or {})]
-    if options:
-        takers = ", ".join(ENCODERS.names())
-        return [f"enc_options: enc_name {enc_name!r}, a model of timm, has none; encoders with options: {takers}"]
     arch, _, tag = current_name(enc_name).partition(".")
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, [*ENCODERS.names(), *timm.list_models()], n=5, cutoff=0.6)
@@ -72,20 +70,24 @@ def build_encoder(
     deepest_only: bool = False,
     *,
     judge: Callable[[Sequence[int]], list[str]] = lambda _: [],
+    tokens: bool = False,
+    taps: Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build an encoder that returns feature maps, see `feature_spec`: one of `ENCODERS`, or a model of timm.
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
-    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map.
+    layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map; with `tokens`
+    they give those of four blocks, `taps`, as they are.
 
     Args:
         judge: lists what is wrong with the strides of the maps, such as `Decoder.feature_problems`; it is asked before
             any weights are fetched.
-        options: further arguments of one of `ENCODERS`.
+        options: further arguments of one of `ENCODERS` or of timm's model, such as `embed_dim`, `depth`, `num_heads`,
+            `img_size` of a ViT.
 
-    Raises ValueError for an unknown name or option, a model without feature maps, strides that `judge` objects to or
-    unfit patches; PretrainedUnavailable when the weights are out of reach.
+    Raises ValueError for an unknown name or option, a model without feature maps, and strides that `judge` objects to;
+    PretrainedUnavailable when the weights are out of reach.
     """
     if problems := encoder_problems(enc_name, options):
         raise ValueError("; ".join(problems))
@@ -96,21 +98,26 @@ def build_encoder(
             raise not_downloaded(enc_name, getattr(encoder, "weights", ""))
         return encoder
     name = current_name(enc_name)
+
+    def build(**source: Any) -> nn.Module:
+        return _build(name, tokens, taps, deepest_only, {**(options or {}), "in_chans": in_chans}, source)
+
     try:
-        encoder = _create(name, in_chans)
+        encoder = build()
+    except UnfitViT as error:
+        raise ValueError(f"enc_name {enc_name!r}: {error}") from error
     except Exception as error:  # timm raises many types
+        given = f" with enc_options {dict(options)}" if options else ""
         raise ValueError(
-            f"enc_name {enc_name!r}: timm cannot give feature maps of this model ({one_line(error)}). "
+            f"enc_name {enc_name!r}: timm cannot give feature maps of this model{given} ({one_line(error)}). "
             "Choose another, e.g. resnet18, convnext_tiny, vit_tiny_patch16_224"
         ) from error
-    encoder = _as_pyramid(encoder, enc_name, deepest_only)
     _refuse(enc_name, encoder, judge)
     if not pretrained:
         return encoder
     overlay = find_pretrained(name)
     try:
-        encoder = _create(name, in_chans, pretrained=True, pretrained_cfg_overlay=overlay)
-        return _as_pyramid(encoder, enc_name, deepest_only)
+        return build(pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
 
@@ -120,31 +127,52 @@ def _refuse(enc_name: str, encoder: nn.Module, judge: Callable[[Sequence[int]], 
         raise ValueError(f"enc_name {enc_name!r}: {'; '.join(problems)}")
 
 
-def _as_pyramid(encoder: nn.Module, enc_name: str, deepest_only: bool) -> nn.Module:
+class UnfitViT(ValueError):
+    """A plain ViT that cannot give the maps that are asked for."""
+
+
+def _build(
+    name: str,
+    tokens: bool,
+    taps: Sequence[int] | None,
+    deepest_only: bool,
+    options: dict[str, Any],
+    source: dict[str, Any],
+) -> nn.Module:
+    """Create a model of timm, with weights of a source, and around a plain ViT what makes maps of it."""
+    if tokens:
+        with torch.device("meta"):  # only a look: other families do not take this class
+            if is_plain(_create(name, options)):
+                options = {**options, "feature_cls": WithFinalNorm}
+    encoder = _create(name, {**options, **source})
     if not is_plain(encoder):
         return encoder
+    if "dinov2" in name:
+        resample_as_dinov2(encoder)
     try:
-        return ViTPyramid(encoder, deepest_only)
+        return ViTTokens(encoder, taps) if tokens else ViTPyramid(encoder, deepest_only)
     except ValueError as error:
-        raise ValueError(f"enc_name {enc_name!r}: {error}") from error
+        raise UnfitViT(error) from error
 
 
-def _create(name: str, in_chans: int, **options: Any) -> nn.Module:
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
     """Create a timm model for images of any size, if it can: windows (Swin) and position embeddings (ViT) adapt."""
-    options |= {"features_only": True, "in_chans": in_chans}
+    options = {**options, "features_only": True}
     source = timm.get_pretrained_cfg(name)
     if source is not None and source.fixed_input_size:
         for key, value in (("strict_img_size", False), ("dynamic_img_size", True)):
             with contextlib.suppress(TypeError):  # the family has no such argument
-                return timm.create_model(name, **(options | {key: value}))
+                return timm.create_model(name, **{**options, key: value})
     return timm.create_model(name, **options)
 
 
-def check_images(images: Tensor, channels: int) -> None:
-    """Raise ValueError unless images is (b channels h w) with sides that are multiples of 32, at least 64."""
+def check_images(images: Tensor, channels: int, any_size: bool = False) -> None:
+    """Raise ValueError unless images is (b channels h w) with sides that are multiples of 32, at least 64, or any."""
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(f"The network takes (b, {channels}, h, w) images, not {tuple(images.shape)}")
     h, w = images.shape[-2:]
+    if any_size:
+        return
     if h % STRIDE or w % STRIDE or min(h, w) < MIN_SIDE:
         raise ValueError(
             f"The network takes images whose sides are multiples of {STRIDE} and at least {MIN_SIDE} pixels, "

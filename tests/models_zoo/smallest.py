@@ -6,7 +6,7 @@ from typing import Any
 
 from models_zoo.decoders import DECODERS
 
-STRIDES = {"test_resnet": (2, 4, 8, 16, 32), "litemono_tiny": (4, 8, 16)}
+STRIDES = {"test_resnet": (2, 4, 8, 16, 32), "litemono_tiny": (4, 8, 16), "test_vit": (16, 16, 16, 16)}
 
 
 def smallest(dec_name: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ FIVE = {"channels": (64, 64, 128, 256, 512), "reductions": (2, 4, 8, 16, 32)}  #
 FOUR = {"channels": (96, 192, 384, 768), "reductions": (4, 8, 16, 32)}  # a ConvNeXt: nothing at stride 2
 SMALL = {"channels": (16, 16, 24, 32, 64), "reductions": (2, 4, 8, 16, 32)}
 SHALLOW = {"channels": (16, 24, 32), "reductions": (4, 8, 16)}  # a Lite-Mono
-PYRAMIDS = {"five levels": FIVE, "four levels": FOUR, "three levels": SHALLOW}
+TOKENS = {"channels": (24, 24, 24, 24), "reductions": (16, 16, 16, 16)}  # blocks of a ViT
+PYRAMIDS = {"five levels": FIVE, "four levels": FOUR, "three levels": SHALLOW, "tokens": TOKENS}
 READ = [(n, t) for n in DECODERS.names() for t, p in PYRAMIDS.items() if not problems(n, p["reductions"])]
 INITIALISED = [name for name in DECODERS.names() if DECODERS.get(name).supports_init]
 every_decoder = pytest.mark.parametrize("name", DECODERS.names())
@@ -24,7 +25,7 @@ every_decoder = pytest.mark.parametrize("name", DECODERS.names())
 
 def pyramid(name: str) -> dict[str, Any]:
     """A few channels at strides that the decoder reads."""
-    return next(p for p in (SMALL, SHALLOW) if not problems(name, p["reductions"]))
+    return next(p for p in (SMALL, SHALLOW, TOKENS) if not problems(name, p["reductions"]))
 
 
 def scales(name: str) -> list[int]:
@@ -91,7 +92,7 @@ def test_channels_last_goes_through_every_convolution(name: str):
     [*((name, "sigmoid") for name in DECODERS.names()), ("monodepth", "relu"), ("monodepth", "none")],
 )
 def test_outputs_are_float32_and_close_under_autocast(name: str, activation: str):
-    assert ACTIVATIONS.keys() == {"sigmoid", "relu", "none"}
+    assert ACTIVATIONS.keys() == {"sigmoid", "relu", "metric", "none"}
     options = {**pyramid(name), "out_scales": scales(name), "activation": activation}
     decoder, feats = DECODERS.create(name, **options).eval(), features(**pyramid(name))
     with torch.no_grad():

@@ -18,7 +18,7 @@ from models_zoo.decoders import DECODERS
 from tests.models_zoo import foreign, layouts, reference
 
 NAMES = sorted(layouts.LAYOUTS)
-ELSEWHERE = ("litemono", "msf")  # in test_litemono.py and test_msf.py
+ELSEWHERE = ("dpt", "litemono", "msf")  # in test_dpt.py, test_litemono.py and test_msf.py
 TOLERANCE = 1e-5
 MOTION = 1e-7  # motions of random weights are about 1e-3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,6 +16,7 @@ from models_zoo.depth import feature_problems as problems
 from models_zoo.encoders.build import build_encoder, encode, feature_spec
 from models_zoo.encoders.vit import ViTPyramid, is_plain
 
+DINOV2, NARROW = "vit_small_patch14_dinov2", {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 70}
 TINY = "test_vit"  # timm's own test model: patch 16, width 64, 6 blocks
 SIZE = (64, 96)  # not that of the position embeddings
 STRIDES = (4, 8, 16, 32)
@@ -113,11 +114,32 @@ def test_keys_separate_the_model_of_timm_from_the_new_layers():
     assert not any("head" in key or key.startswith("vit.norm.") for key in state)
 
 
-@pytest.mark.parametrize("enc_name", ["vit_small_patch14_dinov2", "eva02_tiny_patch14_224"])
-def test_patches_that_fit_no_stride_are_refused_with_a_vit_that_works(enc_name: str):
-    wrong = f"'{enc_name}': its patches are 14 x 14 .*vit_tiny_patch16_224"
+def test_patches_that_fit_no_stride_are_refused_with_a_vit_that_works():
+    wrong = f"'{TINY}': its patches are 12 x 12 .* 8, 14, 16, 32 pixels.*vit_tiny_patch16_224"
     with torch.device("meta"), pytest.raises(ValueError, match=wrong):
-        build_encoder(enc_name, pretrained=False)
+        build_encoder(TINY, pretrained=False, options={"patch_size": 12})
+
+
+def test_a_patch_of_14_pixels_acts_as_a_stride_of_16():
+    """An image of 64 x 96 is seen as 56 x 84, which is 4 x 6 patches."""
+    encoder = build_encoder(DINOV2, False, in_chans=6, options=NARROW).eval()
+    seen: list[torch.Size] = []
+    encoder.vit.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    with torch.no_grad():
+        feats = encode(encoder, torch.rand(1, 6, 64, 96))
+    assert seen == [(1, 6, 56, 84)]
+    assert [tuple(feat.shape[1:]) for feat in feats] == [(4, 16, 24), (8, 8, 12), (16, 4, 6), (32, 2, 3)]
+
+
+def test_dinov2_resamples_positions_without_antialiasing():
+    """Six columns become three, which see the third alone by the plain bicubic weights."""
+    with torch.no_grad():
+        vit = build_encoder(DINOV2, False, options=NARROW | {"img_size": 84}).vit.eval()
+        vit.pos_embed.zero_()
+        vit.pos_embed[0, 1:].view(6, 6, 32)[:, 2] = 1
+        tokens = vit._pos_embed(torch.zeros(1, 3, 3, 32))[:, 1:]  # at 0.5, 2.5 and 4.5
+    weights = torch.tensor([-0.09375, 0.59375, 0.0])  # Keys' kernel with a = -0.75 at 1.5, 0.5 and 2.5
+    assert torch.allclose(tokens.view(3, 3, 32)[1, :, 0], weights, atol=1e-6)
 
 
 def test_a_vit_of_one_size_only_says_so():

@@ -17,6 +17,7 @@ from trainer.runtime.errors import UserError
 
 _STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
 _MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
+_TWO_PATCHES = 28  # the least side of networks that take any size
 _MAX_SIDE = 8192
 
 
@@ -217,6 +218,12 @@ class _Crosschecks:
                     yield mode, key, list(size)
 
     def sizes(self) -> None:
+        """Sides are multiples of the deepest stride, unless a decoder of tokens is all there is."""
+        from models_zoo.depth import with_trait
+
+        decoder = self.config.net.get("depth", {}).get("dec_name")
+        of_any_size = set(self.config.net) == {"depth"} and decoder in with_trait("reads_tokens")
+        step, least = (1, _TWO_PATCHES) if of_any_size else (_STRIDE, _MIN_SIDE)
         any_size = self.trainer.get("aspect_ratio") is not None  # in training, where batches are resized
         for mode, key, size in self.given_sizes():
             width, height = size
@@ -225,9 +232,9 @@ class _Crosschecks:
                 self.wrong(key, f"{[width, height]} is taller than wide; {order}")
             elif mode == "train" and any_size and _MIN_SIDE <= height <= width <= _MAX_SIDE:
                 continue
-            elif any(not _MIN_SIDE <= side <= _MAX_SIDE or side % _STRIDE for side in size):
-                near = [min(max(_MIN_SIDE, round(side / _STRIDE) * _STRIDE), _MAX_SIDE) for side in size]
-                rule = f"[width, height] must be multiples of {_STRIDE}, at least {_MIN_SIDE}"
+            elif any(not least <= side <= _MAX_SIDE or side % step for side in size):
+                near = [min(max(least, round(side / step) * step), _MAX_SIDE) for side in size]
+                rule = "[width, height] must be " + (f"multiples of {step}, " if step > 1 else "") + f"at least {least}"
                 rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
                 of_train = "; a size that is loaded for trainer.aspect_ratio belongs below train" if any_size else ""
                 self.wrong(key, f"{rule}; got {size}. Nearest: {near}{of_train}")

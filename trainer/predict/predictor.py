@@ -96,7 +96,7 @@ class DepthPredictor:
             raise UserError(f"{path}: holds no depth network, only {', '.join(objective.networks)}")
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        found = scale_of(objective.supp_idxs, scale)
+        found = scale_of(objective.supp_idxs, scale, config.net["depth"]["activation"])
         network = DepthNetwork(
             merge(objective.networks["depth"]), objective.min_depth, objective.max_depth, found.factor, flip
         ).eval()

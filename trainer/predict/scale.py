@@ -39,6 +39,8 @@ class Scale:
 
 
 RELATIVE = Scale(1.0, "relative", "trained on video alone, which leaves the scale open")
+AFFINE = Scale(1.0, "relative", "published weights of disparity up to scale and shift, so its shape is not true either")
+METRIC = Scale(1.0, "m", "published weights that predict metres")
 STEREO = Scale(
     METRES_PER_UNIT,
     "m",
@@ -47,15 +49,18 @@ STEREO = Scale(
 )
 
 
-def scale_of(supp_idxs: Sequence[int], given: float | str | Path | None = None) -> Scale:
+def scale_of(supp_idxs: Sequence[int], given: float | str | Path | None = None, activation: str = "sigmoid") -> Scale:
     """Return the scale of a network trained with the supports `supp_idxs`.
 
+    activation: of the depth network; without supports it says what published weights were trained for.
     given: None for what the training says: metres when the supports hold the stereo pair (0), else relative depth; a
         number, metres per unit of the network, known from a calibration; or a result file of `evaluate`, whose images
         say how far the truth is from the prediction (median over the images of the ratio of medians).
 
     Raises UserError for a number that is not positive and finite, and a file without ratios.
     """
+    if given is None and not supp_idxs and activation in ("relu", "metric"):
+        return METRIC if activation == "metric" else AFFINE
     if given is None:
         return STEREO if 0 in supp_idxs else RELATIVE
     try:

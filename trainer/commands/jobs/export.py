@@ -18,7 +18,7 @@ from trainer.config.plugins import load_plugins
 from trainer.evaluation.places import check_place, run_folder
 from trainer.evaluation.subject import sha256
 from trainer.predict import DepthPredictor
-from trainer.predict.formats import check, facts, onnx_file, program, transformers_folder
+from trainer.predict.formats import check, depth_anything_folder, facts, onnx_file, program, transformers_folder
 from trainer.predict.formats.program import Interface, Run
 from trainer.predict.predictor import as_rgb
 from trainer.runtime.errors import UserError
@@ -107,12 +107,23 @@ def write_folder(
     images = [as_rgb(picture) for picture in pictures] or [
         Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in check.generated_frames((width + 37, height + 21))
     ]
+    obstacle = depth_anything_folder.obstacle(predictor)
     with replacing_folder(out) as staged:
-        transformers_folder.write(predictor, saved, options, about, staged)
-        difference = transformers_folder.largest_difference(staged, predictor, images)
+        if obstacle is None:
+            depth_anything_folder.write(predictor, about, staged)
+            difference = depth_anything_folder.largest_difference(staged, predictor, images)
+            height, width = depth_anything_folder.input_size(predictor)
+            kind = f"\na Depth Anything model, which needs no code of this project; images of {width} x {height} pixels"
+            kind += f", {depth_anything_folder.meaning(predictor)}"
+        else:
+            transformers_folder.write(predictor, saved, options, about, staged)
+            difference = transformers_folder.largest_difference(staged, predictor, images)
+            kind = f"\nno Depth Anything model, because {obstacle}: it needs the code in the folder"
         check.refuse(difference, "32", out)
     size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
-    return f"{size / 1e6:.1f} MB, {proof(difference, '32', len(pictures))}"
+    return f"{size / 1e6:.1f} MB, {proof(difference, '32', len(pictures))}" + (
+        kind if options.get("dec_name") == "dpt" else ""
+    )
 
 
 def proof(difference: float, precision: str, pictures: int) -> str:
