@@ -119,7 +119,8 @@ def adapt(
     """
     if problems := adapter_problems({"type": type, "rank": rank, "alpha": alpha, "targets": targets}):
         raise ValueError("; ".join(problems))
-    vit: Any = next((m for m in encoder.modules() if hasattr(m, "blocks") and hasattr(m, "patch_embed")), None)
+    plain = (m for m in encoder.modules() if isinstance(getattr(m, "blocks", None), nn.Module))
+    vit: Any = next((m for m in plain if hasattr(m, "patch_embed")), None)
     if vit is None:
         raise ValueError("adapter: the encoder is no plain ViT. Choose e.g. vit_small_patch14_dinov2, or adapter: null")
     layers = {path: module for path, module in vit.blocks.named_modules() if isinstance(module, nn.Linear)}
@@ -131,6 +132,8 @@ def adapt(
     for path, layer in layers.items():
         if any(_is_below(path, target) for target in targets):
             parent, name = _parent(vit.blocks, path)
+            if rank > (most := min(layer.in_features, layer.out_features)):
+                raise ValueError(f"adapter: rank: {rank} is more than the weight of blocks.{path} can have, {most}")
             if getattr(parent, "q_bias", None) is not None and name == "qkv":  # BEiT adds it to W x by itself
                 raise ValueError("adapter: targets: attn.qkv of this ViT cannot be adapted; leave it out")
             setattr(parent, name, ADAPTERS[type](layer, rank, (rank if alpha is None else alpha) / rank, warmup_steps))
@@ -142,7 +145,8 @@ def adapter_problems(adapter: Mapping[str, Any] | None) -> list[str]:
         return []
     known = [name for name in signature(adapt).parameters if name != "encoder"]
     problems = [f"{key!r} is not one of its keys. {did_you_mean(key, known)}" for key in adapter if key not in known]
-    if (kind := adapter.get("type")) not in ADAPTERS:
+    kind = adapter.get("type")
+    if not isinstance(kind, str) or kind not in ADAPTERS:
         what = "missing" if kind is None else f"{kind!r} is not an adapter"
         problems.append(f"type: {what}. {did_you_mean(str(kind or ''), ADAPTERS)}")
     for key, least in (("rank", 1), ("warmup_steps", 0)):

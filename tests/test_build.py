@@ -10,6 +10,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -23,7 +24,7 @@ from trainer.losses import LOSSES
 from trainer.runtime.errors import UserError
 from trainer.training import setup
 from trainer.training.run import _settings, check_monitors
-from trainer.training.setup import build_accelerator
+from trainer.training.setup import build_accelerator, build_schedule
 
 SMALL = ("net.depth.enc_name=resnet10t", "net.pose.enc_name=resnet10t", "dataset.size=[96,64]")
 
@@ -46,6 +47,33 @@ def test_a_relu_disparity_has_no_limits_of_depth() -> None:
     assert not [line for line in cfg.warnings if "depth" in line]
     (warning,) = (line for line in config(*relu, "trainer.max_depth=50").warnings if "depth" in line)
     assert warning == "trainer.max_depth has no effect: with net.depth.activation: relu depth is 1 / disparity"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length", "note"),
+    [
+        ("{type: cos, T_max: ~}", 2, ""),  # epochs
+        ("{type: cos, T_max: ~, by: step}", 8, ""),
+        ("{type: cos, T_max: 2, by: step}", 2, "scheduler.T_max: 2 is less than the 8 steps of the run: by: step"),
+        ("{type: cos, T_max: ~, warmup: 8}", 2, "scheduler.warmup: 8 epochs are not over in this run of 2"),
+    ],
+)
+def test_a_schedule_is_as_long_as_the_run(schedule: str, length: int, note: str) -> None:
+    """Two epochs of four steps."""
+    notes: list[str] = []
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    built = build_schedule(config(f"scheduler={schedule}", "trainer.max_epochs=2"), optimizer, 4, notes)
+    assert getattr(built, "schedule", built).T_max == length
+    assert len(notes) == bool(note)
+    assert all(line.startswith(note) for line in notes)
+
+
+def test_frozen_random_weights_under_adapters_are_a_warning() -> None:
+    adapted = "net.depth={enc_name: test_vit, pretrained: false, adapter: {type: lora}}"
+    assert config(adapted).warnings[0].startswith("net.depth.adapter: the frozen weights are random numbers")
+    assert not config(adapted, "trainer.load_ckpt=base.safetensors").warnings
+    with pytest.raises(UserError, match=r"net\.depth\.adapter: type: 'lra' is not an adapter. Did you mean 'lora'"):
+        config("net.depth={enc_name: test_vit, adapter: {type: lra}}")
 
 
 def test_weights_from_a_checkpoint_need_no_download() -> None:

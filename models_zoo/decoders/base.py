@@ -71,7 +71,7 @@ class Decoder(nn.Module, ABC):
         """Return {scale: map}, ascending, in float32; feats (b E_i h/R_i w/R_i) are shallow to deep."""
 
     def set_output(self, value: float) -> None:
-        """Start from the output `value` everywhere, 0..1 of a sigmoid, of a metric decoder 1 / value: by output biases."""
+        """Start from `value` everywhere, 0..1 of a sigmoid, of a metric decoder 1 / value: by biases of the output."""
         bias = value if self.activation in ("relu", "none") else math.log(value / (1 - value))
         for head in self.heads():
             *_, conv = (module for module in head.modules() if isinstance(module, nn.Conv2d))

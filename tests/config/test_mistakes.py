@@ -124,6 +124,13 @@ MISTAKES = [
      "x.yaml:1: scheduler.type: missing. Known: cos, cos_warm, exp, linear, plateau, steplr"),
     ("scheduler: {gama: 1}",
      "x.yaml:1: scheduler.gama is not an argument of scheduler 'steplr'. Did you mean 'gamma'? *"),
+    ("scheduler: {warm_up: 4}",
+     "x.yaml:1: scheduler.warm_up is not an argument of scheduler 'steplr'. Did you mean 'warmup'? *"),
+    ("scheduler: {by: batch}", "x.yaml:1: scheduler.by: expected one of 'epoch', 'step', got 'batch'"),
+    ("scheduler: {type: plateau, monitor: loss, by: step, step_size: ~, gamma: ~}",
+     "x.yaml:1: scheduler.by: plateau watches the validation, once per epoch; leave `by` out"),
+    ("optimizer: {layer_decay: 1.5}",
+     "x.yaml:1: optimizer.layer_decay: expected a number > 0 and <= 1 or null, got 1.5"),
     ("scheduler: {step_size: ~}", "x.yaml:1: scheduler.step_size: missing; expected a whole number >= 1"),
     ("scheduler: {type: plateau, step_size: ~, gamma: ~}",
      "x.yaml:1: scheduler.monitor: missing; plateau watches a number of validation, e.g. "
@@ -368,6 +375,7 @@ def test_config_error_is_a_user_error():
     [
         ("dataset: {supp_idxs: [0]}", "net.pose is never used: dataset.supp_idxs [0] has no frame in time"),
         ("net: {pose: {learn_K: true}}\ntrainer: {limit_val_batches: 0}", "net.pose.learn_K: nothing is validated, so"),
+        ("scheduler: {by: step}\ntrainer: {max_minutes: 5}", "trainer.max_minutes may end the run before scheduler.by"),
         ("trainer: {min_depth: 1}", "trainer.min_depth 1 without stereo: depth is in units of the network's choice"),
     ],
 )

@@ -141,6 +141,8 @@ def test_a_merged_depth_network_predicts_the_same(kind: str) -> None:
     [
         ({}, "type: missing. Known: dv_lora, lora"),
         ({"type": "lra"}, "type: 'lra' is not an adapter. Did you mean 'lora'"),
+        ({"type": ["lora"]}, "type: ['lora'] is not an adapter"),
+        ({"type": "lora", "rank": 65}, "rank: 65 is more than the weight of blocks.0.mlp.fc1 can have, 64"),
         ({"type": "lora", "rnk": 4}, "'rnk' is not one of its keys. Did you mean 'rank'"),
         ({"type": "lora", "rank": 0}, "rank: expected a whole number >= 1, got 0"),
         ({"type": "lora", "alpha": 0}, "alpha: expected a number > 0, or null for the rank; got 0"),

@@ -88,7 +88,8 @@ def unpack_state(
         raise WrongOptimizer(_another("schedule", schedule.kind, raw, "scheduler.type"))
     if raw is not None:
         check_kind(schedule.state, raw.state_dict(), "scheduler")
-        if methods := [key for key in schedule.state if callable(getattr(type(raw), key, None))]:
+        own = type(getattr(raw, "schedule", raw))  # behind a warm-up
+        if methods := [key for key in schedule.state if callable(getattr(own, key, None))]:
             raise ValueError(f"the schedule would lose its methods {methods}")
         raw.load_state_dict(schedule.state)
     scale = from_json(metadata.get("scaler", "null"), tensors, "scaler")

@@ -203,12 +203,12 @@ class Warmup:
         self._multiply()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"schedule": self.schedule.state_dict(), "rates": self.rates, "done": self.done}
+        return {**self.schedule.state_dict(), "warmup": {"rates": self.rates, "done": self.done}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue; the rates of the optimizer are part of its own state."""
-        self.schedule.load_state_dict(state["schedule"])
-        self.rates, self.done = state["rates"], state["done"]
+        self.rates, self.done = state["warmup"]["rates"], state["warmup"]["done"]
+        self.schedule.load_state_dict({key: value for key, value in state.items() if key != "warmup"})
 
     def _multiply(self) -> None:
         self.rates = [float(group["lr"]) for group in self.schedule.optimizer.param_groups]

@@ -153,16 +153,19 @@ def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
 
 
 def build_schedule(cfg: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int, notes: list[str]) -> Any:
-    """Build the schedule, laid out over all epochs; None without one. Adds a note on a length that was in epochs."""
+    """Build the schedule, laid out over all epochs; None without one. Adds notes on odd lengths."""
     options = cfg.scheduler_kwargs()
     if not options:
         return None
     length = cfg.trainer.max_epochs
     if options.get("by") == "step":
-        length *= steps_per_epoch
+        length *= max(1, steps_per_epoch)
         if (given := options.get("T_max", length)) < length:
             fix = "by: step counts optimizer steps; leave it out, or `T_max: ~`, for the whole run"
             notes.append(f"scheduler.T_max: {given} is less than the {length:,} steps of the run: {fix}")
+    unit, warmup = options.get("by", "epoch"), options.get("warmup", 0)
+    if warmup >= length:
+        notes.append(f"scheduler.warmup: {warmup:,} {unit}s are not over in this run of {length:,}")
     return make_scheduler(optimizer, length, **options)
 
 
