@@ -223,7 +223,7 @@ def _add_processes(parser: argparse.ArgumentParser, meaning: str = "processes (d
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, e.g. 1242x375")
     return int(width), int(height)
 

@@ -118,7 +118,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_depth: load ground-truth depth.
         use_hints: load proxy depth, the depth hints of arXiv:1909.09051.
         use_pseudo: load the disparity of a teacher network, one label per target.
-        pseudo_root: folder of these labels, as `monodepth prepare pseudo` writes them; null only where none are read.
+        pseudo_root: folder of these labels, as `monodepth prepare pseudo` writes them.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
         as_torch: only true; kept so that earlier configurations load.

@@ -162,9 +162,9 @@ def _from_onnx(path: Path, request: Request) -> Teacher:
         _refuse_kind(str(path), request)
     if request.precision != "32":
         raise UserError(f"--precision {request.precision}: an ONNX file has its own. Leave it out")
-    axes = {"NHWC": (1, 2), "NCHW": (2, 3)}["NHWC" if entry.shape[-1] == 3 else "NCHW"]
     if len(entry.shape) != 4 or len(session.get_inputs()) != 1 or 3 not in (entry.shape[1], entry.shape[-1]):
         raise UserError(f"--teacher {path}: takes {entry.name} {entry.shape}, but one batch of RGB pictures is given")
+    axes = (1, 2) if entry.shape[-1] == 3 else (2, 3)  # of height and width
     fixed = [entry.shape[i] for i in reversed(axes)]
     known = (int(about["width"]), int(about["height"])) if ours else least_size(request.shown)
     size = request.size or (known if not all(isinstance(side, int) for side in fixed) else (fixed[0], fixed[1]))
@@ -196,10 +196,10 @@ def _from_transformers(folder: Path, hub: HubName | None, request: Request) -> T
     transformers.utils.logging.disable_progress_bar()
     offline = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, **offline)
         model, loading = transformers.AutoModelForDepthEstimation.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **offline
         )
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **offline)
     except Exception as error:  # of the library and of what it builds on
         raise UserError(
             f"--teacher {name}: transformers cannot load it as a network of depth ({first_line(error)})"
@@ -229,18 +229,24 @@ def _from_transformers(folder: Path, hub: HubName | None, request: Request) -> T
         "unit": "1/m" if metric else "",
         "licence": _licence(folder) or licence_of(name),
     }
-    return _tried(Teacher(predict, request.size or _input_size(processor, request.shown), kind, facts), name)
+    return _tried(Teacher(predict, _input_size(processor, request.shown, request.size), kind, facts), name)
 
 
-def _input_size(processor: Any, shown: tuple[int, int]) -> tuple[int, int]:
-    """Return the (width, height) that an image processor gives to pictures of the size `shown`.
+def _input_size(processor: Any, shown: tuple[int, int], wanted: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the (width, height) `wanted`, or the one that an image processor gives to pictures of the size `shown`.
 
     Where it keeps the aspect ratio the rule is that of `least_size`: the code of transformers chooses the side that
-    changes least, which makes wide pictures of few pixels smaller still.
+    changes least, which makes wide pictures of few pixels smaller still. Raises UserError for sides that are not
+    multiples of what the processor asks for: networks of patches drop the rest.
     """
+    step = getattr(processor, "ensure_multiple_of", None) or 1
+    if wanted is not None:
+        if any(side % step for side in wanted):
+            near = "x".join(str(max(1, round(side / step)) * step) for side in wanted)
+            raise UserError(f"--size {wanted[0]}x{wanted[1]}: sides must be multiples of {step}. Nearest: {near}")
+        return wanted
     if getattr(processor, "keep_aspect_ratio", False):
-        least = (processor.size["width"], processor.size["height"])
-        return least_size(shown, least, processor.ensure_multiple_of or 1)
+        return least_size(shown, (processor.size["width"], processor.size["height"]), step)
     values = processor(images=np.zeros((*shown[::-1], 3), np.uint8), return_tensors="np")["pixel_values"]
     return values.shape[-1], values.shape[-2]
 

@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainer.build import build_dataset
+from trainer.checkpoint.hub import SETTINGS
 from trainer.commands.cli import fill_in
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, store
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DataError, DepthDataset
+from trainer.data.files.paths import expanded
 from trainer.data.files.pseudo import (
     ENDINGS,
     RECORD,
@@ -98,16 +100,16 @@ def _root_in(cfg: Config) -> Path:
     root = cfg.dataset_kwargs("train")[1].get("pseudo_root")
     if root is None:
         raise UserError("--out is required: the folder for the labels, dataset.pseudo_root of the training")
-    return Path(root)
+    return expanded(root)
 
 
 def _open(args: argparse.Namespace, shown: tuple[int, int]) -> Teacher | PseudoLabels:
     """Open a network, or the maps in a folder."""
-    folder = Path(args.teacher)
-    if os.path.isdir(folder) and not os.path.exists(folder / "config.json") and _holds_maps(folder):
+    folder = expanded(args.teacher)
+    if os.path.isdir(folder) and not os.path.exists(folder / SETTINGS) and _holds_maps(folder):
         return PseudoLabels(args.teacher)
     options = (args.size, args.kind, args.normalise, args.device, args.precision)
-    return open_teacher(args.teacher, Request(shown, *options))
+    return open_teacher(os.path.expanduser(args.teacher), Request(shown, *options))
 
 
 def _holds_maps(folder: Path) -> bool:
@@ -125,7 +127,7 @@ def _items(cfg: Config, modes: Sequence[str], size: tuple[int, int], out: Path) 
         for folder, dataset in whole.labelled().items():
             dataset.supp_idxs = ()  # which items there are depends on them, but labels are of targets alone
             problems += [f"dataset ({mode}): {line}" for line in dataset.check()]
-            place = Path(dataset.pseudo_root) if folder and dataset.pseudo_root else out / folder
+            place = expanded(dataset.pseudo_root) if folder and dataset.pseudo_root else out / folder
             for index in range(len(dataset)):
                 path = place / f"{dataset.label_name(index)}.png"
                 items.setdefault(path, Item(dataset, mode, index, place, path))
