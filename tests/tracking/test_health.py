@@ -10,6 +10,7 @@ import torch
 
 from tests.fakes import make_batch, make_losses, make_objective
 from tests.world import ROOT
+from trainer.objective.pictures import StepPictures
 from trainer.tracking.health import GRACE_STEPS, LOOKS, Health, holes
 from trainer.types import StepOutput
 
@@ -108,6 +109,13 @@ def test_the_automask_is_seen_without_drawing_pictures() -> None:
     assert "images" not in vars(still)  # nobody drew them
     plain = make_objective(losses=make_losses(use_automask=False))(batch)
     assert "automask_removed" not in health.look(plain, batch)
+
+
+def test_the_share_of_a_trusted_teacher_is_seen_too() -> None:
+    of_losses = {"masks/trust": torch.tensor([[[[True, False, True, True]]]])}
+    step = output(flat(0.5), flat(2.0))
+    step.make_images = StepPictures({}, {}, of_losses, ())
+    assert Health().look(step, {})["trusted"] == 0.75
 
 
 def test_a_look_fetches_nothing_and_changes_nothing() -> None:

@@ -76,6 +76,7 @@ class Health:
           arXiv:1806.01260, sec. 3.2 and 4.
         - pose_parallax, pose_rotation (with a pose network): pixels by which the predicted translation moves a point
           at the median depth, and the predicted rotation the centre.
+        - trusted (with `trust` in disp_ssi): share of pixels where the teacher is believed.
         - automask_removed (with an automask in img_recon): share of pixels that a support explains better unwarped.
         """
         disp = output.predictions["disp"][0].flatten(1).float()
@@ -96,9 +97,12 @@ class Health:
             shift = output.predictions["t"].norm(dim=-1) / median[:, None]
             seen["pose_parallax"] = (focal * shift).mean()
             seen["pose_rotation"] = (focal * output.predictions["R"].norm(dim=-1)).mean()
-        kept = getattr(output.make_images, "of_losses", {}).get("masks/automask")
+        of_losses = getattr(output.make_images, "of_losses", {})
+        kept, trusted = (of_losses.get(f"masks/{name}") for name in ("automask", "trust"))
         if isinstance(kept, Tensor):
             seen["automask_removed"] = 1 - kept.float().mean()
+        if isinstance(trusted, Tensor):
+            seen["trusted"] = trusted.float().mean()
         return seen
 
     def judge(self, values: Mapping[str, float], waiting_share: float, *, waited: float, step: int) -> list[str]:
