@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from models_zoo.weights import FORMATS
 from tests.models_zoo.foreign import lightning_checkpoint, monodepth2_folder, torchvision_resnet
 from tests.world import call, train_args
 from trainer.checkpoint import load_objective
@@ -89,7 +90,7 @@ def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is a folder" in refused(capsys, source, tmp_path / "folder.safetensors", "--force")
     assert "is a file, but a folder is needed" in refused(capsys, source, source / "x.safetensors")
     unknown = refused(capsys, save({"model": 1}, tmp_path / "y.ckpt"), target)
-    assert unknown.count("  - ") == 3
+    assert unknown.count("  - ") == len(FORMATS.names())
     assert "It holds: model" in unknown
     content = lightning_checkpoint({"depth": TINY["depth"]})
     del content["state_dict"]["nets.depth.encoder.bn1.weight"]

@@ -180,7 +180,7 @@ def test_a_pickle_and_an_old_config_are_read(folder: Path, tmp_path: Path):
         ({"weights": lambda state: {k: t for k, t in state.items() if "cls_token" not in k}}, "it lacks cls_token"),
         ({"weights": lambda state: {k: t for k, t in state.items() if "conv3" not in k}}, "no head of Depth Anything"),
     ],
-    ids=str,
+    ids=["head", "factors", "depth", "left over", "half", "no token", "no head"],
 )
 def test_what_is_unclear_is_refused(change: dict, message: str, folder: Path, tmp_path: Path):
     with pytest.raises(UnreadableWeights, match=message):
