@@ -48,7 +48,7 @@ def test_one_entry(run, monkeypatch) -> None:
         "    source:   Garg et al., arXiv:1603.04992; Monodepth, arXiv:1609.03677; DVSO, arXiv:1807.02570; Monodepth2,",
     ]
     assert "    needs:    nothing" in shown
-    assert "weight         factor of this loss in the total [a number >= 0; default 1.0]" in shown
+    assert "weight         factor of this loss in the total; {0: 0.9, 15: 0.95} =" in shown
     assert "use_laplacian  second differences instead of first ones [true or false; default false]" in shown
     assert run("disp_smooth")[1] == shown
 

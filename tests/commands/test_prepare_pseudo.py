@@ -128,7 +128,9 @@ def test_a_folder_of_transformers(films, depth_anything, tmp_path):
     assert facts["sha256"] == record["sha256"] != ""
     assert facts["resize"] == "pictures resized bilinearly to 42x28, no crop"
     assert (record["licence"], record["kind"], record["items"]) == ("apache-2.0", "disparity", {"train": 3})
-    assert done.stdout.splitlines()[-1].endswith(f"dataset.use_pseudo=true dataset.pseudo_root={tmp_path}")
+    assert done.stdout.splitlines()[-1].endswith(
+        f"dataset.use_pseudo=true dataset.pseudo_root={tmp_path} loss.disp_ssi.weight=0.1"
+    )
 
 
 def test_a_checkpoint_of_this_trainer(films, run, tmp_path):

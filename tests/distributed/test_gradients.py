@@ -131,7 +131,7 @@ def compare(world: int, folder: Path, cases: Cases, kinds: tuple[str, ...] = (FR
 
 def test_the_systems_have_every_loss() -> None:
     used = {loss for name in systems.NAMES for loss in systems.written(name)["loss"]}
-    assert used == set(LOSSES.names())
+    assert set(LOSSES.names()) - used == {"disp_ssi", "view_consistency"}  # means over items, whose parts sum up
 
 
 @pytest.mark.slow

@@ -166,7 +166,6 @@ def test_a_wrong_channel_count_is_named():
         ({"dec_name": "litemono"}, r"holds \[3\]; choose from \[0, 1, 2\] of decoder 'litemono'"),
         ({"dec_name": "msf", "out_scales": [0, 1]}, r"holds \[1\]; choose from \[0\] of decoder 'msf'"),
         ({"out_scales": [0, 0]}, "holds a scale twice"),
-        ({"enc_options": {"dilation": "large"}}, "enc_options: enc_name 'resnet18', a model of timm, has none;"),
         (
             {"enc_name": "litemono", "enc_options": {"dilatoin": 1}, "out_scales": 0, "dec_name": "litemono"},
             "encoder 'litemono' has no argument 'dilatoin'. Did you mean 'dilation'",

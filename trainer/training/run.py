@@ -72,18 +72,14 @@ def build_run(
     """
     _set_backends(cfg)
     datasets, notes = _checked_datasets(cfg, seed)
-    validated = [name for name in cfg.loss if "views" not in getattr(LOSSES.get(name), "needs", ())]
-    check_monitors(_monitors(cfg), validated, datasets.get("val"))
-    tracking.check_trackers(cfg.trainer.trackers or ())
+    _check_watched(cfg, datasets.get("val"))
     lap("data checked")
     objective = _with_first_weights(cfg, folder, seed, notes)
     lap("networks built")
 
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
-    hparams = {**hparams, "data": {mode: _known(accelerator, mode, data) for mode, data in datasets.items()}}
-    if teacher := datasets["train"].label_record():
-        hparams["pseudo"] = teacher
+    hparams = {**hparams, **_facts(accelerator, datasets)}
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)
@@ -146,6 +142,13 @@ def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], 
     return datasets, [*cfg.warnings, *(f"dataset ({', '.join(by)}): {note}" for note, by in said.items())]
 
 
+def _check_watched(cfg: Config, val: DepthDataset | None) -> None:
+    """Raise UserError for monitors that validation on `val` does not compute, and for trackers that are not there."""
+    validated = [name for name in cfg.loss if "views" not in getattr(LOSSES.get(name), "needs", ())]
+    check_monitors(_monitors(cfg), validated, val)
+    tracking.check_trackers(cfg.trainer.trackers or ())
+
+
 def check_monitors(monitors: Mapping[str, str | None], loss_names: Iterable[str], val: DepthDataset | None) -> None:
     """Raise UserError when validation on `val` does not compute a number that `monitors` {key: name} names."""
     known = {} if val is None else {"has_depth": val.use_depth, "has_supports": bool(val.supp_idxs)}
@@ -174,6 +177,13 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
     objective = build_objective(cfg, given=start.networks)
     notes += start.start(objective)
     return objective
+
+
+def _facts(accelerator: Accelerator, datasets: Mapping[str, DepthDataset]) -> dict[str, Any]:
+    """Return what checkpoints keep about the data: what they are known by, and the teacher of their labels."""
+    teacher = datasets["train"].label_record()
+    known = {mode: _known(accelerator, mode, data) for mode, data in datasets.items()}
+    return {"data": known, **({"pseudo": teacher} if teacher else {})}
 
 
 def _known(accelerator: Accelerator, mode: str, data: DepthDataset) -> dict[str, int | str]:
