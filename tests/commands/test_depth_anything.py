@@ -101,12 +101,15 @@ def test_metric_stays_metric(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_and_what_comes_out_is_native_too(checkpoint: Path, tmp_path: Path) -> None:
-    """On stereo pairs, so in metres: the exported disparity is in 1/m. The unused layer is kept as it was."""
+    """With low-rank updates, on stereo pairs, so in metres: the exported disparity is in 1/m.
+
+    The ViT and the unused layer are kept as they were; the updates are in the exported weights.
+    """
     before = load_objective(checkpoint).networks["depth"]
     options = (
         "net.depth={enc_name: vit_small_patch14_dinov2, dec_name: dpt, activation: relu, init_disp: null, out_scales:"
         " [0], enc_options: {embed_dim: 32, depth: 4, num_heads: 2, img_size: 70}, dec_options: {neck: [8, 12, 16, 24],"
-        " fusion: 16, hidden: 8}}"
+        " fusion: 16, hidden: 8}, adapter: {type: lora}}"
     )
     args = train_args(tmp_path, options, "net.pose=~", "dataset.supp_idxs=[0]", f"trainer.load_ckpt={checkpoint}")
     done = call("train", *args[1:], "optimizer.group_lr=~", "trainer.max_epochs=1")
@@ -114,7 +117,10 @@ def test_training_goes_on_and_what_comes_out_is_native_too(checkpoint: Path, tmp
     run = tmp_path / "run" / "1"
     after = load_objective(run / "ckpts" / "best.safetensors").networks["depth"].state_dict()
     same = {name for name, tensor in before.state_dict().items() if torch.equal(after[name], tensor)}
-    assert {name.rpartition(".residual_layer1")[0] for name in same} == {"decoders.disp.fusion.0"}
+    unused = {name for name in same if ".fusion.0.residual_layer1." in name}
+    assert same - unused == {name for name in after if name.startswith("encoder.") and "lora_" not in name}
+    assert len(unused) == 4
+    assert all(after[name].any() for name in after if name.endswith("lora_B"))
     assert "images of 70 x 70 pixels, predicted_depth is disparity, its unit 1/m" in export(run, tmp_path / "out")
     image = torch.rand(1, 3, 70, 70)
     predictor = DepthPredictor.load(run, device="cpu")
