@@ -72,7 +72,7 @@ FORMS = {"nimbled": nimbled, "mae": mae, "trimmed": trimmed, "mse": mse}
 
 
 def residual(p, t, form):
-    """What is left after the alignment of the form; MiDaS, sec. 5."""
+    """What is left after the alignment of the form."""
     if form != "mse":
         return standard(p) - standard(t)
     a, b = least_squares(p, t)
@@ -205,9 +205,8 @@ def view_scene(name, windows, disp, plain, mask=None, factor=None):
     return Scene(**rest, disp={0: plain}, others={name: other}, automask=mask)
 
 
-def two_views(seed=0):
-    w, h = SIZE
-    return [rand(3, 1, h, w, seed=seed + i).requires_grad_() for i in (1, 2)]
+def two_views():
+    return [rand(3, 1, *reversed(SIZE), seed=i).requires_grad_() for i in (1, 2)]
 
 
 def boxes(name):
@@ -215,9 +214,8 @@ def boxes(name):
 
 
 def consistency(loss_name, use_automask, *scene, **options):
-    return LOSSES.create("view_consistency", loss_name=loss_name, use_automask=use_automask)(
-        view_scene(*scene, **options)
-    )[0]
+    loss = LOSSES.create("view_consistency", loss_name=loss_name, use_automask=use_automask)
+    return loss(view_scene(*scene, **options))[0]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -361,7 +359,7 @@ def fitted(crop, reference, share):
     w, h = (32 * round(zoom * side / 32) for side in crop)
     while w * h > share * area:
         w, h = w - 32, h - 32
-    return max(w, 64), max(h, 64)
+    return w, h
 
 
 def candidates(side, low, high):
