@@ -332,9 +332,7 @@ def view_consistency(step: Step, loss_name: str = "ssim", use_automask: bool = F
         part = slice(top, top + small.shape[-2]), slice(left, left + small.shape[-1])
         depth = to_depth(small, 0.1, 100) * (1 if factor is None else factor.view(-1, 1, 1, 1))
         if loss_name == "ssim":
-            pasted = plain.clone()
-            pasted[(..., *part)] = (1 / depth - 0.01) / (10 - 0.01)
-            error = ssim_error(pasted, plain)[(..., *part)]
+            error = ssim_error((1 / depth - 0.01) / (10 - 0.01), plain[(..., *part)])
         else:
             error = depth.log() - step.view.depths[0][(..., *part)].log()
         for item, e in enumerate(error):

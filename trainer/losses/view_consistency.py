@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn, where
 
 from models_zoo.registry import did_you_mean
@@ -67,14 +68,27 @@ class ViewConsistency(nn.Module):
 def _of_disparities(scene: Scene, other: Scene, disp: Tensor, shown: Tensor, pixels: Tensor) -> Tensor:
     """Return the structural difference of disparities, one per item (b,).
 
-    disp: of `other`, at the pixels of `scene`. Around what is `shown` the window of SSIM meets no difference.
+    disp: of `other`, at the pixels of `scene`. The windows of SSIM end at the border of what is `shown`.
     """
     plain = scene.disp[0]
     if other.depth_factor is not None:
         disp = depth_to_disp(other.to_depth(disp), scene.min_depth, scene.max_depth)
-    disp = where(shown, disp, plain)
+    disp, plain = _framed(disp, shown), _framed(plain, shown)
     error, mirrored = ssim_error(plain)(disp), ssim_error(disp)(plain)  # the same number; each has one gradient
     return _mean(error + (mirrored - mirrored.detach()), pixels)
+
+
+def _framed(x: Tensor, shown: Tensor) -> Tensor:
+    """Reflect maps x (b 1 h w) into the ring of pixels around the rectangle that is shown, as at borders of pictures."""
+    for dim in (2, 3):
+        inside = shown.amax(5 - dim, keepdim=True).to(torch.int64)
+        n = x.shape[dim]
+        place = torch.arange(n, device=x.device).view(-1, 1) if dim == 2 else torch.arange(n, device=x.device)
+        first = inside.argmax(dim, keepdim=True)
+        last = first + inside.sum(dim, keepdim=True) - 1
+        place = where(place == first - 1, first + 1, where(place == last + 1, last - 1, place)).clamp(0, n - 1)
+        x = x.gather(dim, place.expand_as(x))
+    return x
 
 
 def _of_depths(scene: Scene, other: Scene, disp: Tensor, shown: Tensor, pixels: Tensor) -> Tensor:
