@@ -26,6 +26,7 @@ VARIANTS = [p for folder in ABLATIONS for p in sorted((ROOT / "cfg" / folder).gl
 BACKBONES = [p for p in VARIANTS if p.parent.name != "abl_smooth"]
 ARCHITECTURES = [p for p in BACKBONES if p.parent.name == "abl_bb" or p.stem.endswith("_scratch")]  # without weights
 PAGES = [*SYSTEMS, *VARIANTS]
+ONE_OF_A_FAMILY = ("convnext_tiny", "efficientnet_b0", "hrnet_w18", "mobilenetv3_small_050", "resnet18_scratch")
 SMALL = (
     *("dataset.type=synthetic", "dataset.size=[96,64]", "dataset.num_items=2", "dataset.items_per_scene=1"),
     *("loader.batch_size=1", "loader.num_workers=0"),
@@ -106,7 +107,11 @@ def test_a_page_names_weights_that_exist(path):
         assert timm.is_model_pretrained(name), f"timm has no weights {name}"
 
 
-@pytest.mark.parametrize("path", ARCHITECTURES, ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if p.stem in ONE_OF_A_FAMILY else pytest.mark.long) for p in ARCHITECTURES],
+    ids=name_of,
+)
 def test_encoder_and_decoder_of_a_page_fit(path):
     """With the encoder as written; that of all systems is among them."""
     cfg = load(path)

@@ -49,6 +49,7 @@ def test_training_starts_from_a_lightning_checkpoint_itself(tmp_path: Path) -> N
         assert_equal(objective, converted.tensors)
 
 
+@pytest.mark.long
 def test_training_starts_from_monodepth2_only_with_its_statistics(tmp_path: Path) -> None:
     monodepth2_folder(tmp_path / "m")
     converted = convert(tmp_path / "m")

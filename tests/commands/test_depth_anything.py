@@ -82,6 +82,7 @@ def test_predictions_are_relative_at_the_size_of_training(checkpoint: Path) -> N
     assert predictor(np.zeros((50, 40, 3), np.uint8)).depth.shape == (50, 40)
 
 
+@pytest.mark.long
 def test_metric_stays_metric(tmp_path: Path) -> None:
     model = depth_anything(depth_estimation_type="metric", max_depth=20)
     as_folder(model, tmp_path / "theirs")

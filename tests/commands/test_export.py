@@ -47,6 +47,7 @@ def folder(stereo_run: Path, picture: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
+@pytest.mark.long
 def test_an_onnx_file_says_what_it_is(run: Path, picture: Path, tmp_path: Path) -> None:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason="of the extra `export`")
@@ -84,6 +85,7 @@ def test_an_onnx_file_says_what_it_is(run: Path, picture: Path, tmp_path: Path) 
     np.testing.assert_allclose(disparity, predictor.disparities(image), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_an_archive_runs_where_pytorch_is_alone(stereo_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "depth.pt2"
     done = call("export", stereo_run, "--format", "torch", "--out", path, "--dynamic", "batch", "size", "--scale", "2")
@@ -107,6 +109,7 @@ def test_an_archive_runs_where_pytorch_is_alone(stereo_run: Path, tmp_path: Path
     assert lines[2].startswith("(3, 1, 96, 64)")
 
 
+@pytest.mark.long
 def test_the_script_of_the_documentation_runs_without_this_project(folder, stereo_run, picture, tmp_path) -> None:
     assert SCRIPT is not None
     saving = "\nimport numpy; numpy.save('depth.npy', depth)"

@@ -130,6 +130,7 @@ def test_depth_networks_of_nimbled_give_relu_disparity(variant: str | None, tmp_
     assert_loads(foreign)
 
 
+@pytest.mark.long
 def test_camera_networks_of_nimbled_are_pose_networks_that_learn_intrinsics(tmp_path: Path) -> None:
     files = nimbled_folder(tmp_path / "m", TINY, camera=True)
     foreign = read_foreign(tmp_path / "m")

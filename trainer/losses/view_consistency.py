@@ -79,7 +79,7 @@ def _of_disparities(scene: Scene, other: Scene, disp: Tensor, shown: Tensor, pix
 
 
 def _framed(x: Tensor, shown: Tensor) -> Tensor:
-    """Reflect maps x (b 1 h w) into the ring of pixels around the rectangle that is shown, as at borders of pictures."""
+    """Reflect maps x (b 1 h w) into the ring of pixels around the rectangle that is shown, as at an image border."""
     for dim in (2, 3):
         inside = shown.amax(5 - dim, keepdim=True).to(torch.int64)
         n = x.shape[dim]
