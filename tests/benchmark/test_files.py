@@ -63,6 +63,7 @@ def load_small(path: Path) -> Config:
     return load(path, *SMALL, *(f"net.{net}.{k}={v}" for net in load(path).net for k, v in encoders.items()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", [p for p in PAGES if p not in BACKBONES], ids=name_of)
 def test_a_system_trains(path):
     """Two steps: every loss is finite, every parameter is reached, every network moves."""

@@ -89,6 +89,7 @@ def agree(result: dict, expected: dict) -> None:
             assert result["mean"][key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
 
 
+@pytest.mark.long
 def test_stereo_matching_is_as_good_as_it_is_known_to_be(kitti, stereo, truths, tmp_path):
     result = score(kitti, stereo[0], tmp_path, "--pred-kind disp")
     assert 0.03 < result["mean"]["abs_rel"] < 0.05

@@ -206,6 +206,7 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_r
     assert_same_weights(tmp_path, trained_run)
 
 
+@pytest.mark.long
 def test_accumulation_and_limits_continue_exactly(tmp_path: Path) -> None:
     """Three micro-batches a step with a tail of one, in an epoch cut short: killed in the middle and continued."""
     options = ("dataset.train.num_items=6", "loader.batch_size=1", "trainer.limit_train_batches=4")

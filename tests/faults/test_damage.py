@@ -85,6 +85,7 @@ def continues_from_the_one_before(run: Supervisor, ends_alike: Check) -> None:
     ends_alike(run)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_with_a_damaged_last_ends_with_the_same_bytes(
     stopped: Supervisor, tmp_path: Path, ends_alike: Check

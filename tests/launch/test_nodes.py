@@ -159,7 +159,7 @@ def kill(process: Process) -> None:
 @pytest.mark.parametrize(
     ("rendezvous", "rank", "said"),
     [
-        ("static", 1, "failed"),
+        pytest.param("static", 1, "failed", marks=pytest.mark.long),
         pytest.param("c10d", 1, "failed", marks=pytest.mark.long),
         pytest.param("static", 0, "running", marks=pytest.mark.long),  # process 0 alone can say more
     ],

@@ -192,7 +192,7 @@ def test_differences_of_that_code_are_noted(tmp_path: Path) -> None:
     [
         ({"stereo": False}, [-1, 1], ["depth", "pose"]),
         ({"stereo": True, "pose": False}, [0], ["depth"]),
-        ({"enc_name": "resnet50", "pose": False, "legacy": False}, [0], ["depth"]),
+        pytest.param({"enc_name": "resnet50", "pose": False, "legacy": False}, [0], ["depth"], marks=pytest.mark.long),
         ({"mask_channels": 3}, [-1, 1, 0], ["depth", "pose"]),
     ],
     ids=["mono", "stereo", "resnet50", "mono+stereo with a mask"],

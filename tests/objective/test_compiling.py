@@ -72,7 +72,7 @@ def result(objective: Objective, model: nn.Module | None = None) -> dict[str, to
 
 
 @pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.long), "aot_eager"])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("again", [False, True])
 def test_the_numbers_stay(backend: str, frozen: bool, again: bool) -> None:
     plain = make()
