@@ -1,4 +1,4 @@
-"""Turn published weights into a checkpoint: Monodepth2, Lightning checkpoints, Depth Anything, DINOv2, ResNets.
+"""Turn published weights into a checkpoint: Monodepth2, Lightning checkpoints, Lite-Mono, NimbleD, Depth Anything, ...
 
     monodepth convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors
     monodepth convert models/hrdepth_MS/042/models/best.ckpt models/imported/hrdepth_MS.safetensors
@@ -27,7 +27,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="monodepth convert",
         description="Turn published weights into a checkpoint to evaluate or to train from. SRC is a Monodepth2 folder,"
-        " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), Depth Anything"
+        " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), a folder of Lite-Mono or NimbleD, Depth Anything"
         " (a folder of transformers, or a .pth of the authors), DINOv2 (a folder) or a ResNet with torchvision's names,"
         " which become encoders. Nothing in SRC is run. Networks, image size, support frames"
         " and depth range are those of SRC, all other settings defaults.",
