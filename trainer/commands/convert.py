@@ -27,10 +27,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="monodepth convert",
         description="Turn published weights into a checkpoint to evaluate or to train from. SRC is a Monodepth2 folder,"
-        " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), a folder of Lite-Mono or NimbleD, Depth Anything"
-        " (a folder of transformers, or a .pth of the authors), DINOv2 (a folder) or a ResNet with torchvision's names,"
-        " which become encoders. Nothing in SRC is run. Networks, image size, support frames"
-        " and depth range are those of SRC, all other settings defaults.",
+        " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), a folder of"
+        " Lite-Mono or NimbleD, Depth Anything (a folder of transformers, or a .pth of the authors), DINOv2 (a folder)"
+        " or a ResNet with torchvision's names, which become encoders. Nothing in SRC is run. Networks, image size,"
+        " support frames and depth range are those of SRC, all other settings defaults.",
         epilog="Example: monodepth convert mono+stereo_640x192 models/imported/monodepth2_MS.safetensors",
     )
     add = parser.add_argument
