@@ -119,7 +119,7 @@ def pose_problems(
     if K_init is None:
         return problems
     if not learn_K:
-        problems.append("K_init starts a learned camera: set learn_K: true")
+        problems.append("K_init starts a learned camera: set learn_K: true, or K_init: null")
     near, far = FOCAL_LIMITS
     if not (len(K_init) == 4 and all(near <= f <= far for f in K_init[:2]) and all(0 < c < 1 for c in K_init[2:])):
         problems.append(

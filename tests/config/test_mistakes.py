@@ -212,6 +212,8 @@ MISTAKES = [
     ("net: {depth: {mask_name: uncertainty, num_ch_mask: 3}}",
      "x.yaml:1: net.depth.num_ch_mask: a mask has one channel per support frame: expected 2 "
      "for dataset.supp_idxs [-1, 1], got 3"),
+    ("loss: {img_recon: {weight: {0:0.9, 15:0.95}}}",
+     "x.yaml:1: loss.img_recon.weight: '0:0.9' lacks the space after the colon, as in {0: 0.9, 15: 0.95}"),
     ("loss: {img_recon: {weight: {5: 1}}}",
      "x.yaml:1: loss.img_recon.weight: has no weight from epoch 0 on, only from 5; add 0, as in {0: 1}"),
     ("loss: {img_recon: {weight: {0: 1, late: 2}}}",

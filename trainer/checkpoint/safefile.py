@@ -174,7 +174,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
             yield file
     except FileNotFoundError as error:
         others = sorted(p.name for p in path.parent.glob("*.safetensors"))
-        known = f"{path.parent} holds: {', '.join(others)}" if others else "Check the path"
+        known = f"The folder {path.parent} holds: {', '.join(others)}" if others else "Check the path"
         raise UserError(f"{path}: there is no such file. {known}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder. Name the .safetensors file in it") from error

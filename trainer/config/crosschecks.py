@@ -185,7 +185,9 @@ class _Crosschecks:
             self.warn("net.pose: no loss compares with the supports, so it is never trained")
 
     def validated(self, needed: set[str]) -> None:
-        """Validation computes the same losses, unless its items have no supports."""
+        """Labels need a loss. Validation computes the same losses, unless its items have no supports."""
+        if self.config.datasets["train"][1].get("use_pseudo") and "pseudo" not in needed:
+            self.warn("dataset.use_pseudo: no loss reads the labels; add loss.disp_ssi, or set it to false")
         train, val = (self.config.datasets.get(mode, ("", {}))[1] for mode in ("train", "val"))
         if not self.trainer.get("limit_val_batches", 1) or not offsets(val.get("supp_idxs")):
             return

@@ -41,6 +41,8 @@ def _as_names(value: list[str] | str | None) -> list[str] | None:
 
 def _by_epoch(value: dict[str, Any]) -> dict[str, float]:
     """Check weights by epoch, {"0": 0.9, "15": 0.95}, and sort them; null leaves an epoch out."""
+    if glued := next((key for key in value if ":" in key), None):
+        raise ValueError(f"{glued!r} lacks the space after the colon, as in {{0: 0.9, 15: 0.95}}")
     given = {epoch: weight for epoch, weight in value.items() if weight is not None}
     for epoch, weight in given.items():
         if not epoch.isdecimal() or str(int(epoch)) != epoch:

@@ -92,7 +92,8 @@ def run(**values: Any) -> int:
     there = len(items) - len(problems)
     print(f"{out}: {there} of {len(items)} items ({', '.join(modes)}) have labels, {len(todo) - len(problems)} new")
     print_problems(problems, "items have none", "item has none")
-    print(f"train on them: {_training(args, pages, cfg, out)}")
+    if there:
+        print(f"train on them: {_training(args, pages, cfg, out)}")
     return int(bool(problems))
 
 
