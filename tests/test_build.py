@@ -206,6 +206,17 @@ def test_a_run_that_is_older_than_a_key_continues_without_a_word() -> None:
         continued({}, {"freeze": ["pose"]})
 
 
+def test_every_key_that_is_not_given_counts_as_its_default_where_a_run_is_older() -> None:
+    """In the sections that make an experiment: a file without any optional key of these has been trained on them."""
+    cfg = config()
+    defaults, resolved = cfg.defaults(), cfg.to_dict()
+    places = {"dataset": resolved["dataset"], "trainer": resolved["trainer"]}
+    places |= {f"{part}.{name}": keys for part in ("net", "loss") for name, keys in resolved[part].items()}
+    required = {"type", "train", "val", "test", "max_epochs", "weight"}  # or as old as the section
+    for place, keys in places.items():
+        assert [k for k in keys if f"{place}.{k}" not in defaults and k not in required] == [], place
+
+
 def known(number: int, first: str) -> dict[str, Any]:
     return {"items": number, "first": first, "names": f"{number:08x}"}
 

@@ -18,7 +18,7 @@ from trainer.config.crosschecks import crosscheck, offsets
 from trainer.config.fields import REQUIRED, Report, fields_of_model
 from trainer.config.layers import merge, read_mapping, read_override
 from trainer.config.pages import read_page
-from trainer.config.resolve import Registries, Resolved, entry_fields, resolve
+from trainer.config.resolve import SET_BY_RUN, Registries, Resolved, entry_fields, resolve
 from trainer.config.sections import SECTIONS, EvaluationSection, TrainerSection
 from trainer.config.slowtv import translate
 from trainer.runtime import yaml_text
@@ -119,10 +119,13 @@ class Config:
         return {key: value for key, value in (self.scheduler or {}).items() if key != "monitor"}
 
     def defaults(self) -> dict[str, Any]:
-        """Defaults of the optional keys of trainer, optimizer and networks, by dotted name ("trainer.ema")."""
-        networks = Registries.installed().networks
+        """Defaults of the optional keys, by dotted name ("trainer.ema"), but for those of loaders and schedules."""
+        networks, losses, datasets = Registries.installed()
         fields = {name: fields_of_model(SECTIONS[name]) for name in ("trainer", "optimizer")}
         fields |= {f"net.{name}": entry_fields(networks, name) for name in self._resolved.net if name in networks}
+        fields |= {f"loss.{name}": entry_fields(losses, name) for name in self._resolved.loss if name in losses}
+        if (data := self._resolved.dataset.get("type", "")) in datasets:
+            fields["dataset"] = entry_fields(datasets, data, without=SET_BY_RUN)
         found = {f"{section}.{key}": field.default for section, own in fields.items() for key, field in own.items()}
         return {key: default for key, default in found.items() if default is not REQUIRED}
 
