@@ -67,7 +67,7 @@ class DPTDecoder(Decoder):
             return []
         return [
             f"its feature maps have strides {list(reductions)}; dec_name 'dpt' reads the tokens of a plain vision"
-            " transformer. Choose e.g. vit_small_patch14_dinov2, vit_small_patch16_dinov3, or another dec_name"
+            " transformer. Choose e.g. vit_small_patch14_dinov2, vit_small_patch16_dinov3"
         ]
 
     def build(self) -> None:

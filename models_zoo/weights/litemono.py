@@ -148,4 +148,5 @@ def decoder_of(path: Path, state: Mapping[str, Any], enc_name: str) -> tuple[dic
 
 
 def options_of(enc_name: str) -> dict[str, Any]:
+    """Return the options of the depth network of a variant, but for its scales."""
     return {"enc_name": enc_name, "pretrained": False, "dec_name": "litemono", **STATISTICS}

@@ -33,6 +33,7 @@ from trainer.runtime.errors import UserError
 _WALK = 3  # fourth word of entropy; `recorded` and `loaders` use others
 MODES = ("train", "val", "test")
 OWN_KEYS = ("type", "weight")
+OR_ALONE = {"size": ", or set dataset.one_per_batch: true"}  # what lets a data set have its own
 # Set once for all data sets: they decide whether items fit into one batch, or belong to the run.
 COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs", "pseudo_root"}
 _SAMPLES = 10  # items to try before a data set is called unreadable
@@ -355,8 +356,7 @@ def _part_problems(weight: Any, kwargs: Mapping[str, Any], own_sizes: bool) -> I
         if key in OWN_KEYS:
             continue
         if key in common:
-            alone = ", or set dataset.one_per_batch: true" if key == "size" else ""
-            yield f".{key} is set for all data sets together: use dataset.{key}{alone}"
+            yield f".{key} is set for all data sets together: use dataset.{key}{OR_ALONE.get(key, '')}"
         elif key not in parameters:
             yield f".{key} is not an argument of dataset {kind!r}. {did_you_mean(key, [*known, *OWN_KEYS, *MODES])}"
         elif reason := _mismatch(parameters[key].annotation, value):
