@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,10 @@ class Pose(nn.Module):
         enc_name: timm model, or a name in `models_zoo.encoders.ENCODERS`, its first layer widened to 6 channels.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
-        learn_K: learn focal length and principal point, too (arXiv:1904.04998), in place of the K of the data.
-        K_init: fx, fy, cx, cy in image widths and heights, which a new network predicts for every pair at first;
-            null = whatever its random weights give: focal lengths near 0.69, 72 degrees both ways.
+        learn_K: learn the camera, too (arXiv:1904.04998), in place of the K of the data: true = focal lengths and
+            principal point; focal = one focal length, while centre and shape of the pixels, fy / fx, are the data's.
+        K_init: what a new network predicts for every pair at first: fx, fy, cx, cy in image widths and heights, or fx
+            alone with `learn_K: focal`; null = whatever its random weights give: focal lengths near 0.69, 72 degrees.
         enc_options: further arguments of an encoder of `ENCODERS`; null = none.
     """
 
@@ -46,7 +47,7 @@ class Pose(nn.Module):
         pretrained: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
-        learn_K: bool = False,
+        learn_K: bool | Literal["focal"] = False,
         K_init: Sequence[float] | None = None,
         enc_options: Mapping[str, Any] | None = None,
     ):
@@ -60,11 +61,14 @@ class Pose(nn.Module):
         self.decoder = _branch(6 * SLOTS)
         self.learn_K = learn_K
         if learn_K:
-            self.focal, self.centre = _branch(2), _branch(2)
+            lengths = 1 if learn_K == "focal" else 2
+            self.focal = _branch(lengths)
+            self.centre = _branch(2) if lengths == 2 else None
             if K_init is not None:
-                focal, centre = torch.tensor(K_init, dtype=torch.float64).view(2, 2)
-                _start(self.focal, focal.expm1().log())  # the inverse of softplus
-                _start(self.centre, centre.logit())
+                start = torch.tensor(K_init, dtype=torch.float64)
+                _start(self.focal, start[:lengths].expm1().log())  # the inverse of softplus
+                if self.centre is not None:
+                    _start(self.centre, start[lengths:].logit())
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
@@ -76,7 +80,8 @@ class Pose(nn.Module):
         pairs (b 6 h w): two RGB images in [0, 1] in temporal order; h, w multiples of 32, at least 64, else
         ValueError. Returns {"R": (b 2 3) axis-angle in radians, "t": (b 2 3) translation}, float32 even under
         autocast; slot 0 of the middle axis is the motion, slot 1 is unused. With `learn_K` also {"focal": (b 2) = fx,
-        fy > 0, "centre": (b 2) = cx, cy in (0, 1)}, both in image widths and heights.
+        fy > 0, "centre": (b 2) = cx, cy in (0, 1)}, both in image widths and heights; with `learn_K: focal` {"focal":
+        (b 1) = fx} alone.
         """
         check_images(pairs, channels=6)
         feats = self.squeeze(encode(self.encoder, self.standardise(pairs))[-1])
@@ -85,7 +90,8 @@ class Pose(nn.Module):
         if self.learn_K:
             with torch.autocast(feats.device.type, enabled=False):  # 16 bit would round K to half a per cent
                 out["focal"] = F.softplus(_pooled(self.focal, at_least_float32(feats)))
-                out["centre"] = _pooled(self.centre, at_least_float32(feats)).sigmoid()
+                if self.centre is not None:
+                    out["centre"] = _pooled(self.centre, at_least_float32(feats)).sigmoid()
         return out
 
 
@@ -110,7 +116,7 @@ def pose_problems(
     enc_name: str,
     mean: Sequence[float],
     std: Sequence[float],
-    learn_K: bool = False,
+    learn_K: bool | Literal["focal"] = False,
     K_init: Sequence[float] | None = None,
     enc_options: Mapping[str, Any] | None = None,
 ) -> list[str]:
@@ -119,11 +125,18 @@ def pose_problems(
     if K_init is None:
         return problems
     if not learn_K:
-        problems.append("K_init starts a learned camera: set learn_K: true, or K_init: null")
+        problems.append("K_init starts a learned camera: set learn_K: true or focal, or K_init: null")
     near, far = FOCAL_LIMITS
-    if not (len(K_init) == 4 and all(near <= f <= far for f in K_init[:2]) and all(0 < c < 1 for c in K_init[2:])):
-        problems.append(
-            f"K_init must be fx, fy ({near:g} to {far:g}) and cx, cy (0 to 1) in image widths and heights, not"
-            f" {list(K_init)}; pixels are divided by width, height, width, height"
+    lengths, centre = (K_init[:1], K_init[1:]) if learn_K == "focal" else (K_init[:2], K_init[2:])
+    whole = len(K_init) == (1 if learn_K == "focal" else 4)
+    if not (whole and all(near <= f <= far for f in lengths) and all(0 < c < 1 for c in centre)):
+        wanted, sides = (
+            (f"[fx], one number from {near:g} to {far:g} in image widths with learn_K: focal", "width")
+            if learn_K == "focal"
+            else (
+                f"fx, fy ({near:g} to {far:g}) and cx, cy (0 to 1) in image widths and heights",
+                "width, height, width, height",
+            )
         )
+        problems.append(f"K_init must be {wanted}, not {list(K_init)}; pixels are divided by {sides}")
     return problems

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainer.metrics.camera import LearnedCamera, fields_of_view, measure, summarise, true_view
+from trainer.metrics.camera import LearnedCamera, fields_of_view, measure, stretch, summarise, true_view
 
 
 def predicted(focal: float, yaw: float = 0.0, pitch: float = 0.0) -> dict[str, torch.Tensor]:
@@ -34,6 +34,8 @@ def test_mean_and_deviation_are_over_the_items_that_have_a_camera():
     assert camera.spread == pytest.approx(0.2)
     assert camera.fov[0] == pytest.approx((102.68 + 79.61) / 2, abs=0.01)
     assert true_view(torch.cat([*rows, without])) == pytest.approx((90, 90))
+    assert stretch(torch.cat([*rows, without])) == pytest.approx(0.5 * 2)
+    assert math.isnan(stretch(without))
     assert LearnedCamera.from_dict(camera.to_dict()) == camera
     assert camera.words == "91.1 ± 11.5 x 91.1 ± 11.5 degrees"
     assert summarise(without) is None

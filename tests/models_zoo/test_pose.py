@@ -111,6 +111,14 @@ def test_a_new_network_predicts_the_camera_it_was_given(pairs):
     assert net.focal[2].weight.grad.abs().sum() > 0  # so that the second step reaches every layer
 
 
+def test_one_focal_length_alone(pairs):
+    net = seeded(learn_K="focal", K_init=[0.58])
+    out = net(pairs)
+    assert out.keys() == {"R", "t", "focal"}
+    assert out["focal"].tolist() == [pytest.approx([0.58], rel=1e-6)] * 2
+    assert not any(name.startswith("centre") for name in net.state_dict())
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -118,6 +126,8 @@ def test_a_new_network_predicts_the_camera_it_was_given(pairs):
         ({"learn_K": True, "K_init": [368, 1.92, 0.5, 0.5]}, "pixels are divided by width"),
         ({"learn_K": True, "K_init": [0.6, 0.6, 0.5, 1.0]}, "cx, cy (0 to 1)"),
         ({"learn_K": True, "K_init": [0.6, 0.6]}, "not [0.6, 0.6]"),
+        ({"learn_K": "focal", "K_init": [0.6, 0.6, 0.5, 0.5]}, "must be [fx], one number"),
+        ({"learn_K": "focal", "K_init": [60]}, "pixels are divided by width"),
     ],
 )
 def test_a_start_that_is_no_camera_is_refused(options, told):

@@ -189,6 +189,32 @@ def test_the_camera_of_the_first_pair_serves_all_supports_and_losses(supp_idxs):
     assert objective.networks["pose"].gain.grad != 0
 
 
+def test_one_learned_focal_length_keeps_centre_and_pixels_of_the_data(monkeypatch):
+    class OneLength(LearningPose):
+        learn_K = "focal"
+
+        def forward(self, pairs):
+            out = super().forward(pairs)
+            return {"R": out["R"], "t": out["t"], "focal": out["focal"][:, :1]}
+
+    supp_idxs = (-1, 1)
+    given, batch = make_objective(supp_idxs), make_batch(2, supp_idxs)
+    batch["K"] = torch.tensor([[[30.0, 0, 20], [0, 45, 10], [0, 0, 1]], [[50.0, 0, 30], [0, 25, 12], [0, 0, 1]]])
+    objective = Objective(
+        {"depth": given.networks["depth"], "pose": OneLength()}, make_losses(), {"disp_smooth": 0.1}, supp_idxs
+    )
+    fx = (0.1 + batch["supports"][:, 0].mean((1, 2, 3))) * SIZE[1]
+    out = objective(batch)
+    K = out.predictions["K"]
+    assert torch.allclose(K[:, 0, 0], fx)
+    assert torch.allclose(K[:, 1, 1], fx * torch.tensor([1.5, 0.5]))
+    assert torch.allclose(K[:, :2, 2], batch["K"][:, :2, 2])
+    assert out.predictions["focal"].shape == out.predictions["centre"].shape == (2, 2, 2)
+    del batch["K"]
+    with pytest.raises(ValueError, match="the batch has no 'K'"):
+        objective(batch)
+
+
 def test_a_camera_is_not_learned_from_stereo_alone():
     with pytest.raises(ValueError, match=r"net.pose.learn_K: a camera is learned from supports in time"):
         learning((0,))

@@ -205,13 +205,18 @@ def test_remedies_are_keys_that_exist() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "told"),
-    [((0.21, 1.0), "focal length varies by 21%"), ((0.01, 0.05), "corners of the picture by 0.05 pixels")],
+    [
+        ((0.21, 1.0, 1.0), "focal length varies by 21%"),
+        ((0.01, 0.05, math.nan), "corners of the picture by 0.05 pixels"),
+        ((0.01, 1.0, 1.25), "pixels that are 20% narrower than those of the data"),
+        ((0.01, 1.0, 0.8), "pixels that are 25% wider than those of the data"),
+    ],
 )
-def test_a_learned_camera_that_cannot_be_trusted_is_named_once(numbers: tuple[float, float], told: str) -> None:
+def test_a_learned_camera_that_cannot_be_trusted_is_named_once(numbers: tuple[float, float, float], told: str) -> None:
     health = Health()
     each = [health.judge_camera(*numbers, step=500, is_last=False) for _ in range(LOOKS + 1)]
     assert [len(warnings) for warnings in each] == [0, 0, 1, 0]
     assert told in each[2][0]
     assert len(Health().judge_camera(*numbers, step=500, is_last=True)) == 1
     assert Health().judge_camera(*numbers, step=GRACE_STEPS - 1, is_last=True) == []
-    assert Health().judge_camera(0.19, 0.11, step=500, is_last=True) == []
+    assert Health().judge_camera(0.19, 0.11, 1.09, step=500, is_last=True) == []

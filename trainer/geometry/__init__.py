@@ -1,6 +1,13 @@
 """Geometry: camera, rigid motion, disparity and depth, view synthesis. Pure functions, never in 16 bit."""
 
-from trainer.geometry.camera import crop_intrinsics, flip_intrinsics, inverse_intrinsics, pinhole, scale_intrinsics
+from trainer.geometry.camera import (
+    crop_intrinsics,
+    flip_intrinsics,
+    in_image_sides,
+    inverse_intrinsics,
+    pinhole,
+    scale_intrinsics,
+)
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
 from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project, sample_grid
@@ -14,6 +21,7 @@ __all__ = [
     "depth_to_disp",
     "disp_to_depth",
     "flip_intrinsics",
+    "in_image_sides",
     "inverse_depth",
     "inverse_intrinsics",
     "invert_pose",

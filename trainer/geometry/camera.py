@@ -17,6 +17,12 @@ def pinhole(focal: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:
     return K + F.pad((centre * sides)[:, :, None], (2, 0, 0, 1))
 
 
+def in_image_sides(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Undo `pinhole`: return focal (b 2) and centre (b 2) of K (b 3 3), in image widths and heights."""
+    sides = K.new_tensor(size)
+    return K.diagonal(dim1=1, dim2=2)[:, :2] / sides, K[:, :2, 2] / sides
+
+
 def scale_intrinsics(K: Tensor, size_from: tuple[int, int], size_to: tuple[int, int]) -> Tensor:
     """Adapt K to a resized image.
 

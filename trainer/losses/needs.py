@@ -105,11 +105,11 @@ def unmet(
     return problems
 
 
-def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int], learns_K: bool = False) -> list[str]:
-    """List the keys of a batch that losses with these needs read; K is not read where the networks predict it."""
+def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int], reads_K: bool = True) -> list[str]:
+    """List the keys of a batch that losses with these needs read; not K where the networks predict it."""
     keys = ["target"]
     if "supports" in needed_by:
-        keys += ["supports"] if learns_K else ["supports", "K"]
+        keys += ["supports", "K"] if reads_K else ["supports"]
     if 0 in supp_idxs and {"supports", "stereo", "virtual_stereo"} & set(needed_by):
         keys.append("T_stereo")
     return keys + [key for need, key in (("hints", "depth_hints"), ("pseudo", "pseudo")) if need in needed_by]

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.geometry import in_image_sides
+
 NAMES = ("fx", "fy", "cx", "cy")
 COLUMNS = 7  # of `measure`
 ERROR = 0.1  # of the focal lengths, for `bend`
@@ -74,7 +76,7 @@ def measure(predictions: Mapping[str, Any], K: Tensor | None, size: tuple[int, i
     bend = ERROR * max(size) * (yaw / (2 * focal[:, :1]) + pitch / (2 * focal[:, 1:]))
     of_data = torch.full_like(focal, torch.nan)
     if K is not None:
-        of_data = torch.stack([K[:, 0, 0], K[:, 1, 1]], 1) / focal.new_tensor(size)
+        of_data = in_image_sides(K.to(focal), size)[0]
     return torch.cat([focal, centre, bend.square().mean(1, keepdim=True), of_data], 1)
 
 
@@ -92,6 +94,12 @@ def true_view(table: Tensor) -> tuple[float, ...] | None:
     """Return the mean field of view of the data, horizontal and vertical, of rows of `measure`."""
     known = table[:, 5:][table.isfinite().all(1)]
     return _numbers(fields_of_view(known).mean(0)) if len(known) else None
+
+
+def stretch(table: Tensor) -> float:
+    """Return fx / fy over that of the data, of rows of `measure`: 2 = pixels half as wide. NaN = not known."""
+    ratios = table[:, 0] / table[:, 1] * table[:, 6] / table[:, 5]
+    return float(ratios[ratios.isfinite()].mean())
 
 
 def _numbers(values: Tensor) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
-from trainer.geometry import disp_to_depth, invert_pose, pinhole, pose_matrix
+from trainer.geometry import disp_to_depth, in_image_sides, invert_pose, pinhole, pose_matrix
 from trainer.geometry.precision import full_precision, full_precision_maps
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet
@@ -72,9 +72,9 @@ class Objective(nn.Module):
                 loss.photometric = losses["img_recon"]
 
     @property
-    def learns_K(self) -> bool:
-        """Whether the pose network predicts the camera, in place of the K of the batch."""
-        return "pose" in self.networks and getattr(self.networks["pose"], "learn_K", False)
+    def reads_K(self) -> bool:
+        """Whether the K of the batch counts, because the pose network does not predict all of the camera."""
+        return "pose" not in self.networks or getattr(self.networks["pose"], "learn_K", False) is not True
 
     def train(self, mode: bool = True) -> Objective:
         """Enter training or evaluation mode, except for the modules in `fixed`, which stay in evaluation mode."""
@@ -106,7 +106,7 @@ class Objective(nn.Module):
 
         Further views of the items (`view_*` in the batch) count in training only.
         """
-        require(batch, batch_keys(self._needed_by, self.supp_idxs, self.learns_K))
+        require(batch, batch_keys(self._needed_by, self.supp_idxs, self.reads_K))
         names = of_views.view_names(batch, self._needed_by) if self.training else []
         predictions = self.predict(batch)
         seen = {name: self._predict_view(batch, name, predictions["disp"]) for name in names}
@@ -143,7 +143,7 @@ class Objective(nn.Module):
                 count = batch[key].shape[1] if key in batch else len(self.supp_idxs)
                 if count != len(self.supp_idxs):
                     raise ValueError(f"the batch has {count} {key}, but supp_idxs are {self.supp_idxs}")
-            predictions |= self._predict_motion(target, supports, batch.get("T_stereo"))
+            predictions |= self._predict_motion(target, supports, batch)
         if "autoencoder" in self.networks:
             predictions |= self._predict_autoencoder(target, supports)
         elif "features" in self._needed_by and supports is not None:
@@ -196,12 +196,13 @@ class Objective(nn.Module):
                 }
         return predictions
 
-    def _predict_motion(self, target: Tensor, supports: Tensor, T_stereo: Tensor | None) -> dict[str, Any]:
+    def _predict_motion(self, target: Tensor, supports: Tensor, batch: Batch) -> dict[str, Any]:
         """Predict the motion target -> support of every support; that of stereo is given.
 
         The pose network takes the earlier image first, so motions to offsets below zero are inverted. All pairs make
         one batch, pair-major, so BatchNorm sees them together.
         """
+        T_stereo = batch.get("T_stereo")
         moving = [i for i, offset in enumerate(self.supp_idxs) if offset != 0]
         if (moving and "pose" not in self.networks) or (0 in self.supp_idxs and T_stereo is None):
             return {}
@@ -221,7 +222,12 @@ class Objective(nn.Module):
             raw |= {key: value.unflatten(0, (len(moving), -1)) for key, value in cameras.items()}
             raw = {key: value.transpose(0, 1) for key, value in raw.items()}
             if cameras:  # one camera for all supports: that of the first pair, arXiv:2307.10713
-                raw["K"] = pinhole(raw["focal"][:, 0], raw["centre"][:, 0], (target.shape[-1], target.shape[-2]))
+                size = target.shape[-1], target.shape[-2]
+                if "centre" not in raw:  # one focal length is learned
+                    given, centre = (side[:, None] for side in in_image_sides(full_precision(batch["K"]), size))
+                    raw["focal"] = raw["focal"] * given / given[..., :1]
+                    raw["centre"] = centre.expand_as(raw["focal"])
+                raw["K"] = pinhole(raw["focal"][:, 0], raw["centre"][:, 0], size)
         return raw | {"Ts": torch.stack([Ts[i] for i in range(len(self.supp_idxs))], 1)}
 
     def _predict_autoencoder(self, target: Tensor, supports: Tensor | None) -> dict[str, Any]:

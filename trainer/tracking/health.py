@@ -34,6 +34,7 @@ HOLE_SHARE = 0.03  # of the lower half
 IDENTITY_PIXELS = 0.02  # no picture changes by so small a motion; healthy runs begin above 0.04
 AUTOMASK_REMOVED = 0.95  # of the pixels: 0.2 to 0.86 where the camera moves, 0.96 and more where it stands
 CAMERA_SPREAD = 0.2  # standard deviation over mean of a learned focal length
+PIXEL_SHAPE = 0.1  # by which the shape of the pixels of a learned camera may differ from that of the data's
 # Pixels by which 10 % of the focal lengths change the motion of a corner, see `trainer.metrics.camera`. A warp that is
 # off by less than this hardly changes a picture. At 192 pixels and 82 degrees: a third of a degree between two frames.
 BEND_PIXELS = 0.1
@@ -129,12 +130,13 @@ class Health:
             return []
         return self._new({"constant disparity": _constant(disp_variation)})
 
-    def judge_camera(self, spread: float, bend: float, *, step: int, is_last: bool) -> list[str]:
+    def judge_camera(self, spread: float, bend: float, stretch: float, *, step: int, is_last: bool) -> list[str]:
         """Return new warnings about a learned camera measured in validation: three in a row agree, or the last says so.
 
         Args:
             spread: standard deviation over mean of the focal length.
             bend: pixels by which an error of 10 % of it would show in a corner, see `trainer.metrics.camera`.
+            stretch: fx / fy over that of the data; NaN = not known.
             step: optimizer steps since the run began.
             is_last: no training follows.
         """
@@ -145,6 +147,8 @@ class Health:
             found["camera spread"] = _spread(spread)
         if bend < BEND_PIXELS:
             found["camera unseen"] = _unseen(bend)
+        if not 1 / (1 + PIXEL_SHAPE) <= stretch <= 1 + PIXEL_SHAPE and not math.isnan(stretch):
+            found["camera pixels"] = _pixels(stretch)
         self._validations = {kind: self._validations.get(kind, 0) + 1 for kind in found}
         return self._new({kind: text for kind, text in found.items() if is_last or self._validations[kind] >= LOOKS})
 
@@ -269,6 +273,15 @@ def _unseen(bend: float) -> str:
         f" corners of the picture by {bend:.2g} pixels. Do not trust the learned camera; give one (a calibration,"
         " dataset.fov) and set net.pose.learn_K: false, or add video with turns (dataset.frame_gap: 2, a larger"
         " dataset.size)."
+    )
+
+
+def _pixels(stretch: float) -> str:
+    kind, by = ("narrower", 1 - 1 / stretch) if stretch > 1 else ("wider", 1 / stretch - 1)
+    return (
+        f"warning: the learned camera has pixels that are {by:.0%} {kind} than those of the data, so one of its focal"
+        " lengths is not seen yet. Cameras have square pixels: net.pose.learn_K: focal learns one length and keeps"
+        " their shape. Otherwise train longer, or start nearer (net.pose.K_init: [fx, fy, cx, cy])."
     )
 
 

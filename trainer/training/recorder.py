@@ -196,7 +196,8 @@ class Recorder:
         warnings = self.health.judge_validation(result.disp_variation)
         if result.camera is not None:
             self.progress.message(f"camera learned: {shown_camera(result)}")
-            warnings += self.health.judge_camera(result.camera.spread, result.camera.bend, step=step, is_last=is_last)
+            spread, bend = result.camera.spread, result.camera.bend
+            warnings += self.health.judge_camera(spread, bend, result.stretch, step=step, is_last=is_last)
         for warning in warnings:
             self.progress.message(warning)
 

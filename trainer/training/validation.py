@@ -34,6 +34,7 @@ class ValidationResult:
     disp_variation: float = math.nan  # mean over items of std / mean of the disparity; 0 = constant
     camera: LearnedCamera | None = None  # over the items with supports, where it is learned
     true_view: tuple[float, ...] | None = None  # field of view of the data, horizontal and vertical, degrees
+    stretch: float = math.nan  # learned fx / fy over that of the data
     images: Images = field(default_factory=dict)
     shown_items: list[int] = field(default_factory=list)  # dataset indices of those pictures
 
@@ -144,6 +145,7 @@ def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
         disp_variation=float(variation.mean()),
         camera=cameras.summarise(of_camera),
         true_view=cameras.true_view(of_camera),
+        stretch=cameras.stretch(of_camera),
     )
 
 
