@@ -161,7 +161,7 @@ def test_a_run_counts_what_turns_out_damaged(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert "items could not be read so far" in run.stdout
     assert "004.png" in run.stdout + run.stderr
-    assert f"monodepth export-depth --ckpt {tmp_path}/models/run/1" in run.stdout  # there is no truth to evaluate with
+    assert f"monodepth predict {tmp_path}/models/run/1 PICTURE" in run.stdout  # there is no truth to evaluate with
     written = scalars(tmp_path / "models/run/1")
     assert written["train_data/unreadable"][-1][1] >= 1
     watched = {tag.split("/")[1] for tag in written if tag.startswith("train_health/")}

@@ -78,6 +78,7 @@ def report(converted: Converted, target: Path) -> list[str]:
     lines += [f"note: {note}" for note in converted.notes]
     lines += [f"saved: {target}", "next:"]
     if not any(part.startswith("depth.") for part in foreign.parts):
+        lines.append(f"  monodepth predict {target} PICTURE")
         lines.append(f"  monodepth evaluate --ckpt {target} -c eval/kitti_eigen")
     lines.append(f"  monodepth train -c <page> -o models/tuned --set trainer.load_ckpt={target}")
     if statistics := _other_statistics(converted):

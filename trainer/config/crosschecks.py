@@ -252,10 +252,14 @@ class _Crosschecks:
             self.wrong("trainer.aspect_ratio.ref_size", text)
         if self.config.datasets.get("train", ("", {}))[1].get("use_hints"):
             self.wrong(
-                "trainer.aspect_ratio", "depth hints cannot be cropped and resized; set dataset.use_hints: false"
+                "trainer.aspect_ratio",
+                "depth hints cannot be cropped and resized; set it to null, or dataset.use_hints: false",
             )
         if _views_of(self.config.datasets.get("train", ("", {}))[1]):
-            self.wrong("trainer.aspect_ratio", "further views of an item do not follow; set dataset.train.views: null")
+            self.wrong(
+                "trainer.aspect_ratio",
+                "further views of an item do not follow; set it to null, or dataset.train.views: null",
+            )
         if self.trainer.get("benchmark"):
             self.warn("trainer.benchmark: cuDNN times its algorithms again for every size of trainer.aspect_ratio")
         if compile.get("dynamic") is False:

@@ -181,4 +181,6 @@ def _find(path: str) -> Path:
         if os.path.isfile(place):
             raise UserError(f"dataset.path {place} is no video: known are {' '.join(VIDEOS)}")
     looked = "".join(f"\n  {place.absolute()}" for place in places)
-    raise UserError(f"dataset.path: there is no such folder or video:{looked}")
+    raise UserError(
+        f"dataset.path: there is no such folder or video:{looked}\nName yours: --set dataset.path=<folder or film.mp4>"
+    )

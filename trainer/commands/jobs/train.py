@@ -264,8 +264,9 @@ def _summary(job: Run) -> dict[str, str]:
         rows["stopped early"] = stopping.reason
     if (budget := job.loop.budget).is_spent and state.position.epoch < job.loop.settings.max_epochs:
         rows["ended early"] = f"{budget.reason}; with a larger one the same command goes on from here"
-    command = "evaluate" if "AbsRel" in state.metrics else "export-depth"  # which needs no true depth
-    rows["next"] = f"monodepth {command} --ckpt {shlex.quote(str(folder.path))}"
+    path = shlex.quote(str(folder.path))
+    measured = "AbsRel" in state.metrics  # with true depth
+    rows["next"] = f"monodepth evaluate --ckpt {path}" if measured else f"monodepth predict {path} PICTURE"
     return rows
 
 
