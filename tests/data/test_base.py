@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, DepthDataset, RawItem
+from trainer.data.base import CommonOptions, DepthDataset, RawItem
 from trainer.data.files.pictures import read_image
 from trainer.data.synthetic import Synthetic
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 from trainer.types import DATA_STAGES
 
 
@@ -264,7 +264,7 @@ def test_pictures_of_16_bits_are_refused_not_bleached(tmp_path):
 def test_an_error_from_a_worker_keeps_only_its_message():
     printed = (
         "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "x.py", line 1\ntrainer.data.base.DataError: a.png is missing\n'
+        '  File "x.py", line 1\ntrainer.runtime.errors.DataError: a.png is missing\n'
     )
     assert str(DataError(printed)) == "a.png is missing"
     assert str(DataError("a.png is missing")) == "a.png is missing"

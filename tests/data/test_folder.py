@@ -22,7 +22,6 @@ from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, damage_frames, film, frames, grey_frame, level, noise_frame, scar
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.clips import video as _video
 from trainer.data.clips.clips import Clip, choose_frames, gaps, list_clip
 from trainer.data.clips.intrinsics import read_intrinsics
@@ -30,7 +29,7 @@ from trainer.data.clips.video import Film, pixels
 from trainer.data.files import damage
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.loaders import EpochBatches, make_loader
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 
 def folder(path: Path, **options):

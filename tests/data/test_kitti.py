@@ -27,9 +27,8 @@ from tests.data.made_kitti import (
     write_raw,
 )
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.files.depth import resize_nearest
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ import torch
 from tests.data.files.test_pickles import doubled
 from trainer.commands.prepare import main
 from trainer.data import DATASETS
-from trainer.data.base import DataError, DepthDataset
+from trainer.data.base import DepthDataset
 from trainer.data.files import lmdb as _lmdb
 from trainer.data.files.lmdb import Database, array_bytes, write_database
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.databases import DatabaseListing
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 DATE = "2011_09_26"
 DRIVE = f"{DATE}/{DATE}_drive_0001_sync"

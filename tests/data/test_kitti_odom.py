@@ -10,9 +10,8 @@ import torch
 
 from tests.data.clips import HEIGHT, WIDTH, frames, level
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.clips.poses import read_poses, read_rig
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 # fx 20, principal point (20, 10); camera 1 stands 0.54 m to the right of 0, cameras 2 and 3 are 0.06 m left of those.
 CALIB = """P0: 20 0 20 0 0 20 10 0 0 0 1 0

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.base import DataError, DepthDataset, RawItem
+from trainer.data.base import DepthDataset, RawItem
 from trainer.data.loaders import EpochBatches, collate, make_loader
-from trainer.runtime.errors import Exhausted, UserError, exhausted
+from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted
 
 
 class Dots(DepthDataset):

@@ -8,10 +8,10 @@ import torch
 
 from tests.data.clips import frames
 from trainer.data import DATASETS
-from trainer.data.base import DataError, RawItem
+from trainer.data.base import RawItem
 from trainer.data.files.pseudo import encode_label
 from trainer.data.synthetic import Synthetic
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 SIZE = (64, 64)
 

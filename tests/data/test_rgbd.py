@@ -12,10 +12,9 @@ from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, frames, level
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.geometry import ViewSynthesis
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 
 def write_depth(path: Path, millimetres: int, size=(WIDTH // 2, HEIGHT // 2)) -> None:

@@ -13,9 +13,8 @@ from tests.data.clips import frames, level
 from tests.data.test_kitti_odom import sequence
 from tests.data.test_rgbd import scene
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.loaders import EpochBatches, make_loader
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 NUM_FRAMES = 13
 

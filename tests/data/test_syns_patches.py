@@ -12,8 +12,7 @@ from PIL import Image
 
 from tests.data.clips import cut, grey_frame
 from trainer.data import DATASETS
-from trainer.data.base import DataError
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 NATIVE = (1242, 376)
 

@@ -9,12 +9,11 @@ from PIL import Image
 
 from tests.data.test_base import Ramp, same
 from trainer.data import DATASETS, views
-from trainer.data.base import DataError
 from trainer.data.folder import FrameFolder
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.data.synthetic import Synthetic
 from trainer.data.views import Window
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 ALL = {"high": [1.1, 2.0], "low": [0.7, 0.9], "crop": [1.2, 2.0], "permute": [0.1, 0.9]}
 SIZE = (64, 32)

@@ -8,11 +8,10 @@ import torch
 import yaml
 from PIL import Image
 
-from trainer.data.base import DataError
 from trainer.predict import DepthMap
 from trainer.predict.predictor import as_rgb
 from trainer.predict.scale import RELATIVE, STEREO, scale_of
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 
 def test_depth_has_the_size_of_the_picture_and_is_that_of_the_network(predictor, picture):

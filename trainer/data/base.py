@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -23,28 +23,16 @@ from torch.utils.data import Dataset
 
 from trainer.data import augment
 from trainer.data import views as of_views
+from trainer.data.files.pseudo import PseudoLabels
 from trainer.geometry import flip_intrinsics
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
-
-if TYPE_CHECKING:
-    from trainer.data.files.pseudo import PseudoLabels
 
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
 _KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "K_depth", "edges")
 _MIRROR = np.outer([-1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0])  # times a (4 4) motion T: diag(signs) T diag(signs)
-
-
-class DataError(UserError):
-    """An item that cannot be loaded or batched; the message names the file, the item and what to do.
-
-    DataLoader workers pass an error on as its printed traceback, of which only the message is kept.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].strip())
 
 
 @dataclass(frozen=True)
@@ -222,8 +210,6 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
     def _open_labels(self) -> PseudoLabels | None:
         """Return where labels are read from, None where no files are. Raises UserError without a folder."""
-        from trainer.data.files.pseudo import PseudoLabels  # which needs DataError from here
-
         if not self.use_pseudo or (self.makes_pseudo and self.pseudo_root is None):
             return None
         if self.pseudo_root is None:

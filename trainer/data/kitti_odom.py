@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size
+from trainer.data.base import CommonOptions, RawItem, check_choice, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -26,7 +26,7 @@ from trainer.data.files.scans import read_points
 from trainer.data.files.splits import find_split, is_number
 from trainer.data.kitti_raw.calibration import project_points
 from trainer.data.kitti_raw.places import KITTI_LICENCE
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 from trainer.types import METRES_PER_UNIT
 
 Pictures = Literal["auto", "colour", "grey"]

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from trainer.data.base import DataError, DepthDataset
-from trainer.runtime.errors import Exhausted, UserError, exhausted, listed
+from trainer.data.base import DepthDataset
+from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted, listed
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
 _MAX_ITEMS = 100_000_000

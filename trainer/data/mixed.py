@@ -22,13 +22,13 @@ from typing_extensions import Unpack
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, DepthDataset, Key, RawItem, checked_size
+from trainer.data.base import CommonOptions, DepthDataset, Key, RawItem, checked_size
 from trainer.data.clips.dataset import first_readable
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
 from trainer.data.loaders import spread
 from trainer.data.recorded import RecordedDataset
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 _WALK = 3  # fourth word of entropy; `recorded` and `loaders` use others
 MODES = ("train", "val", "test")

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from trainer.data.base import DataError, DepthDataset, Key, RawItem
+from trainer.data.base import DepthDataset, Key, RawItem
 from trainer.data.files.damage import find_damaged
 from trainer.data.files.pictures import at_size, read_rgb
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
 from trainer.geometry import valid_depth
+from trainer.runtime.errors import DataError
 
 _STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index) alone
 _TRIES = 10  # items in a row that may fail; more, and the disk is gone

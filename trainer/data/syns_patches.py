@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DataError, RawItem
+from trainer.data.base import CommonOptions, RawItem
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -26,7 +26,7 @@ from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_fold
 from trainer.data.files.pictures import open_picture, picture_size
 from trainer.data.files.splits import capped, find_split, is_number
 from trainer.data.recorded import RecordedDataset
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import read_file
 
 _FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.data.base import DataError
 from trainer.predict.colours import ColourRange, Limits
 from trainer.predict.predictor import DepthPredictor
 from trainer.predict.sources import Item, Source
 from trainer.predict.threads import Ahead, Budget, in_threads
 from trainer.predict.writing import Outputs
+from trainer.runtime.errors import DataError
 
 IN_FLIGHT = 1 << 26  # pixels between reading and writing, at most: 256 MB of pictures, or one larger one
 SAMPLED = (8, 64, 50)  # frames looked at for the colours: at least, at most, and one in so many

@@ -19,13 +19,12 @@ from trainer.checkpoint import Saved, find_checkpoint, load_with_config
 from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.files.pictures import DEEP_MODES, open_picture
 from trainer.predict.camera import Camera, camera_of
 from trainer.predict.depthmap import DepthMap
 from trainer.predict.network import DepthNetwork
 from trainer.predict.scale import Scale, scale_of
-from trainer.runtime.errors import UserError, exhausted
+from trainer.runtime.errors import DataError, UserError, exhausted
 from trainer.runtime.files import sha256
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"

@@ -16,11 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.base import DataError
 from trainer.data.clips.clips import PICTURES, natural
 from trainer.data.clips.video import VIDEOS, Film, pixels
 from trainer.predict.predictor import as_rgb
-from trainer.runtime.errors import UserError, listed
+from trainer.runtime.errors import DataError, UserError, listed
 from trainer.runtime.optional import require
 
 SUFFIXES = (*PICTURES, ".tif", ".tiff")

@@ -1,4 +1,4 @@
-"""The error for a user's mistake, lists in messages, and names of others made safe to print."""
+"""The errors for mistakes of users and for items of data, lists in messages, and names of others made safe to print."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return printable(super().__str__(), keep="\n\t")
+
+
+class DataError(UserError):
+    """An item that cannot be loaded or batched; the message names the file, the item and what to do.
+
+    DataLoader workers pass an error on as its printed traceback, of which only the message is kept.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].strip())
 
 
 class Exhausted(UserError):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.base import DataError
 from trainer.data.files.arrays import array_problem, read_array
+from trainer.runtime.errors import DataError
 
 
 def written(array: np.ndarray) -> bytes:

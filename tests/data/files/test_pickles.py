@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.base import DataError
 from trainer.data.files import pickles
 from trainer.data.files.pickles import read_pickle
+from trainer.runtime.errors import DataError
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

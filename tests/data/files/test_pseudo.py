@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data.base import DataError
 from trainer.data.files.pseudo import PseudoLabels, encode_label, label_facts, read_label, resize_known
+from trainer.runtime.errors import DataError
 
 FACTS = {"model": "teacher", "sha256": "ab12"}
 

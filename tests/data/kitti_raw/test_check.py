@@ -23,11 +23,10 @@ from tests.data.made_kitti import (
     write_lines,
     write_raw,
 )
-from trainer.data.base import DataError
 from trainer.data.files import damage
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.scans import read_points
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 
 @pytest.fixture

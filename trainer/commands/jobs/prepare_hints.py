@@ -12,12 +12,12 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
-from trainer.data.base import DataError
 from trainer.data.files.pictures import read_image
 from trainer.data.files.splits import choose_splits
 from trainer.data.kitti_raw import hints
 from trainer.data.kitti_raw.files import Frame, Recordings, read_split
 from trainer.data.kitti_raw.places import open_recordings
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import make_folder, require_space
 from trainer.runtime.optional import require
 

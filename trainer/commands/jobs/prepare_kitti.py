@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from trainer.commands.jobs.preparing import print_problems, spread
-from trainer.data.base import DataError
 from trainer.data.files.splits import choose_splits, counted
 from trainer.data.kitti_raw import check
 from trainer.data.kitti_raw.files import Recordings, read_split
 from trainer.data.kitti_raw.places import open_recordings
+from trainer.runtime.errors import DataError
 
 _SHOWN = 5  # problems of a split that are listed
 

@@ -22,7 +22,7 @@ from trainer.commands.cli import fill_in
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, store
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
-from trainer.data.base import DataError, DepthDataset
+from trainer.data.base import DepthDataset
 from trainer.data.files.paths import expanded
 from trainer.data.files.pseudo import (
     ENDINGS,
@@ -37,7 +37,7 @@ from trainer.data.files.pseudo import (
 from trainer.losses import LOSSES
 from trainer.predict.predictor import input_size
 from trainer.predict.teachers import Kind, Request, Teacher, as_disparity, open_teacher
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import make_folder, require_space
 from trainer.tracking.progress import counting
 

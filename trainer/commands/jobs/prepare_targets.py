@@ -13,12 +13,11 @@ import numpy as np
 
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
 from trainer.data import DATASETS
-from trainer.data.base import DataError
 from trainer.data.files.splits import choose_splits
 from trainer.data.kitti_raw import targets
 from trainer.data.kitti_raw.files import read_split
 from trainer.data.kitti_raw.places import open_recordings
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 INSTEAD = {  # what items lack -> what to do
     "annotated depth": "annotated depth is a download of its own: name its folder with --depth-root, or take the LiDAR"

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError, RawItem
+from trainer.data.base import RawItem
 from trainer.data.clips.clips import Clip, Line, choose_frames, distances_to_held_out, gaps, read_lines
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, counted, parse_frame, shown
 from trainer.data.recorded import RecordedDataset
-from trainer.runtime.errors import UserError, listed
+from trainer.runtime.errors import DataError, UserError, listed
 
 S = TypeVar("S")
 T = TypeVar("T")

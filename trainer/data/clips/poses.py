@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.base import DataError
 from trainer.data.clips.intrinsics import Array, is_camera
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import read_file
 
 _UNPACK = "Unpack the calibration archive of the benchmark"

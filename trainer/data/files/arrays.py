@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import open_file
 
 _HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, which numbers have not

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from trainer.data.base import DataError
 from trainer.data.files.arrays import array_problem
 from trainer.data.files.pictures import open_picture
 from trainer.data.files.scans import scan_problem
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import open_file
 
 TAIL = 1024  # bytes that show whether a picture is whole

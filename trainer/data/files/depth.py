@@ -8,9 +8,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
 from trainer.data.files.arrays import read_array
 from trainer.data.files.pictures import open_picture
+from trainer.runtime.errors import DataError
 
 
 def read_depth(path: Path, values_per_metre: float) -> NDArray[np.float32]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from trainer.data.base import DataError
 from trainer.data.files.damage import is_first_of_machine
 from trainer.data.files.pictures import DEEP_MODES, open_picture
+from trainer.runtime.errors import DataError
 
 _THREADS = 16
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # tag of Exif 2.3, table 4

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.data.base import DataError
 from trainer.data.files.arrays import read_array
 from trainer.data.files.pickles import read_pickle
+from trainer.runtime.errors import DataError
 from trainer.runtime.optional import require
 
 FILE = "data.mdb"

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from trainer.data.base import DataError
+from trainer.runtime.errors import DataError
 
 _SCRIPT = Path(__file__).with_name("sandbox.py")
 _MEMORY, _PER_BYTE = 96 << 20, 8  # Python itself, and numbers as Python has them

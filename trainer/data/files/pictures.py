@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from trainer.data.base import DataError
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import open_file
 
 DEEP_MODES = ("I", "F")  # beginnings of Pillow's names of more than 8 bits

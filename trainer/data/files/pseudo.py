@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from trainer.data.base import DataError
 from trainer.data.files.arrays import read_array
 from trainer.data.files.damage import find_damaged
 from trainer.data.files.paths import expanded
 from trainer.data.files.pictures import open_picture
 from trainer.data.files.splits import capped
-from trainer.runtime.errors import listed
+from trainer.runtime.errors import DataError, listed
 from trainer.runtime.files import read_file
 
 Map = NDArray[np.float32]

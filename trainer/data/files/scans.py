@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import read_file
 
 Array = NDArray[Any]

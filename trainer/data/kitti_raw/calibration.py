@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
 from trainer.data.clips.intrinsics import is_camera, resized
 from trainer.data.clips.poses import are_motions
 from trainer.data.files.scans import Array
+from trainer.runtime.errors import DataError
 from trainer.runtime.files import read_file
 
 # Entries of calib_cam_to_cam.txt and of calib_velo_to_cam.txt.

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainer.data.base import DataError
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.pictures import open_picture
 from trainer.data.kitti_raw.files import Line, Recordings
 from trainer.data.kitti_raw.hints import SIZE
+from trainer.runtime.errors import DataError
 
 PUBLISHED = {
     ("eigen", "train"): 45200, ("eigen", "val"): 1776, ("eigen", "test"): 697,

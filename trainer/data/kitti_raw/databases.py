@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
 from trainer.data.files.damage import TAIL, find_damaged, is_whole
 from trainer.data.files.lmdb import FILE, Content, Database
 from trainer.data.files.pictures import open_picture
 from trainer.data.kitti_raw.calibration import CAMERA_SHAPES, LIDAR_SHAPES, Calibration, make_calibration
 from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.hints import resized_hints
+from trainer.runtime.errors import DataError
 
 
 class DatabaseListing(Recordings):

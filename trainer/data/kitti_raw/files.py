@@ -10,12 +10,12 @@ from typing import IO, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
 from trainer.data.files.damage import find_damaged
 from trainer.data.files.scans import read_points
 from trainer.data.files.splits import capped, counted, is_number, read_rows, shown
 from trainer.data.kitti_raw.calibration import Calibration, read_calibration
 from trainer.data.kitti_raw.hints import read_hints
+from trainer.runtime.errors import DataError
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
 _SIDES = {"l": 2, "r": 3}

@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError
 from trainer.data.files.arrays import read_array
+from trainer.runtime.errors import DataError
 from trainer.runtime.optional import require
 from trainer.types import STEREO_BASELINE_UNITS
 

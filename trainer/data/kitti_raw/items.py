@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from trainer.data.base import CommonOptions, DataError, RawItem, check_choice, checked_size, stereo_motion
+from trainer.data.base import CommonOptions, RawItem, check_choice, checked_size, stereo_motion
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
@@ -20,7 +20,7 @@ from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
 from trainer.data.recorded import RecordedDataset
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import DataError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.base import DataError
 from trainer.data.files.lmdb import FILE, Content, Database, array_bytes
 from trainer.data.files.pictures import open_picture
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.calibration import read_numbers
 from trainer.data.kitti_raw.files import IMAGE_SUFFIXES, list_frames
 from trainer.data.kitti_raw.hints import SIZE, read_hints
+from trainer.runtime.errors import DataError
 
 _CALIBRATIONS = {
     "cam2cam": "calib_cam_to_cam.txt", "velo2cam": "calib_velo_to_cam.txt", "imu2velo": "calib_imu_to_velo.txt",

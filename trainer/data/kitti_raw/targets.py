@@ -16,12 +16,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import DataError, DepthDataset
+from trainer.data.base import DepthDataset
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.scans import finite_points
 from trainer.data.kitti_raw.calibration import project_points
 from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.items import KittiItems
+from trainer.runtime.errors import DataError
 
 Source = Literal["annotated", "lidar", "lidar-forward"]
 
