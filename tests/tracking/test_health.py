@@ -180,14 +180,15 @@ def test_waiting_for_data_is_told_with_its_numbers_and_needs_no_grace() -> None:
 
 def test_validation_tells_a_constant_disparity_at_once_and_the_watch_not_again() -> None:
     health = Health()
-    assert health.judge_validation(math.nan) == []  # nothing was validated
-    assert health.judge_validation(0.01) == []
-    assert len(health.judge_validation(1e-4)) == 1
-    assert health.judge_validation(1e-4) == []
+    assert health.judge_validation(math.nan, GRACE_STEPS) == []  # nothing was validated
+    assert health.judge_validation(0.01, GRACE_STEPS) == []
+    assert health.judge_validation(1e-4, GRACE_STEPS - 1) == []  # a new network
+    assert len(health.judge_validation(1e-4, GRACE_STEPS)) == 1
+    assert health.judge_validation(1e-4, GRACE_STEPS) == []
     assert judged(health, HEALTHY | SICK["disparity is constant"]) == []
     other = Health()
     judged(other, HEALTHY | SICK["explodes"])
-    assert other.judge_validation(0.0) == []  # told as an explosion
+    assert other.judge_validation(0.0, GRACE_STEPS) == []  # told as an explosion
 
 
 def test_remedies_are_keys_that_exist() -> None:

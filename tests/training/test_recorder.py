@@ -105,8 +105,8 @@ def test_a_failing_run_is_reported_once_by_training_or_validation() -> None:
     recorder.validation(result, [], "loss", None, step=160)
     assert heard.said == [text]
     other, heard = recorder_of()
-    other.validation(result, [], "loss", None, step=4)
-    other.validation(result, [], "loss", None, step=8)
+    other.validation(result, [], "loss", None, step=140)
+    other.validation(result, [], "loss", None, step=280)
     assert len(heard.said) == 1
 
 

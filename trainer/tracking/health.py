@@ -120,13 +120,13 @@ class Health:
         self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
         return self._new({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS})
 
-    def judge_validation(self, disp_variation: float) -> list[str]:
-        """Return a warning when the disparity (std / mean) is constant on all validation data.
+    def judge_validation(self, disp_variation: float, step: int) -> list[str]:
+        """Return a warning when the disparity (std / mean) is constant on all validation data after `step` steps.
 
         One look at all data is enough. No warning after one of depth at a limit, which implies this one.
         """
         is_constant = disp_variation < CONSTANT_DISPARITY  # False for NaN: nothing was validated
-        if not is_constant or {"exploding depth", "collapsed depth"} & self._warned:
+        if step < GRACE_STEPS or not is_constant or {"exploding depth", "collapsed depth"} & self._warned:
             return []
         return self._new({"constant disparity": _constant(disp_variation)})
 

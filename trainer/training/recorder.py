@@ -193,7 +193,7 @@ class Recorder:
             has_no_truth = monitor in VALIDATION_METRICS and not result.num_with_depth
             why = f": no item has a true depth between {near:g} and {far:g} m. Check its unit" if has_no_truth else ""
             self.progress.message(f"warning: {monitor} could not be computed, so `best` stays as it is{why}")
-        warnings = self.health.judge_validation(result.disp_variation)
+        warnings = self.health.judge_validation(result.disp_variation, step)
         if result.camera is not None:
             self.progress.message(f"camera learned: {shown_camera(result)}")
             spread, bend = result.camera.spread, result.camera.bend
