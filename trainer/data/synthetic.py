@@ -50,8 +50,8 @@ class Synthetic(DepthDataset):
         focal: focal length in image widths and heights.
         sky_depth: give the distance of the background wall, 90 m and more, where sky is seen.
         right_targets: every second target is seen by the right camera, its stereo support being the left one.
-        pseudo_wrong: share of the pseudo-labels, 0..1, with a wrong building: a rectangle that is much too near or far.
-            `planted` tells where.
+        pseudo_wrong: share of the house fronts, 0..1, the reddest, that pseudo-labels put much too far; `planted` tells
+            where.
     """
 
     source: ClassVar[str] = "made for this project"
@@ -100,7 +100,7 @@ class Synthetic(DepthDataset):
         self.scene = scene
         self.sky_depth = sky_depth
         self.right_targets = right_targets
-        self.teacher = Teacher((scene_seed, _MODE_SEEDS[self.mode]), self.size, pseudo_wrong)
+        self.teacher = Teacher((scene_seed, _MODE_SEEDS[self.mode]), pseudo_wrong)
         self.focal = focal
 
     @classmethod
@@ -134,7 +134,9 @@ class Synthetic(DepthDataset):
                 supports.append(scene.render(frame + offset, other)[0])
                 motions.append(np.linalg.inv(other.T_world) @ view.T_world)
         hints = self._hints(depth, background, right) if self.use_hints else None
-        pseudo = self.teacher.label(index, depth) if self.use_pseudo and self.pseudo_root is None else None
+        pseudo = None
+        if self.use_pseudo and self.pseudo_root is None:
+            pseudo = self.teacher.label(index, depth, self.teacher.mistaken(scene, frame, view))
         if not self.sky_depth:
             depth[background] = 0
         return RawItem(
@@ -150,7 +152,9 @@ class Synthetic(DepthDataset):
 
     def planted(self, index: int) -> NDArray[np.bool_]:
         """Return where (h w) the pseudo-label of an item that is not mirrored is wrong by `pseudo_wrong`."""
-        return self.teacher.planted(index)
+        i_scene, frame = divmod(index, self.items_per_scene)
+        scene = self._scene(i_scene)
+        return self.teacher.mistaken(scene, frame, scene.view(frame, self._is_right(index), self._K, self.size))
 
     def _hints(self, depth: NDArray[Any], background: NDArray[Any], right: bool) -> NDArray[Any]:
         """Depth (h w) of perfect stereo matching, in units of the 0.1 baseline; 0 outside the partner's image."""

@@ -80,6 +80,10 @@ class Scene:
         depth, face = cast(view, boxes, self.z_background)
         return shade(view, depth, face, table, self.sky), depth, face == BACKGROUND
 
+    def faces(self, frame: int, view: View) -> NDArray[np.intp]:
+        """Return the face number (h w) that each pixel sees; those of `table`."""
+        return cast(view, self._at(frame)[0], self.z_background)[1]
+
     def _at(self, frame: int) -> tuple[Boxes, FaceTable]:
         if not self.velocity.any():
             return self.boxes, self.table
