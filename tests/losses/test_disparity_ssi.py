@@ -152,6 +152,12 @@ def test_a_teacher_is_believed_where_it_explains_the_picture_and_not_where_it_is
     assert value > 0.03
 
 
+def test_an_error_that_the_student_has_learned_is_noticed_by_a_rival_depth():
+    _, pictures = disp_ssi(trust="photometric")(street(moved(BLOCK), teacher=moved(BLOCK)))
+    assert not pictures["masks/trust"][..., 11:13].any()
+    assert pictures["masks/trust"][..., 17:34].all()
+
+
 def test_what_the_unwarped_support_explains_is_no_evidence_against_the_teacher():
     """As of a car ahead: the pictures say that it is infinitely far."""
     scene = street(moved(), teacher=moved(BLOCK))

@@ -27,6 +27,8 @@ LEAST = 1e-6  # smallest deviation that a map is divided by, and part of the ran
 # Of the photometric error, in [0, 1]. Without a margin half of the pixels are left out by chance where both are right
 # or there is no texture; with a window, plain parts of a wrong surface share the fate of textured ones around them.
 MARGIN, WINDOW = 0.01, 5
+# Depths that a teacher's has to stand against, times its own: a student that has learned its error cannot show it.
+RIVALS = (1 / 3, 0.6, 1.7, 3.0)
 
 
 @LOSSES.register("disp_ssi")
@@ -42,7 +44,8 @@ class ScaleShiftInvariantDisparity(nn.Module):
             MiDaS; mse: half the mean square after a least-squares fit of the prediction to the teacher.
         gradient: weight of gradient matching over 4 levels, 0.5 in MiDaS; 0 = none.
         trust: photometric: only where the supports, warped with the teacher's depth, look no less like the target than
-            warped with the prediction. Compared as `img_recon` does, with its loss_name and use_min. null: everywhere.
+            warped with the prediction, or with far more or less depth. Compared as `img_recon` does, with its loss_name
+            and use_min. null: everywhere.
     """
 
     source: ClassVar[str] = "NimbleD, arXiv:2408.14177; MiDaS, arXiv:1907.01341"
@@ -103,9 +106,9 @@ class ScaleShiftInvariantDisparity(nn.Module):
         """Return where (b 1 h w) the pictures do not contradict the teacher.
 
         Its disparity is given median and deviation of the prediction at scale 0, so that its depth can warp the
-        supports. It is refused where the prediction explains the target better by more than a margin, over a window;
-        but not where unwarped supports do as well as the prediction, as on what moves with the camera, where the error
-        speaks for infinite depth.
+        supports. It is refused where a rival, the prediction or the teacher's depth times one of `RIVALS`, explains the
+        target better by more than a margin, over a window; but not where unwarped supports do as well, as on what moves
+        with the camera, where the error speaks for infinite depth.
         """
         photometric = self.photometric
         if photometric is None:
@@ -118,7 +121,9 @@ class ScaleShiftInvariantDisparity(nn.Module):
         with torch.no_grad():
             compare = photometric.against(scene.target)
             unwarped = photometric.combine([compare(scene.support(i)) for i in range(scene.n_supports)], None)
-            return torch.minimum(smoothed(of_teacher), smoothed(unwarped)) <= smoothed(of_prediction) + MARGIN
+            rivals = [of_prediction, *(photometric.compared(scene, factor * depth, ())[0] for factor in RIVALS)]
+            best = torch.stack([smoothed(error) for error in rivals]).amin(0)
+            return torch.minimum(smoothed(of_teacher), smoothed(unwarped)) <= best + MARGIN
 
     def _normalised(self, x: Tensor, valid: Tensor) -> Tensor:
         return normalised(x, valid, by_range=self.form == "nimbled")
