@@ -18,6 +18,7 @@ from models_zoo.standardise import IMAGENET_MEAN, IMAGENET_STD, Standardise, sta
 WIDTH = 256
 SLOTS = 2  # motions per pair; Monodepth2 uses only the first and stores weights of both
 STEP = 0.01  # a fresh network predicts motions near the identity
+FOCAL = 0.69  # of a new camera, in image sides: that of a new head, softplus(0)
 FOCAL_LIMITS = (0.1, 20.0)  # image sizes: 157 to 3 degrees; what `K_init` may name
 
 
@@ -30,9 +31,10 @@ class Pose(nn.Module):
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
         learn_K: learn the camera, too (arXiv:1904.04998), in place of the K of the data: true = focal lengths and
-            principal point; focal = one focal length, while centre and shape of the pixels, fy / fx, are the data's.
+            principal point of each pair; focal = one focal length of all pairs, a number, while centre and shape of the
+            pixels, fy / fx, are the data's.
         K_init: what a new network predicts for every pair at first: fx, fy, cx, cy in image widths and heights, or fx
-            alone with `learn_K: focal`; null = whatever its random weights give: focal lengths near 0.69, 72 degrees.
+            alone with `learn_K: focal`; null = focal lengths near 0.69, 72 degrees.
         enc_options: further arguments of an encoder of `ENCODERS`; null = none.
     """
 
@@ -60,15 +62,14 @@ class Pose(nn.Module):
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
         self.decoder = _branch(6 * SLOTS)
         self.learn_K = learn_K
-        if learn_K:
-            lengths = 1 if learn_K == "focal" else 2
-            self.focal = _branch(lengths)
-            self.centre = _branch(2) if lengths == 2 else None
+        if learn_K == "focal":  # its logarithm: a learning rate is a relative change then
+            self.focal_length = nn.Parameter(torch.tensor(K_init or [FOCAL]).log())
+        elif learn_K:
+            self.focal, self.centre = _branch(2), _branch(2)
             if K_init is not None:
-                start = torch.tensor(K_init, dtype=torch.float64)
-                _start(self.focal, start[:lengths].expm1().log())  # the inverse of softplus
-                if self.centre is not None:
-                    _start(self.centre, start[lengths:].logit())
+                focal, centre = torch.tensor(K_init, dtype=torch.float64).view(2, 2)
+                _start(self.focal, focal.expm1().log())  # the inverse of softplus
+                _start(self.centre, centre.logit())
 
     @classmethod
     def validate_config(cls, kwargs: Mapping[str, Any]) -> list[str]:
@@ -87,11 +88,12 @@ class Pose(nn.Module):
         feats = self.squeeze(encode(self.encoder, self.standardise(pairs))[-1])
         motion = STEP * _pooled(self.decoder, feats).view(-1, SLOTS, 6)
         out = {"R": motion[..., :3], "t": motion[..., 3:]}
-        if self.learn_K:
+        if self.learn_K == "focal":
+            out["focal"] = at_least_float32(self.focal_length).exp().expand(len(pairs), 1)
+        elif self.learn_K:
             with torch.autocast(feats.device.type, enabled=False):  # 16 bit would round K to half a per cent
                 out["focal"] = F.softplus(_pooled(self.focal, at_least_float32(feats)))
-                if self.centre is not None:
-                    out["centre"] = _pooled(self.centre, at_least_float32(feats)).sigmoid()
+                out["centre"] = _pooled(self.centre, at_least_float32(feats)).sigmoid()
         return out
 
 

@@ -116,7 +116,10 @@ def test_one_focal_length_alone(pairs):
     out = net(pairs)
     assert out.keys() == {"R", "t", "focal"}
     assert out["focal"].tolist() == [pytest.approx([0.58], rel=1e-6)] * 2
-    assert not any(name.startswith("centre") for name in net.state_dict())
+    assert set(net.state_dict()) - set(seeded().state_dict()) == {"focal_length"}
+    out["focal"].sum().backward()
+    assert net.focal_length.grad.item() == pytest.approx(2 * 0.58)  # of the logarithm
+    assert seeded(learn_K="focal")(pairs)["focal"].tolist() == [pytest.approx([0.69])] * 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models_zoo.adapters import is_adapter
 from trainer.runtime.errors import first_lines, printable
 
-CAMERA = ("pose.focal.", "pose.centre.")  # heads that a pose network has with `learn_K`
+CAMERA = ("pose.focal.", "pose.centre.", "pose.focal_length")  # what a pose network has with `learn_K`
 
 
 @dataclass
