@@ -181,6 +181,8 @@ class Recorder:
             scalars[f"best/{monitor}"] = best
         if result.camera is not None:
             scalars |= camera_scalars(result.camera)
+            if not math.isnan(result.stretch):
+                scalars["val_camera/stretch"] = result.stretch
         if result.num_items:
             self.tracker.scalars(scalars, step)
         if result.images:

@@ -141,11 +141,13 @@ def watch(run: Run) -> list[tuple[int, str]]:
         waited = share * (now - began.setdefault(epochs.get(step, 0.0), now))
         if values.keys() >= {"depth_near", "depth_far", "depth_median", "depth_spread", "disp_variation", "holes"}:
             found += [(step, text) for text in health.judge(values, share, waited=waited, step=step)]
-    spread, bend = (
-        {step: value for step, value, _ in run.events.points.get(f"val_camera/{key}", ())} for key in ("spread", "bend")
+    spread, bend, stretch = (
+        {step: value for step, value, _ in run.events.points.get(f"val_camera/{key}", ())}
+        for key in ("spread", "bend", "stretch")
     )
     for step in sorted(spread.keys() & bend.keys()):
-        texts = health.judge_camera(spread[step], bend[step], step=step, is_last=step == max(spread))
+        is_last, shape = step == max(spread), stretch.get(step, math.nan)
+        texts = health.judge_camera(spread[step], bend[step], shape, step=step, is_last=is_last)
         found += [(step, text) for text in texts]
     return found
 
