@@ -180,6 +180,4 @@ def cache_pieces(x: Tensor) -> list[tuple[slice, slice]]:
     b, c, h, w = x.shape
     n = max(1, PIECE // max(1, h * w * x.element_size())) if x.device.type == "cpu" else b * c
     items, channels = (n // c, c) if n >= c else (1, n)
-    return [
-        (slice(i, i + items), slice(k, k + channels)) for i in range(0, b, items) for k in range(0, c, channels)
-    ]
+    return [(slice(i, i + items), slice(k, k + channels)) for i in range(0, b, items) for k in range(0, c, channels)]
