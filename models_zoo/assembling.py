@@ -90,9 +90,7 @@ def share_padding(x: Tensor) -> Tensor:
 
 
 def _pad(x: Tensor) -> Tensor:
-    with torch.autocast(
-        x.device.type, enabled=False
-    ):  # which pads 16-bit maps as float32 on a CPU, to the same numbers
+    with torch.autocast(x.device.type, enabled=False):  # on a CPU it would pad 16-bit maps as float32
         return F.pad(x, REFLECT, mode="reflect")
 
 

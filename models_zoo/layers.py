@@ -46,9 +46,9 @@ class Named(nn.Sequential):
     def __init__(self, layer: nn.Module):
         super().__init__(OrderedDict(conv=layer))
 
-    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
-        out: Tensor = self.conv(x, *args, **options)
-        return out
+    def forward(self, *args: Any, **options: Any) -> Any:
+        layer: Any = self.conv
+        return layer(*args, **options)
 
 
 def convolve(layer: nn.Module, x: Tensor, *skips: Tensor | None, up: bool = False, pad: bool = False) -> Tensor:
