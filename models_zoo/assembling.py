@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 REFLECT = (1, 1, 1, 1)
 
@@ -68,18 +68,30 @@ def assemble(x: Tensor, *skips: Tensor | None, act: str = "none", up: bool = Fal
     return join(up2(x) if up else x, *given)
 
 
-def padded(x: Tensor, apart: bool = False) -> Tensor:
+def padded(x: Tensor, reader: nn.Module | None = None) -> Tensor:
     """Mirror the border of x: (b c h w) -> (b c h+2 w+2), h, w >= 2.
 
     What `assemble` or `share_padding` made of x already serves, unless x has changed since, or somebody waits for its
-    gradient. apart: make a new one in any case.
+    gradient, perhaps a hook of the module that reads it.
     """
     if not _is_eager(x):
         return F.pad(x, REFLECT, mode="reflect")
     buffer, version = getattr(x, "reflect_padded", (None, None))
-    if buffer is None or apart or version != _version(x) or x._backward_hooks or x.retains_grad:
+    if buffer is None or version != _version(x):
         return _pad(x)
-    return buffer
+    is_waited_for = x._backward_hooks or x.retains_grad or (reader is not None and is_watched(reader))
+    return _pad(x) if is_waited_for else buffer
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Return whether somebody watches what goes into a module or comes out, also in the backward pass."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def share_padding(x: Tensor) -> Tensor:

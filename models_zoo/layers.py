@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models_zoo.assembling import assemble, join, padded, up2
+from models_zoo.assembling import assemble, is_watched, join, padded, up2
 
 
 class ReflectConv2d(nn.Conv2d):
     """A 3x3 convolution with reflect padding 1, which reads the padded buffer that holds its input, if there is one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(padded(x, apart=is_watched(self)), self.weight, self.bias)
+        return F.conv2d(padded(x, reader=self), self.weight, self.bias)
 
 
 def conv3x3(in_ch: int, out_ch: int) -> nn.Conv2d:
@@ -64,8 +64,11 @@ def convolve(layer: nn.Module, x: Tensor, *skips: Tensor | None, up: bool = Fals
 
 
 def takes_options(layer: nn.Module) -> bool:
-    """Return whether a layer is a ConvELU, perhaps `Named`, without hooks, other forward passes and other parts."""
-    if is_watched(layer) or "forward" in vars(layer):
+    """Return whether a layer is a ConvELU, perhaps `Named`, without hooks, other forward passes and other parts.
+
+    For a compiler, which would have to read all this, none is.
+    """
+    if torch.compiler.is_compiling() or is_watched(layer) or "forward" in vars(layer):
         return False
     if type(layer).forward is Named.forward:
         return takes_options(layer.conv)  # type: ignore[arg-type]
@@ -73,17 +76,6 @@ def takes_options(layer: nn.Module) -> bool:
         return False
     conv = layer.conv
     return type(conv) is ReflectConv2d and not is_watched(conv) and "forward" not in vars(conv)
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Return whether somebody watches what goes into a module or comes out, also in the backward pass."""
-    return bool(
-        module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
-        or torch.nn.modules.module._has_any_global_hook()
-    )
 
 
 class SqueezeExcite(nn.Sequential):

@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from models_zoo.assembling import join, up2
+from models_zoo.assembling import is_watched, join, up2
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import LEVELS, WIDTHS, LevelDecoder
-from models_zoo.layers import ConvELU, SqueezeExcite, conv3x3, convolve, is_watched
+from models_zoo.layers import ConvELU, SqueezeExcite, conv3x3, convolve, takes_options
 
 
 @DECODERS.register("diffnet")
@@ -44,7 +44,7 @@ class PlainLevel(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         reduce, upsample, fuse = self
-        if is_watched(upsample):
+        if not takes_options(reduce) or is_watched(upsample):
             return super().forward(x)
         return convolve(fuse, convolve(reduce, x, up=True, pad=True), pad=True)
 

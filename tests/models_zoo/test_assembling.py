@@ -246,6 +246,8 @@ def test_compilers_exporters_and_transforms_see_the_plain_formula(pair: tuple[Co
     plain = ["pad", "conv2d", "elu", "upsample_nearest2d", "pad", "conv2d", "elu", "pad", "conv2d"]
     assert [name for name in named if "cat" not in name] == plain
     torch.testing.assert_close(torch.jit.trace(net, x)(x), expected)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x), expected)
     slope = torch.func.grad(lambda x: net(x).sum())(x)
     torch.testing.assert_close(slope, torch.autograd.grad(net(x := x.clone().requires_grad_()).sum(), x)[0])
     torch.testing.assert_close(torch.func.jvp(net, (x,), (torch.ones_like(x),))[1].sum(), slope.sum())
