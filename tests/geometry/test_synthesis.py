@@ -138,8 +138,9 @@ def test_pieces_hold_what_a_cache_does():
     def sizes(*shape):
         return [torch.empty(shape)[piece].shape[:2] for piece in cache_pieces(torch.empty(shape))]
 
-    assert sizes(4, 3, 64, 192) == [(4, 3)]  # 48 KB a map
+    assert sizes(4, 3, 64, 192) == [(1, 3)] * 4  # 48 KB a map
+    assert sizes(4, 3, 64, 96) == [(3, 3), (1, 3)]  # 24 KB
     assert sizes(2, 3, 192, 640) == [(1, 1)] * 6  # 480 KB
     assert sizes(3, 1, 192, 640) == [(1, 1)] * 3
-    assert sizes(1, 5, 100, 600) == [(1, 2), (1, 2), (1, 1)]  # 234 KB
+    assert sizes(1, 5, 100, 300) == [(1, 2), (1, 2), (1, 1)]  # 117 KB
     assert sizes(2, 3, 2000, 600) == [(1, 1)] * 6
