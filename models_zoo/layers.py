@@ -1,20 +1,31 @@
-"""Building blocks of the decoders: reflect-padded convolutions, nearest upsampling, gates, output activations.
+"""Building blocks of the decoders: reflect-padded convolutions, gates, output activations.
 
 All of them keep the memory format of their input.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models_zoo.assembling import assemble, is_watched, join, padded, up2
+
+
+class ReflectConv2d(nn.Conv2d):
+    """A 3x3 convolution with reflect padding 1, which reads the padded buffer that holds its input, if there is one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(padded(x, reader=self), self.weight, self.bias)
+
 
 def conv3x3(in_ch: int, out_ch: int) -> nn.Conv2d:
     """Build a 3x3 convolution with reflect padding 1 and bias: (b in_ch h w) -> (b out_ch h w); h, w >= 2."""
-    return nn.Conv2d(in_ch, out_ch, kernel_size=3, padding=1, padding_mode="reflect")
+    return ReflectConv2d(in_ch, out_ch, kernel_size=3, padding=1, padding_mode="reflect")
 
 
 class ConvELU(nn.Module):
@@ -24,18 +35,47 @@ class ConvELU(nn.Module):
         super().__init__()
         self.conv = conv3x3(in_ch, out_ch)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.elu(self.conv(x))
+    def forward(self, x: Tensor, *skips: Tensor | None, up: bool = False, pad: bool = False) -> Tensor:
+        """Convolve, then `assemble` with these options; decoders call `convolve` for them."""
+        return assemble(self.conv(x), *skips, act="elu", up=up, pad=pad)
 
 
-def up2(x: Tensor) -> Tensor:
-    """Double height and width by repeating pixels: (b c h w) -> (b c 2h 2w)."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+class Named(nn.Sequential):
+    """One layer under the name `conv`, which published keys give to all of theirs."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__(OrderedDict(conv=layer))
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        layer: Any = self.conv
+        return layer(*args, **options)
 
 
-def join(x: Tensor, skip: Tensor | None) -> Tensor:
-    """Concatenate a map (b c h w) and a skip (b d h w), if any, along the channels."""
-    return x if skip is None else torch.cat([x, skip], dim=1)
+def convolve(layer: nn.Module, x: Tensor, *skips: Tensor | None, up: bool = False, pad: bool = False) -> Tensor:
+    """Return join(up2(layer(x)), *skips), without up2 unless `up`, where `layer` is a ConvELU or stands for one.
+
+    A ConvELU does all of it at once (`assemble`), unless it has hooks, which shall see its ELU, or was changed.
+    """
+    if takes_options(layer):
+        out: Tensor = layer(x, *skips, up=up, pad=pad)
+        return out
+    x = layer(x)
+    return join(up2(x) if up else x, *skips)
+
+
+def takes_options(layer: nn.Module) -> bool:
+    """Return whether a layer is a ConvELU, perhaps `Named`, without hooks, other forward passes and other parts.
+
+    For a compiler, which would have to read all this, none is.
+    """
+    if torch.compiler.is_compiling() or is_watched(layer) or "forward" in vars(layer):
+        return False
+    if type(layer).forward is Named.forward:
+        return takes_options(layer.conv)  # type: ignore[arg-type]
+    if type(layer).forward is not ConvELU.forward:
+        return False
+    conv = layer.conv
+    return type(conv) is ReflectConv2d and not is_watched(conv) and "forward" not in vars(conv)
 
 
 class SqueezeExcite(nn.Sequential):

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models_zoo.layers import ConvELU, activate, conv3x3, join, up2
+from models_zoo.layers import ConvELU, activate, conv3x3, convolve
 
 WIDTHS = (16, 32, 64, 128, 256)  # channels that level i (stride 2**i) ends with; Monodepth2, arXiv:1806.01260
 LEVELS = (4, 3, 2, 1, 0)  # the order in which a decoder visits the levels
@@ -142,7 +142,7 @@ class LevelDecoder(Decoder):
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         """Turn the map below a level, (b in_channels h w), into that of the level, (b WIDTHS[level] 2h 2w)."""
         reduce, fuse = self.layers(level)
-        return fuse(join(up2(reduce(x)), skip))
+        return convolve(fuse, convolve(reduce, x, skip, up=True, pad=True), pad=True)
 
     def output(self, x: Tensor) -> Tensor:
         """Turn the result of a head into an output of the decoder."""

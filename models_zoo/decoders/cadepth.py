@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import WIDTHS, LevelDecoder
-from models_zoo.layers import ConvELU, at_least_float32, conv3x3, join, up2
+from models_zoo.layers import ConvELU, at_least_float32, conv3x3, convolve
 
 
 @DECODERS.register("cadepth")
@@ -27,7 +27,7 @@ class CADepthDecoder(LevelDecoder):
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         reduce, fuse, emphasise = self.layers(level)
-        return fuse(emphasise(join(up2(reduce(x)), skip)))
+        return convolve(fuse, emphasise(convolve(reduce, x, skip, up=True, pad=True)), pad=True)
 
 
 class DetailEmphasis(nn.Module):

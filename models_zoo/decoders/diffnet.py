@@ -6,9 +6,10 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from models_zoo.assembling import is_watched, join, up2
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import LEVELS, WIDTHS, LevelDecoder
-from models_zoo.layers import ConvELU, SqueezeExcite, conv3x3, join, up2
+from models_zoo.layers import ConvELU, SqueezeExcite, conv3x3, convolve, takes_options
 
 
 @DECODERS.register("diffnet")
@@ -26,7 +27,7 @@ class DIFFNetDecoder(LevelDecoder):
             self.convs[f"upconv_{level}"] = (
                 AttentionFusion(in_ch + skip, width)
                 if skip
-                else nn.Sequential(ConvELU(in_ch, width), nn.Upsample(scale_factor=2), ConvELU(width, width))
+                else PlainLevel(ConvELU(in_ch, width), nn.Upsample(scale_factor=2), ConvELU(width, width))
             )
         for scale in sorted(self.out_scales):
             self.convs[f"outconv_{scale}"] = self.make_head(scale)
@@ -36,6 +37,16 @@ class DIFFNetDecoder(LevelDecoder):
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         return self.convs[f"upconv_{level}"](x if skip is None else join(up2(x), skip))
+
+
+class PlainLevel(nn.Sequential):
+    """Convolve, repeat pixels, convolve: a `ConvELU`, an `nn.Upsample`, a `ConvELU`. (b n h w) -> (b m 2h 2w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        reduce, upsample, fuse = self
+        if not takes_options(reduce) or is_watched(upsample):
+            return super().forward(x)
+        return convolve(fuse, convolve(reduce, x, up=True, pad=True), pad=True)
 
 
 class AttentionFusion(nn.Module):

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
+from models_zoo.assembling import share_padding, up2
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import Decoder
-from models_zoo.layers import ConvELU, SqueezeExcite, activate, conv3x3, up2
+from models_zoo.layers import ConvELU, SqueezeExcite, activate, conv3x3, convolve
 
 DEEPEST = 4  # row of the feature of stride 32; the last node of row r stands in column DEEPEST - r
 STRIDES = (2, 4, 8, 16, 32)  # of the rows
@@ -83,15 +83,19 @@ class HRDepthDecoder(Decoder):
             grid[0] = [up2(grid[0][0])]
         for row, column in nodes():
             source = f"{row + 1}{column - 1}"
-            x = torch.cat([up2(self.convs[f"{source}_conv_0"](grid[row + 1][column - 1])), *grid[row]], dim=1)
-            if row + column == DEEPEST:
-                grid[row].append(self.convs[f"{row}{column}_att"](x))
+            is_last, below = row + column == DEEPEST, grid[row + 1][column - 1]
+            pad = column == 1 and not is_last  # else a 1x1 convolution or a gate follows
+            x = convolve(self.convs[f"{source}_conv_0"], below, *grid[row], up=True, pad=pad)
+            if is_last:
+                x = self.convs[f"{row}{column}_att"](x)
+                grid[row].append(share_padding(x) if row + 1 in self.out_scales else x)
                 continue
             if column > 1:
                 x = self.convs[f"{row}{column}_down"](x)
             grid[row].append(self.convs[f"{source}_conv_1"](x))
 
-        x = self.convs["04_conv_1"](up2(self.convs["04_conv_0"](grid[0][-1])))
+        x = convolve(self.convs["04_conv_0"], grid[0][-1], up=True, pad=True)
+        x = convolve(self.convs["04_conv_1"], x, pad=True)
         maps = [x, grid[0][-1], grid[1][-1], grid[2][-1]]
         return {
             scale: activate(self.convs[f"outconv_{scale}"](maps[scale]), self.activation)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models_zoo.assembling import assemble
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import Decoder
-from models_zoo.layers import ConvELU, activate, at_least_float32, conv3x3, join
+from models_zoo.layers import ConvELU, Named, activate, at_least_float32, conv3x3, convolve, takes_options
 
 STRIDES = (4, 8, 16)  # of the features; level i starts from that of stride 4 * 2**i
 
@@ -50,7 +50,7 @@ class LiteMonoDecoder(Decoder):
             layers.append(ConvELU(above, widths[i]))
             layers.append(ConvELU(widths[i] + (encoded[i - 1] if i else 0), widths[i]))
         layers += [conv3x3(widths[scale], self.out_ch) for scale in self.out_scales]
-        self.decoder = nn.ModuleList(nn.Sequential(OrderedDict(conv=layer)) for layer in layers)
+        self.decoder = nn.ModuleList(map(Named, layers))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -64,7 +64,8 @@ class LiteMonoDecoder(Decoder):
         outputs: dict[int, Tensor] = {}
         x = skips[2]
         for level, reduce, fuse in zip((2, 1, 0), self.decoder[0:6:2], self.decoder[1:6:2], strict=True):
-            x = fuse(join(enlarge(reduce(x)), skips[level - 1] if level else None))
+            skip = skips[level - 1] if level else None
+            x = convolve(fuse, assemble(enlarge(reduce(x)), skip, pad=takes_options(fuse)), pad=True)
             if level in self.out_scales:
                 head = self.decoder[6 + self.out_scales.index(level)]
                 outputs[level] = activate(enlarge(at_least_float32(head(x))), self.activation)

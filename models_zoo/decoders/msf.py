@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models_zoo.assembling import up2
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import WIDTHS, Decoder
-from models_zoo.layers import ConvELU, activate, conv3x3, up2
+from models_zoo.layers import ConvELU, Named, activate, conv3x3, convolve
 
 STRIDES = (2, 4, 8, 16, 32)
 ROUNDS = (4, 3, 2)  # deepest level of each round
@@ -52,7 +53,7 @@ class MultiScaleFusionDecoder(Decoder):
         layers += [ConvELU(widths[level], widths[level]) for level in (0, 1)]
         layers += [mixing(widths[1], widths[0]), ConvELU(widths[0], half), ConvELU(half, whole)]
         layers.append(conv3x3(whole, self.out_ch))
-        self.decoder = nn.ModuleList(nn.Sequential(OrderedDict(conv=layer)) for layer in layers)
+        self.decoder = nn.ModuleList(map(Named, layers))
 
     def heads(self) -> Sequence[nn.Module]:
         return list(self.decoder[-1:])
@@ -68,8 +69,8 @@ class MultiScaleFusionDecoder(Decoder):
             maps = sums
         x, above = next(layers)(maps[0]), next(layers)(maps[1])
         x = x + up2(next(layers)(above))
-        half = next(layers)(x)
-        whole = next(layers)(up2(half))
+        half = convolve(next(layers), x, up=True, pad=True)
+        whole = convolve(next(layers), half, pad=True)
         return {0: activate(next(layers)(whole), self.activation)}
 
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models_zoo.assembling import assemble
 from models_zoo.decoders import DECODERS
 from models_zoo.decoders.base import WIDTHS, LevelDecoder
-from models_zoo.layers import ConvELU, join
+from models_zoo.layers import ConvELU, convolve, takes_options
 
 
 class SubPixel(nn.Module):
@@ -64,4 +65,4 @@ class SuperDepthDecoder(LevelDecoder):
 
     def rise(self, level: int, x: Tensor, skip: Tensor | None) -> Tensor:
         enlarge, fuse = self.layers(level)
-        return fuse(join(F.relu(enlarge(x)), skip))
+        return convolve(fuse, assemble(enlarge(x), skip, act="relu", pad=takes_options(fuse)), pad=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer.geometry import ViewSynthesis, pose_matrix
-from trainer.geometry.synthesis import project
+from trainer.geometry.synthesis import cache_pieces, project
 
 
 def intrinsics(fx=100.0, w=32, h=16, dtype=torch.float32):
@@ -114,3 +114,33 @@ def test_geometry_ignores_autocast():
         cast = ViewSynthesis(intrinsics(), (16, 32)).view(image, depth, T)
     assert cast.image.dtype == torch.float32
     assert torch.equal(plain.image, cast.image)
+
+
+@pytest.mark.parametrize("size", [(16, 32), (15, 33), (64, 192)])
+def test_items_that_are_projected_together_give_the_same_bits_as_each_alone(size):
+    depth, P = 1 + torch.rand(5, 1, *size), torch.rand(5, 3, 4)
+    P[:, 2, 3] += 1
+    depth, P = depth.requires_grad_(), P.requires_grad_()
+    weights = torch.rand(5, *size, 2)
+    assert len(cache_pieces(depth)) == 1
+
+    def projected(items):
+        grid, z = project(depth[items], P[items])
+        return grid.detach(), z, *torch.autograd.grad((grid * weights[items]).sum(), (depth, P))
+
+    together, alone = projected(slice(0, 5)), [projected(slice(i, i + 1)) for i in range(5)]
+    for k, part in enumerate(together):
+        apart = [values[k] for values in alone]
+        assert torch.equal(part, torch.cat(apart) if k < 2 else torch.stack(apart).sum(0))
+
+
+def test_pieces_hold_what_a_cache_does():
+    def sizes(*shape):
+        return [torch.empty(shape)[piece].shape[:2] for piece in cache_pieces(torch.empty(shape))]
+
+    assert sizes(4, 3, 64, 192) == [(1, 3)] * 4  # 48 KB a map
+    assert sizes(4, 3, 64, 96) == [(3, 3), (1, 3)]  # 24 KB
+    assert sizes(2, 3, 192, 640) == [(1, 1)] * 6  # 480 KB
+    assert sizes(3, 1, 192, 640) == [(1, 1)] * 3
+    assert sizes(1, 5, 100, 300) == [(1, 2), (1, 2), (1, 1)]  # 117 KB
+    assert sizes(2, 3, 2000, 600) == [(1, 1)] * 6

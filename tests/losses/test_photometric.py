@@ -96,3 +96,21 @@ def test_errors_ignore_autocast(name):
     with torch.autocast("cpu", torch.bfloat16):
         cast = error(name, p, t)
     assert torch.equal(cast, error(name, p, t))
+
+
+@pytest.mark.parametrize("size", [(6, 7), (24, 50)])
+def test_the_size_of_the_pieces_changes_no_bit(size, monkeypatch):
+    p, t = torch.rand(4, 3, *size).requires_grad_(), torch.rand(4, 3, *size)
+    weights = torch.rand(4, 1, *size)
+
+    def compared():
+        compare = ssim_error(t)
+        error = compare(p)
+        return error.detach(), torch.autograd.grad((error * weights).sum(), p)[0]
+
+    whole = compared()
+    alone = [ssim_error(t[i : i + 1])(p[i : i + 1]) for i in range(4)]
+    assert torch.equal(whole[0], torch.cat(alone))  # an item does not depend on the others
+    for n_maps in (1, 2, 3, 7):  # a channel, two channels, an item, two items at a time
+        monkeypatch.setattr("trainer.geometry.synthesis.PIECE", n_maps * 4 * size[0] * size[1])
+        assert all(map(torch.equal, compared(), whole))

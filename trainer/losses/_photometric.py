@@ -53,7 +53,7 @@ ERRORS: dict[str, Callable[[Tensor], Compare]] = {"ssim": ssim_error, "l1": l1_e
 
 
 class _SsimL1(torch.autograd.Function):
-    """`ssim_error` with a derivative by hand, item by item on the CPU.
+    """`ssim_error` with a derivative by hand, piece by piece on the CPU.
 
     Autograd would keep some fifteen maps of the size of the image; this keeps the image and recomputes the rest.
     """
@@ -62,14 +62,14 @@ class _SsimL1(torch.autograd.Function):
     def forward(ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
         ctx.save_for_backward(image, target, sums, spread)
         ctx.weight = weight
-        error = image.new_empty(image.shape[0], 1, *image.shape[2:])
+        error = image.new_zeros(image.shape[0], 1, *image.shape[2:])
         for part in cache_pieces(image):
             x, y = image[part], target[part]
             num, den = _ssim_ratio(x, y, sums[part], spread[part])[:2]
             dissimilarity = num.div_(den).mul_(-0.5).add_(0.5).clamp_(0, 1)
             mixed = dissimilarity.mul_(weight).add_(torch.sub(x, y).abs_(), alpha=1 - weight)
-            error[part] = mixed.mean(1, keepdim=True)
-        return error
+            error[part[0]] += mixed.sum(1, keepdim=True)
+        return error.div_(image.shape[1])
 
     @staticmethod
     @once_differentiable
@@ -78,7 +78,7 @@ class _SsimL1(torch.autograd.Function):
         grad_image = torch.empty_like(image)
         share = grad / image.shape[1]
         for part in cache_pieces(image):
-            x, y, g = image[part], target[part], share[part]
+            x, y, g = image[part], target[part], share[part[0]]
             of_ssim = _ssim_backward(x, y, sums[part], spread[part], g * (-0.5 * ctx.weight))
             of_l1 = torch.sub(x, y).sign_().mul_(g)
             torch.add(of_ssim, of_l1, alpha=1 - ctx.weight, out=grad_image[part])
