@@ -217,7 +217,7 @@ def _restore(
     notes: list[str],
 ) -> TrainState:
     """Load `last`, if it exists, into `trained` (objective, raw optimizer, scheduler); return the state, add notes."""
-    saved = checkpointer.load_last()
+    saved = checkpointer.load_last_together(accelerator)
     state = TrainState()
     if saved is not None:
         defaults = {f"config.{key}": value for key, value in cfg.defaults().items()}
@@ -231,7 +231,7 @@ def _restore(
             notes.append(other)
             state.best = state.best_epoch = None
             state.extra.pop("stopping", None)  # it remembers a best value, too
-    start = state.position, state.best, to_digest(hparams)
+    start = state.position, state.best, to_digest(hparams), checkpointer.checksum_here(saved)
     processes.check_equal(accelerator, start, "where the run stands and its settings")
     if state.best is not None:
         fault = checkpointer.fault_of_best() if accelerator.is_main_process else None
