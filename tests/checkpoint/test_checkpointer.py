@@ -26,11 +26,12 @@ from trainer.checkpoint import (
     read_pretrained,
     safefile,
 )
-from trainer.checkpoint.resume import check_best
+from trainer.checkpoint.resume import check_best, keep_order
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.saved import WrongArchitecture
 from trainer.checkpoint.state import Position, TrainState, WrongOptimizer
 from trainer.config import load_config
+from trainer.data.loaders import EpochBatches
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
@@ -93,6 +94,26 @@ def test_a_run_is_restored_completely(checkpointer: Checkpointer) -> None:
     saved.restore(objective, optimizer)
     assert objective.value == 0.5
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_run_keeps_the_order_of_samples_that_it_began_with(tmp_path: Path) -> None:
+    accelerator = SimpleNamespace(num_processes=1)
+
+    def kept(num_items: int) -> tuple[dict[str, int], int]:
+        sampler = EpochBatches(num_items, 4, shuffle=True)
+        return keep_order(accelerator, tmp_path, sampler), sampler.order
+
+    assert kept(100) == ({}, 1)  # so that checkpoints of ordinary runs stay what they were
+    assert kept(2_000_000) == ({"order": 2}, 2)
+    for noted in ({}, {"order": 2}, {"order": 3}):
+        save(Checkpointer(tmp_path, {**HPARAMS, **noted}, "AbsRel"), 0.5)
+        if noted == {"order": 3}:
+            with pytest.raises(UserError, match=r"begun with samples in the order 3\. Update the trainer"):
+                kept(2_000_000)
+        else:  # one of an earlier version notes none, and has the first
+            assert kept(2_000_000) == (noted, noted.get("order", 1))
+            damage(tmp_path / "last.safetensors")
+            assert kept(100) == (noted, noted.get("order", 1))
 
 
 def _read_together(rank: int, world: int, folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainer.build import build_dataset, build_loader, build_objective, depth_limits, has_free_depth
 from trainer.checkpoint import Checkpointer, read_pretrained
-from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
+from trainer.checkpoint.resume import check_best, check_resume, keep_order, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.data.aspect import AspectRatios
@@ -79,8 +79,9 @@ def build_run(
 
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
-    hparams = {**hparams, **_facts(accelerator, datasets)}
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
+    order = keep_order(accelerator, folder.ckpts, train_loader.batch_sampler)
+    hparams = {**hparams, **_facts(accelerator, datasets), **order}
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
