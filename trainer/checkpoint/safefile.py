@@ -253,8 +253,7 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
 
 
 def _verify(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Read the file back and raise OSError unless it holds `pieces` and nothing else. Memory compares at a fifth of
-    what hashing once more would take."""
+    """Read the file back and raise OSError unless it holds `pieces` and nothing else: cheaper than to hash it again."""
     buffer = bytearray()
     with open(path, "rb") as file:
         for piece in pieces:

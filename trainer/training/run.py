@@ -79,9 +79,9 @@ def build_run(
 
     accelerator = setup.build_accelerator(cfg, folder.path)
     lap("Accelerator and process group")
+    hparams = {**hparams, **_facts(accelerator, datasets)}
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
-    order = keep_order(accelerator, folder.ckpts, train_loader.batch_sampler)
-    hparams = {**hparams, **_facts(accelerator, datasets), **order}
+    hparams = {**hparams, **keep_order(accelerator, folder.ckpts, train_loader.batch_sampler)}
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)

@@ -46,11 +46,12 @@ def find_damaged(places: Iterable[str], judge: Callable[[str], str] | None = Non
     are not reported. Only pictures whose end looks wrong are decoded.
     """
     wanted = list(places) if is_first_of_machine() else []
-    problems, end = list[str](), time.monotonic() + _SECONDS
+    problems = list[str]()
     with ThreadPoolExecutor(_THREADS) as pool:
         record = _record(wanted, pool) if judge is None and len(wanted) >= _MANY else None
         if record and os.path.exists(record):
             return [], 0
+        end = time.monotonic() + _SECONDS
         for first in range(0, len(wanted), _BATCH):
             if time.monotonic() > end:
                 return problems, len(wanted) - first
