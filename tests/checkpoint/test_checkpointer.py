@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.world import ROOT
+from tests.world import ROOT, run_world
 from trainer.build import build_objective
 from trainer.checkpoint import (
     Checkpointer,
@@ -25,11 +26,12 @@ from trainer.checkpoint import (
     read_pretrained,
     safefile,
 )
-from trainer.checkpoint.resume import check_best
+from trainer.checkpoint.resume import check_best, keep_order
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.checkpoint.saved import WrongArchitecture
 from trainer.checkpoint.state import Position, TrainState, WrongOptimizer
 from trainer.config import load_config
+from trainer.data.loaders import EpochBatches
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import CannotWrite
@@ -92,6 +94,71 @@ def test_a_run_is_restored_completely(checkpointer: Checkpointer) -> None:
     saved.restore(objective, optimizer)
     assert objective.value == 0.5
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_run_keeps_the_order_of_samples_that_it_began_with(tmp_path: Path) -> None:
+    accelerator = SimpleNamespace(num_processes=1)
+
+    def kept(num_items: int) -> tuple[dict[str, int], int]:
+        sampler = EpochBatches(num_items, 4, shuffle=True)
+        return keep_order(accelerator, tmp_path, sampler), sampler.order
+
+    assert kept(100) == ({}, 1)  # so that checkpoints of ordinary runs stay what they were
+    assert kept(2_000_000) == ({"order": 2}, 2)
+    for noted in ({}, {"order": 2}, {"order": 3}):
+        save(Checkpointer(tmp_path, {**HPARAMS, **noted}, "AbsRel"), 0.5)
+        if noted == {"order": 3}:
+            with pytest.raises(UserError, match=r"begun with samples in the order 3\. Update the trainer"):
+                kept(2_000_000)
+        else:  # one of an earlier version notes none, and has the first
+            assert kept(2_000_000) == (noted, noted.get("order", 1))
+            damage(tmp_path / "last.safetensors")
+            assert kept(100) == (noted, noted.get("order", 1))
+
+
+def _read_together(rank: int, world: int, folder: Path) -> None:
+    accelerator = SimpleNamespace(num_processes=world, device=torch.device("cpu"))
+    files_read, real = [], safefile.read
+    safefile.read = lambda path: files_read.append(path.name) or real(path)  # type: ignore[func-returns-value]
+
+    def load() -> Saved | None:
+        files_read.clear()
+        return Checkpointer(folder, HPARAMS, "AbsRel", is_main=rank == 0).load_last_together(accelerator)
+
+    def change(*files: str) -> None:
+        torch.distributed.barrier()
+        for name in files if rank == 0 else ():
+            damage(folder / name)
+        torch.distributed.barrier()
+
+    assert load() is None
+    change()
+    if rank == 0:
+        writer = Checkpointer(folder, HPARAMS, "AbsRel")
+        for step, value in enumerate((0.5, 0.25)):
+            save(writer, value, TrainState(Position(0, 0, step), extra={"t": torch.arange(3)}))
+    change()
+    saved = load()
+    assert files_read == (["last.safetensors"] if rank == 0 else [])
+    assert saved.tensors["networks.depth.weight"].unique() == 0.25
+    assert saved.state.extra["t"].equal(torch.arange(3))
+    saved.restore(objective := Tiny(), torch.optim.SGD(objective.parameters(), lr=9.0))
+    assert objective.value == 0.25
+    ours = Checkpointer(folder, HPARAMS, "AbsRel")
+    assert ours.checksum_here(saved) == saved.metadata["header_checksum"] == ours.checksum_here(None)
+    assert Checkpointer(folder / "another_disk", HPARAMS, "AbsRel").checksum_here(saved) is None
+
+    change("last.safetensors")
+    saved = load()
+    assert (saved.position.step, saved.path.name, len(saved.notes)) == (0, "last.prev.safetensors", 1)
+    assert ours.checksum_here(saved) == saved.metadata["header_checksum"]
+    change("last.prev.safetensors")
+    with pytest.raises(DamagedFile, match="The one before is no better"):
+        load()
+
+
+def test_the_main_process_reads_and_verifies_for_all(tmp_path: Path) -> None:
+    run_world(_read_together, 2, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(("version", "factor"), [(1, 0.01), (2, 1)])

@@ -220,13 +220,18 @@ def test_the_file_replaced_can_be_kept(path: Path) -> None:
     assert safefile.read(previous)[0]["t"] == 1
 
 
-def test_a_disk_that_forgets_is_noticed_when_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["length", "header", "tensor", "end", "lost", "added"])
+def test_a_disk_that_forgets_is_noticed_when_writing(path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """What reaches the disk is read back before the old file is given up."""
     real = os.fsync
 
     def flip(descriptor: int) -> None:
-        if os.fstat(descriptor).st_size > 100:
-            os.pwrite(descriptor, b"\xff\xff", os.fstat(descriptor).st_size - 2)
+        if (size := os.fstat(descriptor).st_size) > 100:
+            start = {"length": 0, "header": 20, "tensor": size - 300, "end": size - 2, "added": size}
+            if where == "lost":
+                os.ftruncate(descriptor, size - 8)
+            else:
+                os.pwrite(descriptor, b"\xff\xff", start[where])
         real(descriptor)
 
     good = path.read_bytes()
@@ -235,3 +240,34 @@ def test_a_disk_that_forgets_is_noticed_when_writing(path: Path, monkeypatch: py
         safefile.write(path, {"t": torch.zeros(100)}, {})
     assert path.read_bytes() == good
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_each_byte_is_hashed_once_and_the_header_comes_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its checksum is known a file says nothing that could be taken for one."""
+    hashed, half_written = [], []
+    new_hash = safefile._Header.new_hash
+
+    class Counting:
+        def __init__(self, header: safefile._Header):
+            self.real = new_hash(header)
+
+        def update(self, piece: memoryview) -> None:
+            hashed.append(len(piece))
+            self.real.update(piece)
+
+        def hexdigest(self) -> str:
+            (staged,) = path.parent.glob(".*.tmp-*")
+            half_written.append(staged.read_bytes())
+            return self.real.hexdigest()
+
+    monkeypatch.setattr(safefile._Header, "new_hash", lambda header: Counting(header))
+    monkeypatch.setattr(safefile, "PIECE", 64)  # several pieces for a tensor, the last one shorter
+    tensors = {"a": torch.arange(100.0), "b": torch.ones(3)}
+    safefile.write(path, tensors, METADATA)
+    monkeypatch.undo()
+    assert_equal(safefile.read(path)[0], tensors)
+    assert sum(hashed) == 103 * 4
+    good = path.read_bytes()
+    path.write_bytes(half_written[0].ljust(len(good), b"\0"))
+    with pytest.raises(DamagedFile):
+        safefile.read(path)

@@ -47,6 +47,18 @@ def test_target_and_supports_are_the_frames_that_the_line_asks_for(raw):
     assert dataset.describe(1) == f"{DRIVE}/image_03/0000000002"
 
 
+def test_the_first_process_of_a_machine_looks_for_files_and_the_others_list_folders(raw, monkeypatch):
+    frame(raw, DRIVE, 3, 2).unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "0000000002 is missing" in kitti(raw, supp_idxs=[0]).check()[0]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    dataset = kitti(raw, supp_idxs=[0])
+    assert dataset.check() == []
+    monkeypatch.setattr(os, "scandir", None)  # workers inherit the listings
+    assert grey(dataset[0]["target"]) == 42
+
+
 def test_jpeg_drives_are_read_like_png_drives(raw):
     picture(frame(raw, DRIVE, 2, 1, ".jpg"), 255)
     assert grey(kitti(raw)[0]["target"]) == 42  # PNG wins where a frame has both

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -244,6 +245,33 @@ def test_workers_may_start_afresh_instead_of_forking():
     (alone,) = make_loader(Dots(), EpochBatches(11, 11))
     (helped,) = make_loader(Dots(), EpochBatches(11, 11), num_workers=1, multiprocessing_context="spawn")
     assert all(torch.equal(alone[key], helped[key]) for key in alone)
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_a_computed_order_has_the_same_global_batches_on_any_number_of_processes(groups) -> None:
+    def read(rank=0, world=1, epoch=2, start=0):
+        sampler = EpochBatches(11, 2, rank, world, seed=5, shuffle=True, groups=groups, order=2)
+        sampler.set_position(epoch, start)
+        return list(sampler)
+
+    alone = read()
+    assert sorted(key for batch in alone for key in batch) == [(2, index) for index in range(11)]
+    assert read(0, 2) == [batch[:1] for batch in alone]
+    assert read(1, 2) == [batch[1:] for batch in alone if len(batch) == 2]
+    assert read(start=3) == alone[3:]
+    assert [[index for _, index in batch] for batch in read(epoch=3)] != [[i for _, i in batch] for batch in alone]
+
+
+def test_only_a_million_items_have_a_computed_order_and_their_first_batch_costs_nothing() -> None:
+    assert EpochBatches(2**20 - 1, 4, shuffle=True).order == 1
+    sampler = EpochBatches(10_000_000, 1000, shuffle=True, seed=1)
+    assert sampler.order == 2
+    tracemalloc.start()
+    first = next(iter(sampler))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6  # bytes; the whole order has 80 million
+    assert len({index for _, index in first}) == 1000
 
 
 def test_an_order_that_no_memory_holds_is_refused() -> None:

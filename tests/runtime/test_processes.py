@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.runtime.conftest import forked
 from tests.world import run_world
-from trainer.objective.batchnorm import GlobalBatchNorm2d, synchronise_batchnorm
+from trainer.objective.batchnorm import GlobalBatchNorm2d, share_statistics, synchronise_batchnorm
+from trainer.runtime import processes
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import (
     check_launcher,
@@ -76,6 +77,34 @@ def test_conversion_keeps_names_and_single_process_output() -> None:
     assert list(model.state_dict()) == list(plain.state_dict())
     torch.testing.assert_close(model(batch()), plain(batch()), rtol=0, atol=0)
     assert type(copy.deepcopy(model)[2]).__name__ == "GlobalBatchNormAct2d"
+
+
+def _statistics(rank: int, world: int) -> None:
+    sent, real = [], dist.broadcast
+    with patch.object(dist, "broadcast", lambda tensor, source: sent.append(tensor.nbytes) or real(tensor, source)):
+        model = net()
+        model[1].running_mean.fill_(rank + 1.0)
+        model[2].running_var.fill_(rank + 5.0)
+        share_statistics(model)
+        assert sent == [2 * (4 + 4) * 4]  # mean and variance of two layers of four channels, once
+        assert (model[1].running_mean == 1).all()
+        assert (model[2].running_var == 5).all()
+        share_statistics(synchronise_batchnorm(model, CPU))
+        share_statistics(nn.Linear(2, 2))
+        assert len(sent) == 1
+
+        kinds = (torch.bool, torch.float64, torch.uint16, torch.bfloat16, torch.int64, torch.float8_e4m3fn)
+        odd = [torch.full((3,), float(rank == 0)).to(kind) for kind in kinds]
+        odd += [torch.tensor(float(rank)), torch.zeros(0), torch.full((2, 3), float(rank)).T]
+        with patch.object(processes, "MESSAGE", 40):
+            processes.broadcast(odd, CPU)
+        assert all((t.float() == 1).all() for t in odd[:6])
+        assert all((t == 0).all() for t in odd[6:])
+        assert 1 + len(odd) > len(sent) > 2  # several small ones together
+
+
+def test_statistics_of_the_main_process_are_sent_in_one_message_and_only_where_they_differ(tmp_path: Path) -> None:
+    run_world(_statistics, 2, tmp_path)
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

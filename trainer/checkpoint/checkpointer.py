@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.resume import BEST_CHECKSUM
-from trainer.checkpoint.safefile import DamagedFile
+from trainer.checkpoint.safefile import HEADER_CHECKSUM, DamagedFile
 from trainer.checkpoint.saved import Saved
 from trainer.checkpoint.state import (
     Metadata,
@@ -35,6 +36,7 @@ from trainer.checkpoint.state import (
     validation_metadata,
     weights,
 )
+from trainer.runtime import processes
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
 from trainer.runtime.rundir import BEST, LAST, PREVIOUS, plain
@@ -91,6 +93,37 @@ class Checkpointer:
         if saved is not None:
             self._best = saved.metadata.get(BEST_CHECKSUM)
         return saved
+
+    def load_last_together(self, accelerator: Any) -> Saved | None:
+        """Do as `load_last` on all processes: the main one reads and verifies, the others get what it has read.
+
+        Its errors are raised on all. Whether the others see the same file is not asked here (`checksum_here`).
+        """
+        if accelerator.num_processes == 1:
+            return self.load_last()
+        saved, told = None, list[Any]([None])
+        if self.is_main:
+            try:
+                saved = self.load_last()
+                told = [saved and saved.with_tensors({name: t.to("meta") for name, t in saved.tensors.items()})]
+            except UserError as error:
+                told = [error]
+        torch.distributed.broadcast_object_list(told)
+        if isinstance(told[0], UserError):
+            raise told[0]
+        if told[0] is None:
+            return None
+        shapes: Saved = told[0]
+        saved = saved or shapes.with_tensors({n: torch.empty_like(t, device="cpu") for n, t in shapes.tensors.items()})
+        processes.broadcast(saved.tensors.values(), accelerator.device)
+        return saved
+
+    def checksum_here(self, saved: Saved | None) -> str | None:
+        """Return the header checksum of the file `saved`, or of any for None, as this process sees it; None without."""
+        for name in (LAST, PREVIOUS) if saved is None else (saved.path.name,):
+            with suppress(UserError):
+                return safefile.read_metadata(self.folder / name)[HEADER_CHECKSUM]
+        return None
 
     def position_of_last(self) -> Position | None:
         """Read where the run would continue, from headers alone; None when nothing (readable) is saved."""

@@ -6,13 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.safefile import HEADER_CHECKSUM, read_metadata
 from trainer.checkpoint.saved import Saved
+from trainer.data.loaders import ORDERS
 from trainer.runtime.errors import UserError
-from trainer.runtime.rundir import ABSENT, diff_config, plain, shown
+from trainer.runtime.processes import gathered
+from trainer.runtime.rundir import ABSENT, LAST, PREVIOUS, diff_config, plain, shown
 
 BEST_CHECKSUM = "best_checksum"  # in `last`: header checksum of its `best`, "" before there is one
 
@@ -57,6 +60,22 @@ def check_resume(
         raise UserError(_other_items(saved, hparams, changes))
     settings = [change for change in changes if not change.startswith("data.")]
     return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in settings)]
+
+
+def keep_order(accelerator: Any, ckpts: Path, sampler: Any) -> dict[str, int]:
+    """Let the run in `ckpts` go on in the order of samples that it began with; return what its hparams note of it.
+
+    sampler: the `EpochBatches` of the training, for a new run. Nothing is noted of format 1, which earlier versions
+    have. Call it on all processes. Raises UserError for an order of a later version.
+    """
+    known, order = sampler.order, None
+    for path in (ckpts / PREVIOUS, ckpts / LAST):
+        with suppress(UserError):
+            order = Saved(path, {}, read_metadata(path)).hparams.get("order", 1)
+    sampler.order = gathered(accelerator, order)[0] or known
+    if sampler.order not in ORDERS:
+        raise UserError(f"{ckpts}: the run was begun with samples in the order {sampler.order!r}. Update the trainer")
+    return {} if sampler.order == 1 else {"order": sampler.order}
 
 
 def other_validation(saved: Saved, hparams: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equ
 HEADER_CHECKSUM = "header_checksum"  # sha256 of all other metadata, and names, types, shapes
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 MAX_NUMBERS = 1 << 48  # in a tensor, zeros in its shape counted as ones; torch fails beyond 2**63 bytes
-PIECE = 1 << 24  # bytes hashed or written at a time, so that Ctrl-C works in between
+PIECE = 1 << 20  # bytes hashed and written at a time: they are still in the cache of the processor, and Ctrl-C works
 
 DTYPES = {
     "F64": torch.float64,
@@ -112,21 +113,22 @@ def write(
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps all of them aligned
     data = {name: tensors[name].detach().cpu().contiguous() for name in order}
     specs = [(name, NAMES[tensor.dtype], list(tensor.shape)) for name, tensor in data.items()]
-    header = _Header(specs, {**metadata, "format_version": str(FORMAT_VERSION)})
-    digest = header.new_hash()
-    for tensor in data.values():
-        for piece in _pieces(tensor):
-            digest.update(piece)
-    header.metadata[CHECKSUM] = digest.hexdigest()
-    header.metadata[HEADER_CHECKSUM] = header.header_checksum()
+    unknown = dict.fromkeys((CHECKSUM, HEADER_CHECKSUM), "0" * 64)  # until the data are written; as long as any other
+    header = _Header(specs, {**metadata, "format_version": str(FORMAT_VERSION), **unknown})
+    digest, room = header.new_hash(), header.to_bytes()
     with replacing(path, keep_previous) as staged:
         with open(staged, "wb") as file:
+            file.write(room)
+            for piece in chain.from_iterable(map(_pieces, data.values())):
+                digest.update(piece)
+                file.write(piece)
+            header.metadata[CHECKSUM] = digest.hexdigest()
+            header.metadata[HEADER_CHECKSUM] = header.header_checksum()
+            file.seek(0)
             file.write(header.to_bytes())
-            for tensor in data.values():
-                file.writelines(_pieces(tensor))
             file.flush()
             os.fsync(file.fileno())
-        _verify(staged, header)
+        _verify(staged, chain([header.to_bytes()], *map(_pieces, data.values())))
     return header.metadata[HEADER_CHECKSUM]
 
 
@@ -250,13 +252,16 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
         yield flat[start : start + PIECE].data
 
 
-def _verify(path: Path, header: _Header) -> None:
-    """Read the file back and raise OSError when it differs from what should be in it."""
-    expected, digest = header.to_bytes(), header.new_hash()
-    buffer = memoryview(bytearray(PIECE))
+def _verify(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Read the file back and raise OSError unless it holds `pieces` and nothing else: cheaper than to hash it again."""
+    buffer = bytearray()
     with open(path, "rb") as file:
-        same = file.read(len(expected)) == expected
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    if not same or digest.hexdigest() != header.metadata[CHECKSUM]:
-        raise OSError(errno.EIO, "what was read back differs from what was written")
+        for piece in pieces:
+            if len(buffer) != len(piece):
+                buffer = bytearray(len(piece))
+            if file.readinto(buffer) != len(piece) or buffer != piece:  # only a bytearray compares by memcmp
+                break
+        else:
+            if not file.read(1):
+                return
+    raise OSError(errno.EIO, "what was read back differs from what was written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ class Saved:
         schema.check(self.path, self.metadata)
         self.metadata, note = schema.upgraded(self.path, self.metadata)
         self.notes = [*self.notes, *note]
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Saved:
+        """Return the same checkpoint with other tensors."""
+        other = copy(self)
+        other.tensors = tensors
+        return other
 
     @property
     def hparams(self) -> dict[str, Any]:

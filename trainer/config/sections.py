@@ -162,7 +162,7 @@ class TrainerSection(_Section):
     save_every_minutes: Positive | None = Key(
         None, description="minutes between saves of `last`; null = every epoch only"
     )
-    save_async: bool = Key(False, description="write checkpoints in the background; needs memory for a copy")
+    save_async: bool = Key(True, description="write `last` in the background; needs memory for a copy")
     on_save_error: Literal["stop", "continue"] = Key(
         "stop", description="on failure to write a checkpoint: stop, or warn and keep the older one"
     )

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.geometry.precision import full_precision
+from trainer.runtime.processes import broadcast
 
 
 class SumOfAll(torch.autograd.Function):
@@ -99,6 +100,7 @@ def share_statistics(model: nn.Module) -> None:
 
     Unlike weights, they differ between processes unless they are synchronised.
     """
-    if dist.is_initialized():
-        for statistic in statistics_of(model.modules()):
-            dist.broadcast(statistic, 0)
+    differing = [module for module in model.modules() if not isinstance(module, GlobalBatchNorm2d | nn.SyncBatchNorm)]
+    statistics = statistics_of(differing)
+    if statistics and dist.is_initialized() and dist.get_world_size() > 1:
+        broadcast(statistics, statistics[0].device)

@@ -6,10 +6,11 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainer.runtime.errors import UserError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-
+MESSAGE = 1 << 26  # bytes that are sent at a time, or one tensor
 
 COUNTED = {"WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}  # set by launchers: the least value
 TASKS = {  # number of tasks that were started together, and by what; SLURM_NTASKS is also set where only one runs
@@ -119,6 +120,23 @@ def total(accelerator: Any, x: Tensor) -> Tensor:
     if accelerator.num_processes > 1:
         torch.distributed.all_reduce(x)
     return x
+
+
+def broadcast(tensors: Iterable[Tensor], device: Any) -> None:
+    """Copy the values of process 0 into `tensors`, of the same shapes on all processes, in few large messages.
+
+    device: that of the process group; the tensors may be elsewhere.
+    """
+    import torch
+
+    ordered = sorted(tensors, key=lambda tensor: -tensor.element_size())  # keeps all of them aligned
+    starts = accumulate((tensor.nbytes for tensor in ordered), initial=0)
+    for _, together in groupby(zip(starts, ordered, strict=False), key=lambda pair: pair[0] // MESSAGE):
+        group = [tensor for _, tensor in together]
+        sent = torch.cat([t.contiguous().view(-1).view(torch.uint8).to(device) for t in group])
+        torch.distributed.broadcast(sent, 0)
+        for tensor, part in zip(group, sent.split([tensor.nbytes for tensor in group]), strict=True):
+            tensor.copy_(part.view(tensor.dtype).view(tensor.shape))
 
 
 WATCH_SECONDS = 1.0  # between looks for the launcher

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from trainer.build import build_dataset, build_loader, build_objective, depth_limits, has_free_depth
 from trainer.checkpoint import Checkpointer, read_pretrained
-from trainer.checkpoint.resume import check_best, check_resume, other_validation, to_digest
+from trainer.checkpoint.resume import check_best, check_resume, keep_order, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.data.aspect import AspectRatios
@@ -81,6 +81,7 @@ def build_run(
     lap("Accelerator and process group")
     hparams = {**hparams, **_facts(accelerator, datasets)}
     train_loader, val_loader = _loaders(cfg, datasets, seed, accelerator)
+    hparams = {**hparams, **keep_order(accelerator, folder.ckpts, train_loader.batch_sampler)}
     folder.open()  # takes the lock: from here on no other run writes here
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
@@ -217,7 +218,7 @@ def _restore(
     notes: list[str],
 ) -> TrainState:
     """Load `last`, if it exists, into `trained` (objective, raw optimizer, scheduler); return the state, add notes."""
-    saved = checkpointer.load_last()
+    saved = checkpointer.load_last_together(accelerator)
     state = TrainState()
     if saved is not None:
         defaults = {f"config.{key}": value for key, value in cfg.defaults().items()}
@@ -231,7 +232,7 @@ def _restore(
             notes.append(other)
             state.best = state.best_epoch = None
             state.extra.pop("stopping", None)  # it remembers a best value, too
-    start = state.position, state.best, to_digest(hparams)
+    start = state.position, state.best, to_digest(hparams), checkpointer.checksum_here(saved)
     processes.check_equal(accelerator, start, "where the run stands and its settings")
     if state.best is not None:
         fault = checkpointer.fault_of_best() if accelerator.is_main_process else None

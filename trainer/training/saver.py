@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState, restore_part
 from trainer.runtime.files import CannotWrite
@@ -96,7 +98,10 @@ class Saver:
             tensors, metadata = self.checkpointer.pack_last(*trained, self.accelerator.scaler, parts.state)
             self.wait()
             if self.background:
-                copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+                copies = {  # laid out as in the file, so that the thread converts nothing
+                    name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                    for name, tensor in tensors.items()
+                }
                 self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
                 self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
             else:

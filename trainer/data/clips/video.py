@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageStat
 from tqdm import tqdm
 
+from trainer.data.files.paths import cache_folder
 from trainer.runtime.errors import UserError
 from trainer.runtime.optional import require
 
@@ -195,8 +196,7 @@ def _unfinished(manifest: Path) -> str:
 
 def default_cache() -> Path:
     """Return `$XDG_CACHE_HOME/monodepth_trainer/frames`, or that in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "monodepth_trainer" / "frames"
+    return cache_folder("frames")
 
 
 @contextmanager

@@ -41,6 +41,15 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder(name: str) -> Path:
+    """Return a folder for what may be deleted: `$XDG_CACHE_HOME/monodepth_trainer/<name>`, or that in ~/.cache.
+
+    Raises RuntimeError for a user without a home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "monodepth_trainer" / name
+
+
 def find_folder(
     roots: Sequence[Place], names: Sequence[str], accept: Callable[[Path], bool], what: str, fix: str
 ) -> Path:

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from trainer.data.base import CommonOptions, RawItem, check_choice, checked_size, stereo_motion
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
+from trainer.data.files.damage import is_first_of_machine
 from trainer.data.files.depth import read_annotated, resize_nearest
 from trainer.data.files.paths import expanded
 from trainer.data.files.pictures import picture_size
@@ -114,11 +115,19 @@ class KittiItems(RecordedDataset):
         return line.place if line.frame is None else line.frame.stem
 
     def check(self) -> list[str]:
-        """List bad split lines, files that are not on disk or cut short, unreadable calibration files."""
-        problems = check_images(self.lines, self.supp_idxs, self.listing, self.mode)
-        problems += self._hint_problems()
-        damaged, self._not_looked_at = self.listing.find_damaged(*self._places())
-        problems += capped(damaged, "damaged files")
+        """List bad split lines, files that are not on disk or cut short, unreadable calibration files.
+
+        Of the processes of a launcher on a machine the first looks for files; the others only list their folders, for
+        themselves and their workers.
+        """
+        problems = []
+        if is_first_of_machine():
+            problems += check_images(self.lines, self.supp_idxs, self.listing, self.mode) + self._hint_problems()
+            damaged, self._not_looked_at = self.listing.find_damaged(*self._places())
+            problems += capped(damaged, "damaged files")
+        near = (frame.support(offset) for frame in self._frames() for offset in (1, *self.supp_idxs))
+        for folder in dict.fromkeys(map(self.listing.image_folder, near)):
+            self._tried(self.listing.is_empty, folder)
         for date in self._calibrated_dates():
             self._tried(self._calibration, date)
         return problems + sorted(self._broken.difference(problems))
