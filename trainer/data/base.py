@@ -51,14 +51,14 @@ class RawItem:
     edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
 
     def mirrored(self) -> RawItem:
-        """Exchange left and right. Arrays are copied; supports keep their places.
+        """Exchange left and right. Images and maps are views of the old ones; supports keep their places.
 
         x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
         and the principal point moves to w - 1 - cx, pixel centres being integers.
         """
 
         def flipped(image: Any) -> Any:
-            return None if image is None else image[:, ::-1].copy()
+            return None if image is None else image[:, ::-1]
 
         def camera(K: Any, image: Any) -> Any:
             known = K is not None and image is not None
@@ -348,7 +348,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def _to_tensors(self, raw: RawItem, recolour: augment.Recolour | None) -> dict[str, Tensor]:
         """Turn a raw item into tensors; `recolour` makes the network inputs out of the clean images."""
         with self.stage("ToTorch"):
-            images = np.stack([raw.target, *raw.supports])  # (1+n h w 3)
+            images = [raw.target, *raw.supports]
             clean = augment.to_planes(images)  # (1+n 3 h w) in [0, 1]
             item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
             arrays = {"K": raw.K, "T_stereo": raw.T_stereo, "Ts_true": raw.Ts_true, "K_depth": raw.K_depth}

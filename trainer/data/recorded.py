@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from trainer.data.base import DepthDataset, Key, RawItem
@@ -39,7 +38,7 @@ class RecordedDataset(DepthDataset):
     """
 
     unreadable: Tensor  # shared with worker processes
-    _decoded: Sequence[tuple[NDArray[np.uint8], Image.Image]] = ()  # by `_picture`, of the item being read
+    _decoded: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = ()  # by `_picture`, of the item being read
 
     def _watch(self, num_items: int) -> None:
         """Start counting; call it before workers start, so that they share the count."""
