@@ -14,7 +14,6 @@ named. 130: stopped by Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands.cli import add_config_arguments, add_number, add_shared, guarded, seed_number, whole
+from trainer.runtime.environment import usable_cores
 from trainer.runtime.streams import doing
 
 _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
@@ -236,8 +236,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_processes(parser: argparse.ArgumentParser, meaning: str = "processes (default: cores)") -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--jobs", type=whole(1, 1024), default=cores, metavar="N", help=meaning)
+    parser.add_argument("--jobs", type=whole(1, 1024), default=usable_cores(), metavar="N", help=meaning)
 
 
 def _size(text: str) -> tuple[int, int]:
