@@ -41,7 +41,7 @@ from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import make_folder, require_space
 from trainer.tracking.progress import counting
 
-_PLAIN = {
+_PLAIN: dict[str, Any] = {
     "use_depth": False,
     "use_hints": False,
     "use_pseudo": False,

@@ -73,7 +73,7 @@ class DecodedPictures:
         try:
             with open_file(self._data) as file:
                 file.seek(self._start + row * self._num_bytes)
-                there = file.readinto(picture.reshape(-1))
+                there = file.readinto(memoryview(picture).cast("B"))
         except OSError as error:
             raise DataError(f"{self._data} cannot be read ({error}). {_AGAIN}") from error
         if there != self._num_bytes:
@@ -87,8 +87,8 @@ class DecodedPictures:
     def problems(self, sources: Iterable[Source], size: tuple[int, int]) -> list[str]:
         """List why these pictures at `size` (w, h) cannot be read from here."""
         if size != self.size:
-            there, wanted = ("x".join(map(str, pair)) for pair in (self.size, size))
-            return [f"dataset.decoded_root {self.root} has pictures of {there}, and dataset.size is {wanted}. {_AGAIN}"]
+            there, asked = ("x".join(map(str, pair)) for pair in (self.size, size))
+            return [f"dataset.decoded_root {self.root} has pictures of {there}, and dataset.size is {asked}. {_AGAIN}"]
         wanted = list(sources)
         missing = [source.name for source in wanted if source.name not in self._rows]
         changed = [source.name for source in wanted if source.name in self._rows and not self.has(source)]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,7 +28,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 
 
 @contextmanager
-def open_picture(source: Any, what: str = "picture", fix: str = "Copy or download it again") -> Iterator[Image.Image]:
+def open_picture(
+    source: Any, what: str = "picture", fix: str = "Copy or download it again"
+) -> Iterator[ImageFile.ImageFile]:
     """Open a picture of `FORMATS`, a path or a stream; the block decodes it.
 
     Raises DataError naming `source`, with the advice `fix`, when it is missing or unreadable.
@@ -77,7 +79,7 @@ def at_size(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _is_ordinary(picture: Image.Image) -> bool:
+def _is_ordinary(picture: ImageFile.ImageFile) -> bool:
     """Tell whether any decoder makes the same RGB of a picture: 8 bits, grey or colour, nothing transparent."""
     if picture.format != "PNG":
         return picture.format == "JPEG" and picture.mode in ("L", "RGB")
@@ -85,7 +87,7 @@ def _is_ordinary(picture: Image.Image) -> bool:
     return packing in ("L", "RGB") and not picture.info.keys() & {"transparency", "interlace"}
 
 
-def _decoded(picture: Image.Image) -> NDArray[np.uint8] | None:
+def _decoded(picture: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
     """Decode an opened picture (h w 3), all of its file; None = ask Pillow, which may say what is wrong."""
     decode, file = _decoder(picture.format), picture.fp
     if decode is None or file is None:
