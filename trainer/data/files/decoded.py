@@ -22,6 +22,7 @@ from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import CannotWrite, make_folder, open_file, read_file, require_space, why_not, write_text
 
 INDEX = "pictures.json"
+_VERSION = 1  # of the index; goes up with any change of what decoding and resizing give
 _AGAIN = "Run `monodepth prepare cache` again, or set dataset.decoded_root: null"
 Picture = NDArray[np.uint8]
 
@@ -50,7 +51,7 @@ class DecodedPictures:
             index = json.loads(read_file(self.root / INDEX))
             self.size: tuple[int, int] = (index["size"][0], index["size"][1])
             sources = [Source(*entry) for entry in index["pictures"]]
-            if digest_of(sources, self.size) != index["digest"]:
+            if index["version"] != _VERSION or digest_of(sources, self.size) != index["digest"]:
                 raise ValueError(f"{INDEX} is not as it was written")
             self._data = self.root / f"{index['digest']}.npy"
             shape, _, self._start = array_layout(self._data)
@@ -136,7 +137,7 @@ def write_decoded(
             broken.seek(0)
             names = sorted({json.loads(line) for line in broken})
             os.replace(part, root / f"{digest}.npy")
-            index = {"version": 1, "size": size, "digest": digest, "broken": names, "pictures": sources}
+            index = {"version": _VERSION, "size": size, "digest": digest, "broken": names, "pictures": sources}
             write_text(root / INDEX, json.dumps(index))
     except CannotWrite:
         raise
