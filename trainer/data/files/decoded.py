@@ -74,7 +74,7 @@ class DecodedPictures:
         try:
             with open_file(self._data) as file:
                 file.seek(self._start + row * self._num_bytes)
-                there = file.readinto(memoryview(picture).cast("B"))
+                there = file.readinto(picture.data.cast("B"))
         except OSError as error:
             raise DataError(f"{self._data} cannot be read ({error}). {_AGAIN}") from error
         if there != self._num_bytes:
