@@ -62,7 +62,7 @@ MISTAKES = [
     ("loader: {batch_size: 0}", "x.yaml:1: loader.batch_size: expected a whole number >= 1 and <= 100,000, got 0"),
     ("loader: {batch_size: 8.0}", "x.yaml:1: loader.batch_size: expected a whole number >= 1 and <= 100,000, got 8.0"),
     ("loader: {num_workers: 1000000}",
-     "x.yaml:1: loader.num_workers: expected a whole number >= 0 and <= 1,024, got 1000000"),
+     "x.yaml:1: loader.num_workers: expected a whole number >= 0 and <= 1,024 or 'auto', got 1000000"),
     ("loader: {prefetch_factor: 1000000000000}",
      "x.yaml:1: loader.prefetch_factor: expected a whole number >= 1 and <= 1,000 or null, got *"),
     ("loader: {timeout: 1e300}",

@@ -67,10 +67,19 @@ def test_jitter_is_torchvisions(order):
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
 
-def test_hue_is_the_same_whether_or_not_the_image_fills_a_block():
-    image = np.tile(NOISE[:1], (1, 20, 10, 1))  # 180 x 110 pixels, more than one block
-    whole, part = jitter(hue=0.07)(image), jitter(hue=0.07)(NOISE[:1])
-    assert np.array_equal(whole[0], np.tile(part[0], (1, 20, 10)))
+@pytest.mark.parametrize("turn", [-1 / 6, -0.1, -0.02, 0.0, 0.03, 0.1, 1 / 6])
+def test_hue_keeps_the_largest_and_smallest_channel_of_any_colour(turn):
+    colours = np.random.default_rng(1).integers(0, 256, (200, 3))
+    found = jitter(hue=turn)(colours.astype(np.uint8).reshape(1, 1, 200, 3))[0, :, 0].T
+    for colour, pixel in zip(colours / 255, found, strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*colour)
+        assert pixel == pytest.approx(colorsys.hsv_to_rgb((h + turn) % 1, s, v), abs=1e-5)
+
+
+def test_a_mirrored_picture_has_mirrored_planes():
+    views = [image[:, ::-1] for image in NOISE]
+    assert np.array_equal(to_planes(views), to_planes(NOISE)[..., ::-1])
+    assert np.array_equal(jitter(1.1, 0.9, 1.2, 0.05)(views), jitter(1.1, 0.9, 1.2, 0.05)(np.ascontiguousarray(views)))
 
 
 @pytest.mark.parametrize("name", Trivial.names)

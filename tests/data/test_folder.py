@@ -451,9 +451,14 @@ def test_whatever_a_decoder_raises_costs_one_item(tmp_path, monkeypatch, error):
     def load(picture):
         raise error
 
+    def decode(content, picture):
+        raise error
+
     frames(tmp_path, range(5))
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    monkeypatch.setattr("trainer.data.files.pictures._decoder", lambda form: decode)
     dataset = folder(tmp_path, fov=60)
+    dataset[0]  # Pillow is asked then
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(DataError, match=r"\.png is not a readable picture .*item 0 of train"):
         dataset[0]
 

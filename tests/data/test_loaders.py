@@ -8,13 +8,16 @@ import signal
 import subprocess
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from trainer.data import loaders
 from trainer.data.base import DepthDataset, RawItem
 from trainer.data.loaders import EpochBatches, collate, make_loader
+from trainer.runtime import environment
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted
 
 
@@ -164,6 +167,42 @@ def test_batches_that_cannot_exist_are_refused(num_items, batch_size, options, m
 def test_negative_loader_options_are_refused(options):
     with pytest.raises(UserError, match="must be 0 or more and prefetch_factor 1 or more"):
         make_loader(Dots(), EpochBatches(11, 4), **options)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cores", "processes", "gigabytes", "number", "reason"),
+    [
+        (False, 8, 1, 32, 1, "8 cores for each process, where the networks compute, too"),
+        (False, 1, 1, 32, 0, "1 core for each process, where the networks compute, too"),
+        (True, 16, 4, 64, 3, "4 cores for each process"),
+        (True, 64, 4, 64, 8, "16 cores for each process; more seldom help"),
+        (True, 1, 1, 64, 1, "1 core for each process"),
+        (True, 16, 1, 1, 2, "0.5 GB of memory for the workers of each process"),
+    ],
+)
+def test_workers_by_device_cores_and_memory(monkeypatch, accelerator, cores, processes, gigabytes, number, reason):
+    monkeypatch.setattr(loaders, "_has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(loaders, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    memory = SimpleNamespace(available=gigabytes * 10**9)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert loaders.choose_workers(Dots(), batch_size=12) == (number, reason)
+
+
+def test_auto_is_that_number_with_its_reason(monkeypatch):
+    monkeypatch.setattr(loaders, "choose_workers", lambda dataset, batch_size: loaders.Choice(0, f"{batch_size} items"))
+    loader = make_loader(Dots(), EpochBatches(12, 4, world=2), num_workers="auto")
+    assert (loader.num_workers, loader.why_workers) == (0, "2 items")
+    assert make_loader(Dots(), EpochBatches(11, 4)).why_workers == ""
+
+
+def test_a_container_may_grant_fewer_cores(tmp_path, monkeypatch):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(environment, "_QUOTA", str(quota))
+    everything = environment.usable_cores()
+    for text, cores in (("max 100000", everything), ("100000 100000", 1), ("50000 100000", 1)):
+        quota.write_text(text)
+        assert environment.usable_cores() == cores
 
 
 many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

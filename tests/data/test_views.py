@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.data.test_base import Ramp, same
 from trainer.data import DATASETS, views
+from trainer.data.files.pictures import at_size
 from trainer.data.folder import FrameFolder
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.data.synthetic import Synthetic
@@ -115,7 +116,7 @@ def test_views_are_cut_from_the_picture_as_recorded_which_is_decoded_once(frames
         x, y = (-A[:2, 2]).int().tolist()
         sources = [str(source) for source in read]
         for source, view in zip(sources, [item["view_high_target"], *item["view_high_supports"]], strict=True):
-            picture = np.asarray(Image.open(source).resize(zoomed, Image.Resampling.BILINEAR))
+            picture = at_size(decode(source), zoomed)
             picture = picture[:, ::-1] if flip else picture
             assert np.array_equal((view * 255).round().byte().permute(1, 2, 0), picture[y : y + 32, x : x + 64])
     assert flips == {False, True}

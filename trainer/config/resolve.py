@@ -62,7 +62,7 @@ class Resolved:
             if kwargs.get(key) is None:
                 kwargs[key] = mode == "train"
         if kwargs.get("persistent_workers") is None:
-            kwargs["persistent_workers"] = kwargs.get("num_workers", 0) > 0
+            kwargs["persistent_workers"] = kwargs.get("num_workers", 0) != 0
         return kwargs
 
 

@@ -212,7 +212,9 @@ class LoaderSection(_Section):
     """How batches are made; `train`, `val`, `test` below it override single keys."""
 
     batch_size: Count = Key(8, le=100_000, description="GLOBAL batch size; the number of processes must divide it")
-    num_workers: Workers = Key(0, description="loading processes per training process")
+    num_workers: Workers | Literal["auto"] = Key(
+        0, description="loading processes per training process; auto = by its device, cores and memory"
+    )
     shuffle: bool | None = Key(None, description="new order every epoch; null = only for train")
     drop_last: bool | None = Key(None, description="skip an incomplete last batch; null = only for train")
     pin_memory: bool = Key(True, description="load into page-locked memory, for fast copies to a GPU")

@@ -51,14 +51,14 @@ class RawItem:
     edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
 
     def mirrored(self) -> RawItem:
-        """Exchange left and right. Arrays are copied; supports keep their places.
+        """Exchange left and right. Images and maps are views of the old ones; supports keep their places.
 
         x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
         and the principal point moves to w - 1 - cx, pixel centres being integers.
         """
 
         def flipped(image: Any) -> Any:
-            return None if image is None else image[:, ::-1].copy()
+            return None if image is None else image[:, ::-1]
 
         def camera(K: Any, image: Any) -> Any:
             known = K is not None and image is not None
@@ -88,6 +88,7 @@ class CommonOptions(TypedDict, total=False):
     use_hints: bool
     use_pseudo: bool
     pseudo_root: str | None
+    decoded_root: str | None
     use_aug: bool
     use_strong_aug: bool
     views: of_views.Ranges | None
@@ -110,6 +111,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_hints: load proxy depth, the depth hints of arXiv:1909.09051.
         use_pseudo: load the disparity of a teacher network, one label per target.
         pseudo_root: folder of these labels, as `monodepth prepare pseudo` writes them.
+        decoded_root: folder of their pictures, decoded and resized, as `monodepth prepare cache` writes them.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
         views: further views of every training item, {name: [least, most] of its ratio}: `high` and `low`
@@ -124,6 +126,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     source: ClassVar[str] = ""  # where it was published, for the catalogue
     licence: ClassVar[str] = ""  # of the data, for model cards; "" = not known, as of recordings of one's own
     makes_pseudo: ClassVar[bool] = False  # labels need no `pseudo_root`: `load` gives them without one
+    reads_pictures: ClassVar[bool] = False  # from files, which `decoded_root` stands in for
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     groups: NDArray[Any] | None = None  # (number of items,) which of them share batches, from 0; None = all do
@@ -144,6 +147,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_hints: bool = False,
         use_pseudo: bool = False,
         pseudo_root: str | None = None,
+        decoded_root: str | None = None,
         use_aug: bool = False,
         use_strong_aug: bool = False,
         views: of_views.Ranges | None = None,
@@ -170,6 +174,9 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
         self.use_pseudo, self.pseudo_root = use_pseudo, pseudo_root
         self._labels = self._open_labels()
+        if decoded_root is not None and not self.reads_pictures:
+            raise UserError("dataset.decoded_root: this data set has no picture files. Remove the key")
+        self.decoded_root = decoded_root
 
     @abstractmethod
     def __len__(self) -> int:
@@ -205,7 +212,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         return {key: value for key, value in record.items() if key not in ("command", "items")}
 
     def label_problems(self) -> list[str]:
-        """List pseudo-labels that are missing or cut short, as `check` does for the files of the data set."""
+        """List what is wrong with what was prepared: labels that are missing or cut short, decoded pictures."""
         return [] if self._labels is None else self._labels.problems(map(self.label_name, range(len(self))), self.mode)
 
     def _open_labels(self) -> PseudoLabels | None:
@@ -283,6 +290,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         plain: dict[str, Any] = {
             "use_hints": False,
             "use_pseudo": False,
+            "decoded_root": None,
             "use_aug": False,
             "use_strong_aug": False,
             "views": None,
@@ -348,7 +356,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def _to_tensors(self, raw: RawItem, recolour: augment.Recolour | None) -> dict[str, Tensor]:
         """Turn a raw item into tensors; `recolour` makes the network inputs out of the clean images."""
         with self.stage("ToTorch"):
-            images = np.stack([raw.target, *raw.supports])  # (1+n h w 3)
+            images = [raw.target, *raw.supports]
             clean = augment.to_planes(images)  # (1+n 3 h w) in [0, 1]
             item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
             arrays = {"K": raw.K, "T_stereo": raw.T_stereo, "Ts_true": raw.Ts_true, "K_depth": raw.K_depth}

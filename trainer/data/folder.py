@@ -83,6 +83,10 @@ class FrameFolder(ClipDataset):
         self._K = {name: self._read_K(self._sources[name]) for name in clips}
         self._choose_items(clips, split_file, val_every, self.path)
 
+    @property
+    def home(self) -> Path:
+        return self.path
+
     @classmethod
     def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
         return arguments.get("fov")

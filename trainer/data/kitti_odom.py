@@ -104,6 +104,10 @@ class KittiOdometry(ClipDataset):
         self._rigs: dict[str, Rig] = {}
         self._poses: dict[str, NDArray[Any]] = {}
 
+    @property
+    def home(self) -> Path:
+        return self.root
+
     def check(self) -> list[str]:
         """List bad lines, missing and cut pictures, cut scans, unreadable calibration and pose files."""
         sequences = list(filter(None, map(self._sequence_problem, self.sequences)))

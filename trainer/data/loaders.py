@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from trainer.data.base import DepthDataset
 from trainer.data.permutation import Permutation
+from trainer.runtime.environment import usable_cores
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted, listed
 
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
@@ -31,6 +32,9 @@ _LARGE = 1 << 20  # items from which a new run computes it; drawing a million ta
 _MAX_ITEMS = 100_000_000
 _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if _KNOWS_SENDER else []))
+_MOST_WORKERS = 8
+_WORKER_BYTES = 200_000_000  # what a forked worker has for itself
+_BATCHES_AHEAD = 3  # the default prefetch of 2, and the one being made
 _SIZE_ADVICE = {"depth": "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"}
 
 
@@ -140,7 +144,7 @@ def spread(counts: Sequence[int]) -> NDArray[Any]:
 def make_loader(
     dataset: DepthDataset,
     sampler: EpochBatches,
-    num_workers: int = 0,
+    num_workers: int | Literal["auto"] = 0,
     pin_memory: bool = True,
     persistent_workers: bool = False,
     prefetch_factor: int | None = None,
@@ -152,7 +156,8 @@ def make_loader(
     Args:
         dataset: where items come from.
         sampler: which items, in which batches.
-        num_workers: processes that read ahead; 0 = read in this process, and only pinning applies below.
+        num_workers: processes that read ahead; 0 = read in this process, and only pinning applies below;
+            `auto` = as `choose_workers` says, whose reason is `why_workers` of the loader.
         pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
         persistent_workers: keep the workers between epochs.
         prefetch_factor: batches that each worker reads ahead; null = 2.
@@ -162,6 +167,9 @@ def make_loader(
 
     Raises UserError for a negative number.
     """
+    why = ""
+    if num_workers == "auto":
+        num_workers, why = choose_workers(dataset, sampler.batch_size // sampler.world)
     if num_workers < 0 or timeout < 0 or (prefetch_factor is not None and prefetch_factor < 1):
         raise UserError(
             "loader: num_workers and timeout must be 0 or more and prefetch_factor 1 or more, "
@@ -170,7 +178,7 @@ def make_loader(
     with_workers = num_workers > 0
     own_stream = torch.Generator().manual_seed(sampler.seed)  # else each iterator draws from the global one
     context = multiprocessing_context or ("fork" if sys.platform == "linux" else None)
-    return _Loader(
+    loader = _Loader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
@@ -183,6 +191,43 @@ def make_loader(
         multiprocessing_context=context if with_workers else None,
         generator=own_stream,
     )
+    loader.why_workers = why
+    return loader
+
+
+class Choice(NamedTuple):
+    """A number of workers, and why it is that."""
+
+    number: int
+    reason: str
+
+
+def choose_workers(dataset: DepthDataset, batch_size: int) -> Choice:
+    """Choose how many processes read batches of `batch_size` items for this one, by its device, cores and memory.
+
+    Where the networks are on the CPU one is enough: reading takes a hundredth of a step, and its core is missed there.
+    """
+    import psutil  # Accelerate brings it along
+
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = max(1, usable_cores() // local)
+    of = f"{cores} core{'s' * (cores > 1)} for each process"
+    if not _has_accelerator():
+        return Choice(min(1, cores - 1), f"{of}, where the networks compute, too")
+    width, height = dataset.size
+    item = 4 * 3 * width * height * (1 + len(dataset.supp_idxs)) * (1 + dataset.use_aug)
+    share = psutil.virtual_memory().available / 2 / local  # the rest is for the files that the system keeps
+    fitting = int(share / (_WORKER_BYTES + _BATCHES_AHEAD * batch_size * item))
+    most = max(1, min(cores - 1, _MOST_WORKERS))
+    if fitting < most:
+        return Choice(max(1, fitting), f"{share / 1e9:.1f} GB of memory for the workers of each process")
+    return Choice(most, f"{of}" if most < _MOST_WORKERS else f"{of}; more seldom help")
+
+
+def _has_accelerator() -> bool:
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return False
+    return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
 
 
 def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -203,6 +248,8 @@ class _Loader(DataLoader[dict[str, Tensor]]):
     the step that the trainer wants to finish before it saves. So workers start with these signals blocked;
     torch's worker loop ends by itself when the trainer has died.
     """
+
+    why_workers: str = ""  # reason of their number; "" = it was given
 
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)

@@ -35,7 +35,7 @@ MODES = ("train", "val", "test")
 OWN_KEYS = ("type", "weight")
 OR_ALONE = {"size": ", or set dataset.one_per_batch: true"}  # what lets a data set have its own
 # Set once for all data sets: they decide whether items fit into one batch, or belong to the run.
-COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs", "pseudo_root"}
+COMMON = frozenset(CommonOptions.__annotations__) - {"supp_idxs", "pseudo_root", "decoded_root"}
 _SAMPLES = 10  # items to try before a data set is called unreadable
 
 
@@ -48,7 +48,7 @@ class MixedDatasets(RecordedDataset):
     test, every item of every data set comes exactly once, weights do not count, and data sets are spread evenly, so
     that a limit cuts all of them.
 
-    `pseudo_root` of the mixture holds a folder <name> for each data set that names none of its own.
+    `pseudo_root` and `decoded_root` of the mixture hold a folder <name> for each data set that names none of its own.
 
     `size`, `use_aug` and other common options are set here for all. Supports may differ, as [-1, 1] and [-3, 3], but
     not in their number, and 0 stands at the same place. Keys that not all data sets have (`depth`, `Ts_true`) are left
@@ -85,9 +85,13 @@ class MixedDatasets(RecordedDataset):
         shared = {key: getattr(self, key) for key in COMMON - {"as_torch", "seed"}}
         self.parts = []
         labels, self._labels = self.pseudo_root, None  # those of the parts
+        decoded, self.decoded_root = self.decoded_root, None
         for i, (name, weight, kwargs) in enumerate(_settings(datasets, self.mode)):
-            if labels is not None and not DATASETS.get(kwargs["type"]).makes_pseudo:  # type: ignore[attr-defined]
+            kind: Any = DATASETS.get(kwargs["type"])
+            if labels is not None and not kind.makes_pseudo:
                 kwargs.setdefault("pseudo_root", f"{labels}/{name}")
+            if decoded is not None and kind.reads_pictures:
+                kwargs.setdefault("decoded_root", f"{decoded}/{name}")
             seed = int(np.random.SeedSequence([self.seed, i]).generate_state(1)[0])  # items share no draws
             self.parts.append(_build_part(name, weight, kwargs, {**shared, "seed": seed}, self.supp_idxs))
         counts = sizes = [len(part.dataset) for part in self.parts]

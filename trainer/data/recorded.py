@@ -7,22 +7,25 @@ is decoded, costs one item: another item takes its place, and the log names the 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from trainer.data.base import DepthDataset, Key, RawItem
-from trainer.data.files.damage import find_damaged
+from trainer.data.files.damage import find_damaged, is_first_of_machine
+from trainer.data.files.decoded import DecodedPictures, Source
 from trainer.data.files.pictures import at_size, read_rgb
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
 from trainer.geometry import valid_depth
-from trainer.runtime.errors import DataError
+from trainer.runtime.errors import DataError, UserError
 
 _STAND_IN = 2  # fourth word of entropy: items draw from (seed, epoch, index) alone
 _TRIES = 10  # items in a row that may fail; more, and the disk is gone
@@ -38,8 +41,9 @@ class RecordedDataset(DepthDataset):
     unreadable one. Evaluations (plain indices, or mode `test`) have no stand-ins: their numbers are those of all items.
     """
 
+    reads_pictures: ClassVar[bool] = True
     unreadable: Tensor  # shared with worker processes
-    _decoded: Sequence[tuple[NDArray[np.uint8], Image.Image]] = ()  # by `_picture`, of the item being read
+    _decoded: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = ()  # by `_picture`, of the item being read
 
     def _watch(self, num_items: int) -> None:
         """Start counting; call it before workers start, so that they share the count."""
@@ -80,13 +84,53 @@ class RecordedDataset(DepthDataset):
             return item
         raise DataError(f"{_TRIES} items in a row cannot be read, the last one: {reason}. Is the disk still there?")
 
+    @property
+    def home(self) -> Path:
+        """Folder that the names of pictures start from, so that data may move."""
+        raise NotImplementedError
+
+    def picture_places(self) -> Iterable[str]:
+        """Yield the places of all pictures that items read, each once."""
+        return ()
+
+    def open_picture(self, place: Any) -> Any:
+        """Return the path, or a stream, that a picture is read from."""
+        return place
+
+    def picture_sources(self) -> dict[Source, str]:
+        """Map the pictures that items read to their places."""
+        return {Source.of(self._name(place), place): place for place in self.picture_places()}
+
+    def label_problems(self) -> list[str]:
+        problems = super().label_problems()
+        if self.decoded_root is None or not is_first_of_machine():
+            return problems
+        try:
+            return problems + self._ready.problems(self.picture_sources(), self.size)
+        except UserError as error:
+            return [*problems, str(error)]
+
+    @cached_property
+    def _ready(self) -> DecodedPictures:
+        return DecodedPictures(str(self.decoded_root))
+
+    def _name(self, place: str) -> str:
+        return os.path.relpath(place, self.home)
+
     def _load_checked(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
         self._decoded = []
         return super()._load_checked(epoch, index, with_label)
 
     def _picture(self, source: Any) -> NDArray[np.uint8]:
-        """Read a picture as RGB of `size` (h w 3), for use inside `load`. What `views` need of it is kept."""
-        rgb = read_rgb(source)
+        """Read a picture as RGB of `size` (h w 3), for use inside `load`, decoded where `decoded_root` has it.
+
+        What `views` need of it is kept.
+        """
+        if self.decoded_root is not None and self._ready.size == self.size:
+            ready = self._ready.read(self._name(str(source)))
+            if ready is not None:
+                return ready
+        rgb = read_rgb(self.open_picture(source))
         picture = at_size(rgb, self.size)
         if self.views:
             self._decoded = [*self._decoded, (picture, rgb)]

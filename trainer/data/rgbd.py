@@ -79,6 +79,10 @@ class RgbdScenes(ClipDataset):
         self._poses = {name: self._read_poses(folder, clips[name]) for name, folder in self._scenes.items()}
         self._has_poses = all(self._poses.values())
 
+    @property
+    def home(self) -> Path:
+        return self.root
+
     def check(self) -> list[str]:
         """List bad lines, missing pictures, and pictures and depth maps that are cut short."""
         paths = (self._depth_path(line) for line in self.lines) if self.use_depth else ()

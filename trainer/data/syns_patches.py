@@ -82,6 +82,13 @@ class SynsPatches(RecordedDataset):
         self.lines = read_lines(path, _parse, '"<scene> <number>.png"')
         self._watch(len(self.lines))
 
+    @property
+    def home(self) -> Path:
+        return self.root
+
+    def picture_places(self) -> list[str]:
+        return [str(self._file(line.clip, line.number, *self._folders[0])) for line in self.lines if not line.problem]
+
     def __len__(self) -> int:
         return len(self.lines)
 

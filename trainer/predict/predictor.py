@@ -19,7 +19,7 @@ from trainer.checkpoint import Saved, find_checkpoint, load_with_config
 from trainer.checkpoint.safefile import read_metadata
 from trainer.config import Config
 from trainer.data import DATASETS
-from trainer.data.files.pictures import DEEP_MODES, open_picture
+from trainer.data.files.pictures import DEEP_MODES, at_size, open_picture
 from trainer.predict.camera import Camera, camera_of
 from trainer.predict.depthmap import DepthMap
 from trainer.predict.network import DepthNetwork
@@ -143,8 +143,7 @@ class DepthPredictor:
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """Resize an RGB picture to the network's size, as `read_image` does. Returns (3 h w) uint8."""
-        resized = picture if picture.size == self.size else picture.resize(self.size, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        return torch.from_numpy(at_size(np.array(picture), self.size)).permute(2, 0, 1)
 
     def disparities(self, images: Tensor) -> Tensor:
         """Predict disparity (b 1 h w) on the device, of images (b 3 h w) uint8 or float in [0, 1], on any device."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
+_QUOTA = "/sys/fs/cgroup/cpu.max"  # "<microseconds of CPU time> <per microseconds>", or "max ..."
 PACKAGES = ("torch", "accelerate", "timm", "torchvision", "numpy", "safetensors")
 
 
@@ -24,6 +27,15 @@ def environment(accelerator: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: found for package in PACKAGES if (found := _version(package))},
     }
+
+
+def usable_cores() -> int:
+    """Count the CPU cores that this process may use: those it is bound to, no more than its container is granted."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError), open(_QUOTA) as file:
+        granted, period = map(int, file.read().split())
+        cores = min(cores, max(1, granted // period))
+    return cores
 
 
 def _version(package: str) -> str:

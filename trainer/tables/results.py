@@ -21,7 +21,7 @@ from trainer.tables.columns import Column, column_of, is_on_edges
 _NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint", "predictions", "seconds", "device"}
 _NOT_DATA = {
     *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
-    *("pseudo_root", "pseudo_wrong", "log_time"),
+    *("pseudo_root", "decoded_root", "pseudo_wrong", "log_time"),
     *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_pseudo", "use_aug", "use_strong_aug", "views"),
     *("storage", "max_retries"),
 }

@@ -288,6 +288,6 @@ def _pixels(stretch: float) -> str:
 def _data_bound(share: float, waited: float) -> str:
     return (
         f"warning: {share:.0%} of the time is spent waiting for data ({waited:.0f} s of {waited / share:.0f} s of this"
-        " epoch). Raise loader.num_workers (one per CPU core that is free), store pictures smaller and faster to"
-        " read (`monodepth prepare jpeg`, `monodepth prepare lmdb`), or lower dataset.size."
+        " epoch). Raise loader.num_workers (one per CPU core that is free, or auto), decode the pictures once"
+        " (`monodepth prepare cache`), store them smaller (`monodepth prepare jpeg`), or lower dataset.size."
     )

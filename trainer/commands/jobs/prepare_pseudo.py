@@ -6,20 +6,20 @@ import argparse
 import json
 import os
 import shlex
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from trainer.build import build_dataset
 from trainer.checkpoint.hub import SETTINGS
 from trainer.commands.cli import fill_in
-from trainer.commands.jobs.preparing import clean_stale_under, print_problems, store
+from trainer.commands.jobs.preparing import ahead, clean_stale_under, print_problems, store
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
@@ -41,10 +41,14 @@ from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import make_folder, require_space
 from trainer.tracking.progress import counting
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-_PLAIN = {"use_depth": False, "use_hints": False, "use_pseudo": False, "use_aug": False, "use_strong_aug": False}
+_PLAIN: dict[str, Any] = {
+    "use_depth": False,
+    "use_hints": False,
+    "use_pseudo": False,
+    "use_aug": False,
+    "use_strong_aug": False,
+    "decoded_root": None,
+}
 _BYTES = 1.5  # of a label, per pixel: 16 bits, compressed
 _SAME = ("model", "revision", "sha256", "kind", "input", "size")  # of a record: what makes other labels
 _WEIGHT = 0.1  # of the loss in the command that is printed; NimbleD (arXiv:2408.14177) has 0.1 beside 0.9
@@ -232,19 +236,6 @@ def _map_of(maps: PseudoLabels, kind: Kind) -> Callable[[Item], Any]:
         return as_disparity(np.where(found > 0, found, np.float32(np.nan)), kind)
 
     return read
-
-
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Task], Result], tasks: Iterable[Task], count: int
-) -> Iterator[Result]:
-    """Yield `work(task)` of every task in order, with at most `count` of them begun or waiting ahead."""
-    queue: deque[Future[Result]] = deque()
-    for task in tasks:
-        queue.append(pool.submit(work, task))
-        if len(queue) > count:
-            yield queue.popleft().result()
-    while queue:
-        yield queue.popleft().result()
 
 
 def _training(args: argparse.Namespace, pages: Sequence[str], cfg: Config, out: Path) -> str:

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
@@ -95,6 +96,19 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Task], Result], tasks: Iterable[Task], count: int
+) -> Iterator[Result]:
+    """Yield `work(task)` of every task in order, with at most `count` of them begun or waiting ahead."""
+    queue: deque[Future[Result]] = deque()
+    for task in tasks:
+        queue.append(pool.submit(work, task))
+        if len(queue) > count:
+            yield queue.popleft().result()
+    while queue:
+        yield queue.popleft().result()
 
 
 def print_problems(problems: Sequence[str], what: str, one: str = "", shown: int = 20) -> None:

@@ -218,10 +218,17 @@ def _banner(job: Run) -> dict[str, str]:
         "devices": f"{number} process{'es' * (number > 1)} on {device.type}{gpu}, networks in {precision}",
         "items": f"{len(train.dataset)} train, {0 if val is None else val.batch_sampler.num_items} val; batches of"
         f" {train.batch_sampler.batch_size}",
+        **_loading(train),
         "networks": f"{parameters} parameters" + f", {_millions(trained)} trained" * (trained < sum(sizes.values())),
         "camera": _camera(train.dataset),
         "training": f"{epochs} epoch{'s' * (epochs > 1)} of {steps} steps, {epochs * steps} in all{ends}",
     }
+
+
+def _loading(loader: Any) -> dict[str, str]:
+    """Return the number of workers and its reason where it was chosen."""
+    why: str = getattr(loader, "why_workers", "")
+    return {"loading": f"{loader.num_workers} worker{'s' * (loader.num_workers != 1)} ({why})"} if why else {}
 
 
 def _millions(number: int) -> str:

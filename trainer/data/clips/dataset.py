@@ -166,6 +166,12 @@ class ClipDataset(RecordedDataset):
             *(f"{name}: {order}" for name in uncounted),
         ]
 
+    def picture_places(self) -> list[str]:
+        """List the pictures that items read, with supports at all distances of the mode."""
+        factors = range(self._least_factor, self.supp_range[1] + 1) if self.mode == "train" else (1,)
+        roles = (place for line in self.lines for k in factors for place in self._roles(line, k).values())
+        return [path for place in dict.fromkeys(roles) if (path := self._find(*place))]
+
     @property
     def _least_factor(self) -> int:
         """What offsets of supports are multiplied by at least; 1 outside of training."""

@@ -43,6 +43,13 @@ def array_problem(path: str, fix: str) -> str:
     return ""
 
 
+def array_layout(path: str | Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Read shape, dtype and the place of the first byte of a `.npy` file. Raises OSError, ValueError when damaged."""
+    with open_file(path) as file:
+        shape, _, dtype, _ = _read_head(file)
+        return shape, dtype, file.tell()
+
+
 def _read_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Read shape, Fortran order, dtype, number of bytes; compare with the file: a damaged one may claim terabytes."""
     version = np.lib.format.read_magic(file)

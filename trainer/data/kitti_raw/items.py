@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -170,7 +171,7 @@ class KittiItems(RecordedDataset):
         if path is None:
             missing = f"{role} {frame.name} is missing: no .png or .jpg in {self.listing.image_folder(frame)}"
             raise DataError(f"{missing}. Complete the drive or remove the item from the split")
-        return self._picture(self.listing.open(path))
+        return self._picture(path)
 
     def _K(self, frame: Frame, size: tuple[int, int], calibrated: bool) -> NDArray[Any]:
         """K (3 3) in pixels of `size` (w, h): of the rectified camera, or the average of all dates."""
@@ -178,13 +179,22 @@ class KittiItems(RecordedDataset):
             return self._calibration(frame.date).intrinsics(frame.camera, size)
         return average_intrinsics(size)
 
+    @property
+    def home(self) -> Path:
+        return self.raw
+
+    def picture_places(self) -> list[str]:
+        frames = [f if i is None else f.support(i) for f in self._frames() for i in (None, *self.supp_idxs)]
+        return self._found(self.listing.image, frames)
+
+    def open_picture(self, place: Any) -> Any:
+        return self.listing.open(place)
+
     def _places(self) -> tuple[list[str], list[str]]:
         """List the pictures and the arrays that items need, each once."""
-        frames = self._frames()
-        images = [f if i is None else f.support(i) for f in frames for i in (None, *self.supp_idxs)]
+        frames, pictures = self._frames(), self.picture_places()
         truths = self._found(self._depth_path, frames if self.use_depth else [])
         hints = self._found(self.listing.hint, frames if self.use_hints else [])
-        pictures = self._found(self.listing.image, images)
         return (pictures + truths, hints) if self.use_benchmark else (pictures, truths + hints)
 
     def _found(self, find: Callable[[Frame], str | None], frames: Iterable[Frame]) -> list[str]:
