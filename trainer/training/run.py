@@ -21,6 +21,7 @@ from trainer.data.base import DepthDataset
 from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
+from trainer.objective.compiling import CompiledFormulas
 from trainer.runtime import processes
 from trainer.runtime.environment import environment
 from trainer.runtime.errors import UserError, printable
@@ -98,6 +99,8 @@ def build_run(
     notes += freezing.without_statistics(objective)
     lap("restored")
     recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, train_loader)
+    if isinstance(objective.fused, CompiledFormulas):
+        objective.fused.warn = recorder.progress.message
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")

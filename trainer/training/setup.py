@@ -19,7 +19,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.config import Config
 from trainer.config.optimizers import make_scheduler
 from trainer.objective import Objective, batchnorm, freezing
-from trainer.objective.compiling import compile_networks
+from trainer.objective.compiling import CompiledFormulas, choose_formulas, compile_networks
 from trainer.objective.recompute import recompute
 from trainer.runtime import processes
 from trainer.runtime.errors import UserError
@@ -127,6 +127,12 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
         notes += recompute(objective)
     if cfg.trainer.compile is not None:
         notes += compile_networks(objective, cfg.trainer.compile.model_dump())
+    objective.fused = choose_formulas(cfg.trainer.fuse, accelerator.device.type)
+    if isinstance(objective.fused, CompiledFormulas):
+        notes.append(
+            "compiled: photometric error and projection (inductor); the first step takes a minute longer, the first of"
+            " the next start does not. trainer.fuse: off leaves it out"
+        )
     return notes
 
 

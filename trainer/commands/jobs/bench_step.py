@@ -17,9 +17,11 @@ import models_zoo
 from trainer.commands.jobs.launches import PARTS, count_launches
 from trainer.losses import LOSSES
 from trainer.objective import Objective
+from trainer.objective.compiling import as_it_is
 from trainer.types import Batch
 
 SIZES = ((640, 192), (192, 64))  # width, height: KITTI as published, and small enough for every machine
+FORMS = {"off": "piece by piece, as on a CPU", "on": "as formulas, not yet compiled"}
 WITH_STEREO = (-1, 1, 0)  # supports of monodepth2_MS
 
 
@@ -32,8 +34,10 @@ def run(args: argparse.Namespace) -> int:
     for width, height in [args.size] if args.size else SIZES:
         report(f"{width}x{height}", measure(args, width, height))
     print("\nlaunches of a step with stereo supports too (monodepth2_MS), as a GPU sees them")
-    counts = count_launches(make_objective(args, WITH_STEREO), make_batch(1, *SIZES[-1], args.device, WITH_STEREO))
-    print(f"  {sum(counts.values()):,}: " + ", ".join(f"{part} {count:,}" for part, count in counts.items()))
+    for fuse in ("off", "on"):
+        counts = launches(args, fuse)
+        parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        print(f"  losses {FORMS[fuse]}: {sum(counts.values()):,} ({parts})")
     return 0
 
 
@@ -74,6 +78,13 @@ def measure(args: argparse.Namespace, width: int, height: int) -> dict[str, list
                 for part, (start, end) in zip(PARTS, pairwise(ticks), strict=True):
                     times[part].append(end - start)
     return times
+
+
+def launches(args: argparse.Namespace, fuse: str) -> dict[str, int]:
+    """Count the launches of a step by part; fuse: a key of FORMS."""
+    objective = make_objective(args, WITH_STEREO)
+    objective.fused = None if fuse == "off" else as_it_is
+    return count_launches(objective, make_batch(1, *SIZES[-1], args.device, WITH_STEREO))
 
 
 def waiter(device: str) -> Callable[[], None]:
