@@ -139,13 +139,12 @@ class Loop:
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with part("Forward"):
                     output = self.model(batch)
-                    verdict = self.guard.judge(output.loss, self.requests())
-                if verdict.bad_loss:
+                if self.guard.note(output.loss):
                     break
                 with part("Backward"):
                     self.accelerator.backward(output.loss / len(batches))
-        if not verdict.bad_loss:
-            verdict = self.guard.judge_gradient(verdict)
+        with part("Verdict"):
+            verdict = self.guard.judge(self.requests())
         if verdict.is_sound:
             with part("Optimizer"):
                 self.clip()
