@@ -165,6 +165,14 @@ def test_negative_loader_options_are_refused(options):
         make_loader(Dots(), EpochBatches(11, 4), **options)
 
 
+def test_memory_is_pinned_for_the_device_that_trains(monkeypatch):
+    """A run on the CPU of a machine with a GPU copies nothing there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pinned = {device: make_loader(Dots(), EpochBatches(11, 4), device=device).pin_memory for device in ("cpu", "cuda")}
+    assert pinned == {"cpu": False, "cuda": True}
+    assert not make_loader(Dots(), EpochBatches(11, 4), device="cuda", pin_memory=False).pin_memory
+
+
 many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.runtime.conftest import forked
 from tests.world import run_world
+from trainer.objective import batchnorm
 from trainer.objective.batchnorm import GlobalBatchNorm2d, synchronise_batchnorm
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import (
@@ -76,6 +77,21 @@ def test_conversion_keeps_names_and_single_process_output() -> None:
     assert list(model.state_dict()) == list(plain.state_dict())
     torch.testing.assert_close(model(batch()), plain(batch()), rtol=0, atol=0)
     assert type(copy.deepcopy(model)[2]).__name__ == "GlobalBatchNormAct2d"
+
+
+def test_batchnorm_without_float64_keeps_a_small_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes with the same half, around a mean a thousand times the deviation."""
+    monkeypatch.setattr(batchnorm, "WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 5, 6) * 0.1 + 100
+    ours, plain = GlobalBatchNorm2d(3), torch.nn.BatchNorm2d(3).double()
+    torch.testing.assert_close(ours(x).double(), plain(x.double()), rtol=0, atol=2e-3)
+    unbiased = 4 * 5 * 6 / (4 * 5 * 6 - 1) / (8 * 5 * 6 / (8 * 5 * 6 - 1))
+    found = 0.9 + (ours.running_var.double() - 0.9) * unbiased
+    torch.testing.assert_close(found, plain.running_var, rtol=1e-4, atol=0)
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

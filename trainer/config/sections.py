@@ -155,6 +155,9 @@ class TrainerSection(_Section):
     precision: Annotated[
         Literal[32, 16, "bf16"], BeforeValidator(_precision), WithJsonSchema({"enum": [*_PRECISIONS]})
     ] = Key(32, description="bits of the networks: 32, 16 (fp16, GPU only) or bf16; geometry is always in 32")
+    matmul_precision: Literal["highest", "high", "medium"] | None = Key(
+        None, description="of products of 32 bit on CUDA: highest = 32 bit, high, medium = TF32 or less; null = highest"
+    )
     gradient_clip_val: Annotated[NotNegative | None, AfterValidator(_zero_is_off)] = Key(
         None, description="largest gradient norm; null or 0 = any"
     )

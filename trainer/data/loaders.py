@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from trainer.data.base import DepthDataset
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted, listed
 
+PINNED = ("cuda", "xpu")  # devices that copy faster from page-locked memory
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
 _MAX_ITEMS = 100_000_000
 _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
@@ -135,6 +136,7 @@ def make_loader(
     prefetch_factor: int | None = None,
     timeout: float = 0.0,
     multiprocessing_context: Literal["fork", "forkserver", "spawn"] | None = None,
+    device: str = "cpu",
 ) -> DataLoader[dict[str, Tensor]]:
     """Read the batches of `sampler`, here or in worker processes; what comes out does not depend on which.
 
@@ -142,12 +144,13 @@ def make_loader(
         dataset: where items come from.
         sampler: which items, in which batches.
         num_workers: processes that read ahead; 0 = read in this process, and only pinning applies below.
-        pin_memory: copy batches to page-locked memory; only where there is a CUDA device.
+        pin_memory: copy batches to page-locked memory, if `device` copies from there.
         persistent_workers: keep the workers between epochs.
         prefetch_factor: batches that each worker reads ahead; null = 2.
         timeout: seconds to wait for a batch before giving up; 0 = for ever.
         multiprocessing_context: how workers start; null = fork on Linux (quick, and workers only decode
             pictures), the default of the platform elsewhere.
+        device: kind of the device that trains, not of one that is only there.
 
     Raises UserError for a negative number.
     """
@@ -164,7 +167,7 @@ def make_loader(
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
-        pin_memory=pin_memory and torch.cuda.is_available(),  # torch warns about pinning without a device
+        pin_memory=pin_memory and device in PINNED,
         persistent_workers=persistent_workers and with_workers,
         prefetch_factor=prefetch_factor if with_workers else None,
         timeout=timeout if with_workers else 0,

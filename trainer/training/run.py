@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -71,7 +70,7 @@ def build_run(
     Checks that need no other process come before the processes meet, so that each problem is printed once. Raises
     UserError for anything wrong before the first batch. lap: called with the name of each part once it is done.
     """
-    _set_backends(cfg)
+    setup.set_backends(cfg)
     datasets, notes = _checked_datasets(cfg, seed)
     _check_watched(cfg, datasets.get("val"))
     lap("data checked")
@@ -117,14 +116,6 @@ def build_run(
         settings=settings,
     )
     return Run(loop, folder, notes)
-
-
-def _set_backends(cfg: Config) -> None:
-    if cfg.trainer.num_threads:
-        torch.set_num_threads(cfg.trainer.num_threads)
-    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
-    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
-    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
 
 
 def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], list[str]]:
@@ -199,9 +190,9 @@ def _loaders(
     cfg: Config, datasets: Mapping[str, DepthDataset], seed: int, accelerator: Accelerator
 ) -> tuple[DataLoader, DataLoader | None]:
     place = seed, accelerator.process_index, accelerator.num_processes
-    train = build_loader(cfg, "train", datasets["train"], *place)
-    limit = cfg.trainer.limit_val_batches
-    return train, build_loader(cfg, "val", datasets["val"], *place, limit) if limit else None
+    device, limit = accelerator.device.type, cfg.trainer.limit_val_batches
+    train = build_loader(cfg, "train", datasets["train"], *place, device=device)
+    return train, build_loader(cfg, "val", datasets["val"], *place, limit, device) if limit else None
 
 
 def _require_space(cfg: Config, folder: RunDir, objective: Objective, accelerator: Accelerator) -> None:

@@ -12,7 +12,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    is_hpu_available,
+    is_mlu_available,
+    is_musa_available,
+    is_npu_available,
+    is_xpu_available,
+)
 
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
@@ -37,6 +46,27 @@ DDP_OPTIONS = {
 }
 
 
+def set_backends(cfg: Config) -> None:
+    """Set what torch computes with, before a device is in use."""
+    if cfg.trainer.num_threads:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    precision = cfg.trainer.matmul_precision or "highest"
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"  # torch allows it to convolutions unless it is told
+    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
+    if cfg.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may add up in another order
+    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
+    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
+
+
+def has_accelerator() -> bool:
+    """Return whether torch sees a device other than the CPU that Accelerate knows."""
+    own = torch.cuda.is_available() or torch.backends.mps.is_available()
+    others = (is_xpu_available, is_npu_available, is_hpu_available, is_mlu_available, is_musa_available)
+    return own or any(is_available() for is_available in others)
+
+
 def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     """Build the Accelerator with the YAML's precision, without compiling, on the CPU where there is no GPU.
 
@@ -44,12 +74,11 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     """
     precision = PRECISIONS[str(cfg.trainer.precision)]
     _check_launcher(cfg, precision)
-    has_xpu = hasattr(torch, "xpu") and torch.xpu.is_available()
     try:
         with processes.leaving_with_launcher():
             accelerator = Accelerator(
                 mixed_precision=precision,
-                cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or has_xpu),
+                cpu=not has_accelerator(),
                 dynamo_backend="no",  # `trainer.compile` compiles; Accelerate must not do it again
                 project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
                 kwargs_handlers=[
@@ -132,6 +161,11 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
         notes.append(
             "compiled: photometric error and projection (inductor); the first step takes a minute longer, the first of"
             " the next start does not. trainer.fuse: off leaves it out"
+        )
+    if cfg.trainer.deterministic and accelerator.device.type == "cuda":
+        notes.append(
+            "trainer.deterministic: PyTorch has no deterministic backward pass of grid_sample (view synthesis) and of"
+            " reflection padding (decoders) on CUDA; gradients repeat to rounding, not to the bit"
         )
     return notes
 

@@ -212,6 +212,9 @@ def _banner(job: Run) -> dict[str, str]:
     device, number = accelerator.device, accelerator.num_processes
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     precision = accelerator.mixed_precision.replace("no", "32 bit")
+    if device.type == "cuda":
+        uses_tf32 = torch.backends.cudnn.allow_tf32
+        precision += ", products of 32 bit in TF32" if uses_tf32 else " (trainer.matmul_precision: high allows TF32)"
     train, val = loop.train_loader, loop.val_loader
     steps = math.ceil(loop.batches_per_epoch / settings.accumulate)
     epochs, budget = settings.max_epochs, loop.budget
