@@ -123,7 +123,7 @@ def test_a_step_waits_for_its_device_once_after_the_last_backward_pass(
     noted(loop.objective, "forward")
     noted(loop.accelerator, "backward")
     counter = LaunchCounter()
-    with closing(run):
+    with closing(run), loop.recorder.progress:
         for batches in loop.groups():
             events.clear()
             with counter:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,6 +186,38 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
             advice = _SIZE_ADVICE.get(key, "All items of a data set must have one size")
             raise DataError(f"{key!r} has different sizes within one batch: {sizes}. {advice}")
     return default_collate(list(items))
+
+
+class Prefetch:
+    """Copy batches to a CUDA device one ahead, on a stream of their own, while the step before computes.
+
+    On other devices batches pass through as they are. One batch more than is in use is kept on the device.
+    """
+
+    def __init__(self, batches: Iterable[dict[str, Tensor]], device: torch.device):
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if self.device.type != "cuda":
+            yield from self.batches
+            return
+        stream, ahead = torch.cuda.Stream(self.device), None
+        for batch in self.batches:
+            with torch.cuda.stream(stream):
+                copied = {key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()}
+            if ahead is not None:
+                yield self._arrived(ahead, stream)
+            ahead = copied
+        if ahead is not None:
+            yield self._arrived(ahead, stream)
+
+    def _arrived(self, batch: dict[str, Tensor], stream: torch.cuda.Stream) -> dict[str, Tensor]:
+        """Let the stream that computes wait for the copies, and keep their memory until it is done with them."""
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(stream)
+        for tensor in batch.values():
+            tensor.record_stream(computing)
+        return batch
 
 
 class _Loader(DataLoader[dict[str, Tensor]]):

@@ -18,6 +18,7 @@ from accelerate.utils import send_to_device
 from models_zoo.adapters import adapters_of
 from trainer.checkpoint.state import Position, TrainState
 from trainer.data.aspect import AspectRatios
+from trainer.data.loaders import Prefetch
 from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
@@ -122,7 +123,8 @@ class Loop:
         """Read the rest of the epoch in groups of micro-batches, one group per optimizer step."""
         position, limit = self.state.position, self.settings.limit_train
         self.train_loader.batch_sampler.set_position(position.epoch, position.batch)
-        batches = islice(self.train_loader, limit and max(limit - position.batch, 0))
+        read = islice(self.train_loader, limit and max(limit - position.batch, 0))
+        batches = iter(Prefetch(read, self.accelerator.device))
         while not self.budget.is_spent and (group := list(islice(batches, self.settings.accumulate))):
             yield group
 
