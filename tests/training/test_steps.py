@@ -111,7 +111,7 @@ def test_a_step_waits_for_its_device_once_after_the_last_backward_pass(
 ) -> None:
     """To learn whether it may be taken. A wait before would leave a GPU without work while the next is queued."""
     halves = ("loader.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=4")
-    loop, run = build(tmp_path, 0, *ONE_STEP, *halves, "trainer.log_images=false", "trainer.gradient_clip_val=1")
+    loop, run = build(tmp_path, 0, *ONE_STEP, *halves, "trainer={log_every_n_steps: 9, gradient_clip_val: 1}")
     events: list[str] = []
 
     def noted(owner: Any, name: str) -> None:
@@ -124,11 +124,11 @@ def test_a_step_waits_for_its_device_once_after_the_last_backward_pass(
     noted(loop.accelerator, "backward")
     counter = LaunchCounter()
     with closing(run), loop.recorder.progress:
-        for batches in loop.groups():
+        for batches in loop.epoch():
             events.clear()
             with counter:
                 loop.step(batches)
-            assert events == ["forward", "backward", "forward", "backward", "tolist"]
+            assert events == ["forward", "backward", "forward", "backward", "tolist"], loop.state.position
     assert loop.state.position.step == 2
     assert counter.waits == 0  # no number or copy that a CPU had to wait for but would not show
 
@@ -139,7 +139,7 @@ def test_a_bad_micro_batch_changes_no_weight_and_its_batch_is_kept(tmp_path: Pat
     halves = ("loader.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=4")
     loop, run = build(tmp_path, 0, *PLAIN, *halves, "trainer.max_epochs=1", f"trainer.nonfinite={policy}")
     with closing(run), loop.recorder.progress:
-        first, second = loop.groups()
+        first, second = loop.epoch()
         loop.step(first)
         state = {name: value.clone() for name, value in loop.objective.state_dict().items()}
         second[0]["target"][0, 0, 0, 0] = float("nan")

@@ -29,6 +29,7 @@ from trainer.training.guard import Verdict
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts, Saver
 from trainer.training.validation import ValidationResult, validate
+from trainer.training.wrapping import check_all_used
 from trainer.types import StepOutput
 
 ANSWER = "finishing this step, then saving; press Ctrl-C again to stop without saving"
@@ -145,6 +146,7 @@ class Loop:
                     break
                 with part("Backward"):
                     self.accelerator.backward(output.loss / len(batches))
+                    check_all_used(self.model)
         with part("Verdict"):
             verdict = self.guard.judge(self.requests())
         if verdict.is_sound:

@@ -33,6 +33,7 @@ from trainer.training import setup
 from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts
+from trainer.training.wrapping import wrap
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
 # TensorBoard sorts groups of tags by name; here validation comes first, and training is drawn beside it.
@@ -88,8 +89,8 @@ def build_run(
     settings = _settings(cfg, seed)
     schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
     trained = objective, optimizer, schedule
-    with setup.an_unused_parameter(objective):
-        model, prepared = accelerator.prepare(objective, optimizer)
+    may_vary = "plugins" in hparams or datasets["train"].groups is not None
+    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)

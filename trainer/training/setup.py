@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ from trainer.training.stopping import Budget, EarlyStopping
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
 DDP_OPTIONS = {
     "gradient_as_bucket_view": True,
-    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error.
+    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error. `wrapping`
+    # turns it off where there are none.
     "find_unused_parameters": True,
 }
 
@@ -168,23 +168,6 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
             " reflection padding (decoders) on CUDA; gradients repeat to rounding, not to the bit"
         )
     return notes
-
-
-@contextmanager
-def an_unused_parameter(objective: Objective) -> Iterator[None]:
-    """Give the objective an empty parameter while DistributedDataParallel takes note of what there is.
-
-    In the first step without unused parameters its C++ prints, once per process and to the terminal directly, that it
-    need not have looked for some. Which systems have some, and in which steps, cannot be known beforehand. Without
-    elements the parameter moves no other one in the buckets that are summed.
-    """
-    objective.register_parameter(
-        "unused", torch.nn.Parameter(torch.empty(0, device=next(objective.parameters()).device))
-    )
-    try:
-        yield
-    finally:
-        del objective.unused
 
 
 def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:
