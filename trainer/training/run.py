@@ -99,8 +99,6 @@ def build_run(
     notes += freezing.without_statistics(objective)
     lap("restored")
     recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, train_loader)
-    if isinstance(objective.fused, CompiledFormulas):
-        objective.fused.warn = recorder.progress.message
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")
@@ -273,6 +271,8 @@ def _start_recorder(
         steps_per_epoch=settings.steps_per_epoch(train_loader),
         budget=lambda: parts.budget.seconds_left,
     )
+    if isinstance(parts.objective.fused, CompiledFormulas):
+        parts.objective.fused.warn = progress.message
     first_step = 0 if parts.state.position == Position() else parts.state.position.step + 1
     names = cfg.trainer.trackers or ()
     tracker = tracking.start(accelerator, names, folder.path, first_step=first_step, warn=progress.message)
