@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -159,6 +160,43 @@ def test_accelerate_never_compiles(given: Any, monkeypatch: pytest.MonkeyPatch) 
     for launcher in ("no", "NO", "INDUCTOR"):
         monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", launcher)
         assert given("trainer.compile=true")["dynamo_backend"] == "no"
+
+
+@pytest.mark.parametrize("name", ["is_npu_available", "is_hpu_available", "is_xpu_available"])
+def test_no_kind_of_accelerator_is_passed_over_for_the_cpu(given: Any, monkeypatch: pytest.MonkeyPatch, name) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for known in ("is_xpu_available", "is_npu_available", "is_hpu_available", "is_mlu_available", "is_musa_available"):
+        monkeypatch.setattr(setup, known, lambda: False)
+    assert given()["cpu"]
+    monkeypatch.setattr(setup, name, lambda: True)
+    assert not given()["cpu"]
+
+
+@pytest.fixture
+def _backends() -> Any:
+    """Give torch back what it computes with."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_backends")
+def test_32_bit_are_32_bit_unless_less_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    for chosen, precision, allowed in (("medium", "medium", True), ("high", "high", True), ("null", "highest", False)):
+        setup.set_backends(config(f"trainer.matmul_precision={chosen}"))
+        found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        assert found == (precision, allowed)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    setup.set_backends(config("trainer.deterministic=true"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize(("given", "fuse"), [("on", "on"), ("off", "off"), ("true", "on"), ("auto", "auto")])
+def test_on_and_off_of_yaml_are_no_booleans(given: str, fuse: str) -> None:
+    assert config(f"trainer.fuse={given}").trainer.fuse == fuse
 
 
 def test_processes_that_do_not_meet_get_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -103,9 +103,16 @@ def build_dataset(cfg: Config, mode: str, seed: int = 0, **changes: Any) -> Dept
 
 
 def build_loader(
-    cfg: Config, mode: str, dataset: DepthDataset, seed: int, rank: int, world: int, limit: int | None = None
+    cfg: Config,
+    mode: str,
+    dataset: DepthDataset,
+    seed: int,
+    rank: int,
+    world: int,
+    limit: int | None = None,
+    device: str = "cpu",
 ) -> DataLoader:
-    """Build the loader of process `rank` of `world`; `limit` keeps the first batches only."""
+    """Build the loader of process `rank` of `world` for a kind of device; `limit` keeps the first batches only."""
     kwargs = dict(cfg.loader_kwargs(mode))
     batch_size = kwargs.pop("batch_size")
     num_items = len(dataset) if limit is None else min(len(dataset), limit * batch_size)
@@ -127,4 +134,4 @@ def build_loader(
         drop_last=drop_last and training,  # validation must see every item
         groups=groups,
     )
-    return make_loader(dataset, sampler, **kwargs)
+    return make_loader(dataset, sampler, device=device, **kwargs)

@@ -10,7 +10,7 @@ import torch
 import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_export, bench_loop, bench_step
+from trainer.commands.jobs import bench_export, bench_loop, bench_step, launches
 from trainer.predict.formats import check
 
 TINY = ("step", "--size", "64", "64", "--batch-size", "1", "--rounds", "1", "--encoder", "test_resnet")
@@ -23,6 +23,7 @@ def test_a_tiny_step_is_measured_in_parts(options, capsys):
     assert "64x64: step" in printed
     assert "A/A" in printed
     assert all(part in printed for part in bench_step.PARTS)
+    assert "launches of a step" in printed
 
 
 def test_the_parts_make_up_the_step():
@@ -30,6 +31,29 @@ def test_the_parts_make_up_the_step():
     assert len(times["step"]) == len(times["step again"]) == 1
     parts = sum(sum(times[part]) for part in bench_step.PARTS)
     assert parts == pytest.approx(times["step"][0] + times["step again"][0])
+
+
+def test_views_and_new_memory_launch_nothing():
+    counter = launches.LaunchCounter()
+    x = torch.rand(2, 3, requires_grad=True)
+    with counter:
+        x.detach().t()[0].unsqueeze(0).expand(2, 2), torch.empty_like(x)
+        assert counter.launches.total() == 0
+        (x * 2).sum().backward()  # two forward; the ones that backward starts from, and a product
+        assert counter.launches == {"mul": 2, "sum": 1, "ones_like": 1}
+        assert counter.waits == 0
+        float(x.detach().sum())
+        x.new_tensor([1.0])
+    assert counter.waits == 2
+
+
+@pytest.mark.parametrize(("fuse", "most"), [("off", 4542), ("on", 1208)])
+def test_a_step_with_stereo_has_few_launches(fuse, most):
+    """Networks, losses forward and backward, and Adam, before anything is compiled."""
+    counts = bench_step.launches(bench.parse(["step"]), fuse)
+    assert tuple(counts) == bench_step.PARTS
+    assert counts["optimizer"] == 2
+    assert sum(counts.values()) <= most, counts
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--threads", "--batch-size"])

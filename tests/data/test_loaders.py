@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 import tracemalloc
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from trainer.data import loaders
 from trainer.data.base import DepthDataset, RawItem
-from trainer.data.loaders import EpochBatches, collate, make_loader
+from trainer.data.loaders import EpochBatches, Prefetch, collate, make_loader
 from trainer.runtime import environment
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted
 
@@ -203,6 +204,60 @@ def test_a_container_may_grant_fewer_cores(tmp_path, monkeypatch):
     for text, cores in (("max 100000", everything), ("100000 100000", 1), ("50000 100000", 1)):
         quota.write_text(text)
         assert environment.usable_cores() == cores
+
+
+def test_memory_is_pinned_for_the_device_that_trains(monkeypatch):
+    """A run on the CPU of a machine with a GPU copies nothing there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pinned = {device: make_loader(Dots(), EpochBatches(11, 4), device=device).pin_memory for device in ("cpu", "cuda")}
+    assert pinned == {"cpu": False, "cuda": True}
+    assert not make_loader(Dots(), EpochBatches(11, 4), device="cuda", pin_memory=False).pin_memory
+
+
+def test_batches_are_copied_one_ahead_of_their_use(monkeypatch):
+    """On a stream that the computing one waits for, and which must not reuse their memory before it is done."""
+    log, current = [], ["computing"]
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+    class Copied:
+        def __init__(self, number):
+            self.number = number
+
+        def to(self, device, non_blocking):
+            assert non_blocking
+            log.append(f"{current[-1]} {self.number}")
+            return self
+
+        def record_stream(self, stream):
+            log.append(f"{self.number} kept for {stream.name}")
+
+    @contextmanager
+    def on(stream):
+        current.append(stream.name)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copying"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("computing"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    batches = Prefetch(({"target": Copied(i)} for i in range(3)), torch.device("cuda"))
+    log.extend(f"use {batch['target'].number}" for batch in batches)
+    first, second, third = (["computing waits for copying", f"{i} kept for computing", f"use {i}"] for i in range(3))
+    assert log == ["copying 0", "copying 1", *first, "copying 2", *second, *third]
+
+
+def test_on_a_cpu_batches_pass_through_one_by_one():
+    read = iter([{"a": 1}, {"a": 2}])
+    batches = iter(Prefetch(read, torch.device("cpu")))
+    assert next(batches) == {"a": 1}
+    assert next(read) == {"a": 2}  # nothing was read ahead
+    assert list(batches) == []
 
 
 many_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.losses.scenes import SIZE, plane_scene, random_scene
+from tests.losses.scenes import SIZE, plane_scene, random_scene, stereo_scene
 from trainer.geometry.scene import Scene
 from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS
@@ -119,3 +119,65 @@ def test_needs_a_mask_only_when_one_is_named():
 def test_wrong_options_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         img_recon(**kwargs)
+
+
+def plainly(formula, *args):
+    return formula(*args)
+
+
+def results(scene: Scene, loss) -> list[torch.Tensor]:
+    """Loss, pictures and gradients of a scene and its twin."""
+    leaves = [scene.Ts, *scene.disp.values(), *(scene.mask or {}).values(), *(scene.disp_stereo or {}).values()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    torch.manual_seed(0)
+    drawn = [loss(view) for view in scene.views]
+    total = sum(value for value, _ in drawn) + scene.fault() + scene.depth(1).mean() + scene.warp(1, 0).mean()
+    pictures = [picture.double() for _, named in drawn for _, picture in sorted(named.items())]
+    return [total.detach(), *pictures, *torch.autograd.grad(total, leaves)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mask_name"), [("l1", None), ("l2", "uncertainty"), ("ssim", None), ("ssim", "explainability")]
+)
+@pytest.mark.parametrize("make", [random_scene, stereo_scene])
+def test_the_formula_over_all_supports_and_scales_is_the_same_function(name, mask_name, make):
+    """In float64, values and gradients, to the rounding of sums in another order."""
+    for use_min, use_automask, legacy in ((True, True, False), (False, False, True), (False, True, False)):
+        noisy = {"use_min": use_min, "use_automask": use_automask, "automask_noise": 1e-2}
+        loss = img_recon(loss_name=name, mask_name=mask_name, **noisy)
+
+        def scene(fused, legacy=legacy):
+            masks = {s: torch.rand(2, 2, SIZE[0] >> s, SIZE[1] >> s).double() for s in (0, 1)}
+            given = {"mask": masks if mask_name else None, "legacy_sampling": legacy, "fused": fused}
+            torch.manual_seed(1)
+            return make(scales=(0, 1), dtype=torch.float64, **given)
+
+        torch.manual_seed(2)
+        expected = results(scene(None), loss)
+        torch.manual_seed(2)
+        for a, b in zip(expected, results(scene(plainly), loss), strict=True):
+            assert (a - b).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("fused", [None, plainly])
+def test_a_point_that_is_not_finite_is_a_fault_in_both_forms(fused):
+    disp = {0: torch.full((2, 1, *SIZE), torch.nan)}
+    scene = random_scene(scales=(0,), disp=disp, fused=fused)
+    scene.warp(0, 0)
+    assert scene.fault().isnan()
+    sound = random_scene(scales=(0,), fused=fused)
+    sound.warp(0, 0)
+    assert sound.fault() == 0
+
+
+def test_points_behind_the_camera_have_the_same_gradient():
+    """Of the division by at least 0.1."""
+    Ts = random_scene(dtype=torch.float64).Ts
+    Ts[..., 2, 3] = -0.12
+    found = []
+    for fused in (None, plainly):
+        scene = random_scene(dtype=torch.float64, scales=(0, 1), Ts=Ts.clone(), max_depth=0.3, fused=fused)
+        found.append(results(scene, img_recon()))
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() <= 1e-10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,9 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.fakes import FakeDepth, make_batch, make_objective
 from tests.world import run_world
-from trainer.objective import Objective
+from trainer.objective import Objective, compiling
 from trainer.objective.batchnorm import synchronise_batchnorm
-from trainer.objective.compiling import VARIANTS, check_options, compile_networks
+from trainer.objective.compiling import (
+    VARIANTS,
+    CompiledFormulas,
+    as_it_is,
+    check_options,
+    choose_formulas,
+    compile_networks,
+)
 from trainer.objective.freezing import freeze
 from trainer.objective.recompute import recompute
 from trainer.runtime.errors import UserError
@@ -218,3 +226,62 @@ def _two_processes(rank: int, world: int) -> None:
 @pytest.mark.long
 def test_two_processes_with_global_batchnorm(tmp_path: Path) -> None:
     run_world(_two_processes, 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fuse", "device", "kind"),
+    [
+        *[("auto", "cpu", None), ("auto", "cuda", CompiledFormulas), ("auto", "xpu", as_it_is)],
+        *[("on", "cpu", CompiledFormulas), ("off", "cpu", None), ("off", "cuda", as_it_is)],
+    ],
+)
+def test_formulas_are_compiled_where_launches_cost(fuse, device, kind) -> None:
+    chosen = choose_formulas(fuse, device)
+    assert isinstance(chosen, kind) if isinstance(kind, type) else chosen is kind
+
+
+@pytest.mark.filterwarnings("default:The .grad attribute")  # the compiler asks for it, and hides the warning
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_formulas_give_the_same_step(backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in one graph, in training and evaluation, also for a copy of the objective."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
+    plain, fused = make_objective(), make_objective()
+    said: list[str] = []
+    fused.load_state_dict(plain.state_dict())
+    fused.fused = CompiledFormulas("cpu", said.append)
+    expected = result(plain)
+    for name, value in result(copy.deepcopy(fused)).items():
+        torch.testing.assert_close(value, expected[name], **CLOSE)
+    assert said == []
+
+
+class Broken(RuntimeError):
+    pass
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(formula):
+        def fail(*args):
+            raise Broken("no such instruction\nat all")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile)
+    said: list[str] = []
+    fused = CompiledFormulas("cpu", said.append)
+    for _ in range(2):
+        assert fused(torch.add, torch.ones(1), torch.ones(1)) == 2
+        assert fused(torch.mul, torch.ones(1), torch.ones(1)) == 1
+    assert said == [
+        "warning: the losses are not compiled (Broken: no such instruction); the same numbers take more launches"
+    ]
+    monkeypatch.setattr(compiling, "_missing", lambda device_type: "inductor needs a compiler")
+    assert CompiledFormulas("cuda", said.append)(torch.add, torch.ones(1), torch.ones(1)) == 2
+    assert "(inductor needs a compiler)" in said[1]
+
+
+def test_a_mistake_in_a_formula_is_not_taken_for_one_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda formula: formula)
+    with pytest.raises(RuntimeError, match="must match"):
+        CompiledFormulas("cpu", print)(torch.add, torch.ones(2), torch.ones(3))

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.runtime.conftest import forked
 from tests.world import run_world
+from trainer.objective import batchnorm
 from trainer.objective.batchnorm import GlobalBatchNorm2d, share_statistics, synchronise_batchnorm
 from trainer.runtime import processes
 from trainer.runtime.errors import UserError
@@ -105,6 +106,21 @@ def _statistics(rank: int, world: int) -> None:
 
 def test_statistics_of_the_main_process_are_sent_in_one_message_and_only_where_they_differ(tmp_path: Path) -> None:
     run_world(_statistics, 2, tmp_path)
+
+
+def test_batchnorm_without_float64_keeps_a_small_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes with the same half, around a mean a thousand times the deviation."""
+    monkeypatch.setattr(batchnorm, "WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 5, 6) * 0.1 + 100
+    ours, plain = GlobalBatchNorm2d(3), torch.nn.BatchNorm2d(3).double()
+    torch.testing.assert_close(ours(x).double(), plain(x.double()), rtol=0, atol=2e-3)
+    unbiased = 4 * 5 * 6 / (4 * 5 * 6 - 1) / (8 * 5 * 6 / (8 * 5 * 6 - 1))
+    found = 0.9 + (ours.running_var.double() - 0.9) * unbiased
+    torch.testing.assert_close(found, plain.running_var, rtol=1e-4, atol=0)
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,11 +55,9 @@ def step(guard, network, images, epoch=0, factor=1.0):
     guard.begin(epoch)
     for image in images:
         loss = (network(image) ** 2).mean() * factor
-        verdict = guard.judge(loss, [False, True])
-        if verdict.bad_loss:
-            return verdict
+        assert not guard.note(loss)
         loss.backward()
-    return guard.judge_gradient(verdict)
+    return guard.judge([False, True])
 
 
 def good():
@@ -74,7 +72,8 @@ def test_a_sound_step_gives_the_mean_loss_and_the_flags() -> None:
     guard, _ = make_guard()
     guard.begin(0)
     for value in (1.0, 3.0):
-        verdict = guard.judge(torch.tensor(value), [False, True])
+        guard.note(torch.tensor(value))
+    verdict = guard.judge([False, True])
     assert verdict.is_sound
     assert verdict.loss == 2.0
     assert verdict.flags == (False, True)
@@ -82,11 +81,13 @@ def test_a_sound_step_gives_the_mean_loss_and_the_flags() -> None:
 
 def test_a_loss_that_is_not_finite_is_bad() -> None:
     guard, _ = make_guard()
-    guard.begin(0)
-    guard.judge(torch.tensor(1.0))
     for value in (NAN, INF, -INF):
-        verdict = guard.judge(torch.tensor(value))
+        guard.begin(0)
+        for loss in (1.0, value, 1.0):
+            guard.note(torch.tensor(loss))
+        verdict = guard.judge()
         assert (verdict.bad_loss, verdict.bad_gradient, verdict.is_sound) == (True, False, False)
+        assert (verdict.micro_batch, verdict.culprit) == (1, 0)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -94,11 +95,11 @@ def test_a_loss_that_is_not_finite_is_bad() -> None:
 def test_gradients_are_checked_under_stop_those_of_biases_and_scales(policy: str, which: str) -> None:
     guard, network = make_guard(policy)
     guard.begin(0)
-    verdict = guard.judge(torch.tensor(1.0))
+    guard.note(torch.tensor(1.0))
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     getattr(network[0], which).grad.view(-1)[0] = INF
-    assert guard.judge_gradient(verdict).bad_gradient == (policy == "skip" or which == "bias")
+    assert guard.judge().bad_gradient == (policy == "skip" or which == "bias")
 
 
 def test_a_backward_pass_that_breaks_is_seen_at_biases_and_scales() -> None:
@@ -106,25 +107,25 @@ def test_a_backward_pass_that_breaks_is_seen_at_biases_and_scales() -> None:
     guard, network = make_guard("stop")
     guard.begin(0)
     loss = (network(torch.zeros(2, 1, 2, 2)) * 0).sqrt().sum()
-    verdict = guard.judge(loss)
+    guard.note(loss)
     loss.backward()
-    verdict = guard.judge_gradient(verdict)
+    verdict = guard.judge()
     assert (verdict.bad_loss, verdict.bad_gradient) == (False, True)
 
 
 def test_the_scaler_of_fp16_watches_gradients_itself() -> None:
     guard, network = make_guard("skip", scaler=Scaler())
     guard.begin(0)
-    verdict = guard.judge(torch.tensor(1.0))
+    guard.note(torch.tensor(1.0))
     network[0].bias.grad = torch.full((2,), INF)
-    assert guard.judge_gradient(verdict).is_sound
+    assert guard.judge().is_sound
 
 
 def test_stop_raises_with_place_capsule_and_remedies() -> None:
     capsules = Capsules()
     guard, network = make_guard("stop", capsules=capsules)
-    verdict = step(guard, network, [good(), bad()])
-    batches = [{"target": good()}, {"target": bad()}]
+    verdict = step(guard, network, [good(), bad(), good()])
+    batches = [{"target": good()}, {"target": bad()}, {"target": good()}]
     with pytest.raises(NonFiniteLoss) as error:
         guard.refuse(verdict, Position(3, 10, 20), batches)
     said = str(error.value)
@@ -134,7 +135,7 @@ def test_stop_raises_with_place_capsule_and_remedies() -> None:
     (name, batch, position, number, seed, rank) = capsules.saved[0]
     assert (name, position, number, seed, rank) == ("20-0-1", Position(3, 10, 20), 1, 7, 0)
     assert batch is batches[1]
-    assert len(capsules.saved) == 1  # the other micro-batch was fine
+    assert len(capsules.saved) == 1  # the other micro-batches were fine
 
 
 def test_of_a_bad_gradient_every_micro_batch_is_a_suspect() -> None:
@@ -142,9 +143,9 @@ def test_of_a_bad_gradient_every_micro_batch_is_a_suspect() -> None:
     guard, network = make_guard("skip", capsules=capsules)
     guard.begin(0)
     for _ in range(6):
-        verdict = guard.judge(torch.tensor(1.0))
+        guard.note(torch.tensor(1.0))
     network[0].bias.grad = torch.full((2,), NAN)
-    said = guard.refuse(guard.judge_gradient(verdict), Position(), [{} for _ in range(6)])
+    said = guard.refuse(guard.judge(), Position(), [{} for _ in range(6)])
     assert said.startswith("the gradient is not finite in epoch 1, step 1, on process 0")
     assert [saved[3] for saved in capsules.saved] == [0, 1, 2, 3]  # at most 4: each holds the weights, too
 

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.distributed.test_runs import build
+from trainer.commands.jobs.launches import LaunchCounter
 from trainer.runtime import seeding
 from trainer.runtime.signals import Preempted
+from trainer.training.guard import NonFiniteLoss
 from trainer.training.validation import ValidationResult
 
 pytestmark = pytest.mark.slow
@@ -101,3 +104,53 @@ def test_the_best_epoch_is_that_of_the_smallest_error_or_the_largest_accuracy(
     with closing(run):
         loop.fit()
     assert (loop.state.best_epoch, loop.state.best) == (1, values[1])
+
+
+def test_a_step_waits_for_its_device_once_after_the_last_backward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To learn whether it may be taken. A wait before would leave a GPU without work while the next is queued."""
+    halves = ("loader.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=4")
+    loop, run = build(tmp_path, 0, *ONE_STEP, *halves, "trainer={log_every_n_steps: 9, gradient_clip_val: 1}")
+    events: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: events.append(name) or plain(*args, **kwargs))
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
+        noted(Tensor, name)
+    noted(loop.objective, "forward")
+    noted(loop.accelerator, "backward")
+    counter = LaunchCounter()
+    with closing(run), loop.recorder.progress:
+        for batches in loop.epoch():
+            events.clear()
+            with counter:
+                loop.step(batches)
+            assert events == ["forward", "backward", "forward", "backward", "tolist"], loop.state.position
+    assert loop.state.position.step == 2
+    assert counter.waits == 0  # no number or copy that a CPU had to wait for but would not show
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_bad_micro_batch_changes_no_weight_and_its_batch_is_kept(tmp_path: Path, policy: str) -> None:
+    """The first of two is bad; both pass backward before anyone knows."""
+    halves = ("loader.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=4")
+    loop, run = build(tmp_path, 0, *PLAIN, *halves, "trainer.max_epochs=1", f"trainer.nonfinite={policy}")
+    with closing(run), loop.recorder.progress:
+        first, second = loop.epoch()
+        loop.step(first)
+        state = {name: value.clone() for name, value in loop.objective.state_dict().items()}
+        second[0]["target"][0, 0, 0, 0] = float("nan")
+        if policy == "stop":
+            with pytest.raises(NonFiniteLoss, match=r"loss is not finite in epoch 1, step 2, .*step_00000001"):
+                loop.step(second)
+        else:
+            loop.step(second)
+            assert all(torch.equal(value, state[name]) for name, value in loop.objective.state_dict().items())
+            assert (loop.state.position.step, loop.guard.skipped) == (2, 1)
+    for name, parameter in loop.objective.named_parameters():
+        assert torch.equal(parameter.detach(), state[name])
+    (capsule,) = loop.run.capsules.iterdir()
+    assert any(torch.isnan(tensor).any() for name, tensor in load_file(capsule).items() if "target" in name)

@@ -23,6 +23,11 @@ def _precision(value: Any) -> Any:
     return value if isinstance(value, (bool, float)) else _PRECISIONS.get(value, value)
 
 
+def _on_or_off(value: Any) -> Any:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 def _zero_is_off(value: float | None) -> float | None:
     return value or None
 
@@ -150,6 +155,9 @@ class TrainerSection(_Section):
     precision: Annotated[
         Literal[32, 16, "bf16"], BeforeValidator(_precision), WithJsonSchema({"enum": [*_PRECISIONS]})
     ] = Key(32, description="bits of the networks: 32, 16 (fp16, GPU only) or bf16; geometry is always in 32")
+    matmul_precision: Literal["highest", "high", "medium"] | None = Key(
+        None, description="of products of 32 bit on CUDA: highest = 32 bit, high, medium = TF32 or less; null = highest"
+    )
     gradient_clip_val: Annotated[NotNegative | None, AfterValidator(_zero_is_off)] = Key(
         None, description="largest gradient norm; null or 0 = any"
     )
@@ -203,6 +211,11 @@ class TrainerSection(_Section):
     compile: Annotated[CompileSection | None, BeforeValidator(_switch)] = Key(
         None, description="compile the networks with torch.compile"
     )
+    fuse: Annotated[
+        Literal["auto", "on", "off"],
+        BeforeValidator(_on_or_off),
+        WithJsonSchema({"enum": ["auto", "on", "off", True, False]}),
+    ] = Key("auto", description="compile photometric error and projection: auto = on CUDA")
     gradient_checkpointing: bool = Key(
         False, description="recompute activations in the backward pass: less memory, slower"
     )

@@ -10,9 +10,10 @@ from trainer.geometry.camera import (
 )
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
-from trainer.geometry.synthesis import View, ViewSynthesis, cache_pieces, project, sample_grid
+from trainer.geometry.synthesis import Runner, View, ViewSynthesis, cache_pieces, project, sample_grid
 
 __all__ = [
+    "Runner",
     "View",
     "ViewSynthesis",
     "axis_angle_to_matrix",

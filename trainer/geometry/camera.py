@@ -12,15 +12,20 @@ def pinhole(focal: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:
 
     focal (b 2) = fx, fy and centre (b 2) = cx, cy, in image widths and heights.
     """
-    sides = focal.new_tensor(size)
+    sides = _sides(focal, size)
     K = torch.diag_embed(torch.cat([focal * sides, torch.ones_like(focal[:, :1])], 1))
     return K + F.pad((centre * sides)[:, :, None], (2, 0, 0, 1))
 
 
 def in_image_sides(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Undo `pinhole`: return focal (b 2) and centre (b 2) of K (b 3 3), in image widths and heights."""
-    sides = K.new_tensor(size)
+    sides = _sides(K, size)
     return K.diagonal(dim1=1, dim2=2)[:, :2] / sides, K[:, :2, 2] / sides
+
+
+def _sides(like: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (width, height) as numbers (2,) like `like`, made on its device: no copy from the host to wait for."""
+    return torch.cat([like.new_full((1,), side) for side in size])
 
 
 def scale_intrinsics(K: Tensor, size_from: tuple[int, int], size_to: tuple[int, int]) -> Tensor:

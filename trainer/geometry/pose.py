@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.geometry.precision import full_precision
@@ -52,5 +53,5 @@ def invert_pose(T: Tensor) -> Tensor:
 
 def _assemble(rotation: Tensor, t: Tensor) -> Tensor:
     top = torch.cat([rotation, t.unsqueeze(-1)], -1)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
-    return torch.cat([top, bottom], -2)
+    bottom = F.pad(top.new_ones(1, 1), (3, 0))  # made where it is needed: for a copy from the host a GPU would wait
+    return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], -2)

@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer.geometry.depth import disp_to_depth
 from trainer.geometry.pose import invert_pose
 from trainer.geometry.precision import full_precision, full_precision_maps
-from trainer.geometry.synthesis import ViewSynthesis, sample_grid
+from trainer.geometry.synthesis import Runner, ViewSynthesis, sample_grid
 
 Scales = dict[int, Tensor]  # scale s -> map at stride 2**s
 
@@ -48,6 +48,7 @@ class Scene:
     others: Mapping[str, Scene] = field(default_factory=dict)  # further views of the targets, by name
     A: Tensor | None = None  # (b 3 3) of one of those: pixels of the plain view -> its pixels; None = the same
     depth_factor: Tensor | None = None  # (b,) likewise: depth is this times that of the disparity; None = 1
+    fused: Runner | None = None  # calls formulas over all supports and scales; None = piece by piece, derived by hand
     automask: Tensor | None = None  # (b 1 h w) bool, set by img_recon: a warped support is best at scale 0
 
     def __post_init__(self) -> None:
@@ -74,6 +75,8 @@ class Scene:
 
     def depth(self, scale: int) -> Tensor:
         """Return depth (b 1 h w) of the disparity at `scale`, which is upsampled first."""
+        if self.fused is not None:
+            return self._all_depths[:, self._place(scale)]
         if scale not in self._depths:
             self._depths[scale] = self.to_depth(resize(self.disp[scale], self.size))
         return self._depths[scale]
@@ -103,6 +106,8 @@ class Scene:
 
     def warp(self, scale: int, i_supp: int) -> Tensor:
         """Warp support `i_supp` (b 3 h w) into the target with the depth of `scale`."""
+        if self.fused is not None:
+            return self.all_warps[:, i_supp, :, self.scales.index(scale)]
         key = (scale, i_supp)
         if key not in self._warps:
             P = self.projection(i_supp)
@@ -114,6 +119,21 @@ class Scene:
         if i_supp not in self._projections:
             self._projections[i_supp] = self.synthesis.projection(self._need(self.Ts, "Ts")[:, i_supp])
         return self._projections[i_supp]
+
+    @cached_property
+    def all_warps(self) -> Tensor:
+        """All supports, warped with the depths of all scales in one call (b n 3 s h w); for a scene that is `fused`."""
+        assert self.fused is not None
+        images, Ts = self._need(self.supports, "supports"), self._need(self.Ts, "Ts")
+        return self.synthesis.warp_all(self.fused, images, self._all_depths, Ts)
+
+    @cached_property
+    def _all_depths(self) -> Tensor:
+        """Depths (b s h w) of all scales."""
+        return self.to_depth(torch.cat([resize(disp, self.size) for disp in self.disp.values()], 1))
+
+    def _place(self, scale: int) -> slice:
+        return slice(self.scales.index(scale), self.scales.index(scale) + 1)
 
     @cached_property
     def synthesis(self) -> ViewSynthesis:
@@ -167,6 +187,7 @@ class Scene:
                 max_depth=self.max_depth,
                 legacy_sampling=self.legacy_sampling,
                 is_virtual=True,
+                fused=self.fused,
             )
         return self._twin
 

@@ -7,6 +7,7 @@ SfM-Learner, arXiv:1704.07813; Monodepth2, arXiv:1806.01260.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from trainer.geometry.camera import inverse_intrinsics
 from trainer.geometry.precision import full_precision, matmul3
 
+Runner = Callable[..., Any]  # formula, its arguments -> its result: calls it as it is, or compiled
 NEAREST = 0.1  # projected coordinates are divided by at least this depth
 PIECE = 256 * 1024  # bytes of a map that SSIM works on at a time; 640 KB take 1.3 to 1.6 times as long
 OUTSIDE = 2.0  # a coordinate outside every image, where centres of pixels lie between -1 and 1
@@ -46,6 +48,16 @@ class ViewSynthesis:
         self.size = size
         self.align_corners = not legacy_sampling
         self._judged = [self.K.detach()]  # camera, motions, and extremes of the points
+
+    def warp_all(self, run: Runner, images: Tensor, depths: Tensor, Ts: Tensor) -> Tensor:
+        """Warp like `warp`, all images (b n c h w) at all depths (b s h w) with motions Ts (b n 4 4), in one call.
+
+        Returns (b n c s h w). `run` calls the formula, `warp_formula`, in which autograd finds the derivative.
+        """
+        size = full_precision(images), full_precision(depths), full_precision(Ts)
+        warped, extremes = run(warp_formula, *size, self.K, self.K_inv, self.align_corners)
+        self._judged += [Ts.detach(), extremes]
+        return warped
 
     def projection(self, T: Tensor) -> Tensor:
         """Compose P (b 3 4) from the motion T (b 4 4), target to support."""
@@ -87,6 +99,28 @@ class ViewSynthesis:
         points.nan_to_num_(nan=OUTSIDE, posinf=OUTSIDE, neginf=-OUTSIDE)
         image = full_precision(image)
         return F.grid_sample(image, grid, padding_mode="border", align_corners=self.align_corners)
+
+
+def warp_formula(
+    images: Tensor, depths: Tensor, Ts: Tensor, K: Tensor, K_inv: Tensor, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Warp images (b n c h w) at depths (b s h w) by motions Ts (b n 4 4): what `ViewSynthesis.warp` does, plainly.
+
+    Returns (b n c s h w), and the extremes (2,) of the points, without gradient, before those that are not finite are
+    replaced. Ten maps per support and scale are kept for the backward pass, unless a compiler fuses them.
+    """
+    b, n, c, h, w = images.shape
+    rotation = matmul3(Ts[..., :3, :3], K_inv[:, None])
+    P = matmul3(K[:, None], torch.cat([rotation, Ts[..., :3, 3:]], -1))[..., None, None]  # (b n 3 4 1 1)
+    u, v = _pixels(depths)
+    rays = P[:, :, :, 0] * u + (P[:, :, :, 1] * v + P[:, :, :, 2])
+    x, y, z = (rays[:, :, :, None] * depths[:, None, None] + P[:, :, :, 3, None]).unbind(2)  # (b n s h w) each
+    grid = torch.stack([x, y], -1) / z.clamp_min(NEAREST).unsqueeze(-1)
+    grid = grid * torch.stack([torch.full_like(u[0, 0], 2 / (w - 1)), torch.full_like(u[0, 0], 2 / (h - 1))]) - 1
+    extremes = torch.stack(grid.detach().aminmax())
+    grid = grid.nan_to_num(nan=OUTSIDE, posinf=OUTSIDE, neginf=-OUTSIDE).view(b * n, -1, w, 2)
+    warped = F.grid_sample(images.reshape(b * n, c, h, w), grid, padding_mode="border", align_corners=align_corners)
+    return warped.view(b, n, c, -1, h, w), extremes
 
 
 def sample_grid(image: Tensor, x: Tensor, y: Tensor) -> Tensor:

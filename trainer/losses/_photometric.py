@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -50,6 +51,51 @@ def ssim_error(target: Tensor, weight_ssim: float = 0.85) -> Compare:
 
 
 ERRORS: dict[str, Callable[[Tensor], Compare]] = {"ssim": ssim_error, "l1": l1_error, "l2": l2_error}
+
+
+def error_formula(images: Tensor, target: Tensor, name: LossName) -> Tensor:
+    """Compare all images (b n c s h w), of n supports at s scales, with `target` (b c h w): (b n s h w).
+
+    What `ERRORS[name]` does, as a plain formula in which autograd finds the derivative: few large operators, which a
+    compiler fuses. It keeps some fifteen maps of the size of the images unless it is compiled.
+    """
+    return FORMULAS[name](images, target.detach()[:, None, :, None])
+
+
+def _l1_formula(images: Tensor, target: Tensor) -> Tensor:
+    return (images - target).abs().mean(2)
+
+
+def _l2_formula(images: Tensor, target: Tensor) -> Tensor:
+    return (images - target).square().sum(2).clamp_min(torch.finfo(target.dtype).eps).sqrt()
+
+
+def _ssim_formula(images: Tensor, target: Tensor, weight_ssim: float = 0.85) -> Tensor:
+    x, xx, xy = _window_means(torch.stack([images, images * images, images * target]))
+    y, yy = _window_means(torch.stack([target, target * target]))
+    c1, c2 = _C1 / 81, _C2 / 81
+    product, squares = x * y, x * x + y * y
+    ssim = (2 * product + c1) * (2 * (xy - product) + c2) / ((squares + c1) * (xx + yy - squares + c2))
+    dissimilarity = (0.5 - 0.5 * ssim).clamp(0, 1)
+    return torch.lerp((images - target).abs(), dissimilarity, weight_ssim).mean(2)
+
+
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ssim": _ssim_formula,
+    "l1": _l1_formula,
+    "l2": _l2_formula,
+}
+
+
+def _window_means(x: Tensor) -> Tensor:
+    """Average the 3x3 pixels around each one of x (..., h, w), the border mirrored without repeating it.
+
+    Mirrored by `cat`: the backward pass of torch's reflection padding is not deterministic on CUDA.
+    """
+    maps = x.reshape(-1, *x.shape[-2:])
+    maps = torch.cat([maps[:, 1:2], maps, maps[:, -2:-1]], 1)
+    maps = torch.cat([maps[..., 1:2], maps, maps[..., -2:-1]], 2)
+    return F.avg_pool2d(maps, 3, 1).view(x.shape)
 
 
 class _SsimL1(torch.autograd.Function):

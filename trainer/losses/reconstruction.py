@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
+from trainer.geometry import Runner
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses import LOSSES
-from trainer.losses._photometric import ERRORS, LossName
+from trainer.losses._photometric import ERRORS, LossName, error_formula
 
 MaskName = Literal["explainability", "uncertainty"]
 
@@ -85,15 +86,7 @@ class Reconstruction(nn.Module):
 
     def combine(self, errors: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Reduce errors of n supports, (b 1 h w) each, to one map: weigh by mask (b n h w), then minimum or mean."""
-        if mask is not None:
-            pairs = [(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
-            if self.mask_name == "explainability":
-                errors = [error * m for error, m in pairs]
-            else:
-                errors = [error * (-m).exp() + m for error, m in pairs]
-        if self.use_min:
-            return reduce(lower, errors)
-        return reduce(torch.add, errors) / len(errors)
+        return combine(errors, mask, self.mask_name, self.use_min)
 
     def compared(self, scene: Scene, depth: Tensor, scales: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """Return the error (b 1 h w) of another depth (b 1 h w), and those of the depth of `scales`.
@@ -113,6 +106,41 @@ class Reconstruction(nn.Module):
     def noise_like(self, error: Tensor) -> Tensor | float:
         """Draw the noise of the automask for maps like `error` (b 1 h w)."""
         return torch.randn_like(error) * self.automask_noise if self.automask_noise else 0.0
+
+
+def combine(errors: Sequence[Tensor], mask: Tensor | None, mask_name: MaskName | None, use_min: bool) -> Tensor:
+    """Reduce errors (b 1 ...) of n supports to one map with the options of `Reconstruction`; mask (b n ...)."""
+    if mask is not None:
+        pairs = [(error, mask[:, i : i + 1]) for i, error in enumerate(errors)]
+        if mask_name == "explainability":
+            errors = [error * m for error, m in pairs]
+        else:
+            errors = [error * (-m).exp() + m for error, m in pairs]
+    return reduce(lower, errors) if use_min else reduce(torch.add, errors) / len(errors)
+
+
+def reconstruction_formula(
+    warped: Tensor,
+    supports: Tensor | None,
+    target: Tensor,
+    mask: Tensor | None,
+    noise: Tensor | float,
+    loss_name: LossName,
+    mask_name: MaskName | None,
+    use_min: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the loss of `ImageReconstruction` and its automask at scale 0 (b 1 h w), all scales in one call.
+
+    warped (b n c s h w); supports (b n c h w), None without automask; mask (b n s h w); noise (b 1 h w).
+    """
+    error = combine(error_formula(warped, target, loss_name).split(1, 1), mask, mask_name, use_min)
+    if supports is None:
+        return error.mean(), None
+    with torch.no_grad():
+        static = error_formula(supports.unsqueeze(3), target, loss_name).split(1, 1)
+    still = combine(static, mask, mask_name, use_min) + (noise.unsqueeze(2) if isinstance(noise, Tensor) else noise)
+    kept = error.detach()[:, :, 0] <= still.detach()[:, :, 0]
+    return lower(error, still).mean(), kept
 
 
 def lower(a: Tensor, b: Tensor) -> Tensor:
@@ -135,6 +163,8 @@ class ImageReconstruction(Reconstruction):
 
         Pixels that the automask removes stay in the mean with their static error, which has no gradient.
         """
+        if scene.fused is not None:
+            return self._all_at_once(scene, scene.fused)
         compare = self.against(scene.target)
         i_supps = range(scene.n_supports)
         static: list[Tensor] = []
@@ -154,6 +184,20 @@ class ImageReconstruction(Reconstruction):
                     pictures["masks/automask"] = scene.automask = error.detach() <= still.detach()
                 error = lower(error, still)
             per_scale.append(error.mean())
-        for i in i_supps:
-            pictures[f"imgs_warp/supp_{scene.supp_idxs[i]}"] = scene.warp(0, i).detach()
-        return torch.stack(per_scale).mean(), pictures
+        return torch.stack(per_scale).mean(), pictures | self._warped(scene)
+
+    def _all_at_once(self, scene: Scene, run: Runner) -> tuple[Tensor, Pictures]:
+        """Return the same from one formula over all supports and scales."""
+        masks = [mask for scale in scene.scales if (mask := self.mask_of(scene, scale)) is not None]
+        mask = torch.stack(masks, 2) if masks else None
+        noise = self.noise_like(torch.empty_like(scene.target[:, :1].contiguous())) if self.use_automask else 0.0
+        supports = scene.supports if self.use_automask else None
+        options = self.loss_name, self.mask_name, self.use_min
+        loss, kept = run(reconstruction_formula, scene.all_warps, supports, scene.target, mask, noise, *options)
+        pictures: Pictures = {}
+        if kept is not None:
+            pictures["masks/automask"] = scene.automask = kept
+        return loss, pictures | self._warped(scene)
+
+    def _warped(self, scene: Scene) -> Pictures:
+        return {f"imgs_warp/supp_{idx}": scene.warp(0, i).detach() for i, idx in enumerate(scene.supp_idxs)}

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from trainer.geometry.precision import full_precision
 from trainer.runtime.processes import broadcast
 
+WITHOUT_FLOAT64 = ("mps", "xpu")  # some of Intel's have it
+
 
 class SumOfAll(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is the sum of the gradients of all processes."""
@@ -33,7 +35,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm with training statistics over the batch of all processes; torch's SyncBatchNorm refuses the CPU.
 
     Input and output (b c h w), from every process. Mean and variance are merged in float64, so the result equals that
-    of one process with the whole batch.
+    of one process with the whole batch; on devices without it in float32, with a second reduction for the variance.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,16 +43,23 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         data = full_precision(x)
         own_var, own_mean = torch.var_mean(data, dim=(0, 2, 3), correction=0)
-        own_mean, own_var = own_mean.double(), own_var.double()
+        wide = torch.float32 if data.device.type in WITHOUT_FLOAT64 else torch.float64
+        own_mean, own_var = own_mean.to(wide), own_var.to(wide)
         count = torch.full_like(own_mean[:1], data.numel() // data.shape[1])
-        sums: Tensor = SumOfAll.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
-        total = sums[-1].detach()
-        mean, square = (sums[:-1] / total).chunk(2)
-        var = (square - mean**2).clamp(min=0)
+        if wide == torch.float64:
+            sums: Tensor = SumOfAll.apply(torch.cat([count * own_mean, count * (own_var + own_mean**2), count]))
+            total = sums[-1].detach()
+            mean, square = (sums[:-1] / total).chunk(2)
+            var = (square - mean**2).clamp(min=0)
+        else:  # the difference of two large squares would lose the variance
+            sums = SumOfAll.apply(torch.cat([count * own_mean, count]))
+            total = sums[-1].detach()
+            mean = sums[:-1] / total
+            var = SumOfAll.apply(count * (own_var + (own_mean - mean) ** 2)) / total
         self._update_running(mean.detach(), var.detach() * total / (total - 1))
 
-        weight = torch.ones_like(mean) if self.weight is None else self.weight.double()
-        bias = torch.zeros_like(mean) if self.bias is None else self.bias.double()
+        weight = torch.ones_like(mean) if self.weight is None else self.weight.to(wide)
+        bias = torch.zeros_like(mean) if self.bias is None else self.bias.to(wide)
         scale = weight * torch.rsqrt(var + self.eps)
         shift = bias - mean * scale
         scale, shift = scale.to(data.dtype)[:, None, None], shift.to(data.dtype)[:, None, None]

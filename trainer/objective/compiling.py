@@ -1,8 +1,8 @@
 """torch.compile for the networks, in place: names in the state dict stay; what cannot run is an error before training.
 
-Geometry and losses branch on their configuration and are not compiled. A network with recomputed blocks
-(`trainer.objective.recompute`) is compiled block by block, so that a block is recomputed by the code that ran forward:
-torch's own way, a checkpoint inside a graph, fails at graph breaks and under DistributedDataParallel.
+Of geometry and losses only the formulas over all supports and scales are compiled (`CompiledFormulas`). A network with
+recomputed blocks (`trainer.objective.recompute`) is compiled block by block, so that a block is recomputed by the code
+that ran forward: torch's own way, a checkpoint inside a graph, fails at graph breaks and under DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import importlib.util
 import os
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
+from trainer.geometry import Runner
 from trainer.objective.batchnorm import GlobalBatchNorm2d
 from trainer.objective.objective import Objective
 from trainer.runtime.errors import UserError
+from trainer.runtime.streams import say
 
 OPTIONS = ("backend", "mode", "dynamic", "fullgraph")
 INDUCTOR = "inductor"  # torch's default backend, the only one that knows modes and needs a compiler
@@ -62,6 +64,74 @@ def compile_networks(objective: Objective, options: Mapping[str, Any]) -> list[s
             module.compile(**given)
         notes.append(f"compiled: {name}{f', its {len(blocks)} recomputed blocks' if blocks else ''} ({how})")
     return notes
+
+
+def choose_formulas(fuse: str, device_type: str) -> Runner | None:
+    """Choose how photometric error and projection are computed (`Scene.fused`) by `trainer.fuse` and the device.
+
+    auto: by hand, piece by piece, on a CPU, where caches decide; compiled on CUDA, where launches do; as plain formulas
+    on other devices. on: compiled everywhere. off: never compiled.
+    """
+    if fuse == "on" or (fuse == "auto" and device_type == "cuda"):
+        return CompiledFormulas(device_type)
+    return None if device_type == "cpu" else as_it_is
+
+
+def as_it_is(formula: Runner, *args: Any) -> Any:
+    """Call a formula without a compiler."""
+    return formula(*args)
+
+
+class CompiledFormulas:
+    """Call formulas compiled by inductor when they are first called; as they are, after one warning, if that fails.
+
+    That first call runs the backward pass too, apart from the graph: a failure shows before anything depends on it.
+    """
+
+    def __init__(self, device_type: str, warn: Callable[[str], None] = say):
+        self.device_type, self.warn = device_type, warn
+        self._compiled: dict[Runner, Runner] | None = {}  # None once something could not be compiled
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledFormulas:
+        return self  # an average of weights uses the same code
+
+    def __call__(self, formula: Runner, *args: Any) -> Any:
+        try:
+            if self._compiled is not None:
+                return self._compile(formula, args)(*args)
+        except Exception as error:
+            if not isinstance(error, (torch._dynamo.exc.TorchDynamoException, _NotCompiled)):
+                raise
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self._compiled = None
+            self.warn(f"warning: the losses are not compiled ({lines[0]}); the same numbers take more launches")
+        return formula(*args)
+
+    def _compile(self, formula: Runner, args: tuple[Any, ...]) -> Runner:
+        """Return the compiled formula, tried on `args` when it is new. Raises _NotCompiled when that failed."""
+        assert self._compiled is not None
+        if formula in self._compiled:
+            return self._compiled[formula]
+        if missing := _missing(self.device_type):
+            raise _NotCompiled(missing)
+        _allow_variants(VARIANTS)
+        compiled = torch.compile(formula)
+        apart = [a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in args]
+        try:
+            with torch.enable_grad():
+                out = [x for x in compiled(*apart) if isinstance(x, Tensor) and x.requires_grad]
+                if out:
+                    sum(x.sum() for x in out).backward()  # type: ignore[union-attr]
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise _NotCompiled(f"{type(error).__name__}: {error}") from error
+        self._compiled[formula] = compiled
+        return compiled
+
+
+class _NotCompiled(Exception):
+    """A formula could not be compiled; the message says why."""
 
 
 def check_options(options: Mapping[str, Any], device_type: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models_zoo.registry import did_you_mean
-from trainer.geometry import disp_to_depth, in_image_sides, invert_pose, pinhole, pose_matrix
+from trainer.geometry import Runner, disp_to_depth, in_image_sides, invert_pose, pinhole, pose_matrix
 from trainer.geometry.precision import full_precision, full_precision_maps
 from trainer.geometry.scene import Pictures, Scene
 from trainer.losses.needs import batch_keys, require, unmet
@@ -55,6 +55,7 @@ class Objective(nn.Module):
         self.supp_idxs = tuple(supp_idxs)
         self.min_depth, self.max_depth, self.legacy_sampling = min_depth, max_depth, legacy_sampling
         self.channels_last = False
+        self.fused: Runner | None = None  # see `Scene`
         self.fixed: tuple[str, ...] = ()  # modules under `networks` that never enter training mode
         self.set_epoch(0)
         self._needed_by: dict[str, str] = {}  # need -> the first loss that has it
@@ -266,6 +267,7 @@ class Objective(nn.Module):
             T_stereo=batch.get("T_stereo"),
             depth_hints=batch.get("depth_hints"),
             pseudo=batch.get("pseudo"),
+            fused=self.fused,
             extras={key: value for key, value in predictions.items() if key not in named},
             **(apart or {}),
         )

@@ -7,7 +7,7 @@ capsule keeps batch and weights of the failed step for `monodepth replay`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -35,11 +35,12 @@ class NonFiniteLoss(RuntimeError):
 class Verdict:
     """The judgement of all processes on a step, before the weights change."""
 
-    loss: float  # mean over processes, and over the micro-batches so far
+    loss: float  # mean over processes and micro-batches
     bad_loss: bool  # on any process
     flags: tuple[bool, ...] = ()  # requests, raised by any process
     bad_gradient: bool = False
-    culprit: int | None = None  # the process whose loss is not finite; None if several
+    micro_batch: int = 0  # the first whose loss is not finite
+    culprit: int | None = None  # the process whose loss is not finite there; None if several
 
     @property
     def is_sound(self) -> bool:
@@ -49,14 +50,15 @@ class Verdict:
 
 @dataclass(eq=False)
 class StepGuard:
-    """Guard the steps of a run: `begin`, `judge` every loss, `judge_gradient`; then take the step or `refuse` it.
+    """Guard the steps of a run: `begin`, `note` every loss, `judge` them all; then take the step or `refuse` it.
 
-    Losses are judged before their backward pass; they are NaN when a camera, motion or point of view synthesis is not
-    finite (`Scene.fault`). Gradients are equal on all processes once reduced, so each process judges its own.
+    A step waits for its device once, in `judge`, when the last backward pass is on its way: losses and gradients stay
+    there until then, and a backward pass begins whatever the loss. A GPU works on while its next launches are queued.
+    Losses are NaN when a camera, motion or point of view synthesis is not finite (`Scene.fault`).
 
     Under "stop" only gradients of one-dimensional parameters (biases, scales of norms) are checked: numbers that are
     not finite reach some of them on their way back, and checking all takes up to 2 % of a small step. Under "skip" all
-    are checked. With fp16 the gradient scaler does it.
+    are checked. With fp16 the gradient scaler does it, for which `was_taken` waits a second time.
     """
 
     accelerator: Any
@@ -71,14 +73,14 @@ class StepGuard:
     def __post_init__(self) -> None:
         self.epoch = 0
         self.skipped = self.skipped_in_epoch = self.scaler_refusals = 0
-        self.losses: list[float] = []  # of the micro-batches of the step
+        self._noted: list[Tensor] = []  # of each micro-batch of the step: loss, not finite, process if so
         scaler = self.accelerator.scaler
         self._scale = 0.0 if scaler is None else scaler.get_scale()  # after the latest step
         trained = [p for p in self.objective.parameters() if p.requires_grad]
         self.watched = trained if self.policy == "skip" else [p for p in trained if p.ndim <= 1] or trained
         self._buffers = list(self.objective.buffers()) if self.policy == "skip" else []
         self._before = [torch.empty_like(buffer) for buffer in self._buffers]
-        self._capsules_saved = self._is_culprit = False
+        self._capsules_saved = False
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "skipped": self.skipped, "skipped_in_epoch": self.skipped_in_epoch}
@@ -91,32 +93,50 @@ class StepGuard:
         """Begin a step: keep a copy of the statistics that a bad batch would spoil."""
         if epoch != self.epoch:
             self.epoch, self.skipped_in_epoch = epoch, 0
-        self.losses = []
+        self._noted = []
         if self._buffers:
             torch._foreach_copy_(self._before, self._buffers)
 
-    def judge(self, loss: Tensor, flags: Sequence[bool] = ()) -> Verdict:
-        """Judge a micro-batch before its backward pass, with one reduction over all processes and one transfer.
+    def note(self, loss: Tensor) -> bool:
+        """Note the loss (scalar) of a micro-batch before its backward pass, without waiting for the device.
 
-        loss: scalar. flags: requests of this process; the verdict has those of any process.
+        Returns whether it is known to be bad, and the backward pass to be left out: only where anomaly detection would
+        end the run with an operation that received a NaN instead of the one that made it.
         """
         loss = loss.detach().float()
-        asked = torch.tensor([float(flag) for flag in flags], device=loss.device)
         bad = (~torch.isfinite(loss)).float()
-        own = torch.cat([torch.stack([loss, bad, bad * self.accelerator.process_index]), asked])
-        value, num_bad, culprit, *counts = total(self.accelerator, own).tolist()
-        self.losses.append(value / self.accelerator.num_processes)
-        mean, raised = sum(self.losses) / len(self.losses), tuple(count > 0 for count in counts)
-        self._is_culprit = num_bad > 0 and bool(bad)
-        return Verdict(mean, num_bad > 0, raised, culprit=int(culprit) if num_bad == 1 else None)
+        self._noted.append(torch.stack([loss, bad, bad * self.accelerator.process_index]))
+        return torch.is_anomaly_enabled() and float(total(self.accelerator, bad.clone())) > 0
 
-    def judge_gradient(self, verdict: Verdict) -> Verdict:
-        """Complete the verdict after the last backward pass, from the gradients."""
+    def judge(self, flags: Sequence[bool] = ()) -> Verdict:
+        """Judge a step after its last backward pass, with one reduction over all processes and one transfer.
+
+        flags: requests of this process; the verdict has those of any process.
+        """
+        asked = self._noted[0].new_zeros(len(flags))
+        for i, flag in enumerate(flags):
+            if flag:
+                asked[i] = 1  # a tensor made of the flags would be a copy that the host waits for
+        numbers = total(self.accelerator, torch.cat([*self._noted, self._bad_gradient(), asked])).tolist()
+        count = len(self._noted)
+        losses, bad, culprits = (numbers[: 3 * count][k::3] for k in range(3))
+        bad_gradient, *counts = numbers[3 * count :]
+        first = next((i for i, number in enumerate(bad) if number), 0)
+        return Verdict(
+            sum(value / self.accelerator.num_processes for value in losses) / count,
+            any(bad),
+            tuple(number > 0 for number in counts),
+            bad_gradient > 0,
+            first,
+            int(culprits[first]) if bad[first] == 1 else None,
+        )
+
+    def _bad_gradient(self) -> Tensor:
+        """Return 1 where a watched gradient is not finite, else 0, (1,)."""
         gradients = [p.grad for p in self.watched if p.grad is not None]
         if self.accelerator.scaler is not None or not gradients:
-            return verdict
-        is_finite = torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
-        return replace(verdict, bad_gradient=not is_finite)
+            return self._noted[0].new_zeros(1)
+        return (~torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()).to(self._noted[0].dtype)[None]
 
     def refuse(self, verdict: Verdict, position: Position, batches: Sequence[Any]) -> str:
         """Leave a step out: restore the statistics, count it, save capsules of the first one. Returns a sentence.
@@ -173,9 +193,9 @@ class StepGuard:
 
         Reduced gradients do not show whose batch spoilt them, so each process saves its own.
         """
-        rank, micro_batch = self.accelerator.process_index, len(self.losses) - 1
+        rank, micro_batch = self.accelerator.process_index, verdict.micro_batch
         suspects = [micro_batch] if verdict.bad_loss else [*range(len(batches))][:CAPSULES]
-        if verdict.bad_loss and not self._is_culprit:
+        if verdict.bad_loss and not self._noted[micro_batch][1]:
             return self._elsewhere(verdict, position, micro_batch)
         paths = [self.run.capsule_path(position.step, rank, number) for number in suspects]
         try:

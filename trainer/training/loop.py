@@ -18,6 +18,7 @@ from accelerate.utils import send_to_device
 from models_zoo.adapters import adapters_of
 from trainer.checkpoint.state import Position, TrainState
 from trainer.data.aspect import AspectRatios
+from trainer.data.loaders import Prefetch
 from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
@@ -28,6 +29,7 @@ from trainer.training.guard import Verdict
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts, Saver
 from trainer.training.validation import ValidationResult, validate
+from trainer.training.wrapping import check_all_used
 from trainer.types import StepOutput
 
 ANSWER = "finishing this step, then saving; press Ctrl-C again to stop without saving"
@@ -122,7 +124,8 @@ class Loop:
         """Read the rest of the epoch in groups of micro-batches, one group per optimizer step."""
         position, limit = self.state.position, self.settings.limit_train
         self.train_loader.batch_sampler.set_position(position.epoch, position.batch)
-        batches = islice(self.train_loader, limit and max(limit - position.batch, 0))
+        read = islice(self.train_loader, limit and max(limit - position.batch, 0))
+        batches = iter(Prefetch(read, self.accelerator.device))
         while not self.budget.is_spent and (group := list(islice(batches, self.settings.accumulate))):
             yield group
 
@@ -139,13 +142,13 @@ class Loop:
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with part("Forward"):
                     output = self.model(batch)
-                    verdict = self.guard.judge(output.loss, self.requests())
-                if verdict.bad_loss:
+                if self.guard.note(output.loss):
                     break
                 with part("Backward"):
                     self.accelerator.backward(output.loss / len(batches))
-        if not verdict.bad_loss:
-            verdict = self.guard.judge_gradient(verdict)
+                    check_all_used(self.model)
+        with part("Verdict"):
+            verdict = self.guard.judge(self.requests())
         if verdict.is_sound:
             with part("Optimizer"):
                 self.clip()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -21,6 +20,7 @@ from trainer.data.base import DepthDataset
 from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
+from trainer.objective.compiling import CompiledFormulas
 from trainer.runtime import processes
 from trainer.runtime.environment import environment
 from trainer.runtime.errors import UserError, printable
@@ -33,6 +33,7 @@ from trainer.training import setup
 from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts
+from trainer.training.wrapping import wrap
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
 # TensorBoard sorts groups of tags by name; here validation comes first, and training is drawn beside it.
@@ -70,7 +71,7 @@ def build_run(
     Checks that need no other process come before the processes meet, so that each problem is printed once. Raises
     UserError for anything wrong before the first batch. lap: called with the name of each part once it is done.
     """
-    _set_backends(cfg)
+    setup.set_backends(cfg)
     datasets, notes = _checked_datasets(cfg, seed)
     _check_watched(cfg, datasets.get("val"))
     lap("data checked")
@@ -89,8 +90,8 @@ def build_run(
     settings = _settings(cfg, seed)
     schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
     trained = objective, optimizer, schedule
-    with setup.an_unused_parameter(objective):
-        model, prepared = accelerator.prepare(objective, optimizer)
+    may_vary = "plugins" in hparams or datasets["train"].groups is not None
+    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
@@ -115,14 +116,6 @@ def build_run(
         settings=settings,
     )
     return Run(loop, folder, notes)
-
-
-def _set_backends(cfg: Config) -> None:
-    if cfg.trainer.num_threads:
-        torch.set_num_threads(cfg.trainer.num_threads)
-    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
-    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
-    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
 
 
 def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], list[str]]:
@@ -197,9 +190,9 @@ def _loaders(
     cfg: Config, datasets: Mapping[str, DepthDataset], seed: int, accelerator: Accelerator
 ) -> tuple[DataLoader, DataLoader | None]:
     place = seed, accelerator.process_index, accelerator.num_processes
-    train = build_loader(cfg, "train", datasets["train"], *place)
-    limit = cfg.trainer.limit_val_batches
-    return train, build_loader(cfg, "val", datasets["val"], *place, limit) if limit else None
+    device, limit = accelerator.device.type, cfg.trainer.limit_val_batches
+    train = build_loader(cfg, "train", datasets["train"], *place, device=device)
+    return train, build_loader(cfg, "val", datasets["val"], *place, limit, device) if limit else None
 
 
 def _require_space(cfg: Config, folder: RunDir, objective: Objective, accelerator: Accelerator) -> None:
@@ -279,6 +272,8 @@ def _start_recorder(
         steps_per_epoch=settings.steps_per_epoch(train_loader),
         budget=lambda: parts.budget.seconds_left,
     )
+    if isinstance(parts.objective.fused, CompiledFormulas):
+        parts.objective.fused.warn = progress.message
     first_step = 0 if parts.state.position == Position() else parts.state.position.step + 1
     names = cfg.trainer.trackers or ()
     tracker = tracking.start(accelerator, names, folder.path, first_step=first_step, warn=progress.message)

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    is_hpu_available,
+    is_mlu_available,
+    is_musa_available,
+    is_npu_available,
+    is_xpu_available,
+)
 
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
 from trainer.config import Config
 from trainer.config.optimizers import make_scheduler
 from trainer.objective import Objective, batchnorm, freezing
-from trainer.objective.compiling import compile_networks
+from trainer.objective.compiling import CompiledFormulas, choose_formulas, compile_networks
 from trainer.objective.recompute import recompute
 from trainer.runtime import processes
 from trainer.runtime.errors import UserError
@@ -32,9 +40,31 @@ from trainer.training.stopping import Budget, EarlyStopping
 PRECISIONS = {"32": "no", "16": "fp16", "bf16": "bf16"}  # YAML value -> Accelerate's name
 DDP_OPTIONS = {
     "gradient_as_bucket_view": True,
-    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error.
+    # A mask without a loss, layers of HRNet that serve maps nobody reads, ...: untrained, which is no error. `wrapping`
+    # turns it off where there are none.
     "find_unused_parameters": True,
 }
+
+
+def set_backends(cfg: Config) -> None:
+    """Set what torch computes with, before a device is in use."""
+    if cfg.trainer.num_threads:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    precision = cfg.trainer.matmul_precision or "highest"
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"  # torch allows it to convolutions unless it is told
+    torch.backends.cudnn.benchmark = cfg.trainer.benchmark
+    if cfg.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may add up in another order
+    torch.use_deterministic_algorithms(cfg.trainer.deterministic, warn_only=True)
+    torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
+
+
+def has_accelerator() -> bool:
+    """Return whether torch sees a device other than the CPU that Accelerate knows."""
+    own = torch.cuda.is_available() or torch.backends.mps.is_available()
+    others = (is_xpu_available, is_npu_available, is_hpu_available, is_mlu_available, is_musa_available)
+    return own or any(is_available() for is_available in others)
 
 
 def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
@@ -44,12 +74,11 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
     """
     precision = PRECISIONS[str(cfg.trainer.precision)]
     _check_launcher(cfg, precision)
-    has_xpu = hasattr(torch, "xpu") and torch.xpu.is_available()
     try:
         with processes.leaving_with_launcher():
             accelerator = Accelerator(
                 mixed_precision=precision,
-                cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available() or has_xpu),
+                cpu=not has_accelerator(),
                 dynamo_backend="no",  # `trainer.compile` compiles; Accelerate must not do it again
                 project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
                 kwargs_handlers=[
@@ -127,24 +156,18 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
         notes += recompute(objective)
     if cfg.trainer.compile is not None:
         notes += compile_networks(objective, cfg.trainer.compile.model_dump())
+    objective.fused = choose_formulas(cfg.trainer.fuse, accelerator.device.type)
+    if isinstance(objective.fused, CompiledFormulas):
+        notes.append(
+            "compiled: photometric error and projection (inductor); the first step takes a minute longer, the first of"
+            " the next start does not. trainer.fuse: off leaves it out"
+        )
+    if cfg.trainer.deterministic and accelerator.device.type == "cuda":
+        notes.append(
+            "trainer.deterministic: PyTorch has no deterministic backward pass of grid_sample (view synthesis) and of"
+            " reflection padding (decoders) on CUDA; gradients repeat to rounding, not to the bit"
+        )
     return notes
-
-
-@contextmanager
-def an_unused_parameter(objective: Objective) -> Iterator[None]:
-    """Give the objective an empty parameter while DistributedDataParallel takes note of what there is.
-
-    In the first step without unused parameters its C++ prints, once per process and to the terminal directly, that it
-    need not have looked for some. Which systems have some, and in which steps, cannot be known beforehand. Without
-    elements the parameter moves no other one in the buckets that are summed.
-    """
-    objective.register_parameter(
-        "unused", torch.nn.Parameter(torch.empty(0, device=next(objective.parameters()).device))
-    )
-    try:
-        yield
-    finally:
-        del objective.unused
 
 
 def build_optimizer(cfg: Config, objective: Objective) -> torch.optim.Optimizer:

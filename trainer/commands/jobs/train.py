@@ -24,6 +24,7 @@ from trainer.data.base import DepthDataset
 from trainer.data.files.paths import DataNotFound
 from trainer.metrics.camera import LearnedCamera
 from trainer.metrics.validation import shown_name
+from trainer.objective.compiling import CompiledFormulas
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import check_launcher, is_first_process, lost_peer
@@ -31,6 +32,7 @@ from trainer.runtime.rundir import RunDir, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.runtime.streams import leave, outliving, say
 from trainer.training.guard import NonFiniteLoss
+from trainer.training.loop import Loop
 from trainer.training.run import Run, build_run
 
 AGAIN = "the same command continues there"
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace, again: str = AGAIN) -> int:
         watch.lap(CONFIGURATION)
         with closing(folder):
             job = _build(args, cfg, folder, watch.lap)
-            watch.watch_first_step(job.loop, args.timings, _only_at_first(cfg, job.loop.accelerator.device.type))
+            watch.watch_first_step(job.loop, args.timings, _only_at_first(cfg, job.loop))
             if job.loop.accelerator.is_main_process:
                 job.loop.recorder.progress.summary(_banner(job))
             for note in job.notes:
@@ -100,10 +102,14 @@ def _build(args: argparse.Namespace, cfg: Config, folder: RunDir, lap: Callable[
         _leave_after_the_dead()
 
 
-def _only_at_first(cfg: Config, device: str) -> str:
+def _only_at_first(cfg: Config, loop: Loop) -> str:
     """Say what only the first step does, which takes long for some settings."""
-    compiling = "compiling the networks takes minutes" if cfg.trainer.compile is not None else ""
-    return compiling or ("cuDNN tries its algorithms" if cfg.trainer.benchmark and device == "cuda" else "")
+    if cfg.trainer.compile is not None:
+        return "compiling the networks takes minutes"
+    if isinstance(loop.objective.fused, CompiledFormulas):
+        return "compiling the losses takes a minute"
+    is_tried = cfg.trainer.benchmark and loop.accelerator.device.type == "cuda"
+    return "cuDNN tries its algorithms" if is_tried else ""
 
 
 @dataclass
@@ -206,6 +212,9 @@ def _banner(job: Run) -> dict[str, str]:
     device, number = accelerator.device, accelerator.num_processes
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     precision = accelerator.mixed_precision.replace("no", "32 bit")
+    if device.type == "cuda":
+        uses_tf32 = torch.backends.cudnn.allow_tf32
+        precision += ", products of 32 bit in TF32" if uses_tf32 else " (trainer.matmul_precision: high allows TF32)"
     train, val = loop.train_loader, loop.val_loader
     steps = math.ceil(loop.batches_per_epoch / settings.accumulate)
     epochs, budget = settings.max_epochs, loop.budget

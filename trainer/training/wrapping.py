@@ -1,0 +1,93 @@
+"""Wrap the objective for several processes. A dry step finds out whether all parameters take part in the loss.
+
+Where some do not, DistributedDataParallel must look for them in the graph of every step, and agree on them with all
+processes. Where all do, it need not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.data.loaders import collate
+from trainer.objective import Objective
+from trainer.runtime.errors import UserError, listed
+from trainer.runtime.processes import any_process
+
+
+def wrap(accelerator: Any, objective: Objective, optimizer: Any, loader: Any, may_vary: bool) -> tuple[Any, Any]:
+    """Prepare objective and optimizer by Accelerate; for all processes.
+
+    may_vary: what takes part may change from step to step, so that one step says nothing: code of plugins, batches of
+    one data set each.
+    """
+    if accelerator.num_processes == 1:
+        return accelerator.prepare(objective, optimizer)
+    batch = None if may_vary else first_batch(loader, accelerator.device)
+    with accelerator.autocast():
+        searches = any_process(accelerator, batch is None or bool(dry_step(objective, objective, batch)))
+    accelerator.ddp_handler.find_unused_parameters = searches
+    with an_unused_parameter(objective) if searches else nullcontext():
+        model, prepared = accelerator.prepare(objective, optimizer)
+    if not searches:
+        # After the first backward pass gradients are laid out anew for their sums, whose rounding that may change: it
+        # must not be another one in the first step of a run that is continued.
+        dry_step(model, objective, batch)
+    return model, prepared
+
+
+def first_batch(loader: Any, device: torch.device) -> dict[str, torch.Tensor]:
+    """Read this process's part of the first batch here, without workers."""
+    loader.batch_sampler.set_position(0)
+    items = [loader.dataset[key] for key in next(iter(loader.batch_sampler))]
+    return {key: tensor.to(device) for key, tensor in collate(items).items()}
+
+
+def dry_step(model: nn.Module, objective: Objective, batch: Any) -> list[str]:
+    """Run forward and backward pass, and undo what they leave. Returns the trained parameters without a gradient."""
+    buffers, was_training = list(objective.buffers()), objective.training
+    before = [buffer.clone() for buffer in buffers]
+    objective.train()
+    model(batch).loss.backward()
+    unused = without_gradient(objective)
+    objective.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+    objective.train(was_training)
+    return unused
+
+
+def check_all_used(model: nn.Module) -> None:
+    """Raise UserError when a parameter had no part in the loss that had one in the dry step.
+
+    The other processes wait for its gradient until this one has gone. Free where unused ones are looked for.
+    """
+    if not getattr(model, "find_unused_parameters", True) and (unused := without_gradient(model)):
+        raise UserError(
+            f"{listed(unused)} had no part in the loss of this step, but in that of the first: networks and losses must"
+            " use the same parameters in every step, or be loaded with --plugins"
+        )
+
+
+def without_gradient(module: nn.Module) -> list[str]:
+    """Return the names of trained parameters that have no gradient."""
+    return [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@contextmanager
+def an_unused_parameter(objective: Objective) -> Iterator[None]:
+    """Give the objective an empty parameter while DistributedDataParallel takes note of what there is.
+
+    In the first step without unused parameters its C++ prints, once per process and to the terminal directly, that it
+    need not have looked for some. Without elements the parameter moves no other one in the buckets that are summed.
+    """
+    objective.register_parameter("unused", nn.Parameter(torch.empty(0, device=next(objective.parameters()).device)))
+    try:
+        yield
+    finally:
+        del objective.unused
