@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_profile, add_number, add_shared, fill_in, guarded, processes
+from trainer.commands.cli import add_config_arguments, add_number, add_profile, add_shared, fill_in, guarded, processes
 from trainer.runtime.processes import is_first_process
 from trainer.runtime.streams import say
 
