@@ -164,9 +164,9 @@ class Server:
     """`monodepth bench ... --serve` in a process of its own."""
 
     def __init__(self, words: Sequence[str]):
-        command = [*_monodepth_bench(words), "--serve"]
+        self._words = (*words, "--serve")
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen(command, env=_environment(), **pipes)
+        self._process = subprocess.Popen(_monodepth_bench(self._words), env=_environment(), **pipes)
         self.ready = self._answer()
 
     def ask(self, line: str) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class Server:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()  # type: ignore[union-attr]
         if not line:
-            raise UserError(f"`{shlex.join(self._process.args[1:])}` ended with {self._process.wait()}")  # type: ignore[index]
+            raise UserError(f"{_command(self._words)} ended with {self._process.wait()}: see above")
         return dict(json.loads(line))
 
 
@@ -192,7 +192,7 @@ def _measured(words: Sequence[str]) -> dict[str, Any]:
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"`monodepth bench {shlex.join(words)}` ended with {done.returncode}: {last}")
+        raise UserError(f"{_command(words)} ended with {done.returncode}: {last}")
     return dict(json.loads(done.stdout))
 
 

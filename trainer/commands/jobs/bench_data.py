@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from trainer.data.base import DepthDataset
 from trainer.runtime.errors import UserError
 from trainer.tracking.viz import to_uint8
 
-FORMATS = {"JPEG": ("jpg", {"quality": 92}), "PNG": ("png", {})}
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {"JPEG": ("jpg", {"quality": 92}), "PNG": ("png", {})}
 GRAIN = 0.02  # standard deviation of the noise of generated pictures, of 1: files as large as those of photographs
 SIDES = {"plain": False, "augmented": True}  # mirrored and jittered, each half of the time
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import models_zoo
 from trainer.commands.cli import positive
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_step(args: argparse.Namespace, width: int, height: int) -> tuple[nn.Module, Callable[..., None]]:
+def make_step(args: argparse.Namespace, width: int, height: int) -> tuple[Any, Callable[..., None]]:
     """Build networks, losses, optimizer and a batch. Returns the model and a step, which calls `tick` after parts."""
     torch.manual_seed(0)
     model: Any = make_objective(args)

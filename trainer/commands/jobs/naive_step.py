@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from models_zoo.decoders.base import LEVELS
 from models_zoo.depth import Depth
-from trainer.geometry.synthesis import NEAREST
 from trainer.objective import Objective
 from trainer.types import Batch
+
+NEAREST = 0.1  # projected coordinates are divided by at least this depth, as in `trainer.geometry`
 
 
 class Loss(NamedTuple):
