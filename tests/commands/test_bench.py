@@ -76,6 +76,23 @@ def test_the_published_formulation_has_no_16_bit(capsys):
     assert "--naive has no networks in bf16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("step", "--encoder", "resnet19"), "enc_name 'resnet19' is not a model of timm"),
+        (("save", "--folder", "/no/such/folder"), "--folder /no/such/folder: is no folder"),
+        (("eval", "--encoder", "test_resnet", "--metrics", "eigne"), "'eigne' is not a metric set"),
+        (("data", "--path", "/no/such/folder"), "/no/such/folder"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(words, told, capsys):
+    assert bench.main([*words, "--rounds", "1"]) == 2
+    assert told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench.parse(["step", "--size", "100", "64"])
+    assert "expected a multiple of 32, as networks need, got 100" in capsys.readouterr().err
+
+
 DESCRIBED = ("bench", "command", "machine", "versions", "threads", "settings", "results", "peak_memory_mb")
 
 

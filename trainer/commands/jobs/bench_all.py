@@ -154,7 +154,8 @@ def _steps(args: argparse.Namespace) -> list[str]:
     table += [[side, f"{mb:,.0f}", f"{mb / least:.2f}"] for side, mb in memory.items()]
     text = (
         "Monodepth2 with supports -1 and 1, batch 4, beside the same step as published, in plain PyTorch"
-        " (`trainer/commands/jobs/naive_step.py`): the gradients are equal, the way to them is not."
+        " (`trainer/commands/jobs/naive_step.py`): the same gradients in another way, but for the batch"
+        " that BatchNorm of the pose network sees."
     )
     words = ["step", *size, "--serve", "[--naive | --no-channels-last | --precision bf16]"]
     return ["## A training step", text, f"`monodepth bench {' '.join(words)}`", _table(results), _markdown(table)]

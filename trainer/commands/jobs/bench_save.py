@@ -12,10 +12,13 @@ from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState
 from trainer.commands.jobs.bench_step import make_objective
 from trainer.commands.jobs.measuring import Times, document, publish, ratio, result, take_turns
+from trainer.runtime.errors import UserError
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print. Raises UserError when --folder is none."""
+    if args.folder is not None and not args.folder.is_dir():
+        raise UserError(f"--folder {args.folder}: is no folder. Name one on the disk that is to be measured")
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         times, megabytes = measure(Path(folder), args)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import models_zoo
+from models_zoo.encoders.build import encoder_problems
 from trainer.commands.cli import positive
 from trainer.commands.jobs.measuring import (
     CLOCKS,
@@ -150,7 +151,9 @@ def _say(**what: Any) -> None:
 
 
 def make_objective(args: argparse.Namespace) -> Objective:
-    """Build Monodepth2's networks and losses, randomly initialised."""
+    """Build Monodepth2's networks and losses, randomly initialised. Raises UserError for an unknown encoder."""
+    if problems := encoder_problems(args.encoder):
+        raise UserError("; ".join(problems))
     networks = {name: models_zoo.create(name, enc_name=args.encoder, pretrained=False) for name in ("depth", "pose")}
     losses = {
         "img_recon": LOSSES.create("img_recon", use_min=True, use_automask=True),

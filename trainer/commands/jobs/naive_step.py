@@ -146,8 +146,8 @@ def motion(R: Tensor, t: Tensor, invert: bool) -> Tensor:
     x, y, z = (R[:, :, None] / angle).unbind(1)  # (b 1) each
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
-    rotation = torch.eye(3).to(R) + angle.sin() * cross + (1 - angle.cos()) * cross @ cross
-    turn, shift = torch.eye(4).to(R).repeat(len(R), 1, 1), torch.eye(4).to(R).repeat(len(R), 1, 1)
+    rotation = torch.eye(3, dtype=R.dtype, device=R.device) + angle.sin() * cross + (1 - angle.cos()) * cross @ cross
+    turn, shift = (torch.eye(4, dtype=R.dtype, device=R.device).repeat(len(R), 1, 1) for _ in range(2))
     turn[:, :3, :3] = rotation.transpose(1, 2) if invert else rotation
     shift[:, :3, 3] = -t if invert else t
     return turn @ shift if invert else shift @ turn
@@ -156,11 +156,11 @@ def motion(R: Tensor, t: Tensor, invert: bool) -> Tensor:
 def warp(support: Tensor, depth: Tensor, T: Tensor, K: Tensor) -> Tensor:
     """Sample a support (b 3 h w) where the pixels of the target, at `depth` (b 1 h w) and moved by T, fall in it."""
     b, _, h, w = depth.shape
-    v, u = torch.meshgrid(torch.arange(h).to(depth), torch.arange(w).to(depth), indexing="ij")
-    pixels = torch.stack([u.flatten(), v.flatten(), torch.ones(h * w).to(depth)])[None]
-    points = depth.view(b, 1, -1) * (torch.linalg.inv(K) @ pixels)
-    points = torch.cat([points, torch.ones(b, 1, h * w).to(depth)], 1)
+    sides = (torch.arange(side, dtype=depth.dtype, device=depth.device) for side in (h, w))
+    v, u = (pixels.flatten() for pixels in torch.meshgrid(*sides, indexing="ij"))
+    points = depth.view(b, 1, -1) * (torch.linalg.inv(K) @ torch.stack([u, v, torch.ones_like(u)])[None])
+    points = torch.cat([points, torch.ones_like(points[:, :1])], 1)
     seen = K @ T[:, :3] @ points
-    places = seen[:, :2] / seen[:, 2:].clamp(min=NEAREST) / torch.tensor([[w - 1], [h - 1]]).to(depth)
-    grid = ((places - 0.5) * 2).view(b, 2, h, w).permute(0, 2, 3, 1)
+    x, y = (seen[:, :2] / seen[:, 2:].clamp(min=NEAREST)).unbind(1)
+    grid = torch.stack([x / (w - 1), y / (h - 1)], -1).view(b, h, w, 2) * 2 - 1
     return F.grid_sample(support, grid, padding_mode="border", align_corners=True)
