@@ -81,7 +81,7 @@ def test_the_published_formulation_has_no_16_bit(capsys):
     [
         (("step", "--encoder", "resnet19"), "enc_name 'resnet19' is not a model of timm"),
         (("save", "--folder", "/no/such/folder"), "--folder /no/such/folder: is no folder"),
-        (("eval", "--encoder", "test_resnet", "--metrics", "eigne"), "'eigne' is not a metric set"),
+        (("eval", "--encoder", "test_resnet", "--metrics", "eigne"), "'eigne' is not a known metric set"),
         (("data", "--path", "/no/such/folder"), "/no/such/folder"),
     ],
 )

@@ -117,7 +117,7 @@ def _head(args: argparse.Namespace) -> str:
         " the highest. Sides that lose are listed, too.",
         "",
         f"- machine: {here['cpu']}, {here['cores']} cores, {here['memory_gb']} GB, {here.get('gpu', 'no GPU')};"
-        f" {args.threads} thread(s), {args.rounds} rounds after one to warm up",
+        f" {args.threads} thread(s), {args.rounds} round(s) after one to warm up",
         f"- versions: {known}",
     ]
     if here["load"] > here["cores"] / 2:

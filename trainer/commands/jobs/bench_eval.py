@@ -35,12 +35,12 @@ class InMemory:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print. Raises UserError for an unknown encoder or metric set."""
+    protocol = DepthProtocol(args.metrics, "median", "garg")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     objective = make_objective(args).eval()
     items = InMemory(args.items, tuple(args.size), tuple(args.truth))
-    protocol = DepthProtocol(args.metrics, "median", "garg")
 
     def predict(images: Tensor) -> Tensor:
         return objective.predict_depth(images.to(args.device))
