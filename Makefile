@@ -12,7 +12,7 @@ QUICK := models/synthetic/quick/42
 SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet net.pose.enc_name=test_resnet \
   dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
-.PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest faults lint format bench schema catalogue clean
+.PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest faults gpu lint format bench schema catalogue clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,13 +36,13 @@ test: $(STAMP)  ## everything that must hold: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long and not gpu"
 
 test-long: $(STAMP)  ## variants that take too long for every change: other rendezvous, signals, schedulers
-	$(PYTEST) -m long --ignore=tests/faults
+	$(PYTEST) -m "long and not gpu" --ignore=tests/faults
 
 test-fast: $(STAMP)  ## the tests that start no training
-	$(PYTEST) -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long and not gpu"
 
 test-lowest:  ## the lowest versions that pyproject.toml allows: two processes train, continue and evaluate
 	$(LOWEST_PYTHON) --version
@@ -70,8 +70,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## time of a training step and of its parts on this machine
-	$(BIN)/monodepth bench step
+gpu: $(STAMP)  ## what only a GPU can show: against the CPU, repeated, 16 bit, faults; two GPUs; skips without one
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+bench: $(STAMP)  ## measure steps, data, checkpoints, starts, the loop, evaluation, prediction: docs/benchmarks.md
+	$(BIN)/monodepth bench all --out docs/benchmarks.md
 
 schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes
 	$(BIN)/monodepth schema --out cfg/schema.json

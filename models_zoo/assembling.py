@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+devices: tuple[str, ...] = ("cpu",)  # where maps are assembled by hand
 REFLECT = (1, 1, 1, 1)
 
 
@@ -121,7 +122,7 @@ def _version(x: Tensor) -> int:
 def _is_eager(x: Tensor) -> bool:
     """Return whether x is an ordinary tensor on a CPU, and nobody records or transforms what is done with it."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return not recorded and type(x) is Tensor and x.device.type == "cpu"
+    return not recorded and type(x) is Tensor and x.device.type in devices
 
 
 def _can_write(x: Tensor, skips: list[Tensor], up: bool) -> bool:

@@ -184,9 +184,9 @@ def test_no_smell(smell: str) -> None:
 
 
 def test_images_are_sampled_in_one_place() -> None:
-    """The backward pass of `grid_sample` reads arbitrary memory where a coordinate is NaN."""
-    places = [str(p.relative_to(ROOT)) for p in SOURCES if re.search(r"\bgrid_sample\(", p.read_text())]
-    assert places == ["trainer/geometry/synthesis.py"]
+    """The backward pass of `grid_sample` reads arbitrary memory at a NaN. A benchmark apart, which trains nothing."""
+    places = {str(p.relative_to(ROOT)) for p in SOURCES if re.search(r"\bgrid_sample\(", p.read_text())}
+    assert places == {"trainer/geometry/synthesis.py", "trainer/commands/jobs/naive_step.py"}
 
 
 def test_what_the_documentation_says_is_tested_is_tested() -> None:

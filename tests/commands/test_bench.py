@@ -1,16 +1,22 @@
-"""The benchmarks of a step and of the loop: they run, and their numbers add up."""
+"""The benchmarks run, their numbers add up, and what they are printed as can be read."""
 
 from __future__ import annotations
 
+import io
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_export, bench_loop, bench_step, launches
+from trainer.commands.jobs import bench_all, bench_export, bench_loop, bench_start, bench_step, launches
+from trainer.commands.jobs.measuring import CLOCKS, ratio, result, rows
+from trainer.commands.jobs.naive_step import NaiveObjective
+from trainer.commands.jobs.timings import Stopwatch, read_table
 from trainer.predict.formats import check
 
 TINY = ("step", "--size", "64", "64", "--batch-size", "1", "--rounds", "1", "--encoder", "test_resnet")
@@ -28,9 +34,181 @@ def test_a_tiny_step_is_measured_in_parts(options, capsys):
 
 def test_the_parts_make_up_the_step():
     times = bench_step.measure(bench.parse(TINY), 64, 64)
-    assert len(times["step"]) == len(times["step again"]) == 1
-    parts = sum(sum(times[part]) for part in bench_step.PARTS)
-    assert parts == pytest.approx(times["step"][0] + times["step again"][0])
+    for clock in CLOCKS:
+        (first,), (second,) = times["step"][clock], times["step again"][clock]
+        assert sum(sum(times[part][clock]) for part in bench_step.PARTS) == pytest.approx(first + second)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_published_formulation_has_the_same_gradients(trained):
+    """In float64, with the statistics of the pose network fixed: it sees pairs one by one, ours sees them together."""
+    args = bench.parse(TINY)
+    torch.manual_seed(0)
+    ours = bench_step.make_objective(args).double()
+    ours.losses["img_recon"].automask_noise = 0.0
+    naive = NaiveObjective(ours, noise=0.0).train(trained)
+    ours.train(trained).networks["pose"].eval()
+    batch = {key: value.double() for key, value in bench_step.make_batch(2, 96, 64, "cpu").items()}
+    gradients = []
+    for model in (ours, naive):
+        ours.zero_grad(set_to_none=True)
+        model(batch).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in ours.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        assert (gradients[1][name] - gradient).norm() <= 1e-10 * gradient.norm(), name
+    assert gradients[0].keys() == gradients[1].keys()
+
+
+def test_steps_are_taken_on_request(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("run 2\nrun\nrun 0\n\nrun 1\nquit\nrun 9\n"))
+    assert bench.main([*TINY, "--serve", "--naive"]) == 0
+    ready, *answers = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ready == {"ready": True, "rss_before_mb": ready["rss_before_mb"]}
+    taken = [{key: len(answer[key]) for key in CLOCKS} for answer in answers if "error" not in answer]
+    assert taken == [{"wall": 2, "cpu": 2}, {"wall": 1, "cpu": 1}]
+    assert all(answer["peak_rss_mb"] > ready["rss_before_mb"] > 0 for answer in answers if "error" not in answer)
+    wrong = "expected `run N` or `quit`, got"
+    whole = "expected a whole number from 1 to 1,000,000, got '0'"
+    assert [answer.get("error") for answer in answers] == [None, f"{wrong} 'run'", whole, f"{wrong} ''", None]
+
+
+def test_the_published_formulation_has_no_16_bit(capsys):
+    assert bench.main([*TINY, "--naive", "--precision", "bf16"]) == 2
+    assert "--naive has no networks in bf16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("step", "--encoder", "resnet19"), "enc_name 'resnet19' is not a model of timm"),
+        (("save", "--folder", "/no/such/folder"), "--folder /no/such/folder: is no folder"),
+        (("eval", "--encoder", "test_resnet", "--metrics", "eigne"), "'eigne' is not a known metric set"),
+        (("data", "--path", "/no/such/folder"), "/no/such/folder"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(words, told, capsys):
+    assert bench.main([*words, "--rounds", "1"]) == 2
+    assert told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench.parse(["step", "--size", "100", "64"])
+    assert "expected a multiple of 32, as networks need, got 100" in capsys.readouterr().err
+
+
+DESCRIBED = ("bench", "command", "machine", "versions", "threads", "settings", "results", "peak_memory_mb")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (TINY, {"64x64 step": "ms", "64x64 backward": "ms", "64x64 A/A": "ratio"}),
+        (
+            ("data", "--items", "1", "--size", "64", "64", "--pictures", "96", "64"),
+            {"JPEG, plain": "triplets/s", "PNG, augmented": "triplets/s", "PNG, augmented / plain": "ratio"},
+        ),
+        (("save", "--encoder", "test_resnet"), {"save": "ms", "torch.load": "ms", "save / torch.save": "ratio"}),
+        (
+            ("eval", "--encoder", "test_resnet", "--items", "2", "--size", "64", "64", "--truth", "96", "64"),
+            {"bare": "pictures/s", "evaluation": "pictures/s", "evaluation / bare": "ratio"},
+        ),
+    ],
+    ids=lambda words: words[0] if isinstance(words, tuple) else None,
+)
+def test_numbers_are_printed_as_one_json_object(words, expected, capsys):
+    assert bench.main([*words, "--rounds", "1", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert set(DESCRIBED) <= described.keys()
+    assert described["bench"] == words[0]
+    assert described["threads"] == 1
+    assert described["versions"]["torch"] == torch.__version__
+    assert described["machine"]["cores"] >= 1
+    for name, unit in expected.items():
+        found = described["results"][name]
+        assert found["unit"] == unit
+        for clock in CLOCKS:
+            assert 0 < found[clock]["low"] <= found[clock]["median"] <= found[clock]["high"]
+
+
+def test_pictures_of_ones_own_are_read(tmp_path, capsys):
+    for number in range(3):
+        Image.new("RGB", (96, 64), (number, 80, 160)).save(tmp_path / f"{number}.png")
+    assert bench.main(["data", "--path", str(tmp_path), "--items", "1", "--size", "64", "64", "--rounds", "1"]) == 0
+    assert "--path, augmented, triplets/s" in capsys.readouterr().out
+    (tmp_path / "0.png").unlink()
+    assert bench.main(["data", "--path", str(tmp_path), "--items", "1", "--size", "64", "64", "--rounds", "1"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_spreads_and_ratios_are_those_of_the_rounds():
+    a, b = {"wall": [0.002, 0.004, 0.009]}, {"wall": [0.001, 0.004, 0.003]}
+    assert result(a) == {"unit": "ms", "rounds": 3, "wall": pytest.approx({"median": 4.0, "low": 2.0, "high": 9.0})}
+    assert ratio(a, b)["wall"] == pytest.approx({"median": 2.0, "low": 1.0, "high": 3.0})
+    assert rows({"x": result(a)})[1] == ["x, ms", "4 (2 to 9)", ""]
+
+
+def test_starts_are_read_from_what_they_print(monkeypatch, capsys):
+    clock, cpu = iter([100, 100, 107, 108] * 3), iter([2.5, 3] * 3)
+
+    def ended(command, **options):
+        watch = Stopwatch(age=4.0, clock=lambda: next(clock), cpu_clock=lambda: next(cpu))
+        for part in ("imports", "networks"):
+            watch.lap(part)
+        next(clock)
+        assert command[-1] == "trainer.trackers=[]"
+        return SimpleNamespace(returncode=0, stdout=f"12:00 {watch.table()}\nfinished\n", stderr="")
+
+    monkeypatch.setattr(bench_start.subprocess, "run", ended)
+    assert bench.main(["start", "--rounds", "2", "--json", "--set", "trainer.trackers=[]"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert {part: (of["wall"]["median"], of["cpu"]["median"]) for part, of in results.items()} == {
+        "imports": (4.0, 2.5),
+        "networks": (7.0, 0.5),
+        "total": (11.0, 3.0),
+    }
+    assert read_table("no table") == {}
+    failed = SimpleNamespace(returncode=2, stdout="", stderr="note\nerror: no such page\n")
+    monkeypatch.setattr(bench_start.subprocess, "run", lambda *args, **options: failed)
+    assert bench.main(["start", "--rounds", "1"]) == 2
+    assert "`monodepth train` ended with 2: error: no such page" in capsys.readouterr().err
+
+
+def test_the_page_has_a_table_for_each_benchmark(monkeypatch, tmp_path, capsys):
+    class Server:
+        def __init__(self, words):
+            self.seconds = 0.4 if "--naive" in words else 0.1
+
+        def ask(self, line):
+            assert line == "run 1"
+            return {"wall": [self.seconds], "cpu": [self.seconds], "peak_rss_mb": 4e3 * self.seconds}
+
+        def close(self):
+            pass
+
+    asked = []
+
+    def measured(words):
+        args = bench.parse(words)  # all of them are options
+        asked.append(args.what)
+        return {"results": {f"of {args.what}": result({"wall": [0.1], "cpu": [0.1]})}}
+
+    monkeypatch.setattr(bench_all, "Server", Server)
+    monkeypatch.setattr(bench_all, "_measured", measured)
+    page = tmp_path / "docs" / "benchmarks.md"
+    for quick in ([], ["--quick"]):
+        assert bench.main(["all", "--out", str(page), "--rounds", "2", *quick]) == 0
+        text = page.read_text()
+        assert ("made with `--quick`" in text) == bool(quick)
+        assert "| 32 bit / published, ratio | 0.25 (0.25 to 0.25) | 0.25 (0.25 to 0.25) |" in text
+        assert "| bf16 networks | 400 | 0.25 |" in text
+        assert all(f"| of {what}, ms | 100 (100 to 100) |" in text for what in asked)
+    assert asked == 2 * ["step", "data", "save", "start", "loop", "eval", "predict"]
+    capsys.readouterr()
+    monkeypatch.undo()
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="Killed\n")
+    monkeypatch.setattr(bench_all, "_steps", lambda args: [])
+    monkeypatch.setattr(bench_all.subprocess, "run", lambda *args, **options: failed)
+    assert bench.main(["all", "--out", str(tmp_path / "other.md")]) == 2
+    assert "ended with 1: Killed" in capsys.readouterr().err
+    assert not (tmp_path / "other.md").exists()
 
 
 def test_views_and_new_memory_launch_nothing():
@@ -90,6 +268,15 @@ def test_the_loop_is_measured_beside_a_bare_one(capsys):
 def test_a_round_must_hold_whole_intervals_between_scalars(capsys):
     assert bench.main(["loop", "--steps", "3", "--set", *SMALL, "trainer.log_every_n_steps=2"]) == 2
     assert "use a multiple of trainer.log_every_n_steps (2)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_loop_is_described_as_json(capsys):
+    # The precision of the test before: Accelerate keeps it for the whole process.
+    assert bench.main(["loop", "--rounds", "1", "--precision", "bf16", "--json", "--set", *SMALL]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    names = ("bare", "loop", "bare again", "loop / bare", "A/A")
+    assert list(results) == [f"batches in memory, {name}" for name in names]
 
 
 def test_sides_take_turns_and_share_the_work():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
 from tests.world import call, command, train_args
+from trainer.commands.jobs.profiling import WARM_UP, profiled
 from trainer.commands.jobs.timings import BATCH, CONFIGURATION, IMPORTS, STEP, Stopwatch
 from trainer.runtime import streams
 from trainer.runtime.silence import Silence
@@ -99,10 +102,65 @@ def test_a_process_knows_its_age():
     assert 0.3 < float(done.stdout) < waited + tick
 
 
+class Steps:
+    """A loop of steps that do nothing but name their part."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.recorder = SimpleNamespace(part=self.part, progress=SimpleNamespace(message=self.said.append))
+        self.accelerator = SimpleNamespace(process_index=0)
+        self.state = SimpleNamespace(position=SimpleNamespace(step=0))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        yield
+
+    def step(self, batches: list[int]) -> None:
+        with self.recorder.part("Forward"):
+            self.state.position.step += 1
+
+
+@pytest.mark.parametrize(
+    ("taken", "last"), [(WARM_UP + 4, WARM_UP + 2), (WARM_UP + 1, WARM_UP + 1), (WARM_UP - 1, None)]
+)
+def test_a_profile_holds_the_steps_after_the_warm_up(tmp_path, taken, last):
+    loop = Steps()
+    with profiled(loop, 2, tmp_path):
+        for _ in range(taken):
+            loop.step([])
+    files = sorted((tmp_path / "profile").glob("*")) if last else []
+    assert [file.name for file in files] == [f"process_0_step_{last}.pt.trace.json"] * bool(last)
+    assert len(loop.said) == 1
+    if not last:
+        assert loop.said[0].startswith("no profile: the run ended")
+        return
+    assert str(files[0]) in loop.said[0]
+    assert "https://ui.perfetto.dev" in loop.said[0]
+    names = [event.get("name") for event in json.loads(files[0].read_text())["traceEvents"]]
+    assert names.count("Forward") == last - WARM_UP
+    loop.step([])  # as before
+
+
+def test_without_the_option_nothing_is_traced(tmp_path):
+    loop = Steps()
+    with profiled(loop, None, tmp_path):
+        loop.step([])
+    assert (loop.said, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_trace_that_cannot_be_written_ends_nothing(tmp_path):
+    loop = Steps()
+    (tmp_path / "profile").touch()
+    with profiled(loop, 1, tmp_path):
+        for _ in range(WARM_UP + 1):
+            loop.step([])
+    assert loop.said[0].startswith("warning: no profile:")
+
+
 @pytest.mark.slow
 def test_timings_show_each_part_once(tmp_path, trained_run):
     small = ("trainer={max_epochs: 1, limit_train_batches: 1, limit_val_batches: 0}",)
-    done = call(*train_args(tmp_path, *small), "--timings")
+    done = call(*train_args(tmp_path, *small), "--timings", "--profile", "2")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     (start,) = [i for i, line in enumerate(lines) if line.startswith(HEADING)]
@@ -111,4 +169,5 @@ def test_timings_show_each_part_once(tmp_path, trained_run):
     for column in (1, 2):
         *parts, total = (float(row[column]) for row in rows)
         assert sum(parts) == pytest.approx(total, abs=0.01 * len(PARTS))
+    assert "no profile: the run ended" in done.stdout
     assert HEADING not in (trained_run / "output.txt").read_text()  # without the flag

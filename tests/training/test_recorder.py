@@ -116,15 +116,18 @@ def test_time_spent_waiting_is_measured_and_reported(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(recording, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def slow_loader():
-        for number in range(5):
+        for _ in range(5):
             clock[0] += 6.0
-            yield number
+            yield [{"target": torch.zeros(2, 3, 1, 1)}, {"target": torch.zeros(1, 3, 1, 1)}]
 
-    for number in recorder.timed(slow_loader()):
+    for number, _ in enumerate(recorder.timed(slow_loader())):
         recorder.step(step_output(0.1, disp=0.1), {}, 0.1, {}, step=number, due=True)
         clock[0] += 4.0
     shares = [written["train_health/waiting_share"] for written, _ in heard.written]
     assert shares == pytest.approx([6 / 6, 12 / 16, 18 / 26, 24 / 36, 30 / 46])
+    speeds = [written["train_speed/images_per_second"] for written, _ in heard.written]
+    assert speeds == pytest.approx([3 / 6, *4 * [3 / 10]])
+    assert "train_speed/device_memory_mb" not in heard.written[0][0]  # a CPU counts none
     assert heard.said[0].startswith("warning: 67% of the time is spent waiting for data (24 s of 36 s")
     assert len(heard.said) == 1
 

@@ -4,6 +4,11 @@
     monodepth bench step --precision bf16 --threads 2 --size 640 192
     monodepth bench predict                   `monodepth predict` beside a bare loop of its network
     monodepth bench loop                      the trainer's loop beside a bare PyTorch loop, on the demo
+    monodepth bench data                      items that one core reads per second, from JPEG and PNG files
+    monodepth bench save                      checkpoints written and read, beside torch.save
+    monodepth bench start                     from the command to the first step, by parts
+    monodepth bench eval                      an evaluation beside a bare loop of its network
+    monodepth bench all --out FILE            all of these, as a page
     monodepth bench export                    ONNX files of every decoder beside PyTorch, on five encoders
 
 Times are medians of interleaved rounds. `A/A` compares two measurements of the same thing: its distance from 1 is the
@@ -13,7 +18,7 @@ error of any ratio of two numbers.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.commands.cli import add_number, add_shared, command, fill_in, whole
@@ -27,48 +32,132 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="monodepth bench", description="Measure how long things take on this machine."
     )
     jobs = parser.add_subparsers(dest="what", required=True)
-    images = "one training step (Monodepth2, supports -1 and 1) and its parts, on random images"
-    step = jobs.add_parser("step", help=images)
-    add = step.add_argument
-    add("--size", type=whole(1, 8192), nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
-    add_shared(step, "--batch-size", default=4)
-    add("--encoder", default="resnet18", metavar="NAME", help="of both networks (default resnet18)")
+    for name, (add_options, meaning) in JOBS.items():
+        job = jobs.add_parser(name, help=meaning)
+        add_options(job)
+        if name not in ("all", "export"):
+            job.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+        for option, default, what in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
+            add_number(job, option, default, what, whole(1, 1024))
+    args = parser.parse_args(argv)
+    return fill_in(args) if args.what in ("loop", "start") else args
+
+
+def network_side(text: str) -> int:
+    """Read a side of the images of a network. Raises ArgumentTypeError."""
+    value = whole(64, 8192)(text)
+    if value % 32:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 32, as networks need, got {value}")
+    return value
+
+
+def _size(
+    job: argparse.ArgumentParser, name: str, default: tuple[int, int], number: Callable[[str], int] = network_side
+) -> None:
+    shown = f"width and height (default {default[0]} {default[1]})"
+    job.add_argument(name, type=number, nargs=2, default=default, metavar=("W", "H"), help=shown)
+
+
+def _encoder(job: argparse.ArgumentParser, of: str) -> None:
+    job.add_argument("--encoder", default="resnet18", metavar="NAME", help=f"of {of} (default resnet18)")
+
+
+def _device(job: argparse.ArgumentParser) -> None:
+    job.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+
+
+def _step(job: argparse.ArgumentParser) -> None:
+    add = job.add_argument
+    add("--size", type=network_side, nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
+    add_shared(job, "--batch-size", default=4)
+    _encoder(job, "both networks")
     add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    _device(job)
     add("--no-channels-last", action="store_true", help="networks in the ordinary memory layout")
-    loop = jobs.add_parser("loop", help="the trainer's loop, with tracking and safety, beside a bare PyTorch loop")
-    add = loop.add_argument
-    add_shared(loop, "--cfg-file", default=[DEMO], help="default: the demo")
-    add_shared(loop, "--cfg-default")
-    add_shared(loop, "--set")
-    add_shared(loop, "--seed")
+    published = "the same step as published, in plain PyTorch: a stand-in for earlier code"
+    add("--naive", action="store_true", help=published)
+    served = "wait for lines `run N` on stdin and answer each in JSON, for a program that compares two versions"
+    add("--serve", action="store_true", help=served)
+
+
+def _run(job: argparse.ArgumentParser) -> None:
+    """Add the options of a training run."""
+    add_shared(job, "--cfg-file", default=[DEMO], help="default: the demo")
+    for name in ("--cfg-default", "--set", "--seed"):
+        add_shared(job, name)
+
+
+def _loop(job: argparse.ArgumentParser) -> None:
+    _run(job)
+    add = job.add_argument
     add("--steps", type=whole(1, 1_000_000), metavar="N", help="per round and side (default trainer.log_every_n_steps)")
     add("--precision", choices=("32", "bf16"), help="of the networks (default as in the YAML)")
     add("--loader", action="store_true", help="also measure with the real loader, not from memory only")
-    predict = jobs.add_parser(
-        "predict", help="`monodepth predict`, on a folder and a film, beside a bare loop of its network"
-    )
-    add = predict.add_argument
+
+
+def _data(job: argparse.ArgumentParser) -> None:
+    own = "a folder of your pictures, or a film, instead of generated pictures"
+    job.add_argument("--path", type=Path, metavar="PATH", help=own)
+    _size(job, "--size", (640, 192), whole(1, 8192))
+    _size(job, "--pictures", (1242, 375), whole(64, 8192))
+    add_number(job, "--items", 24, "items per round and side")
+
+
+def _save(job: argparse.ArgumentParser) -> None:
+    where = "a folder on the disk to write to (default: that for temporary files)"
+    job.add_argument("--folder", type=Path, metavar="DIR", help=where)
+    _encoder(job, "both networks")
+    _device(job)
+    job.set_defaults(no_channels_last=False, naive=False)
+
+
+def _eval(job: argparse.ArgumentParser) -> None:
+    _size(job, "--size", (640, 192))
+    _size(job, "--truth", (1242, 375), whole(64, 8192))
+    job.add_argument("--metrics", nargs="+", default=["eigen"], metavar="NAME", help="metric sets (default eigen)")
+    add_number(job, "--items", 16, "pictures per round and side")
+    add_shared(job, "--batch-size", default=8)
+    _encoder(job, "the network")
+    _device(job)
+    job.set_defaults(no_channels_last=False, naive=False)
+
+
+def _predict(job: argparse.ArgumentParser) -> None:
+    add = job.add_argument
     add("--model", metavar="MODEL", help="as of `predict` (default: an untrained network)")
-    add("--encoder", default="resnet18", metavar="NAME", help="of the untrained network (default resnet18)")
-    add("--size", type=whole(1, 8192), nargs=2, default=(640, 192), metavar=("W", "H"), help="its (default 640 192)")
-    add("--pictures", type=whole(1, 8192), nargs=2, default=(640, 360), metavar=("W", "H"), help="default 640 360")
+    _encoder(job, "the untrained network")
+    _size(job, "--size", (640, 192), whole(1, 8192))
+    _size(job, "--pictures", (640, 360), whole(1, 8192))
     add("--frames", type=whole(1, 1_000_000), default=48, metavar="N", help="per round and side (default 48)")
-    add_shared(predict, "--batch-size", default=8)
+    add_shared(job, "--batch-size", default=8)
     add("--precision", choices=("32", "bf16", "16"), default="32", help="of the network (default 32)")
     add("--device", default="cpu", help="as torch names it (default cpu)")
-    add("--json", action="store_true", help="print the numbers as JSON")
-    exports = jobs.add_parser("export", help="ONNX files of every decoder beside PyTorch: exactness, size, speed")
-    add = exports.add_argument
+
+
+def _all(job: argparse.ArgumentParser) -> None:
+    job.add_argument("--out", type=Path, metavar="FILE", help="write the page to this file (default: print it)")
+    tiny = "tiny networks and pictures: shows that it works, says nothing about speed"
+    job.add_argument("--quick", action="store_true", help=tiny)
+
+
+def _export(job: argparse.ArgumentParser) -> None:
+    add = job.add_argument
     add("--encoders", nargs="+", metavar="NAME", help="default: one of each of five families")
     add("--decoders", nargs="+", metavar="NAME", help="default: all")
-    add("--size", type=whole(64, 8192), nargs=2, default=(192, 64), metavar=("W", "H"), help="default 192 64")
+    _size(job, "--size", (192, 64), whole(64, 8192))
     add("--precision", choices=("32", "16"), default="32", help="of the networks (default 32)")
-    for job in jobs.choices.values():
-        for name, default, meaning in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
-            add_number(job, name, default, meaning, whole(1, 1024))
-    args = parser.parse_args(argv)
-    return fill_in(args) if args.what == "loop" else args
 
+
+JOBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "step": (_step, "one training step (Monodepth2, supports -1 and 1) and its parts, on random images"),
+    "loop": (_loop, "the trainer's loop, with tracking and safety, beside a bare PyTorch loop"),
+    "data": (_data, "items that one core reads per second, from JPEG and PNG, plain and augmented"),
+    "save": (_save, "checkpoints written and read, beside torch.save and torch.load"),
+    "start": (_run, "from the command to the first optimizer step, by parts, in new processes"),
+    "eval": (_eval, "an evaluation beside a bare loop of its network"),
+    "predict": (_predict, "`monodepth predict`, on a folder and a film, beside a bare loop of its network"),
+    "all": (_all, "all of these, as a page of Markdown with a table for each"),
+    "export": (_export, "ONNX files of every decoder beside PyTorch: exactness, size, speed"),
+}
 
 main = command(parse, "bench_{what}", "measuring")

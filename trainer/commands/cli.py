@@ -82,6 +82,12 @@ def add_number(
     parser.add_argument(name, type=number, default=default, metavar="N", help=shown)
 
 
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Add --profile."""
+    traced = "write a trace of N optimizer steps, after some to warm up, to profile/ of the run (torch.profiler)"
+    parser.add_argument("--profile", type=whole(1, 1000), metavar="N", help=traced)
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --cfg-file, --cfg-default, --set and --plugins."""
     add_shared(parser, "--cfg-file", required=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, add_shared, command, fill_in
+from trainer.commands.cli import add_config_arguments, add_profile, add_shared, command, fill_in
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     displays = ("auto", "rich", "tqdm", "plain")
     add("--progress", choices=displays, default="auto", help="progress display (default auto)")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
+    add_profile(parser)
     return fill_in(parser.parse_args(argv))
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_number, add_shared, fill_in, guarded, processes
+from trainer.commands.cli import add_config_arguments, add_number, add_profile, add_shared, fill_in, guarded, processes
 from trainer.runtime.processes import is_first_process
 from trainer.runtime.streams import say
 
@@ -53,6 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_number(parser, "--workers", 0, "loader processes; with 0 breakpoint() works in a dataset", processes)
     add("--grad-norm", action="store_true", help="log the gradient norm of every network, and show that of all")
     add("--timings", action="store_true", help="print the time of each part up to the first optimizer step")
+    add_profile(parser)
     add("--detect-anomaly", action="store_true", help="name the operation that produced a NaN (slow)")
     args = fill_in(parser.parse_args(argv))
     args.progress = "tqdm"

@@ -24,8 +24,7 @@ def environment(accelerator: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "host": platform.node(),
         "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: found for package in PACKAGES if (found := _version(package))},
+        **versions(),
     }
 
 
@@ -36,6 +35,12 @@ def usable_cores() -> int:
         granted, period = map(int, file.read().split())
         cores = min(cores, max(1, granted // period))
     return cores
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    found = {package: _version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **{package: version for package, version in found.items() if version}}
 
 
 def _version(package: str) -> str:

@@ -50,6 +50,7 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest logged step
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
+        self._since, self._images = 0.0, 0  # when the latest speed was written, and images of all processes since
         self._steps = 0  # of this start
         self.scored: int | None = None  # items behind the monitored number, once validated in this start
         self._lost: dict[str, int] = {}  # unreadable items, as last reported
@@ -57,9 +58,11 @@ class Recorder:
     def timed(self, groups: Iterable[Any]) -> Iterator[Any]:
         """Yield `groups`, and measure the time spent waiting for each and working on it."""
         self._waited = self._worked = 0.0
-        start = time.perf_counter()
+        start = self._since = time.perf_counter()
+        self._images = 0
         for group in groups:
             fetched = time.perf_counter()
+            self._images += self.accelerator.num_processes * sum(len(batch["target"]) for batch in group)
             self._parts = {"Data/Wait": 1e3 * (fetched - start)}
             self._waited += fetched - start
             yield group
@@ -95,6 +98,7 @@ class Recorder:
         seen["waiting_share"] = waited / max(waited + worked, 1e-9)
         scalars: dict[str, float | Tensor] = {"train_losses/loss": loss, **numbers}
         scalars |= {f"train_timer/{k}": v for k, v in self._parts.items()}
+        scalars |= {f"train_speed/{k}": v for k, v in self._speed().items()}
         if "load_ms" in batch:  # dataset.log_time: mean over items
             loading = batch["load_ms"].mean(0).unbind()
             scalars |= {f"train_timer/Data/{k}": v for k, v in zip(DATA_STAGES, loading, strict=True)}
@@ -103,6 +107,18 @@ class Recorder:
         self.tracker.scalars({**scalars, **self.extra, **scheduled}, step)
         for warning in self.health.judge(seen, seen["waiting_share"], waited=waited, step=step):
             self.progress.message(warning)
+
+    def _speed(self) -> dict[str, float]:
+        """Return target images per second since the last point, and the most memory that tensors took on the device.
+
+        Call it where the numbers of a step have been fetched, so that a device has done its work.
+        """
+        now = time.perf_counter()
+        speed = {"images_per_second": self._images / max(now - self._since, 1e-9)}
+        self._since, self._images = now, 0
+        device = self.accelerator.device
+        peak = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)  # CUDA, XPU
+        return speed if peak is None else {**speed, "device_memory_mb": peak(device) / 1e6}
 
     def _measured(self, output: StepOutput, batch: Any) -> tuple[dict[str, float], dict[str, float]]:
         """Measure the latest micro-batch over all processes: scalars by tag, and values of the health watch.

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, redirect_stdout
+from contextlib import closing, nullcontext, redirect_stdout
 from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from trainer.checkpoint.state import Position
-from trainer.commands.jobs.bench_step import waiter
+from trainer.commands.jobs import measuring
+from trainer.commands.jobs.measuring import Result, document, publish, ratio, result, waiter
 from trainer.config import Config, load_config
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
@@ -98,25 +99,33 @@ def run(args: argparse.Namespace) -> int:
         with closing(folder):
             with redirect_stdout(log):
                 loop = build_run(cfg, folder, seed=args.seed, hparams={"config": cfg.to_dict()}, progress="plain").loop
-            print(_title(cfg, loop, args, steps))
-            measure(cfg, loop, args, steps)
-            loop.recorder.tracker.close()
-            loop.accelerator.end_training()
+            with redirect_stdout(log) if args.json else nullcontext():
+                print(_title(cfg, loop, args, steps))
+                measured = measure(cfg, loop, args, steps)
+                loop.recorder.tracker.close()
+                loop.accelerator.end_training()
+    if args.json:
+        publish(args, document(args, described(measured, steps), steps=steps))
     return 0
 
 
-def measure(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> None:
-    """Print all tables."""
+def measure(cfg: Config, loop: Loop, args: argparse.Namespace, steps: int) -> dict[str, Sums]:
+    """Print all tables, and return the seconds behind those of whole rounds, by title."""
     bare, loader = Bare(cfg, loop), loop.train_loader
     loader.batch_sampler.set_position(0, 0)
     batches = list(islice(cycle([*islice(loader, min(steps, BATCHES))]), steps))
     with loop.recorder.progress, loop.saver:
-        report_rounds("batches in memory", take_turns(loop, bare, batches, args.rounds, steps), steps)
-        report_calls(loop, batches)
+        measured = {"batches in memory": take_turns(loop, bare, batches, args.rounds, steps)}
+        report_rounds("batches in memory", measured["batches in memory"], steps)
+        if not args.json:
+            report_calls(loop, batches)
         if args.loader:
             real = chain.from_iterable(repeat(loader))
-            report_rounds("batches from the loader", take_turns(loop, bare, real, args.rounds, steps), steps)
-        report_epoch(loop)
+            measured["batches from the loader"] = take_turns(loop, bare, real, args.rounds, steps)
+            report_rounds("batches from the loader", measured["batches from the loader"], steps)
+        if not args.json:
+            report_epoch(loop)
+    return measured
 
 
 def take_turns(loop: Loop, bare: Bare, batches: list[Any] | Iterator[Any], rounds: int, steps: int) -> Sums:
@@ -178,6 +187,19 @@ def report_rounds(title: str, sums: Sums, steps: int) -> None:
         control = statistics.median(x / y for x, y in zip(again, bare, strict=True))
         ms = [1e3 * statistics.median(x) / steps for x in (both, loop)]
         print(f"  {clock:<{len(title) + 25}}{ms[0]:>10.2f}{ms[1]:>10.2f}{ratio:>11.4f}{control:>8.4f}")
+
+
+def described(measured: dict[str, Sums], steps: int) -> dict[str, Result]:
+    """Return the milliseconds per step of each side, and the loop's cost, as `--json` prints them."""
+    found: dict[str, Result] = {}
+    for title, sums in measured.items():
+        sides = {
+            side: dict(zip(measuring.CLOCKS, (sums[clock, side] for clock in CLOCKS), strict=True)) for side in SIDES
+        }
+        found |= {f"{title}, {side}": result(of, "ms", lambda s: 1e3 * s / steps) for side, of in sides.items()}
+        found[f"{title}, loop / bare"] = ratio(sides["loop"], sides["bare"])
+        found[f"{title}, A/A"] = ratio(sides["bare again"], sides["bare"])
+    return found
 
 
 def report_calls(loop: Loop, batches: list[Any]) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -19,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import models_zoo
-from trainer.commands.jobs.bench_step import waiter
+from trainer.commands.jobs.measuring import document, peak_memory_mb, publish, spread, waiter
 from trainer.data.clips.video import jpeg
 from trainer.predict import (
     ColourRange,
@@ -46,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         rates = measure(predictor, sources, args)
     summary = summarise(rates, predictor, args)
     if args.json:
-        print(json.dumps(summary, indent=1))
+        by_wall = {name: {"unit": "pictures/s", "rounds": len(of), "wall": spread(of)} for name, of in rates.items()}
+        publish(args, document(args, by_wall, **summary))
     else:
         report(summary)
     return 0
@@ -115,7 +113,6 @@ def summarise(rates: dict[str, list[float]], predictor: DepthPredictor, args: ar
     def share(of: Sequence[float], by: Sequence[float]) -> float:
         return statistics.median(x / y for x, y in zip(of, by, strict=True))
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "frames": args.frames,
         "rounds": args.rounds,
@@ -129,7 +126,7 @@ def summarise(rates: dict[str, list[float]], predictor: DepthPredictor, args: ar
         "frames_per_second": {"bare": statistics.median(both), **{n: statistics.median(rates[n]) for n in JOBS}},
         "share_of_bare": {name: share(rates[name], both) for name in JOBS},
         "bare_over_itself": share(rates["bare again"], rates["bare"]),
-        "peak_memory_mb": peak / 1e6,
+        "peak_memory_mb": peak_memory_mb(),
     }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import time
-from collections import defaultdict
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,10 +14,25 @@ import torch
 import torch.nn.functional as F
 
 import models_zoo
+from models_zoo.encoders.build import encoder_problems
+from trainer.commands.cli import positive
 from trainer.commands.jobs.launches import PARTS, count_launches
+from trainer.commands.jobs.measuring import (
+    CLOCKS,
+    Times,
+    document,
+    peak_memory_mb,
+    publish,
+    ratio,
+    resident_memory_mb,
+    result,
+    waiter,
+)
+from trainer.commands.jobs.naive_step import NaiveObjective
 from trainer.losses import LOSSES
 from trainer.objective import Objective
 from trainer.objective.compiling import as_it_is
+from trainer.runtime.errors import UserError
 from trainer.types import Batch
 
 SIZES = ((640, 192), (192, 64))  # width, height: KITTI as published, and small enough for every machine
@@ -26,57 +41,83 @@ WITH_STEREO = (-1, 1, 0)  # supports of monodepth2_MS
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure one training step and its parts."""
+    """Measure one training step and its parts, or take steps when asked to. Raises UserError for options that clash."""
+    if args.naive and args.precision != "32":
+        raise UserError(f"--naive has no networks in {args.precision}: geometry would run in 16 bit, too. Leave it out")
     torch.set_num_threads(args.threads)
-    layout = "ordinary layout" if args.no_channels_last else "channels last"
-    print(f"{args.encoder} depth and pose, batch {args.batch_size}, {args.precision} bit networks, {layout}")
+    if args.serve:
+        return serve(args)
+    sizes = [args.size] if args.size else SIZES
+    measured = {f"{width}x{height}": measure(args, width, height) for width, height in sizes}
+    if args.json:
+        named = {f"{size} {part}": result(times) for size, of in measured.items() for part, times in of.items()}
+        controls = {f"{size} A/A": ratio(of["step again"], of["step"]) for size, of in measured.items()}
+        publish(args, document(args, named | controls, launches={fuse: launches(args, fuse) for fuse in FORMS}))
+        return 0
+    layout = "ordinary layout" if args.no_channels_last or args.naive else "channels last"
+    of = ", as published" * args.naive
+    print(f"{args.encoder} depth and pose{of}, batch {args.batch_size}, {args.precision} bit networks, {layout}")
     print(f"{args.device}, {args.threads} thread(s), torch {torch.__version__}, median of {args.rounds} rounds, ms")
-    for width, height in [args.size] if args.size else SIZES:
-        report(f"{width}x{height}", measure(args, width, height))
+    for size, times in measured.items():
+        report(size, {part: by_clock["wall"] for part, by_clock in times.items()})
     print("\nlaunches of a step with stereo supports too (monodepth2_MS), as a GPU sees them")
-    for fuse in ("off", "on"):
+    for fuse in FORMS:
         counts = launches(args, fuse)
         parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
         print(f"  losses {FORMS[fuse]}: {sum(counts.values()):,} ({parts})")
     return 0
 
 
-def measure(args: argparse.Namespace, width: int, height: int) -> dict[str, list[float]]:
-    """Time training steps, two in every round. Returns seconds by part, and of whole steps: "step", "step again"."""
+def make_step(args: argparse.Namespace, width: int, height: int) -> tuple[Any, Callable[..., None]]:
+    """Build networks, losses, optimizer and a batch. Returns the model and a step, which calls `tick` after parts."""
     torch.manual_seed(0)
-    objective = make_objective(args)
+    model: Any = make_objective(args)
     batch = make_batch(args.batch_size, width, height, args.device)
-    optimizer = torch.optim.Adam(objective.parameters(), 1e-4, fused=True)
-    predict, wait = objective.predict, waiter(args.device)
-    ticks: list[float] = []  # beginning of a step, then the end of each of PARTS
+    if args.naive:
+        model = NaiveObjective(model)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
 
-    def read_clock() -> None:
+    def step(tick: Callable[[], None] = lambda: None) -> None:
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = model(batch).loss
+        tick()
+        loss.backward()
+        tick()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tick()
+
+    return model, step
+
+
+def measure(args: argparse.Namespace, width: int, height: int) -> dict[str, Times]:
+    """Time training steps, two in every round. Returns seconds by part, and of whole steps: "step", "step again"."""
+    model, step = make_step(args, width, height)
+    predict, wait = model.predict, waiter(args.device)
+    ticks: list[dict[str, float]] = []  # beginning of a step, then the end of each of PARTS
+
+    def tick() -> None:
         wait()
-        ticks.append(time.perf_counter())
+        ticks.append({clock: read() for clock, read in CLOCKS.items()})
 
     def timed_predict(batch: Batch) -> dict[str, Any]:
-        predictions = predict(batch)
-        read_clock()
+        predictions: dict[str, Any] = predict(batch)
+        tick()
         return predictions
 
-    objective.predict = timed_predict  # type: ignore[method-assign]
-    times: dict[str, list[float]] = defaultdict(list)
+    model.predict = timed_predict
+    times: dict[str, Times] = {name: {clock: [] for clock in CLOCKS} for name in ("step", "step again", *PARTS)}
     for i_round in range(args.rounds + 1):
         for name in ("step", "step again"):
             ticks.clear()
-            read_clock()
-            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-                loss = objective(batch).loss
-            read_clock()
-            loss.backward()
-            read_clock()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            read_clock()
-            if i_round:  # the first round warms up
-                times[name].append(ticks[-1] - ticks[0])
+            tick()
+            step(tick)
+            for clock in CLOCKS if i_round else ():  # the first round warms up
+                times[name][clock].append(ticks[-1][clock] - ticks[0][clock])
                 for part, (start, end) in zip(PARTS, pairwise(ticks), strict=True):
-                    times[part].append(end - start)
+                    times[part][clock].append(end[clock] - start[clock])
     return times
 
 
@@ -87,20 +128,54 @@ def launches(args: argparse.Namespace, fuse: str) -> dict[str, int]:
     return count_launches(objective, make_batch(1, *SIZES[-1], args.device, WITH_STEREO))
 
 
-def waiter(device: str) -> Callable[[], None]:
-    """Return a function that waits until the device has done its work."""
-    return torch.cuda.synchronize if device == "cuda" else lambda: None
+def serve(args: argparse.Namespace) -> int:
+    """Take as many steps as each line of stdin says, so that a program can let two versions of the code take turns.
+
+    Prints one JSON object per line: {"ready", "rss_before_mb"} once networks and batch are built; after `run N` the
+    seconds of each step by both clocks, and the peak memory; {"error"} after any other line. `quit` or the end of the
+    input ends it.
+    """
+    width, height = args.size or SIZES[0]
+    _, step = make_step(args, width, height)
+    wait = waiter(args.device)
+    _say(ready=True, rss_before_mb=resident_memory_mb())
+    for line in sys.stdin:
+        words = line.split()
+        if words == ["quit"]:
+            break
+        try:
+            if len(words) != 2 or words[0] != "run":
+                raise argparse.ArgumentTypeError(f"expected `run N` or `quit`, got {line.strip()[:50]!r}")
+            number = positive(words[1])
+        except argparse.ArgumentTypeError as error:
+            _say(error=str(error))
+            continue
+        seconds: Times = {clock: [] for clock in CLOCKS}
+        for _ in range(number):
+            began = {clock: read() for clock, read in CLOCKS.items()}
+            step()
+            wait()
+            for clock, read in CLOCKS.items():
+                seconds[clock].append(read() - began[clock])
+        _say(**seconds, peak_rss_mb=peak_memory_mb())
+    return 0
+
+
+def _say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
 
 
 def make_objective(args: argparse.Namespace, supp_idxs: Sequence[int] = (-1, 1)) -> Objective:
-    """Build Monodepth2's networks and losses, randomly initialised."""
+    """Build Monodepth2's networks and losses, randomly initialised. Raises UserError for an unknown encoder."""
+    if problems := encoder_problems(args.encoder):
+        raise UserError("; ".join(problems))
     networks = {name: models_zoo.create(name, enc_name=args.encoder, pretrained=False) for name in ("depth", "pose")}
     losses = {
         "img_recon": LOSSES.create("img_recon", use_min=True, use_automask=True),
         "disp_smooth": LOSSES.create("disp_smooth", use_edges=True),
     }
     objective = Objective(networks, losses, {"disp_smooth": 1e-3}, supp_idxs=supp_idxs)
-    if not args.no_channels_last:
+    if not (args.no_channels_last or args.naive):
         objective.use_channels_last()
     return objective.to(torch.device(args.device))
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models_zoo import assembling
 from trainer.objective import Objective
 from trainer.types import Batch
 
@@ -65,6 +66,7 @@ def count_launches(objective: Objective, batch: Batch) -> dict[str, int]:
         return predictions
 
     objective.predict = predict  # type: ignore[method-assign]
+    assembling.devices, by_hand = (), assembling.devices  # decoders as on a GPU
     try:
         with counter:
             loss = objective(batch).loss
@@ -75,4 +77,5 @@ def count_launches(objective: Objective, batch: Batch) -> dict[str, int]:
             end_part()
     finally:
         del objective.predict  # the method of the class again
+        assembling.devices = by_hand
     return {part: end - start for part, start, end in zip(PARTS, ends, ends[1:], strict=False)}

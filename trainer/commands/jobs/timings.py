@@ -13,6 +13,7 @@ from trainer.runtime.streams import doing
 
 IMPORTS, CONFIGURATION = "interpreter and imports", "configuration, with timm"
 BATCH, STEP = "first batch", "first step"
+HEADING, TOTAL = "time to the first step", "total"
 NEXT = {  # a part that is done -> what comes next, said when it takes long
     IMPORTS: "reading the configuration",
     CONFIGURATION: "checking the data",
@@ -82,9 +83,21 @@ class Stopwatch:
     def table(self) -> str:
         """Return the parts in order and their sum, one per line."""
         walls, cpus = zip(*self.laps.values(), strict=True)
-        rows = [*self.laps.items(), ("total", (sum(walls), sum(cpus)))]
+        rows = [*self.laps.items(), (TOTAL, (sum(walls), sum(cpus)))]
         lines = [f"  {name:<36}{wall:>8.2f}{cpu:>8.2f}" for name, (wall, cpu) in rows]
-        return "\n".join([f"{'time to the first step':<38}{'s':>8}{'CPU s':>8}", *lines])
+        return "\n".join([f"{HEADING:<38}{'s':>8}{'CPU s':>8}", *lines])
+
+
+def read_table(text: str) -> dict[str, tuple[float, float]]:
+    """Read a `table` out of what a process printed: wall-clock and CPU seconds by part; {} without one."""
+    _, _, rows = text.partition(HEADING)
+    found: dict[str, tuple[float, float]] = {}
+    for line in rows.splitlines()[1:]:
+        name, wall, cpu = line.rsplit(maxsplit=2)
+        found[name.strip()] = float(wall), float(cpu)
+        if name.strip() == TOTAL:
+            break
+    return found
 
 
 def process_age() -> float:

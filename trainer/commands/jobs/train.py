@@ -17,6 +17,7 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint.state import Position
+from trainer.commands.jobs.profiling import profiled
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace, again: str = AGAIN) -> int:
                 job.loop.recorder.progress.message(f"note: {note}")
             began = job.loop.state.position
             # A launcher that ends all processes because of one must not cut short the last words.
-            with StopSignals(), _ending(job, again) as end:
+            with StopSignals(), _ending(job, again) as end, profiled(job.loop, args.profile, folder.path):
                 job.loop.fit()
             return _leave(job, end, had_finished=job.loop.state.position == began)
 
