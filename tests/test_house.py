@@ -27,7 +27,17 @@ FLOORS = (
 )
 # What other rooms may import beside the face of a package: files, or folders with all files in them.
 OPEN = {
-    "models_zoo": {"adapters", "decoders", "depth", "encoders", "pretrained", "registry", "standardise", "weights"},
+    "models_zoo": {
+        "assembling",
+        "adapters",
+        "decoders",
+        "depth",
+        "encoders",
+        "pretrained",
+        "registry",
+        "standardise",
+        "weights",
+    },
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {
         *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
