@@ -189,7 +189,7 @@ def test_the_camera_of_the_first_pair_serves_all_supports_and_losses(supp_idxs):
     assert objective.networks["pose"].gain.grad != 0
 
 
-def test_one_learned_focal_length_keeps_centre_and_pixels_of_the_data(monkeypatch):
+def test_one_learned_focal_length_keeps_centre_and_pixels_of_the_data():
     class OneLength(LearningPose):
         learn_K = "focal"
 
