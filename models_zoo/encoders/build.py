@@ -78,7 +78,8 @@ def build_encoder(
 
     Pretrained first layers are adapted to `in_chans` by repeating and scaling their RGB filters. Plain ViTs get new
     layers for a pyramid of maps, see `models_zoo.encoders.vit`, or with `deepest_only` for its last map; with `tokens`
-    they give those of four blocks, `taps`, as they are.
+    they give those of four blocks, `taps`, as they are. Without weights the residual branches of timm's models take
+    part from the start, see `wake_branches`.
 
     Args:
         judge: lists what is wrong with the strides of the maps, such as `Decoder.feature_problems`; it is asked before
@@ -114,12 +115,26 @@ def build_encoder(
         ) from error
     _refuse(enc_name, encoder, judge)
     if not pretrained:
+        if "zero_init_last" not in (options or {}):
+            wake_branches(encoder)
         return encoder
     overlay = find_pretrained(name)
     try:
         return build(pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
+
+
+def wake_branches(encoder: nn.Module) -> None:
+    """Let norms whose scales are all zero start from one, as PyTorch's do and torchvision's ResNets.
+
+    timm silences every residual branch by the last norm in it (`zero_init_last`, after Goyal et al., arXiv:1706.02677),
+    for long runs with large batches; in a short one what lies in the branches hardly learns.
+    """
+    for module in encoder.modules():
+        scale = getattr(module, "weight", None)
+        if scale is not None and scale.ndim == 1 and not scale.any() and getattr(module, "bias", None) is not None:
+            nn.init.ones_(scale)
 
 
 def _refuse(enc_name: str, encoder: nn.Module, judge: Callable[[Sequence[int]], list[str]]) -> None:

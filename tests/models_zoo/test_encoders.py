@@ -10,6 +10,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
+from torch import nn
 
 import models_zoo
 from models_zoo import pretrained
@@ -140,3 +141,16 @@ def test_broken_cached_weights_are_not_replaced_by_random_ones(empty_cache: Path
     fill_cache(empty_cache, TINY, {"conv1.0.weight": torch.zeros(1)})
     with pytest.raises(models_zoo.PretrainedUnavailable, match=r"cannot be loaded: .*Error"):
         build_encoder(TINY, pretrained=True)
+
+
+@pytest.mark.parametrize("enc_name", ["test_resnet", "regnetx_002", "resnetv2_50"])
+def test_residual_branches_take_part_from_the_start(enc_name: str):
+    assert not silent(build_encoder(enc_name, pretrained=False))
+
+
+def test_branches_are_silent_on_demand():
+    assert len(silent(build_encoder("test_resnet", pretrained=False, options={"zero_init_last": True}))) > 1
+
+
+def silent(encoder: nn.Module) -> list[str]:
+    return [name for name, p in encoder.named_parameters() if name.endswith("weight") and not p.any()]

@@ -7,15 +7,17 @@ process dies, each file is the old one or the new one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint.state import TrainState, restore_part
+from trainer.data.loaders import PINNED
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.training.averages import Averages
@@ -74,6 +76,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._trouble: CannotWrite | None = None
         self._is_behind = False  # the latest state could not be written
+        self._staged: dict[str, Tensor] = {}  # page-locked memory for the state of a GPU
 
     def is_due_at(self, step: int) -> bool:
         """Return whether `last` is due after optimizer step `step`, on all processes alike."""
@@ -98,16 +101,30 @@ class Saver:
             tensors, metadata = self.checkpointer.pack_last(*trained, self.accelerator.scaler, parts.state)
             self.wait()
             if self.background:
-                copies = {  # laid out as in the file, so that the thread converts nothing
-                    name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-                    for name, tensor in tensors.items()
-                }
                 self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-                self._writing = self._pool.submit(self.checkpointer.write_last, copies, metadata)
+                self._writing = self._pool.submit(self.checkpointer.write_last, self._copied(tensors), metadata)
             else:
                 self._note(self._attempt(self.checkpointer.write_last, tensors, metadata))
             self._saved_at = self.clock()
         self._leave_in_trouble()
+
+    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copy a state to memory, laid out as in the file, so that the thread that writes it converts nothing.
+
+        From a GPU through page-locked memory, all tensors at once, which is kept for the next save: the device computes
+        on meanwhile, but for these copies.
+        """
+        copies = {}
+        for name, tensor in tensors.items():
+            if tensor.device.type in PINNED:
+                if name not in self._staged or self._staged[name].shape != tensor.shape:
+                    self._staged[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                copies[name] = self._staged[name].copy_(tensor.detach(), non_blocking=True)
+            else:
+                copies[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        if self._staged:
+            getattr(torch, self.accelerator.device.type).current_stream().synchronize()
+        return copies
 
     def save_best(self, objective: Any) -> bool:
         """Save the weights of `objective` as the best so far, in the foreground: the next `last` refers to them.
