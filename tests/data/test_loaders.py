@@ -197,6 +197,14 @@ def test_auto_is_that_number_with_its_reason(monkeypatch):
     assert make_loader(Dots(), EpochBatches(11, 4)).why_workers == ""
 
 
+def test_more_workers_than_cores_are_told_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(loaders, "usable_cores", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert make_loader(Dots(), EpochBatches(11, 4), num_workers=1).why_workers == ""
+    loader = make_loader(Dots(), EpochBatches(11, 4), num_workers=2)  # torch's own warning would fail this test
+    assert loader.why_workers == "more than the 1 core for each process; loader.num_workers: auto chooses their number"
+
+
 def test_a_container_may_grant_fewer_cores(tmp_path, monkeypatch):
     quota = tmp_path / "cpu.max"
     monkeypatch.setattr(environment, "_QUOTA", str(quota))

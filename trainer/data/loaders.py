@@ -173,6 +173,8 @@ def make_loader(
     why = ""
     if num_workers == "auto":
         num_workers, why = choose_workers(dataset, sampler.batch_size // sampler.world)
+    elif num_workers > (cores := _own_cores()):
+        why = f"more than the {_cores(cores)} for each process; loader.num_workers: auto chooses their number"
     if num_workers < 0 or timeout < 0 or (prefetch_factor is not None and prefetch_factor < 1):
         raise UserError(
             "loader: num_workers and timeout must be 0 or more and prefetch_factor 1 or more, "
@@ -212,19 +214,32 @@ def choose_workers(dataset: DepthDataset, batch_size: int) -> Choice:
     """
     import psutil  # Accelerate brings it along
 
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = max(1, usable_cores() // local)
-    of = f"{cores} core{'s' * (cores > 1)} for each process"
+    cores = _own_cores()
+    of = f"{_cores(cores)} for each process"
     if not _has_accelerator():
         return Choice(min(1, cores - 1), f"{of}, where the networks compute, too")
     width, height = dataset.size
     item = 4 * 3 * width * height * (1 + len(dataset.supp_idxs)) * (1 + dataset.use_aug)
-    share = psutil.virtual_memory().available / 2 / local  # the rest is for the files that the system keeps
+    share = (
+        psutil.virtual_memory().available / 2 / _local_processes()
+    )  # the rest is for files
     fitting = int(share / (_WORKER_BYTES + _BATCHES_AHEAD * batch_size * item))
     most = max(1, min(cores - 1, _MOST_WORKERS))
     if fitting < most:
         return Choice(max(1, fitting), f"{share / 1e9:.1f} GB of memory for the workers of each process")
     return Choice(most, f"{of}" if most < _MOST_WORKERS else f"{of}; more seldom help")
+
+
+def _local_processes() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _own_cores() -> int:
+    return max(1, usable_cores() // _local_processes())
+
+
+def _cores(number: int) -> str:
+    return f"{number} core{'s' * (number > 1)}"
 
 
 def _has_accelerator() -> bool:
@@ -284,7 +299,7 @@ class _Loader(DataLoader[dict[str, Tensor]]):
     torch's worker loop ends by itself when the trainer has died.
     """
 
-    why_workers: str = ""  # reason of their number; "" = it was given
+    why_workers: str = ""  # reason of their number, or that it is too large; "" = it was given
 
     def __iter__(self) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
@@ -293,6 +308,9 @@ class _Loader(DataLoader[dict[str, Tensor]]):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._naming(batches) if self.num_workers else batches
+
+    def check_worker_number_rationality(self) -> None:
+        """Warn of nothing: `why_workers` does, with what to do."""
 
     def _naming(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """Yield the batches; when workers hang, the error names the items that were waited for.

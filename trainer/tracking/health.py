@@ -262,8 +262,9 @@ def _holes(share: float) -> str:
 def _spread(spread: float) -> str:
     return (
         f"warning: the learned focal length varies by {spread:.0%} (standard deviation over mean) between pictures."
-        " One camera has one focal length: train longer, start nearer (net.pose.K_init: [fx, fy, cx, cy]), or leave"
-        " out pictures without motion. If the pictures come from several cameras, this is no fault."
+        " One camera has one focal length: net.pose.learn_K: focal learns one for all pictures. Otherwise train longer,"
+        " start nearer (net.pose.K_init: [fx, fy, cx, cy]), or leave out pictures without motion. If the pictures come"
+        " from several cameras, this is no fault."
     )
 
 

@@ -79,6 +79,7 @@ def run(**values: Any) -> int:
     items = _items(cfg, modes, source.size if isinstance(source, Teacher) else shown, out)
     record = _record(args, source, shown)
     records = {root: _joined(root, record, args.overwrite) for root in {item.root for item in items.values()}}
+    begun = [root for root in records if not os.path.exists(root / RECORD)]
     make_folder(out)
     clean_stale_under(item.path.parent for item in items.values())
     for root, joined in records.items():  # before the first label: no later run mixes those of two teachers
@@ -96,6 +97,8 @@ def run(**values: Any) -> int:
     there = len(items) - len(problems)
     print(f"{out}: {there} of {len(items)} items ({', '.join(modes)}) have labels, {len(todo) - len(problems)} new")
     print_problems(problems, "items have none", "item has none")
+    for root in begun if not there else ():  # else the folder would be taken for one of labels
+        (root / RECORD).unlink(missing_ok=True)
     if there:
         print(f"train on them: {_training(args, pages, cfg, out)}")
     return int(bool(problems))
