@@ -132,8 +132,9 @@ def wake_branches(encoder: nn.Module) -> None:
     for long runs with large batches; in a short one what lies in the branches hardly learns.
     """
     for module in encoder.modules():
-        scale = getattr(module, "weight", None)
-        if scale is not None and scale.ndim == 1 and not scale.any() and getattr(module, "bias", None) is not None:
+        scale, shift = getattr(module, "weight", None), getattr(module, "bias", None)
+        is_norm = scale is not None and shift is not None and scale.ndim == 1 and not scale.is_meta
+        if is_norm and not scale.any():
             nn.init.ones_(scale)
 
 
