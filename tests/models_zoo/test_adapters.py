@@ -132,7 +132,7 @@ def test_a_merged_depth_network_predicts_the_same(kind: str) -> None:
     for adapter in adapters_of(net):
         nn.init.normal_(adapter.lora_B)
     disp = net(images)["disp"][0]
-    assert (disp - depth().eval()(images)["disp"][0]).abs().max() > 1e-4
+    assert (disp - depth().eval()(images)["disp"][0]).abs().max() > 1e-5
     assert torch.allclose(merge(net)(images)["disp"][0], disp, rtol=0, atol=1e-6)
 
 
