@@ -220,9 +220,7 @@ def choose_workers(dataset: DepthDataset, batch_size: int) -> Choice:
         return Choice(min(1, cores - 1), f"{of}, where the networks compute, too")
     width, height = dataset.size
     item = 4 * 3 * width * height * (1 + len(dataset.supp_idxs)) * (1 + dataset.use_aug)
-    share = (
-        psutil.virtual_memory().available / 2 / _local_processes()
-    )  # the rest is for files
+    share = psutil.virtual_memory().available / 2 / _local_processes()  # the rest is for files
     fitting = int(share / (_WORKER_BYTES + _BATCHES_AHEAD * batch_size * item))
     most = max(1, min(cores - 1, _MOST_WORKERS))
     if fitting < most:
