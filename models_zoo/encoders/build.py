@@ -132,9 +132,10 @@ def wake_branches(encoder: nn.Module) -> None:
     for long runs with large batches; in a short one what lies in the branches hardly learns.
     """
     for module in encoder.modules():
-        scale, shift = getattr(module, "weight", None), getattr(module, "bias", None)
-        is_norm = scale is not None and shift is not None and scale.ndim == 1 and not scale.is_meta
-        if is_norm and not scale.any():
+        scale: Tensor | None = getattr(module, "weight", None)
+        if scale is None or scale.ndim != 1 or scale.is_meta or getattr(module, "bias", None) is None:
+            continue
+        if not scale.any():
             nn.init.ones_(scale)
 
 
