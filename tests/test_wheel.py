@@ -62,4 +62,4 @@ def test_it_trains_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     done = run("train", "-c", "synthetic/monodepth2_MS", "--progress", "plain", "--set", *SMALL, "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr[-3000:]
     folder = here / "models/synthetic/monodepth2_MS/42"
-    assert read_hparams(folder / "hparams.yaml")["config"]["net"]["depth"]["init_disp"] == 0.06
+    assert read_hparams(folder / "hparams.yaml")["config"]["dataset"]["supp_idxs"] == [-1, 1, 0]

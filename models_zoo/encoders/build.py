@@ -132,8 +132,8 @@ def wake_branches(encoder: nn.Module) -> None:
     for long runs with large batches; in a short one what lies in the branches hardly learns.
     """
     for module in encoder.modules():
-        scale: Tensor | None = getattr(module, "weight", None)
-        if scale is None or scale.ndim != 1 or scale.is_meta or getattr(module, "bias", None) is None:
+        scale = getattr(module, "weight", None)
+        if not isinstance(scale, Tensor) or scale.ndim != 1 or scale.is_meta or getattr(module, "bias", None) is None:
             continue
         if not scale.any():
             nn.init.ones_(scale)

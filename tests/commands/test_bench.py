@@ -337,7 +337,8 @@ def test_untrained_networks_have_contrast():
     """Logits have a mean of 0, so disparity one of 1/2, and vary more than those of a new network."""
     network = bench_export.random_network("test_resnet", "hrdepth")
     torch.manual_seed(0)
-    new = models_zoo.create("depth", enc_name="test_resnet", dec_name="hrdepth", pretrained=False).eval()
+    options = {"enc_name": "test_resnet", "dec_name": "hrdepth", "init_disp": 0.5}
+    new = models_zoo.create("depth", pretrained=False, **options).eval()
     with torch.no_grad():
         frames = check.generated_frames((96, 64), count=1) / 255
         disp, plain = (depth(frames)["disp"][0] for depth in (network.depth, new))

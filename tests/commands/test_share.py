@@ -71,7 +71,8 @@ def test_transformers_loads_the_folder_without_this_project(shared: Path, tmp_pa
     with patch("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path)):
         pipe = transformers.pipeline("depth-estimation", model=str(shared), trust_remote_code=True)
     predicted = pipe(image)["predicted_depth"].numpy()
-    assert predicted == pytest.approx(DepthPredictor.load(shared)(image).disparity, rel=1e-4)  # relative, so disparity
+    ours = DepthPredictor.load(shared)(image).disparity
+    assert predicted == pytest.approx(ours, rel=5e-4)  # disparity; they resize by Pillow, which differs by one level
     snippet = 'predicted_depth"]  # 1 / depth up to a factor: larger = nearer'
     assert snippet in (shared / "README.md").read_text()
 

@@ -67,15 +67,15 @@ RAISING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from trainer.commands.train import main
-from trainer.objective import Objective
 from trainer.runtime.errors import UserError
-forward, steps = Objective.forward, []
-def failing(self, batch):
-    steps.append(batch)
+from trainer.training.loop import Loop
+step, steps = Loop.step, []
+def failing(self, batches):
+    steps.append(batches)
     if len(steps) == 3 and os.environ["RANK"] == "1":
         raise {error}
-    return forward(self, batch)
-Objective.forward = failing
+    return step(self, batches)
+Loop.step = failing
 sys.exit(main())
 """
 

@@ -38,8 +38,9 @@ def enter_noted(self):
     signals.append(self)
     return enter(self)
 def forward_later(self, batch):
-    steps.extend([batch] if self.training else [])
-    if self.training and len(steps) == {PAUSE + 1} and mark.name in paused and not mark.exists():
+    in_step = self.training and signals  # a dry step comes before
+    steps.extend([batch] if in_step else [])
+    if in_step and len(steps) == {PAUSE + 1} and mark.name in paused and not mark.exists():
         mark.write_text(str(os.getpid()))
         while all(each.received is None for each in signals):
             time.sleep(0.01)
