@@ -129,6 +129,11 @@ def test_scientific_numbers_from_file_and_command_line(load):
     assert cfg.optimizer_kwargs() == {**expected, **ours}
 
 
+def test_a_rate_of_a_part_is_taken_away_by_null(load):
+    cfg = load("optimizer: {group_lr: {pose: 1e-3, depth: 2e-4}}", "optimizer.group_lr={depth: ~}")
+    assert cfg.optimizer_kwargs()["group_lr"] == {"pose": 1e-3}
+
+
 def test_yaml_anchors_and_merge_keys(load):
     cfg = load("loss:\n  img_recon: &base {weight: 2, use_min: true}\n  feat_recon: {<<: *base, weight: 0.5}")
     assert cfg.loss["feat_recon"] == {"weight": 0.5, "use_min": True, "loss_name": "ssim", "mask_name": None}

@@ -28,6 +28,11 @@ def _on_or_off(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def _without_null(values: dict[str, float | None] | None) -> dict[str, float | None] | None:
+    """Leave out what a page on top has taken away."""
+    return values and {key: value for key, value in values.items() if value is not None}
+
+
 def _zero_is_off(value: float | None) -> float | None:
     return value or None
 
@@ -250,7 +255,7 @@ class OptimizerSection(_Section):
     layer_decay: Annotated[float, Key(gt=0, le=1)] | None = Key(
         None, description="factor of the rate from block to block of an encoder, towards the image; null = 1"
     )
-    group_lr: dict[str, NotNegative] | None = Key(
+    group_lr: Annotated[dict[str, NotNegative | None] | None, AfterValidator(_without_null)] = Key(
         None, description="learning rates of parts, by network (pose) or pattern (depth.encoder.*); null = lr"
     )
     frozen_bn: bool = Key(False, description="do not train scales and shifts of batch norm")
