@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import torch
 
-from trainer.runtime.environment import versions
+from trainer.runtime.environment import usable_cores, versions
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Times = dict[str, list[float]]  # clock -> seconds of each round
@@ -81,10 +81,9 @@ def resident_memory_mb() -> float:
 
 def machine() -> dict[str, Any]:
     """Describe the machine without naming it."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     described = {
         "cpu": _model(),
-        "cores": usable,
+        "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "load": round(os.getloadavg()[0], 2),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from trainer.build import build_dataset
 from trainer.commands.cli import fill_in
-from trainer.commands.jobs.preparing import ahead, print_problems
+from trainer.commands.jobs.preparing import ahead, print_problems, root_in
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
@@ -39,7 +39,7 @@ def run(**values: Any) -> int:
     pages = [*map(str, args.cfg_file), *(["-d", *map(str, args.cfg_default)] if args.cfg_default else [])]
     fill_in(args)
     cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
-    out = args.out or _root_in(cfg)
+    out = args.out or root_in(cfg, "decoded_root", "the pictures")
     modes = args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])]
     problems = []
     for root, folder in _folders(cfg, modes, out).items():
@@ -51,13 +51,6 @@ def run(**values: Any) -> int:
     settings = ["--set", *args.set, f"dataset.decoded_root={out}"]
     print(f"train on them: {shlex.join(['monodepth', 'train', '-c', *pages, *settings, *plugins])}")
     return int(bool(problems))
-
-
-def _root_in(cfg: Config) -> Path:
-    root = cfg.dataset_kwargs("train")[1].get("decoded_root")
-    if root is None:
-        raise UserError("--out is required: the folder for the pictures, dataset.decoded_root of the training")
-    return expanded(root)
 
 
 def _folders(cfg: Config, modes: list[str], out: Path) -> dict[Path, Folder]:

@@ -19,7 +19,7 @@ import numpy as np
 from trainer.build import build_dataset
 from trainer.checkpoint.hub import SETTINGS
 from trainer.commands.cli import fill_in
-from trainer.commands.jobs.preparing import ahead, clean_stale_under, print_problems, store
+from trainer.commands.jobs.preparing import ahead, clean_stale_under, print_problems, root_in, store
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
@@ -73,7 +73,7 @@ def run(**values: Any) -> int:
     fill_in(args)
     cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
     shown = input_size(cfg)
-    out = args.out or _root_in(cfg)
+    out = args.out or root_in(cfg, "pseudo_root", "the labels")
     source = _open(args, shown)
     modes = args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])]
     items = _items(cfg, modes, source.size if isinstance(source, Teacher) else shown, out)
@@ -102,13 +102,6 @@ def run(**values: Any) -> int:
     if there:
         print(f"train on them: {_training(args, pages, cfg, out)}")
     return int(bool(problems))
-
-
-def _root_in(cfg: Config) -> Path:
-    root = cfg.dataset_kwargs("train")[1].get("pseudo_root")
-    if root is None:
-        raise UserError("--out is required: the folder for the labels, dataset.pseudo_root of the training")
-    return expanded(root)
 
 
 def _open(args: argparse.Namespace, shown: tuple[int, int]) -> Teacher | PseudoLabels:

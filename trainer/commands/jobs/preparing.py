@@ -13,6 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
+from trainer.config import Config
+from trainer.data.files.paths import expanded
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import clean_stale, make_folder, replacing
 from trainer.tracking.progress import counting
@@ -109,6 +111,14 @@ def ahead(
             yield queue.popleft().result()
     while queue:
         yield queue.popleft().result()
+
+
+def root_in(cfg: Config, key: str, what: str) -> Path:
+    """Return the folder that `dataset.<key>` of the training names, which holds `what`. Raises UserError without it."""
+    root = cfg.dataset_kwargs("train")[1].get(key)
+    if root is None:
+        raise UserError(f"--out is required: the folder for {what}, dataset.{key} of the training")
+    return expanded(root)
 
 
 def print_problems(problems: Sequence[str], what: str, one: str = "", shown: int = 20) -> None:
