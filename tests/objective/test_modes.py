@@ -85,6 +85,23 @@ def test_channels_last_reorders_the_images_of_the_networks_and_nothing_else():
     assert out.loss.item() == pytest.approx(ordinary(batch).loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "device", "capability", "is_last"),
+    [
+        ("auto", "cpu", "AVX2", False),
+        ("auto", "cpu", "AVX512", True),
+        ("auto", "cuda", "AVX2", True),
+        (True, "cpu", "AVX2", True),
+        (False, "cuda", "AVX512", False),
+    ],
+)
+def test_the_layout_is_that_which_is_fast_on_the_device(monkeypatch, wanted, device, capability, is_last):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    objective = make_objective()
+    objective.use_channels_last(wanted, device)
+    assert objective.channels_last is is_last
+
+
 def test_autoencoder_sees_target_and_supports():
     networks = {"depth": FakeDepth(), "pose": FakePose(), "autoencoder": FakeAutoencoder()}
     out = Objective(networks, make_losses(), supp_idxs=(-1, 1))(make_batch())

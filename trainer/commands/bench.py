@@ -73,7 +73,8 @@ def _step(job: argparse.ArgumentParser) -> None:
     _encoder(job, "both networks")
     add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
     _device(job)
-    add("--no-channels-last", action="store_true", help="networks in the ordinary memory layout")
+    layout = "memory layout of the networks (default as training chooses it)"
+    add("--channels-last", action=argparse.BooleanOptionalAction, default="auto", help=layout)
     published = "the same step as published, in plain PyTorch: a stand-in for earlier code"
     add("--naive", action="store_true", help=published)
     served = "wait for lines `run N` on stdin and answer each in JSON, for a program that compares two versions"
@@ -108,7 +109,7 @@ def _save(job: argparse.ArgumentParser) -> None:
     job.add_argument("--folder", type=Path, metavar="DIR", help=where)
     _encoder(job, "both networks")
     _device(job)
-    job.set_defaults(no_channels_last=False, naive=False)
+    job.set_defaults(channels_last="auto", naive=False)
 
 
 def _eval(job: argparse.ArgumentParser) -> None:
@@ -119,7 +120,7 @@ def _eval(job: argparse.ArgumentParser) -> None:
     add_shared(job, "--batch-size", default=8)
     _encoder(job, "the network")
     _device(job)
-    job.set_defaults(no_channels_last=False, naive=False)
+    job.set_defaults(channels_last="auto", naive=False)
 
 
 def _predict(job: argparse.ArgumentParser) -> None:

@@ -186,7 +186,9 @@ class TrainerSection(_Section):
     log_grad_norm: bool = Key(False, description="track the gradient norm of each network")
     trackers: Names = Key(["tensorboard"], description="names of Accelerate trackers; [] = none")
     sync_batchnorm: bool = Key(True, description="batch-norm statistics over all processes")
-    channels_last: bool = Key(True, description="memory layout of the networks; faster on most GPUs")
+    channels_last: bool | Literal["auto"] = Key(
+        "auto", description="memory layout of the networks; auto = true, but false on a CPU without AVX-512"
+    )
     benchmark: bool = Key(False, description="let cuDNN choose algorithms by timing; not bitwise repeatable")
     deterministic: bool = Key(False, description="deterministic algorithms where torch has them; slower")
     detect_anomaly: bool = Key(False, description="find the operation that made a gradient NaN; very slow")

@@ -92,8 +92,16 @@ class Objective(nn.Module):
                 raise ValueError(f"the weights of {key!r} begin with epoch {min(by_epoch, default='none')}, not 0")
             self.weights[key] = by_epoch[max(begun)]
 
-    def use_channels_last(self) -> None:
-        """Store weights and images of the networks channels last: faster, with other rounding."""
+    def use_channels_last(self, wanted: bool | str = True, device_type: str = "cpu") -> None:
+        """Store weights and images of the networks channels last: often faster, with other rounding.
+
+        With `wanted="auto"` only where it is known to be faster: on a CPU without AVX-512 the gradients of convolutions
+        take 1.4 times as long in this layout.
+        """
+        if wanted == "auto":
+            wanted = device_type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        if not wanted:
+            return
         self.channels_last = True
         for network in self.networks.values():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -147,8 +147,7 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
     """
     if accelerator.num_processes > 1 and cfg.trainer.sync_batchnorm:
         batchnorm.synchronise_batchnorm(objective, accelerator.device)
-    if cfg.trainer.channels_last:
-        objective.use_channels_last()
+    objective.use_channels_last(cfg.trainer.channels_last, accelerator.device.type)
     objective.to(accelerator.device)
     notes = freezing.freeze(objective, cfg.trainer.freeze or [], cfg.trainer.frozen_batchnorm)
     notes += freezing.trained_share(objective)

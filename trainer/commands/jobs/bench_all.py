@@ -28,6 +28,7 @@ PUBLISHED = "as published, 32 bit"
 SIDES = {  # of a step; its options
     PUBLISHED: ("--naive",),
     "32 bit": (),
+    "32 bit, channels last": ("--channels-last",),
     "32 bit, ordinary memory layout": ("--no-channels-last",),
     "bf16 networks": ("--precision", "bf16"),
 }
@@ -157,7 +158,7 @@ def _steps(args: argparse.Namespace) -> list[str]:
         " (`trainer/commands/jobs/naive_step.py`): the same gradients in another way, but for the batch"
         " that BatchNorm of the pose network sees."
     )
-    words = ["step", *size, "--serve", "[--naive | --no-channels-last | --precision bf16]"]
+    words = ["step", *size, "--serve", "[--naive | --[no-]channels-last | --precision bf16]"]
     return ["## A training step", text, f"`monodepth bench {' '.join(words)}`", _table(results), _markdown(table)]
 
 

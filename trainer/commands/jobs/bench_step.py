@@ -54,9 +54,8 @@ def run(args: argparse.Namespace) -> int:
         controls = {f"{size} A/A": ratio(of["step again"], of["step"]) for size, of in measured.items()}
         publish(args, document(args, named | controls, launches={fuse: launches(args, fuse) for fuse in FORMS}))
         return 0
-    layout = "ordinary layout" if args.no_channels_last or args.naive else "channels last"
     of = ", as published" * args.naive
-    print(f"{args.encoder} depth and pose{of}, batch {args.batch_size}, {args.precision} bit networks, {layout}")
+    print(f"{args.encoder} depth and pose{of}, batch {args.batch_size}, {args.precision} bit networks, {layout(args)}")
     print(f"{args.device}, {args.threads} thread(s), torch {torch.__version__}, median of {args.rounds} rounds, ms")
     for size, times in measured.items():
         report(size, {part: by_clock["wall"] for part, by_clock in times.items()})
@@ -66,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
         parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
         print(f"  losses {FORMS[fuse]}: {sum(counts.values()):,} ({parts})")
     return 0
+
+
+def layout(args: argparse.Namespace) -> str:
+    """Name the memory layout that the networks have with these options."""
+    is_last = make_objective(argparse.Namespace(**vars(args) | {"encoder": "test_resnet"})).channels_last
+    return "channels last" if is_last else "ordinary layout"
 
 
 def make_step(args: argparse.Namespace, width: int, height: int) -> tuple[Any, Callable[..., None]]:
@@ -175,8 +180,7 @@ def make_objective(args: argparse.Namespace, supp_idxs: Sequence[int] = (-1, 1))
         "disp_smooth": LOSSES.create("disp_smooth", use_edges=True),
     }
     objective = Objective(networks, losses, {"disp_smooth": 1e-3}, supp_idxs=supp_idxs)
-    if not (args.no_channels_last or args.naive):
-        objective.use_channels_last()
+    objective.use_channels_last(args.channels_last and not args.naive, args.device)
     return objective.to(torch.device(args.device))
 
 

@@ -29,8 +29,7 @@ def run(args: argparse.Namespace) -> int:
     objective = load_objective(args.capsule, args.hparams).to(device)
     objective.set_epoch(capsule.position.epoch)
     settings = hparams["config"].get("trainer", {})
-    if settings.get("channels_last", True):
-        objective.use_channels_last()
+    objective.use_channels_last(settings.get("channels_last", "auto"), device.type)
     precision = args.precision or str(settings.get("precision", 32))
     batch = {key: tensor.to(device) for key, tensor in capsule.batch.items()}
     moment = Moment(capsule.seed, capsule.position.step, capsule.micro_batch, capsule.rank)

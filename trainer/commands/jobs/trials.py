@@ -140,7 +140,7 @@ def _small_objective() -> Any:
     from trainer.commands.jobs.bench_step import make_objective
 
     torch.manual_seed(0)
-    return make_objective(Namespace(encoder="test_resnet", no_channels_last=True, naive=False, device=device_type()))
+    return make_objective(Namespace(encoder="test_resnet", channels_last=False, naive=False, device=device_type()))
 
 
 def training_step() -> Findings:
