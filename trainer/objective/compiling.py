@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -102,9 +103,9 @@ class CompiledFormulas:
         except Exception as error:
             if not isinstance(error, (torch._dynamo.exc.TorchDynamoException, _NotCompiled)):
                 raise
-            lines = str(error).strip().splitlines() or [type(error).__name__]
+            said = shorten(str(error).split("\n\n")[0], 300, placeholder=" ...") or type(error).__name__
             self._compiled = None
-            self.warn(f"warning: the losses are not compiled ({lines[0]}); the same numbers take more launches")
+            self.warn(f"warning: the losses are not compiled ({said}); the same numbers take more launches")
         return formula(*args)
 
     def _compile(self, formula: Runner, args: tuple[Any, ...]) -> Runner:
