@@ -34,6 +34,7 @@ from tests.world import LAUNCHER, call, command, copied_run, fork, refused, trai
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.checkpoint.safefile import read, read_metadata, write
 from trainer.commands.train_dev import scratch
+from trainer.runtime.environment import emulates_bf16
 from trainer.runtime.seeding import TRAINING, seed_everything
 from trainer.training.loop import Loop
 
@@ -274,6 +275,7 @@ def test_bf16_accumulation_and_clipping_run(tmp_path: Path) -> None:
     options += ("dataset.train.num_items=4", "loader.batch_size=1", "trainer.max_epochs=1", *QUICK)
     done = call(*train_args(tmp_path, *options))
     assert done.returncode == 0, done.stderr
+    assert ("this processor has no instructions" in done.stdout + done.stderr) is emulates_bf16("cpu")
     assert last_step(tmp_path) == 2  # of 4 micro-batches: 3 + 1
     assert all(w.dtype != torch.bfloat16 for w in load_file(ckpt(tmp_path, "last")).values())
 

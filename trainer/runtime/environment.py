@@ -37,6 +37,13 @@ def usable_cores() -> int:
     return cores
 
 
+def emulates_bf16(device_type: str) -> bool:
+    """Whether bf16 is computed without instructions for it: on a CPU that has none, many times slower than 32 bit."""
+    import torch
+
+    return device_type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
     found = {package: _version(package) for package in PACKAGES}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from trainer.commands.jobs.measuring import CLOCKS, Result, Times, machine, ratio, result, rows
 from trainer.runtime import files
-from trainer.runtime.environment import versions
+from trainer.runtime.environment import emulates_bf16, versions
 from trainer.runtime.errors import UserError
 from trainer.runtime.streams import say
 
@@ -135,12 +135,13 @@ def _head(args: argparse.Namespace) -> str:
 def _steps(args: argparse.Namespace) -> list[str]:
     """Let the sides of a step take turns, each in a process of its own; return their part of the page."""
     size = [*TINY, "--batch-size", "1"] if args.quick else ["--size", "640", "192"]
-    times: dict[str, Times] = {side: {clock: [] for clock in CLOCKS} for side in SIDES}
+    sides = {side: words for side, words in SIDES.items() if "bf16" not in words or not emulates_bf16("cpu")}
+    times: dict[str, Times] = {side: {clock: [] for clock in CLOCKS} for side in sides}
     memory = {}
     with ExitStack() as stack:
         servers = {
             side: stack.enter_context(closing(Server(["step", *size, *words, "--threads", str(args.threads)])))
-            for side, words in SIDES.items()
+            for side, words in sides.items()
         }
         for i_round in range(args.rounds + 1):
             for side, server in servers.items():
@@ -149,7 +150,7 @@ def _steps(args: argparse.Namespace) -> list[str]:
                 for clock in CLOCKS if i_round else ():
                     times[side][clock] += answer[clock]
     results = {side: result(of) for side, of in times.items()}
-    results |= {f"{side} / published": ratio(times[side], times[PUBLISHED]) for side in SIDES if side != PUBLISHED}
+    results |= {f"{side} / published": ratio(times[side], times[PUBLISHED]) for side in sides if side != PUBLISHED}
     least = memory[PUBLISHED]
     table = [["peak memory with imports", "MB", "/ published"]]
     table += [[side, f"{mb:,.0f}", f"{mb / least:.2f}"] for side, mb in memory.items()]
@@ -158,6 +159,8 @@ def _steps(args: argparse.Namespace) -> list[str]:
         " (`trainer/commands/jobs/naive_step.py`): the same gradients in another way, but for the batch"
         " that BatchNorm of the pose network sees."
     )
+    if len(sides) < len(SIDES):
+        text += " 16 bit is not measured: this processor has no instructions for bf16."
     words = ["step", *size, "--serve", "[--naive | --[no-]channels-last | --precision bf16]"]
     return ["## A training step", text, f"`monodepth bench {' '.join(words)}`", _table(results), _markdown(table)]
 

@@ -26,6 +26,7 @@ from trainer.data.files.paths import DataNotFound
 from trainer.metrics.camera import LearnedCamera
 from trainer.metrics.validation import shown_name
 from trainer.objective.compiling import CompiledFormulas
+from trainer.runtime.environment import emulates_bf16
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import check_launcher, is_first_process, lost_peer
@@ -216,6 +217,8 @@ def _banner(job: Run) -> dict[str, str]:
     if device.type == "cuda":
         uses_tf32 = torch.backends.cudnn.allow_tf32
         precision += ", products of 32 bit in TF32" if uses_tf32 else " (trainer.matmul_precision: high allows TF32)"
+    elif precision == "bf16" and emulates_bf16(device.type):
+        precision += ", for which this processor has no instructions: trainer.precision: 32 is many times faster"
     train, val = loop.train_loader, loop.val_loader
     steps = math.ceil(loop.batches_per_epoch / settings.accumulate)
     epochs, budget = settings.max_epochs, loop.budget

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands.jobs.doctor import GB, Findings, Problem
+from trainer.runtime.environment import emulates_bf16
 from trainer.runtime.errors import UserError
 
 MEETING_SECONDS = 60.0
@@ -26,7 +27,8 @@ def devices() -> Findings:
 
     built = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
     yield "torch built for", ", ".join(f"{name} {version}" for name, version in built.items() if version) or "CPU"
-    yield "CPU", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    bf16 = "no bf16 (train in 32 bit)" if emulates_bf16("cpu") else "bf16"
+    yield "CPU", f"{torch.backends.cpu.get_cpu_capability()}, {bf16}, {torch.get_num_threads()} threads"
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         known = torch.cuda.get_device_properties(i)
         free, total = torch.cuda.mem_get_info(i)
