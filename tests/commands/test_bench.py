@@ -194,7 +194,7 @@ def test_the_page_has_a_table_for_each_benchmark(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_all, "_measured", measured)
     page = tmp_path / "docs" / "benchmarks.md"
     for quick in ([], ["--quick"]):
-        monkeypatch.setattr(bench_all, "emulates_bf16", lambda device: bool(quick))
+        monkeypatch.setattr(bench_all, "emulates_bf16", lambda device, quick=quick: bool(quick))
         assert bench.main(["all", "--out", str(page), "--rounds", "2", *quick]) == 0
         text = page.read_text()
         assert ("made with `--quick`" in text) == bool(quick)
