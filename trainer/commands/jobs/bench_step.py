@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def layout(args: argparse.Namespace) -> str:
     """Name the memory layout that the networks have with these options."""
     is_last = make_objective(argparse.Namespace(**vars(args) | {"encoder": "test_resnet"})).channels_last
-    return "channels last" if is_last else "ordinary layout"
+    return "channels last layout" if is_last else "ordinary memory layout"
 
 
 def make_step(args: argparse.Namespace, width: int, height: int) -> tuple[Any, Callable[..., None]]:
@@ -180,7 +180,7 @@ def make_objective(args: argparse.Namespace, supp_idxs: Sequence[int] = (-1, 1))
         "disp_smooth": LOSSES.create("disp_smooth", use_edges=True),
     }
     objective = Objective(networks, losses, {"disp_smooth": 1e-3}, supp_idxs=supp_idxs)
-    objective.use_channels_last(args.channels_last and not args.naive, args.device)
+    objective.use_channels_last(False if args.naive else args.channels_last, args.device)
     return objective.to(torch.device(args.device))
 
 

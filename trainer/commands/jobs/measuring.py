@@ -82,7 +82,7 @@ def resident_memory_mb() -> float:
 def machine() -> dict[str, Any]:
     """Describe the machine without naming it."""
     described = {
-        "cpu": _model(),
+        "cpu": f"{_model()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
