@@ -75,9 +75,9 @@ def _add_protocol(add: Callable[..., object]) -> None:
         "--alignment",
         nargs="+",
         metavar="MODE",
-        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares), lsqr_depth_trim (that"
-        " without extremes, as in MDEC 2025); several are scored side by side, with a file each; default stereo if trained"
-        " with a stereo pair",
+        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares), lsqr_depth_trim"
+        " (that without extremes, as in MDEC 2025); several are scored side by side, with a file each; default stereo"
+        " if trained with a stereo pair",
     )
     crops = "garg, eigen, marigold (all KITTI), nyu, cityscapes or none; default garg for KITTI, else none"
     add("--crop", metavar="NAME", help=crops)

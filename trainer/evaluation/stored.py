@@ -43,8 +43,8 @@ class StoredDepth:
 
         Negative numbers become 0, infinite depth becomes `INFINITE`. `kind` may be None if the file states it, or
         `pred_type` as submissions to MDEC do: depth is interpolated as depth then, and where it is affine-invariant,
-        items with negative numbers are raised above 0, which `lsqr_depth_trim` undoes. Raises UserError for another kind
-        of file, a missing array and wrong values.
+        items with negative numbers are raised above 0, which `lsqr_depth_trim` undoes. Raises UserError for another
+        kind of file, a missing array and wrong values.
         """
         arrays = read_arrays(path, (KEY, "kind", "items", "dataset", PRED_TYPE))
         if KEY not in arrays:
