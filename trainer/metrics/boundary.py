@@ -14,9 +14,10 @@ NEAREST = 1e-6  # metres: what is nearer, or behind the camera, counts as that n
 class BoundaryMetrics(MapMetricSet):
     """F1 of depth boundaries, Depth Pro (arXiv:2410.02073): two neighbours whose depths differ by 5 to 25 %.
 
-    The depth is not clipped, so an alignment by a factor changes nothing; one with a shift does. An image without any
-    boundary scores 0, as published, whatever is predicted. Here pairs with a pixel that is not valid are left out;
-    the published score has dense truth. Not scored again on depth edges.
+    The depth is not clipped, so an alignment by a factor changes nothing; one with a shift does. Directions without any
+    boundary count as 0, as published, so that a perfect prediction scores below 1 where there are such, and 0 in an
+    image without boundaries. Here pairs with a pixel that is not valid are left out; the published score has dense
+    truth. Not scored again on depth edges.
     """
 
     source = "Depth Pro, arXiv:2410.02073"
