@@ -67,7 +67,9 @@ def test_by_hand():
     assert (mean["abs_rel"], mean["rmse"], mean["d1"]) == pytest.approx((0.5 / 33, (1 / 33) ** 0.5, 32 / 33))
     assert result.mean["abs_rel"] == 0.25
     (remark,) = (line for line in result.remarks if "over all pixels" in line)
-    assert remark.startswith("none: means over all pixels, as some papers give them, are others than these over images")
+    assert remark.startswith(
+        "none: means over all pixels, as some papers give them, differ from these means over images"
+    )
     assert "abs_rel -93.9 %, sq_rel -93.9 %, rmse -65.2 %," in remark
     assert remark.endswith("--pooled stores them")
 

@@ -48,6 +48,6 @@ def pooling_remarks(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol)
     if not notable:
         return []
     return [
-        "means over all pixels, as some papers give them, are others than these over images, by"
+        "means over all pixels, as some papers give them, differ from these means over images:"
         f" {', '.join(notable)}. --pooled stores them"
     ]

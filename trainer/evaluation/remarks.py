@@ -96,7 +96,10 @@ def _crop(protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
     made_for, window = protocol.crop.made_for, protocol.crop.window
     if window and (small := sorted(size for size in sizes if size[0] < window[0] or size[1] < window[1])):
         found = listed([f"{width}x{height}" for height, width in small])
-        return [f"the crop {protocol.names['crop']} cuts {window[1]}x{window[0]} first, which is more than {found}"]
+        name, cut = protocol.names["crop"], f"{window[1]}x{window[0]}"
+        return [
+            f"the crop {name} is of a window of {cut}, and truths of {found} are smaller: it was taken of what is there"
+        ]
     others = sorted(sizes - {made_for})
     if made_for is None or not others:
         return []
