@@ -55,7 +55,7 @@ OPEN = {
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
-        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *("changes", "items", "mdec", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

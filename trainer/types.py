@@ -40,6 +40,7 @@ class Batch(TypedDict, total=False):
     Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, if known
     K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, if known
     edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, if known
+    foreground: Tensor  # (b 1 H W) share of a pixel that a near object covers, 0..1, if known
     index: Tensor  # (b,) dataset index, int64
     load_ms: Tensor  # (b, len(DATA_STAGES)) milliseconds spent on the item, when `dataset.log_time`
 

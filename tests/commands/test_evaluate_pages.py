@@ -100,6 +100,7 @@ PROTOCOLS = {  # page: metric sets, crop, farthest truth, split or mode, name of
     "kitti_eigen_benchmark": (["benchmark", "pointcloud"], "none", 100, "eigen_benchmark", "kitti_eigen_benchmark"),
     "kitti_eigen_zhou": (["benchmark", "pointcloud"], "none", 100, "eigen_zhou", "kitti_eigen_zhou"),
     "syns_val": (["benchmark", "pointcloud", "ibims"], "none", 100, "val", "syns_patches_val"),
+    "mdec2025": (["benchmark", "pointcloud", "ibims"], "none", 100, "test", "syns_patches"),
     "syns_test": (["benchmark", "pointcloud", "ibims"], "none", 100, "test", "syns_patches"),
 }  # fmt: skip
 
@@ -124,6 +125,12 @@ def test_published_protocols(run, name):
     assert kwargs.get("use_benchmark", False) == (crop == "none" and type_name == "kitti")
     assert (kwargs.get("depth_along") == "lidar_x") == name.endswith("legacy")
     assert results_of(run, request) == run / "results" / f"{stem}_best_median.yaml"
+
+
+def test_the_challenge_has_both_parts_on_one_page(run):
+    request = request_of(run, "-c", PAGES / "mdec2025.yaml", "--mode val")
+    assert request.subject.cfg.dataset_kwargs("val")[1]["mode"] == "val"
+    assert [protocol.names["alignment"] for protocol in request.protocols] == ["lsqr_depth_trim"]
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,30 @@ def test_point_clouds_take_the_intrinsics_of_the_date(kitti, stereo, tmp_path):
     assert "chamfer" not in one["baselines"]["constant_depth"]
 
 
+@pytest.mark.parametrize(
+    ("pred_type", "shift", "factor"), [("affine-invariant", -60, -2.0), ("metric", 0, 1.0), ("scale-invariant", 0, 0.1)]
+)
+def test_depth_of_a_submission_is_interpolated_as_depth(kitti, truths, tmp_path, pred_type, shift, factor):
+    """As MDEC 2025 reads it: resized with OpenCV, fitted without extremes, numbers below 0 as they are."""
+    depth = np.random.default_rng(0).uniform(2, 50, (3, 12, 40)).astype(np.float32)
+    pred = tmp_path / "p.npz"
+    np.savez(pred, pred=factor * depth + np.float32(shift), pred_type=pred_type)
+    result = score(kitti, pred, tmp_path)
+    assert result["protocol"]["alignment"] == "lsqr_depth_trim"
+    assert result["protocol"]["resize"] == "depth, bilinear, to the size of the truth"
+    expected = []
+    for values, t in zip(depth, truths, strict=True):
+        valid = (t > 1e-3) & (t < 80)
+        valid[: int(0.40810811 * t.shape[0])] = valid[int(0.99189189 * t.shape[0]) :] = False
+        valid[:, : int(0.03594771 * t.shape[1])] = valid[:, int(0.96405229 * t.shape[1]) :] = False
+        p, t = cv2.resize(values, t.shape[::-1], interpolation=cv2.INTER_LINEAR)[valid], t[valid]
+        inside = (np.percentile(p, 5) < p) & (p < np.percentile(p, 95))
+        p = np.clip(np.polyval(np.polyfit(p[inside], t[inside], 1), p), 1e-3, 80)
+        expected.append(np.mean(np.abs(p - t) / t))
+    assert result["mean"]["abs_rel"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert "unpredicted" not in result["items"][0]
+
+
 ONES = np.ones((3, 4, 6))
 DISP = "--pred-kind disp"
 
@@ -191,6 +215,8 @@ DISP = "--pred-kind disp"
         ({"pred": ONES, "kind": np.array("depth")}, DISP, "says that it holds depth"),
         ({"pred": ONES, "kind": np.array("disparity")}, "", "unknown kind 'disparity'"),
         ({"pred": ONES, "unit": np.array("ft")}, DISP, "unit 'ft'"),
+        ({"pred": ONES, "pred_type": np.array("disparities")}, "", "Did you mean 'disparity'? Known: affine-invariant"),
+        ({"pred": ONES, "pred_type": np.array("disparity")}, "--pred-kind depth", "says that it holds disp, not depth"),
         ({"pred": ONES}, f"{DISP} --flip", "--flip is about a network"),
         ({"pred": ONES}, "--pred-kind depth --pred-unit m --alignment stereo", "Leave out --alignment stereo"),
         ({"pred": ONES}, "--pred-kind depth --pred-unit m --set evaluation.alignment=stereo", "needs no factor"),

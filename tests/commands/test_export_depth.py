@@ -9,6 +9,7 @@ import yaml
 from tests.commands.evaluating import evaluate, hparams_of, saved
 from tests.world import fork
 from trainer.commands.export_depth import main
+from trainer.evaluation.mdec import why_no_submission
 
 
 def test_what_is_written(stereo_run, capsys):
@@ -63,6 +64,39 @@ def test_errors_are_sentences(stereo_run, tmp_path, monkeypatch, capsys, argumen
     assert err.startswith("error: ")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_submission_holds_two_arrays_and_scores_the_same(stereo_run, tmp_path, capsys):
+    cfg, save = tmp_path / "data.yaml", tmp_path / "r.yaml"
+    cfg.write_text(yaml.safe_dump({"dataset": hparams_of(stereo_run)["config"]["dataset"]}))
+    assert main(["--ckpt", str(stereo_run), "--format", "mdec"]) == 0
+    err = capsys.readouterr().err
+    assert "no submission: these are 4 items of synthetic test, and MDEC 2025 takes the 400 of val or the 775 of" in err
+    path = stereo_run / "preds" / "synthetic_best_mdec.npz"
+    with np.load(path) as file:
+        assert file.files == ["pred", "pred_type"]
+        assert (file["pred"].dtype, file["pred"].shape, str(file["pred_type"])) == (
+            np.float32,
+            (4, 64, 96),
+            "disparity",
+        )
+    results = []
+    for subject in (["--ckpt", stereo_run, "--alignment lsqr_depth_trim"], ["--pred-file", path, "-c", cfg]):
+        assert evaluate(*subject, "--max-depth 100 --save", save) == 0
+        results.append(saved(save))
+        assert results[-1]["protocol"]["alignment"] == "lsqr_depth_trim"
+    assert results[0]["mean"] == pytest.approx(results[1]["mean"], rel=1e-6)
+    assert results[1]["protocol"]["predictions"]["pred_type"] == "disparity"
+
+
+def test_all_images_of_a_part_are_a_submission():
+    def reason(**changes):
+        return why_no_submission({"type": "syns_patches", "mode": "val", "num_items": 400, **changes})
+
+    assert reason() == reason(mode="test", num_items=775) == ""
+    assert "these are 40 items of syns_patches val, and" in reason(num_items=40)
+    assert reason(mode="test")
+    assert reason(type="kitti")
 
 
 @pytest.mark.slow

@@ -239,6 +239,33 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
         Synthetic(**options)
 
 
+def test_the_foreground_is_what_stands_about() -> None:
+    assert "foreground" not in Synthetic()[0]
+    shares = []
+    for clutter in (0.0, 2.0):
+        dataset = Synthetic(scene="corridor", clutter=clutter, use_foreground=True, sky_depth=True, num_items=24)
+        items = [dataset[index] for index in range(0, 24, 3)]
+        shares.append(float(torch.stack([item["foreground"] for item in items]).mean()))
+    assert items[0]["foreground"].shape == items[0]["depth"].shape
+    assert shares[0] < 0.02 < shares[1]
+
+
+def test_the_foreground_by_hand() -> None:
+    """A person's box, a house, and a kerb, side by side."""
+    material = Material((0.5, 0.5, 0.5))
+    dark = (0.1, 0.1, 0.1)
+    stage = Stage(material, Sky(dark, dark, dark, 1.0, 0.1, 0.0), Light((0.0, -1.0, 0.0), 0.5), FAR)
+    stage.add(material, 0.0, 10.0, (1.0, 1.8, 1.0))
+    stage.add(material, -8.0, 20.0, (8.0, 6.0, 10.0))
+    stage.add(material, 8.0, 20.0, (0.5, 1.0, 40.0))
+    scene = Scene.finish(stage, Drive.draw(np.random.default_rng(0), 1.5, 0.0, 0.0), 0)
+    view = scene.view(0, False, K, SIZE)
+    marked, depth = scene.things(0, view), scene.render(0, view)[1]
+    assert 0.5 < marked[32].sum() / (FX / 9.5) < 1.5
+    assert (depth[marked] < 11).all()
+    assert (depth[marked] > 9).all()
+
+
 @pytest.mark.parametrize("index", [0, 1], ids=["left", "right"])
 def test_hints_are_the_depth_of_what_the_partner_sees(index: int) -> None:
     item = Synthetic(supp_idxs=[0], use_hints=True, size=SIZE).load(index)

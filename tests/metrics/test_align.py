@@ -87,3 +87,69 @@ def test_what_least_squares_make_negative_counts_as_the_least_depth():
     assert (row["factor"], row["shift"]) == pytest.approx((a, b))
     assert row["nonpositive"] == 1
     assert row["abs_rel"] == pytest.approx(np.mean(np.abs(expected - truth[0]) / truth[0]))
+
+
+def trimmed(pred, truth):
+    """A trimmed fit a second time: percentiles and normal equations by hand."""
+    order = sorted(pred)
+
+    def percentile(q):
+        place = (len(order) - 1) * q / 100
+        low = int(place)
+        return order[low] + (place - low) * (order[min(low + 1, len(order) - 1)] - order[low])
+
+    inside = [(p, t) for p, t in zip(pred, truth, strict=True) if percentile(5) < p < percentile(95)]
+    n, sx, sy = len(inside), sum(p for p, _ in inside), sum(t for _, t in inside)
+    sxx, sxy = sum(p * p for p, _ in inside), sum(p * t for p, t in inside)
+    a = (n * sxy - sx * sy) / (n * sxx - sx * sx)
+    return a, (sy - a * sx) / n
+
+
+def test_a_trimmed_fit_against_a_second_one():
+    truth, pred = sample()
+    fit = ALIGNMENTS["lsqr_depth_trim"].fit(pred, truth)
+    assert (fit.scale, fit.shift) == (pytest.approx(trimmed(pred, truth)[0]), pytest.approx(trimmed(pred, truth)[1]))
+    assert fit.fallback == ""
+    untrimmed = ALIGNMENTS["lsqr_depth"].fit(pred, truth)
+    assert abs(fit.scale / untrimmed.scale - 1) > 0.05
+
+
+def test_a_trimmed_fit_by_hand():
+    # 21 predictions 0..20: the 5th and 95th percentile are 1 and 19, and strictly between are 2..18
+    pred = np.arange(21.0)
+    truth = 3 * pred + 1
+    truth[[0, 1, 19, 20]] = 1000  # takes no part
+    fit = ALIGNMENTS["lsqr_depth_trim"].fit(pred, truth)
+    assert (fit.scale, fit.shift, fit.fallback) == (pytest.approx(3), pytest.approx(1), "")
+    turned = ALIGNMENTS["lsqr_depth_trim"].fit(-pred, truth)  # nothing keeps the factor positive
+    assert (turned.scale, turned.shift) == (pytest.approx(-3), pytest.approx(1))
+
+
+@pytest.mark.parametrize(
+    ("pred", "expected"),
+    [
+        ([1.0, 2.0], Fit(4.0, 6.0, fallback="untrimmed")),  # percentiles 1.05 and 1.95: none between
+        ([1.0, 2.0, 3.0], Fit(2.0, 8.0, fallback="untrimmed")),  # one between
+        ([1.0, 2.0, 2.0, 2.0, 3.0], Fit(2.0, 8.0, fallback="untrimmed")),  # three alike
+        ([5.0], Fit(2.0, fallback="median")),
+        ([5.0, 5.0, 5.0], Fit(12 / 5, fallback="median")),
+    ],
+)
+def test_where_a_trimmed_fit_is_not_defined(pred, expected):
+    truth = {1: [10.0], 2: [10.0, 14], 3: [10.0, 12, 14], 5: [10.0, 12, 12, 12, 14]}[len(pred)]
+    fit = ALIGNMENTS["lsqr_depth_trim"].fit(np.array(pred), np.array(truth))
+    assert (fit.scale, fit.shift) == (pytest.approx(expected.scale), pytest.approx(expected.shift))
+    assert fit.fallback == expected.fallback
+
+
+def test_a_trimmed_fit_of_the_protocol():
+    """All of MDEC's rule: fitted without extremes, clipped over the whole map, scored on all valid pixels."""
+    truth = np.array([[0.0, *range(2, 40), 150.0]])
+    rng = np.random.default_rng(0)
+    pred = np.array([[3.0, *(np.arange(2, 40) ** 1.2 + rng.normal(0, 1, 38)), 2.0]]) + 5
+    row = DepthProtocol(["benchmark"], "lsqr_depth_trim", "none", 0.001, 100).score_image(pred, truth)
+    a, b = trimmed(pred[0, 1:-1], truth[0, 1:-1])
+    aligned = [min(max(a * p + b, 0.001), 100) for p in pred[0, 1:-1]]
+    assert (row["pixels"], row["factor"], row["shift"]) == (38, pytest.approx(a), pytest.approx(b))
+    assert row["mae"] == pytest.approx(sum(abs(p - t) for p, t in zip(aligned, range(2, 40), strict=True)) / 38)
+    assert "fallback" not in row

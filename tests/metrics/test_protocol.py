@@ -17,6 +17,10 @@ from trainer.runtime.errors import UserError
         ("eigen", (124, 342), (44, 1197)),  # 0.3324324 * 375 = 124.66, 0.91351351 * 375 = 342.57
         ("none", (0, 375), (0, 1242)),
         ("nyu", (45, 471), (41, 601)),
+        ("cityscapes", (256, 768), (192, 1856)),
+        # a window of 352 x 1216 from row 375 - 352 = 23 and column (1242 - 1216) / 2 = 13; within it rows 117 to 321
+        # (0.3324324 * 352 = 117.02, 0.91351351 * 352 = 321.56) and columns 43 to 1172
+        ("marigold", (23 + 117, 23 + 321), (13 + 43, 13 + 1172)),
     ],
 )
 def test_crops(crop, rows, columns):
@@ -26,6 +30,12 @@ def test_crops(crop, rows, columns):
     assert mask.sum() == (rows[1] - rows[0]) * (columns[1] - columns[0])
     assert mask[rows[0], columns[0]]
     assert mask[rows[1] - 1, columns[1] - 1]
+
+
+def test_a_window_larger_than_the_image_is_the_image():
+    assert CROPS["marigold"].box(100, 200) == CROPS["eigen"].box(100, 200)
+    assert CROPS["marigold"].box(352, 1216) == CROPS["eigen"].box(352, 1216)
+    assert CROPS["marigold"].box(353, 1217)[0].start == CROPS["eigen"].box(352, 1217)[0].start + 1
 
 
 def test_alignment_factors():

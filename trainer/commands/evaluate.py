@@ -75,14 +75,18 @@ def _add_protocol(add: Callable[..., object]) -> None:
         "--alignment",
         nargs="+",
         metavar="MODE",
-        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares); several are scored"
-        " side by side, with a file each; default stereo if trained with a stereo pair",
+        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares), lsqr_depth_trim"
+        " (that without extremes, as in MDEC 2025); several are scored side by side, with a file each; default stereo"
+        " if trained with a stereo pair",
     )
-    add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
+    crops = "garg, eigen, marigold (all KITTI), nyu, cityscapes or none; default garg for KITTI, else none"
+    add("--crop", metavar="NAME", help=crops)
     add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")
     add("--max-depth", type=float, metavar="M", help="score truths below, metres (default 80)")
-    sets = "metric sets: eigen, benchmark, pointcloud, ibims (default eigen)"
-    add("--metrics", nargs="+", metavar="SET", help=sets)
+    sets = "eigen (default), benchmark, pointcloud, ibims, boundary, boundary_recall, boundary_f1_moge"
+    add("--metrics", nargs="+", metavar="SET", help=f"metric sets: {sets}")
+    pooled = "also give the means over all pixels of all images, as some papers do, beside the means over images"
+    add("--pooled", action="store_true", help=pooled)
     flip = "also predict for the mirrored image and blend both (arXiv:1609.03677)"
     add("--flip", action=argparse.BooleanOptionalAction, help=flip)
     add("--pose", action="store_true", help="also score the direction of the predicted camera motion")

@@ -7,6 +7,10 @@ The file is NPZ: `pred` float32 (N, h, w), 1 / depth in the unit of the network 
 the order of the data set; `items` are the names of its items and `dataset` its arguments (JSON), which `evaluate`
 compares with its own; `kind`, `unit`, `flip` and `checkpoint` are texts. Several processes (`accelerate launch`) share
 the work and give the same array as one.
+
+    monodepth export-depth --ckpt models/kitti/monodepth2_MS/42 --cfg-file eval/mdec2025 --format mdec
+
+writes a submission to MDEC 2025 (arXiv:2504.17787): `pred` and the text `pred_type`, "disparity", and nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_checkpoint_arguments(parser)
     add("--mode", choices=("test", "val", "train"), default="test", help="part of the data set (default test)")
     add("--flip", action="store_true", help="blend with the prediction for the mirrored image (arXiv:1609.03677)")
-    add("--save", type=Path, metavar="NPZ", help="file to write (default <run>/preds/<dataset>_<checkpoint>.npz)")
+    kinds = "monodepth, for `evaluate` (default), or mdec, a submission to MDEC 2025 (SYNS-Patches, --mode val or test)"
+    add("--format", choices=("monodepth", "mdec"), default="monodepth", help=kinds)
+    place = "file to write (default <run>/preds/<dataset>_<checkpoint>.npz, _mdec before its ending with that format)"
+    add("--save", type=Path, metavar="NPZ", help=place)
     add("--force", action="store_true", help="replace the file if it is there")
     add_shared(parser, "--batch-size", default=12)
     add_shared(parser, "--num-workers")

@@ -280,14 +280,19 @@ class EvaluationSection(_Section):
     """Protocol of `monodepth evaluate`, whose options win over it. Training does not use it."""
 
     metrics: OptionalNames = Key(
-        None, description="metric sets, one or several: eigen, benchmark, pointcloud, ibims; null = eigen"
+        None,
+        description="metric sets, one or several: eigen, benchmark, pointcloud, ibims, boundary, boundary_recall,"
+        " boundary_f1_moge; null = eigen",
     )
     alignment: OptionalNames = Key(
         None,
-        description="one or several, scored side by side: median, stereo, none, lsqr_disp, lsqr_depth; null = stereo"
-        " for networks trained with a stereo pair, else median",
+        description="one or several, scored side by side: median, stereo, none, lsqr_disp, lsqr_depth, lsqr_depth_trim;"
+        " null = stereo for networks trained with a stereo pair, else median",
     )
-    crop: str | None = Key(None, description="garg, eigen, nyu or none; null = the customary one of the data set")
+    crop: str | None = Key(
+        None,
+        description="garg, eigen, marigold, nyu, cityscapes or none; null = the customary one of the data set",
+    )
     min_depth: Positive | None = Key(None, description="score truths above, metres; null = 0.001")
     max_depth: Positive | None = Key(None, description="score truths below, metres; null = 80")
     flip: bool | None = Key(

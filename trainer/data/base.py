@@ -31,7 +31,7 @@ from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
-_KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "K_depth", "edges")
+_KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "K_depth", "edges", "foreground")
 _MIRROR = np.outer([-1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0])  # times a (4 4) motion T: diag(signs) T diag(signs)
 
 
@@ -49,6 +49,7 @@ class RawItem:
     pseudo: NDArray[Any] | None = None  # (h w) disparity of a teacher up to scale and shift, > 0; 0 = none
     K_depth: NDArray[Any] | None = None  # (3 3) intrinsics in pixels of `depth`, where they are known
     edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
+    foreground: NDArray[Any] | None = None  # (H W) 0..1, share of a pixel that a near object covers
 
     def mirrored(self) -> RawItem:
         """Exchange left and right. Images and maps are views of the old ones; supports keep their places.
@@ -75,6 +76,7 @@ class RawItem:
             pseudo=flipped(self.pseudo),
             K_depth=camera(self.K_depth, self.depth),
             edges=flipped(self.edges),
+            foreground=flipped(self.foreground),
         )
 
 
@@ -296,7 +298,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             "views": None,
         }
         plain |= {"log_time": False, "depth_size": None}
-        return {**plain, **({"use_edges": True} if "edges" in needs else {})}
+        return plain | {f"use_{key}": True for key in ("edges", "foreground") if key in needs}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -361,6 +363,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
             arrays = {"K": raw.K, "T_stereo": raw.T_stereo, "Ts_true": raw.Ts_true, "K_depth": raw.K_depth}
             maps = {"depth": raw.depth, "depth_hints": raw.hints, "pseudo": raw.pseudo, "edges": raw.edges}
+            maps["foreground"] = raw.foreground
             arrays |= {key: None if entry is None else entry[None] for key, entry in maps.items()}
             for key in _KEYS:
                 if (array := arrays[key]) is not None:  # a copy: data sets may keep theirs

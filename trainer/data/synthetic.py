@@ -52,6 +52,7 @@ class Synthetic(DepthDataset):
         right_targets: every second target is seen by the right camera, its stereo support being the left one.
         pseudo_wrong: share of the house fronts, 0..1, the reddest, that pseudo-labels put much too far; `planted` tells
             where.
+        use_foreground: give masks of what stands about, cars, people, poles and trees, for metrics on their outlines.
     """
 
     source: ClassVar[str] = "made for this project"
@@ -74,6 +75,7 @@ class Synthetic(DepthDataset):
         sky_depth: bool = False,
         right_targets: bool = True,
         pseudo_wrong: float = 0.0,
+        use_foreground: bool = False,
         **common: Unpack[CommonOptions],
     ):
         super().__init__(**self.defaults | common)
@@ -102,6 +104,7 @@ class Synthetic(DepthDataset):
         self.right_targets = right_targets
         self.teacher = Teacher((scene_seed, _MODE_SEEDS[self.mode]), pseudo_wrong)
         self.focal = focal
+        self.use_foreground = use_foreground
 
     @classmethod
     def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
@@ -148,6 +151,7 @@ class Synthetic(DepthDataset):
             Ts_true=np.array(motions).reshape(-1, 4, 4),
             hints=hints,
             pseudo=pseudo,
+            foreground=scene.things(frame, view) if self.use_foreground else None,
         )
 
     def planted(self, index: int) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from trainer.evaluation.depth import depth_pictures, evaluate_side_by_side
 from trainer.evaluation.export import predict_all, write_predictions
 from trainer.evaluation.items import resize_as_inverse
 from trainer.evaluation.odometry import evaluate_odometry, save_odometry
+from trainer.evaluation.pooling import pooled
 from trainer.evaluation.pose import evaluate_pose
 from trainer.evaluation.predictions import evenly_spaced, flip_blended
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate_side_by_side",
     "evenly_spaced",
     "flip_blended",
+    "pooled",
     "predict_all",
     "resize_as_inverse",
     "save_legacy",

@@ -40,7 +40,8 @@ def evaluate_side_by_side(
         predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w) in the unit of the network; or predictions
             from a file.
         dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none; (H, W) may vary; with `edges`
-            (1 H W) if it has depth edges. Predictions from a file need no `target`.
+            (1 H W) if it has depth edges, `foreground` (1 H W) in [0, 1] if it has masks of near objects. Predictions
+            from a file need no `target`.
         protocols: they may differ in alignment only.
         batch_size: images per call of `predict`.
         num_workers: processes that load items; 0 = this one.
@@ -57,7 +58,8 @@ def evaluate_side_by_side(
     for index, item, depth, truth in predictions(predict, dataset, indices, batch_size, num_workers, processes):
         K = _intrinsics(item, truth.shape)
         edges = item["edges"][0].to(torch.bool).numpy() if "edges" in item else None
-        rows = [protocol.score_image(depth, truth, K, edges) for protocol in protocols]
+        foreground = item["foreground"][0].numpy() if "foreground" in item else None
+        rows = [protocol.score_image(depth, truth, K, edges, foreground) for protocol in protocols]
         valid = protocols[0].valid_pixels(truth)
         kept = MaskedTruth.of(truth, valid) if valid.any() else None
         rows = [None if row is None else {**_category(dataset, index), **row} for row in rows]
@@ -116,6 +118,8 @@ def _summarise(
     mean = protocol.mean(items)
     if "edges" in protocol.needs and not set(protocol.edge_keys) <= set(mean):
         raise FoundByAll("the metric set 'ibims' needs true depth edges, and the items have none: leave it out")
+    if lacking := [key for key in protocol.keys if key not in mean]:
+        raise FoundByAll(f"no item has anything to score by {', '.join(lacking)}: leave out the metric set")
     described = protocol.describe(with_edges=any(key in mean for key in protocol.edge_keys))
     counts = {"items": len(items), "skipped_without_valid_pixel": len(skipped)}
     return EvaluationResult(

@@ -48,9 +48,9 @@ def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     return _result(path, file_stem(protocol["dataset"], path.stem, "odometry"))
 
 
-def predictions_path(path: Path, data: Mapping[str, Any], flip: bool) -> Path:
-    """`<run>/preds/<dataset>_<checkpoint>.npz`, `_flip` before the ending of blended predictions."""
-    return run_folder(path) / "preds" / f"{file_stem(data, path.stem, 'flip' if flip else None)}.npz"
+def predictions_path(path: Path, data: Mapping[str, Any], flip: bool, kind: str | None = None) -> Path:
+    """`<run>/preds/<dataset>_<checkpoint>.npz`; before the ending `_flip` of blended ones, and `_<kind>` of a kind."""
+    return run_folder(path) / "preds" / f"{file_stem(data, path.stem, 'flip' if flip else None, kind)}.npz"
 
 
 def check_place(path: Path, option: str) -> None:

@@ -90,7 +90,7 @@ def _check_arguments(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: P
     parameters = DATASETS.parameters(ours["type"])
     if theirs.get("type") != ours["type"] or dataset_class(ours["type"]).path_arguments & set(parameters):
         return
-    names = parameters.keys() - inspect.signature(DepthDataset).parameters.keys() - {"num_items"}
+    names = parameters.keys() - inspect.signature(DepthDataset).parameters.keys() - {"num_items", "use_foreground"}
     both = [(key, *(_plain(data.get(key, parameters[key].default)) for data in (theirs, ours))) for key in names]
     if other := sorted((key, json.dumps(a, separators=(",", ":")), json.dumps(b)) for key, a, b in both if a != b):
         differences = ", ".join(f"{key} {used} (here {wanted})" for key, used, wanted in other)

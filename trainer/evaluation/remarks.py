@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.evaluation.pooling import pooling_remarks
+from trainer.metrics.align import FALLBACKS
 from trainer.metrics.protocol import EDGES, DepthProtocol
 from trainer.runtime.errors import listed
 
@@ -22,8 +24,10 @@ def remarks(items: Sequence[Row], protocol: DepthProtocol, sizes: set[tuple[int,
     `items` are rows of `DepthProtocol.score_image`, each with its `name`; `sizes` height and width of the truths.
     """
     name, lines = protocol.names["alignment"], _scale(items, protocol) + _crop(protocol, sizes)
+    lines += _lacking(items, protocol)
     for ending, where in (("", ""), (EDGES, " on depth edges")):
         lines += [line + where for line in _pixels(items, protocol, ending) + _fits(items, protocol, ending)]
+    lines += pooling_remarks(items, protocol)
     return [f"{name}: {line}" for line in lines]
 
 
@@ -51,9 +55,12 @@ def _fits(items: Sequence[Row], protocol: DepthProtocol, ending: str) -> list[st
     if not protocol.alignment.has_shift:
         return []
     fitted = [item for item in items if "factor" + ending in item]
-    flat = [item for item in fitted if item["factor" + ending] == 0]
+    flat = [item for item in fitted if item["factor" + ending] == 0 and not protocol.alignment.has_fallback]
     turned = [item for item in fitted if item["factor" + ending] < 0]
     lines = []
+    for kind, reason in FALLBACKS.items():
+        if hit := [item for item in fitted if item.get("fallback" + ending) == kind]:
+            lines.append(f"the prediction of {_named(hit, fitted)} {reason}")
     if flat:
         becomes = f"its best constant, {protocol.alignment.constant}"
         lines.append(f"the prediction of {_named(flat, fitted)} is constant and counts as {becomes}")
@@ -79,8 +86,20 @@ def _scale(items: Sequence[Row], protocol: DepthProtocol) -> list[str]:
     ]
 
 
+def _lacking(items: Sequence[Row], protocol: DepthProtocol) -> list[str]:
+    """Metrics that some items have nothing to score by."""
+    without = {key: [item for item in items if key not in item] for key in protocol.keys}
+    return [f"{key} leaves out {_named(some, items)}, which have none" for key, some in without.items() if some]
+
+
 def _crop(protocol: DepthProtocol, sizes: set[tuple[int, int]]) -> list[str]:
-    made_for = protocol.crop.made_for
+    made_for, window = protocol.crop.made_for, protocol.crop.window
+    if window and (small := sorted(size for size in sizes if size[0] < window[0] or size[1] < window[1])):
+        found = listed([f"{width}x{height}" for height, width in small])
+        name, cut = protocol.names["crop"], f"{window[1]}x{window[0]}"
+        return [
+            f"the crop {name} is of a window of {cut}, and truths of {found} are smaller: it was taken of what is there"
+        ]
     others = sorted(sizes - {made_for})
     if made_for is None or not others:
         return []

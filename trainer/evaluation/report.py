@@ -34,6 +34,7 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
     first = results[0]
     subject = "prediction" if "predictions" in first.protocol else "network"
     names = [subject] if len(results) == 1 else [r.protocol["alignment"] for r in results]
+    names += [f"{name}, all pixels" for name, r in zip(names, results, strict=True) if r.pooled]
     table = Table(title="mean over images")
     for title in ("metric", "better"):
         table.add_column(title, no_wrap=True)
@@ -41,6 +42,7 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
         table.add_column(title, no_wrap=True, justify="right")
     table.add_column("key in files", no_wrap=True)
     columns = [r.mean for r in results]
+    columns += [r.pooled["mean"] for r in results if r.pooled]
     columns += [first.baselines["constant_depth"], first.baselines["row_mean_depth"]]
     metrics = {m.key: m for s in first.setup.sets.values() for m in s.metrics}
     for key in first.mean:

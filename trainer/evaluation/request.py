@@ -25,6 +25,7 @@ class EvaluationRequest:
     mode: str = "test"
     targets: Path | None = None  # a file of ground truth, instead of that of the data set
     limit: int | None = None  # number of items, evenly spaced; None = all
+    pooled: bool = False  # also give means over all pixels
     pose: bool = False  # score the direction of predicted motion, too
     odometry: bool = False  # score camera paths instead of depth
     save: Path | None = None  # None = beside the run

@@ -30,6 +30,7 @@ class EvaluationResult:
     skipped: list[str] = field(default_factory=list)  # names of items without a valid pixel
     pose: dict[str, Any] | None = None
     remarks: list[str] = field(default_factory=list)  # what is unusual about the predictions
+    pooled: dict[str, Any] | None = None  # means over all pixels, as of `trainer.evaluation.pooling`
 
     @property
     def abs_rel(self) -> float:
@@ -50,6 +51,7 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
     """
     head = {
         "mean": result.mean,
+        **({"pooled": result.pooled} if result.pooled else {}),
         "baselines": result.baselines,
         "ratio_to_constant_depth": result.ratio_to_constant,
         "factor": result.factor,

@@ -13,6 +13,7 @@ import numpy as np
 
 from models_zoo.registry import did_you_mean
 from trainer.evaluation.items import Items, names_of, resize
+from trainer.evaluation.mdec import PRED_TYPE, PRED_TYPES
 from trainer.evaluation.targets import open_npz
 from trainer.metrics.align import INFINITE, invert
 from trainer.runtime.errors import UserError
@@ -34,18 +35,24 @@ class StoredDepth:
     kind: Kind  # which of both
     names: Sequence[str] | None = None  # of the items, if known
     dataset: Mapping[str, Any] | None = None  # type and arguments of their data set, if known
+    resized_as: Kind = "disp"  # which of both is interpolated
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
         """Read an NPZ file with the array `pred` (N h w) or (N 1 h w), and what `monodepth export-depth` adds to it.
 
-        Negative numbers become 0, infinite depth becomes `INFINITE`. `kind` may be None if the file states it. Raises
-        UserError for another kind of file, a missing array and wrong values.
+        Negative numbers become 0, infinite depth becomes `INFINITE`. `kind` may be None if the file states it, or
+        `pred_type` as submissions to MDEC do: depth is interpolated as depth then, and where it is affine-invariant,
+        items with negative numbers are raised above 0, which `lsqr_depth_trim` undoes. Raises UserError for another
+        kind of file, a missing array and wrong values.
         """
-        arrays = read_arrays(path, (KEY, "kind", "items", "dataset"))
+        arrays = read_arrays(path, (KEY, "kind", "items", "dataset", PRED_TYPE))
         if KEY not in arrays:
             raise UserError(f"{path}: has no array {KEY!r}. {did_you_mean(KEY, read_arrays(path))}")
-        known: Any = str(arrays["kind"]) if "kind" in arrays else kind
+        pred_type = str(arrays[PRED_TYPE]) if PRED_TYPE in arrays else ""
+        if pred_type and pred_type not in PRED_TYPES:
+            raise UserError(f"{path}: unknown {PRED_TYPE} {pred_type!r}. {did_you_mean(pred_type, PRED_TYPES)}")
+        known: Any = str(arrays["kind"]) if "kind" in arrays else PRED_TYPES.get(pred_type, kind)
         if known is None:
             raise UserError(f"{path}: does not say what it holds. Add --pred-kind disp or --pred-kind depth")
         if kind not in (None, known):
@@ -54,9 +61,9 @@ class StoredDepth:
             raise UserError(
                 f"{path}: unknown kind {known!r}. {did_you_mean(known, get_args(Kind))}. Write the file again"
             )
-        values = _cleaned(arrays[KEY], known, path)
+        values = _cleaned(arrays[KEY], known, path, is_relative=pred_type == "affine-invariant")
         names = _names(arrays.get("items"), len(values), path)
-        return cls(values, known, names, _arguments(arrays.get("dataset")))
+        return cls(values, known, names, _arguments(arrays.get("dataset")), PRED_TYPES.get(pred_type, "disp"))
 
     def check_items(self, truths: Items, called: Path | str, path: Path) -> None:
         """Raise UserError unless there is one prediction per item of `truths`, with the same name if names are known.
@@ -77,10 +84,10 @@ class StoredDepth:
                 )
 
     def depth(self, index: int, size: tuple[int, ...]) -> np.ndarray:
-        """Depth (H W) float64 of an item, resized as inverse depth; 0 = no prediction."""
+        """Depth (H W) float64 of an item, resized as inverse depth or as `resized_as` says; 0 = no prediction."""
         values = self.values[index].astype(np.float64)
-        if self.kind == "depth" and values.shape == tuple(size):
-            return values
+        if self.kind == "depth" and (values.shape == tuple(size) or self.resized_as == "depth"):
+            return resize(values, size)
         disp = invert(values) if self.kind == "depth" else values
         return invert(resize(disp, size))
 
@@ -113,8 +120,8 @@ def _arguments(dataset: np.ndarray | None) -> dict[str, Any] | None:
     return arguments if isinstance(arguments, dict) else None
 
 
-def _cleaned(values: np.ndarray, kind: Kind, path: Path) -> np.ndarray:
-    """Check the array `pred`. Returns (N h w) finite and not negative."""
+def _cleaned(values: np.ndarray, kind: Kind, path: Path, is_relative: bool = False) -> np.ndarray:
+    """Check the array `pred`. Returns (N h w) finite and not negative, items that are relative raised as a whole."""
     if values.dtype.kind in "iub":
         raise UserError(
             f"{path}: {KEY} holds {values.dtype}. Write the {kind} that the numbers stand for, as floats:"
@@ -134,4 +141,7 @@ def _cleaned(values: np.ndarray, kind: Kind, path: Path) -> np.ndarray:
             f"{path}: item {broken[0]}{more} is not finite everywhere. Write 0 where there is no prediction, which"
             f" counts as nearest (min_depth) where there is a truth; {FAR[kind]}"
         )
+    if is_relative:
+        least = values.min(axis=(1, 2), keepdims=True)
+        return np.where(least <= 0, values - least + 1, values)
     return np.maximum(values, 0) if (values < 0).any() else values

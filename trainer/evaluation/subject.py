@@ -17,6 +17,7 @@ from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.evaluation.changes import Changes
+from trainer.evaluation.mdec import MDEC_ALIGNMENT, PRED_TYPE
 from trainer.evaluation.stored import UNITS, Kind, StoredDepth, read_arrays
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError
@@ -99,22 +100,29 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
 
 def read_predictions(path: Path, changes: Changes, kind: Kind | None, unit: str | None) -> Subject:
     """Read predictions; `kind` and `unit` may be None where the file states them. Raises UserError."""
-    texts = {key: str(value) for key, value in read_arrays(path, ("kind", "unit", "flip", "checkpoint")).items()}
-    unit = unit or texts.get("unit") or "m"
+    keys = ("kind", "unit", "flip", "checkpoint", PRED_TYPE)
+    texts = {key: str(value) for key, value in read_arrays(path, keys).items()}
+    alignment = MDEC_ALIGNMENT if PRED_TYPE in texts and unit is None else None
+    unit = unit or texts.get("unit") or ("any" if PRED_TYPE in texts else "m")
     if unit not in UNITS:
         raise UserError(f"{path}: unknown unit {unit!r}. {did_you_mean(unit, UNITS)}. Add --pred-unit")
     stored = StoredDepth.read(path, kind)
     about = {"file": str(path), "sha256": sha256(path), "kind": stored.kind, "unit": unit}
     if "checkpoint" in texts:
         about["checkpoint_sha256"] = texts["checkpoint"]
+    if PRED_TYPE in texts:
+        about[PRED_TYPE] = texts[PRED_TYPE]
     # Where no data set is named, the truths come from a file, and any data set that needs no argument will do.
     simple = (n for n in DATASETS.names() if all(p.default is not p.empty for p in DATASETS.parameters(n).values()))
     data = {"type": changes.dataset_type or next(simple), "supp_idxs": [0]}
     return Subject(
         path,
         changes.apply({**NO_RUN, "dataset": data}, str(path)),
-        {"predictions": {**about, "size": list(stored.values.shape[:0:-1])}},  # width, height
-        alignment=UNITS[unit],
+        {
+            "predictions": {**about, "size": list(stored.values.shape[:0:-1])},  # width, height
+            **({"resize": "depth, bilinear, to the size of the truth"} if stored.resized_as == "depth" else {}),
+        },
+        alignment=alignment or UNITS[unit],
         stored=stored,
         is_flipped=texts.get("flip") == "true",
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from models_zoo.registry import Registry
 
@@ -29,6 +29,8 @@ class Metric:
         key: its name in result files.
         legacy: its name in the result files of the KITTI benchmark (arXiv:2208.01489); "" = not in them.
         title: its name in papers, for the heads of tables; "" = the key.
+        pooled: how the numbers of images, weighted by their scored pixels, make that of all pixels together: by their
+            "mean", or "rms", the root of the mean of their squares; "" = they do not.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Metric:
     higher_is_better: bool = False
     legacy: str = ""
     title: str = ""
+    pooled: Literal["mean", "rms", ""] = ""
 
     @property
     def shown(self) -> str:
@@ -77,13 +80,17 @@ class DepthMaps:
     scored: np.ndarray  # (H W) bool, the pixels to score: valid ones, in a pass over edges only those on edges
     valid: np.ndarray  # (H W) bool, all pixels with a truth within range and crop
     K: np.ndarray | None = None  # (3 3) intrinsics in pixels of (H, W), pixel centres at integers
+    unclipped: np.ndarray | None = None  # (H W) `pred` before it was clipped; None = as `pred`
+    foreground: np.ndarray | None = None  # (H W) share of a pixel that a near object covers, 0..1
 
 
 class MapMetricSet(_Declared, ABC):
     """A published set of metrics that depends on the places of pixels."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # other inputs: "K"; "edges", which restricts it to true depth edges
+    # Other inputs: "K"; "foreground"; "edges", which restricts it to true depth edges.
+    needs: ClassVar[frozenset[str]] = frozenset()
+    repeats_on_edges: ClassVar[bool] = True  # where items have depth edges, scored again on these alone
 
     @abstractmethod
     def compute(self, maps: DepthMaps) -> dict[str, float]:
-        """Score an image with at least one scored pixel; keys as in `metrics`."""
+        """Score an image with at least one scored pixel; keys as in `metrics`, none where there is nothing to score."""

@@ -2,13 +2,14 @@
 
 Monocular training leaves scale open, so it comes from the truth (`median`, Zhou et al., arXiv:1704.07813). Training
 with a stereo pair gives depth up to the unit of the baseline (`stereo`). Networks trained on many data sets give
-inverse depth up to scale and shift (`lsqr_disp`, MiDaS, arXiv:1907.01341).
+inverse depth up to scale and shift (`lsqr_disp`, MiDaS, arXiv:1907.01341). The monocular depth challenge of 2025 fits
+depth, whatever was predicted, without the extremes of the prediction (`lsqr_depth_trim`, arXiv:2504.17787).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from trainer.types import METRES_PER_UNIT
 
 CONSTANT = 1e-6  # relative spread below which numbers differ by float32 rounding (1e-7) alone
 INFINITE = 1e10  # stands for infinite depth; its inverse is not 0
+TRIMMED = 5  # per cent of the predictions, at either end, that take no part in a trimmed fit
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Fit:
     scale: float
     shift: float = 0.0
     of_inverse: bool = False
+    fallback: str = ""  # a key of `FALLBACKS`: what was fitted instead of what the alignment says
 
     def apply(self, depth: np.ndarray) -> np.ndarray:
         """Convert depth, any shape and unit, to metres. Depth 0 means missing; its inverse is 0.
@@ -69,6 +72,34 @@ def lsqr_depth(pred: np.ndarray, truth: np.ndarray) -> Fit:
     return Fit(*least_squares(pred, truth))
 
 
+# Where a trimmed fit is not defined: what takes its place, and why.
+FALLBACKS = {
+    "untrimmed": "is constant, or one pixel, without its extremes: it is fitted with them",
+    "median": "is constant, or one pixel: it is scaled by the ratio of medians",
+}
+
+
+def lsqr_depth_trim(pred: np.ndarray, truth: np.ndarray) -> Fit:
+    """Minimise the squared error of a * depth + b against true depth, without the extremes of the prediction.
+
+    Pixels take part whose prediction lies strictly between its 5th and its 95th percentile over the valid pixels; a may
+    become negative. MDEC 2025, arXiv:2504.17787, which does not say what holds where these are fewer than two or all
+    alike: here the fit takes all valid pixels then, and where these are alike, too, the ratio of medians. `fallback` of
+    the fit says so.
+    """
+    low, high = np.percentile(pred, (TRIMMED, 100 - TRIMMED))
+    inside = (low < pred) & (pred < high)
+    for chosen, fallback in ((inside, ""), (np.ones_like(inside), "untrimmed")):
+        if not is_constant(pred[chosen]):
+            return Fit(*least_squares(pred[chosen], truth[chosen]), fallback=fallback)
+    return replace(median(pred, truth), fallback="median")
+
+
+def is_constant(x: np.ndarray) -> bool:
+    """Whether the numbers x (n,) are equal but for rounding, or fewer than two."""
+    return len(x) < 2 or bool(np.ptp(x) <= CONSTANT * np.abs(x).max())
+
+
 def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Find a, b that minimise sum (a x + b - y)^2, x and y (n,).
 
@@ -76,7 +107,7 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     mean_x, mean_y = x.mean(), y.mean()
-    if np.ptp(x) <= CONSTANT * np.abs(x).max():
+    if is_constant(x):
         return 0.0, float(mean_y)
     a = float(np.sum((x - mean_x) * (y - mean_y)) / np.sum((x - mean_x) ** 2))
     return a, float(mean_y - a * mean_x)
@@ -101,6 +132,11 @@ class Alignment:
     of_shift: str = ""
 
     @property
+    def has_fallback(self) -> bool:
+        """Whether a constant prediction, to which nothing can be fitted, is left to another rule."""
+        return self.fit is lsqr_depth_trim
+
+    @property
     def has_shift(self) -> bool:
         return bool(self.of_shift)
 
@@ -110,7 +146,8 @@ class Alignment:
 
 
 def _shifted(fit: FitTo, of: str, constant: str) -> Alignment:
-    rule = f"scale and shift of {of}, least squares, per image; an aligned {of} <= 0 counts as min_depth"
+    which = "" if fit is not lsqr_depth_trim else f", without the {TRIMMED} % nearest and farthest predictions"
+    rule = f"scale and shift of {of}, least squares{which}, per image; an aligned {of} <= 0 counts as min_depth"
     return Alignment(fit, rule, constant, of)
 
 
@@ -120,4 +157,5 @@ ALIGNMENTS: dict[str, Alignment] = {
     "none": Alignment(none, 1.0),
     "lsqr_disp": _shifted(lsqr_disp, "inverse depth", "1 / mean(1 / truth)"),
     "lsqr_depth": _shifted(lsqr_depth, "depth", "mean(truth)"),
+    "lsqr_depth_trim": _shifted(lsqr_depth_trim, "depth", "median(truth)"),
 }

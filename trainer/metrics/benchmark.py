@@ -18,15 +18,15 @@ class BenchmarkMetrics(MetricSet):
     source = "Uhrig et al., arXiv:1708.06500; arXiv:2208.01489"
     version = 1
     metrics = (
-        Metric("mae", "m", legacy="MAE", title="MAE"),
-        Metric("rmse", "m", legacy="RMSE", title="RMSE"),
-        Metric("inv_mae", "1/km", legacy="InvMAE", title="iMAE"),
-        Metric("inv_rmse", "1/km", legacy="InvRMSE", title="iRMSE"),
-        Metric("log_mae_pct", "100 ln m", legacy="LogMAE", title="MAE log"),
-        Metric("log_rmse_pct", "100 ln m", legacy="LogRMSE", title="RMSE log"),
+        Metric("mae", "m", legacy="MAE", title="MAE", pooled="mean"),
+        Metric("rmse", "m", legacy="RMSE", title="RMSE", pooled="rms"),
+        Metric("inv_mae", "1/km", legacy="InvMAE", title="iMAE", pooled="mean"),
+        Metric("inv_rmse", "1/km", legacy="InvRMSE", title="iRMSE", pooled="rms"),
+        Metric("log_mae_pct", "100 ln m", legacy="LogMAE", title="MAE log", pooled="mean"),
+        Metric("log_rmse_pct", "100 ln m", legacy="LogRMSE", title="RMSE log", pooled="rms"),
         Metric("log_si_pct", "100 ln m", legacy="LogSI", title="SI log"),
-        Metric("abs_rel_pct", "%", legacy="AbsRel", title="Abs Rel"),
-        Metric("sq_rel_pct", "%", legacy="SqRel", title="Sq Rel"),
+        Metric("abs_rel_pct", "%", legacy="AbsRel", title="Abs Rel", pooled="mean"),
+        Metric("sq_rel_pct", "%", legacy="SqRel", title="Sq Rel", pooled="mean"),
     )
 
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:

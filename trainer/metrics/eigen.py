@@ -14,13 +14,13 @@ class EigenMetrics(MetricSet):
     source = "Eigen et al., arXiv:1406.2283"
     version = 1
     metrics = (
-        Metric("abs_rel", "fraction", legacy="AbsRel", title="Abs Rel"),
-        Metric("sq_rel", "m", legacy="SqRel", title="Sq Rel"),
-        Metric("rmse", "m", legacy="RMSE", title="RMSE"),
-        Metric("log_rmse", "ln m", legacy="LogRMSE", title="RMSE log"),
-        Metric("d1", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25$", title="δ < 1.25"),
-        Metric("d2", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25^2$", title="δ < 1.25²"),
-        Metric("d3", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25^3$", title="δ < 1.25³"),
+        Metric("abs_rel", "fraction", legacy="AbsRel", title="Abs Rel", pooled="mean"),
+        Metric("sq_rel", "m", legacy="SqRel", title="Sq Rel", pooled="mean"),
+        Metric("rmse", "m", legacy="RMSE", title="RMSE", pooled="rms"),
+        Metric("log_rmse", "ln m", legacy="LogRMSE", title="RMSE log", pooled="rms"),
+        Metric("d1", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25$", title="δ < 1.25", pooled="mean"),
+        Metric("d2", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25^2$", title="δ < 1.25²", pooled="mean"),
+        Metric("d3", "fraction", higher_is_better=True, legacy=r"$\delta < 1.25^3$", title="δ < 1.25³", pooled="mean"),
     )
 
     def compute(self, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -23,7 +23,7 @@ class PointcloudMetrics(MapMetricSet):
     version = 1
     needs = frozenset({"K"})
     metrics = (
-        Metric("chamfer", "m", legacy="Chamfer", title="Chamfer"),
+        Metric("chamfer", "m", legacy="Chamfer", title="Chamfer", pooled="mean"),
         Metric("f_score_10", "%", higher_is_better=True, legacy="F-Score", title="F-Score 10"),
         Metric("iou_10", "%", higher_is_better=True, legacy="IoU", title="IoU 10"),
         Metric("f_score_20", "%", higher_is_better=True, legacy="F-Score-20", title="F-Score 20"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class DepthProtocol:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Inputs of the metric sets beside depth: "K", "edges"."""
+        """Inputs of the metric sets beside depth: "K", "edges", "foreground"."""
         return frozenset().union(*(s.needs for s in self.sets.values() if isinstance(s, MapMetricSet)))
 
     @property
@@ -79,7 +80,8 @@ class DepthProtocol:
     @property
     def edge_keys(self) -> list[str]:
         """Keys of the numbers on depth edges, in order."""
-        return [*(key + EDGES for key in self.keys), *self._own_edge_keys]
+        repeated = [s for s in self.sets.values() if _is_scored(s, on_edges=True) and not _on_edges(s)]
+        return [*dict.fromkeys(key + EDGES for s in repeated for key in s.keys), *self._own_edge_keys]
 
     def valid_pixels(self, truth: np.ndarray) -> np.ndarray:
         """Mark the pixels that count, (H W) bool. truth (H W) metres."""
@@ -98,8 +100,9 @@ class DepthProtocol:
         return _merged(s.compute(pred, truth) for s in self._pixel_sets)
 
     def score_image(
-        self, pred: np.ndarray, truth: np.ndarray, K: np.ndarray | None = None, edges: np.ndarray | None = None
-    ) -> dict[str, Any] | None:
+        self, pred: np.ndarray, truth: np.ndarray, K: np.ndarray | None = None, edges: np.ndarray | None = None,
+        foreground: np.ndarray | None = None,
+    ) -> dict[str, Any] | None:  # fmt: skip
         """Align and score one image.
 
         Args:
@@ -108,18 +111,21 @@ class DepthProtocol:
             K: (3 3) intrinsics in pixels of (H, W).
             edges: (H W) bool, depth edges of the truth. A second pass then aligns and scores valid edge pixels alone
                 (arXiv:2208.01489); its keys end in `_edges`.
+            foreground: (H W) in [0, 1], share of a pixel that a near object covers.
 
-        Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels aligned to <= 0; with a factor
-        that ignores the truth, `truth_over_prediction`, the ratio of medians; the numbers of `unpredicted` and
-        `infinite` pixels unless 0; then the metrics. None without a valid pixel.
+        Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels aligned to <= 0; `fallback`, a
+        key of `FALLBACKS`, where another fit took the place of the alignment's; with a factor that ignores the truth,
+        `truth_over_prediction`, the ratio of medians; the numbers of `unpredicted` and `infinite` pixels unless 0; then
+        the metrics. None without a valid pixel.
         """
         valid = self.valid_pixels(truth)
         if not valid.any():
             return None
-        row = self._pass(pred, truth, valid, valid, K, on_edges=False)
+        maps = DepthMaps(pred, truth, valid, valid, K, foreground=foreground)
+        row = self._pass(maps, on_edges=False)
         scored = valid & edges if edges is not None else np.zeros_like(valid)
         if scored.any():
-            found = self._pass(pred, truth, scored, valid, K, on_edges=True)
+            found = self._pass(replace(maps, scored=scored), on_edges=True)
             row |= {key if key in self._own_edge_keys else key + EDGES: value for key, value in found.items()}
         return row
 
@@ -161,29 +167,26 @@ class DepthProtocol:
             }
         return described
 
-    def _pass(
-        self, pred: np.ndarray, truth: np.ndarray, scored: np.ndarray, valid: np.ndarray, K: np.ndarray | None,
-        on_edges: bool,
-    ) -> dict[str, Any]:  # fmt: skip
-        ours, target = pred[scored], truth[scored].astype(np.float64)
+    def _pass(self, maps: DepthMaps, on_edges: bool) -> dict[str, Any]:
+        """Align and score the scored pixels of maps whose `pred` is not aligned yet."""
+        ours, target = maps.pred[maps.scored], maps.truth[maps.scored].astype(np.float64)
         fit = self.alignment.fit(ours, target)
         metres = fit.apply(ours)
-        row = {"pixels": int(scored.sum()), **self._facts(fit, ours, target, metres)}
+        row = {"pixels": len(ours), **self._facts(fit, ours, target, metres)}
+        chosen = [s for s in self.sets.values() if _is_scored(s, on_edges)]
+        if any(isinstance(s, MapMetricSet) for s in chosen):
+            whole = fit.apply(maps.pred)
+            maps = replace(maps, pred=self.clip(whole), unclipped=whole, truth=maps.truth.astype(np.float64))
         aligned = self.clip(metres)
-        maps: DepthMaps | None = None
-        scores = []
-        for metric_set in self.sets.values():
-            if isinstance(metric_set, MetricSet):
-                scores.append(metric_set.compute(aligned, target))
-            elif on_edges or not _on_edges(metric_set):
-                maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
-                scores.append(metric_set.compute(maps))
-        return row | _merged(scores)
+        return row | _merged(
+            s.compute(aligned, target) if isinstance(s, MetricSet) else s.compute(maps) for s in chosen
+        )
 
     def _facts(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
         facts: dict[str, Any] = {"factor": fit.scale}
         if self.alignment.has_shift:
             facts |= {"shift": fit.shift, "nonpositive": int((metres <= 0).sum())}
+            facts |= {"fallback": fit.fallback} if fit.fallback else {}
         elif not self.alignment.constant:
             centre = float(np.median(pred))
             facts["truth_over_prediction"] = float(np.median(truth)) / centre if centre > 0 else None
@@ -209,6 +212,13 @@ class DepthProtocol:
                         f" ({before.unit}): ask for one at a time"
                     )
         return {key: metric.unit for key, metric in units.items()}
+
+
+def _is_scored(metric_set: MetricSet | MapMetricSet, on_edges: bool) -> bool:
+    """Whether a set is scored in the pass over depth edges, or else in that over all valid pixels."""
+    if isinstance(metric_set, MetricSet):
+        return True
+    return metric_set.repeats_on_edges if on_edges else not _on_edges(metric_set)
 
 
 def _on_edges(metric_set: MetricSet | MapMetricSet) -> bool:

@@ -23,6 +23,7 @@ _NOT_DATA = {
     *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
     *("pseudo_root", "decoded_root", "pseudo_wrong", "log_time"),
     *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_pseudo", "use_aug", "use_strong_aug", "views"),
+    "use_foreground",
     *("storage", "max_retries"),
 }
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}

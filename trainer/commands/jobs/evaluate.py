@@ -22,6 +22,7 @@ from trainer.evaluation import (
     evaluate_side_by_side,
     evenly_spaced,
     flip_blended,
+    pooled,
     report,
     save_legacy,
     save_odometry,
@@ -72,7 +73,7 @@ def _read_checkpoint(args: argparse.Namespace, changes: Changes) -> Subject:
     for option in ("pose", "odometry"):
         if getattr(args, option) and not subject.has_pose:
             raise UserError(f"{subject.path}: has no pose network, its poses are given. Leave out --{option}")
-    for option in ("limit", "sheet", "legacy", "pose"):
+    for option in ("limit", "sheet", "legacy", "pose", "pooled"):
         if args.odometry and getattr(args, option):
             raise UserError(f"--{option} is about depth or single frames; leave it out with --odometry")
     return subject
@@ -114,6 +115,8 @@ def _score_depth(request: EvaluationRequest) -> int:
         num_items = len(evenly_spaced(request.limit, len(items)))
         with progress("depth", num_items, machine) as on_item:
             results = evaluate_side_by_side(source, items, protocols, metadata=metadata, on_item=on_item, **options)
+        for result in results if request.pooled else ():
+            result.pooled = pooled(result.items, result.setup)
         if network and moving:
             with progress("pose", num_items, machine) as on_item:
                 pose = evaluate_pose(network.predict_pose, moving, on_item=on_item, **options)

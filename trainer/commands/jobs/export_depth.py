@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+from typing import Any
 
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import flip_blended, predict_all, write_predictions
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import names_of
+from trainer.evaluation.mdec import PRED_TYPE, why_no_submission
 from trainer.evaluation.places import check_place, predictions_path
 from trainer.evaluation.reference import open_dataset
 from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import read_checkpoint
 from trainer.runtime.errors import UserError
+from trainer.runtime.processes import is_first_process
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,12 +26,15 @@ def run(args: argparse.Namespace) -> int:
     load_plugins(args.plugins)
     subject = read_checkpoint(args.ckpt, args.hparams, Changes(args.cfg_file, args.set), args.mode)
     dataset, arguments = open_dataset(subject.cfg, args.mode, supp_idxs=None, use_depth=False)
-    save = args.save or predictions_path(subject.path, arguments, args.flip)
+    is_mdec = args.format == "mdec"
+    save = args.save or predictions_path(subject.path, arguments, args.flip, "mdec" if is_mdec else None)
     if save.suffix != ".npz":
         raise UserError(f"{save}: must end in .npz, the only kind of file that is written")
     if os.path.exists(save) and not args.force:
         raise UserError(f"{save}: exists. Use --force to replace it, or another name with --save")
     check_place(save, "--save")
+    if is_mdec and (reason := why_no_submission(arguments)) and is_first_process():
+        print(f"warning: no submission: {reason}", file=sys.stderr)
     with start() as machine:
         network = Network.load(subject.path, subject.hparams, machine.device)
         predict = flip_blended(network.predict_depth) if args.flip else network.predict_depth
@@ -41,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 processes=machine.processes,
             )
         if disps is not None:
-            metadata = {
+            metadata: dict[str, Any] = {
                 "kind": "disp",
                 "unit": "baseline" if subject.alignment == "stereo" else "any",
                 "checkpoint": subject.metadata["checkpoint"]["sha256"],
@@ -49,6 +56,6 @@ def run(args: argparse.Namespace) -> int:
                 "items": names_of(dataset) or "",
                 "dataset": json.dumps(arguments, default=str),
             }
-            write_predictions(save, disps, metadata)
+            write_predictions(save, disps, {PRED_TYPE: "disparity"} if is_mdec else metadata)
             print(f"saved: {save}, {' x '.join(map(str, disps.shape))}")
     return 0

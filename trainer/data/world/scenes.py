@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.world.drive import Drive
-from trainer.data.world.raycast import BACKGROUND, F32, Boxes, View, cast
+from trainer.data.world.raycast import BACKGROUND, F32, FIRST_BOX, Boxes, View, cast
 from trainer.data.world.shading import FaceTable, Light, Material, Sky, face_table, shade, surface_origins
 from trainer.types import STEREO_BASELINE_M
+
+LARGEST_THING = (5.0, 9.5)  # metres, of a footprint: trees are as wide, trucks as long; houses and walls are not
 
 
 @dataclass
@@ -83,6 +85,13 @@ class Scene:
     def faces(self, frame: int, view: View) -> NDArray[np.intp]:
         """Return the face number (h w) that each pixel sees; those of `table`."""
         return cast(view, self._at(frame)[0], self.z_background)[1]
+
+    def things(self, frame: int, view: View) -> NDArray[np.bool_]:
+        """Mark pixels (h w) of what stands about: cars, people, poles, trees, crates; not of houses, walls, kerbs."""
+        box = (self.faces(frame, view) - FIRST_BOX) // 6
+        footprint = np.sort(2 * self.boxes.half[:, ::2], axis=1)
+        small = np.append((footprint <= LARGEST_THING).all(axis=1), False)  # the last is for what is no box
+        return small[np.where(box >= 0, box, len(footprint))]
 
     def _at(self, frame: int) -> tuple[Boxes, FaceTable]:
         if not self.velocity.any():
