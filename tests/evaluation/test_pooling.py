@@ -70,7 +70,7 @@ def test_by_hand():
     assert remark.startswith(
         "none: means over all pixels, as some papers give them, differ from these means over images"
     )
-    assert "abs_rel -93.9 %, sq_rel -93.9 %, rmse -65.2 %," in remark
+    assert "abs_rel -93.9 %, sq_rel -93.9 %, d1 +93.9 %," in remark
     assert remark.endswith("--pooled stores them")
 
 

@@ -41,9 +41,17 @@ def pooled_means(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol) ->
 
 
 def pooling_remarks(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol) -> list[str]:
-    """Say by how much means over all pixels differ from those over images, where it is more than 2 %."""
+    """Say by how much means over all pixels differ from those over images, where it is more than 2 %.
+
+    Roots do nearly always, as the root of a mean is above the mean of roots, so they are not mentioned.
+    """
     mean = protocol.mean(items)
-    changes = {key: value / mean[key] - 1 for key, value in pooled_means(items, protocol).items() if mean[key]}
+    roots = {m.key for s in protocol.sets.values() for m in s.metrics if m.pooled == "rms"}
+    changes = {
+        key: value / mean[key] - 1
+        for key, value in pooled_means(items, protocol).items()
+        if mean[key] and key.removesuffix(EDGES) not in roots
+    }
     notable = [f"{key} {100 * change:+.1f} %" for key, change in changes.items() if abs(change) > NOTABLE]
     if not notable:
         return []
