@@ -20,7 +20,7 @@ from trainer.runtime.errors import UserError
 Kind = Literal["disp", "depth"]
 FAR: dict[Kind, str] = {"disp": "a tiny disparity where it is far", "depth": "an infinite depth is allowed"}
 
-KEY = "pred"  # of the array in a file of predictions
+KEY, UNCERTAINTY = "pred", "uncertainty"  # of the arrays in a file of predictions
 
 # Units of depth (of disparity, its inverse), and the alignment that each calls for.
 UNITS: dict[str, str] = {"m": "none", "baseline": "stereo", "any": "median"}
@@ -34,6 +34,7 @@ class StoredDepth:
     kind: Kind  # which of both
     names: Sequence[str] | None = None  # of the items, if known
     dataset: Mapping[str, Any] | None = None  # type and arguments of their data set, if known
+    uncertainty: np.ndarray | None = None  # (N h w) finite, larger = less certain, if the file has it
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
@@ -42,7 +43,7 @@ class StoredDepth:
         Negative numbers become 0, infinite depth becomes `INFINITE`. `kind` may be None if the file states it. Raises
         UserError for another kind of file, a missing array and wrong values.
         """
-        arrays = read_arrays(path, (KEY, "kind", "items", "dataset"))
+        arrays = read_arrays(path, (KEY, "kind", "items", "dataset", UNCERTAINTY))
         if KEY not in arrays:
             raise UserError(f"{path}: has no array {KEY!r}. {did_you_mean(KEY, read_arrays(path))}")
         known: Any = str(arrays["kind"]) if "kind" in arrays else kind
@@ -56,7 +57,8 @@ class StoredDepth:
             )
         values = _cleaned(arrays[KEY], known, path)
         names = _names(arrays.get("items"), len(values), path)
-        return cls(values, known, names, _arguments(arrays.get("dataset")))
+        doubt = _uncertainty(arrays.get(UNCERTAINTY), len(values), path)
+        return cls(values, known, names, _arguments(arrays.get("dataset")), doubt)
 
     def check_items(self, truths: Items, called: Path | str, path: Path) -> None:
         """Raise UserError unless there is one prediction per item of `truths`, with the same name if names are known.
@@ -102,6 +104,20 @@ def _names(items: np.ndarray | None, count: int, path: Path) -> list[str] | None
     if items.shape != (count,):
         raise UserError(f"{path}: items has shape {items.shape}, for {count} predictions. Write a name for each")
     return [str(name) for name in items]
+
+
+def _uncertainty(values: np.ndarray | None, count: int, path: Path) -> np.ndarray | None:
+    """Check the array `uncertainty`. Returns (N h w)."""
+    if values is None:
+        return None
+    values = values[:, 0] if values.ndim == 4 and values.shape[1] == 1 else values
+    if values.ndim != 3 or values.dtype.kind != "f" or len(values) != count or 0 in values.shape:
+        given = f"{values.dtype} of shape {values.shape}"
+        raise UserError(f"{path}: {UNCERTAINTY} must be floats ({count}, h, w), as there are predictions, got {given}")
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
+    if broken.size:
+        raise UserError(f"{path}: {UNCERTAINTY} of item {broken[0]} is not finite. Write a large number there")
+    return values
 
 
 def _arguments(dataset: np.ndarray | None) -> dict[str, Any] | None:

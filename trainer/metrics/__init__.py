@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from models_zoo.registry import Registry
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 METRICS = Registry("metric set", package="trainer.metrics")
+Curves: TypeAlias = "dict[str, np.ndarray]"  # by name, (n,) each
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,20 @@ class DepthMaps:
     scored: np.ndarray  # (H W) bool, the pixels to score: valid ones, in a pass over edges only those on edges
     valid: np.ndarray  # (H W) bool, all pixels with a truth within range and crop
     K: np.ndarray | None = None  # (3 3) intrinsics in pixels of (H, W), pixel centres at integers
+    uncertainty: np.ndarray | None = None  # (H W) of the prediction, any unit, larger = less certain
 
 
 class MapMetricSet(_Declared, ABC):
     """A published set of metrics that depends on the places of pixels."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # other inputs: "K"; "edges", which restricts it to true depth edges
+    # Other inputs: "K"; "edges", which restricts it to true depth edges; "uncertainty".
+    needs: ClassVar[frozenset[str]] = frozenset()
+    rule: str = ""  # how it is computed, where that is not part of its publication; results store it
 
     @abstractmethod
     def compute(self, maps: DepthMaps) -> dict[str, float]:
         """Score an image with at least one scored pixel; keys as in `metrics`."""
+
+    def measure(self, maps: DepthMaps) -> tuple[dict[str, float], Curves]:
+        """Return what `compute` does, and curves behind the numbers, whose mean over images results keep."""
+        return self.compute(maps), {}

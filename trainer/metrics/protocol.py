@@ -9,7 +9,7 @@ import numpy as np
 
 from models_zoo.registry import did_you_mean
 from trainer.geometry import valid_depth
-from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric, MetricSet
+from trainer.metrics import METRICS, Curves, DepthMaps, MapMetricSet, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS, INFINITE, Fit
 from trainer.metrics.crop import CROPS
 from trainer.runtime.errors import UserError
@@ -35,6 +35,7 @@ class DepthProtocol:
         crop: a name of `trainer.metrics.crop`.
         min_depth, max_depth: metres; truths between them count, predictions are clipped to that range.
         flip: whether predictions are blended with those of the mirror image; only stored.
+        extra: sets beside `metrics`, by name.
 
     Raises UserError naming the choices when a name is unknown, when two sets give a key different units, and
     when the depth range is empty.
@@ -48,6 +49,7 @@ class DepthProtocol:
         min_depth: float = 1e-3,
         max_depth: float = 80.0,
         flip: bool = False,
+        extra: Mapping[str, MapMetricSet] | None = None,
     ):
         self.names = {"alignment": alignment, "crop": crop}
         self.alignment = choose("alignment", alignment)
@@ -55,7 +57,10 @@ class DepthProtocol:
         if not 0 < min_depth < max_depth:
             raise UserError(f"evaluation needs 0 < min_depth < max_depth, got {min_depth} and {max_depth} m")
         self.min_depth, self.max_depth, self.flip = float(min_depth), float(max_depth), flip
-        self.sets: dict[str, MetricSet | MapMetricSet] = {n: choose("metric set", n)() for n in metrics}
+        self.sets: dict[str, MetricSet | MapMetricSet] = {
+            **{n: choose("metric set", n)() for n in metrics},
+            **(extra or {}),
+        }
         self.units = self._units()
         self.headline = next((key for key in HEADLINES if key in self.units), "")
         if not self.headline:
@@ -63,7 +68,7 @@ class DepthProtocol:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Inputs of the metric sets beside depth: "K", "edges"."""
+        """Inputs of the metric sets beside depth: "K", "edges", "uncertainty"."""
         return frozenset().union(*(s.needs for s in self.sets.values() if isinstance(s, MapMetricSet)))
 
     @property
@@ -98,7 +103,12 @@ class DepthProtocol:
         return _merged(s.compute(pred, truth) for s in self._pixel_sets)
 
     def score_image(
-        self, pred: np.ndarray, truth: np.ndarray, K: np.ndarray | None = None, edges: np.ndarray | None = None
+        self,
+        pred: np.ndarray,
+        truth: np.ndarray,
+        K: np.ndarray | None = None,
+        edges: np.ndarray | None = None,
+        uncertainty: np.ndarray | None = None,
     ) -> dict[str, Any] | None:
         """Align and score one image.
 
@@ -108,18 +118,20 @@ class DepthProtocol:
             K: (3 3) intrinsics in pixels of (H, W).
             edges: (H W) bool, depth edges of the truth. A second pass then aligns and scores valid edge pixels alone
                 (arXiv:2208.01489); its keys end in `_edges`.
+            uncertainty: (H W) of the prediction, larger = less certain.
 
         Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels aligned to <= 0; with a factor
         that ignores the truth, `truth_over_prediction`, the ratio of medians; the numbers of `unpredicted` and
-        `infinite` pixels unless 0; then the metrics. None without a valid pixel.
+        `infinite` pixels unless 0; then the metrics, and `curves` where a set has some. None without a valid pixel.
         """
         valid = self.valid_pixels(truth)
         if not valid.any():
             return None
-        row = self._pass(pred, truth, valid, valid, K, on_edges=False)
+        row = self._pass(pred, truth, valid, valid, K, uncertainty, on_edges=False)
         scored = valid & edges if edges is not None else np.zeros_like(valid)
         if scored.any():
-            found = self._pass(pred, truth, scored, valid, K, on_edges=True)
+            found = self._pass(pred, truth, scored, valid, K, uncertainty, on_edges=True)
+            found.pop("curves", None)
             row |= {key if key in self._own_edge_keys else key + EDGES: value for key, value in found.items()}
         return row
 
@@ -149,6 +161,7 @@ class DepthProtocol:
                     "version": s.version,
                     "units": {m.key: m.unit for m in s.metrics},
                     "higher_is_better": [m.key for m in s.metrics if m.higher_is_better],
+                    **({"rule": s.rule} if isinstance(s, MapMetricSet) and s.rule else {}),
                 }
                 for name, s in self.sets.items()
             },
@@ -163,7 +176,7 @@ class DepthProtocol:
 
     def _pass(
         self, pred: np.ndarray, truth: np.ndarray, scored: np.ndarray, valid: np.ndarray, K: np.ndarray | None,
-        on_edges: bool,
+        uncertainty: np.ndarray | None, on_edges: bool,
     ) -> dict[str, Any]:  # fmt: skip
         ours, target = pred[scored], truth[scored].astype(np.float64)
         fit = self.alignment.fit(ours, target)
@@ -172,13 +185,18 @@ class DepthProtocol:
         aligned = self.clip(metres)
         maps: DepthMaps | None = None
         scores = []
+        curves: Curves = {}
         for metric_set in self.sets.values():
             if isinstance(metric_set, MetricSet):
                 scores.append(metric_set.compute(aligned, target))
             elif on_edges or not _on_edges(metric_set):
-                maps = maps or DepthMaps(self.clip(fit.apply(pred)), truth.astype(np.float64), scored, valid, K)
-                scores.append(metric_set.compute(maps))
-        return row | _merged(scores)
+                if maps is None:
+                    metres = self.clip(fit.apply(pred))
+                    maps = DepthMaps(metres, truth.astype(np.float64), scored, valid, K, uncertainty)
+                found, more = metric_set.measure(maps)
+                scores.append(found)
+                curves |= more
+        return row | _merged(scores) | ({"curves": curves} if curves else {})
 
     def _facts(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
         facts: dict[str, Any] = {"factor": fit.scale}
