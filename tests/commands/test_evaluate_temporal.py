@@ -10,7 +10,7 @@ from tests.commands.evaluating import evaluate, refused, saved
 from tests.world import fork
 from trainer.tables.results import read_result
 
-FOUR = ("--set", "dataset.items_per_scene=4", "dataset.test.num_items=8")
+FOUR = ("--set", "dataset.test.items_per_scene=4", "dataset.test.num_items=8")
 
 
 def test_true_motion_of_drives(run, capsys):
@@ -92,7 +92,7 @@ def test_mistakes_are_sentences(run, stereo_run, tmp_path, capsys):
         ((run, "--temporal --limit 3"), "--limit has no meaning with --temporal"),
         ((run, "--temporal --uncertainty flip"), "--uncertainty has no meaning"),
         ((run, "--temporal learned --max-depth 9"), "--max-depth has no meaning with --temporal learned"),
-        ((run, "--temporal --set dataset.items_per_scene=1"), "is followed by the next frame"),
+        ((run, "--temporal --set dataset.test.items_per_scene=1"), "is followed by the next frame"),
         ((run, "--temporal --min-depth 900 --max-depth 999", *FOUR), "no two neighbouring frames"),
         ((stereo_run, "--temporal learned"), "has no network that predicts motion"),
     ]
@@ -105,7 +105,7 @@ def test_mistakes_are_sentences(run, stereo_run, tmp_path, capsys):
 
 def test_odometry_of_drives(run, tmp_path):
     """Every second target is not of the right camera then."""
-    data = ("--set", "dataset.items_per_scene=6", "dataset.test.num_items=6")
+    data = ("--set", "dataset.test.items_per_scene=6", "dataset.test.num_items=6")
     assert evaluate("--ckpt", run, "--odometry --save", tmp_path / "r.yaml", *data) == 0
     (drive,) = saved(tmp_path / "r.yaml")["sequences"]
     assert (drive["frames"], drive["snippets"]) == (7, 3)

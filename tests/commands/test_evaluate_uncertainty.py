@@ -74,8 +74,8 @@ def test_an_uncertainty_from_a_file(run, tmp_path):
     preds, save = tmp_path / "p.npz", tmp_path / "r.yaml"
     assert main(["--ckpt", str(run), "--save", str(preds)]) == 0
     arrays = dict(np.load(preds))
-    data = ("-c", "eval/synthetic", "--set", "dataset.size=[96,64]", "dataset.items_per_scene=2")
-    data += ("dataset.test.num_items=4",)
+    data = ("-c", "eval/synthetic", "--set", "dataset.size=[96,64]", "dataset.test.items_per_scene=2")
+    data += ("dataset.test.num_items=4", "dataset.test.clutter=0")
     file = ("--pred-file", preds, *data, "--uncertainty file --save", save)
     for doubt, gain in ((np.ones((4, 2, 3)), 0), (np.random.default_rng(0).random((4, 64, 96)), None)):
         np.savez(preds, **arrays, uncertainty=doubt.astype(np.float32))

@@ -204,7 +204,11 @@ def _predicted_scenes(
         batch = {key: torch.stack([item[key] for item in items]) for key in ("target", "supports", "K")}
         with torch.inference_mode():
             depth, Ts, K = predict(batch)
-        maps = predicted_maps(lambda _, depth=depth: depth, items, chosen, moving)
+
+        def predicted(_: Tensor, depth: Tensor = depth) -> Tensor:
+            return depth
+
+        maps = predicted_maps(predicted, items, chosen, moving)
         for index, one, T, camera in zip(chosen, maps, Ts[:, 0].cpu(), K.cpu(), strict=True):
             if not (torch.isfinite(T).all() and torch.isfinite(camera).all()):
                 raise UserError(f"item {index} ({moving.describe(index)}): the predicted motion is not finite")
