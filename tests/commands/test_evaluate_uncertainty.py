@@ -12,7 +12,8 @@ from trainer.tables.results import read_result
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """A second network: another training of the first one's configuration."""
-    return write_run(tmp_path_factory.mktemp("other") / "md2" / "43", [-1, 1], **{"net.depth.init_disp": 0.3})
+    changes = {"net.depth.init_disp": 0.3, "dataset": {"type": "folder", "path": "films", "size": [96, 64]}}
+    return write_run(tmp_path_factory.mktemp("other") / "md2" / "43", [-1, 1], **changes)
 
 
 @pytest.fixture(scope="module")

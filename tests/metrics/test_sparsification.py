@@ -7,7 +7,7 @@ import pytest
 
 from trainer.metrics import DepthMaps
 from trainer.metrics.protocol import DepthProtocol
-from trainer.metrics.sparsification import Sparsification, area, remaining_means
+from trainer.metrics.sparsification import Sparsification, area, levels, remaining_means
 from trainer.runtime.errors import UserError
 
 TRUTH = np.full((2, 3), 10.0)
@@ -44,7 +44,7 @@ def test_six_pixels_by_hand():
 
 
 def test_equal_uncertainties_are_the_mean_over_their_orders():
-    values, by = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1]), np.array([1.0, 1, 1, 0, 0, 0])
+    values, by = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1]), levels(np.array([1.0, 1, 1, 0, 0, 0]))
     assert remaining_means(values, by, 3) == pytest.approx([0.35, (0.5 + 0.6) / 4, (0.2 + 0.2) / 2])
     orders = [[*high, *low] for high in permutations((0, 1, 2)) for low in permutations((3, 4, 5))]
     for removed, found in zip(range(6), remaining_means(values, by, 6), strict=True):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.data import DATASETS
+from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import resize, resize_as_inverse
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Machine, Network
@@ -112,7 +113,8 @@ def read_ensemble(request: EvaluationRequest) -> list[Subject]:
     if not request.ensemble:
         return []
     first = request.subject
-    members = [read_checkpoint(path, None, request.changes, request.mode) for path in request.ensemble]
+    # Of the others only the networks are used, so what changes the data set of the first has no part in them.
+    members = [read_checkpoint(path, None, Changes(), request.mode) for path in request.ensemble]
     seen = {first.metadata["checkpoint"]["sha256"]: first.path}
     fixed = [p.names["alignment"] for p in request.protocols if not p.alignment.constant]
     for member in members:
