@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.commands.evaluating import evaluate, refused, saved, write_run
+from trainer.checkpoint import safefile
 from trainer.tables.results import read_result
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """A second network: another training of the first one's configuration."""
-    changes = {"net.depth.init_disp": 0.3, "dataset": {"type": "folder", "path": "films", "size": [96, 64]}}
-    return write_run(tmp_path_factory.mktemp("other") / "md2" / "43", [-1, 1], **changes)
+    """A second network, trained on films: what is changed about the data of the first does not fit it."""
+    made = write_run(tmp_path_factory.mktemp("other") / "md2" / "43", [-1, 1], **{"net.depth.init_disp": 0.3})
+    path = made / "ckpts" / "best.safetensors"
+    tensors, metadata = safefile.read(path)
+    hparams = json.loads(metadata["hparams"])
+    hparams["config"]["dataset"] = {"type": "folder", "path": "films", "size": [96, 64], "supp_idxs": [-1, 1]}
+    safefile.write(path, tensors, {**metadata, "hparams": json.dumps(hparams)})
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def test_sources_of_a_network(run, other, masked, tmp_path, capsys, source):
     members = ("--ensemble", other) if source == "ensemble" else ()
     plain, save = tmp_path / "plain.yaml", tmp_path / "r.yaml"
     assert evaluate("--ckpt", ckpt, "--save", plain) == 0
-    assert evaluate("--ckpt", ckpt, "--uncertainty", source, *members, "--save", save) == 0
+    assert evaluate("--ckpt", ckpt, "--uncertainty", source, *members, "--set dataset.clutter=0 --save", save) == 0
     out = capsys.readouterr().out
     assert "AUSE Abs Rel" in out
     result, without = saved(save), saved(plain)
