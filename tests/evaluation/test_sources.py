@@ -114,14 +114,17 @@ def test_ibims_needs_edges():
 # Several processes
 
 
-def ahead(batch):
-    """Depth that grows with the number of the frame, motion ahead."""
-    n = len(batch["target"])
-    return (
-        5 + batch["target"][:, :1],
-        batch["Ts_true"] if "Ts_true" in batch else torch.eye(4).expand(n, 1, 4, 4),
-        batch["K"],
-    )
+class Film(Drive):
+    """The same drives with all that a network needs to predict depth and motion."""
+
+    def __getitem__(self, index):
+        K = torch.tensor([[4.0, 0, 1.5], [0, 4, 0.5], [0, 0, 1]])
+        return {**super().__getitem__(index), "supports": torch.zeros(1, 3, 2, 4), "K": K}
+
+
+def growing(batch):
+    """Predict depth that grows with the number of the frame, of a camera that stands still."""
+    return 5 + batch["target"][:, :1], torch.eye(4).expand(len(batch["K"]), 1, 4, 4), batch["K"]
 
 
 def _share(rank, world, folder):
@@ -143,7 +146,7 @@ def _share(rank, world, folder):
     assert told["mean"] == 60
     paths = evaluate_odometry(half_as_far, Drive(), batch_size=2, processes=processes)
     save_odometry(paths, folder / f"{world}_{rank}_odometry.yaml")
-    clips = evaluate_learned_temporal(ahead, Drive(), batch_size=2, processes=processes)
+    clips = evaluate_learned_temporal(growing, Film(), batch_size=2, processes=processes)
     save_temporal(clips, folder / f"{world}_{rank}_temporal.yaml")
 
 
