@@ -19,7 +19,7 @@ def test_true_motion_of_drives(run, capsys):
     path = run / "results" / "synthetic_best_temporal_lsqr_disp.yaml"
     assert f"saved: {path}" in out
     assert "synthetic/test/scene 1/left, from synthetic/test/scene 1/frame 0/left: 4 frames; tae_pct " in out
-    assert "protocol: motion true; alignment lsqr_disp (scale and shift of inverse depth" in out
+    assert "protocol: true motion; alignment lsqr_disp (scale and shift of inverse depth" in out
     result = saved(path)
     assert out.strip().splitlines()[-1] == (
         f"temporal alignment error: tae_pct {result['mean']['tae_pct']:.4f} %, mean over clips"
@@ -50,7 +50,7 @@ def test_learned_motion_of_a_film(run, tmp_path, capsys):
     said = capsys.readouterr()
     assert "no true depth and no true poses (Ts_true): depth is moved by the motion that the network" in said.err
     result = saved(save)
-    assert result["protocol"]["poses"].startswith("learned by the same network")
+    assert result["protocol"]["poses"] == "learned motion"
     assert (result["protocol"]["alignment"], result["clips"][0]["pairs"]) == ("none", 2)  # the last has no next frame
     assert 0 <= result["mean"]["tae_pct"] < 100
     assert "has no true depth" in refused(capsys, "--ckpt", run, "--temporal true -c", page)

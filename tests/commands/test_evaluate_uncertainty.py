@@ -9,6 +9,7 @@ import pytest
 
 from tests.commands.evaluating import evaluate, refused, saved, write_run
 from trainer.checkpoint import safefile
+from trainer.tables.aggregate import Table
 from trainer.tables.results import read_result
 
 
@@ -61,7 +62,7 @@ def test_sources_of_a_network(run, other, masked, tmp_path, capsys, source):
     gain = result["mean"]["aurg_abs_rel"] + result["mean"]["ause_abs_rel"]  # that of the true error
     best = np.array(result["curves"]["abs_rel_by_error"])
     assert len(best) == 50
-    assert gain == pytest.approx((50 * best[0] - best.sum() + (best[-1] - best[0]) / 2) / 50)
+    assert gain == pytest.approx((50 * best[0] - best.sum() + (best[-1] - best[0]) / 2) / 50, abs=1e-8)
     if source == "ensemble":
         (member,) = result["protocol"]["uncertainty_source"]["members"]
         assert len(member["sha256"]) == 64
@@ -72,6 +73,7 @@ def test_tables_keep_them_apart(run, tmp_path):
     path = run / "results" / "synthetic_best_median_2items_flip.yaml"
     (result,) = read_result(path)
     assert result.protocol["uncertainty"] == "flip, 10 steps"
+    assert Table(dict(result.protocol), [], []).title.endswith("uncertainty flip, 10 steps, input 96x64")
     directions = {column.key: column.direction for column in result.values}
     assert (directions["ause_rmse"], directions["aurg_rmse"]) == (-1, 1)
     path.unlink()

@@ -54,7 +54,7 @@ def test_a_perfect_prediction_agrees_with_itself():
     assert [(c["frames"], c["pairs"], c["empty"]) for c in result["clips"]] == [(4, 3, 0)] * 2
     assert result["clips"][0]["name"] == "synthetic/test/scene 0/left"
     assert result["mean"]["tae_pct"] == pytest.approx(np.mean([c["tae_pct"] for c in result["clips"]]))
-    assert (result["protocol"]["poses"], result["protocol"]["mean_over"]) == ("true", "clips")
+    assert (result["protocol"]["poses"], result["protocol"]["mean_over"]) == ("true motion", "clips")
 
 
 def test_flicker_shows_and_a_wrong_scale_does_not():
@@ -121,7 +121,7 @@ def test_learned_motion_needs_no_truth():
         network.moving = moving
         result = evaluate_learned_temporal(network, moving, batch_size=8)
         rows.append(result["mean"]["tae_pct"])
-        assert result["protocol"]["poses"].startswith("learned by the same network")
+        assert result["protocol"]["poses"] == "learned motion"
         assert (result["protocol"]["alignment"], result["protocol"]["crop"]) == ("none", "none")
     assert rows[0] < 5 < 12 < rows[1]
     true = evaluate_temporal(true_depth(frames), frames, moving, protocols("none", max_depth=1e6))[0]

@@ -132,9 +132,14 @@ def _summarise(
         protocol={**described, **counts, **metadata},
         items=items,
         skipped=skipped,
-        curves={key: np.mean([c[key] for c in curves], axis=0).tolist() for key in (curves[0] if curves else ())},
+        curves=_mean_curves(curves),
         remarks=remarks(items, protocol, {truth.size for *_, truth in scored if truth is not None}),
     )
+
+
+def _mean_curves(curves: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """Average curves over items, to 9 decimals."""
+    return {key: np.mean([c[key] for c in curves], axis=0).round(9).tolist() for key in (curves[0] if curves else ())}
 
 
 def intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray | None:

@@ -51,7 +51,7 @@ def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
 
 def temporal_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     """`<run>/results/<dataset>_<checkpoint>_temporal_<alignment, or learned>.yaml`."""
-    kind = "learned" if protocol["poses"].startswith("learned") else protocol["alignment"]
+    kind = "learned" if protocol["poses"] == "learned motion" else protocol["alignment"]
     return _result(path, file_stem(protocol["dataset"], path.stem, "temporal", kind))
 
 

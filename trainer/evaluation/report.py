@@ -104,7 +104,7 @@ def report_temporal(result: Mapping[str, Any], place: str) -> None:
     limits = ""
     if "min_depth_m" in protocol:
         limits = f", crop {protocol['crop']}, {protocol['min_depth_m']:g}-{protocol['max_depth_m']:g} m"
-    print(f"protocol: motion {protocol['poses']}; alignment {protocol['alignment']} ({protocol['factor']}){limits}")
+    print(f"protocol: {protocol['poses']}; alignment {protocol['alignment']} ({protocol['factor']}){limits}")
     print(f"temporal alignment error: tae_pct {result['mean']['tae_pct']:.4f} %, mean over clips")
 
 

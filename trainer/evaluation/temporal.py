@@ -26,8 +26,11 @@ from trainer.runtime.processes import ALONE, FoundByAll, Processes
 PredictScene = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]  # batch -> depth, motions, K
 MOST_FRAMES = 500  # of a clip, whose depth maps are in memory together; longer ones are cut
 CLIPS = f"unbroken runs of frames, at most {MOST_FRAMES}"
-TRUE = "true"
-LEARNED = "learned by the same network: agreement of its depth and motion with each other, not with any truth"
+TRUE, LEARNED = "true motion", "learned motion"
+UNALIGNED = (
+    "1: depth and motion are those of one network and in its unit; the error tells whether they agree, not whether they"
+    " are right"
+)
 METRICS = {"temporal": {"version": 1, "units": dict(UNITS), "higher_is_better": [], "formulas": dict(FORMULAS)}}
 
 
@@ -99,8 +102,7 @@ def evaluate_learned_temporal(
         frames, motions = zip(*read, strict=True)
         mine.append((i_clip, {**_about(clips[i_clip], moving), **score_clip(frames, motions[:-1])}))
     rows = [row for _, row in sorted(processes.gather(mine), key=lambda row: row[0])]
-    factor = "1: depth and motion have the same unit, that of the network"
-    about = {"alignment": "none", "factor": factor, "crop": "none", "poses": LEARNED, "metrics": METRICS}
+    about = {"alignment": "none", "factor": UNALIGNED, "crop": "none", "poses": LEARNED, "metrics": METRICS}
     return _summarise(rows, {**about, **(metadata or {})})
 
 
