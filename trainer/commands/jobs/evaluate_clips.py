@@ -67,7 +67,8 @@ def _missing(request: EvaluationRequest, frames: DepthDataset | None, moving: De
     lacks += [] if "Ts_true" in moving[0] else ["true poses (Ts_true)"]
     missing = f"the data set has no {' and no '.join(lacks)}" if lacks else ""
     if missing and (request.temporal == "true" or request.subject.stored):
-        raise UserError(f"dataset ({request.mode}): {missing}, which --temporal needs here. Name another data set")
+        needing = "--temporal true" if request.temporal == "true" else "--temporal with --pred-file"
+        raise UserError(f"dataset ({request.mode}): {missing}, which {needing} needs. Name another data set")
     return missing
 
 
