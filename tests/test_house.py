@@ -45,7 +45,10 @@ OPEN = {
     },
     "trainer.data": {"aspect", "base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "validation")},
+    "trainer.metrics": {
+        *("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "sparsification", "temporal"),
+        "validation",
+    },
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
@@ -55,7 +58,8 @@ OPEN = {
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
-        *("changes", "items", "mdec", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *("changes", "items", "mdec", "places", "predictions", "reference", "report", "request", "session", "subject"),
+        "uncertainty",
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

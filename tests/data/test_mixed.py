@@ -47,6 +47,18 @@ def epoch_of(dataset, epoch):
     return [dataset.describe(int(dataset[epoch, i]["index"])) for i in range(len(dataset))]
 
 
+def test_places_count_the_frames_of_each_recording(root):
+    """By their step, so that the next frame has the next number; a mixture names its part, too."""
+    frames(root / "d", range(3, 15, 2))
+    film = DATASETS.create("folder", path=str(root / "d"), val_every=0, size=(20, 10))
+    assert [film.describe(i) for i in range(len(film))] == ["d/5", "d/7", "d/9", "d/11"]
+    assert [film.place(i) for i in range(len(film))] == [("d", n) for n in (2, 3, 4, 5)]
+    dataset = three(root)
+    places = [dataset.place(i) for i in range(len(dataset))]
+    assert sorted(places)[0] == ("a: a", 1)
+    assert [f"{recording}/{frame}" for recording, frame in places] == [dataset.describe(i) for i in range(len(dataset))]
+
+
 # Arithmetic
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.metrics.test_odometry import straight
+from trainer.data.base import DepthDataset
 from trainer.evaluation import evaluate_odometry
 from trainer.runtime.errors import UserError
 
@@ -14,6 +15,7 @@ class Drive:
     """Two drives straight ahead, 1 m per frame; the second one lacks its frame 3."""
 
     supp_idxs = (1,)
+    place = DepthDataset.place
     names = (*(f"a/{i}" for i in range(6)), *(f"b/{i}" for i in (0, 1, 2, 4, 5, 6, 7)))
 
     def __len__(self):

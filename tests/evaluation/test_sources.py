@@ -20,6 +20,7 @@ from tests.evaluation.test_odometry import Drive, half_as_far
 from tests.world import run_world
 from trainer.evaluation import (
     StoredDepth,
+    evaluate_learned_temporal,
     evaluate_odometry,
     evaluate_pose,
     evaluate_side_by_side,
@@ -28,9 +29,12 @@ from trainer.evaluation import (
     save_legacy,
     save_odometry,
     save_result,
+    save_temporal,
     write_predictions,
 )
+from trainer.evaluation.uncertainty import of_ensemble
 from trainer.metrics.protocol import DepthProtocol
+from trainer.metrics.sparsification import Sparsification
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import Processes
 
@@ -110,11 +114,26 @@ def test_ibims_needs_edges():
 # Several processes
 
 
+class Film(Drive):
+    """The same drives with all that a network needs to predict depth and motion."""
+
+    def __getitem__(self, index):
+        K = torch.tensor([[4.0, 0, 1.5], [0, 4, 0.5], [0, 0, 1]])
+        return {**super().__getitem__(index), "supports": torch.zeros(1, 3, 2, 4), "K": K}
+
+
+def growing(batch):
+    """Predict depth that grows with the number of the frame, of a camera that stands still."""
+    return 5 + batch["target"][:, :1], torch.eye(4).expand(len(batch["K"]), 1, 4, 4), batch["K"]
+
+
 def _share(rank, world, folder):
     processes = Processes(rank, world)
     data = Truths(np.random.default_rng(0).uniform(1, 60, (7, 4, 8)))
-    protocols = [metres("median"), metres("lsqr_disp")]
-    results = evaluate_side_by_side(index_as_depth, data, protocols, batch_size=2, processes=processes)
+    extra = {"sparsification": Sparsification(5)}
+    protocols = [metres("median"), DepthProtocol(["eigen"], "lsqr_disp", "none", extra=extra)]
+    doubt = of_ensemble([lambda images: images[:, :1] + torch.arange(4.0)])
+    results = evaluate_side_by_side(index_as_depth, data, protocols, batch_size=2, processes=processes, doubt=doubt)
     for i, result in enumerate(results):
         save_result(result, folder / f"{world}_{rank}_{i}.yaml")
     disps = predict_all(index_as_depth, data, batch_size=2, processes=processes)
@@ -127,13 +146,15 @@ def _share(rank, world, folder):
     assert told["mean"] == 60
     paths = evaluate_odometry(half_as_far, Drive(), batch_size=2, processes=processes)
     save_odometry(paths, folder / f"{world}_{rank}_odometry.yaml")
+    clips = evaluate_learned_temporal(growing, Film(), batch_size=2, processes=processes)
+    save_temporal(clips, folder / f"{world}_{rank}_temporal.yaml")
 
 
 @pytest.mark.parametrize("world", [3, 5])
 def test_several_processes_find_what_one_finds(tmp_path, world):
     _share(0, 1, tmp_path)
     run_world(_share, world, tmp_path, tmp_path)
-    for i in (0, 1, "odometry"):
+    for i in (0, 1, "odometry", "temporal"):
         expected = (tmp_path / f"1_0_{i}.yaml").read_bytes()
         for rank in range(world):
             assert (tmp_path / f"{world}_{rank}_{i}.yaml").read_bytes() == expected

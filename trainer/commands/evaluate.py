@@ -6,6 +6,8 @@
     monodepth evaluate --pred-file sgbm.npz --pred-kind disp --cfg-file eval/kitti_eigen
     monodepth evaluate --pred-file preds.npz --targets targets_test.npz --cfg-file eval/kitti_eigen
     monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file eval/kitti_odometry
+    monodepth evaluate --ckpt models/kitti/md2/42 --uncertainty ensemble --ensemble models/kitti/md2/43
+    monodepth evaluate --ckpt models/rooms/monodepth2_M/42 --temporal --max-depth 10
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
 go into a YAML file together with everything that is needed to compare them with others. Several processes
@@ -18,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 # `sweep` starts this file under whatever launcher: import the project that it lies in.
 if not __package__:
@@ -57,6 +60,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=whole(1, 100_000_000), metavar="N", help="score N items, evenly spaced over the data set")
     _add_protocol(parser.add_argument_group("protocol").add_argument)
+    _add_uncertainty(parser.add_argument_group("uncertainty: sparsification (arXiv:2005.06209)"))
     output = parser.add_argument_group("output and speed")
     add = output.add_argument
     place = "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)"
@@ -96,6 +100,30 @@ def _add_protocol(add: Callable[..., object]) -> None:
         help="score camera paths instead of depth: KITTI's drift, and ATE over 5 frames as arXiv:1704.07813 has it, the"
         " root of the summed squared distances over 5, not the root of their mean; needs true poses",
     )
+    add(
+        "--temporal",
+        nargs="?",
+        choices=("auto", "true", "learned"),
+        const="auto",
+        help="score depth from frame to frame instead: the temporal alignment error of clips (arXiv:2501.12375), each"
+        " aligned once (default lsqr_disp), moved by the true motion; without it, or with `learned`, by the motion of"
+        " the pose network, unaligned",
+    )
+
+
+def _add_uncertainty(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--uncertainty",
+        choices=("flip", "ensemble", "mask", "file"),
+        help="also score (AUSE, AURG) how well an uncertainty finds the errors: that of the mirrored image (flip), of"
+        " several checkpoints (ensemble), of a network with mask_name uncertainty (mask), or the array `uncertainty`"
+        " (N, h, w) of --pred-file (file)",
+    )
+    members = "the other checkpoints of the ensemble; the depth that is scored is that of --ckpt alone"
+    add("--ensemble", type=Path, nargs="+", default=[], metavar="CKPT", help=members)
+    steps = "points of the curves (default 50)"
+    add("--sparsification-steps", type=whole(2, 10_000), metavar="N", help=steps)
 
 
 main = command(parse, "evaluate", "evaluating")

@@ -196,6 +196,19 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def describe(self, index: int) -> str:
         """Name item `index` for logs and errors, e.g. `2011_09_26/<drive>/image_02/0000000005`."""
 
+    def place(self, index: int) -> tuple[str, int]:
+        """Return the recording that item `index` belongs to and the number of its frame; the next one is 1 more.
+
+        Here: what `describe` says, `<recording>/<number>`. Raises UserError when it says something else.
+        """
+        name = self.describe(index)
+        recording, _, frame = name.rpartition("/")
+        if not frame.isdecimal():
+            raise UserError(
+                f"item {index} is called {name!r}, which does not end in a frame number, so its next frame is unknown"
+            )
+        return recording, int(frame)
+
     def check(self) -> list[str]:
         """List every problem that would stop training, without decoding images. Empty = ready."""
         return []
@@ -288,7 +301,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:
-        """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need."""
+        """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need.
+
+        "clips" in `needs`: an item is followed by the next frame of the same camera, and its support 1 is that frame.
+        """
         plain: dict[str, Any] = {
             "use_hints": False,
             "use_pseudo": False,
@@ -298,7 +314,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             "views": None,
         }
         plain |= {"log_time": False, "depth_size": None}
-        return plain | {f"use_{key}": True for key in ("edges", "foreground") if key in needs}
+        clips = {"frame_gap": 1, "right_targets": False} if "clips" in needs else {}
+        return plain | clips | {f"use_{key}": True for key in ("edges", "foreground") if key in needs}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -130,6 +130,11 @@ class MixedDatasets(RecordedDataset):
         part, _, own = self._place(*divmod(index, len(self)))
         return f"{part.name}: {part.dataset.describe(own)}"
 
+    def place(self, index: int) -> tuple[str, int]:
+        part, _, own = self._place(*divmod(index, len(self)))
+        recording, frame = part.dataset.place(own)
+        return f"{part.name}: {recording}", frame
+
     def check(self) -> list[str]:
         """List the problems of all data sets, and why their items do not fit into one batch: reads one of each."""
         if problems := [f"{part.name}: {line}" for part in self.parts for line in _checked(part.dataset)]:

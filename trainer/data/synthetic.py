@@ -119,6 +119,11 @@ class Synthetic(DepthDataset):
         camera = "right" if self._is_right(index) else "left"
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
 
+    def place(self, index: int) -> tuple[str, int]:
+        """Return the scene with its camera, and the frame: with `right_targets` the next item is of another camera."""
+        i_scene, frame = divmod(index, self.items_per_scene)
+        return f"synthetic/{self.mode}/scene {i_scene}/{'right' if self._is_right(index) else 'left'}", frame
+
     @property
     def _K(self) -> NDArray[Any]:
         return average_intrinsics(self.size, self.focal)  # views are rendered at sizes of their own

@@ -15,15 +15,18 @@ from trainer.evaluation.predictions import evenly_spaced, flip_blended
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
 from trainer.evaluation.stored import StoredDepth
 from trainer.evaluation.targets import TargetsFile
+from trainer.evaluation.temporal import evaluate_learned_temporal, evaluate_temporal, save_temporal
 
 __all__ = [
     "EvaluationResult",
     "StoredDepth",
     "TargetsFile",
     "depth_pictures",
+    "evaluate_learned_temporal",
     "evaluate_odometry",
     "evaluate_pose",
     "evaluate_side_by_side",
+    "evaluate_temporal",
     "evenly_spaced",
     "flip_blended",
     "pooled",
@@ -32,5 +35,6 @@ __all__ = [
     "save_legacy",
     "save_odometry",
     "save_result",
+    "save_temporal",
     "write_predictions",
 ]

@@ -13,6 +13,7 @@ from trainer.evaluation.items import Items
 from trainer.evaluation.predictions import DepthSource, evenly_spaced, predictions
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import EvaluationResult
+from trainer.evaluation.uncertainty import Doubt
 from trainer.geometry import scale_intrinsics
 from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
@@ -33,6 +34,7 @@ def evaluate_side_by_side(
     metadata: Mapping[str, Any] | None = None,
     on_item: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
+    doubt: Doubt | None = None,
 ) -> list[EvaluationResult]:
     """Predict every item once; align and score it under each protocol.
 
@@ -49,6 +51,7 @@ def evaluate_side_by_side(
         metadata: origin of data and weights, stored with the protocol.
         on_item: called after each item, for a progress bar.
         processes: those that share the work; each returns the whole result.
+        doubt: the uncertainty of the predictions, for protocols whose metric sets need it.
 
     Raises UserError when an item has no depth, a prediction is not a positive finite number, no item has a
     valid pixel, or the items lack what a metric set needs.
@@ -56,10 +59,14 @@ def evaluate_side_by_side(
     indices = evenly_spaced(limit, len(dataset))
     mine: list[Scored] = []
     for index, item, depth, truth in predictions(predict, dataset, indices, batch_size, num_workers, processes):
-        K = _intrinsics(item, truth.shape)
+        K = intrinsics(item, truth.shape)
         edges = item["edges"][0].to(torch.bool).numpy() if "edges" in item else None
         foreground = item["foreground"][0].numpy() if "foreground" in item else None
-        rows = [protocol.score_image(depth, truth, K, edges, foreground) for protocol in protocols]
+        under = doubt(item, index, depth) if doubt else lambda _: None
+        rows = [
+            protocol.score_image(depth, truth, K, edges, foreground, uncertainty=under(protocol.alignment))
+            for protocol in protocols
+        ]
         valid = protocols[0].valid_pixels(truth)
         kept = MaskedTruth.of(truth, valid) if valid.any() else None
         rows = [None if row is None else {**_category(dataset, index), **row} for row in rows]
@@ -114,6 +121,7 @@ def _summarise(
 ) -> EvaluationResult:
     rows = [(index, name, by_protocol[i_protocol]) for index, name, by_protocol, _ in scored]
     items = [{"index": index, "name": name, **row} for index, name, row in rows if row is not None]
+    curves = [item.pop("curves") for item in items if "curves" in item]
     skipped = [name for _, name, row in rows if row is None]
     mean = protocol.mean(items)
     if "edges" in protocol.needs and not set(protocol.edge_keys) <= set(mean):
@@ -131,11 +139,17 @@ def _summarise(
         protocol={**described, **counts, **metadata},
         items=items,
         skipped=skipped,
+        curves=_mean_curves(curves),
         remarks=remarks(items, protocol, {truth.size for *_, truth in scored if truth is not None}),
     )
 
 
-def _intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray | None:
+def _mean_curves(curves: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """Average curves over items, to 9 decimals."""
+    return {key: np.mean([c[key] for c in curves], axis=0).round(9).tolist() for key in (curves[0] if curves else ())}
+
+
+def intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray | None:
     """K (3 3) in pixels of the truth: that of the truth if known, else that of the image, scaled."""
     if "K_depth" in item:
         return item["K_depth"].double().numpy()

@@ -55,7 +55,7 @@ def evaluate_odometry(
     for index, (ours, *_), (theirs, *_) in predicted_motions(predict, dataset, batches, num_workers):
         if not np.isfinite(ours).all():
             raise UserError(f"item {index} ({dataset.describe(index)}): the predicted motion is not finite")
-        mine.append((*_place(dataset, index), ours, theirs))
+        mine.append((*dataset.place(index), ours, theirs))
         on_item()
     rows = sorted(processes.gather(mine), key=lambda row: row[:2])
     sequences = [_scored(run) for run in _unbroken(rows)]
@@ -71,16 +71,6 @@ def save_odometry(result: Mapping[str, Any], path: str | Path) -> None:
     """Write numbers, protocol and every sequence as YAML. Raises CannotWrite, a UserError, when the disk refuses."""
     head = {"mean": result["mean"], "protocol": result["protocol"]}
     write_result(path, head, {"sequences": result["sequences"]}, width=120)
-
-
-def _place(dataset: DepthDataset, index: int) -> tuple[str, int]:
-    sequence, _, frame = dataset.describe(index).rpartition("/")
-    if not frame.isdecimal():
-        raise UserError(
-            f"item {index} is called {dataset.describe(index)!r}, which does not end in a frame number, so its next"
-            " frame is unknown"
-        )
-    return sequence, int(frame)
 
 
 def _unbroken(rows: Sequence[tuple[str, int, np.ndarray, np.ndarray]]) -> list[list[Any]]:

@@ -40,12 +40,19 @@ def result_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     truth = Path(protocol["targets"]["file"]).stem if "targets" in protocol else unusual(data)
     count = protocol["items"] + protocol["skipped_without_valid_pixel"]
     part = f"{count}items" if protocol["limit"] else None
-    return _result(path, file_stem(data, truth, path.stem, protocol["alignment"], part))
+    doubt = protocol["uncertainty"].split(",")[0].replace(" ", "_") if "uncertainty" in protocol else None
+    return _result(path, file_stem(data, truth, path.stem, protocol["alignment"], part, doubt))
 
 
 def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     """`<run>/results/<dataset>_<checkpoint>_odometry.yaml`."""
     return _result(path, file_stem(protocol["dataset"], path.stem, "odometry"))
+
+
+def temporal_path(path: Path, protocol: Mapping[str, Any]) -> Path:
+    """`<run>/results/<dataset>_<checkpoint>_temporal_<alignment, or learned>.yaml`."""
+    kind = "learned" if protocol["poses"] == "learned motion" else protocol["alignment"]
+    return _result(path, file_stem(protocol["dataset"], path.stem, "temporal", kind))
 
 
 def predictions_path(path: Path, data: Mapping[str, Any], flip: bool, kind: str | None = None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,22 @@ def predicted_motions(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield index, predicted and true motions (n 4 4) of each item. Raises UserError for items without true motion."""
     for chosen, items in read_items(dataset, batches, num_workers):
-        if "Ts_true" not in items[0]:
-            raise UserError("this data set has no true camera motion (Ts_true), so there is nothing to compare with")
+        _require_motion(items[0])
         batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
         with torch.inference_mode():
             pred = predict(batch).float().cpu().double().numpy()
         yield from zip(chosen, pred, batch["Ts_true"].double().numpy(), strict=True)
+
+
+def true_motions(
+    dataset: DepthDataset, batches: Sequence[list[int]], num_workers: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield index and true motions (n 4 4) of each item. Raises UserError for items without true motion."""
+    for chosen, items in read_items(dataset, batches, num_workers):
+        _require_motion(items[0])
+        yield from zip(chosen, (item["Ts_true"].double().numpy() for item in items), strict=True)
+
+
+def _require_motion(item: Mapping[str, Tensor]) -> None:
+    if "Ts_true" not in item:
+        raise UserError("this data set has no true camera motion (Ts_true), so there is nothing to compare with")

@@ -81,7 +81,8 @@ def protocol_line(result: EvaluationResult) -> str:
         f"protocol: {split}, {protocol['items']} items, {protocol['skipped_without_valid_pixel']} without truth"
         f", {size}; alignment {protocol['alignment']} (factor {factor}{edges}), crop {protocol['crop']}, "
         f"{protocol['min_depth_m']:g}-{protocol['max_depth_m']:g} m, "
-        f"{'flip' if protocol['flip_post_processing'] else 'no flip'}; {_origin(result)[1]}"
+        f"{'flip' if protocol['flip_post_processing'] else 'no flip'}; "
+        f"{'uncertainty ' + protocol['uncertainty'] + '; ' if 'uncertainty' in protocol else ''}{_origin(result)[1]}"
     )
 
 
@@ -92,6 +93,21 @@ def report_odometry(result: Mapping[str, Any], place: str) -> None:
         print(f"{row['name']}: {row['frames']} frames, {row['path_m']:.0f} m; {', '.join(numbers) or 'too short'}")
     print(f"saved: {place}")
     print(", ".join(f"{key} {value:.4f} {UNITS[key]}" for key, value in result["mean"].items()))
+
+
+def report_temporal(result: Mapping[str, Any], place: str) -> None:
+    """Print the error of each clip, the place of the file, the protocol, and the mean."""
+    for row in result["clips"]:
+        empty = f"; {row['empty']} of {2 * row['pairs']} comparisons have no common pixel" if row["empty"] else ""
+        value = "no common pixel" if row["tae_pct"] is None else f"tae_pct {row['tae_pct']:.4f} %"
+        print(f"{row['name']}, from {row['first']}: {row['frames']} frames; {value}{empty}")
+    print(f"saved: {place}")
+    protocol = result["protocol"]
+    limits = ""
+    if "min_depth_m" in protocol:
+        limits = f", crop {protocol['crop']}, {protocol['min_depth_m']:g}-{protocol['max_depth_m']:g} m"
+    print(f"protocol: {protocol['poses']}; alignment {protocol['alignment']} ({protocol['factor']}){limits}")
+    print(f"temporal alignment error: tae_pct {result['mean']['tae_pct']:.4f} %, mean over clips")
 
 
 def draw_sheet(source: DepthSource, items: Items, result: EvaluationResult, path: Path, count: int) -> None:

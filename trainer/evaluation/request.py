@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from trainer.config import EvaluationSection
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import dataset_class
 from trainer.evaluation.subject import Subject
 from trainer.metrics.protocol import DepthProtocol
+from trainer.metrics.sparsification import STEPS, Sparsification
 
+Motion = Literal["auto", "true", "learned"]  # auto = true where the data set has it, and depth
 TARGETS = "targets"  # stands for the data set of ground truth in a file where none is named
 
 
@@ -28,6 +32,10 @@ class EvaluationRequest:
     pooled: bool = False  # also give means over all pixels
     pose: bool = False  # score the direction of predicted motion, too
     odometry: bool = False  # score camera paths instead of depth
+    temporal: Motion | None = None  # score depth from frame to frame instead, moved by this camera motion
+    uncertainty: str | None = None  # where the uncertainty for sparsification comes from; None = none
+    ensemble: Sequence[Path] = ()  # the other checkpoints of an ensemble
+    sparsification_steps: int | None = None  # None = the default
     save: Path | None = None  # None = beside the run
     legacy: Path | None = None  # numbers alone, in an earlier spelling
     sheet: Path | None = None  # pictures
@@ -46,6 +54,7 @@ class EvaluationRequest:
     def protocols(self) -> list[DepthProtocol]:
         """One protocol per alignment. Raises UserError for unknown names and an empty range of depth."""
         given, subject = self.settings, self.subject
+        steps = self.sparsification_steps or STEPS
         return [
             DepthProtocol(
                 ["eigen"] if given.metrics is None else given.metrics,
@@ -54,6 +63,11 @@ class EvaluationRequest:
                 1e-3 if given.min_depth is None else given.min_depth,
                 80.0 if given.max_depth is None else given.max_depth,
                 flip=subject.is_flipped if subject.stored else bool(given.flip),
+                extra={"sparsification": Sparsification(steps)} if self.uncertainty else {},
             )
-            for alignment in dict.fromkeys(given.alignment or [subject.alignment])
+            for alignment in dict.fromkeys(given.alignment or [self._usual_alignment])
         ]
+
+    @property
+    def _usual_alignment(self) -> str:
+        return "lsqr_disp" if self.temporal else self.subject.alignment  # arXiv:2501.12375

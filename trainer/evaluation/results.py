@@ -29,6 +29,7 @@ class EvaluationResult:
     items: list[dict[str, Any]] = field(repr=False)
     skipped: list[str] = field(default_factory=list)  # names of items without a valid pixel
     pose: dict[str, Any] | None = None
+    curves: dict[str, list[float]] = field(default_factory=dict, repr=False)  # mean over items, by name
     remarks: list[str] = field(default_factory=list)  # what is unusual about the predictions
     pooled: dict[str, Any] | None = None  # means over all pixels, as of `trainer.evaluation.pooling`
 
@@ -59,7 +60,8 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
         **({"remarks": result.remarks} if result.remarks else {}),
         "protocol": result.protocol,
     }
-    rows = {"items": result.items, "skipped": result.skipped}
+    curves = {"curves": result.curves} if result.curves else {}
+    rows = {**curves, "items": result.items, "skipped": result.skipped}
     write_result(path, head, rows, width=10**6, default_flow_style=None)  # one line per item
 
 

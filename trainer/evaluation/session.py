@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from trainer.checkpoint import load_objective
+from trainer.geometry import disp_to_depth
 from trainer.objective import Objective
 from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_launcher, check_world, leaving_with_launcher
 from trainer.tracking.progress import counting
@@ -84,8 +85,24 @@ class Network:
 
     def predict_pose(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Predict the motions (b n 4 4) to the supports of a batch."""
-        moved: Any = {key: value.to(self.device) for key, value in batch.items()}
-        return self.objective.predict(moved)["Ts"]
+        return self.objective.predict(self._moved(batch))["Ts"]
+
+    def predict_mask(self, images: torch.Tensor) -> torch.Tensor:
+        """Predict the masks (b n h w) of images (b 3 h w), one per support of the training."""
+        masks = self.objective.predict(self._moved({"target": images}))["mask"]
+        return masks[min(masks)]
+
+    def predict_scene(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Predict depth (b 1 h w), motions (b n 4 4) to the supports, both in the unit of the training, and K (b 3 3).
+
+        K is that of the batch unless the network has learned one.
+        """
+        predictions = self.objective.predict(self._moved(batch))
+        depth = disp_to_depth(predictions["disp"][0], self.objective.min_depth, self.objective.max_depth)
+        return depth, predictions["Ts"], predictions.get("K", batch["K"])
+
+    def _moved(self, batch: dict[str, torch.Tensor]) -> Any:
+        return {key: value.to(self.device) for key, value in batch.items()}
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from trainer.runtime.errors import UserError
 Kind = Literal["disp", "depth"]
 FAR: dict[Kind, str] = {"disp": "a tiny disparity where it is far", "depth": "an infinite depth is allowed"}
 
-KEY = "pred"  # of the array in a file of predictions
+KEY, UNCERTAINTY = "pred", "uncertainty"  # of the arrays in a file of predictions
 
 # Units of depth (of disparity, its inverse), and the alignment that each calls for.
 UNITS: dict[str, str] = {"m": "none", "baseline": "stereo", "any": "median"}
@@ -36,6 +36,7 @@ class StoredDepth:
     names: Sequence[str] | None = None  # of the items, if known
     dataset: Mapping[str, Any] | None = None  # type and arguments of their data set, if known
     resized_as: Kind = "disp"  # which of both is interpolated
+    uncertainty: np.ndarray | None = None  # (N h w) finite, larger = less certain, if the file has it
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
@@ -46,7 +47,7 @@ class StoredDepth:
         items with negative numbers are raised above 0, which `lsqr_depth_trim` undoes. Raises UserError for another
         kind of file, a missing array and wrong values.
         """
-        arrays = read_arrays(path, (KEY, "kind", "items", "dataset", PRED_TYPE))
+        arrays = read_arrays(path, (KEY, "kind", "items", "dataset", PRED_TYPE, UNCERTAINTY))
         if KEY not in arrays:
             raise UserError(f"{path}: has no array {KEY!r}. {did_you_mean(KEY, read_arrays(path))}")
         pred_type = str(arrays[PRED_TYPE]) if PRED_TYPE in arrays else ""
@@ -63,7 +64,14 @@ class StoredDepth:
             )
         values = _cleaned(arrays[KEY], known, path, is_relative=pred_type == "affine-invariant")
         names = _names(arrays.get("items"), len(values), path)
-        return cls(values, known, names, _arguments(arrays.get("dataset")), PRED_TYPES.get(pred_type, "disp"))
+        return cls(
+            values,
+            known,
+            names,
+            _arguments(arrays.get("dataset")),
+            resized_as=PRED_TYPES.get(pred_type, "disp"),
+            uncertainty=_uncertainty(arrays.get(UNCERTAINTY), len(values), path),
+        )
 
     def check_items(self, truths: Items, called: Path | str, path: Path) -> None:
         """Raise UserError unless there is one prediction per item of `truths`, with the same name if names are known.
@@ -109,6 +117,20 @@ def _names(items: np.ndarray | None, count: int, path: Path) -> list[str] | None
     if items.shape != (count,):
         raise UserError(f"{path}: items has shape {items.shape}, for {count} predictions. Write a name for each")
     return [str(name) for name in items]
+
+
+def _uncertainty(values: np.ndarray | None, count: int, path: Path) -> np.ndarray | None:
+    """Check the array `uncertainty`. Returns (N h w)."""
+    if values is None:
+        return None
+    values = values[:, 0] if values.ndim == 4 and values.shape[1] == 1 else values
+    if values.ndim != 3 or values.dtype.kind != "f" or len(values) != count or 0 in values.shape:
+        given = f"{values.dtype} of shape {values.shape}"
+        raise UserError(f"{path}: {UNCERTAINTY} must be floats ({count}, h, w), as there are predictions, got {given}")
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
+    if broken.size:
+        raise UserError(f"{path}: {UNCERTAINTY} of item {broken[0]} is not finite. Write a large number there")
+    return values
 
 
 def _arguments(dataset: np.ndarray | None) -> dict[str, Any] | None:

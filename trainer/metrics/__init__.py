@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from models_zoo.registry import Registry
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 METRICS = Registry("metric set", package="trainer.metrics")
+Curves: TypeAlias = "dict[str, np.ndarray]"  # by name, (n,) each
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,21 @@ class DepthMaps:
     K: np.ndarray | None = None  # (3 3) intrinsics in pixels of (H, W), pixel centres at integers
     unclipped: np.ndarray | None = None  # (H W) `pred` before it was clipped; None = as `pred`
     foreground: np.ndarray | None = None  # (H W) share of a pixel that a near object covers, 0..1
+    uncertainty: np.ndarray | None = None  # (H W) of the prediction, any unit, larger = less certain
 
 
 class MapMetricSet(_Declared, ABC):
     """A published set of metrics that depends on the places of pixels."""
 
-    # Other inputs: "K"; "foreground"; "edges", which restricts it to true depth edges.
+    # Other inputs: "K"; "foreground"; "uncertainty"; "edges", which restricts it to true depth edges.
     needs: ClassVar[frozenset[str]] = frozenset()
     repeats_on_edges: ClassVar[bool] = True  # where items have depth edges, scored again on these alone
+    rule: str = ""  # how it is computed, where that is not part of its publication; results store it
 
     @abstractmethod
     def compute(self, maps: DepthMaps) -> dict[str, float]:
         """Score an image with at least one scored pixel; keys as in `metrics`, none where there is nothing to score."""
+
+    def measure(self, maps: DepthMaps) -> tuple[dict[str, float], Curves]:
+        """Return what `compute` does, and curves behind the numbers, whose mean over images results keep."""
+        return self.compute(maps), {}

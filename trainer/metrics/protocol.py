@@ -10,7 +10,7 @@ import numpy as np
 
 from models_zoo.registry import did_you_mean
 from trainer.geometry import valid_depth
-from trainer.metrics import METRICS, DepthMaps, MapMetricSet, Metric, MetricSet
+from trainer.metrics import METRICS, Curves, DepthMaps, MapMetricSet, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS, INFINITE, Fit
 from trainer.metrics.crop import CROPS
 from trainer.runtime.errors import UserError
@@ -36,6 +36,7 @@ class DepthProtocol:
         crop: a name of `trainer.metrics.crop`.
         min_depth, max_depth: metres; truths between them count, predictions are clipped to that range.
         flip: whether predictions are blended with those of the mirror image; only stored.
+        extra: sets beside `metrics`, by name.
 
     Raises UserError naming the choices when a name is unknown, when two sets give a key different units, and
     when the depth range is empty.
@@ -49,6 +50,7 @@ class DepthProtocol:
         min_depth: float = 1e-3,
         max_depth: float = 80.0,
         flip: bool = False,
+        extra: Mapping[str, MapMetricSet] | None = None,
     ):
         self.names = {"alignment": alignment, "crop": crop}
         self.alignment = choose("alignment", alignment)
@@ -56,7 +58,10 @@ class DepthProtocol:
         if not 0 < min_depth < max_depth:
             raise UserError(f"evaluation needs 0 < min_depth < max_depth, got {min_depth} and {max_depth} m")
         self.min_depth, self.max_depth, self.flip = float(min_depth), float(max_depth), flip
-        self.sets: dict[str, MetricSet | MapMetricSet] = {n: choose("metric set", n)() for n in metrics}
+        self.sets: dict[str, MetricSet | MapMetricSet] = {
+            **{n: choose("metric set", n)() for n in metrics},
+            **(extra or {}),
+        }
         self.units = self._units()
         self.headline = next((key for key in HEADLINES if key in self.units), "")
         if not self.headline:
@@ -64,7 +69,7 @@ class DepthProtocol:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Inputs of the metric sets beside depth: "K", "edges", "foreground"."""
+        """Inputs of the metric sets beside depth: "K", "edges", "foreground", "uncertainty"."""
         return frozenset().union(*(s.needs for s in self.sets.values() if isinstance(s, MapMetricSet)))
 
     @property
@@ -100,9 +105,14 @@ class DepthProtocol:
         return _merged(s.compute(pred, truth) for s in self._pixel_sets)
 
     def score_image(
-        self, pred: np.ndarray, truth: np.ndarray, K: np.ndarray | None = None, edges: np.ndarray | None = None,
+        self,
+        pred: np.ndarray,
+        truth: np.ndarray,
+        K: np.ndarray | None = None,
+        edges: np.ndarray | None = None,
         foreground: np.ndarray | None = None,
-    ) -> dict[str, Any] | None:  # fmt: skip
+        uncertainty: np.ndarray | None = None,
+    ) -> dict[str, Any] | None:
         """Align and score one image.
 
         Args:
@@ -112,20 +122,22 @@ class DepthProtocol:
             edges: (H W) bool, depth edges of the truth. A second pass then aligns and scores valid edge pixels alone
                 (arXiv:2208.01489); its keys end in `_edges`.
             foreground: (H W) in [0, 1], share of a pixel that a near object covers.
+            uncertainty: (H W) of the prediction, larger = less certain.
 
         Returns `pixels`, `factor`; with a shift, `shift` and `nonpositive`, the pixels aligned to <= 0; `fallback`, a
         key of `FALLBACKS`, where another fit took the place of the alignment's; with a factor that ignores the truth,
         `truth_over_prediction`, the ratio of medians; the numbers of `unpredicted` and `infinite` pixels unless 0; then
-        the metrics. None without a valid pixel.
+        the metrics, and `curves` where a set has some. None without a valid pixel.
         """
         valid = self.valid_pixels(truth)
         if not valid.any():
             return None
-        maps = DepthMaps(pred, truth, valid, valid, K, foreground=foreground)
+        maps = DepthMaps(pred, truth, valid, valid, K, foreground=foreground, uncertainty=uncertainty)
         row = self._pass(maps, on_edges=False)
         scored = valid & edges if edges is not None else np.zeros_like(valid)
         if scored.any():
             found = self._pass(replace(maps, scored=scored), on_edges=True)
+            found.pop("curves", None)
             row |= {key if key in self._own_edge_keys else key + EDGES: value for key, value in found.items()}
         return row
 
@@ -155,6 +167,7 @@ class DepthProtocol:
                     "version": s.version,
                     "units": {m.key: m.unit for m in s.metrics},
                     "higher_is_better": [m.key for m in s.metrics if m.higher_is_better],
+                    **({"rule": s.rule} if isinstance(s, MapMetricSet) and s.rule else {}),
                 }
                 for name, s in self.sets.items()
             },
@@ -178,9 +191,16 @@ class DepthProtocol:
             whole = fit.apply(maps.pred)
             maps = replace(maps, pred=self.clip(whole), unclipped=whole, truth=maps.truth.astype(np.float64))
         aligned = self.clip(metres)
-        return row | _merged(
-            s.compute(aligned, target) if isinstance(s, MetricSet) else s.compute(maps) for s in chosen
-        )
+        scores: list[Scores] = []
+        curves: Curves = {}
+        for metric_set in chosen:
+            if isinstance(metric_set, MetricSet):
+                scores.append(metric_set.compute(aligned, target))
+            else:
+                found, more = metric_set.measure(maps)
+                scores.append(found)
+                curves |= more
+        return row | _merged(scores) | ({"curves": curves} if curves else {})
 
     def _facts(self, fit: Fit, pred: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> dict[str, Any]:
         facts: dict[str, Any] = {"factor": fit.scale}

@@ -75,7 +75,8 @@ class Table:
             return f"summary of {self.protocol['summary']}"
         by = [f"{self.protocol['metric']} by {self.protocol['by']}"] if "by" in self.protocol else []
         brief = by + [self.protocol[key] for key in ("dataset", "pixels") if self.protocol.get(key)]
-        names = {"checkpoint": "", "alignment": "alignment ", "crop": "crop ", "depth": "", "items": "items "}
+        names = {"checkpoint": "", "poses": "", "alignment": "alignment ", "crop": "crop ", "depth": ""}
+        names |= {"items": "items ", "uncertainty": "uncertainty "}
         brief += [f"{name}{self.protocol[key]}" for key, name in names.items() if self.protocol.get(key)]
         size = self.protocol.get("size")
         return ", ".join([*brief, f"input {size}"] if size else brief)
@@ -90,7 +91,7 @@ class Table:
         """A short name for files."""
         if "summary" in self.protocol:
             return "summary"
-        keys = ("dataset", "checkpoint", "alignment", "pixels", "metric", "by")
+        keys = ("dataset", "checkpoint", "poses", "alignment", "uncertainty", "pixels", "metric", "by")
         name = "_".join(filter(None, (self.protocol.get(key, "") for key in keys)))
         return re.sub(r"[\W_]+", "_", name).strip("_")
 

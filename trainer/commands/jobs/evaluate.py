@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer import __version__
+from trainer.commands.jobs.evaluate_clips import check_clips, score_clips
 from trainer.config import EvaluationSection
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import (
@@ -36,6 +37,7 @@ from trainer.evaluation.reference import check_order, open_dataset, open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
+from trainer.evaluation.uncertainty import check_source, describe, open_doubt, read_ensemble
 from trainer.runtime.errors import UserError
 
 NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
@@ -46,12 +48,16 @@ def run(args: argparse.Namespace) -> int:
     """Check everything, then load, score, print, save. Raises UserError for the mistakes of a user."""
     load_plugins(args.plugins)
     request = read_request(args)
+    if request.temporal:
+        return score_clips(request)
     return _score_paths(request) if request.odometry else _score_depth(request)
 
 
 def read_request(args: argparse.Namespace) -> EvaluationRequest:
     """Read the checkpoint or predictions, and lay files and options over their settings; options win."""
     changes = Changes(args.cfg_file, args.set)
+    check_clips(args)
+    check_source(args.uncertainty, args.ensemble, args.sparsification_steps, args.pred_file)
     subject = (_read_checkpoint if args.pred_file is None else _read_predictions)(args, changes)
     given = {key: getattr(args, key) for key in EvaluationSection.model_fields}
     settings = subject.cfg.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
@@ -100,21 +106,26 @@ def _score_depth(request: EvaluationRequest) -> int:
     _check_options(request, items)
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
+    members = read_ensemble(request)
     with start() as machine:
         network = None if subject.stored else Network.load(subject.path, subject.hparams, machine.device)
         source: Any = subject.stored or (network and network.predict_depth)
         if network and protocols[0].flip:
             source = flip_blended(network.predict_depth)
+        doubt = open_doubt(request, members, network, machine)
         options: dict[str, Any] = {
             "batch_size": request.batch_size,
             "num_workers": 0 if request.targets else request.num_workers,  # targets are in memory already
             "limit": request.limit,
             "processes": machine.processes,
         }
-        metadata = {**about_items, **subject.metadata, "trainer_version": __version__}
+        doubted = describe(request, members)
+        metadata = {**about_items, **subject.metadata, **doubted, "trainer_version": __version__}
         num_items = len(evenly_spaced(request.limit, len(items)))
         with progress("depth", num_items, machine) as on_item:
-            results = evaluate_side_by_side(source, items, protocols, metadata=metadata, on_item=on_item, **options)
+            results = evaluate_side_by_side(
+                source, items, protocols, metadata=metadata, on_item=on_item, doubt=doubt, **options
+            )
         for result in results if request.pooled else ():
             result.pooled = pooled(result.items, result.setup)
         if network and moving:
@@ -173,7 +184,8 @@ def _check_options(request: EvaluationRequest, items: Items) -> None:
 
 def _score_paths(request: EvaluationRequest) -> int:
     subject = request.subject
-    dataset, arguments = open_dataset(subject.cfg, request.mode, supp_idxs=list(NEXT_FRAME), use_depth=False)
+    changes = {"supp_idxs": list(NEXT_FRAME), "use_depth": False}
+    dataset, arguments = open_dataset(subject.cfg, request.mode, {"clips"}, **changes)
     check_place(request.save or run_folder(subject.path) / "results" / "result.yaml", "--save")
     metadata = {"dataset": arguments, **subject.metadata, "trainer_version": __version__}
     with start() as machine:

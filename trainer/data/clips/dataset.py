@@ -109,6 +109,11 @@ class ClipDataset(RecordedDataset):
         line = self.lines[index]
         return line.place if line.problem else f"{line.clip}/{line.number}"
 
+    def place(self, index: int) -> tuple[str, int]:
+        """Return the clip, and the frame in steps of its numbers."""
+        line = self.lines[index]
+        return line.clip, line.number // self.clips[line.clip].step
+
     def label_name(self, index: int) -> str:
         """`<clip>/<name of the picture>`"""
         line = self.lines[index]
