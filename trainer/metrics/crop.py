@@ -40,4 +40,6 @@ CROPS: dict[str, Crop] = {
     # NYU Depth v2 as in Eigen et al., arXiv:1406.2283: rows 45-471, columns 41-601 of 480 x 640; projection leaves
     # the border without truth. Half a pixel on top, so that rounding cannot lose a whole one.
     "nyu": Crop(top=45.5 / 480, bottom=471.5 / 480, left=41.5 / 640, right=601.5 / 640, made_for=(480, 640)),
+    # Cityscapes as in ManyDepth, arXiv:2104.14540: of pictures that have lost their lowest quarter, without the bonnet.
+    "cityscapes": Crop(top=256 / 768, left=192.5 / 2048, right=1856.5 / 2048, made_for=(768, 2048)),
 }

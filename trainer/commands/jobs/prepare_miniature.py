@@ -1,0 +1,64 @@
+"""`monodepth prepare miniature`: made items in the layout of an evaluation set, and their truth as predictions."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from trainer.commands.jobs.preparing import store
+from trainer.config.pages import find_page
+from trainer.data.kitti_raw.targets import to_bytes
+from trainer.evaluation.changes import Changes
+from trainer.evaluation.items import dataset_class
+from trainer.evaluation.reference import open_dataset
+from trainer.evaluation.subject import NO_RUN
+from trainer.runtime.errors import UserError, first_lines
+
+MANIFEST, PREDICTIONS = "miniature.txt", "truth_as_prediction.npz"
+_SHOWN = 24  # files
+
+
+def run(name: str, out: Path | None) -> int:
+    """Write a miniature of the data set of a page, read it again, and say how to score it."""
+    page = _page(name)
+    out = out or Path("miniatures", page.stem)
+    changes = Changes([page], [f"dataset.root={out}", "dataset.size=[64, 32]"])
+    if changes.dataset_type is None:
+        raise UserError(f"{page}: names no dataset.type, so there is no layout to show. Name a page of cfg/eval")
+    cfg = changes.apply({**NO_RUN, "dataset": {"type": changes.dataset_type, "supp_idxs": None}}, str(page))
+    type_name, arguments = cfg.dataset_kwargs("test")
+    _claim(out, page)
+    dataset_class(type_name).write_miniature(out, arguments)
+    dataset, _ = open_dataset(cfg, "test", supp_idxs=None, use_depth=True)
+    depths = [dataset[i]["depth"][0].numpy() for i in range(len(dataset))]
+    names = np.array([dataset.describe(i) for i in range(len(dataset))])
+    facts = {"kind": np.array("depth"), "unit": np.array("m"), "items": names}
+    store(out / PREDICTIONS, to_bytes({"pred": np.stack(depths), **facts}))
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {len(dataset)} items of made data, not of the set itself")
+    print("\n".join(first_lines(files, _SHOWN)))
+    words = ["--pred-file", str(out / PREDICTIONS), "-c", name, "--set", f"dataset.root={out}"]
+    print(f"score the truth itself, AbsRel 0: {shlex.join(['monodepth', 'evaluate', *words])}")
+    return 0
+
+
+def _page(name: str) -> Path:
+    """Find a page: one of cfg/eval by its name alone, or any. Raises UserError listing those of cfg/eval."""
+    for page in map(find_page, (f"eval/{name}", name)):
+        if page.suffix and os.path.isfile(page):
+            return page
+    known = sorted(path.stem for path in find_page("eval/synthetic").parent.glob("*.yaml"))
+    raise UserError(f"{name}: no such page. Known: {', '.join(known)}")
+
+
+def _claim(out: Path, page: Path) -> None:
+    """Make the folder ours, or check that it is. Raises UserError for another one."""
+    text = f"Made data in the layout of {page.stem}, by `monodepth prepare miniature`. Not the data set.\n"
+    manifest = out / MANIFEST
+    mine = manifest.read_text(encoding="utf-8") == text if os.path.isfile(manifest) else False
+    if os.path.exists(out) and not mine and (not os.path.isdir(out) or any(out.iterdir())):
+        raise UserError(f"{out}: is no miniature of {page.stem}, and not empty. Choose another --out")
+    store(manifest, text.encode())
