@@ -163,7 +163,10 @@ def test_missing_depth_is_one_sentence_with_the_tree(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: np.save(p, np.ones((WIDTH, HEIGHT), np.float32)), "2.npy is 20x40, its picture 40x20: another shape"),
+        (
+            lambda p: np.save(p, np.ones((WIDTH, HEIGHT), np.float32)),
+            "2.npy is 20x40, its picture 40x20: another shape",
+        ),
         (cut, "2.npy is not a readable array"),
     ],
 )
@@ -189,7 +192,9 @@ def test_a_wrong_scale_and_another_size_are_remarks(root):
     assert dataset.check() == []
     size, depth = dataset.notes()
     assert size == "test/rgb/1 is 40x20, and the original 80x40: numbers may differ from others'"
-    assert depth.startswith("test/rgb/1 has a median depth of 1 m, where 2 to 9 m are usual here. Is dataset.depth_scale")
+    assert depth.startswith(
+        "test/rgb/1 has a median depth of 1 m, where 2 to 9 m are usual here. Is dataset.depth_scale"
+    )
 
 
 def test_nonsense_that_is_not_declared_is_named_and_left_out(root, caplog):
@@ -207,7 +212,10 @@ def test_nonsense_that_is_not_declared_is_named_and_left_out(root, caplog):
     ("options", "message"),
     [
         ({"images": "rgb/*.png"}, r"dataset\.images: .* wildcards have names"),
-        ({"depth": "depth/{frame}.npy"}, r"dataset\.depth: .*\{frame\}, which images does not give. Known: index, stem"),
+        (
+            {"depth": "depth/{frame}.npy"},
+            r"dataset\.depth: .*\{frame\}, which images does not give. Known: index, stem",
+        ),
         ({"depth": "depth/{stem}.mat"}, r"dataset\.depth_format: .* another ending"),
         ({"depth": "depth/{stem}.png"}, r"dataset\.depth_scale: the whole numbers of a PNG need it"),
         ({"depth_scale": 0.0}, "depth_scale: must be positive"),

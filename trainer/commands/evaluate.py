@@ -78,7 +78,7 @@ def _add_protocol(add: Callable[..., object]) -> None:
         help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares); several are scored"
         " side by side, with a file each; default stereo if trained with a stereo pair",
     )
-    add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
+    add("--crop", metavar="NAME", help="garg, eigen, nyu, cityscapes or none; default garg for KITTI, else none")
     add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")
     add("--max-depth", type=float, metavar="M", help="score truths below, metres (default 80)")
     sets = "metric sets: eigen, benchmark, pointcloud, ibims (default eigen)"

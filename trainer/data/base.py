@@ -290,7 +290,9 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
 
         Raises UserError for a data set of which there is no miniature.
         """
-        raise UserError("there is no miniature of this data set")
+        raise UserError(
+            "there is no miniature of this data set. Name a page of pictures with depth: nyud, kitti_eigen, ..."
+        )
 
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:

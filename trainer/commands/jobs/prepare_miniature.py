@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.commands.jobs.preparing import store
 from trainer.config.pages import find_page
+from trainer.data import DATASETS
 from trainer.data.kitti_raw.targets import to_bytes
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import dataset_class
@@ -25,13 +26,14 @@ def run(name: str, out: Path | None) -> int:
     """Write a miniature of the data set of a page, read it again, and say how to score it."""
     page = _page(name)
     out = out or Path("miniatures", page.stem)
-    changes = Changes([page], [f"dataset.root={out}", "dataset.size=[64, 32]"])
-    if changes.dataset_type is None:
-        raise UserError(f"{page}: names no dataset.type, so there is no layout to show. Name a page of cfg/eval")
-    cfg = changes.apply({**NO_RUN, "dataset": {"type": changes.dataset_type, "supp_idxs": None}}, str(page))
-    type_name, arguments = cfg.dataset_kwargs("test")
-    _claim(out, page)
+    type_name = _type(page)
+    changes = Changes([page], [f"dataset.root={out}", "dataset.size=[64, 64]"])
+    cfg = changes.apply({**NO_RUN, "dataset": {"type": type_name, "supp_idxs": None}}, str(page))
+    _, arguments = cfg.dataset_kwargs("test")
+    manifest = f"Made data in the layout of {page.stem}, by `monodepth prepare miniature`. Not the data set.\n"
+    _check_place(out, page, manifest)
     dataset_class(type_name).write_miniature(out, arguments)
+    store(out / MANIFEST, manifest.encode())
     dataset, _ = open_dataset(cfg, "test", supp_idxs=None, use_depth=True)
     depths = [dataset[i]["depth"][0].numpy() for i in range(len(dataset))]
     names = np.array([dataset.describe(i) for i in range(len(dataset))])
@@ -54,11 +56,19 @@ def _page(name: str) -> Path:
     raise UserError(f"{name}: no such page. Known: {', '.join(known)}")
 
 
-def _claim(out: Path, page: Path) -> None:
-    """Make the folder ours, or check that it is. Raises UserError for another one."""
-    text = f"Made data in the layout of {page.stem}, by `monodepth prepare miniature`. Not the data set.\n"
-    manifest = out / MANIFEST
-    mine = manifest.read_text(encoding="utf-8") == text if os.path.isfile(manifest) else False
+def _type(page: Path) -> str:
+    """Return the data set of a page. Raises UserError for mistakes in it, and for one without files in a folder."""
+    changes = Changes([page])
+    found = changes.apply({**NO_RUN, "dataset": {"type": changes.dataset_type or "synthetic"}}, str(page))
+    type_name, _ = found.dataset_kwargs("test")
+    if "root" not in DATASETS.parameters(type_name):
+        raise UserError(f"{page}: its data set, {type_name}, has no folder of its own: there is no miniature of it")
+    return type_name
+
+
+def _check_place(out: Path, page: Path, manifest: str) -> None:
+    """Raise UserError for a folder that holds something else than a miniature of the page."""
+    place = out / MANIFEST
+    mine = os.path.isfile(place) and place.read_text(encoding="utf-8", errors="replace") == manifest
     if os.path.exists(out) and not mine and (not os.path.isdir(out) or any(out.iterdir())):
         raise UserError(f"{out}: is no miniature of {page.stem}, and not empty. Choose another --out")
-    store(manifest, text.encode())

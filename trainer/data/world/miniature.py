@@ -20,7 +20,7 @@ from trainer.data.world.layouts import draw_scene
 from trainer.runtime.files import make_folder, replacing
 
 ITEMS = 3
-LONGEST = 256  # pixels of the longer side, at most
+LONGEST = 192  # pixels of the longer side, at most
 _SEED = (0, 4, 0)  # after the modes of `synthetic` (0 to 2) and the drives of `prepare synthetic` (3)
 _FOCAL = 0.8  # image widths
 _FARTHEST = 80.0  # metres; beyond is no truth
