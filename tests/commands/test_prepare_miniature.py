@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.commands.evaluating import evaluate, refused, saved
 from tests.world import ROOT
 from trainer.commands.prepare import main
+from trainer.data import DATASETS
 
 PAGES = ("nyud", "diode_indoors", "diode_outdoor", "eth3d", "sintel", "ddad", "ibims", "tum", "cityscapes")
 OTHERS = ("kitti_eigen", "syns_val")
@@ -36,7 +38,7 @@ def nyud(tmp_path_factory):
 def test_the_truth_as_prediction_has_no_error(tmp_path, capsys, name):
     out = miniature(name, tmp_path / name)
     printed = capsys.readouterr().out
-    assert f"monodepth evaluate --pred-file {out}/truth_as_prediction.npz -c {name} --set" in printed
+    assert f"monodepth evaluate --pred-file {out}/truth_as_prediction.npz -c eval/{name} --set" in printed
     save = tmp_path / "r.yaml"
     assert evaluate(*words_for(out, name), f"dataset.root={out}", "--save", save) == 0
     result = saved(save)
@@ -44,7 +46,7 @@ def test_the_truth_as_prediction_has_no_error(tmp_path, capsys, name):
     assert result["protocol"]["items"] == (2 if name == "kitti_eigen" else 3)
     assert min(item["pixels"] for item in result["items"]) > 100
     data = result["protocol"]["dataset"]
-    assert (data["type"], data["split"]) == ("frames", name) or name in OTHERS
+    assert (data["type"], data.get("split")) == ("frames", name) or name in OTHERS
 
 
 def test_a_miniature_is_always_the_same_bytes(tmp_path):
@@ -52,6 +54,28 @@ def test_a_miniature_is_always_the_same_bytes(tmp_path):
     one, other = (digests(miniature(name, tmp_path / part / name)) for part in "ab")
     assert one == other
     assert digests(miniature(name, tmp_path / "a" / name)) == one  # over itself
+
+
+def test_depth_camera_and_poses_of_a_miniature_agree(tmp_path):
+    """A point of one frame, moved by its true motion, has the depth that the next frame shows where it lands."""
+    arguments = yaml.safe_load((ROOT / "cfg/eval/sintel.yaml").read_text())["dataset"]
+    root = miniature("sintel", tmp_path / "sintel")
+    kind = arguments.pop("type")
+    dataset = DATASETS.create(kind, **arguments, root=str(root), supp_idxs=[1], size=(192, 64))
+    assert len(dataset) == 2
+    first, second = (dataset[i] for i in range(2))
+    depth, K, T = first["depth"][0].double().numpy(), first["K_depth"].double().numpy(), first["Ts_true"][0].numpy()
+    rows, columns = np.nonzero(depth)
+    points = np.linalg.inv(K) @ np.stack([columns, rows, np.ones_like(rows)]) * depth[rows, columns]
+    moved = T[:3, :3] @ points + T[:3, 3:]
+    x, y, _ = np.rint(K @ moved / moved[2]).astype(int)
+    height, width = depth.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (moved[2] > 0)
+    seen = second["depth"][0].numpy()[y[inside], x[inside]]
+    known = seen > 0
+    error = np.abs(moved[2][inside][known] / seen[known] - 1)
+    unmoved = np.abs(depth[rows, columns][inside][known] / seen[known] - 1)
+    assert np.median(error) < 0.01 < np.median(unmoved)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -120,6 +120,15 @@ def test_neighbours_and_poses_of_numbered_frames(root):
         frames(root, supp_idxs=[-1], poses="test/poses.txt")[0]
 
 
+def test_the_first_place_that_holds_the_data_wins(root, monkeypatch):
+    monkeypatch.setenv("MONODEPTH_DATA", f"{root.parent / 'none'}:{root.parent}")
+    found = DATASETS.create("frames", **NYU, split="attic", folder="some/set", size=(20, 10))
+    assert (found.root, len(found)) == (root.parent / "set", 3)
+    with pytest.raises(UserError, match="attic was not found. Looked at:") as caught:
+        DATASETS.create("frames", **NYU, split="attic", size=(20, 10))
+    assert TREE in str(caught.value)
+
+
 # Wrong layouts: the expected tree, and what lies in its place
 
 TREE = "    test/rgb/{stem}.png    a picture\n    test/depth/{stem}.npy  depth"
@@ -191,7 +200,7 @@ def test_a_wrong_scale_and_another_size_are_remarks(root):
     dataset = frames(root, usual_depth=(2, 9), native_size=(80, 40))
     assert dataset.check() == []
     size, depth = dataset.notes()
-    assert size == "test/rgb/1 is 40x20, and the original 80x40: numbers may differ from others'"
+    assert size == "test/rgb/1 is 40x20, and originals are 80x40: published numbers are of these"
     assert depth.startswith(
         "test/rgb/1 has a median depth of 1 m, where 2 to 9 m are usual here. Is dataset.depth_scale"
     )

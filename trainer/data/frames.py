@@ -190,7 +190,7 @@ class Frames(ClipDataset):
         name, depth, size, camera = self._first
         if self.native_size and size != tuple(self.native_size):
             notes.append(
-                f"{name} is {by(size)}, and the original {by(self.native_size)}: numbers may differ from others'"
+                f"{name} is {by(size)}, and originals are {by(self.native_size)}: published numbers are of these"
             )
         if depth is not None:
             low, high = self.usual_depth

@@ -24,7 +24,7 @@ _SHOWN = 24  # files
 
 def run(name: str, out: Path | None) -> int:
     """Write a miniature of the data set of a page, read it again, and say how to score it."""
-    page = _page(name)
+    name, page = _page(name)
     out = out or Path("miniatures", page.stem)
     type_name = _type(page)
     changes = Changes([page], [f"dataset.root={out}", "dataset.size=[64, 64]"])
@@ -47,11 +47,12 @@ def run(name: str, out: Path | None) -> int:
     return 0
 
 
-def _page(name: str) -> Path:
-    """Find a page: one of cfg/eval by its name alone, or any. Raises UserError listing those of cfg/eval."""
-    for page in map(find_page, (f"eval/{name}", name)):
+def _page(name: str) -> tuple[str, Path]:
+    """Find a page, one of cfg/eval by its name alone, or any; return its full name and place. UserError for none."""
+    for full in (f"eval/{name}", name):
+        page = find_page(full)
         if page.suffix and os.path.isfile(page):
-            return page
+            return full, page
     known = sorted(path.stem for path in find_page("eval/synthetic").parent.glob("*.yaml"))
     raise UserError(f"{name}: no such page. Known: {', '.join(known)}")
 

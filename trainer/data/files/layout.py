@@ -79,13 +79,14 @@ class Layout:
 
     def tree(self) -> str:
         """Show the files that are expected, a line each."""
-        rows = [(self.images.text, "a picture")]
-        rows += [(pattern.text, what) for what, patterns in self.files().items() for pattern in patterns]
+        rows = {self.images.text: "a picture"}
+        for what, patterns in self.files().items():
+            for pattern in patterns:
+                rows[pattern.text] = f"{rows[pattern.text]}, {what}" if pattern.text in rows else what
         if self.list_file:
-            line = self.list_line.text if self.list_line else "the path of a picture first"
-            rows.append((self.list_file, f"one item a line: {line}"))
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"    {name:{width}}  {what}" for name, what in rows)
+            rows[self.list_file] = f"one item a line: {self.list_line or 'the path of a picture first'}"
+        width = max(map(len, rows))
+        return "\n".join(f"    {name:{width}}  {what}" for name, what in rows.items())
 
     def words_of_line(self, line: str) -> dict[str, str] | None:
         """Return the words of a line of the list; None for a line of another form."""
