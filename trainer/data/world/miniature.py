@@ -100,7 +100,10 @@ def picture_bytes(pixels: NDArray[Any], name: str) -> bytes:
 def array_bytes(array: NDArray[Any], **named: NDArray[Any]) -> bytes:
     """Encode an array as NPY, or named ones as NPZ."""
     buffer = io.BytesIO()
-    np.savez(buffer, **named) if named else np.save(buffer, array)
+    if named:
+        np.savez(buffer, **named)  # type: ignore[arg-type]
+    else:
+        np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -144,9 +147,9 @@ def _depth_bytes(made: Made, layout: Layout) -> bytes:
 def _mask_bytes(made: Made, layout: Layout, name: str) -> bytes:
     is_array = name.endswith(".npy")
     valid = (1 if is_array else 255) if layout.mask_valid is None else layout.mask_valid[0]
-    mask = (made.depth > 0).astype(np.float32 if is_array else np.uint8) * valid
+    mask = np.where(made.depth > 0, valid, 0).astype(np.float32 if is_array else np.uint8)
     mask[:_PATCH, :_PATCH] = 0
-    return array_bytes(mask) if is_array else picture_bytes(mask.astype(np.uint8), name)
+    return array_bytes(mask) if is_array else picture_bytes(mask, name)
 
 
 def _camera_bytes(made: Made, name: str) -> bytes:
