@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, grey_frame, level
@@ -118,6 +120,19 @@ def test_neighbours_and_poses_of_numbered_frames(root):
     (root / "test/poses.txt").write_text(rows[0] + "\n" + rows[1])
     with pytest.raises(DataError, match="2 poses for 3 pictures"):
         frames(root, supp_idxs=[-1], poses="test/poses.txt")[0]
+
+
+def test_real_recordings_are_read_as_the_reader_of_their_layout_reads_them(shared_data):
+    options = {"root": str(shared_data / "indoor_hololens"), "supp_idxs": [-1, 1], "size": (64, 32)}
+    theirs = DATASETS.create("rgbd", **options, val_every=0, mode="test")
+    suffix = Path(next(iter(next(iter(theirs.clips.values())).frames.values()))).suffix
+    layout = {"images": "{scene}/images/{stem}" + suffix, "depth": "{scene}/depth/{stem}.png", "depth_scale": 1000}
+    ours = DATASETS.create("frames", **layout, **options, K="{scene}/K.txt", poses="{scene}/poses.txt")
+    assert (ours.check(), len(ours)) == ([], len(theirs))
+    for i in (0, len(ours) - 1):
+        one, other = ours[i], theirs[i]
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), ours.describe(i)
 
 
 def test_the_first_place_that_holds_the_data_wins(root, monkeypatch):
