@@ -181,7 +181,15 @@ def test_missing_depth_is_one_sentence_with_the_tree(root):
     first = root / "test/depth/1.npy"
     assert message.startswith(f"depth is missing for 2 of 3 pictures, the first: {first}. Expected in {root}\n{TREE}\n")
     assert "found: test/depth holds 1.npz, 10.npz, 2.npy." in message
-    assert frames(root, use_depth=False).check() == []
+    assert frames(root, use_depth=False, mask="none/{stem}.png").check() == []
+    cut(root / "test/depth/1.npz")
+    (message,) = frames(root, depth="test/depth/{stem}.npz", list_file=listed(root, "1")).check()
+    assert message == f"{root / 'test/depth/1.npz'} is no whole archive. Copy or make it again"
+
+
+def listed(root, *stems):
+    (root / "some.txt").write_text("".join(f"test/rgb/{stem}.png\n" for stem in stems))
+    return "some.txt"
 
 
 @pytest.mark.parametrize(
@@ -212,9 +220,10 @@ def test_bare_numbers_are_checked_by_their_length(root):
 
 
 def test_a_wrong_scale_and_another_size_are_remarks(root):
-    dataset = frames(root, usual_depth=(2, 9), native_size=(80, 40))
+    dataset = frames(root, usual_depth=(2, 9), native_size=(80, 40), native_items=654)
     assert dataset.check() == []
-    size, depth = dataset.notes()
+    number, size, depth = dataset.notes()
+    assert number == "3 items, where the whole set has 654: not to be compared"
     assert size == "test/rgb/1 is 40x20, and originals are 80x40: published numbers are of these"
     assert depth.startswith(
         "test/rgb/1 has a median depth of 1 m, where 2 to 9 m are usual here. Is dataset.depth_scale"

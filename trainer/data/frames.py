@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,10 +30,11 @@ from trainer.data.files.coding import Kind
 from trainer.data.files.damage import is_first_of_machine
 from trainer.data.files.depth import DepthFormat
 from trainer.data.files.layout import Layout, problems_of
-from trainer.data.files.maps import Maps, by
+from trainer.data.files.maps import Maps
 from trainer.data.files.patterns import INDEX, Words
 from trainer.data.files.pictures import picture_size, read_rgb
 from trainer.data.files.splits import capped
+from trainer.data.files.usual import First, Usual
 from trainer.data.recorded import RecordedDataset
 from trainer.data.world.miniature import made_frames, write_layout
 from trainer.geometry import crop_intrinsics
@@ -42,15 +43,6 @@ from trainer.runtime.errors import DataError, UserError
 _THREADS = 16
 _TRIED = 5  # items, until one can be read
 _OUTDOORS = 20.0  # metres: a usual depth that indoor sets do not reach
-
-
-class First(NamedTuple):
-    """The first item that `check` could read."""
-
-    name: str
-    depth: NDArray[np.float32] | None
-    size: tuple[int, int]  # (width, height) of its picture as stored
-    camera: Camera | None
 
 
 @DATASETS.register("frames")
@@ -84,6 +76,7 @@ class Frames(ClipDataset):
         baseline: metres, for disparities.
         invalid: values that mean no depth; "inf" is both infinities, and NaN always means none.
         cut: shares cut from picture and maps before anything else: {bottom: 0.25}, or top, left, right.
+        native_items: items of the whole set; another number is scored with a remark.
         native_size: (width, height) of the original pictures; others are read with a remark.
         usual_depth: (least, most) median of the depth of a picture, metres; others are read with a remark.
 
@@ -115,6 +108,7 @@ class Frames(ClipDataset):
         baseline: float | None = None,
         invalid: Sequence[float | Literal["inf"]] = (0.0,),
         cut: Mapping[str, float] | None = None,
+        native_items: int | None = None,
         native_size: tuple[int, int] | None = None,
         usual_depth: tuple[float, float] = (0.2, 200.0),
         **common: Unpack[CommonOptions],
@@ -127,7 +121,7 @@ class Frames(ClipDataset):
             key = "use_aug" if self.use_aug else "type"
             raise UserError(f"dataset.{key}: frames are for evaluation only: val and test, without augmentation")
         self.layout = layout = Layout.of(given)
-        self.split, self.native_size, self.usual_depth = split, native_size, usual_depth
+        self.split, self._usual = split, Usual(native_items, native_size, usual_depth)
         self.use_depth = self.use_depth and depth is not None
         self._fixed = None if K is None or isinstance(K, str) else _camera_of(K)
         self.root = layout.find_root(root, folder or split, split)
@@ -142,7 +136,8 @@ class Frames(ClipDataset):
         self._words: list[Words] = [{**words, INDEX: str(i)} for i, (_, words) in enumerate(items)]
         self._cameras: dict[Path, Camera] = {}
         self._poses: dict[Path, NDArray[Any]] = {}
-        self._first: First | None = None
+        self._first: First | None = None  # set by `check`, as is its camera
+        self._camera_of_first: Camera | None = None
 
     @classmethod
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
@@ -187,19 +182,9 @@ class Frames(ClipDataset):
         notes = super().notes() if self.supp_idxs else RecordedDataset.notes(self)  # gaps matter to supports alone
         if self._first is None:
             return notes
-        name, depth, size, camera = self._first
-        if self.native_size and size != tuple(self.native_size):
-            notes.append(
-                f"{name} is {by(size)}, and originals are {by(self.native_size)}: published numbers are of these"
-            )
-        if depth is not None:
-            low, high = self.usual_depth
-            middle = float(np.median(depth[depth > 0])) if depth.any() else 0.0
-            what = f"a median depth of {middle:.3g} m" if middle else "no depth at all"
-            if not low <= middle <= high:
-                usual = f"{low:g} to {high:g} m are usual here"
-                notes.append(f"{name} has {what}, where {usual}. Is dataset.depth_scale right, or depth_kind?")
-        if camera and (question := doubt(camera.K, size, name)):
+        notes += self._usual.remarks(self._first, len(self))
+        camera = self._camera_of_first
+        if camera and (question := doubt(camera.K, self._first.size, self._first.name)):
             notes.append(question)
         return notes
 
@@ -271,8 +256,8 @@ class Frames(ClipDataset):
             index, raw = first_readable(lambda i: (i, self.load(i)), readable[:_TRIED])
         except UserError as error:
             return [str(error)]
-        camera = self._camera(self._words[index])
-        self._first = First(self.describe(index), raw.depth, picture_size(self._picture_of(self.lines[index])), camera)
+        self._first = First(self.describe(index), raw.depth, picture_size(self._picture_of(self.lines[index])))
+        self._camera_of_first = self._camera(self._words[index])
         return []
 
     def _all_frames(self, clips: Mapping[str, Clip]) -> list[tuple[Line, Words]]:

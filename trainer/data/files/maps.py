@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from trainer.data.files.masks import read_edges, read_mask
 from trainer.data.files.patterns import Pattern, Words
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import counted
+from trainer.data.files.usual import by
 from trainer.runtime.errors import DataError
 
 _SKEW = 0.02  # difference of width over height, relative, that rounding explains
@@ -70,9 +70,12 @@ class Maps:
 
     def missing(self, items: Sequence[Words], with_depth: bool) -> list[str]:
         """Say which kinds of files are missing, of how many items, and what lies in their place."""
-        kinds = [(w, p) for w, patterns in self.layout.files().items() for p in patterns if with_depth or w != "depth"]
+        of_depth = () if with_depth else (self.layout.depth, *self.layout.masks)
+        kinds = [(what, pattern) for what, patterns in self.layout.files().items() for pattern in patterns]
         problems = []
         for what, pattern in kinds:
+            if pattern in of_depth:
+                continue
             names = [pattern.fill(words) for words in items]
             absent = {name: None for name in names if not os.path.isfile(self.root / name)}
             if absent:
@@ -95,11 +98,6 @@ class Maps:
         except DataError as error:
             return str(error)
         return _skewed(place, size, native) if size else ""
-
-
-def by(size: Sequence[Any]) -> str:
-    """Write a size: `640x480`."""
-    return f"{size[0]}x{size[1]}"
 
 
 def _skewed(place: Path, size: tuple[int, int], native: tuple[int, int]) -> str:
