@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.data.clips import HEIGHT, WIDTH, cut, grey_frame, level
 from trainer.data import DATASETS
+from trainer.data.files.decoded import write_decoded
+from trainer.data.files.pictures import read_image
 from trainer.runtime.errors import DataError, UserError
 
 NYU = {"images": "test/rgb/{stem}.png", "depth": "test/depth/{stem}.npy"}
@@ -98,6 +100,19 @@ def test_the_cut_is_taken_from_picture_truth_and_camera(root):
     assert item["K_depth"].tolist() == [[40, 0, 20], [0, 40, 5], [0, 0, 1]]
     assert item["K"][0].tolist() == [20, 0, 10]
     assert item["K"][1].tolist() == pytest.approx([0, 40 * 10 / 15, 5 * 10 / 15])
+
+
+def test_pictures_decoded_once_are_cut_as_well(root, tmp_path):
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[:5] = 255
+    for n in (1, 2, 10):
+        Image.fromarray(picture).save(root / "test/rgb" / f"{n}.png")
+    dataset, out = frames(root, cut={"top": 0.25}, use_depth=False, size=(64, 32)), tmp_path / "decoded"
+    sources = dataset.picture_sources()
+    opened = (dataset.open_picture(place) for place in sources.values())
+    write_decoded(out, list(sources), (64, 32), lambda first: (read_image(place, (64, 32)) for place in opened))
+    ready = frames(root, cut={"top": 0.25}, use_depth=False, size=(64, 32), decoded_root=str(out))
+    assert (ready.label_problems(), float(ready[0]["target"].max())) == ([], 0)
 
 
 def test_disparity_becomes_depth_by_the_camera_of_the_map(root):
