@@ -16,6 +16,7 @@ from trainer.commands.jobs.evaluate import read_request
 from trainer.commands.prepare import main as prepare
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.places import file_stem, result_path
+from trainer.metrics.crop import CROPS
 
 PAGES = ROOT / "cfg" / "eval"
 
@@ -103,6 +104,36 @@ PROTOCOLS = {  # page: metric sets, crop, farthest truth, split or mode, name of
     "mdec2025": (["benchmark", "pointcloud", "ibims"], "none", 100, "test", "syns_patches"),
     "syns_test": (["benchmark", "pointcloud", "ibims"], "none", 100, "test", "syns_patches"),
 }  # fmt: skip
+
+
+ZERO_SHOT = {  # page: alignment, crop, limits in metres, metric sets, K is known, pictures of the set (width, height)
+    "nyud": ("lsqr_disp", "nyu", (0.001, 100), ["eigen", "benchmark"], False, [640, 480]),
+    "diode_indoors": ("lsqr_disp", "none", (0.001, 150), ["eigen", "benchmark"], False, [1024, 768]),
+    "diode_outdoor": ("lsqr_disp", "none", (0.001, 150), ["eigen", "benchmark"], False, [1024, 768]),
+    "eth3d": ("lsqr_depth", "none", (1e-5, 1e4), ["eigen"], False, [6048, 4032]),
+    "sintel": ("lsqr_disp", "none", (0.001, 100), ["eigen", "benchmark", "pointcloud"], True, [1024, 436]),
+    "ddad": ("lsqr_disp", "none", (0.001, 250), ["eigen", "benchmark", "pointcloud"], True, [1936, 1216]),
+    "ibims": ("lsqr_disp", "none", (0.001, 10), ["eigen", "ibims"], True, [640, 480]),
+    "tum": ("lsqr_disp", "none", (0.001, 100), ["eigen", "benchmark"], False, [640, 480]),
+    "cityscapes": ("median", "cityscapes", (0.001, 80), ["eigen"], False, [2048, 1024]),
+}
+
+
+@pytest.mark.parametrize("name", ZERO_SHOT)
+def test_protocols_of_sets_in_layouts_of_their_own(run, name):
+    request = request_of(run, "-c", PAGES / f"{name}.yaml")
+    _, kwargs = request.subject.cfg.dataset_kwargs("test")
+    (protocol,) = request.protocols
+    alignment, crop, limits, metrics, has_K, size = ZERO_SHOT[name]
+    assert (protocol.names, list(protocol.sets)) == ({"alignment": alignment, "crop": crop}, metrics)
+    assert (protocol.min_depth, protocol.max_depth) == limits
+    assert (list(kwargs["native_size"]), kwargs["K"] is not None) == (size, has_K)
+    assert results_of(run, request) == run / "results" / f"frames_{name}_best_median.yaml"
+
+
+def test_the_crop_of_cityscapes_is_of_what_its_cut_leaves():
+    rows, columns = CROPS["cityscapes"].box(*CROPS["cityscapes"].made_for)
+    assert (rows, columns) == (slice(256, 768), slice(192, 1856))
 
 
 def results_of(run: Path, request) -> Path:

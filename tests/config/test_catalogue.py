@@ -186,8 +186,8 @@ def test_unknown_parts(query: str, near: str) -> None:
 
 
 def misspelt(name: str) -> str:
-    """Leave out the second letter."""
-    return name[0] + name[2:]
+    """Leave out the second letter, or double the only one."""
+    return name[0] + name[2:] if len(name) > 1 else 2 * name
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)

@@ -6,6 +6,7 @@
     monodepth prepare pseudo             the disparity of a teacher network as labels, for any data set
     monodepth prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
     monodepth prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
+    monodepth prepare miniature          a few made items in the layout of an evaluation set, to see what goes where
 
 A stopped command continues when it is started again. Exit code 1: done, but some inputs are missing or broken and
 named. 130: stopped by Ctrl-C.
@@ -32,7 +33,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line: `job`, and the arguments of its `run`."""
     parser = argparse.ArgumentParser(prog="monodepth prepare", description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for add_job in (_kitti, _lmdb, _jpeg, _cache, _hints, _pseudo, _targets, _synthetic, _video):
+    for add_job in (_kitti, _lmdb, _jpeg, _cache, _hints, _pseudo, _targets, _synthetic, _video, _miniature):
         add_job(jobs)
     args = parser.parse_args(argv)
     if "command" in args:
@@ -219,6 +220,20 @@ def _video(jobs: Any) -> None:
     add("--out", **_DIR, required=True, help="folder of clips: <video>-<number>/<10 digits>.jpg")
     add_number(parser, "--every", 1, "look at every N-th frame only")
     add("--report-only", action="store_true", help="write no frames")
+
+
+def _miniature(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "miniature",
+        help="a few made items in the layout of an evaluation set",
+        description="Write three rendered pictures with exact depth where the page of an evaluation set looks for"
+        " its files, and predictions that are the truth; print the files and the command that scores them, which must"
+        " give an AbsRel of 0. Always the same bytes. It shows where the files of the real set belong.",
+        epilog="Example: monodepth prepare miniature nyud",
+    )
+    add = parser.add_argument
+    add("name", metavar="PAGE", help="a page of cfg/eval, or any page of a data set: nyud, sintel, kitti_eigen, ...")
+    add("--out", **_DIR, help="new folder, or one that this command made (default: miniatures/<page>)")
 
 
 def _add_places(parser: argparse.ArgumentParser, *parts: str) -> None:

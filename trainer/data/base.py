@@ -41,7 +41,7 @@ class RawItem:
 
     target: NDArray[np.uint8]  # (h w 3) RGB
     supports: Sequence[NDArray[np.uint8]]  # n times (h w 3), in the order of `supp_idxs`
-    K: NDArray[Any]  # (3 3) intrinsics in pixels of (h, w), pixel centres at integers
+    K: NDArray[Any] | None  # (3 3) intrinsics in pixels of (h, w), pixel centres at integers; None = unknown
     T_stereo: NDArray[Any] | None = None  # (4 4) target -> stereo support, baseline 0.1 units
     depth: NDArray[Any] | None = None  # (H W) metres, 0 = none
     Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
@@ -298,6 +298,16 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def members(cls, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         """List type and arguments of the data sets that one with these arguments mixes; empty = it is one itself."""
         return []
+
+    @classmethod
+    def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
+        """Write a few made items below `out`, laid out as a data set with these arguments finds them with it as root.
+
+        Raises UserError for a data set of which there is no miniature.
+        """
+        raise UserError(
+            "there is no miniature of this data set. Name a page of pictures with depth: nyud, kitti_eigen, ..."
+        )
 
     @classmethod
     def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:

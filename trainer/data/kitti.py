@@ -6,7 +6,9 @@ Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as M
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 from typing_extensions import Unpack
 
@@ -15,6 +17,7 @@ from trainer.data.base import CommonOptions
 from trainer.data.kitti_raw.files import Recordings
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import KITTI_LICENCE, find_annotated, find_hints, find_raw
+from trainer.data.kitti_raw.writer import KittiWriter, Recording
 
 
 @DATASETS.register("kitti")
@@ -34,6 +37,14 @@ class KittiRaw(KittiItems):
         "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
     )
     licence = KITTI_LICENCE
+
+    @classmethod
+    def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
+        recording = Recording(drives=1, frames=5, size=(248, 75), annotated=True, split=str(arguments["split"]))
+        writer = KittiWriter(out / "kitti_raw_sync", recording)
+        writer.prepare()
+        for moment in writer.missing():
+            writer.write(moment)
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,14 +23,17 @@ from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import read_depth_array
+from trainer.data.files.masks import read_edges
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
-from trainer.data.files.pictures import open_picture, picture_size
+from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, find_split, is_number
 from trainer.data.recorded import RecordedDataset
+from trainer.data.world.miniature import array_bytes, made_frames, picture_bytes, write
 from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import read_file
 
-_FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch of 1242 x 376 pixels
+_FIELD_OF_VIEW = (84.10, 25.46)  # degrees, of a patch
+_NATIVE = (1242, 376)  # (width, height) of a patch
 _EDGES = re.compile("edges(_0[123](_log|_inv)?)?")  # folders of depth edges
 
 
@@ -82,6 +86,19 @@ class SynsPatches(RecordedDataset):
         self.lines = read_lines(path, _parse, '"<scene> <number>.png"')
         self._watch(len(self.lines))
 
+    @classmethod
+    def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
+        folder, lines = out / "syns_patches", []
+        for i, made in enumerate(made_frames(_NATIVE, indoors=False)):
+            scene = folder / f"{i + 1:02}"
+            write(scene / "images" / "0.png", picture_bytes(made.picture, ".png"))
+            write(scene / "depths" / "0.npy", array_bytes(made.depth))
+            edges = picture_bytes(np.uint8(255) * made.edges, ".png")
+            write(scene / str(arguments.get("edges_dir") or "edges") / "0.png", edges)
+            write(scene / "info.txt", b"Made data\nScene Category: Made: Street\n")
+            lines.append(f"{i + 1:02} 0.png\n")
+        write(folder / "splits" / f"{arguments['mode']}_files.txt", "".join(lines).encode())
+
     @property
     def home(self) -> Path:
         return self.root
@@ -129,7 +146,7 @@ class SynsPatches(RecordedDataset):
                 depth = self._known_depth(read_depth_array(depth_file), str(depth_file))
                 K_depth = resized(K, native, (depth.shape[1], depth.shape[0]))
             if self.use_edges:
-                edges = _read_edges(edge_file)
+                edges = read_edges(edge_file)
             if depth is not None and edges is not None and edges.shape != depth.shape:
                 shapes = f"edges of shape {edges.shape} do not belong to depth of {depth.shape}"
                 raise DataError(f"{edge_file}: {shapes}. Copy both")
@@ -158,11 +175,3 @@ def _intrinsics(size: tuple[int, int]) -> NDArray[Any]:
     cx, cy = size[0] // 2, size[1] // 2
     fx, fy = (c / math.tan(math.radians(a) / 2) for c, a in zip((cx, cy), _FIELD_OF_VIEW, strict=True))
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-
-
-def _read_edges(path: Path) -> NDArray[Any]:
-    """Read depth edges (H W) bool: what is not black. Raises DataError."""
-    with open_picture(path, "edge map") as picture:
-        values = np.asarray(picture)
-    edges: NDArray[Any] = values.reshape(*values.shape[:2], -1).max(2) > 0
-    return edges

@@ -25,6 +25,9 @@ _NOT_DATA = {
     *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_pseudo", "use_aug", "use_strong_aug", "views"),
     "use_foreground",
     *("storage", "max_retries"),
+    # Where files lie and how they store depth; masks, invalid values and cuts choose what is scored.
+    *("images", "depth", "folder", "list_file", "list_line", "K", "poses", "edges", "native_items", "native_size"),
+    *("usual_depth", "depth_format", "depth_key", "depth_offset", "depth_kind", "baseline"),
 }
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
 

@@ -49,7 +49,12 @@ def list_clip(folder: Path, name: str, step: int | None = None, suffixes: Sequen
     with os.scandir(folder) as entries:
         found = [e.name for e in entries if _suffix(e.name) in suffixes and not e.name.startswith(".")]
     found.sort(key=lambda name: suffixes.index(_suffix(name)), reverse=True)
-    names = sorted({os.path.splitext(name)[0]: name for name in found}.values(), key=natural)
+    return clip_of(name, folder, {os.path.splitext(name)[0]: name for name in found}.values(), step)
+
+
+def clip_of(name: str, folder: Path, files: Iterable[str], step: int | None = None) -> Clip:
+    """Put the pictures of a folder in order and number them, as `list_clip`; `files` differ in more than endings."""
+    names = sorted(files, key=natural)
     numbers = _numbers([os.path.splitext(n)[0] for n in names])
     if numbers is not None and step is None:
         step = _usual_step(numbers)

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from zipfile import is_zipfile
 
 from trainer.data.files.arrays import array_problem
 from trainer.data.files.paths import cache_folder
@@ -136,4 +137,5 @@ def _picture(path: str, size: int) -> str:
 _JUDGES: dict[str, Callable[[str, int], str]] = {
     ".png": _picture, ".jpg": _picture, ".jpeg": _picture, ".bin": scan_problem,
     ".npy": lambda path, size: array_problem(path, "Copy or make it again"),
+    ".npz": lambda path, size: "" if is_zipfile(path) else f"{path} is no whole archive. Copy or make it again",
 }  # fmt: skip
