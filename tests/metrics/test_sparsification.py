@@ -139,4 +139,4 @@ def test_a_protocol_with_it():
     assert described["higher_is_better"] == ["aurg_abs_rel", "aurg_rmse", "aurg_d1"]
     edges = np.zeros(TRUTH.shape, bool)
     edges[0] = True
-    assert "ause_rmse_edges" in protocol.score_image(PRED, TRUTH, None, edges, RIGHT_ORDER)
+    assert "ause_rmse_edges" in protocol.score_image(PRED, TRUTH, edges=edges, uncertainty=RIGHT_ORDER)
