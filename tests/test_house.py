@@ -43,9 +43,9 @@ OPEN = {
         *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
         *("streams", "yaml_text"),
     },
-    "trainer.data": {"aspect", "base", "clips", "files", "kitti_raw", "loaders"},
+    "trainer.data": {"aspect", "augment", "base", "clips", "corruptions", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "validation")},
+    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "robustness", "validation")},
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
@@ -55,7 +55,8 @@ OPEN = {
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
-        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *("changes", "corruption", "items", "passes", "places", "predictions", "reference", "report", "request"),
+        *("robustness", "session", "subject"),
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

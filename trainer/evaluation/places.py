@@ -48,6 +48,12 @@ def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     return _result(path, file_stem(protocol["dataset"], path.stem, "odometry"))
 
 
+def corruption_path(path: Path, protocol: Mapping[str, Any], ending: str) -> Path:
+    """`result_path` of a checkpoint with the `ending` of what was corrupted, `<...>_corrupt.yaml` for everything."""
+    whole = result_path(path, protocol)
+    return whole.with_name(f"{whole.stem}_{ending}{whole.suffix}")
+
+
 def predictions_path(path: Path, data: Mapping[str, Any], flip: bool) -> Path:
     """`<run>/preds/<dataset>_<checkpoint>.npz`, `_flip` before the ending of blended predictions."""
     return run_folder(path) / "preds" / f"{file_stem(data, path.stem, 'flip' if flip else None)}.npz"

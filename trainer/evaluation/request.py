@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,10 @@ class EvaluationRequest:
     limit: int | None = None  # number of items, evenly spaced; None = all
     pose: bool = False  # score the direction of predicted motion, too
     odometry: bool = False  # score camera paths instead of depth
+    corrupt: Sequence[str] = ()  # kinds of corruption, or "all": score corrupted pictures, too
+    corrupt_levels: Sequence[int] | None = None  # None = all
+    corrupt_seed: int | None = None
+    frost_pictures: Path | None = None  # a folder; None = a texture of our own
     save: Path | None = None  # None = beside the run
     legacy: Path | None = None  # numbers alone, in an earlier spelling
     sheet: Path | None = None  # pictures
