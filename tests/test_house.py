@@ -45,7 +45,9 @@ OPEN = {
     },
     "trainer.data": {"aspect", "augment", "base", "clips", "corruptions", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "robustness", "validation")},
+    "trainer.metrics": {
+        *("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "robustness", "validation")
+    },
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
