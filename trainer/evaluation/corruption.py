@@ -19,8 +19,8 @@ from torch import Tensor
 
 from models_zoo.registry import did_you_mean
 from trainer.data.augment import to_planes
+from trainer.data.corruptions.frost_pictures import read_frost
 from trainer.data.corruptions.kinds import KINDS, LEVELS, VERSION, corrupt
-from trainer.data.corruptions.weather import read_frost
 from trainer.evaluation.depth import evaluate_side_by_side
 from trainer.evaluation.items import Items, dataset_class, names_of
 from trainer.evaluation.passes import Scores

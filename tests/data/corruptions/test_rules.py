@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from trainer.data.corruptions import blur, digital, noise, weather
+from trainer.data.corruptions.frost_pictures import read_frost
 from trainer.data.corruptions.kinds import corrupt
 from trainer.runtime.errors import UserError
 
@@ -139,7 +140,7 @@ def test_defocus_is_an_average_over_a_disk(radius, sigma):
     taps = 1 if radius <= 8 else 2
     kernel = ndimage.gaussian_filter(disk.astype(float), sigma, mode="mirror", truncate=taps / sigma)
     expected = [ndimage.correlate(x[..., c], kernel / kernel.sum(), mode="mirror") for c in range(3)]
-    assert made == pytest.approx(np.stack(expected, axis=2), abs=1e-9)
+    np.testing.assert_allclose(made, np.stack(expected, axis=2), atol=1e-9)
 
 
 def test_glass_exchanges_pixels_nearby(monkeypatch):
@@ -147,7 +148,7 @@ def test_glass_exchanges_pixels_nearby(monkeypatch):
     x = np.arange(20 * 30 * 3, dtype=float).reshape(20, 30, 3)
     made = blur.glass(x, rng(), 1, 2, 1)
     assert np.array_equal(np.sort(made.ravel()), x.ravel())
-    assert (made != x).any(axis=2).mean() > 0.8
+    assert (made != x)[2:-2, 2:-2].any(axis=2).mean() > 0.8
     assert np.array_equal(made[:, -1], x[:, -1])  # no exchange begins there, and offsets are below 2
 
 
@@ -163,7 +164,7 @@ def test_motion_blurs_to_one_side(degrees):
 
 
 def test_motion_repeats_the_border():
-    assert blur.along(flat(0.3), 5, 3, 30) == pytest.approx(flat(0.3))
+    np.testing.assert_allclose(blur.along(flat(0.3), 5, 3, 30), 0.3)
 
 
 def test_enlarging_about_the_centre():
@@ -188,7 +189,7 @@ def test_elastic_moves_pixels_by_smooth_offsets():
     # The mean of U(-a, a) over a Gaussian window has the standard deviation a / sqrt(3) / sqrt(4 pi sigma_y sigma_x).
     expected = 25 * 0.005 * h / 3**0.5 / (4 * np.pi * 0.01 * h * 0.01 * w) ** 0.5
     assert moved.std() == pytest.approx(expected, rel=0.1)
-    assert digital.elastic(flat(0.4), rng(), 0.1) == pytest.approx(flat(0.4))
+    np.testing.assert_allclose(digital.elastic(flat(0.4), rng(), 0.1), 0.4)
 
 
 # Weather
@@ -213,19 +214,20 @@ def test_fog_by_hand(monkeypatch):
 
 
 def test_snow_whitens_and_falls():
-    black, white = (weather.snow(flat(v), rng(), 0.1, 0.3, 3, 0.5, 10, 4, 0.8) for v in (0.0, 1.0))
+    black, white = (weather.snow(flat(v)[:30, :50], rng(), 0.1, 0.3, 3, 0.5, 10, 4, 0.8) for v in (0.0, 1.0))
     assert white.min() >= 1  # stays white
     assert black.min() == pytest.approx(0.2 * 0.5)  # 0.2 of the grey of 0.5 that black becomes
     flakes = black - black.min()
-    assert np.array_equal(flakes[::-1, ::-1], pytest.approx(flakes))  # and turned by half a circle
-    fine = weather.snow(flat(0.0), rng(), 0.1, 0.3, 3, 1.1, 10, 4, 0.8)
+    assert flakes.max() > 0.3
+    np.testing.assert_allclose(flakes[::-1, ::-1], flakes, atol=1e-12)  # turned by half a circle, too
+    fine = weather.snow(flat(0.0), rng(), 0.1, 0.3, 3, 1.6, 10, 4, 0.8)
     assert fine.max() == pytest.approx(0.1)  # flakes below the threshold do not fall
 
 
 @pytest.mark.parametrize("size", [(300, 400), (20, 30)])
 def test_frost_of_a_picture(size):
     ice = np.full((*size, 3), 102, np.uint8)
-    assert weather.frost(flat(0.5), rng(), 0.7, 0.6, [ice]) == pytest.approx(flat(0.35 + 0.24))
+    np.testing.assert_allclose(weather.frost(flat(0.5), rng(), 0.7, 0.6, [ice]), 0.35 + 0.24)
 
 
 def test_frost_takes_one_of_the_pictures_and_a_random_part():
@@ -246,10 +248,10 @@ def test_pictures_of_frost_are_read_from_a_folder(tmp_path):
     for i in range(1, 5):
         Image.new("RGB", (30, 20), (i, 0, 0)).save(tmp_path / f"frost{i}.{'png' if i < 4 else 'jpg'}")
     with pytest.raises(UserError, match="holds 4 of the pictures of frost"):
-        weather.read_frost(tmp_path)
+        read_frost(tmp_path)
     Image.new("RGB", (30, 20), (5, 0, 0)).save(tmp_path / "frost5.jpg")
     Image.new("RGB", (30, 20), (6, 0, 0)).save(tmp_path / "frost6.jpg")
-    assert [picture[0, 0, 0] for picture in weather.read_frost(tmp_path)] == pytest.approx([1, 2, 3, 4, 5], abs=1)
+    assert [picture[0, 0, 0] for picture in read_frost(tmp_path)] == pytest.approx([1, 2, 3, 4, 5], abs=1)
     (tmp_path / "frost2.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"frost2\.png is not a readable picture"):
-        weather.read_frost(tmp_path)
+        read_frost(tmp_path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data.corruptions.blur import along, enlarged
-from trainer.data.files.pictures import read_rgb
-from trainer.runtime.errors import DataError, UserError
 
 Picture = NDArray[Any]
 GREY = (0.299, 0.587, 0.114)
 SNOW_DEGREES = (-135.0, -45.0)
-FROST_FILES, MOST_FROST_FILES = re.compile(r"frost\d\.(?:png|jpe?g)", re.I), 5
+FROST_COLOUR = np.array([0.86, 0.95, 1.0])
 FROST_MARGIN = 1.1  # least enlargement of a picture of frost
 
 
@@ -84,31 +80,14 @@ def frost(
 
 
 def frost_texture(rng: np.random.Generator, h: int, w: int) -> Picture:
-    """Draw ice (h w 3) in [0, 1]: needles in three directions, denser where a cloud is, on a bluish veil."""
+    """Draw ice (h w 3) in [0, 1]: needles of several lengths in three directions, on a bluish veil."""
     size = 1 << math.ceil(math.log2(max(h, w, 2)))
-    cloud = plasma(rng, size, 1.6)[:h, :w]
-    turn = rng.uniform(0, 60)
+    cloud = plasma(rng, size, 1.5)[:h, :w]
+    first = rng.uniform(0, 60)
     needles = np.zeros((h, w))
-    for i in range(3):
-        seeds = (rng.random((h, w)) < 0.02 * cloud) * rng.random((h, w))
-        both = along(seeds, 12, 8, turn + 60 * i) + along(seeds, 12, 8, turn + 60 * i + 180)
-        needles = np.maximum(needles, 9 * both)
-    ice = 0.55 * cloud + 0.75 * np.clip(needles, 0, 1)
-    return np.clip(ice[..., None] * np.array([0.86, 0.95, 1.0]), 0, 1)
-
-
-def read_frost(folder: Path) -> list[NDArray[np.uint8]]:
-    """Read the pictures of frost of the package `imagecorruptions` from a folder: the first five in order of name.
-
-    Raises UserError when there are none, or one is not readable.
-    """
-    files = sorted(path for path in folder.glob("*") if FROST_FILES.fullmatch(path.name))[:MOST_FROST_FILES]
-    if len(files) < MOST_FROST_FILES:
-        raise UserError(
-            f"{folder}: holds {len(files)} of the pictures of frost, frost1.png to frost5.jpg of the package"
-            " imagecorruptions (its folder `frost`). Name the folder that has them, or leave out --frost-pictures"
-        )
-    try:
-        return [read_rgb(path) for path in files]
-    except DataError as error:
-        raise UserError(f"{error}") from error
+    for turn, length in ((0, 8), (60, 12), (120, 16)):
+        seeds = (rng.random((h, w)) < 0.015 * cloud) * rng.uniform(0.2, 1, (h, w))
+        both = sum(along(seeds, length, length / 2, first + turn + half) for half in (0, 180))
+        needles = np.maximum(needles, length / 2 * both)
+    ice = 0.25 + 0.4 * cloud + 0.5 * np.clip(needles, 0, 1)
+    return np.clip(ice[..., None] * FROST_COLOUR, 0, 1)
