@@ -71,7 +71,7 @@ def frost(
     h, w, _ = x.shape
     if not pictures:
         return kept * x + added * frost_texture(rng, h, w)
-    ice = pictures[rng.integers(len(pictures))]
+    ice = pictures[int(rng.integers(len(pictures)))]
     scale = FROST_MARGIN * max(1, h / ice.shape[0], w / ice.shape[1])
     height, width = (math.ceil(side * scale) for side in ice.shape[:2])
     ice = np.asarray(Image.fromarray(ice).resize((width, height), Image.Resampling.BICUBIC))
