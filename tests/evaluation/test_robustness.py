@@ -95,7 +95,9 @@ def test_frost_of_pictures_is_another_pass():
     assert other.name_of("fog", 2) == "fog 2"
 
 
-@pytest.mark.parametrize(("corruptions", "note"), [(WHOLE, "published rows: "), (Corruptions(), "frost pictures, not own texture")])
+@pytest.mark.parametrize(
+    ("corruptions", "note"), [(WHOLE, "published rows: "), (Corruptions(), "frost pictures, not own texture")]
+)
 def test_published_rows_stand_beside_the_same_protocol_only(tmp_path, corruptions, note):
     path = tmp_path / "md2" / "42" / "results" / "r.yaml"
     path.parent.mkdir(parents=True)

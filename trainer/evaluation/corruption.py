@@ -89,8 +89,9 @@ class Corruptions:
     def words(self) -> str:
         """Kinds and levels, for protocols: "18 kinds x 5 levels", "fog, snow x levels 1, 3"."""
         kinds = f"{len(KINDS)} kinds" if self.kinds == KINDS else ", ".join(self.kinds)
-        levels = f"{len(LEVELS)} levels" if self.levels == LEVELS else f"levels {', '.join(map(str, self.levels))}"
-        return f"{kinds} x {levels}"
+        if self.levels == LEVELS:
+            return f"{kinds} x {len(LEVELS)} levels"
+        return f"{kinds} x level{'s' * (len(self.levels) > 1)} {', '.join(map(str, self.levels))}"
 
     @property
     def ending(self) -> str:

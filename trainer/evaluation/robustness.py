@@ -16,6 +16,7 @@ from trainer.evaluation.depth import depth_pictures
 from trainer.evaluation.items import Items, dataset_class
 from trainer.evaluation.passes import Scores
 from trainer.evaluation.predictions import PredictDepth
+from trainer.evaluation.report import LABEL_LENGTH
 from trainer.evaluation.results import write_result
 from trainer.metrics.protocol import DepthProtocol
 from trainer.metrics.robustness import FORMULAS, MONODEPTH2, Robustness, dee, robustness
@@ -182,7 +183,9 @@ def draw_corruptions(
         (row,) = depth_pictures(predict, corruptions.applied(items, kind, level), [index], protocol)
         row["label"] = row["name"] = f"{kind} {level}" if kind else CLEAN
         rows.append(row)
-    title = f"{items.describe(index)}; {scores_line(result)}"
+    name = "mCE" if "mce_pct" in result["mean"] else "mean CE"
+    error = next(iter(result["mean"].values()))
+    title = f"{items.describe(index)[-LABEL_LENGTH:]}: {name} {error:.1f} %"
     make_folder(path.parent)
     with replacing(path) as staged:
         viz.picture_sheet(rows, staged, title=title, footer=protocol_line(result["protocol"]))
