@@ -29,25 +29,29 @@ class Passes:
     def __init__(self, path: Path, identity: Mapping[str, Any]):
         self.path = path
         self._identity = json.loads(json.dumps(identity, default=str))
-        self.done: dict[str, Scores] = self._read()
+        theirs, held = self._read()
+        changed = [key for key in {**theirs, **self._identity} if theirs.get(key) != self._identity.get(key)]
+        if held and changed:
+            print(f"{path}: {', '.join(changed)} changed since; all passes start anew", file=sys.stderr)
+        self.done: dict[str, Scores] = {} if changed else held
 
     def add(self, name: str, scores: Scores) -> None:
-        """Keep the scores of a pass. Raises CannotWrite, a UserError, when the disk refuses."""
-        self.done[name] = scores
+        """Keep the scores of a pass, beside those that another command has added meanwhile.
+
+        Raises CannotWrite, a UserError, when the disk refuses.
+        """
+        theirs, held = self._read()
+        self.done = {**(held if theirs == self._identity else {}), **self.done, name: scores}
         make_folder(self.path.parent)
         write_text(self.path, json.dumps({"identity": self._identity, "passes": self.done}, indent=1) + "\n")
 
-    def _read(self) -> dict[str, Scores]:
+    def _read(self) -> tuple[dict[str, Any], dict[str, Scores]]:
+        """Return identity and passes in the file, empty without one."""
         try:
             held = json.loads(read_file(self.path))
-            theirs, done = dict(held["identity"]), {str(k): dict(v) for k, v in held["passes"].items()}
+            return dict(held["identity"]), {str(name): dict(scores) for name, scores in held["passes"].items()}
         except FileNotFoundError:
-            return {}
+            return {}, {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{self.path}: is no file of finished passes ({reason}). {_FIX}") from error
-        keys = dict.fromkeys((*theirs, *self._identity))
-        if changed := [key for key in keys if theirs.get(key) != self._identity.get(key)]:
-            print(f"{self.path}: {', '.join(changed)} changed since; all passes start anew", file=sys.stderr)
-            return {}
-        return done
