@@ -8,6 +8,7 @@
     monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file eval/kitti_odometry
     monodepth evaluate --ckpt models/kitti/md2/42 --uncertainty ensemble --ensemble models/kitti/md2/43
     monodepth evaluate --ckpt models/rooms/monodepth2_M/42 --temporal --max-depth 10
+    monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --corrupt all --cfg-file eval/kitti_c
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
 go into a YAML file together with everything that is needed to compare them with others. Several processes
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--limit", type=whole(1, 100_000_000), metavar="N", help="score N items, evenly spaced over the data set")
     _add_protocol(parser.add_argument_group("protocol").add_argument)
     _add_uncertainty(parser.add_argument_group("uncertainty: sparsification (arXiv:2005.06209)"))
+    _add_corruption(parser.add_argument_group("corrupted pictures").add_argument)
     output = parser.add_argument_group("output and speed")
     add = output.add_argument
     place = "result file (default <run>/results/<dataset>_<checkpoint>_<alignment>.yaml)"
@@ -124,6 +126,22 @@ def _add_uncertainty(group: Any) -> None:
     add("--ensemble", type=Path, nargs="+", default=[], metavar="CKPT", help=members)
     steps = "points of the curves (default 50)"
     add("--sparsification-steps", type=whole(2, 10_000), metavar="N", help=steps)
+
+
+def _add_corruption(add: Callable[..., object]) -> None:
+    add(
+        "--corrupt",
+        nargs="+",
+        metavar="KIND",
+        help="also score corrupted pictures, `all` 18 kinds of KITTI-C (arXiv:2310.15171) or some of them, and compare"
+        " with Monodepth2; the same command continues where it was stopped",
+    )
+    add("--corrupt-levels", nargs="+", type=whole(1, 5), metavar="N", help="1 (least) to 5 (default all)")
+    add("--corrupt-seed", type=whole(0, 2**32 - 1), metavar="N", help="seed of the random kinds (default 0)")
+    frost = (
+        "folder of the pictures of frost of the package imagecorruptions; without them frost is a texture of our own"
+    )
+    add("--frost-pictures", type=Path, metavar="DIR", help=frost)
 
 
 main = command(parse, "evaluate", "evaluating")

@@ -49,6 +49,12 @@ def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     return _result(path, file_stem(protocol["dataset"], path.stem, "odometry"))
 
 
+def corruption_path(path: Path, protocol: Mapping[str, Any], ending: str) -> Path:
+    """`result_path` of a checkpoint with the `ending` of what was corrupted, `<...>_corrupt.yaml` for everything."""
+    whole = result_path(path, protocol)
+    return whole.with_name(f"{whole.stem}_{ending}{whole.suffix}")
+
+
 def temporal_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     """`<run>/results/<dataset>_<checkpoint>_temporal_<alignment, or learned>.yaml`."""
     kind = "learned" if protocol["poses"] == "learned motion" else protocol["alignment"]

@@ -36,6 +36,10 @@ class EvaluationRequest:
     uncertainty: str | None = None  # where the uncertainty for sparsification comes from; None = none
     ensemble: Sequence[Path] = ()  # the other checkpoints of an ensemble
     sparsification_steps: int | None = None  # None = the default
+    corrupt: Sequence[str] = ()  # kinds of corruption, or "all": score corrupted pictures, too
+    corrupt_levels: Sequence[int] | None = None  # None = all
+    corrupt_seed: int | None = None
+    frost_pictures: Path | None = None  # a folder; None = a texture of our own
     save: Path | None = None  # None = beside the run
     legacy: Path | None = None  # numbers alone, in an earlier spelling
     sheet: Path | None = None  # pictures

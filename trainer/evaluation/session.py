@@ -106,7 +106,10 @@ class Network:
 
 
 @contextmanager
-def progress(what: str, total: int, machine: Machine) -> Iterator[Callable[[], None]]:
-    """Show how many of `total` items all processes have done. Yields the function to call after each item."""
-    with counting(what, total, is_main=machine.processes.is_first) as count:
+def progress(what: str, total: int, machine: Machine, done: int = 0) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` items all processes have done, `done` of them before this command.
+
+    Yields the function to call after each item.
+    """
+    with counting(what, total, done=done, is_main=machine.processes.is_first) as count:
         yield lambda: count(machine.processes.world)  # the others are about as far

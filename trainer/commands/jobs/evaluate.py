@@ -14,6 +14,7 @@ from rich.console import Console
 
 from trainer import __version__
 from trainer.commands.jobs.evaluate_clips import check_clips, score_clips
+from trainer.commands.jobs.evaluate_corrupted import check_corruption, score_corrupted
 from trainer.config import EvaluationSection
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import (
@@ -47,9 +48,12 @@ REPLACED = " (replaces an earlier one)"
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, score, print, save. Raises UserError for the mistakes of a user."""
     load_plugins(args.plugins)
+    check_corruption(args)
     request = read_request(args)
     if request.temporal:
         return score_clips(request)
+    if request.corrupt:
+        return score_corrupted(request)
     return _score_paths(request) if request.odometry else _score_depth(request)
 
 

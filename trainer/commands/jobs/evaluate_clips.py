@@ -20,7 +20,7 @@ from trainer.runtime.processes import is_first_process
 
 NEXT_FRAME = {"supp_idxs": [1], "use_depth": False}
 _FITTED = ("alignment", "crop", "min_depth", "max_depth", "flip")  # options without a meaning for learned motion
-_OF_IMAGES = ("odometry", "pose", "uncertainty", "limit", "sheet", "legacy", "metrics", "targets")
+_OF_IMAGES = ("odometry", "pose", "pooled", "uncertainty", "limit", "sheet", "legacy", "metrics", "targets")
 
 
 def check_clips(args: argparse.Namespace) -> None:
