@@ -53,9 +53,9 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),
         *("significance", "summary", "writing"),
     },
-    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state", "trained_on"},
     "trainer.evaluation": {
-        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *("changes", "items", "leaks", "places", "predictions", "reference", "report", "request", "session", "subject")
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

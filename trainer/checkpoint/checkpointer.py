@@ -5,9 +5,9 @@
     ckpts/best.safetensors        weights and hparams
 
 Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), `camera` (JSON, where it is
-learned), `trained_on` (JSON, see `trained_on`), and checksums. `last` also names its `best` by the header checksum of that file. `best` is written first, so a
-run that dies in between leaves a `best` that is one epoch ahead of `last`; it writes the same once more when it
-continues.
+learned), `trained_on` (JSON, see the file of that name), and checksums. `last` also names its `best` by the header
+checksum of that file. `best` is written first, so a run that dies in between leaves a `best` that is one epoch ahead of
+`last`; it writes the same once more when it continues.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.checkpoint import safefile
 from trainer.checkpoint.schema import reading
 from trainer.data.files.frames import LEFT, RIGHT, SUPPORT, FrameList, Frames, Numbers, from_ranges, to_ranges
 
@@ -50,6 +51,7 @@ class TrainedOn:
                 name: {drive: to_ranges(numbers) for drive, numbers in self._held(role).items()}
                 for name, role in _ROLES.items()
             },
+            "pictures": len(self.pictures),
             "whole": self.is_whole,
             "declared": self.is_declared,
         }
@@ -76,7 +78,16 @@ def unpack(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
             (drive, from_ranges(text), role) for name, role in _ROLES.items() for drive, text in data[name].items()
         )
         pictures = tensors[PICTURES].numpy() if PICTURES in tensors else np.empty(0, np.int64)
-        if pictures.dtype != np.int64 or pictures.ndim != 1 or (np.diff(pictures) <= 0).any():
+        shape = (data["pictures"],)
+        if pictures.dtype != np.int64 or pictures.shape != shape or (pictures[1:] <= pictures[:-1]).any():
             raise ValueError(f"{PICTURES} is {pictures.dtype} of shape {pictures.shape}")
         lists = tuple(FrameList(str(e["name"]), str(e["digest"]), int(e["items"])) for e in data["lists"])
         return TrainedOn(lists, frames, pictures, bool(data["whole"]), bool(data["declared"]))
+
+
+def read_trained_on(path: Path) -> TrainedOn | None:
+    """Read it from a checkpoint, whose tensors are read only for pictures. Raises DamagedFile and UserError."""
+    metadata = safefile.read_metadata(path)
+    with reading(path, "list of training frames"):
+        has_pictures = json.loads(metadata.get(KEY, "{}")).get("pictures", 0)
+    return unpack(path, safefile.read(path)[0] if has_pictures else {}, metadata)

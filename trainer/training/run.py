@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from trainer.build import build_dataset, build_loader, build_objective, depth_limits, has_free_depth
-from trainer.checkpoint import Checkpointer, Saved, TrainedOn, read_pretrained
+from trainer.checkpoint import Checkpointer, TrainedOn, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, keep_order, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
@@ -101,7 +101,8 @@ def build_run(
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
     state, last = _restore(cfg, checkpointer, accelerator, hparams, trained, notes)
     if seen:
-        checkpointer.trained_on = partial(seen.trained_on, _earlier_frames(cfg, last, start))
+        earlier = start or last or TrainedOn(is_whole=not cfg.trainer.load_ckpt)  # weights may not say what they saw
+        checkpointer.trained_on = partial(seen.trained_on, earlier)
     parts = setup.make_parts(cfg, accelerator, checkpointer, folder, seed, trained, state)
     notes += freezing.without_statistics(objective)
     lap("restored")
@@ -184,15 +185,6 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
     return objective, start.trained_on
 
 
-def _earlier_frames(cfg: Config, last: Saved | None, start: TrainedOn | None) -> TrainedOn:
-    """Return the frames of trainings before this start of the run: those of its `last`, or of the weights it began with.
-
-    Of weights that do not say so they are not known.
-    """
-    known = start if last is None else last.trained_on
-    return known or TrainedOn(is_whole=not cfg.trainer.load_ckpt)
-
-
 def _facts(accelerator: Accelerator, datasets: Mapping[str, DepthDataset]) -> dict[str, Any]:
     """Return what checkpoints keep about the data: what they are known by, and the teacher of their labels."""
     teacher = datasets["train"].label_record()
@@ -229,10 +221,10 @@ def _restore(
     hparams: Mapping[str, Any],
     trained: tuple[Objective, Any, Any],
     notes: list[str],
-) -> tuple[TrainState, Saved | None]:
-    """Load `last`, if it exists, into `trained` (objective, raw optimizer, scheduler); return the state, add notes.
+) -> tuple[TrainState, TrainedOn | None]:
+    """Load `last`, if it exists, into `trained` (objective, raw optimizer, scheduler); add notes.
 
-    Also returns `last`.
+    Returns the state, and the frames that `last` was trained on where it says so.
     """
     saved = checkpointer.load_last_together(accelerator)
     state = TrainState()
@@ -255,7 +247,7 @@ def _restore(
         if processes.any_process(accelerator, fault is not None):  # a later best is better than none
             notes.append(f"{fault}. The next validated epoch becomes the best so far")
             state.best = state.best_epoch = None
-    return state, saved
+    return state, None if saved is None else saved.trained_on
 
 
 def _settings(cfg: Config, seed: int) -> Settings:

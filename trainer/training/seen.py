@@ -1,4 +1,4 @@
-"""The frames that a run trains on: named at the start, compared with those of its validation, kept in its checkpoints."""
+"""The frames that a run trains on: named at its start, compared with its validation, kept in its checkpoints."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from trainer.evaluation import (
     evaluate_side_by_side,
     evenly_spaced,
     flip_blended,
+    leaks,
     report,
     save_legacy,
     save_odometry,
@@ -36,6 +37,7 @@ from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.runtime.errors import UserError
+from trainer.runtime.processes import is_first_process
 
 NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
 REPLACED = " (replaces an earlier one)"
@@ -54,6 +56,8 @@ def read_request(args: argparse.Namespace) -> EvaluationRequest:
     subject = (_read_checkpoint if args.pred_file is None else _read_predictions)(args, changes)
     given = {key: getattr(args, key) for key in EvaluationSection.model_fields}
     settings = subject.cfg.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
+    if args.trained_on and subject.trained_on:
+        raise UserError(f"--trained-on: {subject.path} says itself what it was trained on. Leave it out")
     if args.pred_unit == "m" and "stereo" in (settings.alignment or ()):
         raise UserError("--pred-unit m: depth in metres needs no factor of 5.4. Leave out --alignment stereo")
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
@@ -99,6 +103,7 @@ def _score_depth(request: EvaluationRequest) -> int:
     _check_options(request, items)
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
+    found = _find_leaks(request, items)
     with start() as machine:
         network = None if subject.stored else Network.load(subject.path, subject.hparams, machine.device)
         source: Any = subject.stored or (network and network.predict_depth)
@@ -110,7 +115,7 @@ def _score_depth(request: EvaluationRequest) -> int:
             "limit": request.limit,
             "processes": machine.processes,
         }
-        metadata = {**about_items, **subject.metadata, "trainer_version": __version__}
+        metadata = {**about_items, **subject.metadata, "leaks": found, "trainer_version": __version__}
         num_items = len(evenly_spaced(request.limit, len(items)))
         with progress("depth", num_items, machine) as on_item:
             results = evaluate_side_by_side(source, items, protocols, metadata=metadata, on_item=on_item, **options)
@@ -168,11 +173,25 @@ def _check_options(request: EvaluationRequest, items: Items) -> None:
             check_place(path, option)
 
 
+def _find_leaks(request: EvaluationRequest, items: Items) -> dict[str, Any]:
+    """Compare the items with the frames that the network was trained on, and say on the first process what is found."""
+    trained, indices = request.subject.trained_on, evenly_spaced(request.limit, len(items))
+    if request.trained_on:
+        offsets = request.subject.trained.supp_idxs if request.subject.trained else (-1, 1)
+        trained = leaks.declared(request.trained_on, items, offsets)
+    found = leaks.find_leaks(trained, items, indices)
+    sentence, is_warning = leaks.in_words(found)
+    if is_first_process():
+        print(f"warning: {sentence}" if is_warning else sentence, file=sys.stderr)
+    return found
+
+
 def _score_paths(request: EvaluationRequest) -> int:
     subject = request.subject
     dataset, arguments = open_dataset(subject.cfg, request.mode, supp_idxs=list(NEXT_FRAME), use_depth=False)
     check_place(request.save or run_folder(subject.path) / "results" / "result.yaml", "--save")
-    metadata = {"dataset": arguments, **subject.metadata, "trainer_version": __version__}
+    found = _find_leaks(request, dataset)
+    metadata = {"dataset": arguments, **subject.metadata, "leaks": found, "trainer_version": __version__}
     with start() as machine:
         network = Network.load(subject.path, subject.hparams, machine.device)
         network.objective.supp_idxs = NEXT_FRAME

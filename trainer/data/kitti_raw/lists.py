@@ -17,7 +17,7 @@ import numpy as np
 from models_zoo.registry import did_you_mean
 from trainer.data.files.frames import LEFT, RIGHT, SUPPORT, TARGET, FrameList, Frames, compare
 from trainer.data.files.splits import find_split, is_number, list_splits, read_rows, shown
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, printable
 
 
 class KnownList(NamedTuple):
@@ -103,6 +103,12 @@ def title_of(digest: str) -> str:
     return KNOWN[digest].title if digest in KNOWN else ""
 
 
+def in_words(entry: FrameList) -> str:
+    """Name a list: what it is called, what it is, the beginning of its digest."""
+    title = title_of(entry.digest)
+    return " ".join(filter(None, (printable(entry.name), title and f"the {title}", entry.digest[:12])))
+
+
 def identify(digest: str, name: str, frames: Frames, tests: bool = False) -> str:
     """Say what a list called `name` is where the name does not, and how many of the Eigen test frames it holds.
 
@@ -126,10 +132,11 @@ def are_published_together(digests: Iterable[str]) -> bool:
     return bool(splits) and bool(set.intersection(*splits))
 
 
-def read_list(given: str, home: Path | None, offsets: Sequence[int]) -> tuple[FrameList, Frames]:
+def read_list(given: str, home: Path | None, offsets: Sequence[int], origin: str = "") -> tuple[FrameList, Frames]:
     """Read a list of frames of KITTI, raw or odometry: a split file, or the name of a split in or beside `home`.
 
-    Supports at `offsets` are read, too. Raises UserError for a name that is not there, and naming a line that is none.
+    Supports at `offsets` are read, too; `origin` is that of the recordings. Raises UserError for a name that is not
+    there, and naming a line that is none.
     """
     path = Path(given).expanduser()
     if not path.is_file():
@@ -144,7 +151,9 @@ def read_list(given: str, home: Path | None, offsets: Sequence[int]) -> tuple[Fr
                 raise UserError(f"{path}:{i}: {shown(row)}: expected {_EXPECTED}")
     own = Frames.of((_own_name(drive), numbers, CAMERAS[side]) for (drive, side), numbers in targets.items())
     frames = Frames.of(
-        sighting for (drive, side), numbers in targets.items() for sighting in sightings(drive, numbers, side, offsets)
+        sighting
+        for (drive, side), numbers in targets.items()
+        for sighting in sightings(drive if drive.isdecimal() else origin + drive, numbers, side, offsets)
     )
     return FrameList(list_name(path), own.digest(), len(rows)), frames
 
@@ -158,7 +167,7 @@ def sightings(drive: str, numbers: Any, side: str, offsets: Iterable[int]) -> It
 
 
 def frames_named(names: Iterable[str]) -> Frames:
-    """Find frames in names of items as `kitti` gives them, `<date>/<drive>/image_02/<10 digits>`; others are left out."""
+    """Find frames in names of items as `kitti` gives them, `<date>/<drive>/image_02/<10 digits>`."""
     found: dict[tuple[str, int], list[int]] = {}
     for match in filter(None, map(_NAME.search, names)):
         found.setdefault((match[1], LEFT if match[2] == "2" else RIGHT), []).append(int(match[3]))
