@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.commands.evaluating import evaluate, refused, saved, write_run
+from tests.commands.evaluating import evaluate, refused, saved
 from tests.models_zoo.foreign import lightning_checkpoint
 from tests.world import call, train_args
 from trainer.checkpoint import safefile
@@ -19,17 +19,17 @@ from trainer.commands.generate_tables import main as tables
 from trainer.commands.prepare import main as prepare
 from trainer.data import DATASETS
 
-ITEMS = "--mode val --num-workers 0"
-
-
-def data_of(recording: Path, split: str = "synthetic") -> dict:
-    return {"type": "kitti", "root": str(recording), "split": split, "size": [96, 64], "depth_size": None}
-
 
 @pytest.fixture
-def kitti_run(recording: Path, tmp_path: Path) -> Path:
-    """A run on a rendered drive, by a version that did not store its frames."""
-    return write_run(tmp_path / "models" / "md2" / "42", [-1, 1], dataset=data_of(recording))
+def kitti_run(run: Path, tmp_path: Path) -> Path:
+    """A run by a version that did not store its frames."""
+    return Path(shutil.copytree(run, tmp_path / "models" / "md2" / "42"))
+
+
+def on_drive(run: Path, recording: Path) -> list[str | Path]:
+    """Evaluate a run on the one validation frame of the rendered drive."""
+    data = f"dataset.type=kitti dataset.root={recording} dataset.split=synthetic dataset.size=[96,64]"
+    return ["--ckpt", run, "--mode val --set", data]
 
 
 def remember(run: Path, recording: Path, mode: str) -> None:
@@ -66,7 +66,7 @@ def test_weights_that_do_not_say_what_they_saw(tmp_path: Path, run: Path) -> Non
 
 def test_evaluation_says_what_is_known(kitti_run: Path, recording: Path, tmp_path: Path, capsys) -> None:
     result = tmp_path / "r.yaml"
-    words = ["--ckpt", kitti_run, ITEMS, "--save", result]
+    words = [*on_drive(kitti_run, recording), "--save", result]
     assert evaluate(*words) == 0
     assert "training frames: unknown, so nobody can say" in capsys.readouterr().err
     assert saved(result)["protocol"]["leaks"]["training"] == "unknown"
@@ -81,12 +81,12 @@ def test_evaluation_says_what_is_known(kitti_run: Path, recording: Path, tmp_pat
 
 def test_a_leak_is_told_stored_and_kept_out_of_tables(kitti_run: Path, recording: Path, tmp_path: Path, capsys) -> None:
     remember(kitti_run, recording, "val")
-    assert evaluate("--ckpt", kitti_run, ITEMS) == 0
+    assert evaluate(*on_drive(kitti_run, recording)) == 0
     assert "warning: leak: 1 of 1 evaluated frames are training frames, 1 have one within 10" in capsys.readouterr().err
     clean = Path(shutil.copytree(kitti_run, tmp_path / "models" / "other" / "42"))
     shutil.rmtree(clean / "results")
     remember(clean, recording, "test")
-    assert evaluate("--ckpt", clean, ITEMS) == 0
+    assert evaluate(*on_drive(clean, recording)) == 0
     assert "warning: none of 1 evaluated frames is a training frame, but 1 have one" in capsys.readouterr().err
     assert tables([str(tmp_path / "models")]) == 0
     printed = capsys.readouterr()
@@ -98,7 +98,7 @@ def test_a_leak_is_told_stored_and_kept_out_of_tables(kitti_run: Path, recording
 
 
 def test_mistakes_of_a_declaration(kitti_run: Path, recording: Path, tmp_path: Path, capsys) -> None:
-    words = ["--ckpt", kitti_run, ITEMS]
+    words = on_drive(kitti_run, recording)
     assert "Did you mean 'synthetic'" in refused(capsys, *words, "--trained-on syntetic")
     assert "no such split file" in refused(capsys, *words, f"--trained-on {tmp_path}/none.txt")
     other = tmp_path / "list.txt"
