@@ -62,7 +62,7 @@ def test_clean_lists_are_silent(raw: Path, splits: Path, zhou: TrainedOn) -> Non
         assert not is_warning
         assert sentence == (
             f"training frames: none of the {leaks['frames']} evaluated frames, nor a frame within 10 of them, nor their"
-            " drives (eigen_zhou/train the Eigen-Zhou training list 77b5f05794d6)"
+            " drives (eigen_zhou/train, the Eigen-Zhou training list, 77b5f05794d6)"
         )
 
 
@@ -79,7 +79,7 @@ def test_the_benchmark_list_under_another_name(raw: Path, splits: Path, tmp_path
     assert is_warning
     assert sentence.startswith(f"leak: {leaks['exact']} of 697 evaluated frames are training frames (")
     assert f"{leaks['as_support']} as supports alone" in sentence
-    assert "(eigen_zhou/train the KITTI benchmark training list 55f5eceb84c1)" in sentence
+    assert "(eigen_zhou/train, the KITTI benchmark training list, 55f5eceb84c1)" in sentence
     training.supp_idxs = ()
     assert counts(find_leaks(trained_on(training), items, range(697))) == {
         "exact": 451, "other_camera": 0, "as_support": 0, "near": 505, "shared_drives": 21,
@@ -139,7 +139,7 @@ def test_a_list_that_is_declared(raw: Path) -> None:
     items = kitti(raw, mode="train")
     leaks = find_leaks(declared("mini", items, (-1, 1)), items, [0])
     assert (leaks["training"], leaks["exact"]) == ("declared", 1)
-    assert "(declared: mini/train " in in_words(leaks)[0]
+    assert "(declared: mini/train, " in in_words(leaks)[0]
     with pytest.raises(UserError, match="Did you mean 'mini'"):
         declared("mimi", items, ())
 

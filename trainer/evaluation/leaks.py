@@ -13,7 +13,6 @@ from trainer.data.base import DepthDataset
 from trainer.data.files.frames import NEAR, FrameList, Frames, Overlap, compare
 from trainer.data.kitti_raw import lists
 from trainer.data.kitti_raw.items import KittiItems
-from trainer.data.recorded import RecordedDataset
 from trainer.evaluation.items import Items, names_of
 
 UNKNOWN, KNOWN, DECLARED, PARTLY = "unknown", "known", "declared", "known in part"
@@ -24,12 +23,10 @@ def declared(given: str, items: Items, offsets: Sequence[int]) -> TrainedOn:
 
     given: a split file of KITTI, raw or odometry, or the name of a split beside the recordings of `items`.
     """
-    home, origin = None, ""
-    if isinstance(items, RecordedDataset):
-        with suppress(NotImplementedError):  # several data sets have no common folder
-            home = items.home
-    if isinstance(items, KittiItems):
-        origin = items.listing.origin
+    home = None
+    with suppress(NotImplementedError):  # several data sets have no common folder
+        home = getattr(items, "home", None)
+    origin = items.listing.origin if isinstance(items, KittiItems) else ""
     entry, frames = lists.read_list(given, home, offsets, origin)
     return TrainedOn((entry,), frames, is_declared=True)
 

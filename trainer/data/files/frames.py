@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ def fingerprint(source: Any) -> int:
     pictures that were renamed, moved or copied are known again for a fiftieth of what decoding them costs, and frames
     of a camera that stands still stay apart; those that were encoded again are other pictures.
     """
-    if isinstance(source, (str, os.PathLike)):
+    if isinstance(source, str | Path):
         with open_file(source) as file:
             return _hash(file)
     return _hash(source)

@@ -106,7 +106,7 @@ def title_of(digest: str) -> str:
 def in_words(entry: FrameList) -> str:
     """Name a list: what it is called, what it is, the beginning of its digest."""
     title = title_of(entry.digest)
-    return " ".join(filter(None, (printable(entry.name), title and f"the {title}", entry.digest[:12])))
+    return ", ".join(filter(None, (printable(entry.name), title and f"the {title}", entry.digest[:12])))
 
 
 def identify(digest: str, name: str, frames: Frames, tests: bool = False) -> str:
