@@ -76,7 +76,7 @@ def test_evaluation_says_what_is_known(kitti_run: Path, recording: Path, tmp_pat
     leaks = saved(result)["protocol"]["leaks"]
     assert (leaks["training"], leaks["lists"][0]["name"], leaks["exact"]) == ("declared", "synthetic/train", 1)
     assert "warning: leak: 1 of 1 evaluated frames are training frames (1 as supports alone)" in told
-    assert "(declared: synthetic/train " in told
+    assert "(declared: synthetic/train, " in told
 
 
 def test_a_leak_is_told_stored_and_kept_out_of_tables(kitti_run: Path, recording: Path, tmp_path: Path, capsys) -> None:
@@ -116,7 +116,7 @@ def test_a_converted_checkpoint_says_what_is_declared(tmp_path: Path, recording:
     torch.save(lightning_checkpoint({"depth": {"enc_name": "test_resnet"}}), source)
     split = recording / "splits" / "synthetic" / "train_files.txt"
     assert convert([str(source), str(target), "--trained-on", str(split)]) == 0
-    assert "trained on, as declared: synthetic/train " in capsys.readouterr().out
+    assert "trained on, as declared: synthetic/train, " in capsys.readouterr().out
     trained = read_trained_on(target)
     assert trained is not None
     assert trained.is_declared
