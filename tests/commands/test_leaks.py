@@ -68,7 +68,7 @@ def test_evaluation_says_what_is_known(kitti_run: Path, recording: Path, tmp_pat
     result = tmp_path / "r.yaml"
     words = [*on_drive(kitti_run, recording), "--save", result]
     assert evaluate(*words) == 0
-    assert "training frames: unknown, so nobody can say" in capsys.readouterr().err
+    assert "training frames: unknown, so nobody can say" in capsys.readouterr().out
     assert saved(result)["protocol"]["leaks"]["training"] == "unknown"
 
     assert evaluate(*words, "--trained-on synthetic") == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import is_first_process
 
 NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
 REPLACED = " (replaces an earlier one)"
@@ -135,6 +134,7 @@ def _show_and_save(
     report.report(results, Console())
     for remark in (remark for result in results for remark in result.remarks):
         print(f"warning: {remark}", file=sys.stderr)
+    _say_leaks(results[0].protocol["leaks"])
     if camera := request.subject.camera_words(request.mode):
         print(f"camera learned: {camera}")
     several = len(results) > 1
@@ -174,16 +174,17 @@ def _check_options(request: EvaluationRequest, items: Items) -> None:
 
 
 def _find_leaks(request: EvaluationRequest, items: Items) -> dict[str, Any]:
-    """Compare the items with the frames that the network was trained on, and say on the first process what is found."""
+    """Compare the items with the frames that the network was trained on, by itself or as declared."""
     trained, indices = request.subject.trained_on, evenly_spaced(request.limit, len(items))
     if request.trained_on:
         offsets = request.subject.trained.supp_idxs if request.subject.trained else (-1, 1)
         trained = leaks.declared(request.trained_on, items, offsets)
-    found = leaks.find_leaks(trained, items, indices)
+    return leaks.find_leaks(trained, items, indices)
+
+
+def _say_leaks(found: Mapping[str, Any]) -> None:
     sentence, is_warning = leaks.in_words(found)
-    if is_first_process():
-        print(f"warning: {sentence}" if is_warning else sentence, file=sys.stderr)
-    return found
+    print(f"warning: {sentence}" if is_warning else sentence, file=sys.stderr if is_warning else sys.stdout)
 
 
 def _score_paths(request: EvaluationRequest) -> int:
@@ -209,5 +210,6 @@ def _score_paths(request: EvaluationRequest) -> int:
             save = request.save or odometry_path(subject.path, result["protocol"])
             replaced = REPLACED if os.path.exists(save) else ""
             save_odometry(result, save)
+            _say_leaks(found)
             report.report_odometry(result, f"{save}{replaced}")
     return 0
