@@ -56,10 +56,10 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),
         *("significance", "summary", "writing"),
     },
-    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state", "trained_on"},
     "trainer.evaluation": {
-        *("changes", "corruption", "items", "mdec", "passes", "places", "predictions", "reference", "report"),
-        *("request", "robustness", "session", "subject", "uncertainty"),
+        *("changes", "corruption", "items", "leaks", "mdec", "passes", "places", "predictions", "reference"),
+        *("report", "request", "robustness", "session", "subject", "uncertainty"),
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

@@ -61,7 +61,7 @@ class MonodepthForDepthEstimation(PreTrainedModel):
 
     config_class = MonodepthConfig
     main_input_name = "pixel_values"
-    _keys_to_ignore_on_load_unexpected = [r"^networks\.(?!depth\.)"]
+    _keys_to_ignore_on_load_unexpected = [r"^networks\.(?!depth\.)", r"^trained_on\."]
 
     def __init__(self, config: MonodepthConfig):
         super().__init__(config)

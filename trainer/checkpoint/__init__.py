@@ -8,11 +8,13 @@ from trainer.checkpoint.checkpointer import Capsule, Checkpointer, load_capsule
 from trainer.checkpoint.loading import find_checkpoint, load_objective, load_with_config, runs_below
 from trainer.checkpoint.pretrained import read_pretrained
 from trainer.checkpoint.saved import Saved
+from trainer.checkpoint.trained_on import TrainedOn
 
 __all__ = [
     "Capsule",
     "Checkpointer",
     "Saved",
+    "TrainedOn",
     "find_checkpoint",
     "load_capsule",
     "load_objective",

@@ -5,14 +5,14 @@
     ckpts/best.safetensors        weights and hparams
 
 Metadata of all: `hparams` (JSON), `epoch`, `batch`, `step`, `monitor`, `metrics` (JSON), `camera` (JSON, where it is
-learned), and checksums. `last` also names its `best` by the header checksum of that file. `best` is written first, so a
-run that dies in between leaves a `best` that is one epoch ahead of `last`; it writes the same once more when it
-continues.
+learned), `trained_on` (JSON, see the file of that name), and checksums. `last` also names its `best` by the header
+checksum of that file. `best` is written first, so a run that dies in between leaves a `best` that is one epoch ahead of
+`last`; it writes the same once more when it continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from trainer.checkpoint.state import (
     validation_metadata,
     weights,
 )
+from trainer.checkpoint.trained_on import TrainedOn
 from trainer.runtime import processes
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
@@ -57,6 +58,8 @@ class Checkpointer:
         self.monitor, self.is_main = monitor, is_main
         self._hparams = to_json(plain(hparams))
         self._last_is_good = True
+        self.trained_on: Callable[[], TrainedOn] | None = None  # called at the first save, which waits for it
+        self._seen: tuple[Tensors, Metadata] | None = None
         self._best: str | None = ""  # checksum of `best`; "" = none yet, None = written before `last` named it
 
     def pack_last(
@@ -68,11 +71,13 @@ class Checkpointer:
         """
         tensors, metadata = pack_state(objective, optimizer, scheduler, scaler, state)
         known = {} if self._best is None else {BEST_CHECKSUM: self._best}
-        return tensors, self._metadata(state.position) | metadata | known
+        seen, lists = self._packed_frames()
+        return tensors | seen, self._metadata(state.position) | metadata | known | lists
 
     def pack_best(self, objective: nn.Module, state: TrainState) -> tuple[Tensors, Metadata]:
         """Return the tensors of `best`, in the memory of the run, and its metadata."""
-        return weights(objective), self._metadata(state.position) | validation_metadata(state)
+        seen, lists = self._packed_frames()
+        return weights(objective) | seen, self._metadata(state.position) | validation_metadata(state) | lists
 
     def write_last(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write the result of `pack_last`. Raises CannotWrite, and keeps the older `last` then."""
@@ -175,6 +180,11 @@ class Checkpointer:
             return Saved(previous, *safefile.read(previous), notes=[note])
         except DamagedFile as error:
             raise DamagedFile(f"{reason}. The one before is no better: {error}") from error
+
+    def _packed_frames(self) -> tuple[Tensors, Metadata]:
+        if self._seen is None:
+            self._seen = ({}, {}) if self.trained_on is None else self.trained_on().pack()
+        return self._seen
 
     def _metadata(self, position: Position) -> Metadata:
         about = {"hparams": self._hparams, "monitor": self.monitor, "metrics": "{}"}

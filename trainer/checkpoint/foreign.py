@@ -27,8 +27,10 @@ from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.matching import compare, described, is_part, mismatch_lines, planned
 from trainer.checkpoint.state import Position, position_metadata
+from trainer.checkpoint.trained_on import TrainedOn
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.slowtv import one_dataset
+from trainer.data.kitti_raw.lists import read_list
 from trainer.runtime import yaml_text
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
@@ -59,12 +61,14 @@ class Converted:
     foreign: ForeignWeights
     tensors: dict[str, Tensor]  # `networks.<network>.<parameter>`
     config: Config
+    trained_on: TrainedOn | None = None  # as a user declares it
     notes: list[str] = field(default_factory=list)  # what was changed, assumed or left out
 
     def save(self, path: Path) -> None:
         """Write the file like `best` of a run, and make its folder. Raises CannotWrite."""
         make_folder(path.parent)
-        safefile.write(path, self.tensors, self.metadata())
+        seen, lists = self.trained_on.pack() if self.trained_on else ({}, {})
+        safefile.write(path, self.tensors | seen, self.metadata() | lists)
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata of `best`, and `parts` when the file holds only parts of the networks."""
@@ -86,12 +90,13 @@ class Converted:
         return about | position_metadata(position) | parts
 
 
-def convert(source: Path, corrections: Path | None = None) -> Converted:
+def convert(source: Path, corrections: Path | None = None, trained_on: str | None = None) -> Converted:
     """Read published weights, compare them with their networks, and choose the other settings.
 
     Args:
         source: a file or folder that `models_zoo.weights.read_foreign` recognises.
         corrections: a configuration, whose keys win, or the hparams.yaml of the run in the words of its code.
+        trained_on: a split file of KITTI that lists the training frames; supports are those of the configuration.
 
     Raises UserError when the source cannot be read, a setting is wrong, or weights do not fit, all of them listed.
     """
@@ -109,7 +114,11 @@ def convert(source: Path, corrections: Path | None = None) -> Converted:
         lines = [f"{where}: {line.removeprefix('overrides: ')}" for line in error.problems]
         raise UserError("\n".join(lines)) from error
     tensors = {f"networks.{name}": tensor for name, tensor in foreign.tensors.items()}
-    return Converted(foreign, tensors, config, [*foreign.notes, *notes])
+    trained = None
+    if trained_on is not None:
+        entry, frames = read_list(trained_on, None, config.supp_idxs)
+        trained = TrainedOn((entry,), frames, is_declared=True)
+    return Converted(foreign, tensors, config, trained, [*foreign.notes, *notes])
 
 
 def check_fit(foreign: ForeignWeights) -> None:

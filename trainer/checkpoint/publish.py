@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from models_zoo.adapters import merged_state
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.saved import PREFIX, Saved
+from trainer.data.kitti_raw.lists import title_of
 
 KEPT = ("epoch", "batch", "step", "monitor", "metrics", "camera")  # of the metadata
 # Of the settings. Not the command line, nor anything about machine or user, whatever versions to come may store.
@@ -30,11 +34,22 @@ def published(saved: Saved) -> tuple[Saved, list[str]]:
     """
     hparams, shortened = public_hparams(saved.hparams)
     tensors = {name: tensor for name, tensor in saved.tensors.items() if name.startswith(PREFIX)}
+    seen, lists = _public_frames(saved)
     depth = hparams["config"].get("net", {}).get("depth", {})
     if adapter := depth.get("adapter"):
         tensors, depth["adapter"] = merged_state(tensors, adapter), None
     metadata = {key: saved.metadata[key] for key in KEPT if key in saved.metadata}
-    return Saved(saved.path, tensors, {**metadata, "hparams": to_json(hparams), "format": "pt"}), shortened
+    metadata |= {**lists, "hparams": to_json(hparams), "format": "pt"}
+    return Saved(saved.path, tensors | seen, metadata), shortened
+
+
+def _public_frames(saved: Saved) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Pack the training frames: a list that nobody else knows loses the folder in its name."""
+    trained = saved.trained_on
+    if trained is None:
+        return {}, {}
+    lists = (e if title_of(e.digest) else replace(e, name=e.name.rpartition("/")[2]) for e in trained.lists)
+    return replace(trained, lists=tuple(lists)).pack()
 
 
 def public_hparams(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

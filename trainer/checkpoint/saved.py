@@ -24,6 +24,7 @@ from trainer.checkpoint.state import (
     unpack_state,
     weights,
 )
+from trainer.checkpoint.trained_on import TrainedOn, unpack
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError, printable
 from trainer.runtime.rundir import diff_config, plain
@@ -83,6 +84,11 @@ class Saved:
         """The camera that the pose network had learned at the latest validation, if any."""
         data = from_json(self.metadata.get("camera", "null"))
         return data and LearnedCamera.from_dict(data)
+
+    @property
+    def trained_on(self) -> TrainedOn | None:
+        """The frames that the weights were trained on; None where the file does not say."""
+        return unpack(self.path, self.tensors, self.metadata)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--force", action="store_true", help="replace DST if it exists")
     text = "settings that win: sections of a configuration, or the hparams.yaml of the run if SRC holds no settings"
     add("-c", "--cfg-file", type=Path, metavar="YAML", help=text)
+    text = "split file of KITTI that the weights were trained on: evaluations warn of its frames"
+    add("--trained-on", metavar="FILE", help=text)
     return parser.parse_args(argv)
 
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.checkpoint.foreign import convert
 
     doing("converting")
-    converted = convert(args.source.expanduser(), args.cfg_file)
+    converted = convert(args.source.expanduser(), args.cfg_file, args.trained_on)
     converted.save(args.target)
     print("\n".join(report(converted, args.target)))
     return 0
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(converted: Converted, target: Path) -> list[str]:
     """Report what was recognised and converted, and how to go on, line by line."""
+    from trainer.data.kitti_raw.lists import in_words
+
     foreign = converted.foreign
     trained = f", epoch {foreign.epoch}, step {foreign.step}" if foreign.step else ""
     lines = [f"recognised: {foreign.format}{trained}", "networks:"]
@@ -76,6 +80,8 @@ def report(converted: Converted, target: Path) -> list[str]:
     for reason, names in foreign.dropped.items():
         lines.append(f"dropped: {reason}: {len(names)} ({listed(names)})")
     lines += [f"note: {note}" for note in converted.notes]
+    if converted.trained_on:
+        lines += [f"trained on, as declared: {in_words(entry)}" for entry in converted.trained_on.lists]
     lines += [f"saved: {target}", "next:"]
     if not any(part.startswith("depth.") for part in foreign.parts):
         lines.append(f"  monodepth predict {target} PICTURE")

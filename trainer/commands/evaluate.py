@@ -60,6 +60,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_checkpoint_arguments(parser, ". Its section `evaluation` sets what the options of the protocol do not")
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=whole(1, 100_000_000), metavar="N", help="score N items, evenly spaced over the data set")
+    declares = "what a network that does not say so was trained on: a split file of KITTI, or the name of a split there"
+    add("--trained-on", metavar="LIST", help=declares)
     _add_protocol(parser.add_argument_group("protocol").add_argument)
     _add_uncertainty(parser.add_argument_group("uncertainty: sparsification (arXiv:2005.06209)"))
     _add_corruption(parser.add_argument_group("corrupted pictures").add_argument)

@@ -40,6 +40,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--summary", action="store_true", help="also the mean rank over all tables with the same rows")
     add("--relative-to", metavar="MODEL", help='also the improvement over a row, e.g. "garg (published)"')
+    leak = "also show results on frames of the own training, struck through and not ranked (default: they are left out)"
+    add("--allow-leak", action="store_true", help=leak)
     add_shared(parser, "--plugins")
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV and pictures here")

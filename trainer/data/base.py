@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from trainer.data import augment
 from trainer.data import views as of_views
+from trainer.data.files.frames import FrameList, Frames, Numbers
 from trainer.data.files.pseudo import PseudoLabels
 from trainer.geometry import flip_intrinsics
 from trainer.runtime.errors import DataError, UserError
@@ -253,6 +254,31 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def left_out(self) -> list[str]:
         """List what the files hold that is no item: how many, why, the first three."""
         return []
+
+    def frames(self, indices: Sequence[int] | None = None) -> Frames:
+        """Return the frames that items read, of all items or of `indices`, their supports included.
+
+        Recordings go by a name that is theirs wherever they lie. Empty where there is none.
+        """
+        return Frames()
+
+    def lists(self) -> list[tuple[FrameList, Frames]]:
+        """List where items come from, with `frames` of each; empty where they are not known by drive and number."""
+        frames = self.frames()
+        return [(FrameList(self.list_name, frames.digest(), len(self)), frames)] if frames else []
+
+    @property
+    def list_name(self) -> str:
+        """Name of the list of items, "" without a file."""
+        return ""
+
+    def fingerprint_of(self, index: int) -> int | None:
+        """Hash the picture of the target of item `index`; None where it has no file that can be read."""
+        return None
+
+    def fingerprints(self) -> Numbers:
+        """Hash all pictures that items read, sorted; empty where frames are known by drive and number, or computed."""
+        return np.empty(0, np.int64)
 
     # What evaluations need to know. The arguments named here need not exist.
     usual_crop: ClassVar[str] = "none"  # a name of `trainer.metrics.crop`

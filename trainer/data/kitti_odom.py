@@ -21,10 +21,12 @@ from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
 from trainer.data.clips.poses import Rig, are_motions, read_poses, read_rig
 from trainer.data.files.depth import resize_nearest
+from trainer.data.files.frames import LEFT, FrameList, Frames, Numbers
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
 from trainer.data.files.scans import read_points
 from trainer.data.files.splits import find_split, is_number
 from trainer.data.kitti_raw.calibration import project_points
+from trainer.data.kitti_raw.lists import list_name, recording_of
 from trainer.data.kitti_raw.places import KITTI_LICENCE
 from trainer.runtime.errors import DataError, UserError
 from trainer.types import METRES_PER_UNIT
@@ -81,9 +83,10 @@ class KittiOdometry(ClipDataset):
         self.depth_size = None if depth_size is None else checked_size(depth_size, "dataset.depth_size")
         self.root = find_folder(data_roots(root), _NAMES, holds(_PICTURES), "KITTI odometry", SET_A_ROOT)
         clips: dict[str, Clip] = {}
+        self.split_file: Path | None = None
         if split or split_file:
-            path = expanded(split_file) if split_file else find_split(self.root, split or "", self.mode)
-            lines = read_lines(path, _parse, '"<sequence> <frame> <l|r>"')
+            self.split_file = expanded(split_file) if split_file else find_split(self.root, split or "", self.mode)
+            lines = read_lines(self.split_file, _parse, '"<sequence> <frame> <l|r>"')
             for line in lines:
                 self._add(clips, line.clip)
         else:
@@ -149,6 +152,25 @@ class KittiOdometry(ClipDataset):
             Ts_true=self._motions(line, factor) if self._has_poses else None,
             K_depth=K_depth,
         )
+
+    def lists(self) -> list[tuple[FrameList, Frames]]:
+        targets: dict[str, list[int]] = {}
+        for line in self.lines:
+            if not line.problem:
+                targets.setdefault(str(int(line.clip[:2])), []).append(line.number)
+        digest = Frames.of((sequence, numbers, LEFT) for sequence, numbers in targets.items()).digest()
+        return [(FrameList(self.list_name, digest, len(self)), self.frames())] if targets else []
+
+    @property
+    def list_name(self) -> str:
+        return list_name(self.split_file) if self.split_file else f"sequences {', '.join(self.sequences)}"
+
+    def fingerprints(self) -> Numbers:
+        return np.empty(0, np.int64)  # frames are known by drive and number
+
+    def _recording(self, name: str) -> tuple[str, int, int]:
+        sequence, _, side = name.partition("/")
+        return recording_of(sequence, side)
 
     def _absent(self) -> str:
         """Name the sequences that are used without split files, those that are here, and the ways out."""

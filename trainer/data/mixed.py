@@ -26,6 +26,7 @@ from trainer.data.base import CommonOptions, DepthDataset, Key, RawItem, checked
 from trainer.data.clips.dataset import first_readable
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
+from trainer.data.files.frames import FrameList, Frames, Numbers
 from trainer.data.loaders import spread
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import DataError, UserError
@@ -124,6 +125,23 @@ class MixedDatasets(RecordedDataset):
     def label_record(self) -> dict[str, Any]:
         records = {part.name: part.dataset.label_record() for part in self.parts}
         return {name: record for name, record in records.items() if record}
+
+    def frames(self, indices: Sequence[int] | None = None) -> Frames:
+        if indices is None:
+            return Frames.union(part.dataset.frames() for part in self.parts)
+        places = [self._place(*divmod(index, len(self))) for index in indices]
+        chosen = {part.name: [own for other, _, own in places if other is part] for part in self.parts}
+        return Frames.union(part.dataset.frames(chosen[part.name]) for part in self.parts)
+
+    def lists(self) -> list[tuple[FrameList, Frames]]:
+        return [entry for part in self.parts for entry in part.dataset.lists()]
+
+    def fingerprint_of(self, index: int) -> int | None:
+        part, _, own = self._place(*divmod(index, len(self)))
+        return part.dataset.fingerprint_of(own)
+
+    def fingerprints(self) -> Numbers:
+        return np.unique(np.concatenate([part.dataset.fingerprints() for part in self.parts]))
 
     def describe(self, index: int) -> str:
         """`<name>: <item>`, of the `index` of an item or of a place in epoch 0."""

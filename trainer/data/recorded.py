@@ -21,6 +21,7 @@ from torch import Tensor
 from trainer.data.base import DepthDataset, Key, RawItem
 from trainer.data.files.damage import find_damaged, is_first_of_machine
 from trainer.data.files.decoded import DecodedPictures, Source
+from trainer.data.files.frames import Numbers, fingerprint, fingerprints
 from trainer.data.files.pictures import at_size, read_rgb
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
@@ -96,6 +97,20 @@ class RecordedDataset(DepthDataset):
     def open_picture(self, place: Any) -> Any:
         """Return the path, or a stream, that a picture is read from."""
         return place
+
+    def picture_of(self, index: int) -> Any:
+        """Return the place of the picture of the target of item `index`, None where it is missing."""
+        return None
+
+    def fingerprint_of(self, index: int) -> int | None:
+        try:
+            place = self.picture_of(index)
+            return None if place is None else fingerprint(self.open_picture(place))
+        except (OSError, DataError):  # `check` reports it
+            return None
+
+    def fingerprints(self) -> Numbers:
+        return fingerprints(self.open_picture(place) for place in self.picture_places())
 
     def picture_sources(self) -> dict[Source, str]:
         """Map the pictures that items read to their places."""

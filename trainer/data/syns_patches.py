@@ -106,6 +106,10 @@ class SynsPatches(RecordedDataset):
     def picture_places(self) -> list[str]:
         return [str(self._file(line.clip, line.number, *self._folders[0])) for line in self.lines if not line.problem]
 
+    def picture_of(self, index: int) -> str | None:
+        line = self.lines[index]
+        return None if line.problem else str(self._file(line.clip, line.number, *self._folders[0]))
+
     def __len__(self) -> int:
         return len(self.lines)
 

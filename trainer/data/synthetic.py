@@ -6,7 +6,8 @@ everywhere, nothing but the camera moves, and texture is coarser than the pixel 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, DepthDataset, RawItem, stereo_motion
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
+from trainer.data.files.frames import LEFT, RIGHT, Frames
 from trainer.data.world.drive import PAD
 from trainer.data.world.labels import Teacher
 from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene
@@ -123,6 +125,14 @@ class Synthetic(DepthDataset):
         """Return the scene with its camera, and the frame: with `right_targets` the next item is of another camera."""
         i_scene, frame = divmod(index, self.items_per_scene)
         return f"synthetic/{self.mode}/scene {i_scene}/{'right' if self._is_right(index) else 'left'}", frame
+
+    def frames(self, indices: Sequence[int] | None = None) -> Frames:
+        """Return the items by their numbers: scenes of other options have nothing in common, nor have their frames."""
+        world = repr((self.scene_seed, self.scene, self.items_per_scene, self.focal, sorted(self._drive.items())))
+        name = f"synthetic_{self.mode}_{hashlib.sha256(world.encode()).hexdigest()[:12]}"
+        numbers = np.arange(self.num_items) if indices is None else np.asarray(indices)
+        is_right = (numbers % 2 == 1) & self.right_targets
+        return Frames.of([(name, numbers[~is_right], LEFT), (name, numbers[is_right], RIGHT)])
 
     @property
     def _K(self) -> NDArray[Any]:

@@ -28,6 +28,7 @@ class EvaluationRequest:
     settings: EvaluationSection  # None = the default
     mode: str = "test"
     targets: Path | None = None  # a file of ground truth, instead of that of the data set
+    trained_on: str | None = None  # a list of training frames that the user declares
     limit: int | None = None  # number of items, evenly spaced; None = all
     pooled: bool = False  # also give means over all pixels
     pose: bool = False  # score the direction of predicted motion, too

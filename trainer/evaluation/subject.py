@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from models_zoo.registry import did_you_mean
-from trainer.checkpoint import Saved, find_checkpoint, runs_below
+from trainer.checkpoint import Saved, TrainedOn, find_checkpoint, runs_below
 from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.safefile import read_metadata
+from trainer.checkpoint.trained_on import read_trained_on
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
@@ -42,6 +43,7 @@ class Subject:
     metadata: dict[str, Any]  # stored with the numbers: "checkpoint" or "predictions"
     alignment: str  # the usual one
     trained: Config | None = None  # of a checkpoint: the configuration without the changes
+    trained_on: TrainedOn | None = None  # of a checkpoint that says so: its training frames
     camera: LearnedCamera | None = None  # of a checkpoint: what its pose network has learned
     hparams: Path | None = None  # of a checkpoint: the file that replaces the embedded settings
     stored: StoredDepth | None = None  # of a file: the predictions
@@ -93,6 +95,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
         {"checkpoint": about},
         alignment="stereo" if 0 in trained.supp_idxs else "median",
         trained=trained,
+        trained_on=read_trained_on(path),
         camera=saved.camera,
         hparams=hparams,
     )

@@ -55,6 +55,8 @@ class Scores:
             parts.append(f"{flip} the prediction for the mirrored image")
         if "mean_over" in p:
             parts.append(f"mean over {p['mean_over']}")
+        if self.result.leak:
+            parts.append(f"{self.result.leak}, which flatters it")
         if "pixels" in fields:
             parts.append(f"only {fields['pixels']}")
         return "; ".join(parts)

@@ -64,6 +64,7 @@ class Table:
     protocol: dict[str, str]  # fields that all rows share
     columns: list[Column]
     rows: list[Row]
+    leaking: list[Row] = field(default_factory=list)  # scored on frames of their training, neither ranked nor compared
     references: list[Row] = field(default_factory=list)  # published, neither ranked nor compared
     notes: list[str] = field(default_factory=list)  # what is missing or odd
     warnings: list[str] = field(default_factory=list)  # orders inside the seed noise
@@ -80,6 +81,11 @@ class Table:
         brief += [f"{name}{self.protocol[key]}" for key, name in names.items() if self.protocol.get(key)]
         size = self.protocol.get("size")
         return ", ".join([*brief, f"input {size}"] if size else brief)
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """The rows as they are shown: ranked, leaking, published."""
+        return [*self.rows, *self.leaking, *self.references]
 
     @property
     def has_spread(self) -> bool:
@@ -192,15 +198,16 @@ def _table(
     columns = list(dict.fromkeys(column for r in results for column in r.values))
     if metrics:
         columns = [c for name in metrics for c in columns if name == c.key]
-    by_row: dict[tuple[str, tuple[str, ...]], dict[str, Result]] = {}
+    by_row: dict[tuple[bool, str, tuple[str, ...]], dict[str, Result]] = {}
     folders = {}
     for result in results:
         label = labels[result.folder]
         folders[label] = result.folder
-        seeds = by_row.setdefault((label, tuple(result.protocol.get(k, "") for k in mix)), {})
-        _keep(seeds, result, label)
-    rows, notes = [], []
-    for (label, shown), seeds in sorted(by_row.items()):
+        shown = tuple(result.protocol.get(k, "") for k in mix)
+        _keep(by_row.setdefault((bool(result.leak), label, shown), {}), result, label)
+    rows: dict[bool, list[Row]] = {False: [], True: []}
+    notes = []
+    for (leaks, label, shown), seeds in sorted(by_row.items()):
         versions = sorted(seeds, key=by_number)
         cells = {
             c: Cell.of({s: seeds[s].values[c] for s in versions if c in seeds[s].values})
@@ -208,14 +215,18 @@ def _table(
             if any(c in r.values for r in seeds.values())
         }
         row = Row(label, cells, tuple(versions), dict(zip(mix, shown, strict=True)))
-        rows.append(row)
+        rows[leaks].append(row)
         notes += _odd(row)
-        missing = [seed for seed in expected if seed not in seeds]
+        if leaks:
+            said = dict.fromkeys(seeds[seed].leak for seed in versions)
+            notes.append(f"{row.label} is struck through and not ranked: {'; '.join(said)}")
+            continue
+        missing = [seed for seed in expected if seed not in seeds and (True, label, shown) not in by_row]
         if missing:
             states = [f"{seed} ({_run_state(folders[label], seed)})" for seed in missing]
             notes.append(f"{row.label}: no result of seed{'s'[: len(missing) > 1]} {', '.join(states)}")
     protocol = {k: v for k, v in results[0].protocol.items() if k not in mix}
-    return Table(protocol, columns, rows, notes=notes)
+    return Table(protocol, columns, rows[False], leaking=rows[True], notes=notes)
 
 
 def unevaluated(root: Path, results: Sequence[Result]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _split(
                 Column(name, metric.version, metric.unit, metric.direction): statistics.fmean(values)
                 for name, values in known.items()
             }
-            yield Result(result.folder, result.seed, result.path, protocol, means)
+            yield replace(result, protocol=protocol, values=means)
 
 
 def _groups(path: Path, kind: str) -> dict[str, list[Mapping[str, Any]]]:

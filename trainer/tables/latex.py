@@ -6,7 +6,7 @@ import re
 
 from trainer.tables.aggregate import Table
 from trainer.tables.columns import Column, headings
-from trainer.tables.layout import BEST, BLANK, PLAIN, SECOND, grid, mixed_fields
+from trainer.tables.layout import BEST, BLANK, PLAIN, SECOND, STRUCK, grid, mixed_fields
 
 _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -20,14 +20,17 @@ _OPENING = r"""% Needs \usepackage{booktabs}. \best and \nbest may be defined be
 \providecommand{\best}[1]{\textbf{#1}}
 \providecommand{\nbest}[1]{\underline{#1}}
 """
+_STRUCK = r"""\providecommand{\struck}[1]{{\setbox0\hbox{#1}\rlap{\rule[.5ex]{\wd0}{.4pt}}\box0}}
+"""
 
 
 def latex(table: Table, decimals: int | None = None) -> str:
     """Write the table as a `table` environment; numbers are mean ± standard deviation.
 
-    `\\best` and `\\nbest` mark the best and the second best; published rows stand below a rule.
+    `\\best` and `\\nbest` mark the best and the second best; published rows stand below a rule, and so do
+    those that were trained on what they are scored on, struck through by `\\struck`.
     """
-    style = {PLAIN: "{}", BEST: r"\best{{{}}}", SECOND: r"\nbest{{{}}}"}
+    style = {PLAIN: "{}", BEST: r"\best{{{}}}", SECOND: r"\nbest{{{}}}", STRUCK: r"\struck{{{}}}"}
     num_labels, ranked = 2 + len(mixed_fields(table)), len(table.rows)
     titles = ["Model", *map(escape, mixed_fields(table)), "$n$"]
     body = [[*titles, *map(_title, headings(table.columns, arrows=False, names="title").items())]]
@@ -43,7 +46,7 @@ def latex(table: Table, decimals: int | None = None) -> str:
     comments = [" ".join(line.split()) for line in (f"Protocol: {protocol}", *table.warnings, *table.notes)]
     return "\n".join(
         [
-            _OPENING + "\n".join(f"% {line}" for line in comments),
+            _OPENING + _STRUCK * bool(table.leaking) + "\n".join(f"% {line}" for line in comments),
             r"\begin{table}",
             r"  \centering",
             r"  \renewcommand{\arraystretch}{1.2}",

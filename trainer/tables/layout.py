@@ -10,13 +10,13 @@ from trainer.metrics import with_unit
 from trainer.tables.aggregate import Cell, Row, Table, best_two
 from trainer.tables.columns import Column, Names, headings
 
-PLAIN, BEST, SECOND = 0, 1, 2
+PLAIN, BEST, SECOND, STRUCK = 0, 1, 2, 3
 BLANK = "-"  # no number
 
 
 @dataclass(frozen=True)
 class Text:
-    """One cell: its text and its mark, PLAIN, BEST or SECOND."""
+    """One cell: its text and its mark, PLAIN, BEST, SECOND or STRUCK."""
 
     text: str
     mark: int = PLAIN
@@ -26,7 +26,7 @@ def decimals_of(table: Table, column: Column, decimals: int | None = None) -> in
     """Digits after the point: `decimals`, else four where means and spreads are below 1, three below 10, two above."""
     if decimals is not None:
         return decimals
-    cells = [row.cells[column] for row in (*table.rows, *table.references) if column in row.cells]
+    cells = [row.cells[column] for row in table.all_rows if column in row.cells]
     numbers = [abs(v) for cell in cells for v in (cell.mean, cell.sd) if math.isfinite(v)]
     largest = max(numbers, default=0.0)
     return 4 if largest < 1 else 3 if largest < 10 else 2
@@ -41,16 +41,18 @@ def number(cell: Cell | None, digits: int, plus_minus: str = " ± ") -> str:
 
 
 def grid(table: Table, decimals: int | None = None, plus_minus: str = " ± ") -> list[list[Text]]:
-    """Lay out the rows, references last: model, fields in which rows differ, number of seeds, then the metrics."""
+    """Lay out the rows of `Table.all_rows`: model, fields in which rows differ, number of seeds, then the metrics."""
     marks = {column: best_two(table, column) for column in table.columns}
     digits = {column: decimals_of(table, column, decimals) for column in table.columns}
     lines = []
-    for i_row, row in enumerate((*table.rows, *table.references)):
+    ranked, known = len(table.rows), len(table.rows) + len(table.leaking)
+    for i_row, row in enumerate(table.all_rows):
         mixed = (row.shown.get(key, "") for key in mixed_fields(table))
         cells = [Text(text) for text in (row.model, *mixed, seeds(row))]
         for column in table.columns:
-            first, second = marks[column] if i_row < len(table.rows) else ((), ())
-            mark = BEST if row.label in first else SECOND if row.label in second else PLAIN
+            first, second = marks[column] if i_row < ranked else ((), ())
+            plain = STRUCK if ranked <= i_row < known else PLAIN
+            mark = BEST if row.label in first else SECOND if row.label in second else plain
             cells.append(Text(number(row.cells.get(column), digits[column], plus_minus), mark))
         lines.append(cells)
     return lines
@@ -63,10 +65,11 @@ def head(table: Table, names: Names = "key") -> list[str]:
 
 def legend(table: Table, lines: Sequence[Sequence[Text]], best: str, second: str) -> str:
     """Say what the numbers of `grid` are, and its marks, which look like `best` and `second`, if there are any."""
-    marked = any(cell.mark for line in lines for cell in line)
-    several = table.has_spread or any(row.n > 1 for row in table.references)
+    marked = any(cell.mark in (BEST, SECOND) for line in lines for cell in line)
+    several = table.has_spread or any(row.n > 1 for row in (*table.leaking, *table.references))
     what = "mean ± sample standard deviation over n seeds" if several else "1 seed, so no spread is known"
-    return what + f"; {best}, {second}" * marked
+    struck = "; struck through: trained on what it is scored on" * bool(table.leaking)
+    return what + f"; {best}, {second}" * marked + struck
 
 
 def names_of_keys(table: Table) -> str:
@@ -77,7 +80,7 @@ def names_of_keys(table: Table) -> str:
 
 def mixed_fields(table: Table) -> list[str]:
     """Protocol fields in which the rows differ."""
-    return list(table.rows[0].shown) if table.rows else []
+    return list(table.all_rows[0].shown) if table.rows or table.leaking else []
 
 
 def seeds(row: Row) -> str:
@@ -110,7 +113,7 @@ def units(table: Table) -> str:
 
 def markdown(table: Table, column: Column | None, decimals: int | None = None) -> str:
     """Write the table, the seeds of the metric `column`, notes and warnings as a Markdown section."""
-    style = {PLAIN: "{}", BEST: "**{}**", SECOND: "<u>{}</u>"}
+    style = {PLAIN: "{}", BEST: "**{}**", SECOND: "<u>{}</u>", STRUCK: "~~{}~~"}
     cells = grid(table, decimals)
     body = [[style[cell.mark].format(_escaped(cell.text)) for cell in line] for line in cells]
     parts = [f"## {table.title}", "", *_pipes([_escaped(h) for h in head(table, "title")], body), ""]

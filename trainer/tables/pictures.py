@@ -79,12 +79,12 @@ def _draw_model(axes: Axes, curves: Sequence[Curve], label: str, i_model: int) -
 def draw_bars(table: Table, path: Path, decimals: int | None = None) -> Path | None:
     """Draw means as bars with their value and standard deviation, each seed as a dot; published rows are hatched.
 
-    Returns the path; None when there is no metric with a direction.
+    Returns the path; None when there is no metric with a direction, or no row that counts.
     """
     columns = [c for c in table.columns if c.direction]
-    if not columns:
-        return None
     rows = [*table.rows, *table.references]
+    if not columns or not rows:
+        return None
     labels = [row.label for row in rows]
     across = min(4, len(columns))
     down = math.ceil(len(columns) / across)

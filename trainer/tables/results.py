@@ -41,6 +41,7 @@ class Result:
     path: Path  # of the file
     protocol: Mapping[str, str]  # field -> value; results are comparable when all of them agree
     values: Mapping[Column, float]  # means over images
+    leak: str = ""  # how many of its images the network was trained on, in words
 
 
 def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: list[str] | None = None) -> list[Result]:
@@ -116,12 +117,13 @@ def _results(path: Path, data: Any) -> list[Result]:
     if not isinstance(means, Mapping) or not _holds_numbers(means):
         return []
     run = path.absolute().parent.parent
+    leak = _leak(data["protocol"].get("leaks") or {}) if "protocol" in data else ""
     results = []
     for on_edges in (False, True):
         values = {column_of(k, metric_sets): float(v) for k, v in means.items() if is_on_edges(k) == on_edges}
         if values:
             edges = {"pixels": "true depth edges"} if on_edges else {}
-            results.append(Result(run.parent, run.name, path, {**protocol, **edges}, values))
+            results.append(Result(run.parent, run.name, path, {**protocol, **edges}, values, leak))
     return results
 
 
@@ -145,6 +147,16 @@ def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
     fields = {k: v for k, v in fields.items() if v not in absent}
     rest = {k: _text(v) for k, v in protocol.items() if k not in done and not isinstance(v, Mapping)}
     return {**fields, **rest}
+
+
+def _leak(leaks: Mapping[str, Any]) -> str:
+    """Say how many evaluated frames were training frames; "" for none."""
+    exact, pictures = leaks.get("exact") or 0, leaks.get("same_pictures") or 0
+    names = [str(entry.get("known_as") or entry.get("name")) for entry in leaks.get("lists") or ()]
+    where = f" of its training ({', '.join(names)})" if any(names) else " of its training"
+    if exact:
+        return f"{exact} of its {leaks.get('frames')} frames are{where}"
+    return f"{pictures} of its {leaks.get('items')} pictures are{where}" if pictures else ""
 
 
 def _text(value: Any) -> str:

@@ -53,10 +53,14 @@ def write_table(
 
 
 def wide_rows(table: Table) -> list[dict[str, Any]]:
-    """One row per model: n, then mean and standard deviation of each metric; published rows last."""
+    """One row per model: n, then mean and standard deviation of each metric; leaking and published rows last.
+
+    A column `leak` tells leaking rows, where there are any.
+    """
     rows = []
-    for row in (*table.rows, *table.references):
+    for row in table.all_rows:
         line: dict[str, Any] = {"model": row.model, **row.shown, "n": row.n}
+        line |= {"leak": row in table.leaking} if table.leaking else {}
         for column in table.columns:
             cell = row.cells.get(column)
             line[f"{column.key}_mean"] = cell.mean if cell else ""

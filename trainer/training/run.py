@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from trainer.build import build_dataset, build_loader, build_objective, depth_limits, has_free_depth
-from trainer.checkpoint import Checkpointer, read_pretrained
+from trainer.checkpoint import Checkpointer, TrainedOn, read_pretrained
 from trainer.checkpoint.resume import check_best, check_resume, keep_order, other_validation, to_digest
 from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
@@ -33,6 +34,7 @@ from trainer.training import setup
 from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts
+from trainer.training.seen import SeenFrames
 from trainer.training.wrapping import wrap
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
@@ -74,8 +76,10 @@ def build_run(
     setup.set_backends(cfg)
     datasets, notes = _checked_datasets(cfg, seed)
     _check_watched(cfg, datasets.get("val"))
+    seen = SeenFrames(datasets) if processes.is_first_process() else None
+    notes += seen.notes if seen else []
     lap("data checked")
-    objective = _with_first_weights(cfg, folder, seed, notes)
+    objective, start = _with_first_weights(cfg, folder, seed, notes)
     lap("networks built")
 
     accelerator = setup.build_accelerator(cfg, folder.path)
@@ -95,11 +99,16 @@ def build_run(
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
-    state = _restore(cfg, checkpointer, accelerator, hparams, trained, notes)
+    state, last = _restore(cfg, checkpointer, accelerator, hparams, trained, notes)
+    if seen:
+        earlier = start or last or TrainedOn(is_whole=not cfg.trainer.load_ckpt)  # weights may not say what they saw
+        checkpointer.trained_on = partial(seen.trained_on, earlier)
     parts = setup.make_parts(cfg, accelerator, checkpointer, folder, seed, trained, state)
     notes += freezing.without_statistics(objective)
     lap("restored")
     recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, train_loader)
+    if seen:
+        seen.warn = recorder.progress.message
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")
@@ -160,17 +169,20 @@ def _monitors(cfg: Config) -> dict[str, str | None]:
     }
 
 
-def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]) -> Objective:
-    """Build the objective; a new run with `load_ckpt` starts from those weights. Adds to `notes` what they lack."""
+def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]) -> tuple[Objective, TrainedOn | None]:
+    """Build the objective; a new run with `load_ckpt` starts from those weights. Adds to `notes` what they lack.
+
+    Returns it, and the frames that the weights were trained on where they are known.
+    """
     seed_everything(seed, INITIALISATION)
     if folder.last_path.exists():
-        return build_objective(cfg, given=cfg.net)  # all weights will come from `last`
+        return build_objective(cfg, given=cfg.net), None  # all weights will come from `last`
     if not cfg.trainer.load_ckpt:
-        return build_objective(cfg)
+        return build_objective(cfg), None
     start = read_pretrained(cfg.trainer.load_ckpt)
     objective = build_objective(cfg, given=start.networks)
     notes += start.start(objective)
-    return objective
+    return objective, start.trained_on
 
 
 def _facts(accelerator: Accelerator, datasets: Mapping[str, DepthDataset]) -> dict[str, Any]:
@@ -209,8 +221,11 @@ def _restore(
     hparams: Mapping[str, Any],
     trained: tuple[Objective, Any, Any],
     notes: list[str],
-) -> TrainState:
-    """Load `last`, if it exists, into `trained` (objective, raw optimizer, scheduler); return the state, add notes."""
+) -> tuple[TrainState, TrainedOn | None]:
+    """Load `last`, if it exists, into `trained` (objective, raw optimizer, scheduler); add notes.
+
+    Returns the state, and the frames that `last` was trained on where it says so.
+    """
     saved = checkpointer.load_last_together(accelerator)
     state = TrainState()
     if saved is not None:
@@ -232,7 +247,7 @@ def _restore(
         if processes.any_process(accelerator, fault is not None):  # a later best is better than none
             notes.append(f"{fault}. The next validated epoch becomes the best so far")
             state.best = state.best_epoch = None
-    return state
+    return state, None if saved is None else saved.trained_on
 
 
 def _settings(cfg: Config, seed: int) -> Settings:

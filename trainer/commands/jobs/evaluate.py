@@ -24,6 +24,7 @@ from trainer.evaluation import (
     evaluate_side_by_side,
     evenly_spaced,
     flip_blended,
+    leaks,
     pooled,
     report,
     save_legacy,
@@ -65,6 +66,8 @@ def read_request(args: argparse.Namespace) -> EvaluationRequest:
     subject = (_read_checkpoint if args.pred_file is None else _read_predictions)(args, changes)
     given = {key: getattr(args, key) for key in EvaluationSection.model_fields}
     settings = subject.cfg.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
+    if args.trained_on and subject.trained_on:
+        raise UserError(f"--trained-on: {subject.path} says itself what it was trained on. Leave it out")
     if args.pred_unit == "m" and "stereo" in (settings.alignment or ()):
         raise UserError("--pred-unit m: depth in metres needs no factor of 5.4. Leave out --alignment stereo")
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
@@ -111,6 +114,7 @@ def _score_depth(request: EvaluationRequest) -> int:
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
     members = read_ensemble(request)
+    found = leaks.leaks_of(request, items)
     with start() as machine:
         network = None if subject.stored else Network.load(subject.path, subject.hparams, machine.device)
         source: Any = subject.stored or (network and network.predict_depth)
@@ -124,7 +128,7 @@ def _score_depth(request: EvaluationRequest) -> int:
             "processes": machine.processes,
         }
         doubted = describe(request, members)
-        metadata = {**about_items, **subject.metadata, **doubted, "trainer_version": __version__}
+        metadata = {**about_items, **subject.metadata, **doubted, "leaks": found, "trainer_version": __version__}
         num_items = len(evenly_spaced(request.limit, len(items)))
         with progress("depth", num_items, machine) as on_item:
             results = evaluate_side_by_side(
@@ -148,6 +152,7 @@ def _show_and_save(
     report.report(results, Console())
     for remark in (remark for result in results for remark in result.remarks):
         print(f"warning: {remark}", file=sys.stderr)
+    leaks.tell(results[0].protocol["leaks"])
     if camera := request.subject.camera_words(request.mode):
         print(f"camera learned: {camera}")
     several = len(results) > 1
@@ -191,7 +196,8 @@ def _score_paths(request: EvaluationRequest) -> int:
     changes = {"supp_idxs": list(NEXT_FRAME), "use_depth": False}
     dataset, arguments = open_dataset(subject.cfg, request.mode, {"clips"}, **changes)
     check_place(request.save or run_folder(subject.path) / "results" / "result.yaml", "--save")
-    metadata = {"dataset": arguments, **subject.metadata, "trainer_version": __version__}
+    found = leaks.leaks_of(request, dataset)
+    metadata = {"dataset": arguments, **subject.metadata, "leaks": found, "trainer_version": __version__}
     with start() as machine:
         network = Network.load(subject.path, subject.hparams, machine.device)
         network.objective.supp_idxs = NEXT_FRAME
@@ -209,5 +215,6 @@ def _score_paths(request: EvaluationRequest) -> int:
             save = request.save or odometry_path(subject.path, result["protocol"])
             replaced = REPLACED if os.path.exists(save) else ""
             save_odometry(result, save)
+            leaks.tell(found)
             report.report_odometry(result, f"{save}{replaced}")
     return 0

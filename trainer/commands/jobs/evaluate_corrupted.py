@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer import __version__
-from trainer.evaluation import evenly_spaced, flip_blended
+from trainer.evaluation import evenly_spaced, flip_blended, leaks
 from trainer.evaluation.corruption import METRICS, Corruptions, identity_of, score_passes
 from trainer.evaluation.passes import Passes
 from trainer.evaluation.places import check_place, corruption_path
@@ -61,6 +61,7 @@ def score_corrupted(request: EvaluationRequest) -> int:
     items, about = open_truths(request)
     indices = evenly_spaced(request.limit, len(items))
     about["limit"] = f"{len(indices)} of {len(items)}, evenly spaced" if len(indices) < len(items) else None
+    found = leaks.leaks_of(request, items)
     save, kept = _places(request, protocol, about, len(indices), corruptions)
     subject = request.subject
     settings = {
@@ -96,10 +97,11 @@ def score_corrupted(request: EvaluationRequest) -> int:
                 on_item=on_item,
             )
         if passes:
-            origin = {**about, **subject.metadata, "trainer_version": __version__}
+            origin = {**about, **subject.metadata, "leaks": found, "trainer_version": __version__}
             result = summarise(passes.done, corruptions, protocol, origin)
             draw = partial(draw_corruptions, predict, items, indices[len(indices) // 2], corruptions, result, protocol)
             _finish(result, save, request.sheet, draw)
+            leaks.tell(found)
     return 0
 
 

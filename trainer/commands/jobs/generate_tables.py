@@ -18,7 +18,7 @@ from trainer.runtime.errors import UserError
 from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, sort_rows, unevaluated
 from trainer.tables.categories import by_category
 from trainer.tables.columns import Column
-from trainer.tables.layout import BEST, PLAIN, SECOND, by_seed, grid, head, legend, names_of_keys
+from trainer.tables.layout import BEST, PLAIN, SECOND, STRUCK, by_seed, grid, head, legend, names_of_keys
 from trainer.tables.pictures import draw_bars, draw_curves
 from trainer.tables.reference import add_references
 from trainer.tables.results import Result, read_results
@@ -28,7 +28,7 @@ from trainer.tables.writing import file_names, write_table
 
 FILE_WIDTH = 1000  # columns without a terminal: nothing is cut
 CURVE = "val/AbsRel"  # drawn by default
-STYLES = {PLAIN: ("", ""), BEST: (" ¹", "bold green"), SECOND: (" ²", "cyan")}
+STYLES = {PLAIN: ("", ""), BEST: (" ¹", "bold green"), SECOND: (" ²", "cyan"), STRUCK: (" (leak)", "strike")}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if not os.path.isdir(args.root):
         raise UserError(f"{args.root}: no such folder")
     unread: list[str] = []
-    results = read_results(args.root, args.file, unread)
+    results, leaking = without_leaks(read_results(args.root, args.file, unread), args)
     tables, compared, notes = _tabulate(results, args)
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     for number, (table, comparisons) in enumerate(zip(tables, compared, strict=True), start=1):
@@ -50,9 +50,24 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         for path in write(tables, compared, results, args):
             print(f"saved: {path}")
+    for line in leaking:
+        print(f"warning: left out: {line}", file=sys.stderr)
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)
     return 1 if unread else 0
+
+
+def without_leaks(results: Sequence[Result], args: argparse.Namespace) -> tuple[list[Result], list[str]]:
+    """Leave out the results on frames of the own training, unless they are allowed; say of each why.
+
+    Raises UserError when none is left.
+    """
+    kept = [result for result in results if args.allow_leak or not result.leak]
+    lines = list(dict.fromkeys(f"{r.path}: {r.leak}" for r in results if r not in kept))
+    if lines and not kept:
+        told = "\n".join([*lines, "no other result is there. --allow-leak shows them struck through"])
+        raise UserError(told)
+    return kept, [f"{line}. --allow-leak shows it struck through" for line in lines]
 
 
 def _tabulate(

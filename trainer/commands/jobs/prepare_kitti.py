@@ -10,8 +10,9 @@ from trainer.commands.jobs.preparing import print_problems, spread
 from trainer.data.files.splits import choose_splits, counted
 from trainer.data.kitti_raw import check
 from trainer.data.kitti_raw.files import Recordings, read_split
+from trainer.data.kitti_raw.lists import identify, read_list
 from trainer.data.kitti_raw.places import open_recordings
-from trainer.runtime.errors import DataError
+from trainer.runtime.errors import DataError, UserError
 
 _SHOWN = 5  # problems of a split that are listed
 
@@ -27,8 +28,10 @@ def run(
     reports = {
         (split, mode): check.check_split(read_split(path), supp_idxs, recordings, mode) for split, mode, path in chosen
     }
+    named = [told for split, mode, path in chosen if (told := _content(split, mode, path, recordings))]
     parts = sorted(set().union(*(report.parts for report in reports.values())))
     print(_table(reports, supp_idxs))
+    print("".join(f"{line}\n" for line in named), end="")
     lacking = _print_missing(reports, supp_idxs, raw)
     broken = sorted(set().union(*(report.broken for report in reports.values())))
     # .../<date>/<drive>/velodyne_points/data/<frame>
@@ -62,6 +65,15 @@ def _table(reports: dict[tuple[str, str], check.SplitReport], offsets: list[int]
         ).rstrip()
         for row in rows
     )
+
+
+def _content(split: str, mode: str, path: Path, recordings: Recordings) -> str:
+    """Say what a list is by its content, where its name does not; "" for rendered drives, and lists of other data."""
+    try:
+        entry, frames = read_list(str(path), None, ())
+    except UserError:  # bad lines are reported elsewhere
+        return ""
+    return "" if recordings.origin else identify(entry.digest, f"{split}/{mode}", frames, tests=mode == "test")
 
 
 def _print_missing(reports: dict[tuple[str, str], check.SplitReport], offsets: list[int], raw: Path) -> int:

@@ -11,6 +11,7 @@ from trainer.commands.jobs.preparing import print_problems, spread, store
 from trainer.data.files.lmdb import write_database
 from trainer.data.files.splits import list_splits
 from trainer.data.kitti_raw.databases import DatabaseListing
+from trainer.data.kitti_raw.files import MANIFEST
 from trainer.data.kitti_raw.pack import Package, capacity, is_packed, list_packages, read_entries
 from trainer.data.kitti_raw.places import open_recordings
 from trainer.runtime.errors import UserError
@@ -33,6 +34,8 @@ def run(root: str | None, depth_root: str | None, hints_root: str | None, out: P
     problems = [problem for result in results for problem in result]
     for split, mode, path in list_splits(raw):
         store(out / "splits" / split / f"{mode}_files.txt", path.read_bytes())
+    if os.path.isfile(raw / MANIFEST):  # else rendered drives would pass for those of KITTI
+        store(out / MANIFEST, (raw / MANIFEST).read_bytes())
     print(f"{out}: {len(packages)} databases, {len(missing)} of them new")
     print_problems(problems, "broken files were left out", "broken file was left out")
     settings = shlex.join(["dataset.type=kitti_lmdb", f"dataset.root={out}"])

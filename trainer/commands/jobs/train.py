@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, again: str = AGAIN) -> int:
             if job.loop.accelerator.is_main_process:
                 job.loop.recorder.progress.summary(_banner(job))
             for note in job.notes:
-                job.loop.recorder.progress.message(f"note: {note}")
+                job.loop.recorder.progress.message(note if note.startswith("warning: ") else f"note: {note}")
             began = job.loop.state.position
             # A launcher that ends all processes because of one must not cut short the last words.
             with StopSignals(), _ending(job, again) as end, profiled(job.loop, args.profile, folder.path):

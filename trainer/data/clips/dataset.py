@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trainer.data.base import RawItem
 from trainer.data.clips.clips import Clip, Line, choose_frames, distances_to_held_out, gaps, read_lines
+from trainer.data.files.frames import LEFT, SUPPORT, Frames, Numbers, fingerprint
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, counted, parse_frame, shown
@@ -48,6 +49,7 @@ class ClipDataset(RecordedDataset):
             raise UserError(f"dataset.supp_range must be [least, most], whole numbers from 1, got {[low, high]}")
         self.clips, self.lines = clips, lines
         self._distances: dict[str, dict[int, float]] = {}
+        self._recordings: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._watch(len(lines))
 
@@ -176,6 +178,46 @@ class ClipDataset(RecordedDataset):
         factors = range(self._least_factor, self.supp_range[1] + 1) if self.mode == "train" else (1,)
         roles = (place for line in self.lines for k in factors for place in self._roles(line, k).values())
         return [path for place in dict.fromkeys(roles) if (path := self._find(*place))]
+
+    def picture_of(self, index: int) -> str | None:
+        line = self.lines[index]
+        return self._find(line.clip, line.number)
+
+    def frames(self, indices: Sequence[int] | None = None) -> Frames:
+        chosen = self.lines if indices is None else [self.lines[i] for i in indices]
+        targets: dict[str, list[int]] = {}
+        for line in chosen:
+            if not line.problem and line.clip in self.clips:
+                targets.setdefault(line.clip, []).append(line.number)
+        return Frames.of(s for name, numbers in targets.items() for s in self._sightings(name, np.array(numbers)))
+
+    def _sightings(self, name: str, numbers: Numbers) -> Iterator[tuple[str, Numbers, int]]:
+        """Yield the targets of a clip and the frames around them, as `Frames.of` takes them."""
+        clip, recording = self.clips[name], self._recording(name)
+        if recording is None:
+            return
+        drive, first, camera = recording
+        yield drive, first + numbers, camera
+        there = np.array(sorted(clip.frames))
+        factors = range(self._least_factor, self.supp_range[1] + 1) if self.mode == "train" else (1,)
+        for offset in sorted({offset * factor for offset in self.supp_idxs if offset for factor in factors}):
+            around = numbers + offset * self.frame_gap * clip.step
+            yield drive, first + around[np.isin(around, there)], SUPPORT
+
+    def _recording(self, name: str) -> tuple[str, int, int] | None:
+        """Name the recording that a clip is, whatever it is called: with the number of its first frame and its camera.
+
+        Here by the bytes of its first, middle and last picture; None when they cannot be read.
+        """
+        if name not in self._recordings:
+            paths = [self.clips[name].frames[n] for n in sorted(self.clips[name].frames)]
+            ends = [paths[0], paths[len(paths) // 2], paths[-1]] if paths else []
+            try:
+                marks = [f"{fingerprint(path) & (1 << 64) - 1:016x}" for path in dict.fromkeys(ends)]
+            except OSError:
+                marks = []
+            self._recordings[name] = "clip_" + "_".join(marks) if marks else ""
+        return (self._recordings[name], 0, LEFT) if self._recordings[name] else None
 
     @property
     def _least_factor(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -16,8 +18,10 @@ from trainer.data.files.splits import capped, counted, is_number, read_rows, sho
 from trainer.data.kitti_raw.calibration import Calibration, read_calibration
 from trainer.data.kitti_raw.hints import read_hints
 from trainer.runtime.errors import DataError
+from trainer.runtime.files import read_file
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")  # the last one wins where a frame has several
+MANIFEST = "synthetic.json"  # in a folder of rendered drives, which have names of KITTI
 _SIDES = {"l": 2, "r": 3}
 _EXPECTED = '"<date>/<drive> <frame> <l|r>"'
 
@@ -90,6 +94,14 @@ class Recordings:
         self.hints = hints
         self._suffixes: dict[str, dict[int, str]] = {}
         self._calibrated: dict[str, bool] = {}
+
+    @cached_property
+    def origin(self) -> str:
+        """Beginning of the names of drives that tells rendered ones from KITTI's; "" for KITTI's own."""
+        try:
+            return f"rendered_{hashlib.sha256(read_file(self.raw / MANIFEST)).hexdigest()[:12]}_"
+        except OSError:
+            return ""
 
     def frames(self) -> Iterator[Frame]:
         """Yield all pictures of both cameras, drive by drive."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,11 +16,13 @@ from trainer.data.base import CommonOptions, RawItem, check_choice, checked_size
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.files.damage import is_first_of_machine
 from trainer.data.files.depth import read_annotated, resize_nearest
+from trainer.data.files.frames import Frames, Numbers
 from trainer.data.files.paths import expanded
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
+from trainer.data.kitti_raw.lists import list_name, sightings
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import DataError, UserError
 
@@ -189,6 +191,31 @@ class KittiItems(RecordedDataset):
 
     def open_picture(self, place: Any) -> Any:
         return self.listing.open(place)
+
+    def picture_of(self, index: int) -> str | None:
+        frame = self.lines[index].frame
+        return None if frame is None else self.listing.image(frame)
+
+    def frames(self, indices: Sequence[int] | None = None) -> Frames:
+        chosen = self.lines if indices is None else [self.lines[i] for i in indices]
+        targets: dict[tuple[str, int], list[int]] = {}
+        for line in chosen:
+            if line.frame is not None:
+                targets.setdefault((line.frame.drive, line.frame.camera), []).append(line.frame.number)
+        return Frames.of(
+            sighting
+            for (drive, camera), numbers in targets.items()
+            for sighting in sightings(
+                self.listing.origin + drive.rpartition("/")[2], numbers, "lr"[camera - 2], self.supp_idxs
+            )
+        )
+
+    @property
+    def list_name(self) -> str:
+        return list_name(self.split_file)
+
+    def fingerprints(self) -> Numbers:
+        return np.empty(0, np.int64)  # frames are known by drive and number
 
     def _places(self) -> tuple[list[str], list[str]]:
         """List the pictures and the arrays that items need, each once."""

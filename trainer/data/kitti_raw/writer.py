@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data.clips.intrinsics import average_intrinsics
+from trainer.data.kitti_raw.files import MANIFEST
 from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene
 from trainer.runtime.errors import UserError
 from trainer.types import STEREO_BASELINE_M
 
 DATE = "2011_09_26"  # readers know KITTI's dates only
-MANIFEST = "synthetic.json"
 CAMERAS = (2, 3)  # left and right colour
 MAX_RANGE = 80.0  # metres: LiDAR scans and annotated depth end here
 DRIVE_SEED = 3  # after the modes of `synthetic`: written drives are new scenes

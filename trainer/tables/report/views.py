@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.metrics.validation import shown_name
 from trainer.tables.aggregate import Table, headline, rank
-from trainer.tables.layout import BEST, SECOND, by_seed, decimals_of, grid, head, legend, number, units
+from trainer.tables.layout import BEST, SECOND, STRUCK, by_seed, decimals_of, grid, head, legend, number, units
 from trainer.tables.report.runs import Run, mapping
 from trainer.tables.significance import Comparison, flips
 
@@ -52,7 +52,7 @@ def table_view(table: Table, comparisons: Sequence[Comparison], most_rows: int) 
         "title": table.title,
         "head": head(table, "title"),
         "lines": [
-            [(cell.text, {BEST: "best", SECOND: "second"}.get(cell.mark, "")) for cell in line]
+            [(cell.text, {BEST: "best", SECOND: "second", STRUCK: "struck"}.get(cell.mark, "")) for cell in line]
             for line in lines[:most_rows]
         ],
         "ranked": len(table.rows),
