@@ -100,8 +100,8 @@ def score_corrupted(request: EvaluationRequest) -> int:
             origin = {**about, **subject.metadata, "leaks": found, "trainer_version": __version__}
             result = summarise(passes.done, corruptions, protocol, origin)
             draw = partial(draw_corruptions, predict, items, indices[len(indices) // 2], corruptions, result, protocol)
-            _finish(result, save, request.sheet, draw)
             leaks.tell(found)
+            _finish(result, save, request.sheet, draw)
     return 0
 
 
