@@ -45,12 +45,14 @@ OPEN = {
     },
     "trainer.data": {"aspect", "base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "validation")},
+    "trainer.metrics": {
+        *("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "resampling", "validation")
+    },
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
-        *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),
+        *("aggregate", "categories", "columns", "layout", "paired", "pictures", "reference", "report", "results"),
         *("significance", "summary", "writing"),
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},

@@ -226,6 +226,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             )
         return PseudoLabels(self.pseudo_root)
 
+    def scene_of(self, index: int) -> str | None:
+        """Name the drive, clip or scene of item `index`, whose items look alike; None where items stand alone."""
+        return None
+
     def notes(self) -> list[str]:
         """List remarks that are worth a line in the log but stop nothing."""
         return []

@@ -116,6 +116,9 @@ class Synthetic(DepthDataset):
         camera = "right" if self._is_right(index) else "left"
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
 
+    def scene_of(self, index: int) -> str | None:
+        return f"scene {index // self.items_per_scene}"
+
     @property
     def _K(self) -> NDArray[Any]:
         return average_intrinsics(self.size, self.focal)  # views are rendered at sizes of their own
