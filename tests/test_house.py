@@ -52,12 +52,13 @@ OPEN = {
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
-        *("aggregate", "categories", "columns", "layout", "paired", "pictures", "reference", "report", "results"),
-        *("significance", "summary", "writing"),
+        *("aggregate", "categories", "columns", "layout", "methods", "paired", "pictures", "reference", "report"),
+        *("results", "significance", "summary", "writing"),
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
-        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject"),
+        *("suite", "suite_table"),
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

@@ -77,7 +77,8 @@ def names_of_keys(table: Table) -> str:
 
 def mixed_fields(table: Table) -> list[str]:
     """Protocol fields in which the rows differ."""
-    return list(table.rows[0].shown) if table.rows else []
+    rows = table.rows or table.references  # a table of methods has no ranked rows
+    return list(rows[0].shown) if rows else []
 
 
 def seeds(row: Row) -> str:
