@@ -280,7 +280,7 @@ def _brief(row: Row) -> str:
     """A line on a set that is done."""
     if not row.result:
         get = f" Get it: {row.source}" if row.source else ""
-        return f"{row.set}: {row.state}: {row.reason.partition(chr(10))[0]}{get}"
+        return f"{row.set}: {row.state}: {row.reason.partition(chr(10))[0].removesuffix(' Looked at:')}{get}"
     words = "kept, the same checkpoint and protocol" if row.state == "kept" else "scored"
     return f"{row.set}, {row.result['protocol']['alignment']}: {words}: {row.file}"
 
