@@ -27,7 +27,7 @@ def by_method(tables: Sequence[Table]) -> list[Table]:
     for table in tables:
         key = tuple(sorted((k, v) for k, v in table.protocol.items() if k not in _OWN))
         groups.setdefault(key, []).append(table)
-    return [table for group in groups.values() if (table := _joined(group)) is not None]
+    return list(filter(None, map(_joined, groups.values())))
 
 
 def _joined(group: Sequence[Table]) -> Table | None:

@@ -129,7 +129,7 @@ def compare_items(first: Scored, second: Scored, key: str | None = None) -> Diff
     ]
     if not pairs:
         raise UserError(f"{first.path} and {second.path}: no image of both has {key}. Evaluate both on the same data")
-    a, b = (np.array([pair[i][key] for pair in pairs], np.float64) for i in (1, 2))
+    a, b = (np.array(values, np.float64) for values in zip(*((x[key], y[key]) for _, x, y in pairs), strict=True))
     gains = column.direction * (b - a)
     order = np.argsort(-gains, kind="stable")
     groups = scene_numbers([row.get("scene") for _, row, _ in pairs])

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     metrics: Sequence[str | None] = list(dict.fromkeys(args.metric)) if args.metric else [None]
     found = [[compare_items(first, other, key) for key in metrics] for other in others]
     ps = [holm([row[i].decisive.p for row in found]) for i in range(len(metrics))]
-    reports = [
+    reports: list[dict[str, Any]] = [
         {
             "second": str(other.path),
             "remarks": remarks[i_other],
