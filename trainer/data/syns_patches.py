@@ -97,8 +97,9 @@ class SynsPatches(RecordedDataset):
         line = self.lines[index]
         return line.place if line.problem else f"{line.clip}/images/{line.number}"
 
-    def scene_of(self, index: int) -> str | None:
-        return None if self.lines[index].problem else self.lines[index].clip
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return name.rpartition("/images/")[0] or None
 
     def category(self, index: int) -> tuple[str, str]:
         """Category and subcategory of the scene of an item; ("", "") when its text file has none."""

@@ -116,8 +116,9 @@ class Synthetic(DepthDataset):
         camera = "right" if self._is_right(index) else "left"
         return f"synthetic/{self.mode}/scene {i_scene}/frame {frame}/{camera}"
 
-    def scene_of(self, index: int) -> str | None:
-        return f"scene {index // self.items_per_scene}"
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return name.rpartition("/frame ")[0] or None
 
     @property
     def _K(self) -> NDArray[Any]:

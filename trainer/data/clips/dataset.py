@@ -109,8 +109,9 @@ class ClipDataset(RecordedDataset):
         line = self.lines[index]
         return line.place if line.problem else f"{line.clip}/{line.number}"
 
-    def scene_of(self, index: int) -> str | None:
-        return None if self.lines[index].problem else self.lines[index].clip
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return name.rpartition("/")[0] or None
 
     def label_name(self, index: int) -> str:
         """`<clip>/<name of the picture>`"""

@@ -115,9 +115,9 @@ class KittiItems(RecordedDataset):
         line = self.lines[index]
         return line.place if line.frame is None else line.frame.stem
 
-    def scene_of(self, index: int) -> str | None:
-        frame = self.lines[index].frame
-        return None if frame is None else frame.drive
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return "/".join(name.split("/")[:2]) if name.count("/") == 3 else None
 
     def check(self) -> list[str]:
         """List bad split lines, files that are not on disk or cut short, unreadable calibration files.
