@@ -277,7 +277,9 @@ def _saved(suite: Suite, one: SuiteSet, request: EvaluationRequest, result: Eval
 
 
 def _brief(row: Row) -> str:
-    """A line on a set that is done."""
+    """A line on a set that is done. Why one is broken is told in the end, where it can be long."""
+    if row.state == "broken":
+        return f"{row.set}: broken"
     if not row.result:
         get = f" Get it: {row.source}" if row.source else ""
         return f"{row.set}: {row.state}: {row.reason.partition(chr(10))[0].removesuffix(' Looked at:')}{get}"
