@@ -111,6 +111,7 @@ def test_a_suite_continues(own_run: Path, suite: Path, capsys, tmp_path: Path) -
     assert {state for _, state in states(own_run)} == {"scored"}  # another checkpoint
     assert evaluate("--ckpt", own_run, "--suite", suite, "--limit 2") == 0
     assert (results / "mine_scenes_best_median_2items.yaml").is_file()
+    assert "| scenes | 2 of 4 | median, " in (own_run / "suites" / "mine_best.md").read_text()
 
 
 def test_numbers_are_those_of_a_single_evaluation(own_run: Path, suite: Path, tmp_path: Path) -> None:

@@ -75,13 +75,20 @@ def save(suite: Suite, rows: Sequence[Row], checkpoint: Path, about: dict[str, A
 def _cells(row: Row, columns: Sequence[str]) -> list[str]:
     if not row.result:
         return [row.set, "-", row.state, *("-" for _ in columns), *(["-"] if ABS_REL in columns else [])]
-    cells = [row.set, str(row.result["protocol"]["items"]), protocol_words(row)]
+    cells = [row.set, _images(row.result["protocol"]), protocol_words(row)]
     for key in columns:
         value = number(row, key)
         cells.append("-" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}")
         if key == ABS_REL:
             cells.append(_interval(row))
     return cells
+
+
+def _images(protocol: dict[str, Any]) -> str:
+    """The number of images, "2 of 654" where the data set has more: that is not comparable with published numbers."""
+    data, items = protocol["dataset"], protocol["items"]
+    whole = data.get("native_items") or data["num_items"]
+    return str(items) if items + protocol["skipped_without_valid_pixel"] == whole else f"{items} of {whole}"
 
 
 def _interval(row: Row) -> str:

@@ -117,7 +117,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     ]
     lines += [f"  over {_sureness(units, facts[units])}" for units in ("images", "scenes") if facts[units]]
     if facts["scenes"] is None:
-        lines.append("  scenes (drives, clips) that images share are not known, so images count as independent")
+        lines.append("  no images are known to be of one scene (drive, clip), so they count as independent")
     total = facts["images"]["count"]
     lines.append(f"  second better in {facts['images_better']}, worse in {facts['images_worse']} of {total} images")
     for title, key in (("most gained", "most_gained"), ("most lost", "most_lost")):
