@@ -167,6 +167,9 @@ def test_options_that_do_not_go_together(own_run: Path, suite: Path, tmp_path: P
     assert "--again is about" in refused(capsys, "--ckpt", own_run, "--again")
     message = refused(capsys, "--ckpt", own_run, "--suite", tmp_path / "mien.yaml")
     assert "mien.yaml: no such file. Did you mean 'mine.yaml'" in message
+    message = refused(capsys, "--ckpt", own_run, "--suite eval/suites/kbrr")
+    assert "eval/suites/kbrr: no such file, and no page of this name. Did you mean 'eval/suites/kbr'" in message
+    assert "is a page of one data set" in refused(capsys, "--ckpt", own_run, "--suite eval/synthetic")
 
 
 def _pages(path: Path) -> Iterator[Path]:

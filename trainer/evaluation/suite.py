@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from models_zoo.registry import did_you_mean
-from trainer.config.pages import find_page
+from trainer.config.pages import find_page, read_page
 from trainer.data.files.paths import DataNotFound
 from trainer.evaluation.items import Items
 from trainer.evaluation.places import run_folder
@@ -80,10 +80,12 @@ def read_suite(name: Path) -> Suite:
     Pages are found beside the suite, or as `-c` finds them. Raises UserError listing all mistakes.
     """
     path, problems = find_page(name), list[str]()
-    layer = yaml_text.read_file(path, problems)
+    layer = read_page(name, problems)
     if layer is None or problems:
         raise UserError("\n".join(problems))
     data = layer.data
+    if "dataset" in data:
+        raise UserError(f"{path}: is a page of one data set, not a suite, which lists pages. Name it with --cfg-file")
     problems += _unknown(data, _KEYS, str(path))
     entries, common = data.get("sets"), _mapping(data, "evaluation", str(path), problems)
     if not isinstance(entries, list) or not entries:
@@ -285,8 +287,3 @@ def _brief(row: Row) -> str:
         return f"{row.set}: {row.state}: {row.reason.partition(chr(10))[0].removesuffix(' Looked at:')}{get}"
     words = "kept, the same checkpoint and protocol" if row.state == "kept" else "scored"
     return f"{row.set}, {row.result['protocol']['alignment']}: {words}: {row.file}"
-
-
-def _find_beside(suite: Path, name: str) -> Path:
-    beside = find_page(suite.parent / name)
-    return beside if os.path.isfile(beside) else find_page(name)
