@@ -149,6 +149,7 @@ MISTAKES = {
     "sets: [{page: scenes, set: a=b}]": "sets[0]: set: expected a list of KEY=VALUE",
     "{sets: [scenes], evaluation: median}": "evaluation: expected settings",
     "{sets: [scenes], columns: d1}": "columns: expected a list",
+    "{sets: [scenes], columns: [abs_rle]}": "columns: 'abs_rle': Did you mean 'abs_rel'",
     "{sets: [scenes], evaluation: {crop: garg, alignmnt: median}}": "alignmnt",
     "sets: [scenes, {page: scenes, name: b, evaluation: {metrics: [nosuch]}}]": "nosuch",
 }

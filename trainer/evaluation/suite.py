@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from models_zoo.registry import did_you_mean
 from trainer.config.pages import find_page, read_page
 from trainer.data.files.paths import DataNotFound
@@ -28,6 +30,7 @@ from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import Exhausted, UserError
 from trainer.runtime.processes import FoundByAll, Processes
+from trainer.tables.columns import base_key, registered
 
 T = TypeVar("T")
 Opened = tuple[Items, dict[str, Any]]  # what `open_truths` returns
@@ -94,6 +97,9 @@ def read_suite(name: Path) -> Suite:
     columns = data.get("columns") or list(COLUMNS)
     if not isinstance(columns, list) or not all(isinstance(key, str) for key in columns):
         problems.append(f"{path}: columns: expected a list of keys of metrics, e.g. [abs_rel, d1], got {columns!r}")
+        columns = []
+    known = registered()
+    problems += [f"{path}: columns: {k!r}: {did_you_mean(k, known)}" for k in columns if base_key(k) not in known]
     read = [_read_set(path, i, entry, common, problems) for i, entry in enumerate(entries)]
     sets = [one for one in read if one]
     counts = Counter(one.name for one in sets)
@@ -266,7 +272,7 @@ def _read(place: Path) -> dict[str, Any] | None:
     try:
         text = files.read_file(place).decode().partition("\nitems:")[0]
         content = yaml_text.load(text)
-    except Exception:  # a file that is not a result is replaced, whatever is wrong with it
+    except (OSError, ValueError, yaml.YAMLError):  # no result, so it is replaced
         return None
     return content if isinstance(content, dict) else None
 
