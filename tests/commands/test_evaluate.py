@@ -17,6 +17,7 @@ from trainer.commands.evaluate import parse
 from trainer.metrics import METRICS
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
+from trainer.tables.results import read_result
 
 RATIO = r"ratio to best constant depth: \d+\.\d\d"
 
@@ -65,6 +66,16 @@ def test_a_part_of_the_items_does_not_replace_the_whole(run):
 def test_training_with_a_stereo_pair_gives_the_scale(stereo_run, capsys):
     assert evaluate("--ckpt", stereo_run, "--limit 2") == 0
     assert "alignment stereo (factor 5.4" in capsys.readouterr().out
+
+
+def test_weights_of_others_are_known_as_such(run, tmp_path):
+    path, save = tmp_path / "hparams.yaml", tmp_path / "official" / "results" / "r.yaml"
+    path.write_text(yaml.safe_dump({**hparams_of(run), "imported": {"format": "Monodepth2", "source": "x"}}))
+    assert evaluate("--ckpt", run, "--hparams", path, "--limit 1 --save", save) == 0
+    assert saved(save)["protocol"]["checkpoint"]["imported"] == "Monodepth2"
+    (result,) = read_result(save)
+    assert result.protocol["origin"] == result.seed == "official weights"
+    assert result.folder == save.parents[1] / "best"
 
 
 @pytest.mark.parametrize("change", ["supp_idxs=~", "use_depth=false"])

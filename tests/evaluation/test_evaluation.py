@@ -206,7 +206,7 @@ def test_result_file_has_numbers_then_protocol_then_items(tmp_path):
     save_result(result, path)
     told = yaml.safe_load(path.read_text())
     assert list(told) == [
-        *("format", "mean", "baselines", "ratio_to_constant_depth", "factor", "pose", "protocol"),
+        *("format", "mean", "interval", "baselines", "ratio_to_constant_depth", "factor", "pose", "protocol"),
         *("items", "skipped"),
     ]
     assert list(told["mean"]) == ["abs_rel", "sq_rel", "rmse", "log_rmse", "d1", "d2", "d3"]

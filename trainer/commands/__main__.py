@@ -21,6 +21,7 @@ COMMANDS = {
     "export-depth": "write the disparities of a data set to an NPZ file",
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
     "sweep": "train, evaluate and tabulate several configurations over several seeds",
+    "compare": "compare result files image by image, with a paired test",
     "tables": "average results over seeds into tables and figures",
     "report": "make one HTML page about a run or an experiment",
     "replay": "repeat the step at which a loss became NaN",

@@ -9,6 +9,7 @@
     monodepth evaluate --ckpt models/kitti/md2/42 --uncertainty ensemble --ensemble models/kitti/md2/43
     monodepth evaluate --ckpt models/rooms/monodepth2_M/42 --temporal --max-depth 10
     monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --corrupt all --cfg-file eval/kitti_c
+    monodepth evaluate --ckpt models/kitti/monodepth2_MS/42 --suite eval/suites/kbr
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
 go into a YAML file together with everything that is needed to compare them with others. Several processes
@@ -58,6 +59,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     targets = "with --pred-file: ground truth in a file of `monodepth prepare targets`, instead of the data set"
     add("--targets", type=Path, metavar="NPZ", help=targets)
     add_checkpoint_arguments(parser, ". Its section `evaluation` sets what the options of the protocol do not")
+    suite = (
+        "a page of data sets, each with its protocol: scores those that are here, says where to get the others, writes"
+        " one table to <run>/suites; the same command continues"
+    )
+    add("--suite", type=Path, metavar="YAML", help=suite)
+    add("--again", action="store_true", help="with --suite: also score where a result of the same protocol exists")
     add("--mode", choices=("test", "val"), default="test", help="part of the data set (default test)")
     add("--limit", type=whole(1, 100_000_000), metavar="N", help="score N items, evenly spaced over the data set")
     declares = "what a network that does not say so was trained on: a split file of KITTI, or the name of a split there"

@@ -39,6 +39,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="also a table per metric (of --metrics, else --sort, else the first) with a column per category of scene",
     )
     add("--summary", action="store_true", help="also the mean rank over all tables with the same rows")
+    methods = "also three rows per method: reported (--reference), official weights (converted), trained here"
+    add("--methods", action="store_true", help=methods)
     add("--relative-to", metavar="MODEL", help='also the improvement over a row, e.g. "garg (published)"')
     leak = "also show results on frames of the own training, struck through and not ranked (default: they are left out)"
     add("--allow-leak", action="store_true", help=leak)

@@ -242,6 +242,15 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             )
         return PseudoLabels(self.pseudo_root)
 
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        """Name the drive, clip or scene of the item called `name`, whose items look alike; None = it stands alone."""
+        return None
+
+    def scene_of(self, index: int) -> str | None:
+        """Name the scene of item `index`, as `scene_in` does."""
+        return self.scene_in(self.describe(index))
+
     def notes(self) -> list[str]:
         """List remarks that are worth a line in the log but stop nothing."""
         return []

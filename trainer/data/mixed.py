@@ -153,6 +153,11 @@ class MixedDatasets(RecordedDataset):
         recording, frame = part.dataset.place(own)
         return f"{part.name}: {recording}", frame
 
+    def scene_of(self, index: int) -> str | None:
+        part, _, own = self._place(*divmod(index, len(self)))
+        scene = part.dataset.scene_of(own)
+        return None if scene is None else f"{part.name}: {scene}"
+
     def check(self) -> list[str]:
         """List the problems of all data sets, and why their items do not fit into one batch: reads one of each."""
         if problems := [f"{part.name}: {line}" for part in self.parts for line in _checked(part.dataset)]:

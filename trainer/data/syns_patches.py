@@ -118,6 +118,10 @@ class SynsPatches(RecordedDataset):
         line = self.lines[index]
         return line.place if line.problem else f"{line.clip}/images/{line.number}"
 
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return name.rpartition("/images/")[0] or None
+
     def category(self, index: int) -> tuple[str, str]:
         """Category and subcategory of the scene of an item; ("", "") when its text file has none."""
         for path in sorted((self.root / self.lines[index].clip).glob("*.txt")):

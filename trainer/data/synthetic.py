@@ -134,6 +134,10 @@ class Synthetic(DepthDataset):
         is_right = (numbers % 2 == 1) & self.right_targets
         return Frames.of([(name, numbers[~is_right], LEFT), (name, numbers[is_right], RIGHT)])
 
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return name.rpartition("/frame ")[0] or None
+
     @property
     def _K(self) -> NDArray[Any]:
         return average_intrinsics(self.size, self.focal)  # views are rendered at sizes of their own

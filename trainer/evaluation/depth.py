@@ -17,6 +17,7 @@ from trainer.evaluation.uncertainty import Doubt
 from trainer.geometry import scale_intrinsics
 from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
+from trainer.metrics.resampling import intervals
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 # A scored item: index, name, a row of numbers per protocol (None = no valid pixel), its valid truth.
@@ -69,7 +70,7 @@ def evaluate_side_by_side(
         ]
         valid = protocols[0].valid_pixels(truth)
         kept = MaskedTruth.of(truth, valid) if valid.any() else None
-        rows = [None if row is None else {**_category(dataset, index), **row} for row in rows]
+        rows = [None if row is None else {**_place(dataset, index), **row} for row in rows]
         mine.append((index, dataset.describe(index), rows, kept))
         on_item()
     scored = sorted(processes.gather(mine), key=lambda one: one[0])
@@ -133,6 +134,7 @@ def _summarise(
     return EvaluationResult(
         setup=protocol,
         mean=mean,
+        interval=intervals(items, mean),
         factor=_spread([item["factor"] for item in items])
         | ({"median_shift": float(np.median([i["shift"] for i in items]))} if "shift" in items[0] else {}),
         baselines=baselines.score(protocol),
@@ -159,10 +161,12 @@ def intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray 
     return scale_intrinsics(item["K"].double(), (w, h), (size[1], size[0])).numpy()
 
 
-def _category(dataset: Items, index: int) -> dict[str, str]:
-    """`cat` and `subcat` of an item, for data sets with categories."""
+def _place(dataset: Items, index: int) -> dict[str, str]:
+    """`scene`, `cat` and `subcat` of an item, for data sets that know them."""
+    scene = dataset.scene_of(index) if hasattr(dataset, "scene_of") else None
     found = dataset.category(index) if hasattr(dataset, "category") else None
-    return {} if found is None else dict(zip(("cat", "subcat"), found, strict=True))
+    categories = {} if found is None else dict(zip(("cat", "subcat"), found, strict=True))
+    return categories if scene is None else {"scene": scene, **categories}
 
 
 def _spread(factors: Sequence[float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,8 @@ def _warn_of_training_items(trained: Config, arguments: Mapping[str, Any]) -> No
 
 def _open_file(request: EvaluationRequest, path: Path) -> tuple[TargetsFile, dict[str, Any]]:
     """Read ground truth from a file. Of the data set only the name and the split are used."""
-    targets = TargetsFile.read(path)
-    name, digest = request.data_name, sha256(path)
+    name = request.data_name
+    targets, digest = replace(TargetsFile.read(path), scene_in=dataset_class(name).scene_in), sha256(path)
     split = {}
     if name != TARGETS:
         _, kwargs = request.subject.cfg.dataset_kwargs(request.mode)

@@ -61,7 +61,27 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
             f" {pose['count']} motions (one fixed direction: {pose['mean_of_fixed_direction']:.2f})"
         )
     for result in results:
+        print_line(interval_line(result))
+    for result in results:
         print_line(protocol_line(result))
+
+
+def interval_line(result: EvaluationResult) -> str:
+    """The interval of AbsRel over images and over scenes, or why there is none."""
+    key = result.setup.headline
+    metric = next(m for s in result.setup.sets.values() for m in s.metrics if m.key == key)
+    parts = []
+    for units in ("images", "scenes"):
+        about = result.interval.get(units)
+        if about and key in about:
+            low, high = about[key]
+            parts.append(f"{low:.4f} to {high:.4f} over {about['count']} {units}")
+        elif about:
+            parts.append(f"none over {about['count']} {units}, which are too few")
+    return (
+        f"{metric.shown}, {result.protocol['alignment']}: {result.mean[key]:.4f}, 95 % interval {', '.join(parts)}"
+        " (bootstrap; this network alone, not other seeds)"
+    )
 
 
 def protocol_line(result: EvaluationResult) -> str:

@@ -23,6 +23,7 @@ class EvaluationResult:
 
     setup: DepthProtocol = field(repr=False, compare=False)
     mean: dict[str, float]  # over items
+    interval: dict[str, Any]  # of the means, as `trainer.metrics.resampling.intervals` has it
     factor: dict[str, float]  # median of the alignment factors, and their std / median where it is not 0
     baselines: dict[str, dict[str, Any]]  # "constant_depth", "row_mean_depth": how made, its means
     protocol: dict[str, Any]
@@ -53,6 +54,7 @@ def save_result(result: EvaluationResult, path: str | Path) -> None:
     head = {
         "mean": result.mean,
         **({"pooled": result.pooled} if result.pooled else {}),
+        "interval": result.interval,
         "baselines": result.baselines,
         "ratio_to_constant_depth": result.ratio_to_constant,
         "factor": result.factor,

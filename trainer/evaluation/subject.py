@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +54,12 @@ class Subject:
         """Whether a pose network was trained."""
         return self.trained is not None and "pose" in self.trained.net
 
+    def changed(self, changes: Changes, mode: str) -> Subject:
+        """The same checkpoint with other changes to its configuration. Raises UserError for wrong settings."""
+        assert self.trained is not None
+        config = changes.without_split_file(self.trained.to_dict(), mode)
+        return replace(self, cfg=changes.apply(config, str(self.hparams or self.path)))
+
     def camera_words(self, mode: str) -> str:
         """Describe the learned camera, beside that of the data set of a mode where it is known; "" without one."""
         if self.camera is None:
@@ -88,6 +94,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
         "run": {key: settings.get(key) for key in ("name", "version", "seed", "trainer_version")},
         "hparams": str(hparams) if hparams else "embedded",
         **({"camera": saved.camera.to_dict()} if saved.camera else {}),
+        **({"imported": imported["format"]} if (imported := settings.get("imported")) else {}),
     }
     return Subject(
         path,

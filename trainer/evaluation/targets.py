@@ -6,7 +6,7 @@ Maps of different size are stored as an array of arrays, which NumPy pickles. Re
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -37,6 +37,7 @@ class TargetsFile:
     names: Sequence[str] | None = None  # of the items
     categories: Sequence[tuple[str, str]] | None = None  # category and subcategory of each item
     truth: str = ""  # what the maps hold, in words; "" = unknown
+    scene_in: Callable[[str], str | None] = lambda name: None  # of the data set: the scene of an item, by its name
 
     @classmethod
     def read(cls, path: Path) -> TargetsFile:
@@ -82,6 +83,10 @@ class TargetsFile:
     def describe(self, index: int) -> str:
         """Name of an item, or its number."""
         return f"item {index}" if self.names is None else self.names[index]
+
+    def scene_of(self, index: int) -> str | None:
+        """Scene of an item; None without names."""
+        return None if self.names is None else self.scene_in(self.names[index])
 
     def category(self, index: int) -> tuple[str, str] | None:
         """Category and subcategory of an item."""

@@ -13,7 +13,7 @@ from models_zoo.registry import did_you_mean
 from trainer.runtime.errors import UserError
 from trainer.runtime.rundir import RunDir
 from trainer.tables.columns import Column
-from trainer.tables.results import Result
+from trainer.tables.results import OFFICIAL, Result
 
 PUBLISHED = " (published)"  # ending of the name of a row that is not ours
 
@@ -75,7 +75,7 @@ class Table:
         if "summary" in self.protocol:
             return f"summary of {self.protocol['summary']}"
         by = [f"{self.protocol['metric']} by {self.protocol['by']}"] if "by" in self.protocol else []
-        brief = by + [self.protocol[key] for key in ("dataset", "pixels") if self.protocol.get(key)]
+        brief = by + [self.protocol[key] for key in ("dataset", "pixels", "origin", "rows") if self.protocol.get(key)]
         names = {"checkpoint": "", "poses": "", "alignment": "alignment ", "crop": "crop ", "depth": ""}
         names |= {"items": "items ", "uncertainty": "uncertainty "}
         brief += [f"{name}{self.protocol[key]}" for key, name in names.items() if self.protocol.get(key)]
@@ -97,7 +97,18 @@ class Table:
         """A short name for files."""
         if "summary" in self.protocol:
             return "summary"
-        keys = ("dataset", "checkpoint", "poses", "alignment", "uncertainty", "pixels", "metric", "by")
+        keys = (
+            "dataset",
+            "checkpoint",
+            "poses",
+            "alignment",
+            "uncertainty",
+            "pixels",
+            "origin",
+            "metric",
+            "by",
+            "rows",
+        )
         name = "_".join(filter(None, (self.protocol.get(key, "") for key in keys)))
         return re.sub(r"[\W_]+", "_", name).strip("_")
 
@@ -122,14 +133,14 @@ def make_tables(
     Raises UserError for unknown names, and when one seed has two results under one protocol.
     """
     mix = list(mix)
-    labels = model_names({r.folder for r in results}, root)
+    labels = labels_of(results, root)
     _check("model", models or (), labels.values())
     _check("field of the protocol", mix, {key for r in results for key in r.protocol})
     kept = [r for r in results if (models is None or labels[r.folder] in models)]
-    kept = [r for r in kept if seeds is None or r.seed in seeds]
+    kept = [r for r in kept if seeds is None or r.seed in (*seeds, OFFICIAL)]
     if not kept:
         raise UserError(f"{root}: no result of the seeds {', '.join(seeds or ())}")
-    expected = list(seeds) if seeds is not None else sorted({r.seed for r in kept}, key=by_number)
+    expected = list(seeds) if seeds is not None else sorted({r.seed for r in kept} - {OFFICIAL}, key=by_number)
     groups: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in kept:
         key = tuple((k, v) for k, v in result.protocol.items() if k not in mix)
@@ -221,7 +232,11 @@ def _table(
             said = dict.fromkeys(seeds[seed].leak for seed in versions)
             notes.append(f"{row.label} is struck through and not ranked: {'; '.join(said)}")
             continue
-        missing = [seed for seed in expected if seed not in seeds and (True, label, shown) not in by_row]
+        missing = [
+            seed
+            for seed in expected
+            if seed not in seeds and OFFICIAL not in seeds and (True, label, shown) not in by_row
+        ]
         if missing:
             states = [f"{seed} ({_run_state(folders[label], seed)})" for seed in missing]
             notes.append(f"{row.label}: no result of seed{'s'[: len(missing) > 1]} {', '.join(states)}")
@@ -265,6 +280,14 @@ def _run_state(folder: Path, seed: str) -> str:
     except UserError:  # not a name of a run
         return "no run"
     return f"run {state.state}, epoch {state.epoch}" if state else "no run"
+
+
+def labels_of(results: Iterable[Result], root: Path) -> dict[Path, str]:
+    """Name the models of results; official weights may have the name of a model of ours."""
+    by_origin: dict[bool, set[Path]] = {False: set(), True: set()}
+    for result in results:
+        by_origin[result.seed == OFFICIAL].add(result.folder)
+    return {path: name for folders in by_origin.values() for path, name in model_names(folders, root).items()}
 
 
 def model_names(folders: Iterable[Path], root: Path) -> dict[Path, str]:

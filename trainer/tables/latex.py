@@ -40,8 +40,9 @@ def latex(table: Table, decimals: int | None = None) -> str:
         body.append([*labels, *values])
     heading, *rows = _aligned(body)
     lines = [r"\toprule", heading, r"\midrule", *rows[:ranked]]
-    lines += [r"\midrule"] * (len(rows) > ranked) + [*rows[ranked:], r"\bottomrule"]
-    numbers = "Mean and standard deviation over $n$ seeds" if table.has_spread else "One seed"
+    lines += [r"\midrule"] * (0 < ranked < len(rows)) + [*rows[ranked:], r"\bottomrule"]
+    several = table.has_spread or (not table.rows and any(row.n > 1 for row in table.references))
+    numbers = "Mean and standard deviation over $n$ seeds" if several else "One seed"
     protocol = " ".join(f"{key} {value};" for key, value in table.protocol.items() if value)
     comments = [" ".join(line.split()) for line in (f"Protocol: {protocol}", *table.warnings, *table.notes)]
     return "\n".join(

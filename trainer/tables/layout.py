@@ -80,7 +80,7 @@ def names_of_keys(table: Table) -> str:
 
 def mixed_fields(table: Table) -> list[str]:
     """Protocol fields in which the rows differ."""
-    return list(table.all_rows[0].shown) if table.rows or table.leaking else []
+    return list(table.all_rows[0].shown) if table.all_rows else []
 
 
 def seeds(row: Row) -> str:

@@ -29,6 +29,7 @@ _NOT_DATA = {
     *("images", "depth", "folder", "list_file", "list_line", "K", "poses", "edges", "native_items", "native_size"),
     *("usual_depth", "depth_format", "depth_key", "depth_offset", "depth_kind", "baseline"),
 }
+OFFICIAL = "official weights"  # of results of a checkpoint that `monodepth convert` made
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
 
 
@@ -36,7 +37,7 @@ _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", 
 class Result:
     """The numbers of one seed of one model under one protocol."""
 
-    folder: Path  # of the model: <root>/<model>
+    folder: Path  # of the model: <root>/<model>; of converted weights, <run folder>/<name of the checkpoint>
     seed: str  # name of the version folder
     path: Path  # of the file
     protocol: Mapping[str, str]  # field -> value; results are comparable when all of them agree
@@ -118,6 +119,8 @@ def _results(path: Path, data: Any) -> list[Result]:
         return []
     run = path.absolute().parent.parent
     leak = _leak(data["protocol"].get("leaks") or {}) if "protocol" in data else ""
+    if protocol.get("origin") == OFFICIAL:  # several lie in one folder, and none is a seed of ours
+        run = run / Path(data["protocol"]["checkpoint"]["file"]).stem / OFFICIAL
     results = []
     for on_edges in (False, True):
         values = {column_of(k, metric_sets): float(v) for k, v in means.items() if is_on_edges(k) == on_edges}
@@ -145,6 +148,8 @@ def _fields(protocol: Mapping[str, Any]) -> dict[str, str]:
     done = {"alignment", "crop", "min_depth_m", "max_depth_m", "items", "limit"} | _NOT_PROTOCOL
     absent = ("None", "None-None m", "?", "")  # odometry has no depth range, for example
     fields = {k: v for k, v in fields.items() if v not in absent}
+    if checkpoint.get("imported"):  # its name is that of the method, not best or last
+        fields = {"origin": OFFICIAL, **{k: v for k, v in fields.items() if k != "checkpoint"}}
     rest = {k: _text(v) for k, v in protocol.items() if k not in done and not isinstance(v, Mapping)}
     return {**fields, **rest}
 

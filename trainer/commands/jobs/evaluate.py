@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from trainer.evaluation.places import check_place, odometry_path, result_path, r
 from trainer.evaluation.predictions import DepthSource
 from trainer.evaluation.reference import check_order, open_dataset, open_truths
 from trainer.evaluation.request import EvaluationRequest
-from trainer.evaluation.session import Network, progress, start
+from trainer.evaluation.session import Machine, Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.evaluation.uncertainty import check_source, describe, open_doubt, read_ensemble
 from trainer.runtime.errors import UserError
@@ -49,21 +50,31 @@ REPLACED = " (replaces an earlier one)"
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, score, print, save. Raises UserError for the mistakes of a user."""
     load_plugins(args.plugins)
+    if args.suite:
+        from trainer.commands.jobs import evaluate_suite
+
+        return evaluate_suite.run(args)
+    if args.again:
+        raise UserError("--again is about the results of a --suite; leave it out, a result is always replaced")
     check_corruption(args)
     request = read_request(args)
     if request.temporal:
         return score_clips(request)
     if request.corrupt:
         return score_corrupted(request)
-    return _score_paths(request) if request.odometry else _score_depth(request)
+    return _score_paths(request) if request.odometry else score_depth(request)
 
 
-def read_request(args: argparse.Namespace) -> EvaluationRequest:
-    """Read the checkpoint or predictions, and lay files and options over their settings; options win."""
+def read_request(args: argparse.Namespace, known: Subject | None = None) -> EvaluationRequest:
+    """Read the checkpoint or predictions, and lay files and options over their settings; options win.
+
+    `known` is the same checkpoint, read before with other changes.
+    """
     changes = Changes(args.cfg_file, args.set)
     check_clips(args)
     check_source(args.uncertainty, args.ensemble, args.sparsification_steps, args.pred_file)
-    subject = (_read_checkpoint if args.pred_file is None else _read_predictions)(args, changes)
+    read = _read_checkpoint if args.pred_file is None else _read_predictions
+    subject = known.changed(changes, args.mode) if known else read(args, changes)
     given = {key: getattr(args, key) for key in EvaluationSection.model_fields}
     settings = subject.cfg.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
     if args.trained_on and subject.trained_on:
@@ -103,9 +114,15 @@ def _read_predictions(args: argparse.Namespace, changes: Changes) -> Subject:
     return read_predictions(args.pred_file, changes, args.pred_kind, args.pred_unit)
 
 
-def _score_depth(request: EvaluationRequest) -> int:
+def score_depth(
+    request: EvaluationRequest,
+    opened: tuple[Items, dict[str, Any]] | None = None,
+    session: tuple[Machine, Network] | None = None,
+    finish: Callable[..., None] | None = None,
+) -> int:
+    """Score depth, then show and save it. A suite gives the opened truths, its session, and what to do in the end."""
     subject, protocols = request.subject, request.protocols
-    items, about_items = open_truths(request)
+    items, about_items = opened or open_truths(request)
     moving = None
     if request.pose and subject.trained:
         supports = list(subject.trained.supp_idxs)  # those of the training
@@ -115,8 +132,10 @@ def _score_depth(request: EvaluationRequest) -> int:
         check_order(subject.stored, items, about_items["dataset"], request)
     members = read_ensemble(request)
     found = leaks.leaks_of(request, items)
-    with start() as machine:
-        network = None if subject.stored else Network.load(subject.path, subject.hparams, machine.device)
+    with nullcontext(session[0]) if session else start() as machine:
+        network = session[1] if session else None
+        if not network and not subject.stored:
+            network = Network.load(subject.path, subject.hparams, machine.device)
         source: Any = subject.stored or (network and network.predict_depth)
         if network and protocols[0].flip:
             source = flip_blended(network.predict_depth)
@@ -142,7 +161,7 @@ def _score_depth(request: EvaluationRequest) -> int:
             for result in results:
                 result.pose = pose
         if machine.processes.is_first:
-            _show_and_save(request, results, source, items)
+            (finish or _show_and_save)(request, results, source, items)
     return 0
 
 

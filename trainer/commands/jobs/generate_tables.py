@@ -15,13 +15,14 @@ from rich.text import Text
 from models_zoo.registry import did_you_mean
 from trainer.config.plugins import load_plugins
 from trainer.runtime.errors import UserError
-from trainer.tables.aggregate import Table, headline, make_tables, model_names, name_differences, sort_rows, unevaluated
+from trainer.tables.aggregate import Table, headline, labels_of, make_tables, name_differences, sort_rows, unevaluated
 from trainer.tables.categories import by_category
 from trainer.tables.columns import Column
 from trainer.tables.layout import BEST, PLAIN, SECOND, STRUCK, by_seed, grid, head, legend, names_of_keys
+from trainer.tables.methods import by_method
 from trainer.tables.pictures import draw_bars, draw_curves
 from trainer.tables.reference import add_references
-from trainer.tables.results import Result, read_results
+from trainer.tables.results import OFFICIAL, Result, read_results
 from trainer.tables.significance import Comparison, flips, warn_of_noise
 from trainer.tables.summary import summarise
 from trainer.tables.writing import file_names, write_table
@@ -93,6 +94,11 @@ def _tabulate(
     whole = summarise(tables, args.relative_to) if wanted else []
     if wanted and not whole:
         notes.append("no summary: no table has two rows")
+    if args.methods:
+        of_methods = by_method(tables)
+        whole += of_methods
+        if not of_methods:
+            notes.append("no rows per method: none has two of reported, official weights and trained here")
     for table in tables if args.sort else ():
         sort_rows(table, args.sort)
     return [*tables, *parts, *whole], compared + [[] for _ in whole], notes
@@ -100,7 +106,7 @@ def _tabulate(
 
 def _chosen(results: Sequence[Result], args: argparse.Namespace) -> dict[str, Path]:
     """Folders of the models to tabulate, by name."""
-    named = model_names({r.folder for r in results}, args.root)
+    named = labels_of([r for r in results if r.seed != OFFICIAL], args.root)
     return {name: folder for folder, name in named.items() if not args.models or name in args.models}
 
 

@@ -99,9 +99,10 @@ def _tables(
 ) -> tuple[dict[str, list[Compared]], list[str]]:
     """Make the tables of result files and those of the validations, and compare their rows; also return notes."""
     tables, notes = [], []
-    chosen = {(run.path.parent, run.seed) for run in runs}
+    chosen = {run.path.absolute() for run in runs}
     try:
-        results = [r for r in read_results(args.root, args.file, problems) if (r.folder, r.seed) in chosen]
+        read = read_results(args.root, args.file, problems)
+        results = [r for r in read if r.path.absolute().parent.parent in chosen]
         notes += ["No evaluations: none is of these runs"] * (not results)
     except UserError as error:
         results = []

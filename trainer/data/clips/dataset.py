@@ -116,6 +116,10 @@ class ClipDataset(RecordedDataset):
         line = self.lines[index]
         return line.clip, line.number // self.clips[line.clip].step
 
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return name.rpartition("/")[0] or None
+
     def label_name(self, index: int) -> str:
         """`<clip>/<name of the picture>`"""
         line = self.lines[index]

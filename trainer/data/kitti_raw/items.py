@@ -117,6 +117,10 @@ class KittiItems(RecordedDataset):
         line = self.lines[index]
         return line.place if line.frame is None else line.frame.stem
 
+    @classmethod
+    def scene_in(cls, name: str) -> str | None:
+        return "/".join(name.split("/")[:2]) if name.count("/") == 3 else None
+
     def check(self) -> list[str]:
         """List bad split lines, files that are not on disk or cut short, unreadable calibration files.
 
