@@ -9,6 +9,7 @@ from trainer.geometry.camera import (
     scale_intrinsics,
 )
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
+from trainer.geometry.ground import camera_height, fit_plane, lower_middle
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
 from trainer.geometry.synthesis import Runner, View, ViewSynthesis, cache_pieces, project, sample_grid
 
@@ -18,14 +19,17 @@ __all__ = [
     "ViewSynthesis",
     "axis_angle_to_matrix",
     "cache_pieces",
+    "camera_height",
     "crop_intrinsics",
     "depth_to_disp",
     "disp_to_depth",
+    "fit_plane",
     "flip_intrinsics",
     "in_image_sides",
     "inverse_depth",
     "inverse_intrinsics",
     "invert_pose",
+    "lower_middle",
     "pinhole",
     "pose_matrix",
     "project",

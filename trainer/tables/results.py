@@ -22,7 +22,17 @@ _NOT_PROTOCOL = {"factor", "trainer_version", "metrics", "dataset", "checkpoint"
 _NOT_DATA = {
     *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
     *("pseudo_root", "decoded_root", "pseudo_wrong", "log_time"),
-    *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_pseudo", "use_aug", "use_strong_aug", "views"),
+    *(
+        "supp_idxs",
+        "as_torch",
+        "use_depth",
+        "use_hints",
+        "use_pseudo",
+        "use_speed",
+        "use_aug",
+        "use_strong_aug",
+        "views",
+    ),
     *("storage", "max_retries"),
 }
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
