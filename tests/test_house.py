@@ -45,7 +45,9 @@ OPEN = {
     },
     "trainer.data": {"aspect", "base", "clips", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},
-    "trainer.metrics": {*("align", "baselines", "camera", "direction", "legacy", "odometry", "protocol", "validation")},
+    "trainer.metrics": {
+        *("align", "baselines", "calibration", "camera", "direction", "legacy", "odometry", "protocol", "validation")
+    },
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
     "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
@@ -53,9 +55,20 @@ OPEN = {
         *("aggregate", "categories", "columns", "layout", "pictures", "reference", "report", "results"),
         *("significance", "summary", "writing"),
     },
-    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
+    "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state", "units"},
     "trainer.evaluation": {
-        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *(
+            "calibration",
+            "changes",
+            "items",
+            "places",
+            "predictions",
+            "reference",
+            "report",
+            "request",
+            "session",
+            "subject",
+        )
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

@@ -102,6 +102,7 @@ def test_a_relu_disparity_of_0_is_harmless(name):
     for disps in (scene.disp, scene.disp_stereo):
         for s, disp in disps.items():
             disp.data[dead[s]] = 0.0
+    learnt.append(scene.Ts.requires_grad_())
     value, _ = created(name)(scene)
     assert value.isfinite()
     gradients = torch.autograd.grad(value, learnt, allow_unused=True)

@@ -76,7 +76,8 @@ def _add_protocol(add: Callable[..., object]) -> None:
         nargs="+",
         metavar="MODE",
         help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares); several are scored"
-        " side by side, with a file each; default stereo if trained with a stereo pair",
+        " side by side, with a file each; default none if the checkpoint knows metres (by `monodepth calibrate`, or the"
+        " losses speed and camera_height), stereo if trained with a stereo pair, else median",
     )
     add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
     add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")

@@ -56,6 +56,12 @@ def read_request(args: argparse.Namespace) -> EvaluationRequest:
     settings = subject.cfg.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
     if args.pred_unit == "m" and "stereo" in (settings.alignment or ()):
         raise UserError("--pred-unit m: depth in metres needs no factor of 5.4. Leave out --alignment stereo")
+    if subject.metres and "stereo" in (settings.alignment or ()):
+        origin = subject.metadata["checkpoint"]["metres"]["origin"]
+        raise UserError(
+            f"{subject.path}: its depth is in metres already ({origin}), so --alignment stereo, x 5.4, has no meaning."
+            " Use none"
+        )
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
     return EvaluationRequest(subject, changes, settings, **options)
 
@@ -100,7 +106,9 @@ def _score_depth(request: EvaluationRequest) -> int:
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
     with start() as machine:
-        network = None if subject.stored else Network.load(subject.path, subject.hparams, machine.device)
+        network = (
+            None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
+        )
         source: Any = subject.stored or (network and network.predict_depth)
         if network and protocols[0].flip:
             source = flip_blended(network.predict_depth)

@@ -16,6 +16,8 @@ from trainer.evaluation.session import Network, progress, start
 from trainer.evaluation.subject import read_checkpoint
 from trainer.runtime.errors import UserError
 
+UNIT_OF = {"none": "m", "stereo": "baseline", "median": "any"}  # by the usual alignment, see `evaluate --pred-unit`
+
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, predict, write. Raises UserError for the mistakes of a user."""
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{save}: exists. Use --force to replace it, or another name with --save")
     check_place(save, "--save")
     with start() as machine:
-        network = Network.load(subject.path, subject.hparams, machine.device)
+        network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         predict = flip_blended(network.predict_depth) if args.flip else network.predict_depth
         with progress("export", len(dataset), machine) as on_item:
             disps = predict_all(
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         if disps is not None:
             metadata = {
                 "kind": "disp",
-                "unit": "baseline" if subject.alignment == "stereo" else "any",
+                "unit": UNIT_OF[subject.alignment],
                 "checkpoint": subject.metadata["checkpoint"]["sha256"],
                 "flip": str(args.flip).lower(),
                 "items": names_of(dataset) or "",
