@@ -22,8 +22,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="monodepth calibrate",
-        description="Fit metres = exp(a log d + b) of the depth d of a checkpoint to images with ground truth, and write"
-        " a checkpoint that knows it.",
+        description="Fit metres = exp(a log d + b) of the depth d of a checkpoint to images with ground truth, and"
+        " write a checkpoint that knows it.",
         epilog="Example: monodepth calibrate --ckpt models/synthetic/monodepth2_M/42 --limit 100",
     )
     add = parser.add_argument

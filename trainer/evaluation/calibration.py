@@ -20,7 +20,6 @@ from trainer.metrics.calibration import (
     fit,
 )
 from trainer.metrics.protocol import DepthProtocol
-from trainer.runtime.errors import UserError
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 NAMES = {"before": "as it is", "scale": "one scale", "after": "scale and power"}
@@ -48,24 +47,22 @@ class Measured:
         return [f"{NAMES[key]:16} AbsRel {self.score.mean(key):.4f}{laws[key]}" for key in NAMES]
 
     def calibration(self, scale_only: bool, is_metric: bool, data: Mapping[str, str]) -> Calibration:
-        """Return the calibration to keep. Raises UserError, with the numbers, where it does not help.
+        """Return the calibration to keep. Raises UserError, with the numbers, where it does not help; on all processes.
 
         scale_only: take the single scale. is_metric: whether depth was in metres before, so that a scale must help.
         """
-        worse, better = ("before", "scale") if scale_only else ("scale", "after")
-        gain, error = self.score.gain(worse, better)
-        if (is_metric or not scale_only) and gain <= error:
-            instead = "" if scale_only else ". To take the scale alone: --scale-only"
-            raise UserError(
-                f"{NAMES[better]} does not help against {NAMES[worse]}: cross-validated AbsRel"
-                f" {self.score.mean(better):.4f} against {self.score.mean(worse):.4f}, a gain of {gain:.4f} with a standard"
-                f" error of {error:.4f} ({self.parts}). Nothing is written{instead}"
-            )
-        law = self.scale if scale_only else self.law
+        law, better = (self.scale, "scale") if scale_only else (self.law, "after")
+        for worse in (["before"] if is_metric else []) + ([] if scale_only else ["scale"]):
+            gain, error = self.score.gain(worse, better)
+            if gain <= error:
+                instead = ". To take the scale alone: --scale-only" if worse == "scale" else ""
+                raise FoundByAll(
+                    f"{NAMES[better]} does not help against {NAMES[worse]}: cross-validated AbsRel"
+                    f" {self.score.mean(better):.4f} and {self.score.mean(worse):.4f}, a gain of {gain:.4f} with a"
+                    f" standard error of {error:.4f} ({self.parts}). Nothing is written{instead}"
+                )
         if law.a <= 0:
-            raise UserError(
-                f"the best power of depth is {law.a:.3g}: the network takes far for near. Nothing is written"
-            )
+            raise FoundByAll(f"the best power of depth is {law.a:.3g}: far is taken for near. Nothing is written")
         means = {key: round(self.score.mean(key), 6) for key in NAMES}
         means["after"] = means["scale"] if scale_only else means["after"]
         return Calibration(law.a, law.b, data, self.images, self.drives, self.score.folds, means)

@@ -53,9 +53,11 @@ def run(args: argparse.Namespace) -> int:
             )
         if machine.processes.is_first:
             print(f"cross-validated on {measured.parts}, {request.protocols[0].where()}:")
-            print("\n".join(measured.table()))
-            is_metric = subject.alignment != "median"
-            _write(path, out, measured.calibration(args.scale_only, is_metric, about_data(about["dataset"])))
+            print("\n".join(measured.table()), flush=True)
+        is_metric = subject.alignment != "median"
+        found = measured.calibration(args.scale_only, is_metric, about_data(about["dataset"]))
+        if machine.processes.is_first:
+            _write(path, out, found)
     return 0
 
 
