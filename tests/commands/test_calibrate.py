@@ -15,7 +15,7 @@ from trainer.checkpoint.publish import published
 from trainer.commands.calibrate import main
 from trainer.evaluation.calibration import measure_metres
 from trainer.evaluation.session import Network
-from trainer.metrics.calibration import PowerLaw
+from trainer.metrics.calibration import Calibration, PowerLaw
 from trainer.metrics.protocol import DepthProtocol
 from trainer.predict import DepthPredictor
 from trainer.runtime.errors import UserError
@@ -26,18 +26,6 @@ PICTURE = Image.fromarray(np.arange(96 * 64 * 3, dtype=np.uint8).reshape(64, 96,
 @pytest.fixture(scope="module")
 def video_run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "m", [-1, 1], **{"dataset.val.num_items": 8})
-
-
-@pytest.fixture
-def coded(monkeypatch):
-    """Make networks predict 0.2 * depth ** 0.8 of a flat ramp, whatever the picture: half as steep as the streets."""
-
-    def predict(self, images):
-        rows = torch.linspace(3, 30, images.shape[-2]).flip(0)
-        depth = 0.2 * rows[None, None, :, None].expand(len(images), 1, -1, images.shape[-1]) ** 0.8
-        return depth if self.metres is None else self.metres.apply(depth)
-
-    monkeypatch.setattr(Network, "predict_depth", predict)
 
 
 def calibrate(*args):
@@ -79,22 +67,27 @@ def test_a_scale_is_kept_and_used_by_predict_evaluate_and_share(video_run, tmp_p
     np.testing.assert_allclose(again.depth, before.depth * kept.factor * np.median(ratios), rtol=1e-5)
 
 
-def test_the_power_is_kept_where_it_helps(video_run, tmp_path, coded, capsys):
-    out = tmp_path / "power.safetensors"
-    assert calibrate("--ckpt", video_run, "--out", out) == 0
-    assert "scale and power  AbsRel" in capsys.readouterr().out
-    kept = Saved(out, {}, safefile.read_metadata(out)).calibration
-    assert kept.a > 1
-    assert kept.abs_rel["after"] < kept.abs_rel["scale"]
-    assert calibrate("--ckpt", out, "--remove", "--out", tmp_path / "plain.safetensors") == 0
-    plain = Saved(tmp_path / "plain.safetensors", *safefile.read(tmp_path / "plain.safetensors"))
-    assert plain.calibration is None
-    monkey = DepthPredictor.load(out)
-    assert monkey.network.exponent == kept.a
-    disparity, depth = monkey.network(torch.rand(1, 3, 64, 96))
-    units = load_objective(out)
+def test_a_power_changes_what_leaves_the_house_and_can_be_removed(video_run, tmp_path):
+    best, out = video_run / "ckpts" / "best.safetensors", tmp_path / "power.safetensors"
+    law = Calibration(
+        1.3, 1.5, {"type": "synthetic", "mode": "val"}, 8, 4, 4, {"before": 0.9, "scale": 0.3, "after": 0.2}
+    )
+    saved_with = Saved(best, *safefile.read(best)).recalibrated(law)
+    safefile.write(out, saved_with.tensors, saved_with.metadata)
+    plain, metric = (DepthPredictor.load(path) for path in (best, out))
+    expected = np.exp(1.3 * np.log(plain(PICTURE).depth.astype(float)) + 1.5)
+    np.testing.assert_allclose(metric(PICTURE).depth, expected, rtol=1e-4)
+    assert metric(PICTURE).texts["scale_exponent"] == "1.3"
+    disparity, depth = metric.network(torch.rand(1, 3, 64, 96))
     assert torch.allclose(disparity * depth, torch.ones(()), atol=1e-5)
-    assert float(depth.min()) >= kept.factor * units.min_depth**kept.a
+    network = Network.load(out, None, torch.device("cpu"), law)
+    images = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(network.predict_depth(images), metric.network(images)[1])
+
+    assert calibrate("--ckpt", out, "--remove", "--out", tmp_path / "plain.safetensors") == 0
+    again = Saved(tmp_path / "plain.safetensors", *safefile.read(tmp_path / "plain.safetensors"))
+    assert again.calibration is None
+    assert all(torch.equal(tensor, saved_with.tensors[name]) for name, tensor in again.tensors.items())
 
 
 def test_scoring_the_images_of_the_fit_warns_and_stereo_is_refused(video_run, tmp_path, capsys):
