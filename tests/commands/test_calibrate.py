@@ -19,6 +19,7 @@ from trainer.metrics.calibration import Calibration, PowerLaw
 from trainer.metrics.protocol import DepthProtocol
 from trainer.predict import DepthPredictor
 from trainer.runtime.errors import UserError
+from trainer.runtime.processes import Processes
 
 PICTURE = Image.fromarray(np.arange(96 * 64 * 3, dtype=np.uint8).reshape(64, 96, 3))
 
@@ -100,32 +101,33 @@ def test_scoring_the_images_of_the_fit_warns_and_stereo_is_refused(video_run, tm
 
 
 class Coded:
-    """Items whose picture is their true depth / 100; three drives of four frames, noise that no scale explains."""
+    """Items whose picture is a law of their true depth; three drives of four frames."""
 
-    def __init__(self, law, noise=0.0):
+    def __init__(self, law):
         rng = np.random.default_rng(1)
         self.truth = [torch.tensor(rng.uniform(2, 60, (1, 64, 64)), dtype=torch.float32) for _ in range(12)]
         self.law = law
-        self.noise = [
-            1 + noise * torch.tensor(rng.standard_normal((1, 64, 64))).float().clamp(-2, 2) for _ in range(12)
-        ]
 
     def __len__(self):
         return 12
 
     def __getitem__(self, index):
-        return {
-            "target": (self.law(self.truth[index]) * self.noise[index]).expand(3, -1, -1),
-            "depth": self.truth[index],
-        }
+        return {"target": self.law(self.truth[index]).expand(3, -1, -1), "depth": self.truth[index]}
 
     def describe(self, index):
         return f"drive {index // 4}/{index}"
 
 
-def measured(law, before=1.0, noise=0.0):
+def measured(law, before=1.0, **options):
     protocol = DepthProtocol(["eigen"], "none", "none")
-    return measure_metres(lambda images: images[:, :1], Coded(law, noise), protocol, PowerLaw.scale(before))
+    return measure_metres(lambda images: images[:, :1], Coded(law), protocol, PowerLaw.scale(before), **options)
+
+
+class OtherFirst(Processes):
+    """All processes in one, whose items arrive in another order."""
+
+    def gather(self, mine):
+        return list(mine)[::-1]
 
 
 ABOUT = {"type": "coded", "mode": "val"}
@@ -137,6 +139,8 @@ def test_the_law_that_made_the_images_is_undone():
     assert (kept.a, kept.factor) == (pytest.approx(1 / 0.7, rel=1e-4), pytest.approx(0.3 ** (-1 / 0.7), rel=1e-4))
     assert (kept.images, kept.drives, kept.folds) == (12, 3, 3)
     assert kept.abs_rel["after"] < 1e-4 < 0.1 < kept.abs_rel["scale"]
+    elsewhere = measured(lambda truth: 0.3 * truth**0.7, processes=OtherFirst())
+    assert elsewhere.law == found.law
 
 
 def test_a_power_that_does_not_help_is_refused_with_numbers():

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from tests.fakes import FakeDepth, FakePose, make_batch
 from tests.losses.scenes import random_scene
 from trainer.geometry import pose_matrix
 from trainer.losses import LOSSES
 from trainer.losses.speed import Speed
+from trainer.objective import Objective
 
 
 def moved(lengths, travelled, **changes):
@@ -61,3 +63,15 @@ def test_the_gradient_is_that_of_the_value():
 def test_a_scene_without_ways_is_refused():
     with pytest.raises(ValueError, match=r"dataset\.use_speed"):
         LOSSES.create("speed")(random_scene())
+
+
+def test_an_objective_asks_for_supports_in_time_and_for_ways():
+    networks, batch = {"depth": FakeDepth(n_mask=0), "pose": FakePose()}, make_batch(2, (-1, 1))
+    objective = Objective(networks, {"speed": Speed()}, supp_idxs=(-1, 1))
+    with pytest.raises(ValueError, match=r"has no 'travelled': set dataset\.use_speed: true"):
+        objective(batch)
+    length = objective.predict(batch)["Ts"][..., :3, 3].norm(dim=-1)
+    out = objective({**batch, "travelled": 5.4 * length.detach() + 0.25})
+    assert out.losses["speed"].item() == pytest.approx(0.25, rel=1e-4)
+    with pytest.raises(ValueError, match="needs how far the camera moves"):
+        Objective({"depth": FakeDepth(n_mask=0)}, {"speed": Speed()}, supp_idxs=(0,))

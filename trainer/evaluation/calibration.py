@@ -22,6 +22,7 @@ from trainer.metrics.calibration import (
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
+LEAST_GAIN = 1e-4  # of AbsRel: less is rounding
 NAMES = {"before": "as it is", "scale": "one scale", "after": "scale and power"}
 
 
@@ -54,7 +55,7 @@ class Measured:
         law, better = (self.scale, "scale") if scale_only else (self.law, "after")
         for worse in (["before"] if is_metric else []) + ([] if scale_only else ["scale"]):
             gain, error = self.score.gain(worse, better)
-            if gain <= error:
+            if gain <= max(error, LEAST_GAIN):
                 instead = ". To take the scale alone: --scale-only" if worse == "scale" else ""
                 raise FoundByAll(
                     f"{NAMES[better]} does not help against {NAMES[worse]}: cross-validated AbsRel"
