@@ -13,6 +13,7 @@ from tests.commands.evaluating import evaluate, saved, write_run
 from trainer.checkpoint import Saved, load_objective, safefile
 from trainer.checkpoint.publish import published
 from trainer.commands.calibrate import main
+from trainer.commands.export import main as export
 from trainer.evaluation.calibration import measure_metres
 from trainer.evaluation.session import Network
 from trainer.metrics.calibration import Calibration, PowerLaw
@@ -84,6 +85,13 @@ def test_a_power_changes_what_leaves_the_house_and_can_be_removed(video_run, tmp
     network = Network.load(out, None, torch.device("cpu"), law)
     images = torch.rand(1, 3, 64, 96)
     torch.testing.assert_close(network.predict_depth(images), metric.network(images)[1])
+
+    pytest.importorskip("transformers", reason="of the extra `export`")
+    folder = tmp_path / "folder"  # compared with PyTorch before it is kept
+    assert export([str(out), "--format", "transformers", "--out", str(folder)]) == 0
+    facts = json.loads((folder / "config.json").read_text())["facts"]
+    assert (facts["unit"], facts["scale_exponent"]) == ("m", "1.3")
+    assert json.loads(facts["calibration"])["images"] == 8
 
     assert calibrate("--ckpt", out, "--remove", "--out", tmp_path / "plain.safetensors") == 0
     again = Saved(tmp_path / "plain.safetensors", *safefile.read(tmp_path / "plain.safetensors"))
