@@ -1,7 +1,7 @@
 """Measure how the depth of a network becomes metres, on images with ground truth, and keep that in its checkpoint.
 
     monodepth calibrate --ckpt models/kitti/monodepth2_M/42 --cfg-file eval/kitti_eigen_zhou
-    monodepth predict street.jpg --ckpt models/kitti/monodepth2_M/42/ckpts/best-calibrated.safetensors
+    monodepth predict models/kitti/monodepth2_M/42/ckpts/best-calibrated.safetensors street.jpg
 
 One power law for all images, metres = exp(a log d + b), is fitted and checked on drives that the fit has not seen. It
 is refused when it is no better there than a single scale, which `--scale-only` takes. `predict`, `export` and
