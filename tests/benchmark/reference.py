@@ -354,7 +354,7 @@ def speed(step: Step) -> dict[str, Tensor]:
 
 
 def camera_height(step: Step, height: float = 1.65, rows: float = 0.3, columns: float = 0.5) -> dict[str, Tensor]:
-    """Fit 1 / depth = m ray to the lower middle of each picture; the camera is 1 / |m| above that plane."""
+    """Fit 1 / depth = m ray to the lower middle of each picture: over level ground m is (0, 1 / height, 0)."""
     depth, errors = step.view.depths[0], []
     h, w = depth.shape[-2:]
     high, wide = round(rows * h), round(columns * w)
@@ -369,7 +369,7 @@ def camera_height(step: Step, height: float = 1.65, rows: float = 0.3, columns: 
             off = (rays @ m - values.detach()).abs()
             weights = (1 + (off / (1.4826 * off.sort().values[len(off) // 2])) ** 2) ** -2
         m = weighted_least_squares(rays, values, weights)
-        errors.append((5.4 / m.square().sum().sqrt() / height).log().abs())
+        errors.append((height * m[1] / 5.4 - 1).abs())
     return {"": mean(errors)}
 
 

@@ -5,11 +5,16 @@ import math
 import pytest
 import torch
 
-from trainer.geometry import camera_height, fit_plane, lower_middle
+from trainer.geometry import fit_plane, lower_middle
 
 H, W = 24, 36
 K = torch.tensor([[[0.6 * W, 0, W / 2], [0, 1.9 * H, H / 2], [0, 0, 1.0]]], dtype=torch.float64)
 WINDOW = lower_middle((H, W), 0.4, 0.6)
+
+
+def camera_height(m):
+    """Distance of the camera from a plane."""
+    return 1 / m.norm(dim=-1)
 
 
 def ground(height=1.5, normal=(0.05, 1.0, 0.1)):

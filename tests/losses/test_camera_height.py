@@ -24,12 +24,28 @@ def value(scene, **options):
     return CameraHeight(rows=0.4, columns=0.6, **options)(scene)[0].item()
 
 
-def test_the_true_height_costs_nothing_and_twice_costs_as_much_as_half():
-    scene = street(1.65)
+def test_the_relative_error_of_the_inverse_height():
+    level = 1 / math.sqrt(0.05**2 + 1 + 0.1**2)  # the y of the normal of that street
+    scene = street(1.65 * level)
     assert value(scene) == pytest.approx(0, abs=1e-9)
-    assert value(scene, height=3.3) == pytest.approx(math.log(2), rel=1e-9)
-    assert value(scene, height=0.825) == pytest.approx(math.log(2), rel=1e-9)
-    assert value(street(1.8)) == pytest.approx(math.log(1.8 / 1.65), rel=1e-9)
+    assert value(scene, height=3.3) == pytest.approx(1, rel=1e-9)
+    assert value(scene, height=0.825) == pytest.approx(0.5, rel=1e-9)
+    assert value(street(2.2 * level)) == pytest.approx(0.25, rel=1e-9)
+    assert value(street(1.65)) == pytest.approx(1 - level, rel=1e-9)  # 6.4 degrees off: 0.6 %
+
+
+def test_a_wall_and_a_ceiling_are_no_ground():
+    """However far: a plane straight ahead has no slope, one that comes nearer upwards has the wrong one."""
+    wall = depth_to_disp(torch.full((1, 1, H, W), 1.65 / UNIT, dtype=torch.float64))
+    changes = {"scales": (0,), "size": (H, W), "dtype": torch.float64, "K": K}
+    scene = random_scene(1, disp={0: wall.requires_grad_()}, **changes)
+    loss = CameraHeight(rows=0.4, columns=0.6)(scene)[0]
+    assert loss.item() == pytest.approx(1, rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, wall)
+    rows = gradient[0, 0, -10:].sum(1)
+    assert rows[-1] < 0 < rows[0]  # descending brings the lowest row nearer and the upper ones further away
+    falling = torch.linspace(0.5, 0.1, H, dtype=torch.float64)[None, None, :, None].expand(1, 1, H, W)
+    assert value(random_scene(1, disp={0: falling}, **changes)) > 2
 
 
 def test_depth_that_is_too_large_shrinks():

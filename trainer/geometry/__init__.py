@@ -9,7 +9,7 @@ from trainer.geometry.camera import (
     scale_intrinsics,
 )
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
-from trainer.geometry.ground import camera_height, fit_plane, lower_middle
+from trainer.geometry.ground import fit_plane, lower_middle
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
 from trainer.geometry.synthesis import Runner, View, ViewSynthesis, cache_pieces, project, sample_grid
 
@@ -19,7 +19,6 @@ __all__ = [
     "ViewSynthesis",
     "axis_angle_to_matrix",
     "cache_pieces",
-    "camera_height",
     "crop_intrinsics",
     "depth_to_disp",
     "disp_to_depth",

@@ -1,4 +1,4 @@
-"""The ground under the camera: a plane fitted to the lower middle of a depth map, and the height above it.
+"""The ground in front of the camera: a plane fitted to the lower middle of a depth map.
 
 The inverse depth of a plane is linear in the rays of the pixels: points P = depth * ray on the plane n P = height have
 1 / depth = (n / height) ray. So the fit is one of straight lines, and smooth in the depth.
@@ -44,11 +44,6 @@ def fit_plane(depth: Tensor, K: Tensor, window: tuple[slice, slice]) -> Tensor:
             spread = (DEVIATION * middle).clamp_min(_least(inverse))
             weight = (1 + (residual / spread).square()).square().reciprocal()
     return _fit(inverse, x, y, weight)
-
-
-def camera_height(m: Tensor) -> Tensor:
-    """Return the distance (b) of the camera from the planes m (b 3) of `fit_plane`, in the unit of their depth."""
-    return 1 / m.square().sum(-1).clamp_min(torch.finfo(m.dtype).tiny).sqrt()
 
 
 def _rays(K: Tensor, window: tuple[slice, slice], like: Tensor) -> tuple[Tensor, Tensor]:
