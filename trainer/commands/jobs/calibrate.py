@@ -27,12 +27,12 @@ SUFFIX = ".safetensors"
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, fit, print, write. Raises UserError for the mistakes of a user."""
     load_plugins(args.plugins)
-    path = find_checkpoint(args.ckpt)
-    out = _place(args, path)
     if args.remove:
-        return _remove(path, out)
+        path = find_checkpoint(args.ckpt)
+        return _remove(path, _place(args, path))
     changes = Changes(args.cfg_file, args.set)
     subject = read_checkpoint(args.ckpt, args.hparams, changes, args.mode)
+    out = _place(args, subject.path)
     protocol = {"alignment": ["none"], "metrics": ["eigen"], "flip": False}
     settings = subject.cfg.evaluation.model_copy(update=protocol)
     request = EvaluationRequest(subject, changes, settings, mode=args.mode, limit=args.limit)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         is_metric = subject.alignment != "median"
         found = measured.calibration(args.scale_only, is_metric, about_data(about["dataset"]))
         if machine.processes.is_first:
-            _write(path, out, found)
+            _write(subject.path, out, found)
     return 0
 
 
