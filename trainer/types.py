@@ -14,7 +14,9 @@ from torch import Tensor
 
 STEREO_BASELINE_M = 0.54  # metres between the cameras of a KITTI stereo pair
 STEREO_BASELINE_UNITS = 0.1  # the same in `T_stereo` (Monodepth2, arXiv:1806.01260)
-METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS  # 5.4, for depth of networks trained on stereo pairs
+# 5.4: metres in a unit of depth and motion, where something in the training fixes the unit: stereo pairs, or the losses
+# `speed` and `camera_height`
+METRES_PER_UNIT = STEREO_BASELINE_M / STEREO_BASELINE_UNITS
 
 DATA_STAGES = ("Total", "Image", "Support", "Depth", "Augment", "ToTorch")  # columns of Batch["load_ms"]
 
@@ -38,6 +40,7 @@ class Batch(TypedDict, total=False):
     # view_NAME_depth_factor (b,)  of crop: depth is this times what the network says
     # view_permute_cut (b 2)  x and y of the pixel at which `target_aug` is cut, int64
     Ts_true: Tensor  # (b n 4 4) true target -> support motion in metres, if known
+    travelled: Tensor  # (b n) metres from target to support along the way, 0 = not known, when `dataset.use_speed`
     K_depth: Tensor  # (b 3 3) intrinsics in pixels of `depth`, if known
     edges: Tensor  # (b 1 H W) 1 on depth edges of the truth, if known
     foreground: Tensor  # (b 1 H W) share of a pixel that a near object covers, 0..1, if known

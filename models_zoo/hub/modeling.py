@@ -31,7 +31,7 @@ class MonodepthConfig(PretrainedConfig):
     Args:
         depth: keywords of `models_zoo.depth.Depth`.
         min_depth, max_depth: depth at disparity 1 and 0, in units of the network; max_depth null = no bound.
-        factor: from those units to the unit of `predicted_depth`.
+        factor, exponent: from those units to the unit of `predicted_depth`: factor * depth ** exponent.
         depth_estimation_type: "metric": `predicted_depth` is depth in metres; "relative": it is disparity, 1 / depth up
             to a factor, larger = nearer, as Depth Anything has it.
     """
@@ -44,11 +44,13 @@ class MonodepthConfig(PretrainedConfig):
         min_depth: float = 0.1,
         max_depth: float | None = 100.0,
         factor: float = 1.0,
+        exponent: float = 1.0,
         depth_estimation_type: str = "relative",
         **kwargs: Any,
     ):
         self.depth = {"pretrained": False, **(depth or {})}
         self.min_depth, self.max_depth, self.factor = min_depth, max_depth, factor
+        self.exponent = exponent
         self.depth_estimation_type = depth_estimation_type
         super().__init__(**kwargs)
 
@@ -88,7 +90,7 @@ class MonodepthForDepthEstimation(PreTrainedModel):
         disp = self.networks["depth"](pixel_values.to(self.dtype))["disp"][0][:, 0].float()
         near, far = 1 / config.min_depth, (1 / config.max_depth if config.max_depth else 0.0)
         inverse = (disp * (near - far) + far).clamp_min(torch.finfo(disp.dtype).eps)  # 1 / depth, arXiv:1609.03677
-        depth = config.factor / inverse
+        depth = config.factor / (inverse if config.exponent == 1 else inverse**config.exponent)
         predicted = depth if config.depth_estimation_type == "metric" else 1 / depth
         return (predicted,) if return_dict is False else DepthEstimatorOutput(predicted_depth=predicted)
 

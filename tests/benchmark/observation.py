@@ -53,6 +53,7 @@ class Step:
     # Further views: disparity (b 1 h w); A (3 3), pixels of the target -> its own; factor of its depth (b,) or None.
     others: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
     automask: Tensor | None = None  # (b 1 h w) bool, where a warped support is best
+    travelled: Tensor | None = None  # (b n) metres from the target to each support, 0 = not known
 
 
 def observe(
@@ -98,7 +99,7 @@ def observe(
             supp_feats = [encode(image) for image in supports_aug]
     return Step(
         view, virtual, feats, supp_feats, autoenc_imgs, batch.get("depth_hints"),
-        losses.get("img_recon", {}), i_stereo, batch.get("pseudo"),
+        losses.get("img_recon", {}), i_stereo, batch.get("pseudo"), travelled=batch.get("travelled"),
     )  # fmt: skip
 
 

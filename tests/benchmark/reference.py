@@ -341,12 +341,50 @@ def view_consistency(step: Step, loss_name: str = "ssim", use_automask: bool = F
     return {"": torch.stack(values).sum() / len(plain)}
 
 
+def speed(step: Step) -> dict[str, Tensor]:
+    """Average | |t| - way | in metres over the supports whose way is known; a unit is 5.4 m. arXiv:1905.02693."""
+    assert step.travelled is not None
+    errors = [
+        (5.4 * T[i, :3, 3].square().sum().sqrt() - ways[i]).abs()
+        for T, ways in zip(step.view.Ts, step.travelled.unbind(1), strict=True)
+        for i in range(len(T))
+        if ways[i] > 0
+    ]
+    return {"": mean(errors)}
+
+
+def camera_height(step: Step, height: float = 1.65, rows: float = 0.3, columns: float = 0.5) -> dict[str, Tensor]:
+    """Fit 1 / depth = m ray to the lower middle of each picture: over level ground m is (0, 1 / height, 0)."""
+    depth, errors = step.view.depths[0], []
+    h, w = depth.shape[-2:]
+    high, wide = round(rows * h), round(columns * w)
+    left = (w - wide) // 2
+    for d, K in zip(depth[:, 0], step.view.K, strict=True):
+        pixels = [(u, v) for v in range(h - high, h) for u in range(left, left + wide)]
+        rays = torch.stack([torch.linalg.solve(K, K.new_tensor([u, v, 1.0])) for u, v in pixels])
+        values = torch.stack([1 / d[v, u] for u, v in pixels])
+        weights = torch.ones_like(values)
+        for _ in range(5):
+            m = weighted_least_squares(rays, values, weights).detach()
+            off = (rays @ m - values.detach()).abs()
+            weights = (1 + (off / (1.4826 * off.sort().values[len(off) // 2])) ** 2) ** -2
+        m = weighted_least_squares(rays, values, weights)
+        errors.append((height * m[1] / 5.4 - 1).abs())
+    return {"": mean(errors)}
+
+
+def weighted_least_squares(A: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Solve the normal equations of sum weights * (A m - y)^2."""
+    W = weights[:, None]
+    return torch.linalg.solve(A.T @ (W * A), A.T @ (weights * y))
+
+
 TERMS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "img_recon": img_recon, "feat_recon": feat_recon, "autoenc_recon": autoenc_recon,
     "stereo_const": stereo_const, "depth_regr": depth_regr, "disp_smooth": disp_smooth,
     "feat_peaky": feat_peaky, "feat_smooth": feat_smooth, "disp_occ": disp_occ, "disp_mask": disp_mask,
     "disp_ssi": disp_ssi,
-    "view_consistency": view_consistency,
+    "view_consistency": view_consistency, "speed": speed, "camera_height": camera_height,
 }  # fmt: skip
 
 

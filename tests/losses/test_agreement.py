@@ -37,6 +37,8 @@ OPTIONS = {
     "view_consistency": options(loss_name=["ssim", "silog"], use_automask=SWITCH),
     "feat_peaky": options(use_edges=SWITCH),
     "feat_smooth": options(use_edges=SWITCH),
+    "speed": [{}],
+    "camera_height": options(height=[1.65, 0.9], rows=[0.4], columns=[0.5, 1.0]),
 }
 
 
@@ -65,6 +67,7 @@ def step_of(scene, photometric=None):
         pseudo=scene.pseudo,
         others=[(other.disp[0], other.A[0], other.depth_factor) for other in scene.others.values()],
         automask=scene.automask,
+        travelled=scene.travelled,
     )
 
 

@@ -38,6 +38,7 @@ def full_scene(dtype, b=2, constant=None, legacy_sampling=False):
         name: random_scene(b, dtype=dtype, disp={0: d}, A=window, depth_factor=f and torch.full((b,), f, dtype=dtype))
         for name, d, f in zip(("high", "crop"), seen, factor, strict=True)
     }
+    changes["travelled"] = torch.tensor([[0.9, 0.0], [1.4, 0.7]], dtype=dtype)[:b]
     changes["automask"] = torch.rand(b, 1, *SIZE, generator=torch.Generator().manual_seed(6)) < 0.5
     learnt = [*seen, *disp.values(), *disp_stereo.values(), *mask.values(), *leaves(extras)]
     for tensor in learnt:
@@ -66,6 +67,7 @@ CASES = [(name, kwargs) for name in LOSSES.names() for kwargs in variants(name)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gives_a_finite_number_and_finite_gradients(name, kwargs, dtype):
     scene, learnt = full_scene(dtype)
+    learnt.append(scene.Ts.requires_grad_())
     value, pictures = created(name, **kwargs)(scene)
     assert value.shape == ()
     assert value.dtype == dtype
@@ -100,6 +102,7 @@ def test_a_relu_disparity_of_0_is_harmless(name):
     for disps in (scene.disp, scene.disp_stereo):
         for s, disp in disps.items():
             disp.data[dead[s]] = 0.0
+    learnt.append(scene.Ts.requires_grad_())
     value, _ = created(name)(scene)
     assert value.isfinite()
     gradients = torch.autograd.grad(value, learnt, allow_unused=True)

@@ -14,10 +14,9 @@ from torch import Tensor
 from models_zoo.adapters import merged_state
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.hub import as_hub_name
-from trainer.checkpoint.saved import PREFIX, Saved
+from trainer.checkpoint.saved import KEPT, PREFIX, Saved
 from trainer.data.kitti_raw.lists import title_of
 
-KEPT = ("epoch", "batch", "step", "monitor", "metrics", "camera")  # of the metadata
 # Of the settings. Not the command line, nor anything about machine or user, whatever versions to come may store.
 KEPT_SETTINGS = ("name", "version", "seed", "trainer_version", "plugins", "imported", "pseudo", "config")
 KEPT_OF_IMPORTED = ("source", "format")

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer.checkpoint import schema
-from trainer.checkpoint.encoding import from_json
+from trainer.checkpoint.encoding import from_json, to_json
 from trainer.checkpoint.matching import compare, described, fit, is_part, mismatch_lines, wrong_statistics
 from trainer.checkpoint.state import (
     Position,
@@ -25,11 +25,14 @@ from trainer.checkpoint.state import (
     weights,
 )
 from trainer.checkpoint.trained_on import TrainedOn, unpack
+from trainer.metrics.calibration import Calibration
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError, printable
 from trainer.runtime.rundir import diff_config, plain
 
 PREFIX = "networks."  # of weights in files and in an objective
+CALIBRATION = "calibration"  # of the metadata
+KEPT = ("epoch", "batch", "step", "monitor", "metrics", "camera", CALIBRATION)  # of the metadata, beside the settings
 
 
 class WrongArchitecture(UserError):
@@ -89,6 +92,18 @@ class Saved:
     def trained_on(self) -> TrainedOn | None:
         """The frames that the weights were trained on; None where the file does not say."""
         return unpack(self.path, self.tensors, self.metadata)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How depth becomes metres, if `monodepth calibrate` has measured it."""
+        data = from_json(self.metadata.get(CALIBRATION, "null"))
+        return data and Calibration.from_dict(data)
+
+    def recalibrated(self, calibration: Calibration | None) -> Saved:
+        """Return what `best` holds of this checkpoint, weights and settings, with another calibration or none."""
+        kept = {key: self.metadata[key] for key in (*KEPT, "hparams") if key in self.metadata and key != CALIBRATION}
+        own = {} if calibration is None else {CALIBRATION: to_json(calibration.to_dict())}
+        return Saved(self.path, _full(self.weights), {**kept, **own})
 
     @property
     def parts(self) -> tuple[str, ...]:

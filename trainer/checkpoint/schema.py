@@ -90,6 +90,18 @@ class _Camera(_Strict):
     bend: Spread
 
 
+class _Calibration(_Strict):
+    """`Calibration`."""
+
+    a: Size
+    b: Annotated[float, Field(ge=-50, le=50)]
+    data: dict[str, str]
+    images: Count
+    drives: Count
+    folds: Count
+    abs_rel: dict[str, Spread]
+
+
 class _Metadata(_Strict):
     epoch: Count = 0
     batch: Count = 0
@@ -97,6 +109,7 @@ class _Metadata(_Strict):
     hparams: Annotated[_Hparams, Json] = _Hparams()
     metrics: Annotated[dict[str, float], Json] = {}
     camera: Annotated[_Camera | None, Json] = None
+    calibration: Annotated[_Calibration | None, Json] = None
     best: Annotated[_Best, Json] = _Best()
     parts: Annotated[list[str], Json] = []
     monitor: str = ""

@@ -17,6 +17,7 @@ COMMANDS = {
     "depth-movie": "learn depth from a film of your own and show both side by side",
     "predict": "predict depth of pictures, films, a camera or a stream",
     "evaluate": "score a checkpoint or a file of predictions",
+    "calibrate": "measure how depth becomes metres, and keep that in a checkpoint",
     "export": "write the depth network for other programs: ONNX, PyTorch alone, transformers",
     "export-depth": "write the disparities of a data set to an NPZ file",
     "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",

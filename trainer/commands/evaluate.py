@@ -91,8 +91,9 @@ def _add_protocol(add: Callable[..., object]) -> None:
         nargs="+",
         metavar="MODE",
         help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares), lsqr_depth_trim"
-        " (that without extremes, as in MDEC 2025); several are scored side by side, with a file each; default stereo"
-        " if trained with a stereo pair",
+        " (that without extremes, as in MDEC 2025); several are scored side by side, with a file each; default none"
+        " if the checkpoint knows metres (by `monodepth calibrate`, or the losses speed and camera_height), stereo if trained"
+        " with a stereo pair, else median",
     )
     crops = "garg, eigen, marigold (all KITTI), nyu, cityscapes or none; default garg for KITTI, else none"
     add("--crop", metavar="NAME", help=crops)

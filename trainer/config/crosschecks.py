@@ -105,6 +105,7 @@ class _Crosschecks:
             virtual_stereo=bool(depth.get("use_virtual_stereo")),
             use_hints=bool(kwargs.get("use_hints")),
             use_pseudo=bool(kwargs.get("use_pseudo")),
+            use_speed=bool(kwargs.get("use_speed")),
             views=bool(_views_of(kwargs)),
             automask=bool(self.config.loss.get("img_recon", {}).get("use_automask")),
         )
@@ -188,10 +189,12 @@ class _Crosschecks:
         """Labels need a loss. Validation computes the same losses, unless its items have no supports."""
         if self.config.datasets["train"][1].get("use_pseudo") and "pseudo" not in needed:
             self.warn("dataset.use_pseudo: no loss reads the labels; add loss.disp_ssi, or set it to false")
+        if self.config.datasets["train"][1].get("use_speed") and "speed" not in needed:
+            self.warn("dataset.use_speed: no loss reads it; add loss.speed, or set it to false")
         train, val = (self.config.datasets.get(mode, ("", {}))[1] for mode in ("train", "val"))
         if not self.trainer.get("limit_val_batches", 1) or not offsets(val.get("supp_idxs")):
             return
-        for need, key in (("hints", "use_hints"), ("pseudo", "use_pseudo")):
+        for need, key in (("hints", "use_hints"), ("pseudo", "use_pseudo"), ("speed", "use_speed")):
             if need in needed and train.get(key) and not val.get(key):
                 place, fix = self.place("dataset", "train", key), f"set dataset.{key}: true for all modes"
                 self.wrong(place, f"true, but not in validation, which needs it too; {fix}")

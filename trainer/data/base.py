@@ -32,7 +32,7 @@ from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
 Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
-_KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "K_depth", "edges", "foreground")
+_KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "travelled", "K_depth", "edges", "foreground")
 _MIRROR = np.outer([-1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0])  # times a (4 4) motion T: diag(signs) T diag(signs)
 
 
@@ -51,6 +51,7 @@ class RawItem:
     K_depth: NDArray[Any] | None = None  # (3 3) intrinsics in pixels of `depth`, where they are known
     edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
     foreground: NDArray[Any] | None = None  # (H W) 0..1, share of a pixel that a near object covers
+    travelled: NDArray[Any] | None = None  # (n,) metres from target to support, 0 = not known; None = as `Ts_true` says
 
     def mirrored(self) -> RawItem:
         """Exchange left and right. Images and maps are views of the old ones; supports keep their places.
@@ -78,6 +79,7 @@ class RawItem:
             K_depth=camera(self.K_depth, self.depth),
             edges=flipped(self.edges),
             foreground=flipped(self.foreground),
+            travelled=self.travelled,
         )
 
 
@@ -91,6 +93,7 @@ class CommonOptions(TypedDict, total=False):
     use_hints: bool
     use_pseudo: bool
     pseudo_root: str | None
+    use_speed: bool
     decoded_root: str | None
     use_aug: bool
     use_strong_aug: bool
@@ -114,6 +117,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_hints: load proxy depth, the depth hints of arXiv:1909.09051.
         use_pseudo: load the disparity of a teacher network, one label per target.
         pseudo_root: folder of these labels, as `monodepth prepare pseudo` writes them.
+        use_speed: load how far the camera moves from the target to each support, for `loss.speed`.
         decoded_root: folder of their pictures, decoded and resized, as `monodepth prepare cache` writes them.
         use_aug: mirror items (p 0.5) and change the colours of the network inputs.
         use_strong_aug: with `use_aug`, TrivialAugment (p 0.7, arXiv:2103.10158) instead of jitter (p 0.5).
@@ -129,6 +133,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     source: ClassVar[str] = ""  # where it was published, for the catalogue
     licence: ClassVar[str] = ""  # of the data, for model cards; "" = not known, as of recordings of one's own
     makes_pseudo: ClassVar[bool] = False  # labels need no `pseudo_root`: `load` gives them without one
+    measures_speed: ClassVar[bool] = False  # knows how far the camera moves from frame to frame, or may be told
     reads_pictures: ClassVar[bool] = False  # from files, which `decoded_root` stands in for
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
@@ -150,6 +155,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         use_hints: bool = False,
         use_pseudo: bool = False,
         pseudo_root: str | None = None,
+        use_speed: bool = False,
         decoded_root: str | None = None,
         use_aug: bool = False,
         use_strong_aug: bool = False,
@@ -180,6 +186,9 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         if decoded_root is not None and not self.reads_pictures:
             raise UserError("dataset.decoded_root: this data set has no picture files. Remove the key")
         self.decoded_root = decoded_root
+        if use_speed and not self.measures_speed:
+            raise UserError("dataset.use_speed: this data set does not know how far its camera moves. Set it to false")
+        self.use_speed = use_speed
 
     @abstractmethod
     def __len__(self) -> int:
@@ -353,6 +362,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         plain: dict[str, Any] = {
             "use_hints": False,
             "use_pseudo": False,
+            "use_speed": False,
             "decoded_root": None,
             "use_aug": False,
             "use_strong_aug": False,
@@ -424,6 +434,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             clean = augment.to_planes(images)  # (1+n 3 h w) in [0, 1]
             item = {"target": torch.from_numpy(clean[0]), "supports": torch.from_numpy(clean[1:])}
             arrays = {"K": raw.K, "T_stereo": raw.T_stereo, "Ts_true": raw.Ts_true, "K_depth": raw.K_depth}
+            arrays["travelled"] = self._travelled(raw) if self.use_speed else None
             maps = {"depth": raw.depth, "depth_hints": raw.hints, "pseudo": raw.pseudo, "edges": raw.edges}
             maps["foreground"] = raw.foreground
             arrays |= {key: None if entry is None else entry[None] for key, entry in maps.items()}
@@ -435,6 +446,13 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
                 inputs = torch.from_numpy(clean if recolour is None else recolour(images))
             item["target_aug"], item["supports_aug"] = inputs[0], inputs[1:]
         return item
+
+    def _travelled(self, raw: RawItem) -> NDArray[Any]:
+        """Return the metres (n,) from target to each support, 0 = not known; the stereo partner is no way travelled."""
+        if raw.travelled is None and raw.Ts_true is None:
+            raise DataError("dataset.use_speed: the motion of the camera is not known here")
+        known = np.linalg.norm(raw.Ts_true[:, :3, 3], axis=1) if raw.travelled is None else raw.travelled  # type: ignore[index]
+        return np.where([offset != 0 for offset in self.supp_idxs], np.nan_to_num(known), 0.0)
 
 
 def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:

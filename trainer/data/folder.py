@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions, RawItem
-from trainer.data.clips.clips import PICTURES, list_clip
+from trainer.data.clips.clips import PICTURES, Line, list_clip
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, resized
+from trainer.data.clips.speeds import Speeds, read_speeds
 from trainer.data.clips.video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.files.paths import data_roots
 from trainer.data.files.splits import counted
@@ -47,6 +50,9 @@ class FrameFolder(ClipDataset):
         supp_range: [least, most] factor of the offsets of supports, drawn per item in training (arXiv:2307.10713).
         fov: horizontal field of view in degrees; null = that of K.txt, or else a guess of 60.
         cache: folder for the frames of videos; null = in the user's cache folder.
+        speeds: file for `use_speed`, lines `<frame>, <metres per second>[, <time in seconds>]`, a frame being the name
+            or number of a picture, after `<clip>/` where there are several clips; also looked for in `path`.
+        fps: frames per second, for lines without a time.
         use_depth: without effect: there is none.
 
     The other arguments are those of `DepthDataset`.
@@ -54,6 +60,7 @@ class FrameFolder(ClipDataset):
 
     source: ClassVar[str] = "made for this project"
     defaults: ClassVar[CommonOptions] = {"use_depth": False}
+    measures_speed = True
 
     def __init__(
         self,
@@ -64,6 +71,8 @@ class FrameFolder(ClipDataset):
         supp_range: tuple[int, int] = (1, 1),
         fov: float | None = None,
         cache: str | None = None,
+        speeds: str | None = None,
+        fps: float | None = None,
         **common: Unpack[CommonOptions],
     ):
         super().__init__(**common | {"use_depth": False})
@@ -82,6 +91,7 @@ class FrameFolder(ClipDataset):
         clips = {name: list_clip(folder, name) for name, folder in folders.items()}
         self._K = {name: self._read_K(self._sources[name]) for name in clips}
         self._choose_items(clips, split_file, val_every, self.path)
+        self._speeds = self._open_speeds(speeds, fps) if self.use_speed else None
 
     @property
     def home(self) -> Path:
@@ -93,6 +103,8 @@ class FrameFolder(ClipDataset):
 
     def notes(self) -> list[str]:
         notes = super().notes() + self._notes
+        if self._speeds is not None and (without := len(self) - self._known_ways):
+            notes.append(f"{self._speeds.path}: the way of {without} of {len(self)} items is not known, or is 0")
         notes += filter(None, (doubt(K, self._native_size(name), name) for name, K in self._K.items() if K is not None))
         if guessed := ", ".join(self._guessed):
             notes.append(
@@ -118,7 +130,46 @@ class FrameFolder(ClipDataset):
         native, K = self._native_size(line.clip), self._K[line.clip]
         if K is None:
             K = from_field_of_view(native, GUESSED_FOV if self.fov is None else self.fov)
-        return RawItem(target, supports, resized(K, native, self.size))
+        way = None if self._speeds is None else self._way(self._speeds, line, factor)
+        return RawItem(target, supports, resized(K, native, self.size), travelled=way)
+
+    def check(self) -> list[str]:
+        """List what is wrong with the pictures, and say when no way between them is known."""
+        known = self._known_ways
+        if known or self._speeds is None:
+            return super().check()
+        frames = f"such as {self.label_name(0)}"
+        return [
+            *super().check(),
+            f"{self._speeds.path}: no line is about a frame of {self.path}, {frames}, and its supports",
+        ]
+
+    @cached_property
+    def _known_ways(self) -> int:
+        """Number of items with a support to which the way is known."""
+        lines = [line for line in self.lines if self._speeds and not line.problem and line.clip in self.clips]
+        return sum(bool(self._way(self._speeds, line).any()) for line in lines if self._speeds)
+
+    def _way(self, speeds: Speeds, line: Line, factor: int = 0) -> NDArray[Any]:
+        """Return the metres (n,) from the frame of an item to its supports, 0 = not known."""
+        clip = self.clips[line.clip]
+        places = [self._support(line, offset)[1] for offset in self._offsets(factor)]
+        return np.array([speeds.way(clip, line.number, number) for number in places])
+
+    def _open_speeds(self, speeds: str | None, fps: float | None) -> Speeds:
+        if speeds is None:
+            raise UserError(
+                "dataset.use_speed: true needs dataset.speeds, a file with lines `<frame>, <metres per second>[, <time"
+                " in seconds>]`, and dataset.fps where it has no times"
+            )
+        if fps is not None and not 0 < fps < math.inf:
+            raise UserError(f"dataset.fps must be frames per second, above 0, got {fps}")
+        home = self.path if os.path.isdir(self.path) else self.path.parent
+        places = [Path(speeds).expanduser(), home / speeds]
+        found = next((place for place in places if os.path.isfile(place)), None)
+        if found is None:
+            raise UserError(f"dataset.speeds: there is no file {' or '.join(map(str, places))}")
+        return read_speeds(found, fps)
 
     def _read_K(self, source: Path) -> NDArray[Any] | None:
         home = source if os.path.isdir(source) else source.parent

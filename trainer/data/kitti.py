@@ -6,17 +6,21 @@ Uhrig et al. (arXiv:1708.06500). Pictures may be PNG as distributed or JPEG as M
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
 from trainer.data.base import CommonOptions
-from trainer.data.kitti_raw.files import Recordings
+from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import KITTI_LICENCE, find_annotated, find_hints, find_raw
+from trainer.data.kitti_raw.speeds import Speedometer
 from trainer.data.kitti_raw.writer import KittiWriter, Recording
 
 
@@ -37,6 +41,7 @@ class KittiRaw(KittiItems):
         "A. Geiger et al., IJRR 2013; Eigen, arXiv:1406.2283; Zhou, arXiv:1704.07813; Uhrig et al., arXiv:1708.06500"
     )
     licence = KITTI_LICENCE
+    measures_speed = True
 
     @classmethod
     def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
@@ -63,6 +68,30 @@ class KittiRaw(KittiItems):
         super().__init__(
             root, split, split_file, use_benchmark, depth_along, depth_size, intrinsics, hints_root, **common
         )
+        self._speedometer = Speedometer(self.raw)
+
+    def check(self) -> list[str]:
+        problems = super().check()
+        if self.use_speed and self._frames() and not self._with_speed():
+            problems.append(
+                f"dataset.use_speed: no drive in {self.raw} has oxts/timestamps.txt and oxts/data, the records of the"
+                " car's speed. Unpack the synced archives whole, or set it to false"
+            )
+        return problems
+
+    def notes(self) -> list[str]:
+        notes, without = super().notes(), len(self._frames()) - self._with_speed()
+        return notes + (
+            [f"{without} of {len(self)} items have no record of the speed"] if self.use_speed and without else []
+        )
+
+    def _with_speed(self) -> int:
+        """Count items of drives that have records of the speed."""
+        drives = Counter(frame.drive for frame in self._frames())
+        return sum(count for drive, count in drives.items() if self._speedometer.knows(drive))
+
+    def _travelled_from(self, frame: Frame) -> NDArray[Any]:
+        return np.array([self._speedometer.way(frame, frame.support(i)) if i else 0.0 for i in self.supp_idxs])
 
     def _open(self, root: str | None, hints_root: str | None) -> Recordings:
         raw = find_raw(root)

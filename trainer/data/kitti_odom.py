@@ -64,6 +64,7 @@ class KittiOdometry(ClipDataset):
 
     source: ClassVar[str] = "CVPR 2012; Zhou et al., arXiv:1704.07813"
     licence = KITTI_LICENCE
+    measures_speed = True
 
     def __init__(
         self,
@@ -104,6 +105,12 @@ class KittiOdometry(ClipDataset):
         self._without_depth = self.use_depth and not has_scans
         self.use_depth = self.use_depth and has_scans
         self._has_poses = bool(self.sequences) and all(os.path.isfile(self._pose_file(s)) for s in self.sequences)
+        if self.use_speed and not self._has_poses:
+            without = ", ".join(s for s in self.sequences if not os.path.isfile(self._pose_file(s)))
+            raise UserError(
+                f"dataset.use_speed: {self.root / 'poses'} has no poses of sequence {without}, which say how far the"
+                " camera moves. Copy them there, name other frames with dataset.split_file, or set it to false"
+            )
         self._rigs: dict[str, Rig] = {}
         self._poses: dict[str, NDArray[Any]] = {}
 

@@ -68,6 +68,7 @@ class MixedDatasets(RecordedDataset):
     source: ClassVar[str] = "MiDaS, arXiv:1907.01341"
     path_arguments = frozenset({"datasets"})
     makes_pseudo = True
+    measures_speed = True  # the data sets in it say so for themselves
 
     def __init__(
         self,
@@ -244,6 +245,7 @@ class MixedDatasets(RecordedDataset):
         wanted = {"T_stereo"} if 0 in self.supp_idxs else set()
         wanted |= {"depth_hints"} if self.use_hints else set()
         wanted |= {"pseudo"} if self.use_pseudo else set()
+        wanted |= {"travelled"} if self.use_speed else set()
         for key in sorted(wanted - self._keys):
             without = [name for name, s in zip(names, self._samples, strict=True) if key not in s]
             problems.append(f"{key!r} is requested, but {', '.join(without)} does not have it")

@@ -49,6 +49,7 @@ class RgbdScenes(ClipDataset):
 
     source: ClassVar[str] = "Duzceker et al., arXiv:2012.02177"
     defaults: ClassVar[CommonOptions] = {"size": (320, 224)}
+    measures_speed = True
 
     def __init__(
         self,
@@ -78,6 +79,11 @@ class RgbdScenes(ClipDataset):
         self._K = {name: read_intrinsics(folder / "K.txt") for name, folder in self._scenes.items()}
         self._poses = {name: self._read_poses(folder, clips[name]) for name, folder in self._scenes.items()}
         self._has_poses = all(self._poses.values())
+        if self.use_speed and not self._has_poses:
+            raise UserError(
+                f"dataset.use_speed: {self.root}: not all scenes have finite poses in poses.txt, which say how far the"
+                " camera moves. Complete them, or set it to false"
+            )
 
     @property
     def home(self) -> Path:

@@ -61,6 +61,7 @@ class Synthetic(DepthDataset):
     licence = "none needed: the scenes are computed"
     defaults: ClassVar[CommonOptions] = {"size": (192, 64)}
     makes_pseudo = True
+    measures_speed = True
 
     def __init__(
         self,

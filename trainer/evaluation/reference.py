@@ -64,6 +64,7 @@ def open_truths(request: EvaluationRequest) -> tuple[DepthDataset | TargetsFile,
         del arguments["size"]  # of images, which are not used
     else:
         _warn_of_training_items(subject.trained, arguments)
+        _warn_of_calibration_items(subject.metadata["checkpoint"].get("calibration"), arguments)
     return dataset, {"dataset": arguments, **({"truth": dataset.truth} if dataset.truth else {})}
 
 
@@ -110,6 +111,21 @@ def _warn_of_training_items(trained: Config, arguments: Mapping[str, Any]) -> No
         _print(
             f"warning: {split} is what the network was trained on: the numbers flatter it. Name another file:"
             " --set dataset.split_file=<file>"
+        )
+
+
+def about_data(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Say in short what a data set with these arguments is: type, mode, and split if it has one."""
+    split = DepthDataset.split_name(arguments)
+    return {"type": arguments["type"], "mode": arguments["mode"], **({"split": split} if split else {})}
+
+
+def _warn_of_calibration_items(calibration: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> None:
+    """Warn when a network is scored on the data set that its metres were fitted to."""
+    if calibration and calibration["data"] == about_data(arguments):
+        _print(
+            f"warning: the metres of this checkpoint were fitted to {calibration['images']} images of this data set, so"
+            " --alignment none flatters it"
         )
 
 

@@ -15,6 +15,7 @@ import torch
 
 from trainer.checkpoint import load_objective
 from trainer.geometry import disp_to_depth
+from trainer.metrics.calibration import PowerLaw
 from trainer.objective import Objective
 from trainer.runtime.processes import ALONE, FoundByAll, Processes, check_launcher, check_world, leaving_with_launcher
 from trainer.tracking.progress import counting
@@ -73,15 +74,17 @@ class Network:
 
     objective: Objective
     device: torch.device
+    metres: PowerLaw | None = None  # makes depth metres; None = depth stays in the unit of the training
 
     @classmethod
-    def load(cls, path: Path, hparams: Path | None, device: torch.device) -> Network:
+    def load(cls, path: Path, hparams: Path | None, device: torch.device, metres: PowerLaw | None = None) -> Network:
         """Load a checkpoint, with the settings in the file `hparams` if given."""
-        return cls(load_objective(path, hparams).to(device), device)
+        return cls(load_objective(path, hparams).to(device), device, metres)
 
     def predict_depth(self, images: torch.Tensor) -> torch.Tensor:
-        """Predict depth (b 1 h w) of images (b 3 h w), in the unit of the training."""
-        return self.objective.predict_depth(images.to(self.device))
+        """Predict depth (b 1 h w) of images (b 3 h w), in the unit of the training or in `metres`."""
+        depth = self.objective.predict_depth(images.to(self.device))
+        return depth if self.metres is None else self.metres.apply(depth)
 
     def predict_pose(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Predict the motions (b n 4 4) to the supports of a batch."""

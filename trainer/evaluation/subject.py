@@ -13,6 +13,7 @@ from trainer.checkpoint import Saved, TrainedOn, find_checkpoint, runs_below
 from trainer.checkpoint.hub import as_hub_name
 from trainer.checkpoint.safefile import read_metadata
 from trainer.checkpoint.trained_on import read_trained_on
+from trainer.checkpoint.units import metres_of
 from trainer.config import Config
 from trainer.config.plugins import naming_plugins
 from trainer.data import DATASETS
@@ -20,6 +21,7 @@ from trainer.data.base import DepthDataset
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.mdec import MDEC_ALIGNMENT, PRED_TYPE
 from trainer.evaluation.stored import UNITS, Kind, StoredDepth, read_arrays
+from trainer.metrics.calibration import PowerLaw
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import sha256
@@ -44,6 +46,7 @@ class Subject:
     alignment: str  # the usual one
     trained: Config | None = None  # of a checkpoint: the configuration without the changes
     trained_on: TrainedOn | None = None  # of a checkpoint that says so: its training frames
+    metres: PowerLaw | None = None  # of a checkpoint: makes its depth metres, where something beside stereo says how
     camera: LearnedCamera | None = None  # of a checkpoint: what its pose network has learned
     hparams: Path | None = None  # of a checkpoint: the file that replaces the embedded settings
     stored: StoredDepth | None = None  # of a file: the predictions
@@ -86,6 +89,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
     source = str(hparams or path)
     with naming_plugins(settings, source):
         trained = Config.from_dict(settings["config"], source=source, training=False)
+    law, origin = metres_of(saved, trained) or (None, "")
     about = {
         "file": str(path),
         "sha256": sha256(path),
@@ -95,14 +99,17 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
         "hparams": str(hparams) if hparams else "embedded",
         **({"camera": saved.camera.to_dict()} if saved.camera else {}),
         **({"imported": imported["format"]} if (imported := settings.get("imported")) else {}),
+        **({"metres": {"a": law.a, "b": law.b, "origin": origin}} if law else {}),
+        **({"calibration": saved.calibration.to_dict()} if saved.calibration else {}),
     }
     return Subject(
         path,
         changes.apply(changes.without_split_file(settings["config"], mode), source),
         {"checkpoint": about},
-        alignment="stereo" if 0 in trained.supp_idxs else "median",
+        alignment="none" if law else "stereo" if 0 in trained.supp_idxs else "median",
         trained=trained,
         trained_on=read_trained_on(path),
+        metres=law,
         camera=saved.camera,
         hparams=hparams,
     )

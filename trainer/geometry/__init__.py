@@ -9,6 +9,7 @@ from trainer.geometry.camera import (
     scale_intrinsics,
 )
 from trainer.geometry.depth import depth_to_disp, disp_to_depth, inverse_depth, valid_depth
+from trainer.geometry.ground import fit_plane, lower_middle
 from trainer.geometry.pose import axis_angle_to_matrix, invert_pose, pose_matrix
 from trainer.geometry.synthesis import Runner, View, ViewSynthesis, cache_pieces, project, sample_grid
 
@@ -21,11 +22,13 @@ __all__ = [
     "crop_intrinsics",
     "depth_to_disp",
     "disp_to_depth",
+    "fit_plane",
     "flip_intrinsics",
     "in_image_sides",
     "inverse_depth",
     "inverse_intrinsics",
     "invert_pose",
+    "lower_middle",
     "pinhole",
     "pose_matrix",
     "project",

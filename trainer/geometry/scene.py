@@ -43,6 +43,7 @@ class Scene:
     T_stereo: Tensor | None = None  # (b 4 4) motion target -> stereo support
     depth_hints: Tensor | None = None  # (b 1 h w) proxy depth, 0 = none
     pseudo: Tensor | None = None  # (b 1 h w) disparity of a teacher up to scale and shift, > 0; 0 = none
+    travelled: Tensor | None = None  # (b n) metres from target to support, 0 = not known
     extras: Mapping[str, Any] = field(default_factory=dict)  # other network outputs: features, autoencoder images
     is_virtual: bool = False  # the scene of a `stereo_twin`, which has no mask
     others: Mapping[str, Scene] = field(default_factory=dict)  # further views of the targets, by name

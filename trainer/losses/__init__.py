@@ -3,7 +3,8 @@
 A loss is an `nn.Module` without parameters or buffers, whose constructor keywords are its YAML keys. Class attributes:
 `source` (the paper), `needs` ("supports", "mask", ...: `trainer.losses.needs`), `on_twin` (also evaluated on the
 virtual stereo view), `on_views` (the mean over the plain view and the others of `dataset.views`; without it the plain
-view alone), and `mixes_items` (the value of a batch is not the mean over its items). `forward(scene)` returns
+view alone), `mixes_items` (the value of a batch is not the mean over its items), and `fixes_scale` (it makes a unit of
+depth 5.4 m, which video alone leaves open). `forward(scene)` returns
 the unweighted value and pictures by tag.
 """
 

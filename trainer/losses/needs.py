@@ -22,6 +22,7 @@ class Facts:
     virtual_stereo: bool = False
     use_hints: bool = True
     use_pseudo: bool = True
+    use_speed: bool = True
     views: bool = True
     automask: bool = True
     encodes: bool = True  # the depth network has a method `encode`
@@ -45,6 +46,10 @@ NEEDS: dict[str, tuple[Callable[[Facts], bool], str]] = {
     ),
     "hints": (lambda f: f.use_hints, "depth hints: set dataset.use_hints: true"),
     "pseudo": (lambda f: f.use_pseudo, "the disparity of a teacher: set dataset.use_pseudo: true"),
+    "speed": (
+        lambda f: f.use_speed and any(f.supp_idxs),
+        "how far the camera moves: set dataset.use_speed: true, with supports in time, e.g. dataset.supp_idxs: [-1, 1]",
+    ),
     "views": (lambda f: f.views, "several views of each item: set dataset.train.views"),
     "automask": (
         lambda f: f.automask and "img_recon" in f.losses,
@@ -69,6 +74,7 @@ KEYS = {
     "T_stereo": "dataset.supp_idxs has 0, so use a data set with stereo pairs",
     "depth_hints": "set dataset.use_hints: true",
     "pseudo": "set dataset.use_pseudo: true",
+    "travelled": "set dataset.use_speed: true",
 }
 
 
@@ -91,7 +97,7 @@ def unmet(
         mask_name=getattr(depth, "mask_name", None),
         virtual_stereo=virtual_stereo,
         encodes=hasattr(depth, "encode"),
-    )  # hints, pseudo-labels and views are checked in the batch, the automask when it is used
+    )  # hints, pseudo-labels, speed and views are checked in the batch, the automask when it is used
     have = f"networks: {', '.join(networks)}; supp_idxs: {tuple(supp_idxs)}"
     problems = []
     for need, key in needed_by.items():
@@ -112,7 +118,8 @@ def batch_keys(needed_by: Collection[str], supp_idxs: Sequence[int], reads_K: bo
         keys += ["supports", "K"] if reads_K else ["supports"]
     if 0 in supp_idxs and {"supports", "stereo", "virtual_stereo"} & set(needed_by):
         keys.append("T_stereo")
-    return keys + [key for need, key in (("hints", "depth_hints"), ("pseudo", "pseudo")) if need in needed_by]
+    own = {"hints": "depth_hints", "pseudo": "pseudo", "speed": "travelled"}
+    return keys + [key for need, key in own.items() if need in needed_by]
 
 
 def require(batch: Mapping[str, Any], keys: Iterable[str]) -> None:

@@ -172,7 +172,8 @@ class Objective(nn.Module):
             torch.from_numpy(np.asarray(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
 
         Depth is float32 between min_depth and max_depth, in units in which the stereo baseline is 0.1: KITTI's 0.54 m
-        make it 5.4 times as many metres. A network trained on video alone knows depth up to an unknown factor.
+        make it 5.4 times as many metres, as do the losses `speed` and `camera_height`. A network trained on video alone
+        knows depth up to an unknown factor. A calibration in a checkpoint is for `DepthPredictor` to use.
 
         Raises TypeError for anything but a tensor of floats, ValueError for another shape or size.
         """
@@ -275,6 +276,7 @@ class Objective(nn.Module):
             T_stereo=batch.get("T_stereo"),
             depth_hints=batch.get("depth_hints"),
             pseudo=batch.get("pseudo"),
+            travelled=batch.get("travelled"),
             fused=self.fused,
             extras={key: value for key, value in predictions.items() if key not in named},
             **(apart or {}),

@@ -55,6 +55,7 @@ class DepthMap:
         return {
             "unit": self.unit,
             "scale": f"{self.scale.factor:.9g}",
+            **({} if self.scale.exponent == 1 else {"scale_exponent": f"{self.scale.exponent:.9g}"}),
             "scale_origin": self.scale.origin,
             "model_sha256": self.model,
             "Software": f"monodepth {__version__}",

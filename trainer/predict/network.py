@@ -15,7 +15,7 @@ class DepthNetwork(nn.Module):
     Args:
         depth: network of `models_zoo`, in evaluation mode.
         min_depth, max_depth: depth at disparity 1 and 0 (`disp_to_depth`), in units of the network.
-        factor: from those units to the unit of the output, see `Scale`.
+        factor, exponent: from those units to the unit of the output, see `Scale`.
         flip: blend with the prediction for the mirrored image. Monodepth, arXiv:1609.03677.
     """
 
@@ -26,10 +26,12 @@ class DepthNetwork(nn.Module):
         max_depth: float | None = 100.0,
         factor: float = 1.0,
         flip: bool = False,
+        exponent: float = 1.0,
     ):
         super().__init__()
         self.depth = depth
-        self.min_depth, self.max_depth, self.factor, self.flip = min_depth, max_depth, factor, flip
+        self.min_depth, self.max_depth, self.flip = min_depth, max_depth, flip
+        self.factor, self.exponent = factor, exponent
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Predict from RGB images (b 3 h w), uint8 or float in [0, 1]; h and w multiples of 32, at least 64.
@@ -41,7 +43,8 @@ class DepthNetwork(nn.Module):
         disp = self._disp(images)
         if self.flip:
             disp = stereo_blend(disp, self._disp(images.flip(-1)).flip(-1))
-        depth = disp_to_depth(disp, self.min_depth, self.max_depth) * self.factor
+        depth = disp_to_depth(disp, self.min_depth, self.max_depth)
+        depth = (depth if self.exponent == 1 else depth**self.exponent) * self.factor
         return 1 / depth, depth
 
     def _disp(self, images: Tensor) -> Tensor:

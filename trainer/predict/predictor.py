@@ -17,6 +17,7 @@ from torch import Tensor
 from models_zoo.adapters import merge
 from trainer.checkpoint import Saved, find_checkpoint, load_with_config
 from trainer.checkpoint.safefile import read_metadata
+from trainer.checkpoint.units import metres_of
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.files.pictures import DEEP_MODES, at_size, open_picture
@@ -95,10 +96,10 @@ class DepthPredictor:
             raise UserError(f"{path}: holds no depth network, only {', '.join(objective.networks)}")
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        found = scale_of(objective.supp_idxs, scale, config.net["depth"]["activation"])
-        network = DepthNetwork(
-            merge(objective.networks["depth"]), objective.min_depth, objective.max_depth, found.factor, flip
-        ).eval()
+        known = metres_of(saved, config)
+        found = scale_of(objective.supp_idxs, scale, config.net["depth"]["activation"], known)
+        limits = objective.min_depth, objective.max_depth
+        network = DepthNetwork(merge(objective.networks["depth"]), *limits, found.factor, flip, found.exponent).eval()
         if size is not None:
             try:
                 network(torch.zeros(1, 3, size[1], size[0]))

@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from trainer.metrics.calibration import PowerLaw
 from trainer.runtime.errors import UserError
 from trainer.tables.results import read_file
 from trainer.types import METRES_PER_UNIT, STEREO_BASELINE_M, STEREO_BASELINE_UNITS
@@ -20,7 +21,7 @@ Unit = Literal["m", "relative"]
 
 @dataclass(frozen=True)
 class Scale:
-    """Factor from the depth of a network to `unit`, and where it comes from.
+    """Factor from the depth of a network, raised to `exponent`, to `unit`, and where both come from.
 
     `unit` is "m", metres, or "relative": depth up to one factor that is the same within a picture, and not known.
     """
@@ -28,6 +29,7 @@ class Scale:
     factor: float
     unit: Unit
     origin: str  # a phrase for legends, metadata and model cards
+    exponent: float = 1.0  # other than 1 by a calibration alone
 
     @property
     def disparity_unit(self) -> str:
@@ -49,16 +51,25 @@ STEREO = Scale(
 )
 
 
-def scale_of(supp_idxs: Sequence[int], given: float | str | Path | None = None, activation: str = "sigmoid") -> Scale:
+def scale_of(
+    supp_idxs: Sequence[int],
+    given: float | str | Path | None = None,
+    activation: str = "sigmoid",
+    known: tuple[PowerLaw, str] | None = None,
+) -> Scale:
     """Return the scale of a network trained with the supports `supp_idxs`.
 
     activation: of the depth network; without supports it says what published weights were trained for.
+    known: what the checkpoint knows of metres, as `checkpoint.units` says; wins over supports and activation.
     given: None for what the training says: metres when the supports hold the stereo pair (0), else relative depth; a
         number, metres per unit of the network, known from a calibration; or a result file of `evaluate`, whose images
         say how far the truth is from the prediction (median over the images of the ratio of medians).
 
     Raises UserError for a number that is not positive and finite, and a file without ratios.
     """
+    if given is None and known is not None:
+        law, origin = known
+        return Scale(law.factor, "m", origin, law.a)
     if given is None and not supp_idxs and activation in ("relu", "metric"):
         return METRIC if activation == "metric" else AFFINE
     if given is None:
@@ -83,8 +94,22 @@ def _measured(path: Path) -> Scale:
     known = [ratio for ratio in ratios if isinstance(ratio, float) and math.isfinite(ratio) and ratio > 0]
     if not known:
         raise UserError(f"scale: {path}: holds no ratios of truth and prediction. Evaluate the checkpoint again")
-    factor = float(np.median(known))
-    spread = float(np.std(known)) / factor
+    ratio = float(np.median(known))
+    spread = float(np.std(known)) / ratio
+    a, b = _law_of(result)
+    origin = f"measured: x {ratio:.4g}, median over {len(known)} images of {path.name}, spread {spread:.1%}"
     return Scale(
-        factor, "m", f"measured: x {factor:.4g}, median over {len(known)} images of {path.name}, spread {spread:.1%}"
+        ratio * math.exp(b),
+        "m",
+        origin + (f", on top of its calibration: {PowerLaw(a, b)}" if (a, b) != (1, 0) else ""),
+        a,
     )
+
+
+def _law_of(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Return a and b of the power law by which the predictions of a result had been made metres; 1, 0 without one."""
+    try:
+        metres = result["protocol"]["checkpoint"]["metres"]
+        return float(metres["a"]), float(metres["b"])
+    except (KeyError, TypeError, ValueError):
+        return 1.0, 0.0

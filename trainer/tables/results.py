@@ -23,7 +23,7 @@ _NOT_DATA = {
     *("type", "split", "split_file", "mode", "size", "num_items", "root", "seed", "hints_root", "depth_root"),
     *("pseudo_root", "decoded_root", "pseudo_wrong", "log_time"),
     *("supp_idxs", "as_torch", "use_depth", "use_hints", "use_pseudo", "use_aug", "use_strong_aug", "views"),
-    "use_foreground",
+    *("use_foreground", "use_speed"),
     *("storage", "max_retries"),
     # Where files lie and how they store depth; masks, invalid values and cuts choose what is scored.
     *("images", "depth", "folder", "list_file", "list_line", "K", "poses", "edges", "native_items", "native_size"),

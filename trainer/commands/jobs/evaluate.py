@@ -81,6 +81,12 @@ def read_request(args: argparse.Namespace, known: Subject | None = None) -> Eval
         raise UserError(f"--trained-on: {subject.path} says itself what it was trained on. Leave it out")
     if args.pred_unit == "m" and "stereo" in (settings.alignment or ()):
         raise UserError("--pred-unit m: depth in metres needs no factor of 5.4. Leave out --alignment stereo")
+    if subject.metres and "stereo" in (settings.alignment or ()):
+        origin = subject.metadata["checkpoint"]["metres"]["origin"]
+        raise UserError(
+            f"{subject.path}: its depth is in metres already ({origin}), so --alignment stereo, x 5.4, has no meaning."
+            " Use none"
+        )
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
     return EvaluationRequest(subject, changes, settings, **options)
 
@@ -135,7 +141,7 @@ def score_depth(
     with nullcontext(session[0]) if session else start() as machine:
         network = session[1] if session else None
         if not network and not subject.stored:
-            network = Network.load(subject.path, subject.hparams, machine.device)
+            network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         source: Any = subject.stored or (network and network.predict_depth)
         if network and protocols[0].flip:
             source = flip_blended(network.predict_depth)

@@ -77,7 +77,9 @@ def _score(
 ) -> int:
     subject = request.subject
     with start() as machine:
-        network = None if subject.stored else Network.load(subject.path, subject.hparams, machine.device)
+        network = (
+            None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
+        )
         with progress("clips", len(frames or moving), machine) as on_item:
             options: dict[str, Any] = {
                 "batch_size": request.batch_size,

@@ -80,7 +80,7 @@ def score_corrupted(request: EvaluationRequest) -> int:
             print(f"{kept}: {finished} of {len(names)} passes are done", file=sys.stderr)
         predict: Any = None
         if finished < len(names) or request.sheet:
-            predict = Network.load(subject.path, subject.hparams, machine.device).predict_depth
+            predict = Network.load(subject.path, subject.hparams, machine.device, subject.metres).predict_depth
             predict = flip_blended(predict) if protocol.flip else predict
         with progress("depth", len(names) * len(indices), machine, finished * len(indices)) as on_item:
             score_passes(

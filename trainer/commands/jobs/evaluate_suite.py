@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     requests = list(_requests(suite, args))
     subject = requests[0].subject
     with start() as machine:
-        network = Network.load(subject.path, subject.hparams, machine.device)
+        network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
 
         def score(request: EvaluationRequest, opened: Opened, processes: Processes) -> Sequence[EvaluationResult]:
             done: list[EvaluationResult] = []

@@ -20,6 +20,8 @@ from trainer.evaluation.subject import read_checkpoint
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import is_first_process
 
+UNIT_OF = {"none": "m", "stereo": "baseline", "median": "any"}  # by the usual alignment, see `evaluate --pred-unit`
+
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, predict, write. Raises UserError for the mistakes of a user."""
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if is_mdec and (reason := why_no_submission(arguments)) and is_first_process():
         print(f"warning: no submission: {reason}", file=sys.stderr)
     with start() as machine:
-        network = Network.load(subject.path, subject.hparams, machine.device)
+        network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         predict = flip_blended(network.predict_depth) if args.flip else network.predict_depth
         with progress("export", len(dataset), machine) as on_item:
             disps = predict_all(
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         if disps is not None:
             metadata: dict[str, Any] = {
                 "kind": "disp",
-                "unit": "baseline" if subject.alignment == "stereo" else "any",
+                "unit": UNIT_OF[subject.alignment],
                 "checkpoint": subject.metadata["checkpoint"]["sha256"],
                 "flip": str(args.flip).lower(),
                 "items": names_of(dataset) or "",

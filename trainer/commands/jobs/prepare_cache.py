@@ -22,7 +22,13 @@ from trainer.data.files.pictures import read_image
 from trainer.runtime.errors import DataError, UserError
 from trainer.tracking.progress import counting
 
-_PLAIN: dict[str, Any] = {"use_depth": False, "use_hints": False, "use_pseudo": False, "decoded_root": None}
+_PLAIN: dict[str, Any] = {
+    "use_depth": False,
+    "use_hints": False,
+    "use_pseudo": False,
+    "use_speed": False,
+    "decoded_root": None,
+}
 
 
 class Folder(NamedTuple):

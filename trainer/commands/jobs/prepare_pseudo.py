@@ -44,6 +44,7 @@ from trainer.tracking.progress import counting
 _PLAIN: dict[str, Any] = {
     "use_depth": False,
     "use_hints": False,
+    "use_speed": False,
     "use_pseudo": False,
     "use_aug": False,
     "use_strong_aug": False,

@@ -51,17 +51,19 @@ def choose_splits(data: Path, names: Sequence[str] | None, folder: Path | None) 
     return [entry for entry in splits if names is None or entry[0] in names]
 
 
-def read_rows(path: Path, expected: str) -> list[tuple[int, str]]:
-    """Read the rows of a split file, blank ones left out, with their numbers from 1. UserError when there are none."""
+def read_rows(
+    path: Path, expected: str, what: str = "split file", key: str = "dataset.split_file"
+) -> list[tuple[int, str]]:
+    """Read the rows of a text file, blank ones left out, with their numbers from 1. UserError when there are none."""
     try:
         rows = read_file(path).decode("utf-8-sig").splitlines()  # Windows may write a mark first
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the split file cannot be read ({error}). Check dataset.split_file") from error
+        raise UserError(f"{path}: the {what} cannot be read ({error}). Check {key}") from error
     numbered = [(i, text) for i, row in enumerate(rows, 1) if (text := row.strip())]
     if odd := next((i for i, row in numbered if "\0" in row), None):
-        raise UserError(f"{path}:{odd}: the split file is no text: there is a NUL in it. Check dataset.split_file")
+        raise UserError(f"{path}:{odd}: the {what} is no text: there is a NUL in it. Check {key}")
     if not numbered:
-        raise UserError(f"{path}: the split file has no lines. Expected one per item: {expected}")
+        raise UserError(f"{path}: the {what} has no lines. Expected one per item: {expected}")
     return numbered
 
 

@@ -170,7 +170,12 @@ class KittiItems(RecordedDataset):
             hints = self._hints(frame) if self.use_hints else None
         T_stereo = stereo_motion(frame.camera == 3) if 0 in self.supp_idxs else None
         K = self._K(frame, self.size, self.intrinsics == "calibrated")
-        return RawItem(target, supports, K, T_stereo, depth, hints=hints, K_depth=K_depth)
+        way = self._travelled_from(frame) if self.use_speed else None
+        return RawItem(target, supports, K, T_stereo, depth, hints=hints, K_depth=K_depth, travelled=way)
+
+    def _travelled_from(self, frame: Frame) -> NDArray[Any]:
+        """Return the metres (n,) from a frame to its supports, 0 = not known."""
+        raise NotImplementedError
 
     def _image(self, frame: Frame, role: str) -> NDArray[np.uint8]:
         path = self.listing.image(frame)

@@ -39,6 +39,8 @@ def obstacle(predictor: DepthPredictor) -> str | None:
         name for name, value in (*more.items(), ("a blend of mirrored images", predictor.network.flip)) if value
     ]:
         return f"it has {' and '.join(given)}"
+    if predictor.network.exponent != 1:
+        return "its calibration raises depth to a power, which that model does not know"
     if decoder.out_scales != (0,):
         return f"out_scales is {list(decoder.out_scales)}, not [0]"
     if depth.activation == "sigmoid":

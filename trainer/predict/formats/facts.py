@@ -11,6 +11,7 @@ from trainer import __version__
 from trainer.checkpoint import Saved
 from trainer.predict.formats.program import Interface
 from trainer.predict.predictor import DepthPredictor
+from trainer.predict.scale import Scale
 from trainer.runtime.errors import UserError
 from trainer.tables.results import read_file
 
@@ -37,9 +38,11 @@ def describe(
         "unit": scale.unit,
         "disparity_unit": scale.disparity_unit,
         "scale": repr(scale.factor),
+        **({} if scale.exponent == 1 else {"scale_exponent": repr(scale.exponent)}),
         "scale_origin": scale.origin,
-        "min_depth": "none" if network.depth.activation == "relu" else repr(network.min_depth * scale.factor),
-        "max_depth": repr(network.max_depth * scale.factor) if network.max_depth else "none",
+        "min_depth": "none" if network.depth.activation == "relu" else repr(_scaled(network.min_depth, scale)),
+        "max_depth": repr(_scaled(network.max_depth, scale)) if network.max_depth else "none",
+        **({"calibration": json.dumps(saved.calibration.to_dict())} if saved.calibration else {}),
         **({"camera": json.dumps(saved.camera.to_dict())} if saved.camera else {}),
         "networks": json.dumps(options),
         "checkpoint_sha256": sha256,
@@ -49,6 +52,10 @@ def describe(
         "results": json.dumps(_results(results, sha256)),
         "trainer_version": __version__,
     }
+
+
+def _scaled(depth: float, scale: Scale) -> float:
+    return float(depth if scale.exponent == 1 else depth**scale.exponent) * scale.factor
 
 
 def of_interface(interface: Interface) -> dict[str, str]:

@@ -70,6 +70,7 @@ def write(
         "min_depth": network.min_depth,
         "max_depth": network.max_depth,
         "factor": network.factor,
+        **({} if network.exponent == 1 else {"exponent": network.exponent}),
         "depth_estimation_type": kind,
         "image_size": [height, width],
         "dtype": "float32",
