@@ -55,7 +55,18 @@ OPEN = {
     },
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state"},
     "trainer.evaluation": {
-        *("changes", "items", "places", "predictions", "reference", "report", "request", "session", "subject")
+        *(
+            "changes",
+            "items",
+            "places",
+            "predictions",
+            "reference",
+            "report",
+            "request",
+            "session",
+            "subject",
+            "variations",
+        )
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

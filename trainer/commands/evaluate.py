@@ -6,6 +6,7 @@
     monodepth evaluate --pred-file sgbm.npz --pred-kind disp --cfg-file eval/kitti_eigen
     monodepth evaluate --pred-file preds.npz --targets targets_test.npz --cfg-file eval/kitti_eigen
     monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --odometry --cfg-file eval/kitti_odometry
+    monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --vary --cfg-file eval/kitti_eigen
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
 go into a YAML file together with everything that is needed to compare them with others. Several processes
@@ -75,8 +76,9 @@ def _add_protocol(add: Callable[..., object]) -> None:
         "--alignment",
         nargs="+",
         metavar="MODE",
-        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares); several are scored"
-        " side by side, with a file each; default stereo if trained with a stereo pair",
+        help="median (of each truth), median_lower (its lower middle value, as torch has it), stereo (x 5.4), none,"
+        " lsqr_disp, lsqr_depth (least squares); several are scored side by side, with a file each; default stereo if"
+        " trained with a stereo pair",
     )
     add("--crop", metavar="NAME", help="garg, eigen, nyu or none; default garg for KITTI, else none")
     add("--min-depth", type=float, metavar="M", help="score truths above, metres (default 0.001)")
@@ -91,6 +93,12 @@ def _add_protocol(add: Callable[..., object]) -> None:
         action="store_true",
         help="score camera paths instead of depth: KITTI's drift, and ATE over 5 frames as arXiv:1704.07813 has it, the"
         " root of the summed squared distances over 5, not the root of their mean; needs true poses",
+    )
+    add(
+        "--vary",
+        action="store_true",
+        help="how much each choice of the protocol moves AbsRel: the same predictions under one change at a time, of"
+        " alignment, crop, depth limits, resizing, flip, truth, frames and mean; --save may end in .json",
     )
 
 

@@ -284,8 +284,8 @@ class EvaluationSection(_Section):
     )
     alignment: OptionalNames = Key(
         None,
-        description="one or several, scored side by side: median, stereo, none, lsqr_disp, lsqr_depth; null = stereo"
-        " for networks trained with a stereo pair, else median",
+        description="one or several, scored side by side: median, median_lower, stereo, none, lsqr_disp, lsqr_depth;"
+        " null = stereo for networks trained with a stereo pair, else median",
     )
     crop: str | None = Key(None, description="garg, eigen, nyu or none; null = the customary one of the data set")
     min_depth: Positive | None = Key(None, description="score truths above, metres; null = 0.001")

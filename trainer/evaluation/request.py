@@ -27,6 +27,7 @@ class EvaluationRequest:
     limit: int | None = None  # number of items, evenly spaced; None = all
     pose: bool = False  # score the direction of predicted motion, too
     odometry: bool = False  # score camera paths instead of depth
+    vary: bool = False  # score under one change of the protocol at a time instead
     save: Path | None = None  # None = beside the run
     legacy: Path | None = None  # numbers alone, in an earlier spelling
     sheet: Path | None = None  # pictures

@@ -76,13 +76,16 @@ class StoredDepth:
                     " split in the same order"
                 )
 
-    def depth(self, index: int, size: tuple[int, ...]) -> np.ndarray:
-        """Depth (H W) float64 of an item, resized as inverse depth; 0 = no prediction."""
+    def depth(self, index: int, size: tuple[int, ...], resized_as: Kind = "disp", rule: str = "bilinear") -> np.ndarray:
+        """Depth (H W) float64 of an item, resized as inverse depth unless asked otherwise; 0 = no prediction.
+
+        `rule` is one of `trainer.evaluation.items.RESIZE_RULES`.
+        """
         values = self.values[index].astype(np.float64)
-        if self.kind == "depth" and values.shape == tuple(size):
-            return values
-        disp = invert(values) if self.kind == "depth" else values
-        return invert(resize(disp, size))
+        if values.shape != tuple(size):
+            values = resize(values if self.kind == resized_as else invert(values), size, rule)
+            return values if resized_as == "depth" else invert(values)
+        return values if self.kind == "depth" else invert(values)
 
 
 def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -51,6 +51,11 @@ class Subject:
         """Whether a pose network was trained."""
         return self.trained is not None and "pose" in self.trained.net
 
+    @property
+    def pointless(self) -> dict[str, str]:
+        """Alignments that make no sense for the unit of the predictions, and why."""
+        return {"stereo": "the predictions are in metres"} if self.alignment == UNITS["m"] else {}
+
     def camera_words(self, mode: str) -> str:
         """Describe the learned camera, beside that of the data set of a mode where it is known; "" without one."""
         if self.camera is None:

@@ -211,6 +211,16 @@ class DepthProtocol:
         return {key: metric.unit for key, metric in units.items()}
 
 
+def pooled(scores: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> Scores:
+    """Average over the pixels of all images at once, by rows of `DepthProtocol.score_image`.
+
+    Only for metrics that are means over pixels, such as AbsRel and the ratio accuracies: an image then weighs as much
+    as it has valid pixels. A root of a mean (RMSE) is not the mean of roots.
+    """
+    weights = [score["pixels"] for score in scores]
+    return {key: float(np.average([score[key] for score in scores], weights=weights)) for key in keys}
+
+
 def _on_edges(metric_set: MetricSet | MapMetricSet) -> bool:
     return isinstance(metric_set, MapMetricSet) and "edges" in metric_set.needs
 
