@@ -34,6 +34,8 @@ class StoredDepth:
     kind: Kind  # which of both
     names: Sequence[str] | None = None  # of the items, if known
     dataset: Mapping[str, Any] | None = None  # type and arguments of their data set, if known
+    resized_as: Kind = "disp"  # which of both is interpolated
+    rule: str = "bilinear"  # of `trainer.evaluation.items.RESIZE_RULES`
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
@@ -76,16 +78,13 @@ class StoredDepth:
                     " split in the same order"
                 )
 
-    def depth(self, index: int, size: tuple[int, ...], resized_as: Kind = "disp", rule: str = "bilinear") -> np.ndarray:
-        """Depth (H W) float64 of an item, resized as inverse depth unless asked otherwise; 0 = no prediction.
-
-        `rule` is one of `trainer.evaluation.items.RESIZE_RULES`.
-        """
+    def depth(self, index: int, size: tuple[int, ...]) -> np.ndarray:
+        """Depth (H W) float64 of an item, resized as inverse depth or as `resized_as` says; 0 = no prediction."""
         values = self.values[index].astype(np.float64)
-        if values.shape != tuple(size):
-            values = resize(values if self.kind == resized_as else invert(values), size, rule)
-            return values if resized_as == "depth" else invert(values)
-        return values if self.kind == "depth" else invert(values)
+        if values.shape == tuple(size):
+            return values if self.kind == "depth" else invert(values)
+        values = resize(values if self.kind == self.resized_as else invert(values), size, self.rule)
+        return values if self.resized_as == "depth" else invert(values)
 
 
 def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -52,8 +52,7 @@ class Setup:
     protocol: DepthProtocol
     factor: str = ""  # what is changed; "" = nothing
     choice: str = ""  # to what
-    resized_as: Kind = "disp"  # the quantity that is brought to the size of the truth
-    rule: str = "bilinear"  # of `RESIZE_RULES`
+    resizing: Mapping[str, Any] = field(default_factory=dict)  # fields of `StoredDepth` that are changed
     truth: str = ""  # name of another truth of the same items; "" = the chosen one
 
     def score(self, maps: Mapping[bool, StoredDepth], truths: Mapping[str, np.ndarray]) -> Row | None:
@@ -61,8 +60,8 @@ class Setup:
         truth = truths[self.truth]
         if self.protocol.crop.made_for not in (None, truth.shape) and self.factor == "crop":
             return None
-        depth = maps[self.protocol.flip].depth(0, truth.shape, self.resized_as, self.rule)
-        row = self.protocol.score_image(depth, truth)
+        pred = replace(maps[self.protocol.flip], **self.resizing)
+        row = self.protocol.score_image(pred.depth(0, truth.shape), truth)
         return row and {key: row[key] for key in ("pixels", "factor", *KEYS)}
 
 
@@ -117,8 +116,7 @@ def vary(
     The other arguments and the errors are those of `evaluate_side_by_side`.
     """
     truths, without = truths or {}, without or {}
-    has_flip = not isinstance(source, StoredDepth)
-    setups = [Setup(protocol), *_changes(protocol, has_flip, truths, without)]
+    setups = [Setup(protocol), *_changes(protocol, source, truths, without)]
     indices = evenly_spaced(limit, len(items))
     mine = []
     for index, maps, truth in _predicted(source, items, indices, protocol.flip, batch_size, num_workers, processes):
@@ -141,7 +139,7 @@ def vary(
             effects.append(_effect(setup.factor, setup.choice, [base[i] for i in common], after))
         else:
             notes.append(f"{setup.factor} {setup.choice}: {_why_not(setup)}")
-    if not has_flip:
+    if isinstance(source, StoredDepth):
         notes.append("flip: needs the network, --ckpt")
     effects += _of_the_mean(base, {s.truth: c for s, c in zip(setups, columns, strict=True) if s.truth})
     part = None if len(indices) == len(items) else f"{len(indices)} of {len(items)}, evenly spaced"
@@ -208,7 +206,7 @@ def save_variations(found: Variations, path: Path) -> None:
 
 
 def _changes(
-    protocol: DepthProtocol, has_flip: bool, truths: Collection[str], without: Collection[str]
+    protocol: DepthProtocol, source: DepthSource, truths: Collection[str], without: Collection[str]
 ) -> Iterator[Setup]:
     """Yield the setups that differ from the chosen one in one choice."""
     kept = {**protocol.names, "min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "flip": protocol.flip}
@@ -217,21 +215,22 @@ def _changes(
         "crop": list(CROPS),
         "min_depth": [depth for depth in LEAST_DEPTHS if depth < protocol.max_depth],
         "max_depth": [depth for depth in CAPS if depth > protocol.min_depth],
-        "flip": [False, True] if has_flip else [],
+        "flip": [] if isinstance(source, StoredDepth) else [False, True],
     }
     for key, values in choices.items():
         for value in values:
             if value != kept[key]:
                 changed = DepthProtocol(SETS, **{**kept, key: value})  # type: ignore[arg-type]
                 yield Setup(changed, key, _shown(value))
-    plain = Setup(protocol)
-    for resized_as, quantity in RESIZED_AS.items():
-        for rule in RESIZE_RULES:
-            other = replace(plain, factor="resize", choice=f"{quantity}, {rule}", resized_as=resized_as, rule=rule)
-            if (resized_as != plain.resized_as) != (rule != plain.rule):
-                yield other
+    usual = source if isinstance(source, StoredDepth) else StoredDepth(np.empty((0, 0, 0)), "depth")
+    for rule in RESIZE_RULES:
+        if rule != usual.rule:
+            yield Setup(protocol, "resize", f"{RESIZED_AS[usual.resized_as]}, {rule}", {"rule": rule})
+    for kind, quantity in RESIZED_AS.items():
+        if kind != usual.resized_as:
+            yield Setup(protocol, "resize", f"{quantity}, {usual.rule}", {"resized_as": kind})
     for name in truths:
-        yield replace(plain, factor="truth", choice=name, truth=name)
+        yield Setup(protocol, "truth", name, truth=name)
 
 
 def _shown(value: str | float | bool) -> str:
@@ -247,7 +246,7 @@ def _predicted(
     """Yield (index, predictions at their own size by flip post-processing, truth) of this process's items."""
     for chosen, batch in read_items(items, processes.share(batches_of(indices, batch_size)), num_workers):
         if isinstance(source, StoredDepth):
-            maps = [{flip: StoredDepth(source.values[i : i + 1], source.kind)} for i in chosen]
+            maps = [{flip: replace(source, values=source.values[i : i + 1])} for i in chosen]
         else:
             plain, other = (list(predicted_maps(p, batch, chosen, items)) for p in (source, mirrored(source)))
             both = ({False: one, True: blend(one, two)} for one, two in zip(plain, other, strict=True))
