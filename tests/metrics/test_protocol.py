@@ -6,7 +6,7 @@ import pytest
 from trainer.metrics import METRICS, Metric, MetricSet
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
-from trainer.metrics.protocol import DepthProtocol
+from trainer.metrics.protocol import DepthProtocol, pooled
 from trainer.runtime.errors import UserError
 
 
@@ -137,3 +137,8 @@ def test_errors_name_the_choices(arguments, message):
     good = {"metrics": ["eigen"], "alignment": "none", "crop": "none", "max_depth": 80}
     with pytest.raises(UserError, match=message):
         DepthProtocol(**{**good, **arguments})
+
+
+def test_pooled_means_weigh_images_by_their_pixels():
+    rows = [{"pixels": 1, "abs_rel": 0.5, "d1": 0.0}, {"pixels": 3, "abs_rel": 0.1, "d1": 1.0}]
+    assert pooled(rows, ("abs_rel", "d1")) == {"abs_rel": pytest.approx(0.2), "d1": pytest.approx(0.75)}

@@ -129,19 +129,10 @@ def vary(
     base = columns[0]
     if not base:
         raise FoundByAll(f"nothing was scored: none of {len(scored)} items has a true depth {protocol.where()}")
-    effects, notes = [], [f"alignment {name}: {why}" for name, why in without.items()]
-    for setup, column in zip(setups[1:], columns[1:], strict=True):
-        common = [i for i in base if i in column]
-        if setup.factor == "resize" and not any(resized for *_, resized in scored):
-            notes.append("resize: the predictions have the size of the truth")
-        elif common:
-            after = _mean([column[i] for i in common])
-            effects.append(_effect(setup.factor, setup.choice, [base[i] for i in common], after))
-        else:
-            notes.append(f"{setup.factor} {setup.choice}: {_why_not(setup)}")
+    effects, notes = _judge(setups, columns, any(resized for *_, resized in scored))
+    notes = [*(f"alignment {name}: {why}" for name, why in without.items()), *notes]
     if isinstance(source, StoredDepth):
         notes.append("flip: needs the network, --ckpt")
-    effects += _of_the_mean(base, {s.truth: c for s, c in zip(setups, columns, strict=True) if s.truth})
     part = None if len(indices) == len(items) else f"{len(indices)} of {len(items)}, evenly spaced"
     counts = {"items": len(base), "skipped_without_valid_pixel": len(scored) - len(base), "limit": part}
     return Variations(
@@ -149,7 +140,7 @@ def vary(
         {"median": float(np.median([row["factor"] for row in base.values()]))},
         {**protocol.describe(), **counts, **(metadata or {})},
         sorted(effects, key=lambda e: -abs(inf if e.change_pct is None else e.change_pct)),
-        list(dict.fromkeys(notes)),
+        notes,
     )
 
 
@@ -253,6 +244,24 @@ def _predicted(
             maps = [{key: StoredDepth(m[None].numpy(), "depth") for key, m in pair.items()} for pair in both]
         truths = (truth_map(item, items, index) for item, index in zip(batch, chosen, strict=True))
         yield from zip(chosen, maps, truths, strict=True)
+
+
+def _judge(
+    setups: Sequence[Setup], columns: Sequence[Mapping[int, Row]], has_resized: bool
+) -> tuple[list[Effect], list[str]]:
+    """Compare the rows by item of each setup with those of the first. Returns effects, and what has none and why."""
+    base, effects, notes = columns[0], [], []
+    for setup, column in zip(setups[1:], columns[1:], strict=True):
+        common = [i for i in base if i in column]
+        if setup.factor == "resize" and not has_resized:
+            notes.append("resize: the predictions have the size of the truth")
+        elif common:
+            after = _mean([column[i] for i in common])
+            effects.append(_effect(setup.factor, setup.choice, [base[i] for i in common], after))
+        else:
+            notes.append(f"{setup.factor} {setup.choice}: {_why_not(setup)}")
+    effects += _of_the_mean(base, {s.truth: column for s, column in zip(setups, columns, strict=True) if s.truth})
+    return effects, list(dict.fromkeys(notes))
 
 
 def _mean(rows: Sequence[Row]) -> dict[str, float]:
