@@ -62,7 +62,13 @@ def test_a_real_spread_is_fitted_however_small():
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_what_a_constant_becomes_is_what_is_said(name):
     truth = np.array([1.0, 2, 6])
-    becomes = {"": 7, "median(truth)": 2, "lower median(truth)": 2, "mean(truth)": 3, "1 / mean(1 / truth)": 1 / np.mean(1 / truth)}
+    becomes = {
+        "": 7,
+        "median(truth)": 2,
+        "lower median(truth)": 2,
+        "mean(truth)": 3,
+        "1 / mean(1 / truth)": 1 / np.mean(1 / truth),
+    }
     expected = becomes[ALIGNMENTS[name].constant]
     assert ALIGNMENTS[name].align_baseline(np.full(3, 7.0), truth) == pytest.approx([expected] * 3)
 
