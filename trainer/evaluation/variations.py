@@ -29,9 +29,7 @@ from trainer.evaluation.report import protocol_line
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.results import RESULT_FORMAT, write_result
 from trainer.evaluation.stored import Kind, StoredDepth
-from trainer.metrics.align import ALIGNMENTS
-from trainer.metrics.crop import CROPS
-from trainer.metrics.protocol import DepthProtocol, pooled
+from trainer.metrics.protocol import CHOICES, DepthProtocol, pooled
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder, write_text
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
@@ -202,8 +200,8 @@ def _changes(
     """Yield the setups that differ from the chosen one in one choice."""
     kept = {**protocol.names, "min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "flip": protocol.flip}
     choices: dict[str, Sequence[Any]] = {
-        "alignment": [name for name in ALIGNMENTS if name not in without],
-        "crop": list(CROPS),
+        "alignment": [name for name in CHOICES["alignment"]() if name not in without],
+        "crop": list(CHOICES["crop"]()),
         "min_depth": [depth for depth in LEAST_DEPTHS if depth < protocol.max_depth],
         "max_depth": [depth for depth in CAPS if depth > protocol.min_depth],
         "flip": [] if isinstance(source, StoredDepth) else [False, True],
