@@ -198,7 +198,8 @@ def _changes(
     protocol: DepthProtocol, source: DepthSource, truths: Collection[str], without: Collection[str]
 ) -> Iterator[Setup]:
     """Yield the setups that differ from the chosen one in one choice."""
-    kept = {**protocol.names, "min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "flip": protocol.flip}
+    limits = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
+    kept: dict[str, Any] = {**protocol.names, **limits, "flip": protocol.flip}
     choices: dict[str, Sequence[Any]] = {
         "alignment": [name for name in CHOICES["alignment"]() if name not in without],
         "crop": list(CHOICES["crop"]()),
@@ -209,7 +210,7 @@ def _changes(
     for key, values in choices.items():
         for value in values:
             if value != kept[key]:
-                changed = DepthProtocol(SETS, **{**kept, key: value})  # type: ignore[arg-type]
+                changed = DepthProtocol(SETS, **{**kept, key: value})
                 yield Setup(changed, key, _shown(value))
     usual = source if isinstance(source, StoredDepth) else StoredDepth(np.empty((0, 0, 0)), "depth")
     for rule in RESIZE_RULES:
