@@ -123,7 +123,7 @@ def vary(
         mine.append((index, rows, maps[protocol.flip].values.shape[1:] != truth.shape))
         on_item()
     scored = sorted(processes.gather(mine), key=lambda one: one[0])
-    columns = [{i: rows[k] for i, rows, _ in scored if rows[k]} for k in range(len(setups))]
+    columns = [{i: row for i, rows, _ in scored if (row := rows[k])} for k in range(len(setups))]
     base = columns[0]
     if not base:
         raise FoundByAll(f"nothing was scored: none of {len(scored)} items has a true depth {protocol.where()}")
