@@ -59,7 +59,8 @@ OPEN = {
     "trainer.checkpoint": {"foreign", "hub", "publish", "resume", "safefile", "state", "trained_on", "units"},
     "trainer.evaluation": {
         *("calibration", "changes", "corruption", "items", "leaks", "mdec", "passes", "places", "predictions"),
-        *("reference", "report", "request", "robustness", "session", "subject", "suite", "suite_table", "uncertainty"),
+        *("reference", "report", "request", "robustness", "session", "subject", "suite", "suite_table"),
+        *("uncertainty", "variations"),
     },
     "trainer.predict": {"card", "formats", "network", "predictor", "scale", "sharing", "teachers"},
     "trainer.training": {"guard", "loop", "replay", "run", "setup"},

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from trainer.metrics.align import ALIGNMENTS, Fit, invert, least_squares
 from trainer.metrics.protocol import DepthProtocol
@@ -61,7 +62,13 @@ def test_a_real_spread_is_fitted_however_small():
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_what_a_constant_becomes_is_what_is_said(name):
     truth = np.array([1.0, 2, 6])
-    becomes = {"": 7, "median(truth)": 2, "mean(truth)": 3, "1 / mean(1 / truth)": 1 / np.mean(1 / truth)}
+    becomes = {
+        "": 7,
+        "median(truth)": 2,
+        "lower median(truth)": 2,
+        "mean(truth)": 3,
+        "1 / mean(1 / truth)": 1 / np.mean(1 / truth),
+    }
     expected = becomes[ALIGNMENTS[name].constant]
     assert ALIGNMENTS[name].align_baseline(np.full(3, 7.0), truth) == pytest.approx([expected] * 3)
 
@@ -72,9 +79,17 @@ def test_zero_is_no_depth_and_stays_so():
     assert Fit(2.0, 0.0, of_inverse=True).apply(np.array([0.0, 3.0])).tolist() == [0, 1.5]
 
 
+@pytest.mark.parametrize("name", ["median", "median_lower"])
 @pytest.mark.parametrize("value", [0.0, -2.0])
-def test_a_median_that_is_no_depth_scales_nothing(value):
-    assert ALIGNMENTS["median"].fit(np.full(3, value), np.ones(3)) == Fit(1.0)
+def test_a_median_that_is_no_depth_scales_nothing(name, value):
+    assert ALIGNMENTS[name].fit(np.full(3, value), np.ones(3)) == Fit(1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_the_lower_median_is_that_of_torch(count):
+    truth, pred = np.random.default_rng(0).uniform(1, 9, (2, count))
+    middle = [torch.from_numpy(values).median().item() for values in (truth, pred)]
+    assert ALIGNMENTS["median_lower"].fit(pred, truth).scale == middle[0] / middle[1]
 
 
 def test_what_least_squares_make_negative_counts_as_the_least_depth():

@@ -10,6 +10,7 @@
     monodepth evaluate --ckpt models/rooms/monodepth2_M/42 --temporal --max-depth 10
     monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --corrupt all --cfg-file eval/kitti_c
     monodepth evaluate --ckpt models/kitti/monodepth2_MS/42 --suite eval/suites/kbr
+    monodepth evaluate --ckpt models/kitti/monodepth2_M/42 --vary --cfg-file eval/kitti_eigen
 
 The data set is that of the configuration inside the checkpoint; `--cfg-file` and `--set` change it. Numbers
 go into a YAML file together with everything that is needed to compare them with others. Several processes
@@ -90,10 +91,10 @@ def _add_protocol(add: Callable[..., object]) -> None:
         "--alignment",
         nargs="+",
         metavar="MODE",
-        help="median (of each truth), stereo (x 5.4), none, lsqr_disp, lsqr_depth (least squares), lsqr_depth_trim"
-        " (that without extremes, as in MDEC 2025); several are scored side by side, with a file each; default none"
-        " if the checkpoint knows metres (by `monodepth calibrate`, or the losses speed and camera_height), stereo if trained"
-        " with a stereo pair, else median",
+        help="median (of each truth), median_lower (its lower middle value, as torch has it), stereo (x 5.4), none,"
+        " lsqr_disp, lsqr_depth (least squares), lsqr_depth_trim (that without extremes, as in MDEC 2025); several are"
+        " scored side by side, with a file each; default none if the checkpoint knows metres (by `monodepth calibrate`,"
+        " or the losses speed and camera_height), stereo if trained with a stereo pair, else median",
     )
     crops = "garg, eigen, marigold (all KITTI), nyu, cityscapes or none; default garg for KITTI, else none"
     add("--crop", metavar="NAME", help=crops)
@@ -120,6 +121,12 @@ def _add_protocol(add: Callable[..., object]) -> None:
         help="score depth from frame to frame instead: the temporal alignment error of clips (arXiv:2501.12375), each"
         " aligned once (default lsqr_disp), moved by the true motion; without it, or with `learned`, by the motion of"
         " the pose network, unaligned",
+    )
+    add(
+        "--vary",
+        action="store_true",
+        help="how much each choice of the protocol moves AbsRel: the same predictions under one change at a time, of"
+        " alignment, crop, depth limits, resizing, flip, truth, frames and mean; --save may end in .json",
     )
 
 

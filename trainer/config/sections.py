@@ -286,7 +286,8 @@ class EvaluationSection(_Section):
     )
     alignment: OptionalNames = Key(
         None,
-        description="one or several, scored side by side: median, stereo, none, lsqr_disp, lsqr_depth, lsqr_depth_trim;"
+        description="one or several, scored side by side: median, median_lower, stereo, none, lsqr_disp, lsqr_depth,"
+        " lsqr_depth_trim;"
         " null = stereo for networks trained with a stereo pair, else median",
     )
     crop: str | None = Key(

@@ -302,6 +302,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     usual_crop: ClassVar[str] = "none"  # a name of `trainer.metrics.crop`
     path_arguments: ClassVar[frozenset[str]] = frozenset({"root", "path"})  # where the files of items are
     truth_arguments: ClassVar[tuple[str, ...]] = ()  # those that choose between several kinds of ground truth
+    truths: ClassVar[tuple[Mapping[str, Any], ...]] = ()  # values of them, one mapping for each kind
 
     @classmethod
     def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:

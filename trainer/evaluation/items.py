@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,13 @@ from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.evaluation.targets import TargetsFile
 from trainer.runtime.errors import UserError
+
+# Ways to resize a map. "bilinear" has half-pixel centres, as OpenCV; "nearest" takes the pixel that OpenCV takes.
+RESIZE_RULES: dict[str, dict[str, Any]] = {
+    "bilinear": {"mode": "bilinear", "align_corners": False},
+    "bilinear, corners aligned": {"mode": "bilinear", "align_corners": True},
+    "nearest": {"mode": "nearest"},
+}
 
 
 class Items(Protocol):
@@ -54,9 +61,9 @@ def resize_as_inverse(depth: Tensor, size: tuple[int, ...]) -> np.ndarray:
     return 1 / resize((1 / depth.double()).numpy(), size)
 
 
-def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Resize (h w) to (H, W) bilinearly with half-pixel centres, in float64: OpenCV's rule, not its rounding."""
+def resize(values: np.ndarray, size: tuple[int, ...], rule: str = "bilinear") -> np.ndarray:
+    """Resize (h w) to (H, W) by one of `RESIZE_RULES`, in float64; the default is OpenCV's rule, not its rounding."""
     if values.shape == tuple(size):
         return values
     tensor = torch.from_numpy(values)[None, None]
-    return F.interpolate(tensor, size=tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    return F.interpolate(tensor, size=tuple(size), **RESIZE_RULES[rule])[0, 0].numpy()

@@ -44,6 +44,12 @@ def result_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     return _result(path, file_stem(data, truth, path.stem, protocol["alignment"], part, doubt))
 
 
+def variations_path(path: Path, protocol: Mapping[str, Any]) -> Path:
+    """`<run>/variations/<name of the result>`: tables read `results`."""
+    result = result_path(path, protocol)
+    return result.parent.with_name("variations") / result.name
+
+
 def odometry_path(path: Path, protocol: Mapping[str, Any]) -> Path:
     """`<run>/results/<dataset>_<checkpoint>_odometry.yaml`."""
     return _result(path, file_stem(protocol["dataset"], path.stem, "odometry"))

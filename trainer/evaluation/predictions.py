@@ -26,13 +26,20 @@ def flip_blended(predict: PredictDepth) -> PredictDepth:
 
     Blending scaled disparity equals blending that of the network: the weights add up to 1.
     """
+    predict_mirrored = mirrored(predict)
+    return lambda images: blend(predict(images), predict_mirrored(images))
+
+
+def mirrored(predict: PredictDepth) -> PredictDepth:
+    """Predict for the mirrored image, and mirror the depth back."""
+    return lambda images: predict(images.flip(-1)).flip(-1)
+
+
+def blend(plain: Tensor, mirrored: Tensor) -> Tensor:
+    """Blend the depths (... h w) of `predict` and of `mirrored(predict)` as inverse depth (arXiv:1609.03677)."""
     from models_zoo.depth import stereo_blend
 
-    def predict_blended(images: Tensor) -> Tensor:
-        plain, mirrored = 1 / predict(images), 1 / predict(images.flip(-1)).flip(-1)
-        return 1 / stereo_blend(plain, mirrored)
-
-    return predict_blended
+    return 1 / stereo_blend(1 / plain, 1 / mirrored)
 
 
 def evenly_spaced(count: int | None, total: int) -> list[int]:

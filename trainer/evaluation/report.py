@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -84,7 +84,14 @@ def interval_line(result: EvaluationResult) -> str:
     )
 
 
-def protocol_line(result: EvaluationResult) -> str:
+class Scored(Protocol):
+    """What has a protocol to print: an `EvaluationResult`, or variations of one."""
+
+    protocol: dict[str, Any]
+    factor: dict[str, float]
+
+
+def protocol_line(result: Scored) -> str:
     """The protocol in one line, for tables and pictures."""
     protocol = result.protocol
     data = protocol["dataset"]
@@ -146,7 +153,7 @@ def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _origin(result: EvaluationResult) -> tuple[str, str]:
+def _origin(result: Scored) -> tuple[str, str]:
     """Name of what was scored, and where it comes from."""
     if "predictions" in result.protocol:
         about = result.protocol["predictions"]

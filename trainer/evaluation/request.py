@@ -41,6 +41,7 @@ class EvaluationRequest:
     corrupt_levels: Sequence[int] | None = None  # None = all
     corrupt_seed: int | None = None
     frost_pictures: Path | None = None  # a folder; None = a texture of our own
+    vary: bool = False  # score under one change of the protocol at a time instead
     save: Path | None = None  # None = beside the run
     legacy: Path | None = None  # numbers alone, in an earlier spelling
     sheet: Path | None = None  # pictures

@@ -37,6 +37,7 @@ class StoredDepth:
     dataset: Mapping[str, Any] | None = None  # type and arguments of their data set, if known
     resized_as: Kind = "disp"  # which of both is interpolated
     uncertainty: np.ndarray | None = None  # (N h w) finite, larger = less certain, if the file has it
+    rule: str = "bilinear"  # of `trainer.evaluation.items.RESIZE_RULES`
 
     @classmethod
     def read(cls, path: Path, kind: Kind | None = None) -> StoredDepth:
@@ -94,10 +95,10 @@ class StoredDepth:
     def depth(self, index: int, size: tuple[int, ...]) -> np.ndarray:
         """Depth (H W) float64 of an item, resized as inverse depth or as `resized_as` says; 0 = no prediction."""
         values = self.values[index].astype(np.float64)
-        if self.kind == "depth" and (values.shape == tuple(size) or self.resized_as == "depth"):
-            return resize(values, size)
-        disp = invert(values) if self.kind == "depth" else values
-        return invert(resize(disp, size))
+        if values.shape == tuple(size):
+            return values if self.kind == "depth" else invert(values)
+        values = resize(values if self.kind == self.resized_as else invert(values), size, self.rule)
+        return values if self.resized_as == "depth" else invert(values)
 
 
 def read_arrays(path: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:

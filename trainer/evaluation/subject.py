@@ -63,6 +63,11 @@ class Subject:
         config = changes.without_split_file(self.trained.to_dict(), mode)
         return replace(self, cfg=changes.apply(config, str(self.hparams or self.path)))
 
+    @property
+    def pointless(self) -> dict[str, str]:
+        """Alignments that make no sense for the unit of the predictions, and why."""
+        return {"stereo": "the predictions are in metres"} if self.alignment == UNITS["m"] else {}
+
     def camera_words(self, mode: str) -> str:
         """Describe the learned camera, beside that of the data set of a mode where it is known; "" without one."""
         if self.camera is None:

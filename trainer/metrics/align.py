@@ -62,6 +62,20 @@ def median(pred: np.ndarray, truth: np.ndarray) -> Fit:
     return Fit(float(np.median(truth)) / centre if centre > 0 else 1.0)
 
 
+def median_lower(pred: np.ndarray, truth: np.ndarray) -> Fit:
+    """Scale as `median` does, but an even count takes the lower of its two middle values, as `torch.median` does.
+
+    A prediction with a median <= 0 keeps its scale.
+    """
+    centre = _lower_middle(pred)
+    return Fit(_lower_middle(truth) / centre if centre > 0 else 1.0)
+
+
+def _lower_middle(values: np.ndarray) -> float:
+    middle = (values.size - 1) // 2
+    return float(np.partition(values, middle, axis=None)[middle])
+
+
 def lsqr_disp(pred: np.ndarray, truth: np.ndarray) -> Fit:
     """Minimise the squared error of a * disp + b against inverse true depth (arXiv:1907.01341, arXiv:2307.10713)."""
     return Fit(*least_squares(invert(pred), 1 / truth), of_inverse=True)
@@ -153,6 +167,9 @@ def _shifted(fit: FitTo, of: str, constant: str) -> Alignment:
 
 ALIGNMENTS: dict[str, Alignment] = {
     "median": Alignment(median, "median(truth) / median(prediction), per image", "median(truth)"),
+    "median_lower": Alignment(
+        median_lower, "lower median(truth) / lower median(prediction), per image", "lower median(truth)"
+    ),
     "stereo": Alignment(stereo, METRES_PER_UNIT),
     "none": Alignment(none, 1.0),
     "lsqr_disp": _shifted(lsqr_disp, "inverse depth", "1 / mean(1 / truth)"),

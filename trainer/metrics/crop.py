@@ -30,6 +30,11 @@ class Crop:
             slice(x + int(self.left * w), x + int(self.right * w)),
         )
 
+    def fits(self, size: tuple[int, ...]) -> bool:
+        """Whether an image of (height, width) is one that the crop is defined for."""
+        whole = self.window is None or (size[0] >= self.window[0] and size[1] >= self.window[1])
+        return whole and self.made_for in (None, tuple(size))
+
     def mask(self, height: int, width: int) -> np.ndarray:
         """Mark the pixels inside the crop, (height width) bool."""
         mask = np.zeros((height, width), dtype=bool)

@@ -34,13 +34,14 @@ from trainer.evaluation import (
 )
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import Items
-from trainer.evaluation.places import check_place, odometry_path, result_path, run_folder
+from trainer.evaluation.places import check_place, odometry_path, result_path, run_folder, variations_path
 from trainer.evaluation.predictions import DepthSource
 from trainer.evaluation.reference import check_order, open_dataset, open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Machine, Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.evaluation.uncertainty import check_source, describe, open_doubt, read_ensemble
+from trainer.evaluation.variations import SETS, open_other_truths, report_variations, save_variations, vary
 from trainer.runtime.errors import UserError
 
 NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--again is about the results of a --suite; leave it out, a result is always replaced")
     check_corruption(args)
     request = read_request(args)
+    if request.vary:
+        return _score_variations(request)
     if request.temporal:
         return score_clips(request)
     if request.corrupt:
@@ -87,8 +90,23 @@ def read_request(args: argparse.Namespace, known: Subject | None = None) -> Eval
             f"{subject.path}: its depth is in metres already ({origin}), so --alignment stereo, x 5.4, has no meaning."
             " Use none"
         )
+    if args.vary:
+        settings = _settings_to_vary(args, settings)
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
     return EvaluationRequest(subject, changes, settings, **options)
+
+
+def _settings_to_vary(args: argparse.Namespace, settings: EvaluationSection) -> EvaluationSection:
+    """Check that there is one protocol to start from, and that nothing else is asked for. Its metric set is fixed."""
+    for option in ("pose", "odometry", "temporal", "corrupt", "uncertainty", "pooled", "sheet", "legacy", "metrics"):
+        if getattr(args, option):
+            raise UserError(f"--vary prints AbsRel and the ratio accuracy of depth alone. Leave out --{option}")
+    if len(set(settings.alignment or ())) > 1:
+        raise UserError(
+            f"--vary changes one protocol, and there are several alignments: {', '.join(settings.alignment or ())}."
+            " Choose the one to start from with --alignment; the others are tried in any case"
+        )
+    return settings.model_copy(update={"metrics": list(SETS)})
 
 
 def _read_checkpoint(args: argparse.Namespace, changes: Changes) -> Subject:
@@ -200,6 +218,43 @@ def _show_and_save(
     print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")
 
 
+def _score_variations(request: EvaluationRequest) -> int:
+    subject = request.subject
+    items, about_items = open_truths(request)
+    truths, missing = open_other_truths(request, about_items["dataset"])
+    _check_options(request, items)
+    if subject.stored:
+        check_order(subject.stored, items, about_items["dataset"], request)
+    with start() as machine:
+        network = (
+            None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
+        )
+        source: Any = subject.stored or (network and network.predict_depth)
+        num_items = len(evenly_spaced(request.limit, len(items)))
+        with progress("depth", num_items, machine) as on_item:
+            found = vary(
+                source,
+                items,
+                request.protocols[0],
+                truths=truths,
+                without=subject.pointless,
+                batch_size=request.batch_size,
+                num_workers=0 if request.targets else request.num_workers,
+                limit=request.limit,
+                metadata={**about_items, **subject.metadata, "trainer_version": __version__},
+                on_item=on_item,
+                processes=machine.processes,
+            )
+        if machine.processes.is_first:
+            found.not_measured += missing
+            save = request.save or variations_path(subject.path, found.protocol)
+            replaced = REPLACED if os.path.exists(save) else ""
+            report_variations(found, Console())
+            save_variations(found, save)
+            print(f"saved: {save}{replaced}")
+    return 0
+
+
 def _with_ending(path: Path | None, ending: str) -> Path | None:
     return path and path.with_name(f"{path.stem}{ending}{path.suffix}")
 
@@ -224,7 +279,7 @@ def _score_paths(request: EvaluationRequest) -> int:
     found = leaks.leaks_of(request, dataset)
     metadata = {"dataset": arguments, **subject.metadata, "leaks": found, "trainer_version": __version__}
     with start() as machine:
-        network = Network.load(subject.path, subject.hparams, machine.device)
+        network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         network.objective.supp_idxs = NEXT_FRAME
         with progress("odometry", len(dataset), machine) as on_item:
             result = evaluate_odometry(

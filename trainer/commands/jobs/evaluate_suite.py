@@ -22,7 +22,7 @@ from trainer.runtime.processes import Processes
 # Options of a single evaluation.
 SINGLE = (
     *("pred_file", "pred_kind", "pred_unit", "targets", "save", "legacy", "sheet", "pose", "odometry"),
-    *("temporal", "corrupt", "uncertainty", "ensemble"),
+    *("temporal", "corrupt", "uncertainty", "ensemble", "vary"),
 )
 
 

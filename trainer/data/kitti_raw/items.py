@@ -54,6 +54,11 @@ class KittiItems(RecordedDataset):
 
     usual_crop = "garg"
     truth_arguments = ("use_benchmark", "depth_along")
+    truths = (
+        {"use_benchmark": False, "depth_along": "optical_axis"},
+        {"use_benchmark": False, "depth_along": "lidar_x"},
+        {"use_benchmark": True, "depth_along": "optical_axis"},
+    )
 
     def __init__(
         self,
