@@ -23,7 +23,7 @@ from trainer.data import DATASETS
 @pytest.fixture
 def kitti_run(run: Path, tmp_path: Path) -> Path:
     """A run by a version that did not store its frames."""
-    return Path(shutil.copytree(run, tmp_path / "models" / "md2" / "42"))
+    return Path(shutil.copytree(run, tmp_path / "models" / "md2" / "42", ignore=shutil.ignore_patterns("results")))
 
 
 def on_drive(run: Path, recording: Path) -> list[str | Path]:

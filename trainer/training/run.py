@@ -74,10 +74,7 @@ def build_run(
     UserError for anything wrong before the first batch. lap: called with the name of each part once it is done.
     """
     setup.set_backends(cfg)
-    datasets, notes = _checked_datasets(cfg, seed)
-    _check_watched(cfg, datasets.get("val"))
-    seen = SeenFrames(datasets) if processes.is_first_process() else None
-    notes += seen.notes if seen else []
+    datasets, seen, notes = _checked_data(cfg, seed)
     lap("data checked")
     objective, start = _with_first_weights(cfg, folder, seed, notes)
     lap("networks built")
@@ -100,15 +97,11 @@ def build_run(
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
     state, last = _restore(cfg, checkpointer, accelerator, hparams, trained, notes)
-    if seen:
-        earlier = start or last or TrainedOn(is_whole=not cfg.trainer.load_ckpt)  # weights may not say what they saw
-        checkpointer.trained_on = partial(seen.trained_on, earlier)
     parts = setup.make_parts(cfg, accelerator, checkpointer, folder, seed, trained, state)
     notes += freezing.without_statistics(objective)
     lap("restored")
     recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, train_loader)
-    if seen:
-        seen.warn = recorder.progress.message
+    _remember_frames(cfg, seen, start or last, checkpointer, recorder)
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
     folder.write_state("running", state.position)
     lap("trackers")
@@ -143,6 +136,24 @@ def _checked_datasets(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], 
         for note in (*dataset.left_out(), *dataset.notes()):
             said.setdefault(note, []).append(mode)
     return datasets, [*cfg.warnings, *(f"dataset ({', '.join(by)}): {note}" for note, by in said.items())]
+
+
+def _checked_data(cfg: Config, seed: int) -> tuple[dict[str, DepthDataset], SeenFrames | None, list[str]]:
+    """Return the datasets, on the first process what is seen of them, and notes. Raises UserError, as the checks do."""
+    datasets, notes = _checked_datasets(cfg, seed)
+    _check_watched(cfg, datasets.get("val"))
+    seen = SeenFrames(datasets) if processes.is_first_process() else None
+    return datasets, seen, notes + (seen.notes if seen else [])
+
+
+def _remember_frames(
+    cfg: Config, seen: SeenFrames | None, before: TrainedOn | None, checkpointer: Checkpointer, recorder: Recorder
+) -> None:
+    """Let checkpoints store the frames of this training, and of the one before; weights may not say what they saw."""
+    if seen:
+        earlier = before or TrainedOn(is_whole=not cfg.trainer.load_ckpt)
+        checkpointer.trained_on = partial(seen.trained_on, earlier)
+        seen.warn = recorder.progress.message
 
 
 def _check_watched(cfg: Config, val: DepthDataset | None) -> None:
