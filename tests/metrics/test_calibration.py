@@ -31,9 +31,7 @@ def images(law=lambda d: 5 * d, count=24, per_drive=4, noise=0.0, pixels=50):
     made = []
     for i in range(count):
         depth = rng.uniform(0.5, 8, pixels)
-        made.append(
-            sample(i, depth, law(depth) * np.exp(noise * rng.standard_normal(pixels)), f"d{i // per_drive}")
-        )
+        made.append(sample(i, depth, law(depth) * np.exp(noise * rng.standard_normal(pixels)), f"d{i // per_drive}"))
     return made
 
 
