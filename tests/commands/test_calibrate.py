@@ -123,7 +123,10 @@ class Coded:
         return {"target": self.law(self.truth[index]).expand(3, -1, -1), "depth": self.truth[index]}
 
     def describe(self, index):
-        return f"drive {index // 4}/{index}"
+        return f"image {index}"
+
+    def scene_of(self, index):
+        return f"drive {index // 4}"
 
 
 def measured(law, before=1.0, **options):

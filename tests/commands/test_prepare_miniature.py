@@ -26,19 +26,19 @@ def miniature(name: str, out: Path) -> Path:
 
 
 def words_for(out: Path, name: str) -> list:
-    return ["--pred-file", out / "truth_as_prediction.npz", "-c", ROOT / f"cfg/eval/{name}.yaml", "--set"]
+    return ["--pred-file", out / f"truth_as_prediction_{name}.npz", "-c", ROOT / f"cfg/eval/{name}.yaml", "--set"]
 
 
 @pytest.fixture(scope="module")
 def nyud(tmp_path_factory):
-    return miniature("nyud", tmp_path_factory.mktemp("mini") / "nyud")
+    return miniature("nyud", tmp_path_factory.mktemp("mini"))
 
 
 @pytest.mark.parametrize("name", [*PAGES, *OTHERS])
 def test_the_truth_as_prediction_has_no_error(tmp_path, capsys, name):
     out = miniature(name, tmp_path / name)
     printed = capsys.readouterr().out
-    assert f"monodepth evaluate --pred-file {out}/truth_as_prediction.npz -c eval/{name} --set" in printed
+    assert f"monodepth evaluate --pred-file {out}/truth_as_prediction_{name}.npz -c eval/{name} --set" in printed
     save = tmp_path / "r.yaml"
     assert evaluate(*words_for(out, name), f"dataset.root={out}", "--save", save) == 0
     result = saved(save)
@@ -54,6 +54,20 @@ def test_a_miniature_is_always_the_same_bytes(tmp_path):
     one, other = (digests(miniature(name, tmp_path / part / name)) for part in "ab")
     assert one == other
     assert digests(miniature(name, tmp_path / "a" / name)) == one  # over itself
+
+
+def test_a_suite_finds_miniatures_side_by_side(run, tmp_path, monkeypatch, capsys):
+    """Under the folders of their pages, though the pictures of one set fit the patterns of another."""
+    names = ("ibims", "tum")
+    for name in names:
+        miniature(name, tmp_path / "all")
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"sets": [f"eval/{name}" for name in names]}))
+    shutil.copytree(tmp_path / "all/tum/sequence", tmp_path / "all/rooms")  # fits {sequence}/rgb/{time}.png, too
+    monkeypatch.setenv("MONODEPTH_DATA", str(tmp_path / "all"))
+    assert evaluate("--ckpt", run, "--suite", tmp_path / "suite.yaml", "--metrics eigen") == 0
+    rows = saved(run / "suites" / "suite_best.yaml")["sets"]
+    assert [(row["set"], row["state"]) for row in rows] == [(name, "scored") for name in names]
+    assert (run / "suites" / "suite_best.md").read_text().count("| 3 of ") == 2
 
 
 def test_depth_camera_and_poses_of_a_miniature_agree(tmp_path):
@@ -92,7 +106,7 @@ def test_a_page_says_where_its_data_are(name):
 
 def test_errors_of_the_truth_show(nyud, tmp_path):
     """Twice the depth is off by 100 %, and by nothing after an alignment."""
-    arrays = dict(np.load(nyud / "truth_as_prediction.npz"))
+    arrays = dict(np.load(nyud / "truth_as_prediction_nyud.npz"))
     np.savez(tmp_path / "double.npz", **{**arrays, "pred": 2 * arrays["pred"]})
     words = ["--pred-file", tmp_path / "double.npz", "-c", ROOT / "cfg/eval/nyud.yaml", "--set", f"dataset.root={nyud}"]
     assert evaluate(*words, "--alignment none median --save", tmp_path / "r.yaml") == 0
@@ -111,7 +125,7 @@ def test_results_are_called_by_the_set(nyud, run):
 
 @pytest.mark.parametrize("kind", ["empty", "deep", "no depth", "ending", "scale"])
 def test_wrong_layouts_are_refused_in_a_sentence_with_the_tree(nyud, run, tmp_path, capsys, kind):
-    root = Path(shutil.copytree(nyud, tmp_path / "nyud"))
+    root = Path(shutil.copytree(nyud / "nyud", tmp_path / "nyud"))
     words = ["--ckpt", run, "-c", ROOT / "cfg/eval/nyud.yaml", "--save", tmp_path / "r.yaml", "--set"]
     changes = {
         "empty": lambda: shutil.rmtree(root / "test"),
@@ -128,7 +142,7 @@ def test_wrong_layouts_are_refused_in_a_sentence_with_the_tree(nyud, run, tmp_pa
     message = refused(capsys, *words, f"dataset.root={root / 'test' if kind == 'deep' else root}")
     assert "    test/rgb/{stem}.png    a picture\n    test/depth/{stem}.npy  depth\n" in message
     expected = {
-        "empty": f"found: {root} holds miniature.txt",
+        "empty": f"found: {root} is empty",
         "deep": f"Did you mean {root}?",
         "no depth": "depth is missing for 3 of 3 pictures",
         "ending": "found: test/rgb holds 00000.jpg, 00001.jpg, 00002.jpg",
@@ -139,8 +153,7 @@ def test_wrong_layouts_are_refused_in_a_sentence_with_the_tree(nyud, run, tmp_pa
 def test_a_miniature_is_not_written_into_another_folder(nyud, tmp_path, capsys):
     (tmp_path / "mine").write_text("")
     for words, message in (
-        (["nyud", "--out", str(tmp_path)], "is no miniature of nyud, and not empty. Choose another --out"),
-        (["sintel", "--out", str(nyud)], "is no miniature of sintel"),
+        (["nyud", "--out", str(tmp_path)], "holds no miniatures, and is not empty. Choose another --out"),
         (["nyu"], "nyu: no such page. Known: cityscapes, ddad"),
         (["synthetic", "--out", str(tmp_path / "s")], "its data set, synthetic, has no folder of its own"),
         (["kitti_odometry", "--out", str(tmp_path / "o")], "there is no miniature of this data set"),

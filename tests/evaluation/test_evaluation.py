@@ -37,6 +37,9 @@ class Truths:
             item["Ts_true"] = motion_matrices(self.motions[index])
         return item
 
+    def scene_of(self, index):
+        return None
+
     def describe(self, index):
         return f"image {index}"
 

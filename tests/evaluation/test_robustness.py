@@ -122,6 +122,9 @@ class Steps:
         levels = torch.arange(144).view(3, 6, 8) + 50 * index
         return {"target": levels / 255, "depth": torch.ones(1, 6, 8), "index": torch.tensor(index)}
 
+    def scene_of(self, index):
+        return None
+
     def describe(self, index):
         return f"item {index}"
 

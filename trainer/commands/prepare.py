@@ -233,7 +233,7 @@ def _miniature(jobs: Any) -> None:
     )
     add = parser.add_argument
     add("name", metavar="PAGE", help="a page of cfg/eval, or any page of a data set: nyud, sintel, kitti_eigen, ...")
-    add("--out", **_DIR, help="new folder, or one that this command made (default: miniatures/<page>)")
+    add("--out", **_DIR, help="folder of miniatures, each set in its own folder there (default: miniatures)")
 
 
 def _add_places(parser: argparse.ArgumentParser, *parts: str) -> None:

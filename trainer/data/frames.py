@@ -147,7 +147,7 @@ class Frames(ClipDataset):
     def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
         indoors = (arguments.get("usual_depth") or (0, _OUTDOORS))[1] < _OUTDOORS
         frames = made_frames(arguments.get("native_size") or (640, 480), indoors)
-        write_layout(out, Layout.of(arguments), frames)
+        write_layout(out / (arguments.get("folder") or arguments["split"]), Layout.of(arguments), frames)
 
     @property
     def home(self) -> Path:

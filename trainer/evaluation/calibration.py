@@ -16,7 +16,6 @@ from trainer.metrics.calibration import (
     PowerLaw,
     Sample,
     cross_validate,
-    drive_of,
     fit,
 )
 from trainer.metrics.protocol import DepthProtocol
@@ -85,7 +84,8 @@ def measure_metres(
 
     Args:
         predict: images (b 3 h w) in [0, 1] -> positive depth (b 1 h w) in the unit of the training.
-        dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none.
+        dataset: items with `target` (3 h w) and `depth` (1 H W) in metres, 0 = none. Its `scene_of` are the drives;
+            items without one count as one drive together, so that alike ones are never in both parts.
         protocol: which pixels count, and the limits of depth.
         before: how depth would become metres without.
 
@@ -95,7 +95,7 @@ def measure_metres(
     for index, _, depth, truth in predictions(predict, dataset, indices, batch_size, num_workers, processes):
         valid = protocol.valid_pixels(truth)
         if valid.any():
-            mine.append(Sample.of(index, dataset.describe(index), depth[valid], np.asarray(truth)[valid]))
+            mine.append(Sample.of(index, dataset.scene_of(index) or "", depth[valid], np.asarray(truth)[valid]))
         on_item()
     samples = sorted(processes.gather(mine), key=lambda sample: sample.index)
     limits = protocol.min_depth, protocol.max_depth
@@ -105,5 +105,5 @@ def measure_metres(
             f"{len(samples)} of {len(indices)} items have a true depth {protocol.where()}, too few to fit metres and to"
             " check them on others: 3 drives are needed, or a drive of 30 images"
         )
-    drives = len({drive_of(sample.name) for sample in samples})
+    drives = len({sample.drive for sample in samples})
     return Measured(fit(samples), fit(samples, scale_only=True), score, len(samples), drives)

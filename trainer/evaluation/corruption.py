@@ -53,6 +53,9 @@ class CorruptedItems:
     def describe(self, index: int) -> str:
         return self.items.describe(index)
 
+    def scene_of(self, index: int) -> str | None:
+        return self.items.scene_of(index)
+
 
 @dataclass(frozen=True)
 class Corruptions:

@@ -163,7 +163,7 @@ def intrinsics(item: Mapping[str, Tensor], size: tuple[int, ...]) -> np.ndarray 
 
 def _place(dataset: Items, index: int) -> dict[str, str]:
     """`scene`, `cat` and `subcat` of an item, for data sets that know them."""
-    scene = dataset.scene_of(index) if hasattr(dataset, "scene_of") else None
+    scene = dataset.scene_of(index)
     found = dataset.category(index) if hasattr(dataset, "category") else None
     categories = {} if found is None else dict(zip(("cat", "subcat"), found, strict=True))
     return categories if scene is None else {"scene": scene, **categories}

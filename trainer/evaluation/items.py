@@ -32,6 +32,8 @@ class Items(Protocol):
 
     def describe(self, index: int) -> str: ...
 
+    def scene_of(self, index: int) -> str | None: ...
+
 
 def dataset_class(name: str) -> type[DepthDataset]:
     """The class of a data set; `DepthDataset`, which has the defaults, for a factory and an unknown name."""

@@ -83,5 +83,10 @@ def check_place(path: Path, option: str) -> None:
         raise UserError(f"{folder}: you may not write there. Choose another place with {option}")
 
 
+def announced(path: Path) -> str:
+    """The place of a file as it is printed once it is written; asked before, to say whether it replaces another."""
+    return f"{path} (replaces an earlier one)" if os.path.exists(path) else str(path)
+
+
 def _result(path: Path, stem: str) -> Path:
     return run_folder(path) / "results" / f"{stem}.yaml"

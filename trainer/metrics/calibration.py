@@ -7,7 +7,6 @@ every image counting the same; what they are worth is measured on drives that th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
@@ -81,17 +80,17 @@ class Sample:
     """Valid pixels of one image: depth of the network and truth in metres, (n,) float32 each."""
 
     index: int  # in the data set
-    name: str
+    drive: str  # the drive, clip or scene that it is of
     depth: np.ndarray
     truth: np.ndarray
 
     @classmethod
-    def of(cls, index: int, name: str, depth: np.ndarray, truth: np.ndarray) -> Sample:
+    def of(cls, index: int, drive: str, depth: np.ndarray, truth: np.ndarray) -> Sample:
         """Keep the valid pixels (n,) of an image, evenly spaced ones of too many."""
         places = np.arange(len(truth))
         if len(places) > MOST_PIXELS:
             places = np.linspace(0, len(places) - 1, MOST_PIXELS).round().astype(np.intp)
-        return cls(index, name, depth[places].astype(np.float32), truth[places].astype(np.float32))
+        return cls(index, drive, depth[places].astype(np.float32), truth[places].astype(np.float32))
 
     def abs_rel(self, law: PowerLaw, limits: tuple[float, float]) -> float:
         """Return the mean of |metres - truth| / truth, metres being clipped to the limits."""
@@ -132,21 +131,6 @@ def _weighted_median(values: np.ndarray, weight: np.ndarray) -> float:
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
-_FRAME, _SIDE = re.compile(r"(frame )?\d+"), re.compile(r"left|right|[lr]|image_\d+", re.IGNORECASE)
-
-
-def drive_of(name: str) -> str:
-    """Return the drive, clip or scene that an item is of: its name without the frame and the camera.
-
-    `2011_09_26/2011_09_26_drive_0001_sync/image_02/0000000005` -> `2011_09_26/2011_09_26_drive_0001_sync`.
-    """
-    parts = name.split("/")
-    for kind in (_SIDE, _FRAME, _SIDE):  # `scene 3/frame 4/left`, `06/l/12`
-        if len(parts) > 1 and kind.fullmatch(parts[-1]):
-            parts = parts[:-1]
-    return "/".join(parts)
-
-
 def folds(samples: Sequence[Sample]) -> list[tuple[list[Sample], list[Sample]]]:
     """Divide samples, in the order of their data set, into up to five pairs of a part to fit and a part to score.
 
@@ -155,7 +139,7 @@ def folds(samples: Sequence[Sample]) -> list[tuple[list[Sample], list[Sample]]]:
     """
     drives: dict[str, list[Sample]] = {}
     for sample in samples:
-        drives.setdefault(drive_of(sample.name), []).append(sample)
+        drives.setdefault(sample.drive, []).append(sample)
     if len(drives) >= LEAST_DRIVES:
         held: list[list[Sample]] = [[] for _ in range(min(BLOCKS, len(drives)))]
         for drive in sorted(drives.values(), key=len, reverse=True):
@@ -194,11 +178,11 @@ class CrossValidation:
 def cross_validate(samples: Sequence[Sample], before: PowerLaw, limits: tuple[float, float]) -> CrossValidation | None:
     """Score the law `before`, and laws fitted to other drives, on every image; None where nothing can be left out."""
     pairs = folds(samples)
-    rows, groups, in_blocks = [], [], len({drive_of(s.name) for s in samples}) < LEAST_DRIVES
+    rows, groups, in_blocks = [], [], len({s.drive for s in samples}) < LEAST_DRIVES
     for i_fold, (fitted, scored) in enumerate(pairs):
         laws = before, fit(fitted, scale_only=True), fit(fitted)
         rows += [[sample.abs_rel(law, limits) for law in laws] for sample in scored]
-        groups += [f"block {i_fold}" if in_blocks else drive_of(sample.name) for sample in scored]
+        groups += [f"block {i_fold}" if in_blocks else sample.drive for sample in scored]
     if len(pairs) < 2:
         return None
     table = np.array(rows)

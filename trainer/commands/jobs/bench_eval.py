@@ -33,6 +33,9 @@ class InMemory:
     def describe(self, index: int) -> str:
         return f"item {index}"
 
+    def scene_of(self, index: int) -> str | None:
+        return None
+
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print. Raises UserError for an unknown encoder or metric set."""

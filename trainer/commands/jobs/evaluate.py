@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,8 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from trainer import __version__
-from trainer.commands.jobs.evaluate_clips import check_clips, score_clips
-from trainer.commands.jobs.evaluate_corrupted import check_corruption, score_corrupted
+from trainer.commands.jobs.evaluate_clips import score_clips
+from trainer.commands.jobs.evaluate_corrupted import score_corrupted
+from trainer.commands.jobs.evaluate_options import check_options, check_outputs
+from trainer.commands.jobs.evaluate_variations import score_variations, settings_to_vary
 from trainer.config import EvaluationSection
 from trainer.config.plugins import load_plugins
 from trainer.evaluation import (
@@ -34,38 +35,30 @@ from trainer.evaluation import (
 )
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import Items
-from trainer.evaluation.places import check_place, odometry_path, result_path, run_folder, variations_path
+from trainer.evaluation.places import announced, check_place, odometry_path, result_path, run_folder
 from trainer.evaluation.predictions import DepthSource
 from trainer.evaluation.reference import check_order, open_dataset, open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Machine, Network, progress, start
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.evaluation.uncertainty import check_source, describe, open_doubt, read_ensemble
-from trainer.evaluation.variations import SETS, open_other_truths, report_variations, save_variations, vary
 from trainer.runtime.errors import UserError
 
 NEXT_FRAME = (1,)  # the only support of an item when camera paths are scored
-REPLACED = " (replaces an earlier one)"
 
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, then load, score, print, save. Raises UserError for the mistakes of a user."""
     load_plugins(args.plugins)
+    check_options(args)
     if args.suite:
         from trainer.commands.jobs import evaluate_suite
 
         return evaluate_suite.run(args)
-    if args.again:
-        raise UserError("--again is about the results of a --suite; leave it out, a result is always replaced")
-    check_corruption(args)
     request = read_request(args)
-    if request.vary:
-        return _score_variations(request)
-    if request.temporal:
-        return score_clips(request)
-    if request.corrupt:
-        return score_corrupted(request)
-    return _score_paths(request) if request.odometry else score_depth(request)
+    jobs = {"vary": score_variations, "temporal": score_clips, "corrupt": score_corrupted, "odometry": _score_paths}
+    score = next((job for option, job in jobs.items() if getattr(request, option)), score_depth)
+    return score(request)
 
 
 def read_request(args: argparse.Namespace, known: Subject | None = None) -> EvaluationRequest:
@@ -74,7 +67,6 @@ def read_request(args: argparse.Namespace, known: Subject | None = None) -> Eval
     `known` is the same checkpoint, read before with other changes.
     """
     changes = Changes(args.cfg_file, args.set)
-    check_clips(args)
     check_source(args.uncertainty, args.ensemble, args.sparsification_steps, args.pred_file)
     read = _read_checkpoint if args.pred_file is None else _read_predictions
     subject = known.changed(changes, args.mode) if known else read(args, changes)
@@ -91,50 +83,22 @@ def read_request(args: argparse.Namespace, known: Subject | None = None) -> Eval
             " Use none"
         )
     if args.vary:
-        settings = _settings_to_vary(args, settings)
+        settings = settings_to_vary(settings)
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
     return EvaluationRequest(subject, changes, settings, **options)
 
 
-def _settings_to_vary(args: argparse.Namespace, settings: EvaluationSection) -> EvaluationSection:
-    """Check that there is one protocol to start from, and that nothing else is asked for. Its metric set is fixed."""
-    for option in ("pose", "odometry", "temporal", "corrupt", "uncertainty", "pooled", "sheet", "legacy", "metrics"):
-        if getattr(args, option):
-            raise UserError(f"--vary prints AbsRel and the ratio accuracy of depth alone. Leave out --{option}")
-    if len(set(settings.alignment or ())) > 1:
-        raise UserError(
-            f"--vary changes one protocol, and there are several alignments: {', '.join(settings.alignment or ())}."
-            " Choose the one to start from with --alignment; the others are tried in any case"
-        )
-    return settings.model_copy(update={"metrics": list(SETS)})
-
-
 def _read_checkpoint(args: argparse.Namespace, changes: Changes) -> Subject:
-    if args.pred_kind or args.pred_unit:
-        raise UserError("--pred-kind and --pred-unit describe a --pred-file; leave them out with --ckpt")
-    if args.targets:
-        raise UserError(
-            f"{args.targets}: holds ground truth without images, and a network needs images. Leave out --targets, or"
-            " score what `monodepth export-depth` writes: --pred-file NPZ --targets NPZ"
-        )
     subject = read_checkpoint(args.ckpt, args.hparams, changes, args.mode)
     for option in ("pose", "odometry"):
         if getattr(args, option) and not subject.has_pose:
             raise UserError(f"{subject.path}: has no pose network, its poses are given. Leave out --{option}")
-    for option in ("limit", "sheet", "legacy", "pose", "pooled"):
-        if args.odometry and getattr(args, option):
-            raise UserError(f"--{option} is about depth or single frames; leave it out with --odometry")
     return subject
 
 
 def _read_predictions(args: argparse.Namespace, changes: Changes) -> Subject:
-    for option in ("hparams", "pose", "odometry", "flip"):
-        if getattr(args, option):
-            raise UserError(f"--{option} is about a network; leave it out with --pred-file")
     if args.targets is None and changes.dataset_type is None:
         raise UserError("--pred-file needs ground truth: add --cfg-file cfg/eval/<data set>.yaml, or --targets NPZ")
-    if args.targets is not None and args.sheet:
-        raise UserError(f"--sheet shows images, and {args.targets} has none. Leave out one of them")
     return read_predictions(args.pred_file, changes, args.pred_kind, args.pred_unit)
 
 
@@ -151,7 +115,7 @@ def score_depth(
     if request.pose and subject.trained:
         supports = list(subject.trained.supp_idxs)  # those of the training
         moving, _ = open_dataset(subject.cfg, request.mode, supp_idxs=supports, use_depth=False)
-    _check_options(request, items)
+    check_outputs(request, items)
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
     members = read_ensemble(request)
@@ -202,9 +166,9 @@ def _show_and_save(
     for result in results:
         ending = f"_{result.protocol['alignment']}" if several else ""
         save = _with_ending(request.save, ending) or result_path(request.subject.path, result.protocol)
-        replaced = REPLACED if os.path.exists(save) else ""
+        saved = announced(save)
         save_result(result, save)
-        print(f"saved: {save}{replaced}")
+        print(f"saved: {saved}")
         if legacy := _with_ending(request.legacy, ending):
             save_legacy(result, legacy)
             print(f"legacy spelling: {legacy}")
@@ -218,57 +182,8 @@ def _show_and_save(
     print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")
 
 
-def _score_variations(request: EvaluationRequest) -> int:
-    subject = request.subject
-    items, about_items = open_truths(request)
-    truths, missing = open_other_truths(request, about_items["dataset"])
-    _check_options(request, items)
-    if subject.stored:
-        check_order(subject.stored, items, about_items["dataset"], request)
-    with start() as machine:
-        network = (
-            None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
-        )
-        source: Any = subject.stored or (network and network.predict_depth)
-        num_items = len(evenly_spaced(request.limit, len(items)))
-        with progress("depth", num_items, machine) as on_item:
-            found = vary(
-                source,
-                items,
-                request.protocols[0],
-                truths=truths,
-                without=subject.pointless,
-                batch_size=request.batch_size,
-                num_workers=0 if request.targets else request.num_workers,
-                limit=request.limit,
-                metadata={**about_items, **subject.metadata, "trainer_version": __version__},
-                on_item=on_item,
-                processes=machine.processes,
-            )
-        if machine.processes.is_first:
-            found.not_measured += missing
-            save = request.save or variations_path(subject.path, found.protocol)
-            replaced = REPLACED if os.path.exists(save) else ""
-            report_variations(found, Console())
-            save_variations(found, save)
-            print(f"saved: {save}{replaced}")
-    return 0
-
-
 def _with_ending(path: Path | None, ending: str) -> Path | None:
     return path and path.with_name(f"{path.stem}{ending}{path.suffix}")
-
-
-def _check_options(request: EvaluationRequest, items: Items) -> None:
-    """Refuse before the work what would fail after it."""
-    if request.sheet and request.sheet.suffix != ".png":
-        raise UserError(f"--sheet {request.sheet}: must end in .png, the only kind of picture written")
-    for count in (request.limit, request.num_sheet, request.batch_size):
-        evenly_spaced(count, len(items))
-    check_place(request.save or run_folder(request.subject.path) / "results" / "result.yaml", "--save")
-    for option, path in (("--legacy", request.legacy), ("--sheet", request.sheet)):
-        if path:
-            check_place(path, option)
 
 
 def _score_paths(request: EvaluationRequest) -> int:
@@ -293,8 +208,8 @@ def _score_paths(request: EvaluationRequest) -> int:
             )
         if machine.processes.is_first:
             save = request.save or odometry_path(subject.path, result["protocol"])
-            replaced = REPLACED if os.path.exists(save) else ""
+            saved = announced(save)
             save_odometry(result, save)
             leaks.tell(found)
-            report.report_odometry(result, f"{save}{replaced}")
+            report.report_odometry(result, saved)
     return 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from trainer import __version__
 from trainer.data.base import DepthDataset
 from trainer.evaluation import evaluate_learned_temporal, evaluate_temporal, flip_blended, report, save_temporal
-from trainer.evaluation.places import check_place, run_folder, temporal_path
+from trainer.evaluation.places import announced, check_place, run_folder, temporal_path
 from trainer.evaluation.reference import check_order, open_dataset
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
@@ -19,17 +17,6 @@ from trainer.runtime.errors import UserError
 from trainer.runtime.processes import is_first_process
 
 NEXT_FRAME = {"supp_idxs": [1], "use_depth": False}
-_FITTED = ("alignment", "crop", "min_depth", "max_depth", "flip")  # options without a meaning for learned motion
-_OF_IMAGES = ("odometry", "pose", "pooled", "uncertainty", "limit", "sheet", "legacy", "metrics", "targets")
-
-
-def check_clips(args: argparse.Namespace) -> None:
-    """Raise UserError for options that have no meaning with --temporal."""
-    learned = (*_FITTED, "pred_file") if args.temporal == "learned" else ()
-    for option in (*_OF_IMAGES, *learned) if args.temporal else ():
-        if getattr(args, option) not in (None, False):
-            written = f"--temporal{' learned' if option in learned else ''}"
-            raise UserError(f"--{option.replace('_', '-')} has no meaning with {written}; leave out one of them")
 
 
 def score_clips(request: EvaluationRequest) -> int:
@@ -107,6 +94,6 @@ def _show_and_save(request: EvaluationRequest, results: Sequence[Mapping[str, An
         save = request.save or temporal_path(request.subject.path, result["protocol"])
         if request.save and len(results) > 1:
             save = save.with_name(f"{save.stem}_{result['protocol']['alignment']}{save.suffix}")
-        replaced = " (replaces an earlier one)" if os.path.exists(save) else ""
+        saved = announced(save)
         save_temporal(result, save)
-        report.report_temporal(result, f"{save}{replaced}")
+        report.report_temporal(result, saved)

@@ -1,9 +1,7 @@
-"""An evaluation on clean and corrupted pictures: the options that belong to it, its passes, table, file and sheet."""
+"""An evaluation on clean and corrupted pictures: its passes, table, file and sheet."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -16,7 +14,7 @@ from trainer import __version__
 from trainer.evaluation import evenly_spaced, flip_blended, leaks
 from trainer.evaluation.corruption import METRICS, Corruptions, identity_of, score_passes
 from trainer.evaluation.passes import Passes
-from trainer.evaluation.places import check_place, corruption_path
+from trainer.evaluation.places import announced, check_place, corruption_path
 from trainer.evaluation.reference import open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.robustness import (
@@ -30,26 +28,6 @@ from trainer.evaluation.session import Network, progress, start
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import sha256
-
-OURS = ("corrupt_levels", "corrupt_seed", "frost_pictures")  # options that need --corrupt
-
-
-def check_corruption(args: argparse.Namespace) -> None:
-    """Raise UserError for options of corrupted pictures without them, and for those that they leave without effect."""
-    if not args.corrupt:
-        for key in OURS:
-            if getattr(args, key) is not None:
-                raise UserError(
-                    f"--{key.replace('_', '-')} is about corrupted pictures: add --corrupt all, or leave it out"
-                )
-        return
-    if args.pred_file is not None:
-        raise UserError("--corrupt changes what a network sees; name one with --ckpt instead of --pred-file")
-    for key in ("pose", "odometry", "temporal", "uncertainty", "pooled", "legacy", "metrics"):
-        if getattr(args, key):
-            raise UserError(f"--corrupt scores AbsRel and δ1 of depth. Leave out --{key}, or evaluate twice")
-    if args.num_sheet != EvaluationRequest.num_sheet:
-        raise UserError("--corrupt draws one item, under every kind. Leave out --num-sheet")
 
 
 def score_corrupted(request: EvaluationRequest) -> int:
@@ -132,9 +110,9 @@ def _places(
 
 def _finish(result: dict[str, Any], save: Path, sheet: Path | None, draw: Any) -> None:
     report_robustness(result, Console())
-    replaced = " (replaces an earlier one)" if os.path.exists(save) else ""
+    saved = announced(save)
     save_robustness(result, save)
-    print(f"saved: {save}{replaced}")
+    print(f"saved: {saved}")
     if sheet:
         draw(sheet)
         print(f"sheet: {sheet}")

@@ -19,21 +19,12 @@ from trainer.evaluation.suite import Opened, Suite, read_suite, run_suite
 from trainer.runtime.errors import UserError
 from trainer.runtime.processes import Processes
 
-# Options of a single evaluation.
-SINGLE = (
-    *("pred_file", "pred_kind", "pred_unit", "targets", "save", "legacy", "sheet", "pose", "odometry"),
-    *("temporal", "corrupt", "uncertainty", "ensemble", "vary"),
-)
-
 
 def run(args: argparse.Namespace) -> int:
     """Score what is here, print and write one table. Returns 1 when a set is broken or none is here.
 
     Raises UserError for mistakes in the suite, its pages and options, before any work.
     """
-    for option in SINGLE:
-        if getattr(args, option):
-            raise UserError(f"--{option.replace('_', '-')} is about one data set; leave it out with --suite")
     suite = read_suite(args.suite)
     requests = list(_requests(suite, args))
     subject = requests[0].subject

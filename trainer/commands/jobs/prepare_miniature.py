@@ -12,37 +12,40 @@ from trainer.commands.jobs.preparing import store
 from trainer.config.pages import find_page
 from trainer.data import DATASETS
 from trainer.data.kitti_raw.targets import to_bytes
+from trainer.data.recorded import RecordedDataset
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import dataset_class
 from trainer.evaluation.reference import open_dataset
 from trainer.evaluation.subject import NO_RUN
 from trainer.runtime.errors import UserError, first_lines
 
-MANIFEST, PREDICTIONS = "miniature.txt", "truth_as_prediction.npz"
+MANIFEST = "miniature.txt"
+_SAYS = "Made data in the layouts of evaluation sets, by `monodepth prepare miniature`. Not the data sets.\n"
 _SHOWN = 24  # files
 
 
 def run(name: str, out: Path | None) -> int:
-    """Write a miniature of the data set of a page, read it again, and say how to score it."""
+    """Write a miniature of the data set of a page beside others in `out`, read it again, and say how to score it."""
     name, page = _page(name)
-    out = out or Path("miniatures", page.stem)
+    out = out or Path("miniatures")
     type_name = _type(page)
     changes = Changes([page], [f"dataset.root={out}", "dataset.size=[64, 64]"])
     cfg = changes.apply({**NO_RUN, "dataset": {"type": type_name, "supp_idxs": None}}, str(page))
     _, arguments = cfg.dataset_kwargs("test")
-    manifest = f"Made data in the layout of {page.stem}, by `monodepth prepare miniature`. Not the data set.\n"
-    _check_place(out, page, manifest)
+    _check_place(out)
     dataset_class(type_name).write_miniature(out, arguments)
-    store(out / MANIFEST, manifest.encode())
+    store(out / MANIFEST, _SAYS.encode())
     dataset, _ = open_dataset(cfg, "test", supp_idxs=None, use_depth=True)
     depths = [dataset[i]["depth"][0].numpy() for i in range(len(dataset))]
     names = np.array([dataset.describe(i) for i in range(len(dataset))])
     facts = {"kind": np.array("depth"), "unit": np.array("m"), "items": names}
-    store(out / PREDICTIONS, to_bytes({"pred": np.stack(depths), **facts}))
-    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    print(f"{out}: {len(dataset)} items of made data, not of the set itself")
+    predictions = out / f"truth_as_prediction_{page.stem}.npz"
+    store(predictions, to_bytes({"pred": np.stack(depths), **facts}))
+    home = dataset.home if isinstance(dataset, RecordedDataset) else out
+    files = sorted(path.relative_to(out).as_posix() for path in home.rglob("*") if path.is_file())
+    print(f"{home}: {len(dataset)} items of made data, not of the set itself")
     print("\n".join(first_lines(files, _SHOWN)))
-    words = ["--pred-file", str(out / PREDICTIONS), "-c", name, "--set", f"dataset.root={out}"]
+    words = ["--pred-file", str(predictions), "-c", name, "--set", f"dataset.root={out}"]
     print(f"score the truth itself, AbsRel 0: {shlex.join(['monodepth', 'evaluate', *words])}")
     return 0
 
@@ -67,9 +70,8 @@ def _type(page: Path) -> str:
     return type_name
 
 
-def _check_place(out: Path, page: Path, manifest: str) -> None:
-    """Raise UserError for a folder that holds something else than a miniature of the page."""
-    place = out / MANIFEST
-    mine = os.path.isfile(place) and place.read_text(encoding="utf-8", errors="replace") == manifest
-    if os.path.exists(out) and not mine and (not os.path.isdir(out) or any(out.iterdir())):
-        raise UserError(f"{out}: is no miniature of {page.stem}, and not empty. Choose another --out")
+def _check_place(out: Path) -> None:
+    """Raise UserError for a folder that holds something else than miniatures."""
+    is_mine = os.path.isfile(out / MANIFEST)
+    if os.path.exists(out) and not is_mine and (not os.path.isdir(out) or any(out.iterdir())):
+        raise UserError(f"{out}: holds no miniatures, and is not empty. Choose another --out")

@@ -96,7 +96,7 @@ class Layout:
         return self.images.match(first.removeprefix("./"))
 
     def find_root(self, root: str | None, folder: str, what: str) -> Path:
-        """Find the folder of the data: `root`, or `folder` in it; in the usual places without one.
+        """Find the folder of the data: `folder` in `root`, or `root` itself; in the usual places without one.
 
         `folder` may be a path, of which a part may lead there. Raises DataNotFound that shows the expected files and
         what was found.

@@ -53,14 +53,14 @@ def cache_folder(name: str) -> Path:
 def find_folder(
     roots: Sequence[Place], names: Sequence[str], accept: Callable[[Path], bool], what: str, fix: str
 ) -> Path:
-    """Find the first folder that holds a data set: one of `roots`, or a folder in it called one of `names`.
+    """Find the first folder that holds a data set: of each of `roots` a folder in it called one of `names`, or itself.
 
     `accept` returns whether a folder holds the data. Raises DataNotFound that `what` was not found, with every place
     that was searched and the advice to set `fix`.
     """
     looked = []
     for base, origin in roots:
-        for folder in (base, *(base / name for name in names)):
+        for folder in (*(base / name for name in names), base):
             is_there = os.path.isdir(folder)  # unlike Path.is_dir, no error where one may not look
             if is_there and accept(folder):
                 return folder

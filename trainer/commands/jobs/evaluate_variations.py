@@ -1,0 +1,66 @@
+"""One evaluation under changes of its protocol, one at a time: its settings, work, table and file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from trainer import __version__
+from trainer.commands.jobs.evaluate_options import check_outputs
+from trainer.config import EvaluationSection
+from trainer.evaluation import evenly_spaced
+from trainer.evaluation.places import announced, variations_path
+from trainer.evaluation.reference import check_order, open_truths
+from trainer.evaluation.request import EvaluationRequest
+from trainer.evaluation.session import Network, progress, start
+from trainer.evaluation.variations import SETS, open_other_truths, report_variations, save_variations, vary
+from trainer.runtime.errors import UserError
+
+
+def settings_to_vary(settings: EvaluationSection) -> EvaluationSection:
+    """Check that there is one protocol to start from, and set its metric set, which is fixed. Raises UserError."""
+    if len(set(settings.alignment or ())) > 1:
+        raise UserError(
+            f"--vary changes one protocol, and there are several alignments: {', '.join(settings.alignment or ())}."
+            " Choose the one to start from with --alignment; the others are tried in any case"
+        )
+    return settings.model_copy(update={"metrics": list(SETS)})
+
+
+def score_variations(request: EvaluationRequest) -> int:
+    """Check everything, then load, score, print, save. Raises UserError for the mistakes of a user."""
+    subject = request.subject
+    items, about_items = open_truths(request)
+    truths, missing = open_other_truths(request, about_items["dataset"])
+    check_outputs(request, items)
+    if subject.stored:
+        check_order(subject.stored, items, about_items["dataset"], request)
+    with start() as machine:
+        network = (
+            None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
+        )
+        source: Any = subject.stored or (network and network.predict_depth)
+        num_items = len(evenly_spaced(request.limit, len(items)))
+        with progress("depth", num_items, machine) as on_item:
+            found = vary(
+                source,
+                items,
+                request.protocols[0],
+                truths=truths,
+                without=subject.pointless,
+                batch_size=request.batch_size,
+                num_workers=0 if request.targets else request.num_workers,
+                limit=request.limit,
+                metadata={**about_items, **subject.metadata, "trainer_version": __version__},
+                on_item=on_item,
+                processes=machine.processes,
+            )
+        if machine.processes.is_first:
+            found.not_measured += missing
+            save = request.save or variations_path(subject.path, found.protocol)
+            saved = announced(save)
+            report_variations(found, Console())
+            save_variations(found, save)
+            print(f"saved: {saved}")
+    return 0
