@@ -97,6 +97,9 @@ _RULES = (
 )
 
 
+_DEFAULTS = {"num_sheet": EvaluationRequest.num_sheet}  # that differ from None, False and []
+
+
 def check_options(args: argparse.Namespace) -> None:
     """Raise UserError for the first option that has no meaning beside the others."""
     for rule in _RULES:
@@ -107,9 +110,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def _is_given(args: argparse.Namespace, key: str) -> bool:
     value = getattr(args, key)
-    if key == "num_sheet":
-        return bool(value != EvaluationRequest.num_sheet)
-    return value is not None and value is not False and value != []
+    return value is not None and value is not False and value != _DEFAULTS.get(key, [])
 
 
 def check_outputs(request: EvaluationRequest, items: Items) -> None:

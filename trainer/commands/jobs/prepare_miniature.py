@@ -12,7 +12,6 @@ from trainer.commands.jobs.preparing import store
 from trainer.config.pages import find_page
 from trainer.data import DATASETS
 from trainer.data.kitti_raw.targets import to_bytes
-from trainer.data.recorded import RecordedDataset
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import dataset_class
 from trainer.evaluation.reference import open_dataset
@@ -41,7 +40,7 @@ def run(name: str, out: Path | None) -> int:
     facts = {"kind": np.array("depth"), "unit": np.array("m"), "items": names}
     predictions = out / f"truth_as_prediction_{page.stem}.npz"
     store(predictions, to_bytes({"pred": np.stack(depths), **facts}))
-    home = dataset.home if isinstance(dataset, RecordedDataset) else out
+    home = getattr(dataset, "home", out)
     files = sorted(path.relative_to(out).as_posix() for path in home.rglob("*") if path.is_file())
     print(f"{home}: {len(dataset)} items of made data, not of the set itself")
     print("\n".join(first_lines(files, _SHOWN)))
