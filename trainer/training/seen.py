@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.checkpoint import TrainedOn
 from trainer.data.base import DepthDataset
-from trainer.data.files.frames import NEAR, Frames, Numbers, compare
+from trainer.data.files.frames import NEAR, Frames, compare
 from trainer.data.kitti_raw.lists import are_published_together, identify
 
 PATIENCE = 0.5  # seconds of a start for pictures that are known by their bytes; what is left runs beside the training
@@ -27,7 +27,7 @@ class SeenFrames:
         self._datasets = datasets
         self._lists = {mode: dataset.lists() for mode, dataset in datasets.items()}
         self._frames = {mode: Frames.union(f for _, f in lists) for mode, lists in self._lists.items()}
-        self._pictures: dict[str, Numbers] = {}
+        self._pictures = {mode: np.empty(0, np.int64) for mode in ("train", "val")}
         self._name_lists()
         self._compare_frames()
         self._thread = Thread(target=self._hash, name="hashes of pictures", daemon=True)
