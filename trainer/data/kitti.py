@@ -21,7 +21,8 @@ from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import KITTI_LICENCE, find_annotated, find_hints, find_raw
 from trainer.data.kitti_raw.speeds import Speedometer
-from trainer.data.kitti_raw.writer import KittiWriter, Recording
+from trainer.data.kitti_raw.writer import KittiWriter, Recording, split_lines
+from trainer.data.world.miniature import write
 
 
 @DATASETS.register("kitti")
@@ -45,11 +46,14 @@ class KittiRaw(KittiItems):
 
     @classmethod
     def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
-        recording = Recording(drives=1, frames=5, size=(248, 75), annotated=True, split=str(arguments["split"]))
+        recording = Recording(drives=1, frames=5, size=(248, 75), annotated=True)
         writer = KittiWriter(out / "kitti_raw_sync", recording)
         writer.prepare()
         for moment in writer.missing():
             writer.write(moment)
+        for mode, lines in split_lines(recording).items():  # beside those of other pages of KITTI
+            place = writer.out / "splits" / str(arguments["split"]) / f"{mode}_files.txt"
+            write(place, "".join(f"{line}\n" for line in lines).encode())
 
     def __init__(
         self,
