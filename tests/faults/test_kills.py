@@ -110,7 +110,7 @@ def test_twenty_kills_of_two_processes(saving: str, tmp_path: Path, undisturbed:
     assert_same_bytes(run, other)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_between_two_names_of_a_file(tmp_path: Path, ends_alike: Check) -> None:
     """`last` has been given its second name and the new file not yet its first: nothing is missing."""
     options = ("trainer.max_epochs=1",)

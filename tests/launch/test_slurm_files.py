@@ -282,14 +282,9 @@ def test_options_that_train_would_refuse_end_the_job(cluster: Cluster) -> None:
     assert cluster.noted("started") == cluster.noted("asked") == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("script", "machines", "gpus"),
-    [
-        ("single_node", 1, 1),
-        pytest.param("single_node", 1, 2, marks=pytest.mark.long),
-        pytest.param("multi_node", 2, 1, marks=pytest.mark.long),
-    ],
+    ("script", "machines", "gpus"), [("single_node", 1, 1), ("single_node", 1, 2), ("multi_node", 2, 1)]
 )
 def test_a_training_runs_out_of_time_is_queued_again_and_finishes(
     cluster: Cluster, script: str, machines: int, gpus: int
