@@ -291,5 +291,7 @@ def test_frames_are_known_by_scene_and_frame_whatever_the_length_of_drives() -> 
         for number, role in zip(numbers, roles, strict=True)
     }
     assert stored == expected
+    same = Synthetic(num_items=8, items_per_scene=4, focal=[0.58, 1.92], clutter=1, supp_idxs=None)  # type: ignore[arg-type]
+    assert same.frames().digest() == long.frames().digest()  # lists and whole numbers, as YAML has them
     other = Synthetic(num_items=8, scene_seed=1, supp_idxs=None)
     assert compare(other.frames(), long.frames()).shared_drives == 0

@@ -133,7 +133,10 @@ class Synthetic(DepthDataset):
         `items_per_scene` is none of these: a longer drive through a scene keeps its path and the street around its
         start, though what stands further away is drawn anew.
         """
-        world = repr((self.scene_seed, self.scene, self.focal, sorted(self._drive.items())))
+        numbers_of_drive = [
+            (key, float(value)) for key, value in sorted(self._drive.items())
+        ]  # 1, 1.0 and true are one
+        world = repr((self.scene_seed, self.scene, *map(float, self.focal), numbers_of_drive))
         name = f"synthetic_{self.mode}_{hashlib.sha256(world.encode()).hexdigest()[:12]}"
         numbers = np.arange(self.num_items) if indices is None else np.asarray(indices)
         numbers = numbers[np.argsort(numbers // self.items_per_scene, kind="stable")]
