@@ -12,8 +12,10 @@ from PIL import Image
 from tests.commands.evaluating import evaluate, saved, write_run
 from trainer.checkpoint import Saved, load_objective, safefile
 from trainer.checkpoint.publish import published
+from trainer.checkpoint.trained_on import TrainedOn, read_trained_on
 from trainer.commands.calibrate import main
 from trainer.commands.export import main as export
+from trainer.data.files.frames import LEFT, Frames
 from trainer.evaluation.calibration import measure_metres
 from trainer.evaluation.session import Network
 from trainer.metrics.calibration import Calibration, PowerLaw
@@ -99,6 +101,22 @@ def test_a_power_changes_what_leaves_the_house_and_can_be_removed(video_run, tmp
     assert all(torch.equal(tensor, saved_with.tensors[name]) for name, tensor in again.tensors.items())
 
 
+def test_what_the_network_has_seen_is_still_known_and_the_next_step_is_named(video_run, tmp_path, capsys):
+    start, out, last = (tmp_path / f"{name}.safetensors" for name in ("start", "a b", "last"))
+    tensors, metadata = safefile.read(video_run / "ckpts" / "best.safetensors")
+    seen, entry = TrainedOn(frames=Frames.of([("d", [3, 4], LEFT)]), pictures=np.array([-5, 9])).pack()
+    safefile.write(start, {**tensors, **seen}, {**metadata, **entry})
+    assert calibrate("--ckpt", start, "--scale-only", "--out", out) == 0
+    assert calibrate("--ckpt", out, "--remove", "--out", last) == 0
+    for path in (out, last):
+        kept = read_trained_on(path)
+        assert kept.frames.only(LEFT)["d"].tolist() == [3, 4]
+        assert kept.pictures.tolist() == [-5, 9]
+    printed = capsys.readouterr().out
+    assert f"{start} stays as it is" in printed
+    assert f"next  monodepth predict '{out}' <pictures>\n" in printed
+
+
 def test_scoring_the_images_of_the_fit_warns_and_stereo_is_refused(video_run, tmp_path, capsys):
     out = tmp_path / "metric.safetensors"
     assert calibrate("--ckpt", video_run, "--scale-only", "--out", out) == 0
@@ -159,6 +177,14 @@ def test_a_power_that_does_not_help_is_refused_with_numbers():
     with pytest.raises(UserError, match=r"does not help against one scale: cross-validated AbsRel .*--scale-only"):
         found.calibration(False, is_metric=False, data=ABOUT)
     assert found.calibration(True, is_metric=False, data=ABOUT).factor == pytest.approx(5.4, rel=1e-4)
+
+
+def test_a_power_of_a_network_that_tells_no_depths_apart_is_refused():
+    found = measured(lambda truth: 2 + 0.1 * torch.log(truth))  # as monotonous, but nearly the same everywhere
+    assert found.law.a > 4
+    with pytest.raises(UserError, match=r"not between 0.25 and 4: .* AbsRel 0\.\d+, of one scale .*--scale-only"):
+        found.calibration(False, is_metric=False, data=ABOUT)
+    assert found.calibration(True, is_metric=False, data=ABOUT).a == 1
 
 
 def test_a_scale_must_help_where_depth_was_metric():

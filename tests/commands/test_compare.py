@@ -112,6 +112,15 @@ def test_other_protocols_are_refused(tmp_path: Path, capsys) -> None:
     assert "warning: the protocols differ: crop: garg and none" in capsys.readouterr().err
 
 
+def test_a_result_on_frames_of_the_own_training_is_named(tmp_path: Path, capsys) -> None:
+    leaks = {"exact": 3, "frames": 8, "items": 8, "lists": [{"name": "zhou/train"}]}
+    a, b = write_items(tmp_path, "a", [0.1] * 8), write_items(tmp_path, "b", [0.2] * 8, leaks=leaks)
+    assert main([str(a), str(b)]) == 0
+    words = "3 of its 8 frames are of its training (zhou/train)"
+    assert capsys.readouterr().err == f"warning: {b}: {words}: the numbers flatter it\n"
+    assert compared(capsys, a, b)["leaks"] == {str(b): words}
+
+
 def test_the_size_of_the_input_is_about_the_network(tmp_path: Path, capsys) -> None:
     from tests.tables.test_tables import KITTI
 

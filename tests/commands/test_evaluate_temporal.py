@@ -103,6 +103,21 @@ def test_mistakes_are_sentences(run, stereo_run, tmp_path, capsys):
     assert not (tmp_path / "r.yaml").exists()
 
 
+def test_a_data_set_without_a_camera_is_refused_before_the_work(run, tmp_path, capsys):
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "depth").mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((64, 96, 3), 40 * number, np.uint8)).save(tmp_path / "rgb" / f"{number}.png")
+        np.save(tmp_path / "depth" / f"{number}.npy", np.full((64, 96), 2, np.float32))
+    page = tmp_path / "page.yaml"
+    data = "images: 'rgb/{stem}.png', depth: 'depth/{stem}.npy'"
+    page.write_text(f"dataset: {{type: frames, root: {tmp_path}, {data}}}\n")
+    for option in ("--temporal", "--temporal learned"):
+        assert "the data set has no camera matrix K" in refused(capsys, "--ckpt", run, option, "-c", page)
+    page.write_text(f"dataset: {{type: frames, root: {tmp_path}, {data}, K: [90, 90, 48, 32]}}\n")
+    assert evaluate("--ckpt", run, "--temporal -c", page, "--save", tmp_path / "r.yaml") == 0
+
+
 def test_odometry_of_drives(run, tmp_path):
     """Every second target is not of the right camera then."""
     data = ("--set", "dataset.test.items_per_scene=6", "dataset.test.num_items=6")

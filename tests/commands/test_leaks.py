@@ -97,6 +97,28 @@ def test_a_leak_is_told_stored_and_kept_out_of_tables(kitti_run: Path, recording
     assert "(leak)" in capsys.readouterr().out
 
 
+def test_every_kind_of_evaluation_tells(run: Path, tmp_path: Path, capsys) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("results", "variations")))
+    path, save = run / "ckpts" / "best.safetensors", tmp_path / "r.yaml"
+    options = {"items_per_scene": 8, "num_items": 8, "clutter": 0}  # the length of drives is another at evaluation
+    ((entry, frames),) = DATASETS.create("synthetic", mode="test", supp_idxs=None, **options).lists()
+    tensors, metadata = safefile.read(path)
+    safefile.write(path, tensors, metadata | TrainedOn((entry,), frames).pack()[1])
+    data = "--set dataset.test.items_per_scene=6 dataset.test.num_items=6"
+    for option, last in (
+        ("--vary", f"saved: {save}"),
+        ("--temporal", "temporal alignment error: "),
+        ("--temporal learned", "temporal alignment error: "),
+        ("--odometry", ""),
+    ):
+        assert evaluate("--ckpt", run, option, "--save", save, data) == 0
+        told = capsys.readouterr()
+        assert "warning: leak: 6 of 6 evaluated frames are training frames" in told.err
+        assert "leak" not in told.out
+        assert told.out.splitlines()[-1].startswith(last)
+        assert saved(save)["protocol"]["leaks"]["exact"] == 6
+
+
 def test_mistakes_of_a_declaration(kitti_run: Path, recording: Path, tmp_path: Path, capsys) -> None:
     words = on_drive(kitti_run, recording)
     assert "Did you mean 'synthetic'" in refused(capsys, *words, "--trained-on syntetic")

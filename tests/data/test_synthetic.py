@@ -14,6 +14,7 @@ from torch import Tensor
 from trainer.data import DATASETS
 from trainer.data.base import RawItem
 from trainer.data.clips.intrinsics import average_intrinsics
+from trainer.data.files.frames import LEFT, compare
 from trainer.data.synthetic import Synthetic
 from trainer.data.world.drive import Drive
 from trainer.data.world.scenes import Scene, Stage
@@ -275,3 +276,22 @@ def test_hints_are_the_depth_of_what_the_partner_sees(index: int) -> None:
     _, columns = np.nonzero((item.depth > 0) & ~known)  # in the image, but not in that of the partner
     u = columns + FX * item.T_stereo[0, 3] * METRES_PER_UNIT / item.depth[(item.depth > 0) & ~known]
     assert np.logical_or(u < 0, u > SIZE[0] - 1).all()
+
+
+def test_frames_are_known_by_scene_and_frame_whatever_the_length_of_drives() -> None:
+    short, long = (Synthetic(num_items=8, items_per_scene=n, supp_idxs=None) for n in (2, 4))
+    found = compare(short.frames(), long.frames())
+    assert (found.frames, found.drives, found.exact, found.shared_drives) == (8, 4, 4, 2)
+    assert compare(short.frames([4, 5]), long.frames()).exact == 0  # of the third scene
+    expected = {("left" in name, int(name.split()[1].split("/")[0]), int(name.split("frame ")[1].split("/")[0]))
+                for name in map(long.describe, (7, 0, 2))}  # fmt: skip
+    stored = {
+        (bool(role & LEFT), int(drive.rpartition(" ")[2]), int(number))
+        for drive, (numbers, roles) in long.frames([7, 0, 2]).drives.items()
+        for number, role in zip(numbers, roles, strict=True)
+    }
+    assert stored == expected
+    same = Synthetic(num_items=8, items_per_scene=4, focal=[0.58, 1.92], clutter=1, supp_idxs=None)  # type: ignore[arg-type]
+    assert same.frames().digest() == long.frames().digest()  # lists and whole numbers, as YAML has them
+    other = Synthetic(num_items=8, scene_seed=1, supp_idxs=None)
+    assert compare(other.frames(), long.frames()).shared_drives == 0

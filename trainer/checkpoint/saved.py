@@ -24,7 +24,8 @@ from trainer.checkpoint.state import (
     unpack_state,
     weights,
 )
-from trainer.checkpoint.trained_on import TrainedOn, unpack
+from trainer.checkpoint.trained_on import KEY as TRAINED_ON
+from trainer.checkpoint.trained_on import PICTURES, TrainedOn, unpack
 from trainer.metrics.calibration import Calibration
 from trainer.metrics.camera import LearnedCamera
 from trainer.runtime.errors import UserError, printable
@@ -100,10 +101,14 @@ class Saved:
         return data and Calibration.from_dict(data)
 
     def recalibrated(self, calibration: Calibration | None) -> Saved:
-        """Return what `best` holds of this checkpoint, weights and settings, with another calibration or none."""
-        kept = {key: self.metadata[key] for key in (*KEPT, "hparams") if key in self.metadata and key != CALIBRATION}
+        """Return what `best` holds of this checkpoint, with another calibration or none.
+
+        That is weights, settings, and what they were trained on.
+        """
+        keys = [key for key in (*KEPT, "hparams", TRAINED_ON) if key in self.metadata and key != CALIBRATION]
         own = {} if calibration is None else {CALIBRATION: to_json(calibration.to_dict())}
-        return Saved(self.path, _full(self.weights), {**kept, **own})
+        pictures = {PICTURES: self.tensors[PICTURES]} if PICTURES in self.tensors else {}
+        return Saved(self.path, {**_full(self.weights), **pictures}, {**{k: self.metadata[k] for k in keys}, **own})
 
     @property
     def parts(self) -> tuple[str, ...]:

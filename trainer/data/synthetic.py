@@ -128,12 +128,25 @@ class Synthetic(DepthDataset):
         return f"synthetic/{self.mode}/scene {i_scene}/{'right' if self._is_right(index) else 'left'}", frame
 
     def frames(self, indices: Sequence[int] | None = None) -> Frames:
-        """Return the items by their numbers: scenes of other options have nothing in common, nor have their frames."""
-        world = repr((self.scene_seed, self.scene, self.items_per_scene, self.focal, sorted(self._drive.items())))
+        """Return the items by their scenes and the frames in them: scenes of other options have nothing in common.
+
+        `items_per_scene` is none of these: a longer drive through a scene keeps its path and the street around its
+        start, though what stands further away is drawn anew.
+        """
+        numbers_of_drive = [
+            (key, float(value)) for key, value in sorted(self._drive.items())
+        ]  # 1, 1.0 and true are one
+        world = repr((self.scene_seed, self.scene, *map(float, self.focal), numbers_of_drive))
         name = f"synthetic_{self.mode}_{hashlib.sha256(world.encode()).hexdigest()[:12]}"
         numbers = np.arange(self.num_items) if indices is None else np.asarray(indices)
-        is_right = (numbers % 2 == 1) & self.right_targets
-        return Frames.of([(name, numbers[~is_right], LEFT), (name, numbers[is_right], RIGHT)])
+        numbers = numbers[np.argsort(numbers // self.items_per_scene, kind="stable")]
+        scenes, starts = np.unique(numbers // self.items_per_scene, return_index=True)
+        sightings = []
+        for i_scene, items in zip(scenes.tolist(), np.split(numbers, starts[1:]), strict=True):
+            is_right = (items % 2 == 1) & self.right_targets
+            for role, seen in ((LEFT, items[~is_right]), (RIGHT, items[is_right])):
+                sightings.append((f"{name}/scene {i_scene}", seen % self.items_per_scene, role))
+        return Frames.of(sightings)
 
     @classmethod
     def scene_in(cls, name: str) -> str | None:

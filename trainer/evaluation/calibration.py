@@ -22,6 +22,7 @@ from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.processes import ALONE, FoundByAll, Processes
 
 LEAST_GAIN = 1e-4  # of AbsRel: less is rounding
+POWERS = 0.25, 4.0  # beyond these, depth tells hardly anything, or hardly differs
 NAMES = {"before": "as it is", "scale": "one scale", "after": "scale and power"}
 
 
@@ -63,6 +64,14 @@ class Measured:
                 )
         if law.a <= 0:
             raise FoundByAll(f"the best power of depth is {law.a:.3g}: far is taken for near. Nothing is written")
+        least, most = POWERS
+        if not least <= law.a <= most:
+            raise FoundByAll(
+                f"the best power of depth is {law.a:.4g} ({law}), not between {least:g} and {most:g}: the network does"
+                f" not tell far from near well enough for it (cross-validated AbsRel {self.score.mean('after'):.4f},"
+                f" of one scale {self.score.mean('scale'):.4f}; {self.parts}). Nothing is written. Train on, or take"
+                " the scale alone: --scale-only"
+            )
         means = {key: round(self.score.mean(key), 6) for key in NAMES}
         means["after"] = means["scale"] if scale_only else means["after"]
         return Calibration(law.a, law.b, data, self.images, self.drives, self.score.folds, means)

@@ -38,6 +38,7 @@ class Scored:
     protocol: Mapping[str, str]
     columns: Mapping[str, Column]  # by key in items
     items: Mapping[Key, Mapping[str, Any]]
+    leak: str = ""  # as in `Result`
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def read_scored(path: Path) -> Scored:
     columns = {key: column_of(key, sets) for key in data["mean"]}
     run = (data["protocol"].get("checkpoint") or {}).get("run") or {}
     label = "/".join(str(run[key]) for key in ("name", "version") if run.get(key)) or path.stem
-    return Scored(path, label, result.protocol, columns, items)
+    return Scored(path, label, result.protocol, columns, items, result.leak)
 
 
 def labelled(files: Sequence[Scored]) -> list[str]:

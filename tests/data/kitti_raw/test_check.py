@@ -106,7 +106,10 @@ def test_a_frame_before_the_first_is_missing(raw):
 
 @pytest.mark.parametrize("mode", ["val", "test"])
 def test_frames_to_validate_on_can_do_without_neighbours_and_say_so(raw, mode):
-    way_out = f"Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null"
+    way_out = (
+        f"Depth of {mode} frames needs no neighbours: dataset.{mode}.supp_idxs: null. Clips, poses and camera paths"
+        " need them whatever it says: leave these items, mostly the ends of drives, out of the split"
+    )
     path = write_lines(raw / "s.txt", f"{DRIVE} 2 l", f"{DRIVE} 0 l", f"{DRIVE} 9 l")
     assert kitti(raw, split_file=path, mode=mode).check()[-1] == (
         f"2 of 3 items are incomplete: `monodepth prepare kitti check` lists what is missing. {way_out}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from trainer.checkpoint import Saved, find_checkpoint, safefile
@@ -98,6 +99,10 @@ def _write(path: Path, out: Path, calibration: Calibration) -> None:
     safefile.write(out, saved.tensors, saved.metadata)
     print(f"metres = {PowerLaw(calibration.a, calibration.b)}")
     print(f"saved: {out}")
+    print(
+        f"{path} stays as it is, and so does its run folder: both are in their old unit. This file alone knows metres"
+    )
+    print(f"next  monodepth predict {shlex.quote(str(out))} <pictures>")
 
 
 def _remove(path: Path, out: Path) -> int:

@@ -50,9 +50,13 @@ def run(args: argparse.Namespace) -> int:
         }
         for i_other, other in enumerate(others)
     ]
+    leaked = {str(file.path): file.leak for file in files if file.leak}
     if args.json:
-        print(json.dumps({"first": str(first.path), "comparisons": reports, "scope": SCOPE}, ensure_ascii=False))
+        facts = {"first": str(first.path), "comparisons": reports, "leaks": leaked, "scope": SCOPE}
+        print(json.dumps(facts, ensure_ascii=False))
         return 0
+    for path, words in leaked.items():
+        print(f"warning: {path}: {words}: the numbers flatter it", file=sys.stderr)
     for report, other, label in zip(reports, others, labels[1:], strict=True):
         print(f"first:  {labels[0]} ({first.path})\nsecond: {label} ({other.path})")
         for line in report["remarks"]:

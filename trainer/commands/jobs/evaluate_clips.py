@@ -8,7 +8,14 @@ from typing import Any
 
 from trainer import __version__
 from trainer.data.base import DepthDataset
-from trainer.evaluation import evaluate_learned_temporal, evaluate_temporal, flip_blended, report, save_temporal
+from trainer.evaluation import (
+    evaluate_learned_temporal,
+    evaluate_temporal,
+    flip_blended,
+    leaks,
+    report,
+    save_temporal,
+)
 from trainer.evaluation.places import announced, check_place, run_folder, temporal_path
 from trainer.evaluation.reference import check_order, open_dataset
 from trainer.evaluation.request import EvaluationRequest
@@ -29,6 +36,8 @@ def score_clips(request: EvaluationRequest) -> int:
     if request.temporal != "learned":
         frames, of_frames = open_dataset(subject.cfg, mode, {"clips"}, supp_idxs=None, use_depth=True)
     missing = _missing(request, frames, moving)
+    _require_camera(moving if frames is None or missing else frames, request.mode)
+    metadata["leaks"] = leaks.leaks_of(request, moving if frames is None else frames)
     if frames is None or missing:
         if not subject.has_pose:
             raise UserError(
@@ -57,6 +66,14 @@ def _missing(request: EvaluationRequest, frames: DepthDataset | None, moving: De
         needing = "--temporal true" if request.temporal == "true" else "--temporal with --pred-file"
         raise UserError(f"dataset ({request.mode}): {missing}, which {needing} needs. Name another data set")
     return missing
+
+
+def _require_camera(dataset: DepthDataset, mode: str) -> None:
+    if not {"K", "K_depth"} & dataset[0].keys():  # without depth, there is no K_depth either
+        raise UserError(
+            f"dataset ({mode}): the data set has no camera matrix K, without which depth cannot be moved from"
+            " frame to frame. Set dataset.K if it takes one, or name another data set"
+        )
 
 
 def _score(
@@ -90,6 +107,7 @@ def _score(
 
 
 def _show_and_save(request: EvaluationRequest, results: Sequence[Mapping[str, Any]]) -> None:
+    leaks.tell(results[0]["protocol"]["leaks"])
     for result in results:
         save = request.save or temporal_path(request.subject.path, result["protocol"])
         if request.save and len(results) > 1:

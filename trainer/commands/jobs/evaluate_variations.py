@@ -9,7 +9,7 @@ from rich.console import Console
 from trainer import __version__
 from trainer.commands.jobs.evaluate_options import check_outputs
 from trainer.config import EvaluationSection
-from trainer.evaluation import evenly_spaced
+from trainer.evaluation import evenly_spaced, leaks
 from trainer.evaluation.places import announced, variations_path
 from trainer.evaluation.reference import check_order, open_truths
 from trainer.evaluation.request import EvaluationRequest
@@ -36,6 +36,7 @@ def score_variations(request: EvaluationRequest) -> int:
     check_outputs(request, items)
     if subject.stored:
         check_order(subject.stored, items, about_items["dataset"], request)
+    leaked = leaks.leaks_of(request, items)
     with start() as machine:
         network = (
             None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
@@ -52,7 +53,7 @@ def score_variations(request: EvaluationRequest) -> int:
                 batch_size=request.batch_size,
                 num_workers=0 if request.targets else request.num_workers,
                 limit=request.limit,
-                metadata={**about_items, **subject.metadata, "trainer_version": __version__},
+                metadata={**about_items, **subject.metadata, "leaks": leaked, "trainer_version": __version__},
                 on_item=on_item,
                 processes=machine.processes,
             )
@@ -62,5 +63,6 @@ def score_variations(request: EvaluationRequest) -> int:
             saved = announced(save)
             report_variations(found, Console())
             save_variations(found, save)
+            leaks.tell(leaked)
             print(f"saved: {saved}")
     return 0

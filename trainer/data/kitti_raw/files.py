@@ -240,7 +240,10 @@ def check_images(lines: Sequence[Line], offsets: Sequence[int], listing: Recordi
         num_items = sum(line.frame is not None for line in lines)
         fix = ""
         if mode != "train" and any(None not in gone for gone in lacking.values()):
-            fix = f". Frames of {mode} need no neighbours: dataset.{mode}.supp_idxs: null"
+            fix = (
+                f". Depth of {mode} frames needs no neighbours: dataset.{mode}.supp_idxs: null. Clips, poses and camera"
+                " paths need them whatever it says: leave these items, mostly the ends of drives, out of the split"
+            )
         elif set().union(*lacking.values()) == {0}:
             others = [offset for offset in offsets if offset] or [-1, 1]
             fix = f". Only pictures of the other camera are missing; without them: dataset.supp_idxs={others}"
