@@ -161,7 +161,7 @@ def test_what_evaluate_writes(run: Path, tmp_path: Path, capsys) -> None:
     assert evaluate("--ckpt", run, "--alignment median lsqr_disp --save", tmp_path / "r.yaml") == 0
     printed = capsys.readouterr().out
     assert "Abs Rel, median: 0." in printed
-    assert "95 % interval none over 4 images, which are too few, none over 2 scenes" in printed
+    assert ", no interval: 4 images of 2 scenes are too few\n" in printed
     files = tmp_path / "r_median.yaml", tmp_path / "r_lsqr_disp.yaml"
     interval = yaml.safe_load(files[0].read_text())["interval"]
     assert (interval["images"]["count"], interval["scenes"]["count"]) == (4, 2)

@@ -184,7 +184,11 @@ def load_config(
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
     layers = [read_page(path, problems) for path in files]
-    if None in layers:
+    suites = [
+        path for path, layer in zip(files, layers, strict=True) if layer and isinstance(layer.data.get("sets"), list)
+    ]
+    problems += [f"{p}: is a suite, a page of pages of data sets: monodepth evaluate --suite {p}" for p in suites]
+    if suites or None in layers:
         raise ConfigError(problems)  # without that file, the others cannot be checked
     label = str(files[-1]) if files else "config"
     if base is not None:
