@@ -150,7 +150,17 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     assert "holds no numbers of single images by name" in refused(capsys, a, empty)
     other = tmp_path / "other.yaml"
     other.write_text("dataset: {type: kitti}\n")
-    assert "is no result file" in refused(capsys, a, other)
+    assert "is no result file: it is a page of settings. Name a result" in refused(capsys, a, other)
+    other.write_text("{chosen: {abs_rel: 1}, protocol: {alignment: median}, effects: []}\n")
+    message = refused(capsys, a, other)
+    assert "is no result file: it holds the variations of a protocol" in message
+    assert "--file" not in message
+    other.write_text("{mean: {ate: 1}, protocol: {metrics: {}}, sequences: []}\n")
+    assert "other.yaml: it holds scores of camera paths" in refused(capsys, a, other)
+    run = a.parents[1]
+    assert f"{run}: is a folder, which holds\n  {a}\nName result files" in refused(capsys, a, run)
+    (tmp_path / "bare").mkdir()
+    assert "bare: is a folder without result files\n" in refused(capsys, a, tmp_path / "bare")
     with pytest.raises(SystemExit):
         main([str(a)])
     assert "two result files or more" in capsys.readouterr().err

@@ -184,10 +184,8 @@ def load_config(
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
     layers = [read_page(path, problems) for path in files]
-    suites = [
-        path for path, layer in zip(files, layers, strict=True) if layer and isinstance(layer.data.get("sets"), list)
-    ]
-    problems += [f"{p}: is a suite, a page of pages of data sets: monodepth evaluate --suite {p}" for p in suites]
+    suites = [path for path, layer in zip(files, layers, strict=True) if layer and _lists_pages(layer.data)]
+    problems += [f"{p}: is a suite, which lists pages: use `monodepth evaluate --suite {p}`" for p in suites]
     if suites or None in layers:
         raise ConfigError(problems)  # without that file, the others cannot be checked
     label = str(files[-1]) if files else "config"
@@ -206,6 +204,11 @@ def merge_settings(cfg_file: Paths, overrides: Overrides = ()) -> dict[str, Any]
     layers = [read_page(path, []) for path in _as_paths(cfg_file)]
     layers += _read_overrides(overrides, [])
     return dict(merge(layer for layer in layers if layer is not None).data)
+
+
+def _lists_pages(data: object) -> bool:
+    """Whether the content of a page is a suite, as `trainer.evaluation.suite` reads it."""
+    return isinstance(data, Mapping) and isinstance(data.get("sets"), list)
 
 
 def _read_overrides(overrides: Overrides, problems: list[str]) -> list[yaml_text.Layer | None]:
