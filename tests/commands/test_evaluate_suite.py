@@ -178,10 +178,7 @@ def test_options_that_do_not_go_together(own_run: Path, suite: Path, tmp_path: P
     message = refused(capsys, "--ckpt", own_run, "--suite", suite, "-c eval/synthetic")
     assert "leave out one of --cfg-file and --suite. --set changes all sets of a suite" in message
     message = refused(capsys, "--ckpt", own_run, "-c eval/suites/kbr")
-    assert (
-        "eval/suites/kbr: is a suite, a page of pages of data sets: monodepth evaluate --suite eval/suites/kbr"
-        in message
-    )
+    assert "eval/suites/kbr: is a suite, which lists pages: use `monodepth evaluate --suite eval/suites/kbr`" in message
     assert len(message.splitlines()) == 1
     assert "is a page of one data set" in refused(capsys, "--ckpt", own_run, "--suite eval/synthetic")
 

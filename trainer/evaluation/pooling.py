@@ -60,3 +60,8 @@ def pooling_remarks(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol)
         "means over all pixels, as some papers give them, differ from these means over images:"
         f" {', '.join(notable)}{ADVICE}"
     ]
+
+
+def without_advice(remarks: Sequence[str]) -> list[str]:
+    """Leave out the advice to store what is stored."""
+    return [remark.removesuffix(ADVICE) for remark in remarks]

@@ -32,11 +32,11 @@ from trainer.evaluation import (
     save_legacy,
     save_odometry,
     save_result,
+    without_advice,
 )
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import Items
 from trainer.evaluation.places import announced, check_place, odometry_path, result_path, run_folder
-from trainer.evaluation.pooling import ADVICE
 from trainer.evaluation.predictions import DepthSource
 from trainer.evaluation.reference import check_order, open_dataset, open_truths
 from trainer.evaluation.request import EvaluationRequest
@@ -144,7 +144,7 @@ def score_depth(
             )
         for result in results if request.pooled else ():
             result.pooled = pooled(result.items, result.setup)
-            result.remarks = [remark.removesuffix(ADVICE) for remark in result.remarks]
+            result.remarks = without_advice(result.remarks)
         if network and moving:
             with progress("pose", num_items, machine) as on_item:
                 pose = evaluate_pose(network.predict_pose, moving, on_item=on_item, **options)
