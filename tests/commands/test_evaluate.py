@@ -58,14 +58,10 @@ def test_result_file_holds_the_whole_protocol(run, tmp_path):
     assert "trainer_version" in protocol
 
 
-def test_advice_is_that_of_the_options_given(run, capsys, tmp_path):
+def test_advice_is_that_of_the_options_given(run, capsys):
     assert "add eigen (--metrics eigen boundary)" in refused(capsys, "--ckpt", run, "--metrics boundary")
     message = refused(capsys, "--ckpt", run, "--vary --pooled")
     assert "--vary scores depth under many protocols and takes no --pooled: leave out --pooled" in message
-    for option, is_advised in (("", True), ("--pooled", False)):
-        assert evaluate("--ckpt", run, option, "--save", tmp_path / "r.yaml") == 0
-        (remark,) = (line for line in saved(tmp_path / "r.yaml")["remarks"] if "over all pixels" in line)
-        assert remark.endswith("--pooled stores them") is is_advised
 
 
 def test_a_part_of_the_items_does_not_replace_the_whole(run):
