@@ -159,7 +159,17 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     assert "holds no numbers of single images by name" in refused(capsys, a, empty)
     other = tmp_path / "other.yaml"
     other.write_text("dataset: {type: kitti}\n")
-    assert "is no result file" in refused(capsys, a, other)
+    assert "is no result file: it is a page of settings. Name a result" in refused(capsys, a, other)
+    other.write_text("{chosen: {abs_rel: 1}, protocol: {alignment: median}, effects: []}\n")
+    message = refused(capsys, a, other)
+    assert "is no result file: it holds the variations of a protocol" in message
+    assert "--file" not in message
+    other.write_text("{mean: {ate: 1}, protocol: {metrics: {}}, sequences: []}\n")
+    assert "other.yaml: it holds scores of camera paths" in refused(capsys, a, other)
+    run = a.parents[1]
+    assert f"{run}: is a folder, which holds\n  {a}\nName result files" in refused(capsys, a, run)
+    (tmp_path / "bare").mkdir()
+    assert "bare: is a folder without result files\n" in refused(capsys, a, tmp_path / "bare")
     with pytest.raises(SystemExit):
         main([str(a)])
     assert "two result files or more" in capsys.readouterr().err
@@ -170,7 +180,7 @@ def test_what_evaluate_writes(run: Path, tmp_path: Path, capsys) -> None:
     assert evaluate("--ckpt", run, "--alignment median lsqr_disp --save", tmp_path / "r.yaml") == 0
     printed = capsys.readouterr().out
     assert "Abs Rel, median: 0." in printed
-    assert "95 % interval none over 4 images, which are too few, none over 2 scenes" in printed
+    assert ", no interval: 4 images of 2 scenes are too few\n" in printed
     files = tmp_path / "r_median.yaml", tmp_path / "r_lsqr_disp.yaml"
     interval = yaml.safe_load(files[0].read_text())["interval"]
     assert (interval["images"]["count"], interval["scenes"]["count"]) == (4, 2)

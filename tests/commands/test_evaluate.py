@@ -58,6 +58,12 @@ def test_result_file_holds_the_whole_protocol(run, tmp_path):
     assert "trainer_version" in protocol
 
 
+def test_advice_is_that_of_the_options_given(run, capsys):
+    assert "add eigen (--metrics eigen boundary)" in refused(capsys, "--ckpt", run, "--metrics boundary")
+    message = refused(capsys, "--ckpt", run, "--vary --pooled")
+    assert "--vary scores depth under many protocols and takes no --pooled: leave out --pooled" in message
+
+
 def test_a_part_of_the_items_does_not_replace_the_whole(run):
     assert evaluate("--ckpt", run / "ckpts" / "best.safetensors", "--limit 2") == 0
     assert (run / "results" / "synthetic_best_median_2items.yaml").is_file()
@@ -65,7 +71,7 @@ def test_a_part_of_the_items_does_not_replace_the_whole(run):
 
 def test_training_with_a_stereo_pair_gives_the_scale(stereo_run, capsys):
     assert evaluate("--ckpt", stereo_run, "--limit 2") == 0
-    assert "alignment stereo (factor 5.4" in capsys.readouterr().out
+    assert "alignment stereo (factor 5.4), crop" in capsys.readouterr().out  # fixed, so without a spread
 
 
 def test_weights_of_others_are_known_as_such(run, tmp_path):

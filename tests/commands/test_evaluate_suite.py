@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands.evaluating import evaluate, refused, saved, write_run
+from tests.commands.evaluating import evaluate, hparams_of, refused, saved, write_run
 from tests.world import ROOT, fork
 from trainer.commands.generate_tables import main as tables
 from trainer.evaluation.suite import read_suite
@@ -63,7 +63,10 @@ def test_one_present_one_missing_one_broken(own_run: Path, suite: Path, capsys) 
     assert evaluate("--ckpt", own_run, "--suite", suite) == 1  # one is broken
     out, err = capsys.readouterr()
     assert states(own_run) == SCORED
-    assert re.search(r"absent: not here: KITTI raw data was not found\. Get it: ask the authors, https://ex", out)
+    assert out.count("absent") == 1  # a row of the table
+    assert "not here: ask the authors, https://example.org" in out
+    assert re.search(r"data that are not here were looked for in .*/data \(working directory\)\. To name another", out)
+    assert "MONODEPTH_DATA, or DATA_ROOTS in PATHS.yaml" in out
     assert "error: damaged: " in err
     assert "0000000003.png" in err
     assert "Traceback" not in err
@@ -71,7 +74,7 @@ def test_one_present_one_missing_one_broken(own_run: Path, suite: Path, capsys) 
     lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
     assert lines[0] == "| set | images | protocol | Abs Rel ↓ | 95 % | RMSE [m] ↓ | δ<1.25 ↑ |"
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == [name for name, _ in SCORED]
-    assert lines[3].startswith("| absent | - | not here | - ")
+    assert lines[3].startswith("| absent | - | not here: ask the authors, https://example.org | - ")
     assert "lsqr_disp, crop none, 0.001-20 m" in lines[6]
     result = saved(own_run / "results" / "mine_corridor_best_median.yaml")
     assert result["protocol"]["dataset"]["scene"] == "corridor"
@@ -111,7 +114,8 @@ def test_a_suite_continues(own_run: Path, suite: Path, capsys, tmp_path: Path) -
     assert {state for _, state in states(own_run)} == {"scored"}  # another checkpoint
     assert evaluate("--ckpt", own_run, "--suite", suite, "--limit 2") == 0
     assert (results / "mine_scenes_best_median_2items.yaml").is_file()
-    assert "| scenes | 2 of 4 | median, " in (own_run / "suites" / "mine_best.md").read_text()
+    assert "| scenes | 2 of 4 | median, " in (own_run / "suites" / "mine_best_2items.md").read_text()
+    assert "| scenes | 4 | median, " in (own_run / "suites" / "mine_best.md").read_text()  # that of the whole stays
 
 
 def test_numbers_are_those_of_a_single_evaluation(own_run: Path, suite: Path, tmp_path: Path) -> None:
@@ -126,6 +130,7 @@ def test_nothing_here(own_run: Path, suite: Path, capsys) -> None:
     suite.write_text("sets: [absent]\n")
     assert evaluate("--ckpt", own_run, "--suite", suite) == 1
     assert "no data set of this suite is on this machine" in capsys.readouterr().err
+    assert not (own_run / "suites").exists()
 
 
 @pytest.mark.slow
@@ -170,6 +175,11 @@ def test_options_that_do_not_go_together(own_run: Path, suite: Path, tmp_path: P
     assert "mien.yaml: no such file. Did you mean 'mine.yaml'" in message
     message = refused(capsys, "--ckpt", own_run, "--suite eval/suites/kbrr")
     assert "eval/suites/kbrr: no such file, and no page of this name. Did you mean 'eval/suites/kbr'" in message
+    message = refused(capsys, "--ckpt", own_run, "--suite", suite, "-c eval/synthetic")
+    assert "leave out one of --cfg-file and --suite. --set changes all sets of a suite" in message
+    message = refused(capsys, "--ckpt", own_run, "-c eval/suites/kbr")
+    assert "eval/suites/kbr: is a suite, which lists pages: use `monodepth evaluate --suite eval/suites/kbr`" in message
+    assert len(message.splitlines()) == 1
     assert "is a page of one data set" in refused(capsys, "--ckpt", own_run, "--suite eval/synthetic")
 
 
@@ -192,5 +202,14 @@ def test_shipped_suites(path: Path) -> None:
 
 
 def test_the_suite_without_files(own_run: Path) -> None:
+    """Each set is another, although the checkpoint was trained on tidy streets."""
+    assert hparams_of(own_run)["config"]["dataset"]["clutter"] == 0
     assert evaluate("--ckpt", own_run, "--suite eval/suites/synthetic --limit 2") == 0
-    assert states(own_run, "synthetic") == [("road", "scored"), ("corridor", "scored"), ("empty road", "scored")]
+    rows = saved(own_run / "suites" / "synthetic_best_2items.yaml")["sets"]
+    assert len({row["mean"]["abs_rel"] for row in rows}) == 3
+    assert [row["protocol"]["dataset"]["clutter"] for row in rows] == [1, 1, 0]
+    assert [(row["set"], row["state"]) for row in rows] == [
+        ("road", "scored"),
+        ("corridor", "scored"),
+        ("empty road", "scored"),
+    ]

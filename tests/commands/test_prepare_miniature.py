@@ -154,7 +154,7 @@ def test_a_miniature_is_not_written_into_another_folder(nyud, tmp_path, capsys):
     (tmp_path / "mine").write_text("")
     for words, message in (
         (["nyud", "--out", str(tmp_path)], "holds no miniatures, and is not empty. Choose another --out"),
-        (["nyu"], "nyu: no such page. Known: cityscapes, ddad"),
+        (["nyu"], "nyu: no such page. Did you mean 'nyud'? Known: cityscapes, ddad"),
         (["synthetic", "--out", str(tmp_path / "s")], "its data set, synthetic, has no folder of its own"),
         (["kitti_odometry", "--out", str(tmp_path / "o")], "there is no miniature of this data set"),
     ):

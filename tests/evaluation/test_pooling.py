@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.evaluation.test_evaluation import Truths, evaluate_depth, index_as_depth
-from trainer.evaluation import pooled
+from trainer.evaluation import pooled, without_advice
 from trainer.evaluation.pooling import pooled_means
 from trainer.metrics import METRICS
 from trainer.metrics.protocol import DepthProtocol
@@ -72,6 +72,7 @@ def test_by_hand():
     )
     assert "abs_rel -93.9 %, sq_rel -93.9 %, d1 +93.9 %," in remark
     assert remark.endswith("--pooled stores them")
+    assert without_advice(["a remark", remark]) == ["a remark", remark.removesuffix(". --pooled stores them")]
 
 
 def test_nothing_is_said_where_they_agree():

@@ -184,7 +184,9 @@ def load_config(
     problems: list[str] = []
     files = [*_as_paths(cfg_default), *_as_paths(cfg_file)]
     layers = [read_page(path, problems) for path in files]
-    if None in layers:
+    suites = [path for path, layer in zip(files, layers, strict=True) if layer and _lists_pages(layer.data)]
+    problems += [f"{p}: is a suite, which lists pages: use `monodepth evaluate --suite {p}`" for p in suites]
+    if suites or None in layers:
         raise ConfigError(problems)  # without that file, the others cannot be checked
     label = str(files[-1]) if files else "config"
     if base is not None:
@@ -202,6 +204,11 @@ def merge_settings(cfg_file: Paths, overrides: Overrides = ()) -> dict[str, Any]
     layers = [read_page(path, []) for path in _as_paths(cfg_file)]
     layers += _read_overrides(overrides, [])
     return dict(merge(layer for layer in layers if layer is not None).data)
+
+
+def _lists_pages(data: object) -> bool:
+    """Whether the content of a page is a suite, as `trainer.evaluation.suite` reads it."""
+    return isinstance(data, Mapping) and isinstance(data.get("sets"), list)
 
 
 def _read_overrides(overrides: Overrides, problems: list[str]) -> list[yaml_text.Layer | None]:

@@ -9,7 +9,7 @@ from trainer.evaluation.depth import depth_pictures, evaluate_side_by_side
 from trainer.evaluation.export import predict_all, write_predictions
 from trainer.evaluation.items import resize_as_inverse
 from trainer.evaluation.odometry import evaluate_odometry, save_odometry
-from trainer.evaluation.pooling import pooled
+from trainer.evaluation.pooling import pooled, without_advice
 from trainer.evaluation.pose import evaluate_pose
 from trainer.evaluation.predictions import evenly_spaced, flip_blended
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
@@ -36,5 +36,6 @@ __all__ = [
     "save_odometry",
     "save_result",
     "save_temporal",
+    "without_advice",
     "write_predictions",
 ]

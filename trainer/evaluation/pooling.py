@@ -9,6 +9,7 @@ from typing import Any
 from trainer.metrics.protocol import EDGES, DepthProtocol, Scores
 
 NOTABLE = 0.02  # relative difference from the mean over images
+ADVICE = ". --pooled stores them"  # at the end of the remark, where they are not stored
 
 
 def pooled(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol) -> dict[str, Any]:
@@ -57,5 +58,10 @@ def pooling_remarks(items: Sequence[Mapping[str, Any]], protocol: DepthProtocol)
         return []
     return [
         "means over all pixels, as some papers give them, differ from these means over images:"
-        f" {', '.join(notable)}. --pooled stores them"
+        f" {', '.join(notable)}{ADVICE}"
     ]
+
+
+def without_advice(remarks: Sequence[str]) -> list[str]:
+    """Leave out the advice to store what is stored."""
+    return [remark.removesuffix(ADVICE) for remark in remarks]

@@ -29,7 +29,7 @@ LABEL_LENGTH = 40  # characters that fit across a picture
 
 
 def report(results: Sequence[EvaluationResult], console: Console) -> None:
-    """Print the numbers, one column per alignment, beside those of blind guesses under the first; protocols below."""
+    """Print the numbers, one column per alignment, beside those of blind guesses under each; protocols below."""
     print_line = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     first = results[0]
     subject = "prediction" if "predictions" in first.protocol else "network"
@@ -38,12 +38,13 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
     table = Table(title="mean over images")
     for title in ("metric", "better"):
         table.add_column(title, no_wrap=True)
-    for title in (*names, "best constant", "mean of row"):
+    guesses = _guesses(results)
+    for title in (*names, *guesses):
         table.add_column(title, no_wrap=True, justify="right")
     table.add_column("key in files", no_wrap=True)
     columns = [r.mean for r in results]
     columns += [r.pooled["mean"] for r in results if r.pooled]
-    columns += [first.baselines["constant_depth"], first.baselines["row_mean_depth"]]
+    columns += guesses.values()
     metrics = {m.key: m for s in first.setup.sets.values() for m in s.metrics}
     for key in first.mean:
         metric = metrics[key if key in metrics else key.removesuffix(EDGES)]
@@ -66,22 +67,40 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
         print_line(protocol_line(result))
 
 
+def _guesses(results: Sequence[EvaluationResult]) -> dict[str, Mapping[str, Any]]:
+    """Means of the blind guesses, by title. Where they differ between alignments, the title names those."""
+    columns: dict[str, Mapping[str, Any]] = {}
+    for title, key in (("best constant", "constant_depth"), ("mean of row", "row_mean_depth")):
+        groups: list[tuple[Mapping[str, Any], list[str]]] = []
+        for result in results:
+            mean = {k: v for k, v in result.baselines[key].items() if k in result.mean}
+            same = next((names for known, names in groups if known == mean), None)
+            if same is None:
+                groups.append((mean, same := []))
+            same.append(result.protocol["alignment"])
+        columns |= {f"{title}, {' '.join(names)}" if len(groups) > 1 else title: mean for mean, names in groups}
+    return columns
+
+
 def interval_line(result: EvaluationResult) -> str:
     """The interval of AbsRel over images and over scenes, or why there is none."""
     key = result.setup.headline
     metric = next(m for s in result.setup.sets.values() for m in s.metrics if m.key == key)
-    parts = []
+    known, few = [], []
     for units in ("images", "scenes"):
-        about = result.interval.get(units)
-        if about and key in about:
-            low, high = about[key]
-            parts.append(f"{low:.4f} to {high:.4f} over {about['count']} {units}")
-        elif about:
-            parts.append(f"none over {about['count']} {units}, which are too few")
-    return (
-        f"{metric.shown}, {result.protocol['alignment']}: {result.mean[key]:.4f}, 95 % interval {', '.join(parts)}"
-        " (bootstrap; this network alone, not other seeds)"
-    )
+        if about := result.interval.get(units):
+            count = f"{about['count']} {units if about['count'] != 1 else units.removesuffix('s')}"
+            if key in about:
+                low, high = about[key]
+                known.append(f"{low:.4f} to {high:.4f} over {count}")
+            else:
+                few.append(count)
+    too_few = f"{' of '.join(few)} {'is' if few[0].startswith('1 ') else 'are'} too few" if few else ""
+    start = f"{metric.shown}, {result.protocol['alignment']}: {result.mean[key]:.4f}, "
+    if not known:
+        return f"{start}no interval: {too_few}"
+    lacking = f"; {too_few} for another" if few else ""
+    return f"{start}95 % interval {', '.join(known)}{lacking} (bootstrap; this network alone, not other seeds)"
 
 
 class Scored(Protocol):
@@ -101,7 +120,7 @@ def protocol_line(result: Scored) -> str:
     stored = protocol.get("predictions")
     size = f"maps {_by(stored['size'])}" if stored else f"input {_by(data['size'])}"
     factor = f"{result.factor['median']:.3g}"
-    if "relative_std" in result.factor:
+    if result.factor.get("relative_std", 0) > 1e-9:  # a fixed factor has no spread but that of rounding
         factor += f" +- {100 * result.factor['relative_std']:.0f} %"
     edges = ", edges aligned for themselves" if "edges" in protocol else ""
     return (

@@ -159,7 +159,7 @@ def run_suite(
         requests: one per set.
         score: scores an opened set on the given processes.
         again: also where a result exists.
-        tell: called with a line on each set, on the first process.
+        tell: called with a line on each set that is here, on the first process.
 
     Returns the rows of the table, the same on all processes but for the numbers, which the first one has.
     """
@@ -181,7 +181,8 @@ def run_suite(
             found = [Row(one.name, "broken", reason=str(error))]
         rows += found
         for row in found if processes.is_first else ():
-            tell(_brief(row))
+            if row.state != "not here":
+                tell(_brief(row))
     return rows
 
 
@@ -288,8 +289,5 @@ def _brief(row: Row) -> str:
     """A line on a set that is done. Why one is broken is told in the end, where it can be long."""
     if row.state == "broken":
         return f"{row.set}: broken"
-    if not row.result:
-        get = f" Get it: {row.source}" if row.source else ""
-        return f"{row.set}: {row.state}: {row.reason.partition(chr(10))[0].removesuffix(' Looked at:')}{get}"
     words = "kept, the same checkpoint and protocol" if row.state == "kept" else "scored"
     return f"{row.set}, {row.result['protocol']['alignment']}: {words}: {row.file}"

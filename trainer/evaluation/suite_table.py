@@ -18,6 +18,7 @@ from trainer.runtime.files import make_folder, write_text
 from trainer.tables.columns import ARROWS, Column, column_of
 
 ABS_REL = next(iter(HEADLINES))
+_WIDTH = 60  # characters of a protocol, or of where to get the data
 
 
 def grid(suite: Suite, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -50,7 +51,10 @@ def show(suite: Suite, rows: Sequence[Row], console: Console) -> None:
     titles, lines = grid(suite, rows)
     table = Table(title=f"{suite.name}: mean over images")
     for title in titles:
-        table.add_column(Text(title), no_wrap=True, justify="left" if title in ("set", "protocol") else "right")
+        if title == "protocol":  # or where to get the data, which is long
+            table.add_column(title, max_width=_WIDTH)
+        else:
+            table.add_column(Text(title), no_wrap=True, justify="left" if title == "set" else "right")
     for line in lines:
         table.add_row(*map(Text, line))
     whole = console.measure(table, options=console.options.update(max_width=1000)).maximum
@@ -58,12 +62,19 @@ def show(suite: Suite, rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def save(suite: Suite, rows: Sequence[Row], checkpoint: Path, about: dict[str, Any]) -> list[Path]:
+def save(
+    suite: Suite, rows: Sequence[Row], checkpoint: Path, about: dict[str, Any], limit: int | None = None
+) -> list[Path]:
     """Write `<run>/suites/<suite>_<checkpoint>.md` and `.yaml`; `about` the checkpoint. Returns the paths.
 
-    Not to the folder of results: a table of a suite is no result. Raises CannotWrite when the disk refuses.
+    Where a `limit` left out items of a set, `_<limit>items` is in the name, as it is in that of a result. Not to the
+    folder of results: a table of a suite is no result. Without a number nothing is written, so that a table of before
+    stays. Raises CannotWrite when the disk refuses.
     """
-    base = run_folder(checkpoint) / "suites" / f"{suite.name}_{checkpoint.stem}"
+    if not any(row.result for row in rows):
+        return []
+    part = f"_{limit}items" if any(row.result["protocol"]["limit"] for row in rows if row.result) else ""
+    base = run_folder(checkpoint) / "suites" / f"{suite.name}_{checkpoint.stem}{part}"
     markdown, data = Path(f"{base}.md"), Path(f"{base}.yaml")
     make_folder(base.parent)
     write_text(markdown, _markdown(suite, rows, about))
@@ -74,7 +85,8 @@ def save(suite: Suite, rows: Sequence[Row], checkpoint: Path, about: dict[str, A
 
 def _cells(row: Row, columns: Sequence[str]) -> list[str]:
     if not row.result:
-        return [row.set, "-", row.state, *("-" for _ in columns), *(["-"] if ABS_REL in columns else [])]
+        state = f"{row.state}: {row.source}" if row.source else row.state
+        return [row.set, "-", state, *("-" for _ in columns), *(["-"] if ABS_REL in columns else [])]
     cells = [row.set, _images(row.result["protocol"]), protocol_words(row)]
     for key in columns:
         value = number(row, key)
@@ -111,8 +123,7 @@ def _markdown(suite: Suite, rows: Sequence[Row], about: dict[str, Any]) -> str:
     text += [f"| {' | '.join(titles)} |", "|---|---:|---|" + "---:|" * (len(titles) - 3)]
     text += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
     for row in (row for row in rows if not row.result):
-        get = f" Get it: {row.source}" if row.source else ""
-        text += ["", f"{row.set}, {row.state}: {' '.join(row.reason.split())}{get}"]
+        text += ["", f"{row.set}, {row.state}: {' '.join(row.reason.split())}"]
     return "\n".join([*text, ""])
 
 

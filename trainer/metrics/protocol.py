@@ -65,7 +65,11 @@ class DepthProtocol:
         self.units = self._units()
         self.headline = next((key for key in HEADLINES if key in self.units), "")
         if not self.headline:
-            raise UserError(f"none of the metric sets {list(metrics)} has AbsRel: add 'eigen' or 'benchmark'")
+            names = " ".join(metrics)
+            raise UserError(
+                f"none of the metric sets {names} has AbsRel, by which results compare with those of blind guesses: add"
+                f" eigen (--metrics eigen {names}) or benchmark"
+            )
 
     @property
     def needs(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ This is about two trained networks. Whether one method is better than another is
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ import numpy as np
 from models_zoo.registry import did_you_mean
 from trainer.metrics.protocol import HEADLINES
 from trainer.metrics.resampling import LEAST, bootstrap, scene_numbers, sign_flips
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, first_lines
 from trainer.tables.columns import Column, column_of, is_on_edges
-from trainer.tables.results import read_file, read_result
+from trainer.tables.results import kind_of, read_file, read_result
 
 ALPHA = 0.05
 # Fields of a protocol that are about the network, not about how it is scored.
@@ -77,12 +78,17 @@ class Difference:
 
 
 def read_scored(path: Path) -> Scored:
-    """Read a result of `monodepth evaluate`. Raises UserError for other files."""
+    """Read a result of `monodepth evaluate`. Raises UserError for other files, and naming the results in a folder."""
+    if os.path.isdir(path):
+        inside = [str(p) for p in sorted([*path.glob("results/*.yaml"), *path.glob("*.yaml")])]
+        held = "\n".join([", which holds", *first_lines(inside)]) if inside else " without result files"
+        raise UserError(f"{path}: is a folder{held}\nName result files of `monodepth evaluate`")
     result = read_result(path)[0]
     data = read_file(path)
     rows = data.get("items") if isinstance(data, Mapping) else None
     if not rows or not all(isinstance(row, Mapping) and isinstance(row.get("name"), str) for row in rows):
-        raise UserError(f"{path}: holds no numbers of single images by name. Evaluate again, or name another file")
+        known = kind_of(data) or "holds no numbers of single images by name"
+        raise UserError(f"{path}: {known}. Images are compared: evaluate again, or name another file")
     sets, seen = data["protocol"].get("metrics") or {}, Counter[str]()
     items: dict[Key, Mapping[str, Any]] = {}
     for row in rows:

@@ -30,6 +30,14 @@ _NOT_DATA = {
     *("usual_depth", "depth_format", "depth_key", "depth_offset", "depth_kind", "baseline"),
 }
 OFFICIAL = "official weights"  # of results of a checkpoint that `monodepth convert` made
+_KINDS = {  # by a key of the file
+    "chosen": "it holds the variations of a protocol, of `evaluate --vary`",
+    "suite": "it holds the table of a suite, whose `result` entries are result files",
+    "dataset": "it is a page of settings",
+    "sequences": "it holds scores of camera paths, of `evaluate --odometry`",
+    "clips": "it holds the temporal alignment error of clips, of `evaluate --temporal`",
+    "kinds": "it holds scores of corrupted pictures, of `evaluate --corrupt`",
+}
 _LEGACY_ALIGNMENTS = {"stereo": "stereo", "median": "median", "mono": "median", "lsqr": "lsqr_disp", "metric": "none"}
 
 
@@ -73,7 +81,7 @@ def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: li
 
 def _try_read(path: Path, wrong: list[str]) -> list[Result]:
     try:
-        return read_result(path)
+        return read_result(path, "Move it away or narrow the choice with --file")
     except UserError as error:
         wrong.append(str(error))
         return []
@@ -91,19 +99,25 @@ def read_file(path: Path, with_items: bool = True) -> Any:
         raise UserError(f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it") from error
 
 
-def read_result(path: Path) -> list[Result]:
-    """Read one file: one result, and another of depth edges if they were scored. Raises UserError for other files."""
+def read_result(path: Path, advice: str = "Name a result file of `monodepth evaluate`") -> list[Result]:
+    """Read one file: one result, and another of depth edges if they were scored.
+
+    Raises UserError for other files, saying what they are as far as that is known, and ending with the `advice`.
+    """
     data = read_file(path, with_items=False)
     try:
         results = _results(path, data)
     except (AttributeError, TypeError, ValueError):  # other content under the keys of a result
         results = []
     if not results:
-        raise UserError(
-            f"{path}: is no result file: expected `mean` and `protocol`, or metrics and their values. Move it away"
-            " or narrow the choice with --file"
-        )
+        expected = "expected `mean` and `protocol`, or metrics and their values"
+        raise UserError(f"{path}: is no result file: {kind_of(data) or expected}. {advice}")
     return results
+
+
+def kind_of(data: Any) -> str:
+    """Say what a file of `evaluate` other than the scores of single images is; "" for what is not known."""
+    return next((words for key, words in _KINDS.items() if isinstance(data, Mapping) and key in data), "")
 
 
 def _results(path: Path, data: Any) -> list[Result]:

@@ -32,6 +32,7 @@ from trainer.evaluation import (
     save_legacy,
     save_odometry,
     save_result,
+    without_advice,
 )
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import Items
@@ -143,6 +144,7 @@ def score_depth(
             )
         for result in results if request.pooled else ():
             result.pooled = pooled(result.items, result.setup)
+            result.remarks = without_advice(result.remarks)
         if network and moving:
             with progress("pose", num_items, machine) as on_item:
                 pose = evaluate_pose(network.predict_pose, moving, on_item=on_item, **options)
@@ -175,11 +177,11 @@ def _show_and_save(
     if request.sheet:
         report.draw_sheet(source, items, results[0], request.sheet, request.num_sheet)
         print(f"sheet: {request.sheet}")
-    for result in results if several else ():
-        print(f"ratio to best constant depth, {result.protocol['alignment']}: {result.ratio_to_constant:.2f}")
-    if results[0].ratio_to_constant > 1:
-        print("worse than one depth for all pixels:")
-    print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")
+    for result in results:
+        if result.ratio_to_constant > 1:
+            print("worse than one depth for all pixels:")
+        name = f", {result.protocol['alignment']}" if several else ""
+        print(f"ratio to best constant depth{name}: {result.ratio_to_constant:.2f}")
 
 
 def _with_ending(path: Path | None, ending: str) -> Path | None:

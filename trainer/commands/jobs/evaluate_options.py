@@ -29,6 +29,12 @@ _RULES = (
         "{option} is about one data set; leave it out with --suite",
     ),
     _Rule(
+        lambda args: args.suite,
+        "cfg_file",
+        "{option} names a page, and a suite names its own: leave out one of {option} and --suite. --set changes all"
+        " sets of a suite",
+    ),
+    _Rule(
         lambda args: not args.suite,
         "again",
         "--again is about the results of a --suite; leave it out, a result is always replaced",
@@ -46,7 +52,7 @@ _RULES = (
     _Rule(
         lambda args: args.vary,
         "pose odometry temporal corrupt uncertainty pooled sheet legacy metrics",
-        "--vary prints AbsRel and the ratio accuracy of depth alone. Leave out {option}",
+        "--vary scores depth under many protocols and takes no {option}: leave out {option}",
     ),
     _Rule(
         lambda args: args.corrupt,

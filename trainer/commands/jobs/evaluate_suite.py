@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer.commands.jobs.evaluate import read_request, score_depth
+from trainer.data.files.paths import SET_A_ROOT, data_roots
 from trainer.evaluation import EvaluationResult, suite_table
 from trainer.evaluation.leaks import in_words
 from trainer.evaluation.request import EvaluationRequest
@@ -46,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
         rows = run_suite(suite, requests, score, machine.processes, again=args.again, tell=tell)
         if machine.processes.is_first:
             suite_table.show(suite, rows, Console())
-            for path in suite_table.save(suite, rows, subject.path, subject.metadata["checkpoint"]):
+            if any(row.state == "not here" for row in rows):
+                looked = ", ".join(f"{folder.absolute()} ({origin})" for folder, origin in data_roots(None))
+                print(f"data that are not here were looked for in {looked}. To name another folder: {SET_A_ROOT}")
+            for path in suite_table.save(suite, rows, subject.path, subject.metadata["checkpoint"], args.limit):
                 print(f"saved: {path}")
             for row in rows:
                 sentence, is_warning = in_words(row.result["protocol"]["leaks"]) if row.result else ("", False)
@@ -67,7 +71,7 @@ def _requests(suite: Suite, args: argparse.Namespace) -> Iterator[EvaluationRequ
     subject = None
     for one in suite.sets:
         options = copy.copy(args)
-        options.cfg_file, options.set = [one.page, *args.cfg_file], [*one.overrides, *args.set]
+        options.cfg_file, options.set = [one.page], [*one.overrides, *args.set]
         try:
             request = read_request(options, subject)
             request.protocols  # noqa: B018 built now: a wrong name must not show after hours

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models_zoo.registry import did_you_mean
 from trainer.commands.jobs.preparing import store
 from trainer.config.pages import find_page
 from trainer.data import DATASETS
@@ -56,7 +57,7 @@ def _page(name: str) -> tuple[str, Path]:
         if page.suffix and os.path.isfile(page):
             return full, page
     known = sorted(path.stem for path in find_page("eval/synthetic").parent.glob("*.yaml"))
-    raise UserError(f"{name}: no such page. Known: {', '.join(known)}")
+    raise UserError(f"{name}: no such page. {did_you_mean(name, known)}")
 
 
 def _type(page: Path) -> str:
