@@ -27,6 +27,8 @@ BASELINES = (
 )
 LABEL_LENGTH = 40  # characters that fit across a picture
 
+CLIPS = 10  # that are printed; the file has all
+
 
 def report(results: Sequence[EvaluationResult], console: Console) -> None:
     """Print the numbers, one column per alignment, beside those of blind guesses under each; protocols below."""
@@ -67,11 +69,11 @@ def report(results: Sequence[EvaluationResult], console: Console) -> None:
         print_line(protocol_line(result))
 
 
-def _guesses(results: Sequence[EvaluationResult]) -> dict[str, Mapping[str, Any]]:
+def _guesses(results: Sequence[EvaluationResult]) -> dict[str, dict[str, Any]]:
     """Means of the blind guesses, by title. Where they differ between alignments, the title names those."""
-    columns: dict[str, Mapping[str, Any]] = {}
+    columns: dict[str, dict[str, Any]] = {}
     for title, key in (("best constant", "constant_depth"), ("mean of row", "row_mean_depth")):
-        groups: list[tuple[Mapping[str, Any], list[str]]] = []
+        groups: list[tuple[dict[str, Any], list[str]]] = []
         for result in results:
             mean = {k: v for k, v in result.baselines[key].items() if k in result.mean}
             same = next((names for known, names in groups if known == mean), None)
@@ -142,11 +144,13 @@ def report_odometry(result: Mapping[str, Any], place: str) -> None:
 
 
 def report_temporal(result: Mapping[str, Any], place: str) -> None:
-    """Print the error of each clip, the place of the file, the protocol, and the mean."""
-    for row in result["clips"]:
+    """Print the error of the first clips, the place of the file, the protocol, and the mean."""
+    for row in result["clips"][:CLIPS]:
         empty = f"; {row['empty']} of {2 * row['pairs']} comparisons have no common pixel" if row["empty"] else ""
         value = "no common pixel" if row["tae_pct"] is None else f"tae_pct {row['tae_pct']:.4f} %"
         print(f"{row['name']}, from {row['first']}: {row['frames']} frames; {value}{empty}")
+    if more := len(result["clips"][CLIPS:]):
+        print(f"and {more} more clips, in the file")
     print(f"saved: {place}")
     protocol = result["protocol"]
     limits = ""
