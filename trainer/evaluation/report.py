@@ -26,7 +26,6 @@ BASELINES = (
     " near below). Both see no image and are fitted to the truth that scores them"
 )
 LABEL_LENGTH = 40  # characters that fit across a picture
-
 CLIPS = 10  # that are printed; the file has all
 
 
