@@ -71,11 +71,11 @@ def test_a_network(run, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--metrics eigen", "Leave out --metrics"),
-        ("--pose", "Leave out --pose"),
-        ("--odometry", "Leave out --odometry"),
-        ("--sheet s.png", "Leave out --sheet"),
-        ("--legacy l.yaml", "Leave out --legacy"),
+        ("--metrics eigen", "leave out --metrics"),
+        ("--pose", "leave out --pose"),
+        ("--odometry", "leave out --odometry"),
+        ("--sheet s.png", "leave out --sheet"),
+        ("--legacy l.yaml", "leave out --legacy"),
         ("--alignment median none", "Choose the one to start from with --alignment"),
         ("--save /dev/null/v.yaml", "is a file, but a folder is needed there"),
     ],

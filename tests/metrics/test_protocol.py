@@ -138,7 +138,7 @@ def test_zero_in_a_prediction_counts_as_the_least_depth():
         ({"alignment": "mediam"}, "Did you mean 'median'"),
         ({"crop": "Garg"}, "Did you mean 'garg'"),
         ({"metrics": ["eigne"]}, "Did you mean 'eigen'.*needs its module: --plugins"),
-        ({"metrics": []}, "add 'eigen'"),
+        ({"metrics": []}, "add eigen"),
         ({"min_depth": 0}, "0 < min_depth < max_depth"),
         ({"min_depth": 80}, "0 < min_depth < max_depth"),
     ],

@@ -65,10 +65,10 @@ class DepthProtocol:
         self.units = self._units()
         self.headline = next((key for key in HEADLINES if key in self.units), "")
         if not self.headline:
-            names = " ".join(metrics)
+            names = " ".join(metrics) or "[]"
             raise UserError(
                 f"none of the metric sets {names} has AbsRel, by which results compare with those of blind guesses: add"
-                f" eigen (--metrics eigen {names}) or benchmark"
+                f" eigen (--metrics {' '.join(['eigen', *metrics])}) or benchmark"
             )
 
     @property

@@ -177,11 +177,11 @@ def _show_and_save(
     if request.sheet:
         report.draw_sheet(source, items, results[0], request.sheet, request.num_sheet)
         print(f"sheet: {request.sheet}")
-    for result in results:
-        if result.ratio_to_constant > 1:
-            print("worse than one depth for all pixels:")
-        name = f", {result.protocol['alignment']}" if several else ""
-        print(f"ratio to best constant depth{name}: {result.ratio_to_constant:.2f}")
+    for result in results if several else ():
+        print(f"ratio to best constant depth, {result.protocol['alignment']}: {result.ratio_to_constant:.2f}")
+    if results[0].ratio_to_constant > 1:
+        print("worse than one depth for all pixels:")
+    print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")  # of the first, for scripts
 
 
 def _with_ending(path: Path | None, ending: str) -> Path | None:
