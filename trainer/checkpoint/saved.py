@@ -105,7 +105,7 @@ class Saved:
 
         That is weights, settings, and what they were trained on.
         """
-        keys = [key for key in (*KEPT, "hparams", TRAINED_ON) if key in self.metadata and key != CALIBRATION]
+        keys = [key for key in (*KEPT, "hparams", "parts", TRAINED_ON) if key in self.metadata and key != CALIBRATION]
         own = {} if calibration is None else {CALIBRATION: to_json(calibration.to_dict())}
         pictures = {PICTURES: self.tensors[PICTURES]} if PICTURES in self.tensors else {}
         return Saved(self.path, {**_full(self.weights), **pictures}, {**{k: self.metadata[k] for k in keys}, **own})

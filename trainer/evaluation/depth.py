@@ -70,8 +70,7 @@ def evaluate_side_by_side(
         ]
         valid = protocols[0].valid_pixels(truth)
         kept = MaskedTruth.of(truth, valid) if valid.any() else None
-        rows = [None if row is None else {**_place(dataset, index), **row} for row in rows]
-        mine.append((index, dataset.describe(index), rows, kept))
+        mine.append((index, dataset.describe(index), [row and _place(dataset, index) | row for row in rows], kept))
         on_item()
     scored = sorted(processes.gather(mine), key=lambda one: one[0])
     part = None if len(indices) == len(dataset) else f"{len(indices)} of {len(dataset)}, evenly spaced"
