@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE_STAMP := $(VENV)/.installed-docs
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOWEST := .venv-lowest
@@ -12,12 +13,17 @@ QUICK := models/synthetic/quick/42
 SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet net.pose.enc_name=test_resnet \
   dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
-.PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest faults gpu lint format bench schema catalogue clean
+.PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest test-docs faults gpu lint format bench schema catalogue \
+  docs docs-serve clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
 	@touch $(STAMP)
+
+$(SITE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[docs]"
+	@touch $(SITE_STAMP)
 
 demo: $(STAMP)  ## train on embedded scenes, evaluate on scenes never trained on, draw the sheet
 	$(BIN)/monodepth train -c synthetic/monodepth2_MS
@@ -36,13 +42,16 @@ test: $(STAMP)  ## everything that must hold: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not long and not gpu"
+	$(PYTEST) -m "not long and not gpu and not docs"
 
 test-long: $(STAMP)  ## variants that take too long for every change: other rendezvous, signals, schedulers
-	$(PYTEST) -m "long and not gpu" --ignore=tests/faults
+	$(PYTEST) -m "long and not gpu and not docs" --ignore=tests/faults
 
 test-fast: $(STAMP)  ## the tests that start no training
-	$(PYTEST) -m "not slow and not long and not gpu"
+	$(PYTEST) -m "not slow and not long and not gpu and not docs"
+
+test-docs: $(STAMP)  ## the commands of the documentation that take longer than seconds, as they stand on the pages
+	$(PYTEST) -rP -m docs tests/docs
 
 test-lowest:  ## the lowest versions that pyproject.toml allows: two processes train, continue and evaluate
 	$(LOWEST_PYTHON) --version
@@ -73,14 +82,21 @@ format: $(STAMP)
 gpu: $(STAMP)  ## what only a GPU can show: against the CPU, repeated, 16 bit, faults; two GPUs; skips without one
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-bench: $(STAMP)  ## measure steps, data, checkpoints, starts, the loop, evaluation, prediction: docs/benchmarks.md
-	$(BIN)/monodepth bench all --out docs/benchmarks.md
+bench: $(STAMP)  ## measure steps, data, checkpoints, starts, the loop, evaluation, prediction: docs/reference/benchmarks.md
+	$(BIN)/monodepth bench all --out docs/reference/benchmarks.md
 
 schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes
 	$(BIN)/monodepth schema --out cfg/schema.json
 
-catalogue: $(STAMP)  ## rewrite docs/catalogue.md from the registered classes
-	$(BIN)/monodepth list --out docs/catalogue.md
+docs: $(SITE_STAMP)  ## the documentation site, in site/; a warning, a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html, or: python3 -m http.server -d site"
+
+docs-serve: $(SITE_STAMP)  ## the same at http://127.0.0.1:8000, rebuilt when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+catalogue: $(STAMP)  ## rewrite docs/reference/catalogue.md and commands.md from the registered classes and the parsers
+	$(BIN)/monodepth list --out docs/reference/catalogue.md
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache build *.egg-info

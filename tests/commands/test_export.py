@@ -238,5 +238,5 @@ def test_a_checkpoint_without_depth_is_refused(run: Path, tmp_path: Path, kept: 
         {**about, "hparams": json.dumps(hparams), **metadata},
     )
     refused(call("export", path, *TORCH, tmp_path / "x.pt2"), told)
-    refused(call("predict", path, ROOT / "docs/demo.png", "--out", tmp_path / "maps"), told)
+    refused(call("predict", path, ROOT / "docs/pictures/demo.png", "--out", tmp_path / "maps"), told)
     assert list(tmp_path.iterdir()) == [path]

@@ -3,8 +3,8 @@
 monodepth list                       everything
 monodepth list losses                one chapter
 monodepth list loss.disp_smooth      one entry; `disp_smooth` alone finds it, too
-monodepth list --out docs/catalogue.md            writes everything as Markdown
-monodepth list --out docs/catalogue.md --check    fails when that file is out of step with the code
+monodepth list --out docs/reference/catalogue.md    writes everything as Markdown
+monodepth list --check               fails when that file is out of step with the code
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainer.commands.cli import add_shared, command
 
-COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "catalogue.md"
+COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "reference" / "catalogue.md"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,12 +30,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_shared(parser, "--plugins")
     add("--markdown", action="store_true", help="print Markdown")
     add("--out", type=Path, metavar="MD", help="write Markdown to this file")
-    add("--check", action="store_true", help="only check --out (default docs/catalogue.md); fail when it differs")
+    add("--check", action="store_true", help="only check --out (default: the page of a checkout); fail when it differs")
     args = parser.parse_args(argv)
     if args.check and args.out is None:
         args.out = COMMITTED
     if args.out and args.out.resolve() == COMMITTED and (args.what or args.plugins):
-        parser.error("docs/catalogue.md lists everything, without plugins: write to another file with --out")
+        parser.error("docs/reference/catalogue.md lists everything, without plugins: write to another file with --out")
     return args
 
 

@@ -17,8 +17,8 @@ NARROWEST, WIDEST = 80, 120  # columns
 HEADING = """\
 # Catalogue
 
-Everything that a YAML file can name. Written by `monodepth list --out docs/catalogue.md`: do not edit.
-`monodepth list <name>` shows one entry in the terminal; with `--plugins` it shows yours (plugins.md).
+Everything that a YAML file can name. Written by `monodepth list --out docs/reference/catalogue.md`: do not edit.
+`monodepth list <name>` shows one entry in the terminal; with `--plugins` it shows yours ([Your own parts](../extending/index.md)).
 """
 
 
