@@ -97,6 +97,7 @@ docs-serve: $(SITE_STAMP)  ## the same at http://127.0.0.1:8000, rebuilt when a 
 
 catalogue: $(STAMP)  ## rewrite docs/reference/catalogue.md and commands.md from the registered classes and the parsers
 	$(BIN)/monodepth list --out docs/reference/catalogue.md
+	$(BIN)/monodepth list --commands --out docs/reference/commands.md
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="monodepth train-dev", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_config_arguments(parser)
-    where = f"default {SCRATCH}, emptied at each start"
+    where = "default: a folder of yours under the temporary one, emptied at each start"
     add("-o", "--ckpt-dir", type=Path, default=SCRATCH, metavar="DIR", help=where)
     add("-n", "--name", default="dev", help="default dev")
     add("-v", "--version", default="0", help="default 0")

@@ -30,7 +30,8 @@ class Objective(nn.Module):
         losses: by name, in order of evaluation (`trainer.losses`); those that compare views come last.
         weights: factor of each loss, 1 by default; or factors by epoch, {0: 0.9, 15: 0.95}, see `set_epoch`.
         supp_idxs: frame offset of each support in a batch, 0 = the other camera of the stereo pair.
-        min_depth, max_depth: depth at disparity 1 and 0, in units of the 0.1 baseline; max_depth None = no bound.
+        min_depth: depth at disparity 1, in units of the 0.1 baseline.
+        max_depth: depth at disparity 0, in the same units; None = no bound.
         legacy_sampling: see `trainer.geometry.ViewSynthesis`.
 
     Raises ValueError when networks and supports do not meet the needs of a loss, or a weight has no loss.

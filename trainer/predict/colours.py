@@ -47,7 +47,8 @@ class ColourRange:
     whose frames are not known before, they follow slowly: 1 % per frame.
 
     Args:
-        nearest, farthest: depths where the colours end; None = from what is seen. `farthest` may be infinite.
+        nearest: depth where the colours begin; None = from what is seen.
+        farthest: depth where they end, which may be infinite; None = from what is seen.
         follows: move with the frames.
     """
 

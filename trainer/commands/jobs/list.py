@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from trainer.commands.cli import write_or_check
+from trainer.commands.jobs import list_commands
 from trainer.config.catalogue import Chapter, Entry, catalogue, common_fields, default_of, select
 from trainer.config.fields import Field
 from trainer.config.plugins import load_plugins
@@ -24,6 +25,8 @@ Everything that a YAML file can name. Written by `monodepth list --out docs/refe
 
 def run(args: argparse.Namespace) -> int:
     """Print the catalogue, write it to `args.out`, or check that file; return 1 when it differs."""
+    if args.commands:
+        return _commands(args)
     load_plugins(args.plugins)
     chapters = select(catalogue(), args.what)
     if args.out:
@@ -31,6 +34,14 @@ def run(args: argparse.Namespace) -> int:
         return write_or_check(text, args.out, args.check, f"monodepth list --out {args.out}")
     width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     print("\n".join(as_markdown(chapters) if args.markdown else as_text(chapters, width)))
+    return 0
+
+
+def _commands(args: argparse.Namespace) -> int:
+    text = "\n".join(list_commands.as_markdown()) + "\n"
+    if args.out:
+        return write_or_check(text, args.out, args.check, f"monodepth list --commands --out {args.out}")
+    print(text, end="")
     return 0
 
 
