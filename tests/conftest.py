@@ -88,3 +88,15 @@ def shared_data() -> Path:
     if not (path / "kitti_raw").is_dir():
         pytest.skip(f"no real data at {path}: set MONODEPTH_TEST_DATA to a folder with kitti_raw, kitti_depth, splits")
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what happens to the code blocks of the documentation, where its tests ran."""
+    if any(
+        getattr(report, "nodeid", "").startswith("tests/docs/")
+        for kind in ("passed", "failed")
+        for report in terminalreporter.stats.get(kind, [])
+    ):
+        from tests.docs.blocks import all_blocks, counts
+
+        terminalreporter.write_line(f"documentation: {counts(all_blocks())}")

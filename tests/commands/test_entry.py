@@ -106,22 +106,6 @@ def test_there_is_one_console_script() -> None:
     )
 
 
-BARE = re.compile(
-    r"(?<![\w$/-])(?<!monodepth )(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
-    r" (?=--?[a-z]+ |[<\w/.+-]+\.(?:npz|yaml|safetensors|ckpt|mp4)|(?:targets|hints|lmdb|jpeg|kitti|video|synthetic) )"
-)
-
-
-@pytest.mark.parametrize("folder", ["README.md", "docs", "cfg", "launch", "trainer", "models_zoo", "Makefile"])
-def test_commands_are_written_as_one_types_them(folder: str) -> None:
-    """`monodepth train ...`: no other name is installed."""
-    place = ROOT / folder
-    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.suffix in {".md", ".yaml", ".py", ".in"}]
-    assert files
-    bare = [f"{p.relative_to(ROOT)}: {m[0]}" for p in files for m in BARE.finditer(p.read_text())]
-    assert not bare
-
-
 def test_the_version_is_told(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

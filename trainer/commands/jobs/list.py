@@ -19,7 +19,7 @@ HEADING = """\
 # Catalogue
 
 Everything that a YAML file can name. Written by `monodepth list --out docs/reference/catalogue.md`: do not edit.
-`monodepth list <name>` shows one entry in the terminal; with `--plugins` it shows yours ([Your own parts](../extending/index.md)).
+`monodepth list <name>` shows one entry in the terminal; with `--plugins` it shows [yours](../extending/index.md).
 """
 
 

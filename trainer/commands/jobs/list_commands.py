@@ -14,9 +14,9 @@ HEADING = """\
 # Commands
 
 All commands with their options. Written by `monodepth list --commands --out docs/reference/commands.md`: do not edit.
-`monodepth COMMAND --help` shows the same in the terminal, `monodepth --completion` prints the completion of bash and zsh.
-Every command ends with 0 when all is well, with 1 after a failure, with 2 after a mistake in its options or files, and with 130
-after Ctrl-C. `python -m trainer.commands COMMAND` is the same without the console script.
+`monodepth COMMAND --help` shows the same in the terminal, `monodepth --completion` prints the completion of bash and
+zsh. Every command ends with 0 when all is well, with 1 after a failure, with 2 after a mistake in its options or files,
+and with 130 after Ctrl-C. `python -m trainer.commands COMMAND` is the same without the console script.
 """
 STANDARD_GROUPS = {"positional arguments", "options", "optional arguments"}  # the last one is Python 3.9's
 
