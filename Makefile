@@ -50,7 +50,7 @@ test-long: $(STAMP)  ## variants that take too long for every change: other rend
 test-fast: $(STAMP)  ## the tests that start no training
 	$(PYTEST) -m "not slow and not long and not gpu and not docs"
 
-test-docs: $(STAMP)  ## the commands of the documentation that take longer than seconds, as they stand on the pages
+test-docs: $(SITE_STAMP)  ## the commands of the documentation as they stand on its pages; the site: links, no outside requests
 	$(PYTEST) -rP -m docs tests/docs
 
 test-lowest:  ## the lowest versions that pyproject.toml allows: two processes train, continue and evaluate

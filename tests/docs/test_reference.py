@@ -29,13 +29,13 @@ def test_what_a_page_names_exists(page: Path) -> None:
     for name in parts:
         module, _, attribute = name.rpartition(".")
         found = getattr(import_module(module), attribute)
-        assert found.__module__ == module, f"{name} is defined in {found.__module__}"
+        assert found.__module__.startswith(module), f"{name} is defined in {found.__module__}"
         assert found.__doc__, name
 
 
 @pytest.mark.parametrize(("registry", "page"), [(LOSSES, "losses"), (DATASETS, "data")])
 def test_all_entries_of_a_registry_are_there(registry: Registry, page: str) -> None:
     listed = identifiers(ROOT / "docs" / "reference" / "api" / f"{page}.md")
-    entries = {name: registry.get(name) for name in registry}
+    entries = {name: registry.get(name) for name in registry.names()}
     own = {f"{e.__module__}.{e.__qualname__}" for e in entries.values() if e.__module__.startswith("trainer.")}
     assert own - set(listed) == set()
