@@ -36,6 +36,8 @@ def settings(name: str, words: Sequence[str]) -> list[str]:
         default = default_beside(args.cfg_file)
     cfg = load_config(args.cfg_file[:1] if name == "sweep" else args.cfg_file, default, args.set)
     small = [*FEW, *(f"loader.{mode}{key}={value}" for mode in MODES for key, value in PLAIN_LOADER.items())]
+    if cfg.dataset["type"] == "synthetic":  # rendered while they are read: few to train on and, later, to evaluate
+        small += [f"dataset.{mode}num_items=8" for mode in MODES[1:]]
     decoder = cfg.net["depth"].get("dec_name")
     small.append(f"dataset.size={VIT_SIZE if decoder == 'dpt' else SIZE}")
     for net, arguments in cfg.net.items():
