@@ -89,7 +89,7 @@ schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes
 	$(BIN)/monodepth schema --out cfg/schema.json
 
 docs: $(SITE_STAMP)  ## the documentation site, in site/; a warning, a broken link or anchor is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html, or: python3 -m http.server -d site"
 
 docs-serve: $(SITE_STAMP)  ## the same at http://127.0.0.1:8000, rebuilt when a page changes

@@ -26,7 +26,8 @@ class Autoencoder(nn.Module):
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
         dec_name: name in `models_zoo.decoders.DECODERS` of a decoder that works without skips.
         out_scales: scale or scales s to reconstruct, of stride 2**s; the order numbers the output convolutions.
-        mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
+        mean: mean of RGB in [0, 1] for the standardisation of the images.
+        std: deviation of RGB in [0, 1] for the standardisation of the images.
     """
 
     source: ClassVar[str] = "FeatDepth, arXiv:2007.10603"

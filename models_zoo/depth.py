@@ -52,7 +52,8 @@ class Depth(nn.Module):
             single scales may begin with no gradient at all.
         adapter: freeze the ViT that is the encoder and train low-rank updates of it, {type: lora | dv_lora, rank: 4,
             alpha: null (the rank), targets: [mlp.fc1, mlp.fc2], warmup_steps: 20000}; see `models_zoo.adapters`.
-        mean, std: statistics of RGB in [0, 1] for the standardisation of the images.
+        mean: mean of RGB in [0, 1] for the standardisation of the images.
+        std: deviation of RGB in [0, 1] for the standardisation of the images.
         enc_options: further arguments of the encoder, such as embed_dim, depth, num_heads, img_size of a ViT.
         dec_options: further arguments of the decoder, such as neck, fusion, hidden of dpt.
         taps: blocks that dpt reads, four, ascending, the first is 0; null for those of Depth Anything V2. V1 reads the

@@ -29,7 +29,8 @@ class Pose(nn.Module):
     Args:
         enc_name: timm model, or a name in `models_zoo.encoders.ENCODERS`, its first layer widened to 6 channels.
         pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
-        mean, std: statistics of RGB in [0, 1] for the standardisation of both frames.
+        mean: mean of RGB in [0, 1] for the standardisation of both frames.
+        std: deviation of RGB in [0, 1] for the standardisation of both frames.
         learn_K: learn the camera, too (arXiv:1904.04998), in place of the K of the data: true = focal lengths and
             principal point of each pair; focal = one focal length of all pairs, a number, while centre and shape of the
             pixels, fy / fx, are the data's.

@@ -53,9 +53,10 @@ class FrameFolder(ClipDataset):
         speeds: file for `use_speed`, lines `<frame>, <metres per second>[, <time in seconds>]`, a frame being the name
             or number of a picture, after `<clip>/` where there are several clips; also looked for in `path`.
         fps: frames per second, for lines without a time.
-        use_depth: without effect: there is none.
 
-    The other arguments are those of `DepthDataset`.
+    The other arguments are those of `DepthDataset`, where
+
+    use_depth: without effect: there is none.
     """
 
     source: ClassVar[str] = "made for this project"

@@ -47,10 +47,11 @@ class SynsPatches(RecordedDataset):
         split_file: a split file, lines `<scene> <number>.png`; null = `splits/<mode>_files.txt` in the folder.
         use_edges: load depth edges, the key `edges`, for metrics on them.
         edges_dir: which depth edges: `edges`, or one of `edges_01` to `edges_03`, each also with `_log` or `_inv`.
-        supp_idxs: only null: there are no neighbours.
-        use_aug: only false.
 
-    The other arguments are those of `DepthDataset`.
+    The other arguments are those of `DepthDataset`, where
+
+    supp_idxs: only null: there are no neighbours.
+    use_aug: only false.
     """
 
     source: ClassVar[str] = "Adams et al., Scientific Reports 2016; arXiv:2208.01489"
