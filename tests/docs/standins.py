@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.world import environment
@@ -48,11 +49,11 @@ def make(folder: Path) -> None:
         path.chmod(0o755)
     (programs / "python").symlink_to(sys.executable)
     for command in ("train -c synthetic/monodepth2_MS", "evaluate --ckpt models/synthetic/monodepth2_MS/42"):
-        done = shell(f"monodepth {command}", work, folder)
+        done = shell(f"monodepth {command}", work, folder, str(folder))
         assert done.returncode == 0, done.stdout
 
 
-def shell(text: str, cwd: Path, standins: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def shell(text: str, cwd: Path, standins: Path, temporary: str) -> subprocess.CompletedProcess[str]:
     """Run lines of shell as a reader would, up to the first that fails; stdout holds both outputs."""
     path = os.pathsep.join([str(standins / "bin"), os.environ["PATH"]])
     return subprocess.run(
@@ -62,18 +63,18 @@ def shell(text: str, cwd: Path, standins: Path, timeout: float = 600) -> subproc
         stdin=subprocess.DEVNULL,
         text=True,
         cwd=cwd,
-        timeout=timeout,
-        env=environment(PATH=path, HOME=str(cwd), TMPDIR=str(standins), PYTHONPATH=str(ROOT)),
+        timeout=900,
+        env=environment(PATH=path, HOME=str(cwd), TMPDIR=temporary, PYTHONPATH=str(ROOT)),
     )
 
 
-def execute(block: Block, cwd: Path, standins: Path) -> subprocess.CompletedProcess[str]:
+def execute(block: Block, cwd: Path, standins: Path, temporary: str) -> subprocess.CompletedProcess[str]:
     """Run a block of shell or Python in a folder."""
     if block.language == "sh":
-        return shell(block.text, cwd, standins)
+        return shell(block.text, cwd, standins, temporary)
     script = cwd / f".block_{block.line}.py"
     script.write_text(block.text, encoding="utf-8")
-    return shell(f"python {script.name}", cwd, standins)
+    return shell(f"python {script.name}", cwd, standins, temporary)
 
 
 def write_files(blocks: list[Block], folder: Path) -> None:
@@ -89,8 +90,9 @@ def run_page(page: Path, folder: Path, standins: Path, only_quick: bool = False)
     """Run the blocks of a page in order; print how long each takes. Fails with what the first wrong one printed."""
     blocks = blocks_of(page)
     write_files(blocks, folder)
-    for block in (block for block in blocks if block.is_executed and (block.is_quick or not only_quick)):
-        start = time.monotonic()
-        done = execute(block, folder, standins)
-        print(f"{time.monotonic() - start:6.1f} s  {block.place}")
-        assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stdout[-4000:]}"
+    with TemporaryDirectory() as temporary:  # where `train-dev` works; a short path, as sockets need
+        for block in (block for block in blocks if block.is_executed and (block.is_quick or not only_quick)):
+            start = time.monotonic()
+            done = execute(block, folder, standins, temporary)
+            print(f"{time.monotonic() - start:6.1f} s  {block.place}")
+            assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stdout[-4000:]}"
