@@ -143,7 +143,7 @@ def report_robustness(result: Mapping[str, Any], console: Console) -> None:
         print_line(f"baseline: {base['name']}, DEE as printed in {base['source']}")
     else:
         print_line(
-            "mean CE and RmCE: over errors of Monodepth2 on KITTI, so they only compare networks on these pictures"
+            "mean CE and RmCE: over those of Monodepth2 on KITTI, so they only compare networks on these pictures"
         )
     print_line(protocol_line(result["protocol"]))
     if differs := result.get("differs"):
