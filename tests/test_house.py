@@ -205,7 +205,7 @@ def test_images_are_sampled_in_one_place() -> None:
 
 
 def test_what_the_documentation_says_is_tested_is_tested() -> None:
-    named = re.findall(r"`(\w[\w/]*\.py)::(\w+)`", (ROOT / "docs/robustness.md").read_text())
+    named = re.findall(r"`(\w[\w/]*\.py)::(\w+)`", (ROOT / "docs/tasks/continue.md").read_text())
     assert named
     assert not [(file, test) for file, test in named if f"\ndef {test}(" not in (ROOT / "tests" / file).read_text()]
 

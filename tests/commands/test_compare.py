@@ -154,7 +154,7 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     a, b = write_items(tmp_path, "a", [0.1] * 8), write_items(tmp_path, "b", [0.2] * 8)
     assert "--metric abs_rle: not a metric of both" in refused(capsys, a, b, "--metric", "abs_rle")
     assert "Did you mean 'abs_rel'" in refused(capsys, a, b, "--metric", "abs_rle")
-    assert f"{tmp_path / 'none.yaml'}: cannot be read" in refused(capsys, a, tmp_path / "none.yaml")
+    assert f"{tmp_path / 'none.yaml'}: no such file. `monodepth evaluate`" in refused(capsys, a, tmp_path / "none.yaml")
     empty = write_result(tmp_path, "c", 42, {"abs_rel": 0.1})
     assert "holds no numbers of single images by name" in refused(capsys, a, empty)
     other = tmp_path / "other.yaml"
@@ -167,6 +167,7 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     other.write_text("{mean: {ate: 1}, protocol: {metrics: {}}, sequences: []}\n")
     assert "other.yaml: it holds scores of camera paths" in refused(capsys, a, other)
     run = a.parents[1]
+    (run / "hparams.yaml").write_text("config: {}\n")  # is no result
     assert f"{run}: is a folder, which holds\n  {a}\nName result files" in refused(capsys, a, run)
     (tmp_path / "bare").mkdir()
     assert "bare: is a folder without result files\n" in refused(capsys, a, tmp_path / "bare")

@@ -192,7 +192,8 @@ def test_camera_paths_of_a_real_sequence(run, shared_data, tmp_path, capsys):
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("ate_m ")
     # without scans there is no depth
     assert "--odometry scores its camera paths" in refused(capsys, "--ckpt", run, "-c", page)
-    assert "--limit is about depth" in refused(capsys, "--ckpt", run, "--odometry --limit 2")
+    for option in ("--limit 2", "--flip", "--alignment none", "--max-depth 50"):
+        assert f"{option.split()[0]} is about depth" in refused(capsys, "--ckpt", run, "--odometry", option)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from trainer.evaluation.subject import sha256
 from trainer.predict import DepthPredictor
 from trainer.predict.formats import onnx_file, program
 
-SCRIPT = re.search(r"```python\n(import sys.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
+SCRIPT = re.search(r"```python\n(import sys.*?)```", (ROOT / "docs/tasks/export.md").read_text(), re.S)
 # The project is not there for what runs after this.
 ALONE = "import sys; sys.modules['trainer'] = sys.modules['models_zoo'] = None\n"
 

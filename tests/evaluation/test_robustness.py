@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from trainer.data.corruptions.kinds import corrupt
 from trainer.evaluation.corruption import Corruptions
-from trainer.evaluation.robustness import save_robustness, scores_line, summarise
+from trainer.evaluation.robustness import report_robustness, save_robustness, scores_line, summarise
 from trainer.metrics.protocol import DepthProtocol
 from trainer.metrics.robustness import MONODEPTH2
 from trainer.tables.aggregate import make_tables
@@ -80,6 +82,14 @@ def test_another_protocol_is_not_kitti_c(changes, difference):
 
 def test_the_same_pictures_in_a_database_are_kitti_c():
     assert "differs" not in result(dataset={**about()["dataset"], "type": "kitti_lmdb"})
+
+
+@pytest.mark.parametrize("kind", ["kitti", "synthetic"])
+def test_errors_of_the_baseline_stand_beside_those_of_the_same_pictures_only(kind):
+    out = io.StringIO()
+    report_robustness(result(dataset={**about()["dataset"], "type": kind}), Console(file=out, width=200))
+    assert ("baseline" in out.getvalue()) == ("CE [%]" in out.getvalue()) == (kind == "kitti")
+    assert ("only compare networks on these pictures" in out.getvalue()) == (kind == "synthetic")
 
 
 def test_frost_of_our_own_is_said_to_be():

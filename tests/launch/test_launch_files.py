@@ -22,6 +22,7 @@ from trainer.training.setup import PRECISIONS
 FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
 SEVERAL = "multi_gpu_launcher"
 ALONE = "simple_launcher"
+MANUAL = "".join((ROOT / f"docs/tasks/{page}.md").read_text() for page in ("gpus", "cluster"))
 # file -> (the launcher in Accelerate, processes on each machine, machines) of the command in its head
 PROMISED = {
     "cpu": (ALONE, 1, 1),
@@ -78,7 +79,7 @@ def test_accelerate_reads_the_file_and_the_manual_names_it(path: Path) -> None:
     read = load_config_from_file(str(path))
     assert isinstance(read, ClusterConfig)
     assert re.search(r"^# Checked: .*Accelerate 1\.\d+", head(path), flags=re.MULTILINE)
-    assert f"`{path.name}`" in (ROOT / "docs/launching.md").read_text()
+    assert f"`{path.name}`" in MANUAL
     assert read.num_processes % read.num_machines == 0, "Accelerate would drop the rest without a word"
     assert "MULTI_CPU" not in str(read.distributed_type), "starts one process, whatever num_processes says"
 
@@ -135,10 +136,9 @@ def test_the_file_and_its_command_agree_on_the_precision(path: Path, monkeypatch
 
 
 def test_the_manual_names_every_script_and_nothing_that_is_not_there() -> None:
-    text = (ROOT / "docs/launching.md").read_text()
     for script in (ROOT / "launch/slurm").glob("*.sbatch"):
-        assert f"`{script.name}`" in text
-    for name in re.findall(r"launch/(?:accelerate|slurm)/[\w.]+", text):
+        assert f"`{script.name}`" in MANUAL
+    for name in re.findall(r"launch/(?:accelerate|slurm)/[\w.]+", MANUAL):
         assert (ROOT / name).exists(), name
 
 

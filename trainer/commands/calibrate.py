@@ -5,7 +5,7 @@
 
 One power law for all images, metres = exp(a log d + b), is fitted and checked on drives that the fit has not seen. It
 is refused when it is no better there than a single scale, which `--scale-only` takes. `predict`, `export` and
-`evaluate`, with the alignment `none`, use what is kept. The old checkpoint stays as it is. See docs/metres.md.
+`evaluate`, with the alignment `none`, use what is kept. The old checkpoint stays as it is. See docs/tasks/metres.md.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     monodepth export models/kitti/monodepth2_MS/42 --format transformers --out depth_folder
 
 Every file is compared with the network before it gets its name, on pictures of a folder (`--verify`) or on a few
-rendered ones; one that differs is not written. See docs/export.md. To write the predictions for a data set, rather than
-the network, use `monodepth export-depth`.
+rendered ones; one that differs is not written. See docs/tasks/export.md. To write the predictions for a data set,
+rather than the network, use `monodepth export-depth`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     ffmpeg -i drive.mp4 -f image2pipe -c:v mjpeg -q:v 2 - | monodepth predict MODEL - --fps 25
 
 Kinds: color, overlay and side-by-side are pictures to look at (PNG; with `video` films, MP4); gray16 is PNG of 16
-bits, metres x 256 or normalised disparity; npz and npy hold float32; ply is a cloud of points: see docs/predict.md.
-Colours mean the same depth in all frames of a run.
+bits, metres x 256 or normalised disparity; npz and npy hold float32; ply is a cloud of points. Colours mean the same
+depth in all frames of a run. See docs/tasks/predict.md.
 """
 
 from __future__ import annotations

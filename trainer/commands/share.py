@@ -5,7 +5,7 @@
 
 TARGET is a name on the Hub when it has the form `user/name` and there is no folder `user` here, and a folder otherwise;
 `hf://user/name` always means the Hub, `./user/name` always a folder. What is written loads by `monodepth predict`,
-`evaluate`, `trainer.load_ckpt` and `trainer.load_objective`, from a folder and from the Hub alike: docs/share.md.
+`evaluate`, `trainer.load_ckpt` and `trainer.load_objective`, from a folder and from the Hub alike: docs/tasks/share.md.
 """
 
 from __future__ import annotations

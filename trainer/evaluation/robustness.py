@@ -120,23 +120,34 @@ def save_robustness(result: Mapping[str, Any], path: Path) -> None:
 
 
 def report_robustness(result: Mapping[str, Any], console: Console) -> None:
-    """Print a row per kind, the protocol, in what it differs from KITTI-C, and the scores."""
+    """Print a row per kind, the protocol, in what it differs from KITTI-C, and the scores.
+
+    Errors of the baseline were measured on KITTI: beside numbers of other pictures they would mean nothing.
+    """
     print_line = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     table = Table(title="mean over images and levels")
     table.add_column("pictures", no_wrap=True)
-    for title in ("Abs Rel", "δ<1.25", "DEE", "baseline", "CE [%]", "RR [%]"):
+    base, on_kitti = result["baseline"], result["protocol"]["dataset"]["type"] in KITTI
+    columns = {"Abs Rel": ("abs_rel", ".4f"), "δ<1.25": ("d1", ".4f"), "DEE": ("dee", ".3f")}
+    columns |= {"baseline": ("baseline", ".3f"), "CE [%]": ("ce_pct", ".1f")} if on_kitti else {}
+    columns |= {"RR [%]": ("rr_pct", ".1f")}
+    for title in columns:
         table.add_column(title, no_wrap=True, justify="right")
-    base = result["baseline"]["dee"]
     for row in result["kinds"]:
-        kind = row["kind"]
-        own = (f"{row['abs_rel']:.4f}", f"{row['d1']:.4f}", f"{row['dee']:.3f}", f"{base[kind]:.3f}")
-        table.add_row(kind, *own, *(f"{row[key]:.1f}" if key in row else "-" for key in ("ce_pct", "rr_pct")))
+        numbers = {**row, "baseline": base["dee"][row["kind"]]}
+        cells = (format(numbers[key], form) if key in numbers else "-" for key, form in columns.values())
+        table.add_row(row["kind"], *cells)
     console.width = max(console.width, 100)  # numbers must not be cut
     console.print(table)
-    print_line(f"baseline: {result['baseline']['name']}, DEE as printed in {result['baseline']['source']}")
+    if on_kitti:
+        print_line(f"baseline: {base['name']}, DEE as printed in {base['source']}")
+    else:
+        print_line(
+            "mean CE and RmCE: over those of Monodepth2 on KITTI, so they only compare networks on these pictures"
+        )
     print_line(protocol_line(result["protocol"]))
-    for difference in result.get("differs", ()):
-        print_line(f"not KITTI-C: {difference}")
+    if differs := result.get("differs"):
+        print_line(f"not KITTI-C: {'; '.join(differs)}")
     if "frost" in result["protocol"]:
         print_line(f"frost: {result['protocol']['frost']}")
 

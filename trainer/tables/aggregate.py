@@ -153,19 +153,31 @@ def make_tables(
 
 
 def name_differences(tables: Sequence[Table], mix: Sequence[str] = ()) -> list[str]:
-    """Describe how the protocol of each table differs from that of the first, and how to join those of one data set.
+    """Describe how the protocol of each table differs from that of the first of its data set, and how to join both.
 
-    `mix` are the fields in which rows differ already.
+    `mix` are the fields in which rows differ already. Another data set is in the title of its table.
     """
-    lines = []
-    for number, table in enumerate(tables[1:], start=2):
-        first = tables[0].protocol
+    lines: list[str] = []
+    first_of: dict[str | None, tuple[int, Mapping[str, str]]] = {}
+    for number, table in enumerate(tables, start=1):
+        other, first = first_of.setdefault(table.protocol.get("dataset"), (number, table.protocol))
         keys = [k for k in {**first, **table.protocol} if first.get(k) != table.protocol.get(k)]
-        differences = ", ".join(f"{k} {table.protocol.get(k, 'none')} (not {first.get(k, 'none')})" for k in keys)
-        again = ", or evaluate with the same --alignment" if keys == ["alignment"] else ""
-        joined = f"; --mix {' '.join([*mix, *keys])} puts them side by side{again}"
-        lines.append(f"table {number} is apart from table 1: {differences}{'' if 'dataset' in keys else joined}")
+        if keys:
+            differences = ", ".join(_difference(k, table.protocol.get(k), first.get(k)) for k in keys)
+            again = ", or evaluate with the same --alignment" if keys == ["alignment"] else ""
+            joined = f"; --mix {' '.join([*mix, *keys])} puts them side by side{again}"
+            lines.append(f"table {number} is apart from table {other}: {differences}{joined}")
     return lines
+
+
+def _difference(key: str, value: str | None, first: str | None) -> str:
+    """Name a field that differs; of the settings of a data set, which are many, those alone."""
+    ours, theirs = value or "none", first or "none"
+    if key == "data" and value and first:
+        parts, others = value.split(", "), first.split(", ")
+        ours = ", ".join(part for part in parts if part not in others) or "fewer settings"
+        theirs = ", ".join(part for part in others if part not in parts) or "fewer settings"
+    return f"{key} {ours} (not {theirs})"
 
 
 def rank(table: Table, column: Column) -> list[Row]:

@@ -94,6 +94,8 @@ def read_file(path: Path, with_items: bool = True) -> Any:
         if not with_items and text.startswith("format:"):
             text = text.partition("\nitems:")[0]
         return yaml_text.load(text, yaml_text.MAX_ROWS)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file. `monodepth evaluate` prints where it saves a result") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it") from error

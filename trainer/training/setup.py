@@ -96,7 +96,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
             raise
         raise UserError(
             f"the processes did not meet within {cfg.trainer.timeout_minutes:g} minutes: {reason}. Were all started, on"
-            " every machine, with the same number of processes? docs/launching.md, section `Several machines`"
+            " every machine, with the same number of processes? docs/tasks/cluster.md, section `Without a scheduler`"
         ) from error
     # torch deprecates an argument that Accelerate passes on.
     warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)

@@ -92,7 +92,7 @@ _RULES = (
     ),
     _Rule(
         lambda args: args.odometry,
-        "limit sheet legacy pose pooled",
+        "limit sheet legacy pose pooled alignment crop min_depth max_depth metrics flip uncertainty",
         "{option} is about depth or single frames; leave it out with --odometry",
     ),
     _Rule(

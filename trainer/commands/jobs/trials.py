@@ -81,9 +81,9 @@ def processes() -> Findings:
         yield "two processes", "meet over gloo and add"
         return
     network = "lo0" if sys.platform == "darwin" else "lo"
-    fix = "docs/launching.md, section `Several machines`; one process works without it"
+    fix = "docs/tasks/cluster.md, section `Without a scheduler`; one process works without it"
     if not _meeting(GLOO_SOCKET_IFNAME=network):
-        fix = f"export GLOO_SOCKET_IFNAME={network} on one machine; on several, their network (docs/launching.md)"
+        fix = f"export GLOO_SOCKET_IFNAME={network} on one machine; on several, their network (docs/tasks/cluster.md)"
     yield Problem(f"two processes do not meet over gloo: {fault}", fix)
 
 
