@@ -78,7 +78,7 @@ def find_checkpoint(path: Path | str) -> Path:
                 _check_beside_last(candidate)
             return candidate
     if is_foreign(path):
-        raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with launch/convert.py")
+        raise UserError(f"{path}: holds weights of other code. Turn them into a checkpoint with `monodepth convert`")
     if os.path.exists(shared := path / hub.CHECKPOINT):
         return shared
     if runs := runs_below(path):

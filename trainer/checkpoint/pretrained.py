@@ -27,7 +27,7 @@ def read_pretrained(path: Path | str) -> Saved:
         foreign = read_foreign(path)
     except MissingSettings as error:
         raise UserError(
-            f"{error}: turn it into a checkpoint with launch/convert.py {path} DST.safetensors -c hparams.yaml"
+            f"{error}: turn it into a checkpoint: monodepth convert {path} DST.safetensors -c hparams.yaml"
         ) from error
     except UnreadableWeights as error:
         raise UserError(str(error)) from error

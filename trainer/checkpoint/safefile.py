@@ -196,7 +196,7 @@ def _read_header(path: Path, file: BufferedReader) -> _Header:
     if looks_pickled(start + file.peek(1)[:1]):
         raise DamagedFile(
             f"{path}: is a pickled PyTorch file (.ckpt, .pth), not safetensors. Nothing is unpickled here:"
-            " turn it into a checkpoint with the importer, launch/convert.py"
+            " turn it into a checkpoint with `monodepth convert`"
         )
     if size < 8:
         raise damaged(f"truncated: the file has {size} bytes" if size else "the file is empty")

@@ -181,7 +181,7 @@ def _monitors(cfg: Config) -> dict[str, str | None]:
 
 
 def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]) -> tuple[Objective, TrainedOn | None]:
-    """Build the objective; a new run with `load_ckpt` starts from those weights. Adds to `notes` what they lack.
+    """Build the objective; a new run with `load_ckpt` starts from those weights. Adds to `notes` their file and gaps.
 
     Returns it, and the frames that the weights were trained on where they are known.
     """
@@ -192,7 +192,7 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
         return build_objective(cfg), None
     start = read_pretrained(cfg.trainer.load_ckpt)
     objective = build_objective(cfg, given=start.networks)
-    notes += start.start(objective)
+    notes += [f"the first weights are those of {start.path}", *start.start(objective)]
     return objective, start.trained_on
 
 
