@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ def pages_of(name: str) -> tuple[Any, Any]:
     return page, default_beside([page])
 
 
+@cache
 def observe(name: str) -> Observed:
     """Run one step of a page, with tiny encoders on two made items. Raises ValueError when a shape is not as stated."""
     page, default = pages_of(name)

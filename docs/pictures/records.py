@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -143,6 +144,7 @@ def draws() -> Drawing:
     return d
 
 
+@cache
 def _seeded() -> dict[str, list[str]]:
     """Find calls that seed something: "file.function" -> what each is seeded with, in short."""
     found: dict[str, list[str]] = {}
@@ -232,15 +234,15 @@ def protocol(results: Path) -> Drawing:
         f"{about['items']} images. Alignment {about['alignment']}, crop {about['crop']}, {about['min_depth_m']:g}"
         f" to {about['max_depth_m']:g} m: AbsRel {found['chosen']['abs_rel']:.4f}. Then one choice changed at a time:"
     )
-    zero, scale = 320.0, 110 / most
+    zero, scale = 290.0, 95 / most
     d.parts.append(f'<path d="M{zero:g} {d.y:g}V{d.y + 24 * len(found["effects"]):g}" class="rule"/>')
     for effect in found["effects"]:
         change = effect["change_pct"]
         w = min(abs(change), most) * scale
         d.text(MARGIN, d.y + 16, f"{effect['factor']}: {effect['choice']}", "note")
         d.rect(zero - (w if change < 0 else 0), d.y + 5, w, 14, "bar-loss" if change > 0 else "bar-data", 2)
-        cut = " …" if abs(change) > most else ""
+        words = f"{change:+.0f} %, cut" if abs(change) > most else f"{change:+.1f} %"
         x, anchor = (zero - w - 5, "end") if change < 0 else (zero + w + 5, "start")
-        d.text(x, d.y + 16, f"{change:+.1f} %{cut}", "note", anchor)
+        d.text(x, d.y + 16, words, "note", anchor)
         d.y += 24
     return d
