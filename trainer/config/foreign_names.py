@@ -6,6 +6,8 @@ Ultralytics `name=value` on its command line. Only names that are no keys here, 
 
 from __future__ import annotations
 
+import re
+
 _LAUNCH = "accelerate launch --num_processes"  # the number of processes belongs to the launcher
 _FOLDER = "--ckpt-dir and --name"
 FOREIGN = {
@@ -69,7 +71,7 @@ FOREIGN = {
     "cos_lr": "scheduler.type=cos",
     "warmup_epochs": "scheduler.warmup",
     # Sections and keys of arXiv:2208.01489 and arXiv:2307.10713 that read otherwise here
-    "args": "evaluation, or the options of monodepth evaluate",
+    "args": "evaluation.metrics, evaluation.min_depth, evaluation.max_depth",
     "use_eigen_crop": "evaluation.crop=garg",
     "align_mode": "evaluation.alignment",
     # Keys of other sections
@@ -86,4 +88,4 @@ def use_instead(name: str, where: str = "") -> str:
     where: the dotted key that was refused, which is never the answer.
     """
     known = FOREIGN.get(name.strip("-").replace("-", "_"), "")
-    return "" if where and known.startswith(where) else known
+    return "" if where and re.match(rf"{re.escape(where)}(?![\w.])", known) else known
