@@ -50,7 +50,16 @@ OPEN = {
         *("resampling", "robustness", "sparsification", "temporal", "validation"),
     },
     "trainer.tracking": {"health", "panels", "progress", "tracker", "viz"},
-    "trainer.config": {"catalogue", "fields", "json_schema", "optimizers", "pages", "plugins", "slowtv"},
+    "trainer.config": {
+        "catalogue",
+        "fields",
+        "foreign_names",
+        "json_schema",
+        "optimizers",
+        "pages",
+        "plugins",
+        "slowtv",
+    },
     "trainer.objective": {"batchnorm", "compiling", "freezing", "recompute"},
     "trainer.tables": {
         *("aggregate", "categories", "columns", "layout", "methods", "paired", "pictures", "reference", "report"),

@@ -6,10 +6,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from models_zoo import NETWORKS
@@ -23,15 +26,19 @@ from trainer.commands import evaluate as evaluate_command
 from trainer.commands import list as list_command
 from trainer.commands import schema as schema_command
 from trainer.commands import train as train_command
+from trainer.commands.__main__ import added_commands
+from trainer.commands.__main__ import main as monodepth
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins
 from trainer.data import DATASETS
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
+from trainer.metrics import METRICS
 from trainer.runtime.errors import UserError
 
-DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-REGISTRIES = (NETWORKS, ENCODERS, DECODERS, LOSSES, DATASETS)
+DOC = (ROOT / "docs/extending/index.md").read_text(encoding="utf-8")
+PARTS = ["my_loss", "my_encoder", "my_decoder", "my_data"]
+REGISTRIES = (NETWORKS, ENCODERS, DECODERS, LOSSES, DATASETS, METRICS)
 TINY = (  # two steps of two images
     "net.pose.enc_name=test_resnet",
     "dataset.size=[64,64]",
@@ -43,16 +50,23 @@ TINY = (  # two steps of two images
 )
 
 
-def blocks(language: str) -> list[str]:
-    """The code of docs/plugins.md in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", DOC, re.M | re.S)
-
-
 def write_example(folder: Path) -> Path:
-    """Write the files of docs/plugins.md."""
-    (folder / "my_module.py").write_text(blocks("python")[0])
-    (folder / "my_run.yaml").write_text(blocks("yaml")[0])
+    """Write the files of docs/extending/index.md: blocks whose first line names one."""
+    for text in re.findall(r"^```\w+\n(.*?)^```$", DOC, re.M | re.S):
+        if named := re.match(r"# (\w+\.\w+)\n", text):
+            (folder / named[1]).write_text(text)
     return folder
+
+
+def command(name: str) -> list[str]:
+    """Return the words behind `monodepth` of the last command of that name on the page."""
+    words = re.findall(rf"^monodepth ({name} .*)$", DOC, re.M)[-1].split()
+    assert words[-5:] == ["--plugins", *PARTS]
+    return words
+
+
+def without_plugins(words: list[str]) -> list[str]:
+    return words[: words.index("--plugins")]
 
 
 @pytest.fixture
@@ -208,6 +222,75 @@ def test_a_registry_takes_nothing_when_one_name_is_taken() -> None:
     assert registry.names() == ["box"]
 
 
+# Metrics and commands
+
+
+def test_the_metrics_of_the_page(here) -> None:
+    """Of the errors 0.5, 2, 0 and 3 m two are above one metre; the median lies between 0.5 and 2 m."""
+    write_example(here)
+    load_plugins(["my_metric"])
+    truth = np.full(4, 10.0)
+    scores = METRICS.create("far_off").compute(np.array([10.5, 8, 10, 13]), truth)
+    assert scores == {"bad_1m": 0.5, "median_error": 1.25}
+
+
+def install(folder: Path, project: str) -> None:
+    """Make what pip installs of a pyproject.toml with entry points, as far as they go."""
+    points = re.search(r'entry-points."(.*?)"\]\n(.*?)\n\n', project, re.S)
+    info = folder / "my_depth_tools-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-depth-tools\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{points[1]}]\n{points[2]}\n".replace('"', ""))
+
+
+def test_a_command_of_another_package(here, monkeypatch, capsys) -> None:
+    write_example(here)
+    install(here, (here / "pyproject.toml").read_text())
+    monkeypatch.syspath_prepend(str(here))
+    with pytest.raises(SystemExit, match="0"):
+        monodepth(["--help"])
+    assert "\n  depth-range      of the package my-depth-tools\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        monodepth(["depth-range", "--help"])
+    assert capsys.readouterr().out.startswith("usage: monodepth depth-range")
+    with pytest.raises(SystemExit, match="2"):
+        monodepth(["depth-rage"])
+    assert "Did you mean 'depth-range'?" in capsys.readouterr().err
+    assert monodepth(["depth_range", "nothing.safetensors", "street.jpg"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: nothing.safetensors")
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("body", ["import not_installed", "size = = 3", "def other(): ..."])
+def test_a_broken_command_of_another_package_is_named(here, monkeypatch, capsys, body: str) -> None:
+    (here / "my_command.py").write_text(body)
+    install(here, '[project.entry-points."monodepth.commands"]\ndepth-range = "my_command:main"\n\n')
+    monkeypatch.syspath_prepend(str(here))
+    assert monodepth(["depth-range"]) == 2
+    told = "error: monodepth depth-range: my_command:main of the package my-depth-tools cannot be imported: "
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_command_of_another_package_replaces_none_of_ours(here, monkeypatch) -> None:
+    install(here, '[project.entry-points."monodepth.commands"]\ntrain = "my_command:main"\ntables = "x:y"\n\n')
+    monkeypatch.syspath_prepend(str(here))
+    assert added_commands() == {}
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_runs(trained: Path, here: Path, capsys) -> None:
+    """A network of the example sees depth within its limits in a picture of our own."""
+    write_example(here)
+    Image.new("RGB", (96, 64), (90, 120, 60)).save("grey.png")
+    load_plugins([str(trained / f"{part}.py") for part in PARTS])
+    import_module("my_command").main([str(trained / "models/mine/dots/1"), "grey.png"])
+    told = re.fullmatch(r"grey.png: (\S+) to (\S+) (.+)\n", capsys.readouterr().out)
+    assert 0 < float(told[1]) <= float(told[2])
+    for part in PARTS:
+        del sys.modules[part]
+
+
 # Checkpoints that name plugins
 
 
@@ -237,7 +320,7 @@ def test_plugins_of_a_command_line_add_up() -> None:
 
 def test_the_example_is_checked_like_everything_else(here) -> None:
     write_example(here)
-    load_plugins(["my_module"])
+    load_plugins(PARTS)
     assert load_config("my_run.yaml").loss["charbonnier"] == {"weight": 1, "eps": 0.01}
     mistakes = [
         "loss.charbonier.eps=1",
@@ -261,7 +344,7 @@ def test_the_example_is_checked_like_everything_else(here) -> None:
 def test_the_example_has_true_depth(here) -> None:
     """Dots of the lower wall move by 4 pixels per frame: at f = 100 and 0.2 m per frame, they are 5 m away."""
     write_example(here)
-    load_plugins(["my_module"])
+    load_plugins(PARTS)
     item = DATASETS.create("dots", num_items=1, supp_idxs=[1])[0]
     below = item["target"][:, -1]
     assert (item["supports"][0, :, -1] == below.roll(-4, dims=-1)).all()
@@ -271,7 +354,7 @@ def test_the_example_has_true_depth(here) -> None:
 
 def test_workers_that_start_afresh_find_the_module(here) -> None:
     write_example(here)
-    load_plugins(["my_module"])
+    load_plugins(PARTS)
     dataset = DATASETS.create("dots", num_items=2)
     loader = make_loader(dataset, EpochBatches(2, 2), num_workers=1, multiprocessing_context="forkserver")
     (batch,) = loader
@@ -280,7 +363,7 @@ def test_workers_that_start_afresh_find_the_module(here) -> None:
 
 def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
     write_example(here)
-    assert list_command.main(["charbonnier", "strided", "bilinear", "dots", "--plugins", "my_module"]) == 0
+    assert list_command.main(["charbonnier", "strided", "bilinear", "dots", "--plugins", *PARTS]) == 0
     shown = capsys.readouterr().out
     for text in (
         "loss.charbonnier",
@@ -291,12 +374,12 @@ def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
         "Julesz",
     ):
         assert text in shown
-    assert f"file:     {here / 'my_module.py'}" in shown
-    assert schema_command.main(["--plugins", "my_module", "--out", "schema.json"]) == 0
+    assert f"file:     {here / 'my_loss.py'}" in shown
+    assert schema_command.main(["--plugins", "my_loss", "--out", "schema.json"]) == 0
     schema = json.loads(Path("schema.json").read_text())
     assert "charbonnier" in schema["properties"]["loss"]["anyOf"][0]["properties"]
     with pytest.raises(SystemExit, match="2"):
-        schema_command.main(["--plugins", "my_module"])
+        schema_command.main(["--plugins", "my_loss"])
     assert "--plugins needs --out" in capsys.readouterr().err
 
 
@@ -304,9 +387,7 @@ def test_catalogue_and_schema_know_the_example(here, capsys) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, trained for two steps by the command of the page."""
     folder = write_example(tmp_path_factory.mktemp("example"))
-    train = blocks("console")[0].splitlines()[0].split()
-    assert train[:2] == ["monodepth", "train"]
-    done = fork(ROOT / "launch/train.py", *train[2:], "--progress", "plain", "--set", *TINY, cwd=folder)
+    done = fork(ROOT / "launch/train.py", *command("train")[1:], "--progress", "plain", "--set", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -320,43 +401,44 @@ def test_the_example_trains(trained: Path) -> None:
     assert [step for step, _ in logged["train_losses/loss_charbonnier"]] == [1, 2]
     assert "val/AbsRel" in logged
     hparams = json.loads(read_metadata(run / "ckpts" / "best.safetensors")["hparams"])
-    assert hparams["plugins"] == ["my_module"]
-    assert yaml.safe_load((run / "hparams.yaml").read_text())["plugins"] == ["my_module"]
+    assert hparams["plugins"] == PARTS
+    assert yaml.safe_load((run / "hparams.yaml").read_text())["plugins"] == PARTS
     assert any("decoders.disp.head" in name for name in load_file(run / "ckpts" / "best.safetensors"))
 
 
 @pytest.mark.slow
 def test_the_example_is_evaluated_with_its_plugin_only(trained: Path) -> None:
-    evaluate = blocks("console")[0].splitlines()[1].split()
-    assert evaluate[:2] == ["monodepth", "evaluate"]
-    done = fork(ROOT / "launch/evaluate.py", *evaluate[2:], "--limit", "2", cwd=trained)
+    words = [*command("evaluate")[1:], "my_metric", "--metrics", "eigen", "far_off"]
+    done = fork(ROOT / "launch/evaluate.py", *words, "--limit", "2", cwd=trained)
     assert done.returncode == 0, done.stderr
+    assert "bad 1 m" in done.stdout
     assert "ratio to best constant depth" in done.stdout
-    without = [word for word in evaluate[2:] if word not in ("--plugins", "my_module")]
-    done = fork(ROOT / "launch/evaluate.py", *without, cwd=trained)
+    done = fork(ROOT / "launch/evaluate.py", *without_plugins(words), cwd=trained)
     assert done.returncode == 2
     assert "loss.charbonnier is not a loss" in done.stderr
-    assert "best.safetensors: was trained with --plugins my_module: give the same" in done.stderr
+    assert f"best.safetensors: was trained with --plugins {' '.join(PARTS)}: give the same" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
 def test_the_example_is_loaded_with_its_plugin_only(trained: Path, here: Path) -> None:
     run = trained / "models" / "mine" / "dots" / "1"
-    with pytest.raises(UserError, match=r"best.safetensors: was trained with --plugins my_module: give the same"):
+    with pytest.raises(
+        UserError, match=rf"best.safetensors: was trained with --plugins {' '.join(PARTS)}: give the same"
+    ):
         load_objective(run)
-    load_plugins([str(trained / "my_module.py")])
-    assert type(load_objective(run).losses["charbonnier"]).__module__ == "my_module"
-    del sys.modules["my_module"]
+    load_plugins([str(trained / f"{part}.py") for part in PARTS])
+    assert type(load_objective(run).losses["charbonnier"]).__module__ == "my_loss"
+    for part in PARTS:
+        del sys.modules[part]
 
 
 @pytest.mark.slow
 def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
-    again = blocks("console")[0].splitlines()[0].split()[2:]
-    without = [word for word in again if word not in ("--plugins", "my_module")]
-    done = fork(ROOT / "launch/train.py", *without, "--set", *TINY, cwd=trained)
+    again = command("train")[1:]
+    done = fork(ROOT / "launch/train.py", *without_plugins(again), "--set", *TINY, cwd=trained)
     assert done.returncode == 2
-    assert "hparams.yaml: was trained with --plugins my_module: give the same" in done.stderr
+    assert f"hparams.yaml: was trained with --plugins {' '.join(PARTS)}: give the same" in done.stderr
     done = fork(ROOT / "launch/train.py", *again, "--progress", "plain", "--set", *TINY, cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
@@ -365,9 +447,8 @@ def test_the_run_continues_with_its_plugin_only(trained: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_with_workers(tmp_path: Path) -> None:
     folder = write_example(tmp_path)
-    train = blocks("console")[0].splitlines()[0].split()[2:]
     options = ("--progress", "plain", "--set", *TINY, "loader.num_workers=1")
-    done = fork(ROOT / "launch/train.py", *train, *options, processes=2, cwd=folder)
+    done = fork(ROOT / "launch/train.py", *command("train")[1:], *options, processes=2, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     state = json.loads((folder / "models/mine/dots/1/state.json").read_text())
     assert (state["state"], state["step"]) == ("finished", 2)

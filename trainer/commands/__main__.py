@@ -6,10 +6,13 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from models_zoo.registry import did_you_mean
 from trainer import __version__
 from trainer.commands.cli import guarded
+from trainer.runtime.errors import UserError
 
 COMMANDS = {
     "train": "train networks; the same command continues a stopped run",
@@ -37,6 +40,7 @@ COMMANDS = {
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}
+ADDED = "monodepth.commands"  # entry points with which other packages add commands: docs/extending/index.md
 
 COMPLETION = """\
 [ -z "$ZSH_VERSION" ] || { autoload -U +X compinit bashcompinit && compinit && bashcompinit; }
@@ -53,29 +57,55 @@ _monodepth() {
 complete -o default -F _monodepth monodepth"""
 
 
+def added_commands() -> dict[str, EntryPoint]:
+    """Find the commands of other installed packages, by name; they replace none of ours."""
+    found = {entry.name: entry for entry in entry_points(group=ADDED)}
+    return {name: entry for name, entry in found.items() if name not in (*COMMANDS, *ALIASES)}
+
+
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    name = given[0].replace("_", "-") if given else ""
+    name = ALIASES.get(name, name)
+    added = {} if name in COMMANDS else added_commands()
+    listed = {**COMMANDS, **{key: f"of the package {_package(entry)}" for key, entry in added.items()}}
     parser = argparse.ArgumentParser(
         prog="monodepth",
         description="Train and evaluate monocular depth networks.",
-        epilog="commands:\n" + "".join(f"  {name:16} {text}\n" for name, text in COMMANDS.items()),
+        epilog="commands:\n" + "".join(f"  {name:16} {text}\n" for name, text in listed.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="monodepth COMMAND ...   (monodepth COMMAND --help lists its options)",
     )
     parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
     parser.add_argument("--version", action="version", version=f"monodepth {__version__}")
     parser.add_argument(
-        "--completion", action="version", version=COMPLETION.replace("@COMMANDS@", " ".join(COMMANDS)),
+        "--completion", action="version", version=COMPLETION.replace("@COMMANDS@", " ".join(listed)),
         help='print the completion of bash and zsh: eval "$(monodepth --completion)" in .bashrc or .zshrc',
     )  # fmt: skip
-    given = list(sys.argv[1:] if argv is None else argv)
-    name = parser.parse_args(given[:1]).command.replace("_", "-")
-    name = ALIASES.get(name, name)
+    parser.parse_args(given[:1])
+    if name in added:
+        return int(_loaded(name, added[name])(given[1:]))
     if name not in COMMANDS:
-        parser.error(f"{given[0]!r} is not a command. {did_you_mean(name, COMMANDS)}")
+        parser.error(f"{given[0]!r} is not a command. {did_you_mean(name, listed)}")
     command = importlib.import_module(f"trainer.commands.{MODULES.get(name, name).replace('-', '_')}")
     return int(command.main(given[1:]))
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.value
+
+
+def _loaded(name: str, entry: EntryPoint) -> Any:
+    """Import the function of an added command. Raises UserError with the reason when that fails."""
+    try:
+        return entry.load()
+    except Exception as error:
+        raise UserError(
+            f"monodepth {name}: {entry.value} of the package {_package(entry)} cannot be imported:"
+            f" {type(error).__name__}: {error}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -9,12 +9,25 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from trainer.config.foreign_names import use_instead
 from trainer.runtime import files
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.processes import is_first_process, parent
 from trainer.runtime.streams import breaking_silence, doing, leave, open_closed_streams, outliving, say
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that knows the options of other programs: the error that refuses one says what to use."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown, _, words = message.partition("unrecognized arguments: ")
+        names = [] if unknown else [word.partition("=")[0] for word in words.split() if word.startswith("--")]
+        hints = [f"{name}: use {told}" for name in names if (told := use_instead(name))]
+        if any("." in hint for hint in hints):
+            hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
+        super().error("\n".join([message, *hints]))
 
 
 def seed_number(text: str) -> int:

@@ -29,12 +29,12 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import CHECKPOINT, add_checkpoint_arguments, add_number, add_shared, command, whole
+from trainer.commands.cli import CHECKPOINT, Parser, add_checkpoint_arguments, add_number, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth evaluate",
         description="Score a checkpoint on a data set with ground truth. The last line printed is AbsRel over"
         " that of the best constant depth: below 1, the network makes use of the image.",

@@ -108,6 +108,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--size", type=size, metavar="W,H", help="of its input, multiples of 32 (default: as trained)")
     add_shared(how, "--batch-size", default=8)
     add_shared(how, "--hparams")
+    add_shared(how, "--plugins")
     args = parser.parse_args(argv)
     if args.force and args.skip_existing:
         parser.error("--force and --skip-existing exclude each other")

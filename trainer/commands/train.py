@@ -22,12 +22,12 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, add_profile, add_shared, command, fill_in
+from trainer.commands.cli import Parser, add_config_arguments, add_profile, add_shared, command, fill_in
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth train",
         description="Train depth networks from video or stereo. The same command continues a stopped run.",
         epilog="Example: monodepth train -c synthetic/monodepth2_MS",

@@ -17,7 +17,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_config_arguments, add_number, add_profile, add_shared, fill_in, guarded, processes
+from trainer.commands.cli import (
+    Parser,
+    add_config_arguments,
+    add_number,
+    add_profile,
+    add_shared,
+    fill_in,
+    guarded,
+    processes,
+)
 from trainer.runtime.processes import is_first_process
 from trainer.runtime.streams import say
 
@@ -40,7 +49,7 @@ SCRATCH = scratch()
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; the settings for debugging precede the user's --set, which win."""
-    parser = argparse.ArgumentParser(prog="monodepth train-dev", description=__doc__.splitlines()[0])
+    parser = Parser(prog="monodepth train-dev", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_config_arguments(parser)
     where = "default: a folder of yours under the temporary one, emptied at each start"

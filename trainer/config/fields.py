@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from models_zoo.registry import did_you_mean, keywords_of
+from trainer.config.foreign_names import use_instead
 from trainer.runtime.yaml_text import KeyPath, Layer
 
 REQUIRED: Any = inspect.Parameter.empty  # as a default: the key must be given
@@ -89,8 +90,10 @@ class Report:
         )
 
     def unknown(self, path: KeyPath, what: str, known: Iterable[str]) -> None:
-        """Report an unknown key, with the nearest one and all choices."""
-        self.add(path, f"{'.'.join(path)} is not {what}. {did_you_mean(path[-1], known)}")
+        """Report an unknown key, with our name of another program's, or the nearest one and all choices."""
+        key = ".".join(path)
+        ours = use_instead(path[-1], key)
+        self.add(path, f"{key} is not {what}. {f'Use {ours}' if ours else did_you_mean(path[-1], known)}")
 
     def add(self, path: KeyPath, text: str) -> None:
         """Report a sentence at the place of a key, once."""

@@ -60,7 +60,11 @@ def read_page(name: Path, problems: list[str]) -> yaml_text.Layer | None:
     page = find_page(name)
     if os.path.lexists(page) or (page.suffix in ENDINGS and any(page.parent.glob("*.y*ml"))):
         return yaml_text.read_file(page, problems)
-    problems.append(f"{name}: no such file, and no page of this name. {_nearest(name)}`monodepth cfg list` lists all")
+    if "=" in str(name):
+        problems.append(f"{name}: no such file. A setting follows --set: --set {name}")
+    else:
+        told = f"no such file, and no page of this name. {_nearest(name)}`monodepth cfg list` lists all"
+        problems.append(f"{name}: {told}")
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from trainer.config.plugins import load_plugins
 from trainer.predict import (
     ColourRange,
     DepthPredictor,
@@ -31,6 +32,7 @@ STOPPING = "finishing the files under way ... (Ctrl-C again to leave at once)"
 def run(args: argparse.Namespace) -> int:
     """Check everything, then predict. Returns 1 when frames could not be read, 130 after Ctrl-C."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # a user's own pictures
+    load_plugins(args.plugins)
     camera = given_camera(args.fov, args.K)
     rest = {"every": args.every, "limit": args.limit}
     source = open_source(args.source, apart=args.out, fps=args.fps, **rest)

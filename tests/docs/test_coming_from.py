@@ -1,0 +1,192 @@
+"""Every row of docs/coming-from.md: our side loads or parses; their names are refused with ours, or mean the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+
+import pytest
+
+from tests.world import ROOT
+from trainer.commands.__main__ import MODULES
+from trainer.config import Config, ConfigError, load_config
+from trainer.config.foreign_names import FOREIGN, use_instead
+from trainer.config.pages import default_beside, find_page, page_names, shipped
+from trainer.config.sections import SECTION_NAMES
+
+PAGE = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
+LONG = {"-o": "--ckpt-dir", "-n": "--name", "-c": "--cfg-file"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; `page` is what the keys of its section are on top of."""
+
+    section: str
+    page: str
+    there: str
+    here: str
+    remark: str
+
+    @property
+    def names(self) -> list[str]:
+        """Names of theirs that could be keys: "num_layers" of `--num_layers 50`."""
+        spans = [re.split(r"[ =(]", span.removeprefix("--"), maxsplit=1)[0] for span in spans_of(self.there)]
+        return [name for name in spans if name.isidentifier() and name not in SECTION_NAMES]
+
+    @property
+    def settings(self) -> list[str]:
+        return settings_in(self.here)
+
+    @property
+    def commands(self) -> list[str]:
+        return [span for span in spans_of(self.here) if span.startswith(("monodepth ", "accelerate launch "))]
+
+
+def spans_of(cell: str) -> list[str]:
+    return re.findall(r"`(.+?)`", cell)
+
+
+def settings_in(cell: str) -> list[str]:
+    """Split the `key=value` texts of our sections in a cell."""
+    parts = [part for span in spans_of(cell) for part in re.split(r" (?=[\w.]+=)", span)]
+    return [part for part in parts if re.match(rf"({'|'.join(SECTION_NAMES)})[.=]", part)]
+
+
+def rows() -> list[Row]:
+    found = []
+    for section in PAGE.split("\n## ")[1:]:
+        page = re.search(r"on top of the page `(.+?)`", section)[1]
+        for line in re.findall(r"^\| .+ \|$", section, re.M):
+            there, here, remark = (cell.strip() for cell in re.split(r" ?\| ?", line.strip("|")))
+            if spans_of(there) or here != "here":
+                found.append(Row(section.partition("\n")[0], page, there, here, remark))
+    return found
+
+
+ROWS = rows()
+SECTIONS = list(dict.fromkeys(row.section for row in ROWS))
+
+
+@cache
+def load(page: str, *settings: str) -> Config:
+    """Load a page with settings; one that is a whole section replaces it."""
+    path = find_page(page)
+    whole = [f"{key}=~" for key in (setting.partition("=")[0] for setting in settings) if key in SECTION_NAMES]
+    return load_config(path, default_beside([path]), [*whole, *settings])
+
+
+def test_there_is_a_table_for_each() -> None:
+    wanted = ["Monodepth2", "monodepth_benchmark", "SlowTV", "Lite-Mono", "Lightning", "Ultralytics"]
+    assert [section.partition(",")[0] for section in SECTIONS] == wanted
+    assert min(Counter(row.section for row in ROWS).values()) >= 10
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_our_side_loads_and_parses(section: str) -> None:
+    for row in (row for row in ROWS if row.section == section):
+        if row.here == "none":
+            assert row.remark, row
+            continue
+        assert set(spans_of(row.here)) == {*row.commands} | {s for s in spans_of(row.here) if settings_in(f"`{s}`")}
+        assert row.settings or row.commands, row
+        if row.settings:
+            load(row.page, *row.settings)
+        for command in row.commands:
+            parse(command)
+
+
+def parse(line: str) -> None:
+    """Parse a command with its own parser; pages and launch files that it names exist."""
+    for name in re.findall(r"\$\(monodepth launch-file (\w+)\)", line):
+        assert (shipped("launch/accelerate") / f"{name}.yaml").is_file()
+    words = re.sub(r"\$\(.*?\)", "FILE", line).split()
+    if words[0] == "accelerate":
+        words = ["monodepth", "train", *words[words.index("trainer.commands.train") + 1 :]]
+    module = import_module(f"trainer.commands.{MODULES.get(words[1], words[1]).replace('-', '_')}")
+    module.parse(words[2:])  # exits when it cannot
+    named = [word for before, word in pairwise(words) if before in ("-c", "--suite")]
+    assert {*named} <= {*page_names()}
+
+
+def refusals(page: str, keys: Iterable[str]) -> dict[str, str]:
+    """Set keys to 1 and return the report, by key."""
+    with pytest.raises(ConfigError) as refused:
+        load(page, *(f"{key}=1" for key in keys))
+    lines = [line.removeprefix("--set ").partition("=1: ") for line in refused.value.problems]
+    return {key: told for key, _, told in lines}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_their_names_are_never_taken_for_something_else(section: str) -> None:
+    """Neither at the top, where commands without sections would put them, nor in `trainer`, as in Lightning."""
+    own = [row for row in ROWS if row.section == section]
+    names = {name for row in own for name in row.names} - {"nets", "training_step"}  # a section that is read; a method
+    told = refusals(own[0].page, sorted(names))
+    assert [name for name in names if not told.get(name, "").startswith(f"{name} is not a section. ")] == []
+    if section == "Lightning":
+        ours = {key for row in own for key in (s.partition("=")[0] for s in row.settings)}
+        theirs = {f"trainer.{name}" for name in names} - ours
+        assert theirs - refusals(own[0].page, sorted(theirs)).keys() == set()
+        assert len(theirs) > 15
+
+
+def test_refusals_name_what_the_page_does() -> None:
+    told = refusals("kitti/monodepth2_MS", FOREIGN)
+    assert told == {name: f"{name} is not a section. Use {ours}" for name, ours in FOREIGN.items()}
+    sections = "|".join(SECTION_NAMES)
+    for name, ours in FOREIGN.items():
+        here = " ".join(row.here for row in ROWS if name in row.names)
+        assert here, f"{name} is not on the page"
+        here = re.sub(r" (-[onc])(?= )", lambda m: f" {LONG[m[1]]}", here)
+        keys = re.findall(rf"(?:{sections})\.[\w.]*\w|--[\w-]+|monodepth \w+|\beval/\w+", ours)
+        assert keys or name == "resume"
+        assert [key for key in keys if key not in here] == [], name
+
+
+def test_a_name_is_not_its_own_replacement() -> None:
+    assert use_instead("batch_size", "dataset.batch_size") == "loader.batch_size"
+    assert use_instead("batch_size", "loader.batch_size") == ""
+    assert use_instead("--eval-mono") == "--alignment median"
+    assert use_instead("nonsense") == ""
+
+
+def test_pages_of_slowtv_mean_what_the_table_says() -> None:
+    compared = [row for row in ROWS if row.section.startswith("SlowTV") and settings_in(row.there)]
+    assert len(compared) >= 6
+    for row in compared:
+        theirs, ours = load(row.page, *settings_in(row.there)), load(row.page, *row.settings)
+        assert theirs.to_dict() == ours.to_dict(), row.there
+
+
+@pytest.mark.parametrize("key", ["trainer.always_fwd_pose=false", "trainer.auto_scale_lr=true"])
+def test_what_the_table_calls_refused_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=key.partition("=")[0]):
+        load("kbr/default", key)
+
+
+def test_options_of_other_commands_are_refused_with_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer.commands import evaluate, train
+
+    with pytest.raises(SystemExit, match="2"):
+        train.parse(["-c", "kitti/monodepth2_MS", "--num_layers", "18", "--frame_ids", "0", "--nonsense"])
+    assert capsys.readouterr().err.splitlines()[-4:] == [
+        "monodepth train: error: unrecognized arguments: --num_layers 18 --frame_ids 0 --nonsense",
+        "--num_layers: use net.depth.enc_name=resnet50 and net.pose.enc_name",
+        "--frame_ids: use dataset.supp_idxs, without the target",
+        "(keys with a dot follow --set: --set trainer.max_epochs=20)",
+    ]
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.parse(["--ckpt", "x", "--eval_mono"])
+    assert capsys.readouterr().err.endswith("--eval_mono\n--eval_mono: use --alignment median\n")
+
+
+def test_a_setting_without_its_option() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(["kitti/monodepth2_MS", "epochs=10"], "kitti/default")
+    assert str(refused.value) == "epochs=10: no such file. A setting follows --set: --set epochs=10"
