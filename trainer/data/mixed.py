@@ -22,12 +22,14 @@ from typing_extensions import Unpack
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DepthDataset, Key, RawItem, checked_size
+from trainer.data.base import DepthDataset, Key
 from trainer.data.clips.dataset import first_readable
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
 from trainer.data.files.frames import FrameList, Frames, Numbers
 from trainer.data.loaders import spread
+from trainer.data.options import CommonOptions, checked_size
+from trainer.data.raw_item import RawItem
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import DataError, UserError
 

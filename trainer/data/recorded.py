@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.base import DepthDataset, Key, RawItem
+from trainer.data.base import DepthDataset, Key
 from trainer.data.files.damage import find_damaged, is_first_of_machine
 from trainer.data.files.decoded import DecodedPictures, Source
 from trainer.data.files.frames import Numbers, fingerprint, fingerprints
 from trainer.data.files.pictures import at_size, read_rgb
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
+from trainer.data.raw_item import RawItem
 from trainer.geometry import valid_depth
 from trainer.runtime.errors import DataError, UserError
 
