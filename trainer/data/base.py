@@ -68,6 +68,8 @@ class DepthDataset(DataFacts, Dataset[dict[str, Tensor]], ABC):
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     groups: NDArray[Any] | None = None  # (number of items,) which of them share batches, from 0; None = all do
+    blocks: NDArray[Any] | None = None  # (number of items,) which of them lie together, from 0; None = all do
+    window: int | None = None  # blocks that an epoch shuffles together; None = all
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
     K_is_learned: bool = False  # by a network, so that a guess of K does no harm; set by who builds the data set
 
@@ -220,6 +222,10 @@ class DepthDataset(DataFacts, Dataset[dict[str, Tensor]], ABC):
         """Name of the list of items, "" without a file."""
         return ""
 
+    def source_of(self, picture: NDArray[np.uint8]) -> Any:
+        """Return the place that a picture of the item read last comes from; None for one that was computed."""
+        return None
+
     def fingerprint_of(self, index: int) -> int | None:
         """Hash the picture of the target of item `index`; None where it has no file that can be read."""
         return None
@@ -243,7 +249,7 @@ class DepthDataset(DataFacts, Dataset[dict[str, Tensor]], ABC):
             raise IndexError(f"item {index} of a data set of {len(self)}")
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
         with self.stage("Total"):
-            raw = self._load_checked(int(epoch), int(index))
+            raw = self.read(int(epoch), int(index))
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
                 change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
@@ -262,7 +268,7 @@ class DepthDataset(DataFacts, Dataset[dict[str, Tensor]], ABC):
         """Return target and supports of item `index`, which `load` gave as `raw`, at another size (w, h)."""
         own, self.size = self.size, size
         try:
-            raw = self._load_checked(epoch, index, with_label=False)
+            raw = self.read(epoch, index, with_label=False)
         finally:
             self.size = own
         if raw.target.shape[:2] != size[::-1]:
@@ -270,7 +276,8 @@ class DepthDataset(DataFacts, Dataset[dict[str, Tensor]], ABC):
             raise DataError(f"dataset.views: the pictures of this data set have one size only. {fix}")
         return [raw.target, *raw.supports]
 
-    def _load_checked(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
+    def read(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
+        """Read item `index` as it is in an epoch, its label included. Raises DataError naming the item."""
         try:
             raw = self.load_in(epoch, index)
             if with_label and self._labels is not None:

@@ -1,0 +1,191 @@
+"""Write items as tar shards in WebDataset's convention: the files of a sample share a key, up to the first dot.
+
+A sample is a frame: `<key>.jpg`, and where an item has it as its target `<key>.npz`, the arrays of the item, and
+`<key>.json`, its name and the keys of its supports. A frame is stored once in a shard however many items show it. Items
+lie in the order of their recordings, so the frames of an item are neighbours; the few that items on both sides of a cut
+between two shards show are stored in both. So an item reads one shard only, and shards are written, fetched and
+shuffled one by one. Equal data gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from trainer.data.base import DepthDataset
+from trainer.data.clips.clips import natural
+from trainer.data.shards.index import Entry, Shard, checked, digest_of
+from trainer.data.shards.samples import described, encoded, packed, sample
+from trainer.runtime.errors import DataError
+from trainer.runtime.files import replacing, write_text
+
+_TAR_BLOCK = 512
+_PROBES, _PROBE = 3, 16  # runs of items that tell how large one is, and their length
+
+
+class Plan(NamedTuple):
+    """A shard to write."""
+
+    name: str
+    items: tuple[int, ...]
+    stamp: str  # of the data set and its options: another one is another shard
+
+
+@dataclass
+class Written:
+    """A shard that is written: its file, its entries in the order of the file, and its items."""
+
+    shard: Shard
+    entries: list[list[int]]  # first byte, number of bytes, digest
+    rows: dict[int, list[int]]  # item -> its entries: data, target, supports
+    keys: list[str] = field(default_factory=list)  # of all arrays that items have
+    problems: list[str] = field(default_factory=list)
+
+
+def in_order(dataset: DepthDataset) -> list[int]:
+    """Sort items by recording and frame, as their names have them, both cameras of a pair together."""
+
+    def key(index: int) -> tuple[str, list[tuple[int, str]], str]:
+        name = dataset.describe(index)
+        return dataset.scene_of(index) or "", natural(name.rpartition("/")[2]), name
+
+    return sorted(range(len(dataset)), key=key)
+
+
+def planned(dataset: DepthDataset, order: Sequence[int], shard_bytes: int, stamp: str) -> list[Plan]:
+    """Cut items into shards of about `shard_bytes`, by the size of some of them. Raises DataError when none is read."""
+    starts = sorted({round(i * max(0, len(order) - _PROBE) / (_PROBES - 1)) for i in range(_PROBES)})
+    runs = [order[start : start + _PROBE] for start in starts]
+    sizes, problem = [], None
+    for run in runs:
+        try:
+            sizes.append(_measured(dataset, run) / len(run))
+        except DataError as error:  # noqa: PERF203 - another run may be whole
+            problem = error
+    if problem is not None and not sizes:
+        raise problem
+    each = max(1, int(shard_bytes / (sum(sizes) / len(sizes))))
+    number = -(-len(order) // each)
+    bounds = np.linspace(0, len(order), number + 1).round().astype(int)
+    return [Plan(f"{dataset.mode}-{i:06d}.tar", tuple(order[bounds[i] : bounds[i + 1]]), stamp) for i in range(number)]
+
+
+def _measured(dataset: DepthDataset, run: Sequence[int]) -> int:
+    frames, total = set(), 0
+    for index in run:
+        found = sample(dataset, index)
+        total += len(packed(found.arrays)) + 3 * _TAR_BLOCK
+        for picture in found.pictures:
+            if picture.key not in frames:
+                frames.add(picture.key)
+                total += len(encoded(dataset, picture)[0]) + 2 * _TAR_BLOCK
+    return total
+
+
+def write_shard(dataset: DepthDataset, plan: Plan, out: Path) -> Written:
+    """Write a shard and, beside it, what it holds; return that. A shard that an earlier call wrote is kept.
+
+    Everything is read again from the disk and compared. Items that cannot be read are left out and named. Raises
+    CannotWrite.
+    """
+    path, note = out / plan.name, _note(out, plan)
+    if (known := _read_note(note, path, plan)) is not None:
+        return known
+    with replacing(path) as staged:
+        with open(staged, "wb") as file:
+            archive = _Archive(file)
+            written = _fill(archive, dataset, plan)
+            file.flush()
+            os.fsync(file.fileno())
+        content = hashlib.sha256()
+        with open(staged, "rb") as file:
+            while piece := file.read(1 << 20):
+                content.update(piece)
+            for first, num_bytes, digest in written.entries:
+                file.seek(first)
+                checked(file.read(num_bytes), Entry(0, first, num_bytes, digest), str(path))
+    shard = Shard(plan.name, os.path.getsize(path), content.hexdigest(), len(written.rows))
+    written.shard = shard
+    write_text(note, json.dumps({"plan": [plan.stamp, *plan.items], **vars(written), "shard": shard}))
+    return written
+
+
+def forget_notes(out: Path, mode: str) -> None:
+    """Delete what `write_shard` noted, once the index holds it."""
+    for note in out.glob(f".{mode}-*.tar.json"):
+        note.unlink(missing_ok=True)
+
+
+class _Archive:
+    """A tar file of small files, without owners and times."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self.entries: list[list[int]] = []
+
+    def add(self, name: str, content: bytes) -> int:
+        """Append a file; return its row in `entries`."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(content), 0o644
+        first = self.tar.offset + _TAR_BLOCK
+        self.tar.addfile(info, io.BytesIO(content))
+        self.entries.append([first, len(content), digest_of(content)])
+        return len(self.entries) - 1
+
+
+def _fill(archive: _Archive, dataset: DepthDataset, plan: Plan) -> Written:
+    written = Written(Shard(plan.name, 0, "", 0), archive.entries, {})
+    stem = Path(plan.name).stem
+    frames: dict[Any, tuple[int, str]] = {}  # key of a picture -> its entry, and the key of its sample
+    uses: dict[str, int] = {}  # samples -> how many items have them as their target
+    arrays_of = set()
+    for index in plan.items:
+        try:
+            found = sample(dataset, index)
+            new = {p.key: encoded(dataset, p) for p in found.pictures if p.key not in frames}
+        except (DataError, OSError) as error:
+            written.problems.append(str(error))
+            continue
+        row = []
+        for picture in found.pictures:
+            if picture.key not in frames:
+                key, (content, ending) = f"{stem}-{len(frames):06d}", new[picture.key]
+                frames[picture.key] = archive.add(f"{key}.{ending}", content), key
+            row.append(frames[picture.key])
+        key = row[0][1]
+        again = f"{uses[key]}." if key in uses else ""  # the list names this frame more than once
+        uses[key] = uses.get(key, 0) + 1
+        data = archive.add(f"{key}.{again}npz", packed(found.arrays))
+        supports = {offset: of for offset, (_, of) in zip(dataset.supp_idxs, row[1:], strict=True)}
+        archive.add(f"{key}.{again}json", described(index, dataset.describe(index), found.arrays, supports))
+        written.rows[index] = [data, *(entry for entry, _ in row)]
+        arrays_of |= found.arrays.keys()
+    archive.tar.close()
+    written.keys = sorted(arrays_of)
+    return written
+
+
+def _note(out: Path, plan: Plan) -> Path:
+    return out / f".{plan.name}.json"
+
+
+def _read_note(note: Path, path: Path, plan: Plan) -> Written | None:
+    """Return what an earlier call wrote, if it is there and of the same plan."""
+    try:
+        held = json.loads(note.read_text())
+        if held.pop("plan") != [plan.stamp, *plan.items] or held["shard"][1] != os.path.getsize(path):
+            return None
+        held["rows"] = {int(index): row for index, row in held["rows"].items()}
+        return Written(**held | {"shard": Shard(*held["shard"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
