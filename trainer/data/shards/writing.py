@@ -14,12 +14,13 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.data.base import DepthDataset
 from trainer.data.clips.clips import natural
@@ -143,36 +144,60 @@ class _Archive:
         return len(self.entries) - 1
 
 
+class _Target(NamedTuple):
+    """An item, its arrays, and what its frames are called."""
+
+    index: int
+    arrays: Mapping[str, NDArray[Any]]
+    frames: Sequence[Any]
+
+
+@dataclass
+class _Frame:
+    """A frame, and the items that have it as their target."""
+
+    key: str
+    content: bytes
+    ending: str
+    targets: list[_Target] = field(default_factory=list)
+
+
 def _fill(archive: _Archive, dataset: DepthDataset, plan: Plan) -> Written:
+    """Write the items of a shard, frame by frame: the files of a sample must follow each other."""
     written = Written(Shard(plan.name, 0, "", 0), archive.entries, {})
+    frames = _frames(dataset, plan, written.problems)
+    places, data = {}, {}
+    for name, frame in frames.items():
+        places[name] = archive.add(f"{frame.key}.{frame.ending}", frame.content)
+        for i, (index, arrays, row) in enumerate(frame.targets):
+            again = f"{i}." if i else ""  # a list may name a frame more than once
+            supports = {offset: frames[of].key for offset, of in zip(dataset.supp_idxs, row[1:], strict=True)}
+            data[index] = archive.add(f"{frame.key}.{again}npz", packed(arrays))
+            about = described(index, dataset.describe(index), arrays, supports)
+            archive.add(f"{frame.key}.{again}json", about)
+    archive.tar.close()
+    targets = [target for frame in frames.values() for target in frame.targets]
+    written.rows = {index: [data[index], *(places[name] for name in row)] for index, _, row in targets}
+    written.keys = sorted({key for target in targets for key in target.arrays})
+    return written
+
+
+def _frames(dataset: DepthDataset, plan: Plan, problems: list[str]) -> dict[Any, _Frame]:
+    """Read the frames of a shard, each once, in the order in which items show them."""
+    frames: dict[Any, _Frame] = {}
     stem = Path(plan.name).stem
-    frames: dict[Any, tuple[int, str]] = {}  # key of a picture -> its entry, and the key of its sample
-    uses: dict[str, int] = {}  # samples -> how many items have them as their target
-    arrays_of = set()
     for index in plan.items:
         try:
             found = sample(dataset, index)
             new = {p.key: encoded(dataset, p) for p in found.pictures if p.key not in frames}
         except (DataError, OSError) as error:
-            written.problems.append(str(error))
+            problems.append(str(error))
             continue
-        row = []
-        for picture in found.pictures:
-            if picture.key not in frames:
-                key, (content, ending) = f"{stem}-{len(frames):06d}", new[picture.key]
-                frames[picture.key] = archive.add(f"{key}.{ending}", content), key
-            row.append(frames[picture.key])
-        key = row[0][1]
-        again = f"{uses[key]}." if key in uses else ""  # the list names this frame more than once
-        uses[key] = uses.get(key, 0) + 1
-        data = archive.add(f"{key}.{again}npz", packed(found.arrays))
-        supports = {offset: of for offset, (_, of) in zip(dataset.supp_idxs, row[1:], strict=True)}
-        archive.add(f"{key}.{again}json", described(index, dataset.describe(index), found.arrays, supports))
-        written.rows[index] = [data, *(entry for entry, _ in row)]
-        arrays_of |= found.arrays.keys()
-    archive.tar.close()
-    written.keys = sorted(arrays_of)
-    return written
+        for name, (content, ending) in new.items():
+            frames[name] = _Frame(f"{stem}-{len(frames):06d}", content, ending)
+        names = [picture.key for picture in found.pictures]
+        frames[names[0]].targets.append(_Target(index, found.arrays, names))
+    return frames
 
 
 def _note(out: Path, plan: Plan) -> Path:
