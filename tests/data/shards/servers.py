@@ -1,4 +1,4 @@
-"""Servers on this machine that hand out the files of a folder, and fail as planned: plain HTTP, and what s3fs asks of S3."""
+"""A server that hands out the files of a folder, by HTTP and as s3fs asks S3 for them, and fails as planned."""
 
 from __future__ import annotations
 
@@ -90,8 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             case "short":
                 self._send(code, content[:-1], None, headers)
             case "corrupt":
-                middle = len(content) // 2
-                self._send(code, content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :], None, headers)
+                wrong = bytearray(content)
+                wrong[len(content) // 2] ^= 255
+                self._send(code, bytes(wrong), None, headers)
             case _:
                 self._send(code, content, None, headers)
 

@@ -131,8 +131,13 @@ def read_tables(facts: Mapping[str, Any], content: bytes, place: str) -> Index:
         raise UserError(f"{place} is no table of shards ({error}). {_AGAIN}") from error
 
 
+def is_whole(content: bytes, entry: Entry) -> bool:
+    """Tell whether bytes are those of an entry."""
+    return len(content) == entry.num_bytes and digest_of(content) == entry.digest
+
+
 def checked(content: bytes, entry: Entry, place: str) -> bytes:
     """Return the bytes of an entry. Raises DataError naming `place` when they are not those that were written."""
-    if len(content) != entry.num_bytes or digest_of(content) != entry.digest:
+    if not is_whole(content, entry):
         raise DataError(f"{place}: its bytes are not those that were written. Copy the shard again")
     return content

@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.data.files.splits import capped
 from trainer.data.shards.cache import ShardCache
 from trainer.data.shards.fetching import Place, part_of
-from trainer.data.shards.index import Entry, Index, Shard, checked, read_facts, read_tables
+from trainer.data.shards.index import Entry, Index, Shard, checked, is_whole, read_facts, read_tables
 from trainer.runtime.errors import DataError, UserError
 
 _GAP = 1 << 16  # bytes between two entries that are cheaper to read than to ask twice
@@ -34,16 +34,10 @@ class ShardReader:
         where = self.place.name(shard.name)
         try:
             found = self._contents(shard, entries)
-            return {row: checked(content, entries[row], where) for row, content in found.items()}
-        except FileNotFoundError as error:
-            raise DataError(f"{where} is missing. Copy the shard again") from error
-        except DataError:
-            if not self.place.is_remote:
-                raise
-            if self.cache is not None:
-                self.cache.forget(shard)
-        try:
-            found = self._contents(shard, entries)
+            if self.place.is_remote and not _are_whole(found, entries):
+                if self.cache is not None:
+                    self.cache.forget(shard)
+                found = self._contents(shard, entries)
         except FileNotFoundError as error:
             raise DataError(f"{where} is missing. Copy the shard again") from error
         return {row: checked(content, entries[row], where) for row, content in found.items()}
@@ -111,6 +105,10 @@ def _is_there(place: Place, name: str) -> bool:
     except (OSError, DataError):
         return False
     return True
+
+
+def _are_whole(found: dict[int, bytes], entries: dict[int, Entry]) -> bool:
+    return all(is_whole(content, entries[row]) for row, content in found.items())
 
 
 def _runs(entries: dict[int, Entry]) -> Iterator[list[int]]:

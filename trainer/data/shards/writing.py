@@ -65,31 +65,32 @@ def in_order(dataset: DepthDataset) -> list[int]:
 def planned(dataset: DepthDataset, order: Sequence[int], shard_bytes: int, stamp: str) -> list[Plan]:
     """Cut items into shards of about `shard_bytes`, by the size of some of them. Raises DataError when none is read."""
     starts = sorted({round(i * max(0, len(order) - _PROBE) / (_PROBES - 1)) for i in range(_PROBES)})
-    runs = [order[start : start + _PROBE] for start in starts]
-    sizes, problem = [], None
-    for run in runs:
-        try:
-            sizes.append(_measured(dataset, run) / len(run))
-        except DataError as error:  # noqa: PERF203 - another run may be whole
-            problem = error
-    if problem is not None and not sizes:
-        raise problem
-    each = max(1, int(shard_bytes / (sum(sizes) / len(sizes))))
+    problems: list[DataError] = []
+    measured = [_measured(dataset, order[start : start + _PROBE], problems) for start in starts]
+    total, items = (sum(numbers) for numbers in zip(*measured, strict=True))
+    if not items:
+        raise problems[0]
+    each = max(1, int(shard_bytes * items / total))
     number = -(-len(order) // each)
     bounds = np.linspace(0, len(order), number + 1).round().astype(int)
     return [Plan(f"{dataset.mode}-{i:06d}.tar", tuple(order[bounds[i] : bounds[i + 1]]), stamp) for i in range(number)]
 
 
-def _measured(dataset: DepthDataset, run: Sequence[int]) -> int:
-    frames, total = set(), 0
+def _measured(dataset: DepthDataset, run: Sequence[int], problems: list[DataError]) -> tuple[int, int]:
+    """Return how many bytes a run of items takes in a shard, and how many of them can be read."""
+    frames, total, items = set(), 0, 0
     for index in run:
-        found = sample(dataset, index)
-        total += len(packed(found.arrays)) + 3 * _TAR_BLOCK
-        for picture in found.pictures:
-            if picture.key not in frames:
-                frames.add(picture.key)
-                total += len(encoded(dataset, picture)[0]) + 2 * _TAR_BLOCK
-    return total
+        try:
+            found = sample(dataset, index)
+            total += len(packed(found.arrays)) + 3 * _TAR_BLOCK
+            for picture in found.pictures:
+                if picture.key not in frames:
+                    frames.add(picture.key)
+                    total += len(encoded(dataset, picture)[0]) + 2 * _TAR_BLOCK
+            items += 1
+        except DataError as error:  # noqa: PERF203 - the next item may be whole
+            problems.append(error)
+    return total, items
 
 
 def write_shard(dataset: DepthDataset, plan: Plan, out: Path) -> Written:
@@ -186,10 +187,12 @@ def _frames(dataset: DepthDataset, plan: Plan, problems: list[str]) -> dict[Any,
     """Read the frames of a shard, each once, in the order in which items show them."""
     frames: dict[Any, _Frame] = {}
     stem = Path(plan.name).stem
+    in_time = np.argsort([0, *dataset.supp_idxs], kind="stable").tolist()  # target, supports
     for index in plan.items:
         try:
             found = sample(dataset, index)
-            new = {p.key: encoded(dataset, p) for p in found.pictures if p.key not in frames}
+            pictures = [found.pictures[i] for i in in_time]
+            new = {p.key: encoded(dataset, p) for p in pictures if p.key not in frames}
         except (DataError, OSError) as error:
             problems.append(str(error))
             continue
