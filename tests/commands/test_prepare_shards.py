@@ -18,14 +18,14 @@ from trainer.data import DATASETS
 ITEMS: dict[str, Any] = {"split": "synthetic", "supp_idxs": [-1, 1, 0], "size": (96, 64)}
 
 
-def shards(raw: Path, out: Path, *more: str) -> int:
+def shards(raw: Path, out: Path, *more: str, jobs: str = "1") -> int:
     settings = [
         f"dataset.root={raw}",
         "dataset.split=synthetic",
         "dataset.size=[96,64]",
         "dataset.train.use_depth=true",
     ]
-    options = ["--out", str(out), "--shard-size", "40kB", "--jobs", "2", "--mode", "train"]
+    options = ["--out", str(out), "--shard-size", "140kB", "--jobs", jobs, "--mode", "train"]
     return main(["shards", "-c", "kitti/monodepth2_MS", *options, "--set", *settings, *more])
 
 
@@ -63,8 +63,8 @@ def test_broken_items_are_named_and_left_out(raw: Path, tmp_path: Path, capsys: 
 
 
 def test_mistakes_are_told(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mixture = [f"dataset={{type: mixed, datasets: {{a: {{type: kitti, root: {raw}, split: synthetic}}}}}}"]
-    assert shards(raw, tmp_path / "a", *mixture, "dataset.root=~", "dataset.split=~") == 2
+    mixture = ["dataset.type=mixed", f"dataset.datasets={{kitti: {{root: {raw}, split: synthetic}}}}"]
+    assert shards(raw, tmp_path / "a", *mixture) == 2
     assert "a mixture has no items of its own. Write shards of each data set" in capsys.readouterr().err
     assert num_bytes("256MB") == 256_000_000
     assert num_bytes("1.5g") == 1_500_000_000

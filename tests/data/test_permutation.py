@@ -81,5 +81,5 @@ def test_an_order_by_windows_is_a_function_of_its_words_and_read_in_any_slices()
 
 
 def test_with_all_blocks_in_one_window_any_item_may_follow_any_other() -> None:
-    pairs = {tuple(Windows(BLOCKS, 4, [seed])[:2].tolist()) for seed in range(3000)}
-    assert len(pairs) == 11 * 10
+    pairs = {tuple(Windows(np.arange(5) // 2, 3, [seed])[:2].tolist()) for seed in range(300)}
+    assert len(pairs) == 5 * 4

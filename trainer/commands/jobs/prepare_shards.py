@@ -64,8 +64,8 @@ def _write(args: argparse.Namespace, cfg: Config, mode: str) -> list[str]:
         raise UserError(f"dataset ({mode}): {error}") from error
     done = sum((args.out / plan.name).exists() for plan in plans)
     require_space(args.out, (len(plans) - done) * args.shard_size, "shards")
-    work = partial(_shard, out=args.out)
-    parts: list[Written] = list(spread(work, plans, args.jobs, partial(_opened, args, mode), unit="shard"))
+    tasks = [(plan, mode, args.out) for plan in plans]
+    parts: list[Written] = list(spread(_shard, tasks, args.jobs, partial(_opened, args, mode), unit="shard"))
     json_file, tables = to_files(gathered(dataset, parts, {**known, "stamp": stamp}))
     store(args.out / f"{mode}.npz", tables)
     store(args.out / f"{mode}.json", json_file)
@@ -100,8 +100,8 @@ def _refuse(dataset: DepthDataset, mode: str) -> None:
         raise UserError("\n".join(f"dataset ({mode}): {line}" for line in problems))
 
 
-def _shard(plan: Plan, out: Path) -> Written:
-    mode = plan.name.partition("-")[0]
+def _shard(task: tuple[Plan, str, Path]) -> Written:
+    plan, mode, out = task
     return write_shard(_open[mode], plan, out)
 
 
