@@ -60,7 +60,7 @@ class ShardedItems(RecordedDataset):
     The other arguments are those of `DepthDataset`; `supp_idxs` are some of those of the shards.
     """
 
-    source: ClassVar[str] = "layout of WebDataset, github.com/webdataset/webdataset"
+    source: ClassVar[str] = "layout: WebDataset, arXiv:2001.01858; made with `monodepth prepare shards`"
     makes_pseudo = True
     measures_speed = True
 

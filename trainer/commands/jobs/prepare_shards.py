@@ -31,6 +31,7 @@ _open: dict[str, DepthDataset] = {}  # the data set of this process
 def run(**values: Any) -> int:
     """Write the shards that are missing; return 1 when items were broken and left out."""
     args = argparse.Namespace(**values)
+    _open.clear()
     load_plugins(args.plugins)
     pages = [*map(str, args.cfg_file), *(["-d", *map(str, args.cfg_default)] if args.cfg_default else [])]
     fill_in(args)
