@@ -43,7 +43,7 @@ OPEN = {
         *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
         *("streams", "yaml_text"),
     },
-    "trainer.data": {"aspect", "augment", "base", "clips", "corruptions", "files", "kitti_raw", "loaders"},
+    "trainer.data": {"aspect", "augment", "base", "clips", "corruptions", "files", "kitti_raw", "loaders", "options"},
     "trainer.losses": {"needs"},
     "trainer.metrics": {
         *("align", "baselines", "calibration", "camera", "direction", "legacy", "odometry", "protocol"),

@@ -133,5 +133,7 @@ def build_loader(
         shuffle=kwargs.pop("shuffle") and training,
         drop_last=drop_last and training,  # validation must see every item
         groups=groups,
+        blocks=None if dataset.blocks is None else dataset.blocks[:num_items],
+        window=dataset.window,
     )
     return make_loader(dataset, sampler, device=device, **kwargs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -99,21 +100,38 @@ def test_a_run_is_restored_completely(checkpointer: Checkpointer) -> None:
 def test_a_run_keeps_the_order_of_samples_that_it_began_with(tmp_path: Path) -> None:
     accelerator = SimpleNamespace(num_processes=1)
 
-    def kept(num_items: int) -> tuple[dict[str, int], int]:
+    def kept(num_items: int) -> tuple[dict[str, Any], int]:
         sampler = EpochBatches(num_items, 4, shuffle=True)
         return keep_order(accelerator, tmp_path, sampler), sampler.order
 
     assert kept(100) == ({}, 1)  # so that checkpoints of ordinary runs stay what they were
     assert kept(2_000_000) == ({"order": 2}, 2)
-    for noted in ({}, {"order": 2}, {"order": 3}):
+    for noted in ({}, {"order": 2}, {"order": 4}):
         save(Checkpointer(tmp_path, {**HPARAMS, **noted}, "AbsRel"), 0.5)
-        if noted == {"order": 3}:
-            with pytest.raises(UserError, match=r"begun with samples in the order 3\. Update the trainer"):
+        if noted == {"order": 4}:
+            with pytest.raises(UserError, match=r"begun with samples in the order 4\. Update the trainer"):
                 kept(2_000_000)
         else:  # one of an earlier version notes none, and has the first
             assert kept(2_000_000) == (noted, noted.get("order", 1))
             damage(tmp_path / "last.safetensors")
             assert kept(100) == (noted, noted.get("order", 1))
+
+
+def test_an_order_by_blocks_goes_on_with_its_window_and_is_refused_on_other_blocks(tmp_path: Path) -> None:
+    accelerator = SimpleNamespace(num_processes=1)
+
+    def kept(window: int | None, items_per_block: int) -> tuple[dict[str, Any], EpochBatches]:
+        sampler = EpochBatches(20, 4, shuffle=True, blocks=np.arange(20) // items_per_block, window=window)
+        return keep_order(accelerator, tmp_path, sampler), sampler
+
+    noted, begun = kept(2, 5)
+    assert (noted["order"], noted["window"]) == (3, 2)
+    save(Checkpointer(tmp_path, {**HPARAMS, **noted}, "AbsRel"), 0.5)
+    for window in (2, 4, None):
+        again, sampler = kept(window, 5)
+        assert (again, list(sampler)) == (noted, list(begun))
+    with pytest.raises(UserError, match="begun on shards that are cut in another way"):
+        kept(2, 4)
 
 
 def _read_together(rank: int, world: int, folder: Path) -> None:

@@ -350,9 +350,10 @@ def test_workers_may_start_afresh_instead_of_forking():
 
 
 @pytest.mark.parametrize("groups", [None, GROUPS])
-def test_a_computed_order_has_the_same_global_batches_on_any_number_of_processes(groups) -> None:
+@pytest.mark.parametrize("options", [{"order": 2}, {"blocks": np.arange(11) // 3, "window": 2}])
+def test_an_order_of_any_format_has_the_same_global_batches_on_any_number_of_processes(groups, options) -> None:
     def read(rank=0, world=1, epoch=2, start=0):
-        sampler = EpochBatches(11, 2, rank, world, seed=5, shuffle=True, groups=groups, order=2)
+        sampler = EpochBatches(11, 2, rank, world, seed=5, shuffle=True, groups=groups, **options)
         sampler.set_position(epoch, start)
         return list(sampler)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tests.data.clips import cut, frames, noise_frame, scar
+from tests.data.shards.made import write
 from tests.data.test_kitti_odom import sequence
 from tests.data.test_rgbd import scene
 from trainer.config import ConfigError, load_config
@@ -109,6 +111,18 @@ def test_every_item_comes_once_before_any_comes_twice(root):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_shards_in_a_mixture_are_read_window_by_window(root):
+    plain = DATASETS.create("folder", size=(20, 10), **{k: v for k, v in clip(root, "a").items() if k != "type"})
+    shards = {"type": "shards", "path": str(write(plain, root / "shards", 6000)), "window": 1}
+    dataset = mixed({"s": {**shards, "weight": 3}, "b": clip(root, "b")})
+    names = [name.removeprefix("s: ") for name in epoch_of(dataset, 0) if name.startswith("s: ")]
+    assert sorted(names) == sorted(plain.describe(i) for i in range(12))
+    (part,) = [part.dataset for part in dataset.parts if part.name == "s"]
+    block = {part.describe(i): int(part.blocks[i]) for i in range(12)}
+    runs = [number for number, _ in groupby(block[name] for name in names)]
+    assert len(runs) == len(set(runs)) == len(part.index.shards) > 2
 
 
 def test_an_item_depends_on_seed_epoch_and_place_only(root):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,8 @@ FIXED_ON_RESUME = re.compile(
 )
 # ... but not these: where the same data is now, what only validation and timers see, where weights came from.
 FREE_ON_RESUME = re.compile(
-    r"config\.(net\.\w+\.pretrained|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache)"
+    r"config\.(net\.\w+\.pretrained"
+    r"|dataset\.(train\.)?(datasets\.\w+\.)?(\w*root|path|cache|cache_gb|tries|timeout|storage_options)"
     r"|dataset\.(log_time|val|test))\b"
 )
 
@@ -62,20 +64,38 @@ def check_resume(
     return [*saved.notes, *(f"continuing with a changed setting: {change}" for change in settings)]
 
 
-def keep_order(accelerator: Any, ckpts: Path, sampler: Any) -> dict[str, int]:
+def keep_order(accelerator: Any, ckpts: Path, sampler: Any) -> dict[str, Any]:
     """Let the run in `ckpts` go on in the order of samples that it began with; return what its hparams note of it.
 
     sampler: the `EpochBatches` of the training, for a new run. Nothing is noted of format 1, which earlier versions
     have. Call it on all processes. Raises UserError for an order of a later version.
     """
-    known, order = sampler.order, None
+    known: dict[str, Any] = {"order": sampler.order, **_blocks(sampler)}
+    begun = None
     for path in (ckpts / PREVIOUS, ckpts / LAST):
         with suppress(UserError):
-            order = Saved(path, {}, read_metadata(path)).hparams.get("order", 1)
-    sampler.order = gathered(accelerator, order)[0] or known
+            hparams = Saved(path, {}, read_metadata(path)).hparams
+            begun = {"order": 1} | {key: hparams[key] for key in ("order", "window", "blocks") if key in hparams}
+    kept = gathered(accelerator, begun)[0] or known
+    sampler.order = kept["order"]
     if sampler.order not in ORDERS:
         raise UserError(f"{ckpts}: the run was begun with samples in the order {sampler.order!r}. Update the trainer")
-    return {} if sampler.order == 1 else {"order": sampler.order}
+    if "window" in kept:
+        sampler.window = kept["window"]
+        if _blocks(sampler) != {key: kept.get(key) for key in ("window", "blocks")}:
+            raise UserError(
+                f"{ckpts}: the run was begun on shards that are cut in another way, in the order of which it cannot go"
+                " on. Give it the shards that it began with, or start a new run"
+            )
+    return {} if sampler.order == 1 else kept
+
+
+def _blocks(sampler: Any) -> dict[str, Any]:
+    """Return what an order by blocks is a function of, beside seed and epoch; {} without a window."""
+    if sampler.window is None:
+        return {}
+    blocks = b"" if sampler.blocks is None else sampler.blocks.astype("<i4").tobytes()
+    return {"window": sampler.window, "blocks": f"{zlib.crc32(blocks):08x}"}
 
 
 def other_validation(saved: Saved, hparams: Mapping[str, Any]) -> str:

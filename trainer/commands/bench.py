@@ -99,6 +99,8 @@ def _loop(job: argparse.ArgumentParser) -> None:
 def _data(job: argparse.ArgumentParser) -> None:
     own = "a folder of your pictures, or a film, instead of generated pictures"
     job.add_argument("--path", type=Path, metavar="PATH", help=own)
+    shards = "shards of --path, folders or URLs, in random order: `prepare shards -c real/depth_movie ...`"
+    job.add_argument("--shards", nargs="+", default=[], metavar="PLACE", help=shards)
     _size(job, "--size", (640, 192), whole(1, 8192))
     _size(job, "--pictures", (1242, 375), whole(64, 8192))
     add_number(job, "--items", 24, "items per round and side")

@@ -2,6 +2,7 @@
 
     monodepth prepare kitti check        what is there and what is missing, per split
     monodepth prepare lmdb | jpeg        KITTI as LMDB databases; its PNG pictures as JPEG
+    monodepth prepare shards             the items of any data set as tar files, for data larger than a disk
     monodepth prepare cache              the pictures of any data set, decoded and resized once for all epochs
     monodepth prepare pseudo             the disparity of a teacher network as labels, for any data set
     monodepth prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
@@ -15,6 +16,7 @@ named. 130: stopped by Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line: `job`, and the arguments of its `run`."""
     parser = argparse.ArgumentParser(prog="monodepth prepare", description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for add_job in (_kitti, _lmdb, _jpeg, _cache, _hints, _pseudo, _targets, _synthetic, _video, _miniature):
+    for add_job in (_kitti, _lmdb, _jpeg, _shards, _cache, _hints, _pseudo, _targets, _synthetic, _video, _miniature):
         add_job(jobs)
     args = parser.parse_args(argv)
     if "command" in args:
@@ -82,6 +84,25 @@ def _jpeg(jobs: Any) -> None:
     _add_places(parser)
     parser.add_argument("--check", action="store_true", help="compare the JPEG files of an earlier run, too")
     parser.add_argument("--remove-png", action="store_true", help="delete each PNG whose JPEG was compared")
+    _add_processes(parser)
+
+
+def _shards(jobs: Any) -> None:
+    parser = jobs.add_parser(
+        "shards",
+        help="the items of any data set as tar files",
+        description="Write the items of a data set, as its page reads them, as tar files in WebDataset's convention"
+        " with an index, for dataset.type=shards. Pictures keep the bytes of their files. Everything is read back and"
+        " compared. The same command continues.",
+        epilog="Example: monodepth prepare shards -c kitti/monodepth2_MS --out /data/kitti_shards",
+    )
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add("--out", **_DIR, required=True, help="folder of the shards")
+    modes = "parts of the data set (default: train, and val where the page validates)"
+    add("--mode", nargs="+", choices=("train", "val", "test"), help=modes)
+    size = "about so many bytes a shard (default 256MB)"
+    add("--shard-size", type=num_bytes, default=256_000_000, metavar="SIZE", help=size)
     _add_processes(parser)
 
 
@@ -252,6 +273,15 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 def _add_processes(parser: argparse.ArgumentParser, meaning: str = "processes (default: cores)") -> None:
     parser.add_argument("--jobs", type=whole(1, 1024), default=usable_cores(), metavar="N", help=meaning)
+
+
+def num_bytes(text: str) -> int:
+    """Read a number of bytes: 256MB, 1.5GB, 400kB. Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G)?B?", text, re.IGNORECASE)
+    value = float(found[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}[(found[2] or "").lower()] if found else 0.0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, e.g. 256MB or 1GB")
+    return int(value)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.config.fields import Report, show
 from trainer.config.sections import MODES
-from trainer.data.base import CommonOptions
+from trainer.data.options import CommonOptions
 from trainer.runtime.yaml_text import KeyPath, Layer
 
 SHARED = frozenset(CommonOptions.__annotations__) - {"supp_idxs", "size", "mode"}  # set for all data sets together

@@ -8,12 +8,11 @@ from __future__ import annotations
 import inspect
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,87 +22,20 @@ from torch.utils.data import Dataset
 
 from trainer.data import augment
 from trainer.data import views as of_views
+from trainer.data.facts import DataFacts
 from trainer.data.files.frames import FrameList, Frames, Numbers
 from trainer.data.files.pseudo import PseudoLabels
-from trainer.geometry import flip_intrinsics
+from trainer.data.options import CommonOptions, Mode, check_choice, checked_size, expanded_signature
+from trainer.data.raw_item import RawItem
 from trainer.runtime.errors import DataError, UserError
-from trainer.types import DATA_STAGES, STEREO_BASELINE_UNITS
+from trainer.types import DATA_STAGES
 
-Mode = Literal["train", "val", "test"]
 Key = int | tuple[int, int]  # index, or (epoch, index)
 
 _KEYS = ("K", "T_stereo", "depth", "depth_hints", "pseudo", "Ts_true", "travelled", "K_depth", "edges", "foreground")
-_MIRROR = np.outer([-1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0])  # times a (4 4) motion T: diag(signs) T diag(signs)
 
 
-@dataclass(frozen=True)
-class RawItem:
-    """One item as `DepthDataset.load` reads it, before augmentation: n supports, network size (h w)."""
-
-    target: NDArray[np.uint8]  # (h w 3) RGB
-    supports: Sequence[NDArray[np.uint8]]  # n times (h w 3), in the order of `supp_idxs`
-    K: NDArray[Any] | None  # (3 3) intrinsics in pixels of (h, w), pixel centres at integers; None = unknown
-    T_stereo: NDArray[Any] | None = None  # (4 4) target -> stereo support, baseline 0.1 units
-    depth: NDArray[Any] | None = None  # (H W) metres, 0 = none
-    Ts_true: NDArray[Any] | None = None  # (n 4 4) target -> support, metres
-    hints: NDArray[Any] | None = None  # (h w) proxy depth in units of the 0.1 baseline, 0 = none
-    pseudo: NDArray[Any] | None = None  # (h w) disparity of a teacher up to scale and shift, > 0; 0 = none
-    K_depth: NDArray[Any] | None = None  # (3 3) intrinsics in pixels of `depth`, where they are known
-    edges: NDArray[Any] | None = None  # (H W) bool, depth edges of the truth
-    foreground: NDArray[Any] | None = None  # (H W) 0..1, share of a pixel that a near object covers
-    travelled: NDArray[Any] | None = None  # (n,) metres from target to support, 0 = not known; None = as `Ts_true` says
-
-    def mirrored(self) -> RawItem:
-        """Exchange left and right. Images and maps are views of the old ones; supports keep their places.
-
-        x becomes -x: motions are conjugated with diag(-1, 1, 1, 1), so a stereo baseline changes its sign,
-        and the principal point moves to w - 1 - cx, pixel centres being integers.
-        """
-
-        def flipped(image: Any) -> Any:
-            return None if image is None else image[:, ::-1]
-
-        def camera(K: Any, image: Any) -> Any:
-            known = K is not None and image is not None
-            return flip_intrinsics(torch.tensor(K), image.shape[1]).numpy() if known else None
-
-        return RawItem(
-            target=flipped(self.target),
-            supports=[flipped(support) for support in self.supports],
-            K=camera(self.K, self.target),
-            T_stereo=None if self.T_stereo is None else self.T_stereo * _MIRROR,
-            depth=flipped(self.depth),
-            Ts_true=None if self.Ts_true is None else self.Ts_true * _MIRROR,
-            hints=flipped(self.hints),
-            pseudo=flipped(self.pseudo),
-            K_depth=camera(self.K_depth, self.depth),
-            edges=flipped(self.edges),
-            foreground=flipped(self.foreground),
-            travelled=self.travelled,
-        )
-
-
-class CommonOptions(TypedDict, total=False):
-    """Arguments of `DepthDataset`, for a constructor that passes them on: `**common: Unpack[CommonOptions]`."""
-
-    mode: Mode
-    size: tuple[int, int]
-    supp_idxs: int | Sequence[int] | None
-    use_depth: bool
-    use_hints: bool
-    use_pseudo: bool
-    pseudo_root: str | None
-    use_speed: bool
-    decoded_root: str | None
-    use_aug: bool
-    use_strong_aug: bool
-    views: of_views.Ranges | None
-    as_torch: bool
-    log_time: bool
-    seed: int
-
-
-class DepthDataset(Dataset[dict[str, Tensor]], ABC):
+class DepthDataset(DataFacts, Dataset[dict[str, Tensor]], ABC):
     """Targets, their supports and what is known about them: `trainer.types.Batch` without its batch axis.
 
     `dataset[key]` takes an index (epoch 0) or `(epoch, index)`. An item is a function of (seed, epoch, index)
@@ -130,21 +62,21 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     Raises UserError when an option has no meaning.
     """
 
-    source: ClassVar[str] = ""  # where it was published, for the catalogue
-    licence: ClassVar[str] = ""  # of the data, for model cards; "" = not known, as of recordings of one's own
     makes_pseudo: ClassVar[bool] = False  # labels need no `pseudo_root`: `load` gives them without one
     measures_speed: ClassVar[bool] = False  # knows how far the camera moves from frame to frame, or may be told
     reads_pictures: ClassVar[bool] = False  # from files, which `decoded_root` stands in for
     defaults: ClassVar[CommonOptions] = {}  # where they differ from those below; the constructor applies them
     __signature__: ClassVar[inspect.Signature | None] = None  # None = that of the constructor
     groups: NDArray[Any] | None = None  # (number of items,) which of them share batches, from 0; None = all do
+    blocks: NDArray[Any] | None = None  # (number of items,) which of them lie together, from 0; None = all do
+    window: int | None = None  # blocks that an epoch shuffles together; None = all
     unreadable: Tensor | None = None  # (number of items,) bool, not readable so far; None = not counted
     K_is_learned: bool = False  # by a network, so that a guess of K does no harm; set by who builds the data set
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """List the common options in the signature: its parameters are the YAML keys of a data set."""
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _expanded_signature(cls)
+        cls.__signature__ = expanded_signature(cls, DepthDataset)
 
     def __init__(
         self,
@@ -290,6 +222,10 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         """Name of the list of items, "" without a file."""
         return ""
 
+    def source_of(self, picture: NDArray[np.uint8]) -> Any:
+        """Return the place that a picture of the item read last comes from; None for one that was computed."""
+        return None
+
     def fingerprint_of(self, index: int) -> int | None:
         """Hash the picture of the target of item `index`; None where it has no file that can be read."""
         return None
@@ -297,81 +233,6 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
     def fingerprints(self) -> Numbers:
         """Hash all pictures that items read, sorted; empty where frames are known by drive and number, or computed."""
         return np.empty(0, np.int64)
-
-    # What evaluations need to know. The arguments named here need not exist.
-    usual_crop: ClassVar[str] = "none"  # a name of `trainer.metrics.crop`
-    path_arguments: ClassVar[frozenset[str]] = frozenset({"root", "path"})  # where the files of items are
-    truth_arguments: ClassVar[tuple[str, ...]] = ()  # those that choose between several kinds of ground truth
-    truths: ClassVar[tuple[Mapping[str, Any], ...]] = ()  # values of them, one mapping for each kind
-
-    @classmethod
-    def validate_config(cls, kwargs: dict[str, Any]) -> list[str]:
-        """List what is wrong with arguments whose types are right, each line opening with its key."""
-        try:
-            of_views.checked_ranges(kwargs.get("views"), "views")
-        except UserError as error:
-            return [str(error)]
-        return []
-
-    @classmethod
-    def field_of_view(cls, arguments: Mapping[str, Any]) -> float | None:
-        """Return the horizontal field of view of the images, in degrees; None where it is not known or varies."""
-        return None
-
-    @staticmethod
-    def split_name(arguments: Mapping[str, Any]) -> str | None:
-        """Name the list of items: that of `split_file`, which wins, or `split`; None without either."""
-        file = arguments.get("split_file")
-        return Path(file).stem if file else arguments.get("split")
-
-    @property
-    def truth(self) -> str:
-        """What the depth maps hold, for results; "" where there is only one kind of ground truth."""
-        return self.truth_of(vars(self))
-
-    @classmethod
-    def truth_of(cls, arguments: Mapping[str, Any]) -> str:
-        """Return `truth` of a data set with these arguments, `truth_arguments` among them."""
-        return ""
-
-    @classmethod
-    def unusual_truth(cls, arguments: Mapping[str, Any]) -> str | None:
-        """Name the ground truth in file names of results; None when it is the customary one of the split."""
-        return None
-
-    @classmethod
-    def members(cls, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-        """List type and arguments of the data sets that one with these arguments mixes; empty = it is one itself."""
-        return []
-
-    @classmethod
-    def write_miniature(cls, out: Path, arguments: Mapping[str, Any]) -> None:
-        """Write a few made items below `out`, laid out as a data set with these arguments finds them with it as root.
-
-        Raises UserError for a data set of which there is no miniature.
-        """
-        raise UserError(
-            "there is no miniature of this data set. Name a page of pictures with depth: nyud, kitti_eigen, ..."
-        )
-
-    @classmethod
-    def evaluation_arguments(cls, needs: Collection[str] = ()) -> dict[str, Any]:
-        """Arguments that evaluations set: images as they are, each truth at its own size, what metric sets need.
-
-        "clips" in `needs`: an item is followed by the next frame of the same camera, and its support 1 is that frame.
-        """
-        plain: dict[str, Any] = {
-            "use_hints": False,
-            "use_pseudo": False,
-            "use_speed": False,
-            "decoded_root": None,
-            "use_aug": False,
-            "use_strong_aug": False,
-            "views": None,
-        }
-        plain |= {"log_time": False, "depth_size": None}
-        clips = {"frame_gap": 1, "right_targets": False} if "clips" in needs else {}
-        return plain | clips | {f"use_{key}": True for key in ("edges", "foreground") if key in needs}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -388,7 +249,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise IndexError(f"item {index} of a data set of {len(self)}")
         self._stage_ms = dict.fromkeys(DATA_STAGES, 0.0)
         with self.stage("Total"):
-            raw = self._load_checked(int(epoch), int(index))
+            raw = self.read(int(epoch), int(index))
             with self.stage("Augment"):
                 rng = np.random.default_rng([self.seed, int(epoch), int(index)])
                 change = augment.draw(rng, self.use_strong_aug) if self.use_aug else augment.Augmentation(False, None)
@@ -407,7 +268,7 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
         """Return target and supports of item `index`, which `load` gave as `raw`, at another size (w, h)."""
         own, self.size = self.size, size
         try:
-            raw = self._load_checked(epoch, index, with_label=False)
+            raw = self.read(epoch, index, with_label=False)
         finally:
             self.size = own
         if raw.target.shape[:2] != size[::-1]:
@@ -415,7 +276,8 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise DataError(f"dataset.views: the pictures of this data set have one size only. {fix}")
         return [raw.target, *raw.supports]
 
-    def _load_checked(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
+    def read(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
+        """Read item `index` as it is in an epoch, its label included. Raises DataError naming the item."""
         try:
             raw = self.load_in(epoch, index)
             if with_label and self._labels is not None:
@@ -454,38 +316,3 @@ class DepthDataset(Dataset[dict[str, Tensor]], ABC):
             raise DataError("dataset.use_speed: the motion of the camera is not known here")
         known = np.linalg.norm(raw.Ts_true[:, :3, 3], axis=1) if raw.travelled is None else raw.travelled  # type: ignore[index]
         return np.where([offset != 0 for offset in self.supp_idxs], np.nan_to_num(known), 0.0)
-
-
-def _expanded_signature(cls: type[DepthDataset]) -> inspect.Signature | None:
-    """Replace `**common: Unpack[CommonOptions]` by the options of `DepthDataset`; None without such an argument."""
-    last = list(inspect.signature(cls.__init__).parameters.values())[-1]
-    if not str(last.annotation).endswith("[CommonOptions]"):
-        return None
-    own = list(inspect.signature(cls.__init__, eval_str=True).parameters.values())[1:-1]
-    common = list(inspect.signature(DepthDataset, eval_str=True).parameters.values())
-    common = [p.replace(kind=p.KEYWORD_ONLY, default=cls.defaults.get(p.name, p.default)) for p in common]
-    return inspect.Signature([*own, *common])
-
-
-def stereo_motion(right: bool) -> NDArray[Any]:
-    """Return the motion target -> other camera (4 4), baseline 0.1 units; `right`: the target is the right picture."""
-    T = np.eye(4)
-    T[0, 3] = STEREO_BASELINE_UNITS if right else -STEREO_BASELINE_UNITS
-    return T
-
-
-def check_choice(key: str, value: str, choices: Any) -> None:
-    """Raise UserError, naming the key, when a value is not one of a Literal."""
-    if value not in get_args(choices):
-        raise UserError(f"{key} {value!r} is not one of {', '.join(get_args(choices))}")
-
-
-def checked_size(size: Sequence[int], where: str) -> tuple[int, int]:
-    """Return (width, height) as ints. Raises UserError, naming the key `where`, unless it is a landscape size."""
-    if len(size) != 2 or min(size) < 1:
-        raise UserError(f"{where} must be two positive numbers [width, height], got {list(size)}")
-    width, height = map(int, size)
-    if height > width:
-        swapped = f"{list(size)} is taller than wide. Did you mean {[height, width]}?"
-        raise UserError(f"{where} is [width, height]: {swapped}")
-    return width, height

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, RawItem
 from trainer.data.clips.clips import PICTURES, Line, list_clip
 from trainer.data.clips.dataset import ClipDataset, doubt, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import from_field_of_view, read_intrinsics, resized
@@ -26,6 +25,8 @@ from trainer.data.clips.speeds import Speeds, read_speeds
 from trainer.data.clips.video import VIDEOS, default_cache, extract_frames, lost_frames, unfinished
 from trainer.data.files.paths import data_roots
 from trainer.data.files.splits import counted
+from trainer.data.options import CommonOptions
+from trainer.data.raw_item import RawItem
 from trainer.runtime.errors import UserError
 
 GUESSED_FOV = 60.0  # degrees, horizontal: between a phone (about 65) and a camcorder (about 55)

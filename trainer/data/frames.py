@@ -20,7 +20,6 @@ from PIL import Image
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, RawItem
 from trainer.data.clips.cameras import Camera, read_camera, read_world_poses
 from trainer.data.clips.clips import Clip, Line, choose_frames
 from trainer.data.clips.dataset import ClipDataset, doubt, first_readable, refuse_hints, refuse_stereo
@@ -35,6 +34,8 @@ from trainer.data.files.patterns import INDEX, Words
 from trainer.data.files.pictures import picture_size, read_rgb
 from trainer.data.files.splits import capped
 from trainer.data.files.usual import First, Usual
+from trainer.data.options import CommonOptions
+from trainer.data.raw_item import RawItem
 from trainer.data.recorded import RecordedDataset
 from trainer.data.world.miniature import made_frames, write_layout
 from trainer.geometry import crop_intrinsics

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions
 from trainer.data.kitti_raw.files import Frame, Recordings
 from trainer.data.kitti_raw.items import DepthAlong, Intrinsics, KittiItems
 from trainer.data.kitti_raw.places import KITTI_LICENCE, find_annotated, find_hints, find_raw
 from trainer.data.kitti_raw.speeds import Speedometer
 from trainer.data.kitti_raw.writer import KittiWriter, Recording, split_lines
+from trainer.data.options import CommonOptions
 from trainer.data.world.miniature import write
 
 

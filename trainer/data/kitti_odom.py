@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, RawItem, check_choice, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip, read_lines
 from trainer.data.clips.dataset import ClipDataset, refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -28,6 +27,8 @@ from trainer.data.files.splits import find_split, is_number
 from trainer.data.kitti_raw.calibration import project_points
 from trainer.data.kitti_raw.lists import list_name, recording_of
 from trainer.data.kitti_raw.places import KITTI_LICENCE
+from trainer.data.options import CommonOptions, check_choice, checked_size
+from trainer.data.raw_item import RawItem
 from trainer.runtime.errors import DataError, UserError
 from trainer.types import METRES_PER_UNIT
 

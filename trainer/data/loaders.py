@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from trainer.data.base import DepthDataset
-from trainer.data.permutation import Permutation
+from trainer.data.permutation import Permutation, Windows
 from trainer.runtime.environment import usable_cores
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted, listed
 
 PINNED = ("cuda", "xpu")  # devices that copy faster from page-locked memory
 _ORDER = 1  # fourth word of entropy: items draw from (seed, epoch, index), the order must not draw the same
-ORDERS = _WHOLE, _COMPUTED = 1, 2  # formats of the order: drawn as a whole; computed where it is read (`permutation`)
+# Formats of the order: drawn as a whole; computed where it is read; that of blocks (`permutation`).
+ORDERS = _WHOLE, _COMPUTED, _WINDOWED = 1, 2, 3
 _LARGE = 1 << 20  # items from which a new run computes it; drawing a million takes 0.05 s and 8 MB in every process
 _MAX_ITEMS = 100_000_000
 _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worker has to obey any SIGTERM
@@ -61,7 +62,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     shuffle: bool = False  # draw a new order for each epoch
     drop_last: bool = False  # leave out a last global batch that is not full: all processes take as many steps
     groups: NDArray[Any] | None = None  # (num_items,) number 0, 1, ... of the group of each item; None = one group
-    order: int = 0  # one of ORDERS, which a run keeps; 0 = that of a new run: 2 from a million items on, else 1
+    order: int = 0  # one of ORDERS, which a run keeps; 0 = that of a new run: by `window`, 2 from a million items, 1
+    blocks: NDArray[Any] | None = None  # (num_items,) which items lie together, numbers from 0
+    window: int | None = None  # blocks that are shuffled together, the order is 3 then; it needs `blocks`
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -83,7 +86,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 f"loader.batch_size {self.batch_size} is more than the {least} items {what}, and "
                 f"drop_last leaves out what fills no batch. Use a batch size of at most {least}"
             )
-        self.order = self.order or (_COMPUTED if self.num_items >= _LARGE else _WHOLE)
+        usual = _COMPUTED if self.num_items >= _LARGE else _WHOLE
+        self.order = self.order or (usual if self.window is None else _WINDOWED)
         self._plan = self._planned()
         self.set_position(0)
 
@@ -126,6 +130,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         """Return what gives the items of each group in the order of the epoch, by slices."""
         if self.shuffle and self.order == _COMPUTED:
             order: Any = Permutation(self.num_items, [self.seed, self.epoch, 0, _ORDER, _COMPUTED])
+        elif self.shuffle and self.order == _WINDOWED:
+            if self.blocks is None or self.window is None:
+                raise ValueError("order 3 needs blocks and a window")
+            order = Windows(self.blocks, self.window, [self.seed, self.epoch, 0, _ORDER, _WINDOWED])
         elif self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch, 0, _ORDER]).permutation(self.num_items)
         else:

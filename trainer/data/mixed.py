@@ -22,12 +22,15 @@ from typing_extensions import Unpack
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DepthDataset, Key, RawItem, checked_size
+from trainer.data.base import DepthDataset, Key
 from trainer.data.clips.dataset import first_readable
 from trainer.data.clips.intrinsics import resized
 from trainer.data.files.depth import resize_nearest
 from trainer.data.files.frames import FrameList, Frames, Numbers
 from trainer.data.loaders import spread
+from trainer.data.options import CommonOptions, checked_size
+from trainer.data.permutation import Windows
+from trainer.data.raw_item import RawItem
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import DataError, UserError
 
@@ -213,6 +216,9 @@ class MixedDatasets(RecordedDataset):
         if self.mode != "train":
             return part, 0, step
         walk, position = divmod(epoch * self.pattern.counts[i_part] + step, size)
+        if part.dataset.window is not None:
+            (own,) = _windows(part.dataset, self.seed, i_part, walk)[position : position + 1].tolist()
+            return part, walk, own
         return part, walk, int(_order(self.seed, i_part, walk, size)[position])
 
     def _other(self, rng: np.random.Generator, index: int) -> int:
@@ -308,6 +314,12 @@ class Pattern:
 def _order(seed: int, i_part: int, walk: int, size: int) -> NDArray[Any]:
     """Indices of a data set in the order of one walk."""
     return np.random.default_rng([seed, i_part, walk, _WALK]).permutation(size)
+
+
+@lru_cache(maxsize=32)
+def _windows(dataset: DepthDataset, seed: int, i_part: int, walk: int) -> Windows:
+    """The order of one walk through a data set that is read block by block."""
+    return Windows(np.asarray(dataset.blocks), dataset.window or 1, [seed, i_part, walk, _WALK])
 
 
 def item_counts(weights: Sequence[float], length: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A random order of any number of items, computed where it is read: no process holds all of it."""
+"""Random orders of many items, computed where they are read: any item after any other, or block by block."""
 
 from __future__ import annotations
 
@@ -50,6 +50,46 @@ class Permutation:
             items[outside] = left * bases[1] + right
             outside = items >= self.size
         return items.astype(np.int64)
+
+
+class Windows:
+    """A random order in which items of few blocks are read at a time, to be sliced: `order[start:stop]`, int64.
+
+    Blocks come in random order. Each `window` of them in a row is read to its end, its items in random order, before
+    the next begins: with one block, items of a block stay together; with all, any item may follow any other.
+
+    Args:
+        blocks: (n,) number of the block of each item, from 0.
+        window: blocks that are shuffled together, >= 1.
+        words: of entropy, >= 0; the order is a function of all three.
+    """
+
+    def __init__(self, blocks: NDArray[Any], window: int, words: Sequence[int]):
+        self._words = list(words)
+        self._items = np.argsort(blocks, kind="stable")
+        counts = np.bincount(blocks)
+        self._starts = np.cumsum([0, *counts])
+        sequence = np.random.default_rng([*words, 0]).permutation(np.flatnonzero(counts))
+        self._windows = [sequence[i : i + window] for i in range(0, len(sequence), window)]
+        self._ends = np.cumsum([counts[window].sum() for window in self._windows])
+        self._held = (-1, np.empty(0, np.int64))  # the window computed last
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        start, stop, _ = rows.indices(len(self._items))
+        parts = [np.empty(0, np.int64)]
+        while start < stop:
+            i = int(np.searchsorted(self._ends, start, "right"))
+            first = int(self._ends[i - 1]) if i else 0
+            end = min(stop, int(self._ends[i]))
+            parts.append(self._window(i)[start - first : end - first])
+            start = end
+        return np.concatenate(parts)
+
+    def _window(self, i: int) -> NDArray[Any]:
+        if self._held[0] != i:
+            items = np.concatenate([self._items[self._starts[b] : self._starts[b + 1]] for b in self._windows[i]])
+            self._held = i, np.random.default_rng([*self._words, 1 + i]).permutation(items)
+        return self._held[1]
 
 
 def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.base import DepthDataset, Key, RawItem
+from trainer.data.base import DepthDataset, Key
 from trainer.data.files.damage import find_damaged, is_first_of_machine
 from trainer.data.files.decoded import DecodedPictures, Source
 from trainer.data.files.frames import Numbers, fingerprint, fingerprints
 from trainer.data.files.pictures import at_size, read_rgb
 from trainer.data.files.scans import finite_points
 from trainer.data.files.splits import capped
+from trainer.data.raw_item import RawItem
 from trainer.geometry import valid_depth
 from trainer.runtime.errors import DataError, UserError
 
@@ -45,6 +46,7 @@ class RecordedDataset(DepthDataset):
     reads_pictures: ClassVar[bool] = True
     unreadable: Tensor  # shared with worker processes
     _decoded: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = ()  # by `_picture`, of the item being read
+    _sources: Sequence[tuple[NDArray[np.uint8], Any]] = ()  # the same
 
     def _watch(self, num_items: int) -> None:
         """Start counting; call it before workers start, so that they share the count."""
@@ -132,9 +134,12 @@ class RecordedDataset(DepthDataset):
     def _name(self, place: str) -> str:
         return os.path.relpath(place, self.home)
 
-    def _load_checked(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
-        self._decoded = []
-        return super()._load_checked(epoch, index, with_label)
+    def read(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
+        self._decoded, self._sources = [], []
+        return super().read(epoch, index, with_label)
+
+    def source_of(self, picture: NDArray[np.uint8]) -> Any:
+        return next((source for read, source in self._sources if read is picture), None)
 
     def _picture(self, source: Any) -> NDArray[np.uint8]:
         """Read a picture as RGB of `size` (h w 3), for use inside `load`, decoded where `decoded_root` has it.
@@ -147,6 +152,7 @@ class RecordedDataset(DepthDataset):
                 return ready
         rgb = read_rgb(self.open_picture(source))
         picture = at_size(rgb, self.size)
+        self._sources = [*self._sources, (picture, source)]
         if self.views:
             self._decoded = [*self._decoded, (picture, rgb)]
         return picture

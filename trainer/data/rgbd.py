@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, RawItem, checked_size
 from trainer.data.clips.clips import Clip, Line, list_clip
 from trainer.data.clips.dataset import ClipDataset, doubt, first_readable, refuse_hints, refuse_stereo
 from trainer.data.clips.intrinsics import read_intrinsics, resized
 from trainer.data.clips.poses import are_motions, read_poses
 from trainer.data.files.depth import read_depth, resize_nearest
 from trainer.data.files.paths import SET_A_ROOT, data_roots, find_folder
+from trainer.data.options import CommonOptions, checked_size
+from trainer.data.raw_item import RawItem
 from trainer.runtime.errors import UserError
 
 _COLOUR, _DEPTH = ("images", "rgb", "color"), ("depth", "depths")

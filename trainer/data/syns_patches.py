@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, RawItem
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
@@ -27,6 +26,8 @@ from trainer.data.files.masks import read_edges
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, find_split, is_number
+from trainer.data.options import CommonOptions
+from trainer.data.raw_item import RawItem
 from trainer.data.recorded import RecordedDataset
 from trainer.data.world.miniature import array_bytes, made_frames, picture_bytes, write
 from trainer.runtime.errors import DataError, UserError

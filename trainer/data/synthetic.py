@@ -16,9 +16,11 @@ from typing_extensions import Unpack
 
 from models_zoo.registry import did_you_mean
 from trainer.data import DATASETS
-from trainer.data.base import CommonOptions, DepthDataset, RawItem, stereo_motion
+from trainer.data.base import DepthDataset
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.files.frames import LEFT, RIGHT, Frames
+from trainer.data.options import CommonOptions
+from trainer.data.raw_item import RawItem, stereo_motion
 from trainer.data.world.drive import PAD
 from trainer.data.world.labels import Teacher
 from trainer.data.world.layouts import SceneKind, check_drive_options, draw_scene

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -31,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
             folders = {name: generate(Path(scratch), name, tuple(args.pictures), args.items + 2) for name in FORMATS}
         else:
             folders = {"--path": args.path}
-        times, kilobytes = measure(folders, args), {name: _mean_kb(path) for name, path in folders.items()}
+        times = measure(folders, args, Path(scratch))
+        kilobytes = {name: _mean_kb(path) for name, path in folders.items()}
     results = {name: rate(of, args.items, "triplets/s") for name, of in times.items()}
     plain, augmented = SIDES
     ratios = {f"{k}, {augmented} / {plain}": ratio(times[f"{k}, {augmented}"], times[f"{k}, {plain}"]) for k in folders}
@@ -53,14 +55,20 @@ def generate(scratch: Path, name: str, size: tuple[int, int], number: int) -> Pa
     return folder
 
 
-def measure(folders: dict[str, Path], args: argparse.Namespace) -> dict[str, Times]:
-    """Read the same items of every folder in turn, plain and augmented."""
-    options = {"size": tuple(args.size), "supp_idxs": (-1, 1), "val_every": 0, "fov": 80.0}
+def measure(folders: dict[str, Path], args: argparse.Namespace, scratch: Path) -> dict[str, Times]:
+    """Read the same items of every folder in turn, plain and augmented, and of shards, plain."""
+    common: dict[str, Any] = {"size": tuple(args.size), "supp_idxs": (-1, 1)}
     sets: dict[str, DepthDataset] = {
-        f"{name}, {side}": DATASETS.create("folder", path=str(path), use_aug=use_aug, **options)
+        f"{name}, {side}": DATASETS.create("folder", path=str(path), use_aug=use_aug, val_every=0, fov=80.0, **common)
         for name, path in folders.items()
         for side, use_aug in SIDES.items()
     }
+    for i, place in enumerate(args.shards):
+        ways: dict[str, dict[str, Any]] = {"": {"cache_gb": 0}}
+        if "://" in place:
+            ways = {", item by item": {"cache_gb": 0}, ", from the cache": {"cache_root": str(scratch / f"cache_{i}")}}
+        for way, options in ways.items():
+            sets[f"shards of {place}{way}"] = DATASETS.create("shards", path=place, **options, **common)
     for name, data in sets.items():
         if len(data) < 1:
             raise UserError(f"{name}: no picture has a neighbour on both sides. Name a folder of at least three")
@@ -69,8 +77,10 @@ def measure(folders: dict[str, Path], args: argparse.Namespace) -> dict[str, Tim
 
 
 def _read(data: DepthDataset, number: int) -> None:
+    """Read items that lie apart, as a random order does: each once before any comes twice."""
+    order = np.random.default_rng(0).permutation(len(data))
     for i in range(number):
-        data[i // len(data), i % len(data)]
+        data[i // len(data), int(order[i % len(data)])]
 
 
 def _mean_kb(path: Path) -> float:

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.base import RawItem
 from trainer.data.clips.clips import Clip, Line, choose_frames, distances_to_held_out, gaps, read_lines
 from trainer.data.files.frames import LEFT, SUPPORT, Frames, Numbers, fingerprint
 from trainer.data.files.headers import find_odd_pictures
 from trainer.data.files.pictures import picture_size
 from trainer.data.files.splits import capped, counted, parse_frame, shown
+from trainer.data.raw_item import RawItem
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import DataError, UserError, listed
 

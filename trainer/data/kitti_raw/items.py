@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from trainer.data.base import CommonOptions, RawItem, check_choice, checked_size, stereo_motion
 from trainer.data.clips.intrinsics import KITTI_FOCAL, average_intrinsics, field_of_view
 from trainer.data.files.damage import is_first_of_machine
 from trainer.data.files.depth import read_annotated, resize_nearest
@@ -23,6 +22,8 @@ from trainer.data.files.splits import capped, find_split
 from trainer.data.kitti_raw.calibration import Calibration, project_points
 from trainer.data.kitti_raw.files import Frame, Recordings, check_images, read_split
 from trainer.data.kitti_raw.lists import list_name, sightings
+from trainer.data.options import CommonOptions, check_choice, checked_size
+from trainer.data.raw_item import RawItem, stereo_motion
 from trainer.data.recorded import RecordedDataset
 from trainer.runtime.errors import DataError, UserError
 
