@@ -7,7 +7,7 @@ from a film without parallax no depth can be learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +104,14 @@ class Stillness:
         self._count += 1
         self._sum = self._sum + values
         self._squares = self._squares + values**2
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the count and the sums as arrays."""
+        return {"count": np.array(self._count), "sum": self._sum, "squares": self._squares}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` returned."""
+        self._count, self._sum, self._squares = int(state["count"]), state["sum"], state["squares"]
 
     def share(self) -> float:
         """Return the share of the pixels that keep their value, within 3 grey levels, while others change."""
