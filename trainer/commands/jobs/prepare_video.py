@@ -49,9 +49,10 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool, workers: i
     if len(sources) > 1:
         print("\n  ".join(["in all", *report_all(surveys)]))
     print_problems(list(left_out.values()), "films are left out", "film is left out")
+    if not report_only:
+        print(f"with pictures: {out / PAGE}")
     gaps = [survey.frame_gap for survey in surveys if survey.kept]
     if gaps and not report_only:
-        print(f"survey: {out / PAGE}")
         print(f"the camera is unknown: add dataset.fov=<degrees>, or write {out}/K.txt (fx fy cx cy)")
         settings = [f"dataset.path={out}", f"dataset.frame_gap={max(gaps)}"]
         name = _run_name(videos[0].stem if len(videos) == 1 else out.absolute().name)

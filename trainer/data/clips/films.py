@@ -203,7 +203,9 @@ def decode(source: Source, out: Path | None, every: int = 1, tick: Callable[[], 
                 if survey.read >= due and selection.is_settled:
                     home.save(facts, selection)
                     due = survey.read + max(SAVE_EVERY, survey.read // 10)
-    selection.end()
+    left = selection.end()
+    if home:
+        home.keep(left)
     survey.uneven = uneven_share(times)
     survey.seconds = round(max(times) - min(times) + 1 / (film.fps or 25), 3) if times else 0.0
     if home:

@@ -91,6 +91,13 @@ def compare(before: Picture, now: Picture) -> Comparison:
     )
 
 
+def lit_as(before: Picture, now: Picture) -> Picture:
+    """Give `now` the mean and contrast of `before`, both (h w) grey: corners are tracked by their brightness."""
+    a, b = before.astype(np.float32), now.astype(np.float32)
+    lit: Picture = np.clip((b - b.mean()) * (a.std() / max(float(b.std()), 1.0)) + a.mean(), 0, 255).astype(np.uint8)
+    return lit
+
+
 class Stillness:
     """Finds the pixels that never change over a film, by the running mean and variance (h w) of grey values."""
 

@@ -28,6 +28,7 @@ class Survey:
     blank: int = 0
     cuts: int = 0
     too_short: int = 0  # frames of clips of fewer than 3
+    flashes: int = 0  # frames unlike the ones before and after, which are alike: lightning, a lamp
     other_size: int = 0  # frames of another size than the first
     seconds: float = 0.0  # from the first frame to the end of the last
     clips: list[int] = field(default_factory=list)  # frames of each
@@ -119,6 +120,7 @@ class Survey:
             "standing": self.standing,
             "blank": self.blank,
             "in clips shorter than 3 frames": self.too_short,
+            "lit by a flash": self.flashes,
             "of another size": self.other_size,
         }
 
@@ -155,8 +157,8 @@ def lasting(seconds: float) -> str:
 def _dropped(surveys: Sequence[Survey]) -> str:
     """Say how many frames were dropped and why; what is rare only where it occurs."""
     counts = {reason: sum(s.dropped()[reason] for s in surveys) for reason in surveys[0].dropped()}
-    rare = "of another size"
-    return "dropped: " + ", ".join(f"{n} {reason}" for reason, n in counts.items() if n or reason != rare)
+    rare = ("lit by a flash", "of another size")
+    return "dropped: " + ", ".join(f"{n} {reason}" for reason, n in counts.items() if n or reason not in rare)
 
 
 def _median(values: list[float]) -> float:
