@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.data.clips import damage_frames, film
 from trainer.commands import train
-from trainer.commands.jobs import prepare_video
 from trainer.commands.prepare import main
 from trainer.config import load_config
 from trainer.data import DATASETS
+from trainer.data.clips import films
 from trainer.data.clips.motion import WIDTH, compare, small_grey, uneven_share
 from trainer.data.clips.survey import Survey
 from trainer.data.synthetic import Synthetic
@@ -88,7 +88,7 @@ def test_the_same_command_continues(drives, tmp_path, capsys):
     stale.write_bytes(b"cut off")
     video(path, "--out", out)
     assert capsys.readouterr().out == first
-    assert sorted(p for p in out.rglob("*") if p.is_file() and p.suffix != ".json") == files
+    assert sorted(p for p in out.rglob("*") if p.is_file() and p.parent != out) == files
     assert [file for file in files if file.stat().st_mtime_ns != before[file]] == [files[2]]
     video(path, "--out", out)  # what is done is left alone
     assert capsys.readouterr().out == first
@@ -103,7 +103,7 @@ def test_the_same_command_continues(drives, tmp_path, capsys):
 
 def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_path, monkeypatch, capsys):
     path, out = film(tmp_path / "a.avi", drives[0]), tmp_path / "frames"
-    write, calls = prepare_video.store, iter(range(5))
+    write, calls = films.write_bytes, iter(range(5))
 
     def stop(path, content):
         if next(calls, None) is None:
@@ -111,7 +111,7 @@ def test_frames_of_a_run_that_was_stopped_are_not_mixed_with_others(drives, tmp_
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_video, "store", stop)
+        patch.setattr(films, "write_bytes", stop)
         assert video(path, "--out", out) == 130
     assert 0 < len(list(out.rglob("*.jpg"))) < 10
     note = f"{path} was not decoded to its end. Finish it: monodepth prepare video {path} --out {out}"
@@ -180,15 +180,16 @@ def test_broken_videos_are_named_and_the_others_are_done(drives, tmp_path, capsy
     good = film(tmp_path / "good.avi", drives[0])
     broken = tmp_path / "broken.avi"
     broken.write_bytes(b"no film" * 100)
-    assert video(broken, good, tmp_path / "none.mp4", "--out", tmp_path / "out") == 2
-    note = capsys.readouterr()
-    assert f"{broken} is not a video that FFmpeg can decode" in note.err
-    assert "none.mp4 does not exist" in note.err
-    assert "10 kept in 1 clip;" in note.out
+    assert video(broken, good, "--out", tmp_path / "out") == 1
+    text = capsys.readouterr().out
+    assert f"1 film is left out:\n  {broken} is not a video that FFmpeg can decode" in text
+    assert "10 kept in 1 clip;" in text
+    assert video(broken, "--out", tmp_path / "out") == 2
+    assert "is not a video that FFmpeg can decode" in capsys.readouterr().err
+    assert video(good, tmp_path / "none.mp4", "--out", tmp_path / "out") == 2
+    assert "none.mp4 does not exist" in capsys.readouterr().err
     assert video(good, good, "--out", tmp_path / "out") == 2
-    assert "videos of the same name: good" in capsys.readouterr().err
-    assert video(tmp_path, "--out", tmp_path / "out") == 2
-    assert f"{tmp_path} is a folder: name the videos in it" in capsys.readouterr().err
+    assert f"videos of the same name, whose frames would be mixed: {good} and {good}" in capsys.readouterr().err
 
 
 def test_report_only_writes_nothing(drives, tmp_path, report):

@@ -6,7 +6,7 @@
     monodepth prepare cache              the pictures of any data set, decoded and resized once for all epochs
     monodepth prepare pseudo             the disparity of a teacher network as labels, for any data set
     monodepth prepare hints | targets    depth hints of stereo pairs; ground truth of a split for evaluation
-    monodepth prepare synthetic | video  synthetic drives as KITTI recordings; a video as a folder of frames
+    monodepth prepare synthetic | video  synthetic drives as KITTI recordings; films as a folder of frames
     monodepth prepare miniature          a few made items in the layout of an evaluation set, to see what goes where
 
 A stopped command continues when it is started again. Exit code 1: done, but some inputs are missing or broken and
@@ -230,17 +230,20 @@ def _synthetic(jobs: Any) -> None:
 def _video(jobs: Any) -> None:
     parser = jobs.add_parser(
         "video",
-        help="a video as a folder of frames",
-        description="Decode videos, drop frames in which the camera stands, cut them into clips where the scene"
-        " changes, and report frame rate, motion, parallax, sharpness and a frame gap for training. Warn of what"
-        " usually goes wrong. The same command skips finished videos.",
-        epilog="Example: monodepth prepare video drive.mp4 --out data/my_frames",
+        help="films as a folder of frames",
+        description="Decode films, drop frames in which the camera stands, cut them into clips where the scene"
+        " changes, and report frame rate, motion, parallax, sharpness and a frame gap for training, in print and as a"
+        " page with pictures, survey.html. Warn of what usually goes wrong. A film that cannot be decoded is left out"
+        " and named. The same command skips finished films and continues the others.",
+        epilog="Example: monodepth prepare video drives/ --out data/my_frames",
     )
     add = parser.add_argument
-    add("videos", type=Path, nargs="+", metavar="VIDEO", help="video files")
-    add("--out", **_DIR, required=True, help="folder of clips: <video>-<number>/<10 digits>.jpg")
+    add("videos", type=Path, nargs="+", metavar="VIDEO", help="films, or folders with films at any depth")
+    add("--out", **_DIR, required=True, help="folder of clips: <film>-<number>/<10 digits>.jpg")
     add_number(parser, "--every", 1, "look at every N-th frame only")
-    add("--report-only", action="store_true", help="write no frames")
+    add("--report-only", action="store_true", help="write nothing")
+    meaning = "films to decode at a time (default: by cores, memory and number of films)"
+    add("--workers", type=whole(1, 1024), metavar="N", help=meaning)
 
 
 def _miniature(jobs: Any) -> None:

@@ -107,8 +107,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file. Raises CannotWrite and leaves the old file untouched."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file. Raises CannotWrite and leaves the old file untouched."""
     with replacing(path) as staged, open(staged, "wb") as file:
-        file.write(text.encode())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

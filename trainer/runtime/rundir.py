@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import CannotWrite
+from trainer.runtime.locks import take_lock
 
 LAST, PREVIOUS, BEST = "last.safetensors", "last.prev.safetensors", "best.safetensors"
 STATES = ("running", "preempted", "finished", "failed")
@@ -75,7 +74,7 @@ class RunDir:
         if self.is_main and self._lock is None:
             for folder in (self.path, self.ckpts, self.results):
                 files.make_folder(folder)
-            self._lock = _take_lock(self.path)
+            self._lock = take_lock(self.path, "use another --version")
             _held.add(self)
             _forget_in_children()
             for folder in (self.path, self.ckpts, self.results):
@@ -214,57 +213,6 @@ def shown(value: Any) -> str:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _take_lock(folder: Path) -> int:
-    """Lock the folder; return the descriptor that holds the lock until the process ends."""
-    path = folder / ".lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise CannotWrite(files.why_not(path, error)) from error
-    try:
-        import fcntl  # POSIX only
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        os.write(descriptor, json.dumps(owner).encode())
-    except BlockingIOError as error:
-        owner = _read_owner(descriptor)
-        os.close(descriptor)
-        raise UserError(
-            f"{folder}: another run is writing here: process {owner['pid']} on {owner['host']},"
-            f" since {owner['since']}. Wait for it, stop it, or use another --version"
-            f"{_if_dead(str(owner['host']), path)}"
-        ) from error
-    except ImportError:
-        _LOG.warning("%s: this system has no file locks; make sure that only one run writes here", folder)
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # some network file systems
-            _LOG.warning("%s: the disk has no file locks; make sure that only one run writes here", folder)
-        else:
-            os.close(descriptor)
-            raise CannotWrite(files.why_not(path, error)) from error
-    return descriptor
-
-
-def _if_dead(host: str, path: Path) -> str:
-    """Return what to do when the owner is on another machine and cannot release its lock any more."""
-    if host in ("?", socket.gethostname()):
-        return ""
-    return (
-        f". If {host} is dead, the file server releases the lock when it notices, often within minutes; once you are"
-        f" sure that nothing runs there, deleting {path} does the same"
-    )
-
-
-def _read_owner(descriptor: int) -> dict[str, Any]:
-    unknown = {"pid": "?", "host": "?", "since": "?"}
-    try:
-        return {**unknown, **json.loads(os.pread(descriptor, 4096, 0))}
-    except (OSError, ValueError, TypeError):  # taken a moment ago and not signed yet
-        return unknown
 
 
 _held: weakref.WeakSet[RunDir] = weakref.WeakSet()  # open run folders of this process

@@ -18,10 +18,11 @@ from typing import Any
 
 from trainer.commands import predict, train
 from trainer.commands.jobs import predict as predicting
-from trainer.commands.jobs import prepare_video
 from trainer.commands.jobs import train as training
 from trainer.commands.jobs.trials import device_type
+from trainer.data.clips.films import surveyed
 from trainer.data.clips.motion import WIDTH
+from trainer.data.clips.sources import Source
 from trainer.data.clips.survey import NO_PARALLAX, Survey
 from trainer.runtime import files
 from trainer.runtime.errors import UserError, printable
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     frames = folder / "frames"
     _announce("1 of 3: frames", "prepare", "video", film, "--out", frames)
-    survey = prepare_video.surveyed(film, frames)
+    survey = surveyed(Source(film, film.stem, film), frames)
     print("\n".join(f"  {line}" for line in (*survey.report(), *(f"warning: {text}" for text in survey.warnings()))))
     check(film, survey)
 

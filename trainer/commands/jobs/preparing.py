@@ -6,17 +6,19 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from trainer.config import Config
 from trainer.data.files.paths import expanded
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import clean_stale, make_folder, replacing
+from trainer.runtime.files import clean_stale, make_folder, write_bytes
 from trainer.tracking.progress import counting
 
 Task = TypeVar("Task")
@@ -27,10 +29,7 @@ Setup = Callable[[], None] | None
 def store(path: Path, content: bytes | memoryview) -> None:
     """Write a file in one step, with the folders above it. Raises CannotWrite."""
     make_folder(path.parent)
-    with replacing(path) as staged, open(staged, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_bytes(path, content)
 
 
 def clean_stale_under(folders: Iterable[Path]) -> None:
@@ -64,10 +63,7 @@ def _results(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, s
             setup()
         yield from map(work, tasks)
         return
-    # Forked copies of a process with threads (torch, OpenCV) can hang.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    context.set_forkserver_preload([work.__module__])  # imported once, not once per process
+    context = _processes(work.__module__)
     jobs = min(jobs, len(tasks))
     chunk = max(1, min(16, len(tasks) // (4 * jobs)))
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(setup,))
@@ -98,6 +94,102 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class Lost(NamedTuple):
+    """What became of a task without a result."""
+
+    reason: str
+
+
+def apart(
+    work: Callable[[Task, Callable[[], None]], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    tick: Callable[[int], None],
+) -> Iterator[tuple[int, Result | Lost]]:
+    """Compute `work(task, tick)` of every task in a process of its own, `workers` at a time.
+
+    Yields the place of a task and its result, as they come. A process that crashes or is killed, and an unexpected
+    error, cost this task alone; a UserError ends everything. What `tick` is called for there is told here, about once
+    a second. `work` must be picklable.
+    """
+    context = _processes(work.__module__)
+    waiting = deque(enumerate(tasks))
+    running: dict[Any, tuple[int, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                place, task = waiting.popleft()
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_work_apart, args=(theirs, work, task), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = place, process
+            ready: list[Any] = wait(list(running))
+            for pipe in ready:
+                place, process = running[pipe]
+                message = _heard(pipe, process)
+                if isinstance(message, int):
+                    tick(message)
+                    continue
+                del running[pipe]
+                process.join()
+                if isinstance(message, UserError):
+                    raise message
+                yield place, message
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _heard(pipe: Any, process: Any) -> Any:
+    """Return the next message of a process, Lost when it has died."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        process.join()
+        return Lost(_why_ended(process.exitcode))
+
+
+def _work_apart(pipe: Any, work: Callable[[Task, Callable[[], None]], Any], task: Task) -> None:
+    _begin(None)
+    ticks, told = 0, time.monotonic()
+
+    def tick() -> None:
+        nonlocal ticks, told
+        ticks += 1
+        if time.monotonic() - told >= 1:
+            pipe.send(ticks)
+            ticks, told = 0, time.monotonic()
+
+    try:
+        result = work(task, tick)
+    except UserError as error:
+        result = error
+    except Exception as error:  # of one task among many, and told as its result
+        result = Lost(f"unexpected {type(error).__name__}: {error}. Alone, it shows where")
+    pipe.send(ticks)
+    pipe.send(result)
+
+
+def _why_ended(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "its process was killed, most likely for want of memory. Give fewer --workers; the same command continues"
+        )
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"its process crashed ({name}) while it was decoded. Convert it: ffmpeg -i FILM -c:v libx264 -crf 18 OUT"
+
+
+def _processes(module: str) -> Any:
+    """Return what starts processes that have `module` imported already."""
+    # Forked copies of a process with threads (torch, OpenCV) can hang.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([module])  # imported once, not once per process
+    return context
 
 
 def ahead(

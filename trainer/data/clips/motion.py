@@ -7,7 +7,7 @@ from a film without parallax no depth can be learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +91,13 @@ def compare(before: Picture, now: Picture) -> Comparison:
     )
 
 
+def lit_as(before: Picture, now: Picture) -> Picture:
+    """Give `now` the mean and contrast of `before`, both (h w) grey: corners are tracked by their brightness."""
+    a, b = before.astype(np.float32), now.astype(np.float32)
+    lit: Picture = np.clip((b - b.mean()) * (a.std() / max(float(b.std()), 1.0)) + a.mean(), 0, 255).astype(np.uint8)
+    return lit
+
+
 class Stillness:
     """Finds the pixels that never change over a film, by the running mean and variance (h w) of grey values."""
 
@@ -104,6 +111,14 @@ class Stillness:
         self._count += 1
         self._sum = self._sum + values
         self._squares = self._squares + values**2
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the count and the sums as arrays."""
+        return {"count": np.array(self._count), "sum": self._sum, "squares": self._squares}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` returned."""
+        self._count, self._sum, self._squares = int(state["count"]), state["sum"], state["squares"]
 
     def share(self) -> float:
         """Return the share of the pixels that keep their value, within 3 grey levels, while others change."""

@@ -1,19 +1,15 @@
-"""Survey a film before training on it: choose frames that move, cut it into clips, warn of what usually goes wrong."""
+"""What is known of a film before training on it: counts, measurements, and warnings of what usually goes wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainer.data.clips import motion
-from trainer.data.clips.motion import WIDTH, Picture
+from trainer.data.clips.motion import WIDTH
 from trainer.data.files.splits import counted
 
-_SHORTEST = 3  # frames of a clip: a target and both neighbours
-_STANDING = 0.4  # median shift below which a camera has not moved
-_CUT = 0.3  # share of corners found again below which two frames show different things
 _WANTED_SHIFT = 2.5  # between neighbours for training: that of KITTI, 0.8 % of the width
 _LONGEST_GAP = 10
 NO_PARALLAX = "no parallax: the camera turns or zooms but hardly moves, and nothing tells near from far"
@@ -32,56 +28,20 @@ class Survey:
     blank: int = 0
     cuts: int = 0
     too_short: int = 0  # frames of clips of fewer than 3
+    flashes: int = 0  # frames unlike the ones before and after, which are alike: lightning, a lamp
+    other_size: int = 0  # frames of another size than the first
+    seconds: float = 0.0  # from the first frame to the end of the last
     clips: list[int] = field(default_factory=list)  # frames of each
     shifts: list[float] = field(default_factory=list)
     parallaxes: list[float] = field(default_factory=list)
     sharp: list[float] = field(default_factory=list)
     flicker: list[float] = field(default_factory=list)
+    levels: list[int] = field(default_factory=list)  # mean grey level of each kept frame and of those in short clips
+    cut_at: list[int] = field(default_factory=list)  # numbers of the frames that begin a scene, of all frames read
     combed: list[float] = field(default_factory=list)  # `combing` of every fourth frame
     uneven: float = 0.0  # share of the frames far off the frame rate
     still_share: float = 0.0  # of the pixels, which never change: bonnet, time stamp, black bars
     changing: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, right, bottom, shares of the picture
-
-    def keep(self, frames: Iterable[Picture]) -> Iterator[tuple[int, int, Picture]]:
-        """Choose frames (h w 3), RGB, and count. Yields (clip, number, frame), both counted from 0."""
-        stillness = motion.Stillness()
-        last: Picture | None = None  # grey values of the last kept frame
-        waiting: list[Picture] = []  # of a clip that is too short so far
-        length = 0
-        for frame in frames:
-            grey = motion.small_grey(frame)
-            if motion.is_blank(grey):
-                self.blank += 1
-                continue
-            if last is not None:
-                difference = motion.compare(last, grey)
-                if difference.found < _CUT:
-                    self.cuts += 1
-                    self.too_short += len(waiting)
-                    length, waiting = 0, []
-                elif difference.shift < _STANDING:
-                    self.standing += 1
-                    continue
-                else:
-                    self.shifts.append(difference.shift)
-                    self.parallaxes.append(difference.parallax)
-                    self.flicker.append(difference.brightness)
-            last = grey
-            self.sharp.append(motion.sharpness(grey))
-            if len(self.sharp) % 4 == 1:  # as slow as the rest together
-                self.combed.append(motion.combing(frame))
-            stillness.add(grey)
-            length += 1
-            waiting.append(frame)
-            if length == _SHORTEST:
-                self.clips.append(0)
-            if length >= _SHORTEST:
-                for entry in waiting:
-                    yield len(self.clips) - 1, self.clips[-1], entry
-                    self.clips[-1] += 1
-                waiting = []
-        self.too_short += len(waiting)
-        self.still_share, self.changing = stillness.share(), stillness.changing()
 
     @property
     def kept(self) -> int:
@@ -107,8 +67,7 @@ class Survey:
         parallax, sharp = _median(self.parallaxes), _median(self.sharp)
         return [
             f"{self.size[0]}x{self.size[1]}, {self.fps:.3g} frames per second, {self.read} frames read",
-            f"{self.kept} kept in {counted(len(self.clips), 'clip')}; dropped: {self.standing} standing,"
-            f" {self.blank} blank, {self.too_short} in clips shorter than 3 frames; {counted(self.cuts, 'cut')}",
+            f"{self.kept} kept in {counted(len(self.clips), 'clip')}; {_dropped([self])}; {counted(self.cuts, 'cut')}",
             f"between neighbours: shift {self.shift / WIDTH:.2%} of the width, parallax {parallax / WIDTH:.2%}",
             f"sharpness {sharp:.0f}, blurred {self.blurred:.0%} of the frames",
             f"suggested dataset.frame_gap: {self.frame_gap}",
@@ -150,6 +109,21 @@ class Survey:
         }  # fmt: skip
         return [text for text, applies in cases.items() if applies]
 
+    @property
+    def brightness(self) -> float:
+        """Mean grey level of the frames in which the camera moves, 0..255; 0 without any."""
+        return float(np.mean(self.levels)) if self.levels else 0.0
+
+    def dropped(self) -> dict[str, int]:
+        """Count the frames that were read and not kept, by reason; what `every` passes over is not among them."""
+        return {
+            "standing": self.standing,
+            "blank": self.blank,
+            "in clips shorter than 3 frames": self.too_short,
+            "lit by a flash": self.flashes,
+            "of another size": self.other_size,
+        }
+
     def _crop(self) -> str:
         """Return a command that cuts off the edges that never change, or advice when they lie elsewhere."""
         left, top, right, bottom = (
@@ -158,6 +132,33 @@ class Survey:
         if (right - left) * (bottom - top) > 0.97 * self.size[0] * self.size[1]:
             return "cover it or film without"
         return f"ffmpeg -i FILM -vf crop={right - left}:{bottom - top}:{left}:{top} OUT"
+
+
+def report_all(surveys: Sequence[Survey]) -> list[str]:
+    """Return the lines of a report on several films."""
+    read, kept = sum(s.read for s in surveys), sum(s.kept for s in surveys)
+    clips, cuts = sum(len(s.clips) for s in surveys), sum(s.cuts for s in surveys)
+    shifts = [shift for s in surveys for shift in s.shifts]
+    gaps = [s.frame_gap for s in surveys if s.kept]
+    return [
+        f"{counted(len(surveys), 'film')} of {lasting(sum(s.seconds for s in surveys))}, {read} frames read",
+        f"{kept} kept in {counted(clips, 'clip')}; {_dropped(surveys)}; {counted(cuts, 'cut')}",
+        f"between neighbours: shift {_median(shifts) / WIDTH:.2%} of the width",
+        f"suggested dataset.frame_gap: {min(gaps, default=1)} to {max(gaps, default=1)} by film",
+    ]
+
+
+def lasting(seconds: float) -> str:
+    """Write a duration as hours, minutes and seconds: "1:02:03"."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _dropped(surveys: Sequence[Survey]) -> str:
+    """Say how many frames were dropped and why; what is rare only where it occurs."""
+    counts = {reason: sum(s.dropped()[reason] for s in surveys) for reason in surveys[0].dropped()}
+    rare = ("lit by a flash", "of another size")
+    return "dropped: " + ", ".join(f"{n} {reason}" for reason, n in counts.items() if n or reason not in rare)
 
 
 def _median(values: list[float]) -> float:

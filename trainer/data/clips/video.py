@@ -27,7 +27,10 @@ from trainer.data.files.paths import cache_folder
 from trainer.runtime.errors import UserError
 from trainer.runtime.optional import require
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv")
+VIDEOS = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".3gp", ".wmv", ".flv"),
+    *(".ogv", ".mxf", ".vob"),
+)
 _THREADS = 4  # of the decoder: an error near the end of a film loses at most as many frames behind it
 _CONVERT = "Copy it again or convert it: ffmpeg -i VIDEO -c:v libx264 -crf 18 video.mp4"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some network file systems
@@ -185,9 +188,9 @@ def unfinished(folder: Path) -> list[str]:
 def _unfinished(manifest: Path) -> str:
     try:
         match json.loads(manifest.read_text()):
-            case {"facts": {"video": str(video), "every": int(every)}, "survey": None}:
+            case {"facts": {"video": str(video), "every": int(every)} as facts, "survey": None}:
                 option = f" --every {every}" if every != 1 else ""
-                command = f"monodepth prepare video {video} --out {manifest.parent}{option}"
+                command = f"monodepth prepare video {facts.get('given', video)} --out {manifest.parent}{option}"
                 return f"{video} was not decoded to its end. Finish it: {command}"
     except (OSError, ValueError) as error:
         _log.debug("%s is not of prepare video: %s", manifest, error)

@@ -6,8 +6,6 @@ fit is left out by the rules of `Limits`, and the page says so.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +13,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer import __version__
-from trainer.runtime.errors import UserError, listed, printable
+from trainer.runtime.errors import UserError, listed
 from trainer.tables.aggregate import Table
 from trainer.tables.report.curves import BOTTOM, CROWD, HEIGHT, LEFT, RIGHT, SAMPLES, WIDTH, Chart, draw, groups_of
 from trainer.tables.report.gallery import Gallery, hang
+from trainer.tables.report.rendering import MOST_BYTES, render
 from trainer.tables.report.runs import Run, watch
 from trainer.tables.report.settings import Default, differences
 from trainer.tables.report.views import commands, environments, leader, run_row, table_view
 from trainer.tables.significance import Comparison
 
-MOST_BYTES = 10_000_000  # of a page
 MARK = "monodepth report"  # what made it, in its head
 TEMPLATE = "page.html.j2"
-LONG = 3000  # characters of a text from a file that are shown
 COLOURS = 8
 SHARES = (1.0, 0.5, 0.2, 0.05, 0.0)  # of Limits, tried in this order
 
@@ -94,36 +90,15 @@ def _name(content: Content) -> str:
 
 
 def _render(content: Content, limits: Limits) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    def presentable(value: Any) -> Any:
-        """Write a text from a file without what is invisible or endless; Jinja escapes it afterwards."""
-        if isinstance(value, (Markup, int, float, jinja2.Undefined)):
-            return value
-        text = printable(value, keep="\n\t")
-        return text if len(text) <= LONG else f"{text[:LONG]} ..."
-
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=presentable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
+        styles=("page.css",),
+        scripts=("page.js",),
         **_facts(content, limits),
         title=content.title or _name(content),
         root=content.root,
         mark=MARK,
-        version=__version__,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        policy=_policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
         size=(WIDTH, HEIGHT),
         plot=(LEFT, RIGHT, BOTTOM),
         colours=COLOURS,
@@ -188,15 +163,3 @@ def charts(runs: Sequence[Run], tags: Sequence[str], limits: Limits) -> tuple[di
             drawn.setdefault(title, []).append(chart)
     lost = len(wanted) - limits.charts
     return drawn, [f"curves of {lost} scalars"] * (lost > 0)
-
-
-def _policy(style: str, script: str) -> str:
-    """The page runs its own script, has its own style and pictures inside it, and may load nothing at all."""
-
-    def digest(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)};"
-        " base-uri 'none'; form-action 'none'"
-    )
