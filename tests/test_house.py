@@ -40,8 +40,8 @@ OPEN = {
     },
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {
-        *("environment", "errors", "files", "optional", "processes", "rundir", "seeding", "signals", "silence"),
-        *("streams", "yaml_text"),
+        *("environment", "errors", "files", "meeting", "optional", "processes", "rundir", "seeding", "signals"),
+        *("silence", "streams", "yaml_text"),
     },
     "trainer.data": {"aspect", "augment", "base", "clips", "corruptions", "files", "kitti_raw", "loaders"},
     "trainer.losses": {"needs"},

@@ -18,13 +18,14 @@ from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.data.aspect import AspectRatios
 from trainer.data.base import DepthDataset
+from trainer.data.loaders import equal_parts
 from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
 from trainer.objective.compiling import CompiledFormulas
 from trainer.runtime import processes
 from trainer.runtime.environment import environment
-from trainer.runtime.errors import UserError, printable
+from trainer.runtime.errors import UserError, listed, printable
 from trainer.runtime.files import require_space
 from trainer.runtime.rundir import BEST, RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
@@ -88,11 +89,15 @@ def build_run(
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
-    settings = _settings(cfg, seed)
+    settings = _settings(cfg, seed, accelerator.num_processes)
+    notes += _shares(cfg, objective, accelerator, settings)
     schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
     trained = objective, optimizer, schedule
     may_vary = "plugins" in hparams or datasets["train"].groups is not None
-    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary)
+    compression = cfg.trainer.gradient_compression
+    model, prepared = wrap(
+        accelerator, objective, optimizer, train_loader, may_vary, parts=settings.parts, compression=compression
+    )
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
@@ -261,13 +266,36 @@ def _restore(
     return state, None if saved is None else saved.trained_on
 
 
-def _settings(cfg: Config, seed: int) -> Settings:
+def _shares(cfg: Config, objective: Objective, accelerator: Accelerator, settings: Settings) -> list[str]:
+    """Return notes on batches computed in parts, on what that changes, and on gradients that nobody exchanges."""
+    notes, world, trainer = [], accelerator.num_processes, cfg.trainer
+    if world == 1 and trainer.gradient_compression:
+        notes.append("trainer.gradient_compression has no effect on one process, which exchanges no gradients")
+    if settings.parts == 1:
+        return notes
+    size = cfg.loader_kwargs("train")["batch_size"]
+    each = size // world
+    who = f"{world} processes compute {each} items each" if world > 1 else "the process computes them"
+    notes.append(f"batches of {size} items: {who}, in {settings.parts} parts of {each // settings.parts}")
+    mixing = [f"loss.{name}" for name, loss in objective.losses.items() if getattr(loss, "mixes_items", False)]
+    if any(isinstance(module, freezing.BatchNorm) and module.training for module in objective.modules()):
+        mixing.append("batch norm")
+    if mixing:
+        together = each // settings.parts * (world if trainer.sync_batchnorm else 1)
+        notes.append(
+            f"trainer.micro_batch_size: {listed(mixing)} see the {together} items of a part, not a whole batch"
+        )
+    return notes
+
+
+def _settings(cfg: Config, seed: int, world: int) -> Settings:
     trainer = cfg.trainer
     near, far = (0.0, None) if has_free_depth(cfg) else depth_limits(cfg)
     return Settings(
         max_epochs=trainer.max_epochs,
         seed=seed,
         accumulate=trainer.accumulate_grad_batches,
+        parts=equal_parts(cfg.loader_kwargs("train")["batch_size"] // world, trainer.micro_batch_size),
         clip_norm=trainer.gradient_clip_val,
         log_every=trainer.log_every_n_steps,
         monitor=trainer.monitor,
