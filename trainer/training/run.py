@@ -25,7 +25,7 @@ from trainer.objective import Objective, freezing
 from trainer.objective.compiling import CompiledFormulas
 from trainer.runtime import processes
 from trainer.runtime.environment import environment
-from trainer.runtime.errors import UserError, listed, printable
+from trainer.runtime.errors import UserError, printable
 from trainer.runtime.files import require_space
 from trainer.runtime.rundir import BEST, RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
@@ -36,7 +36,7 @@ from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts
 from trainer.training.seen import SeenFrames
-from trainer.training.wrapping import wrap
+from trainer.training.wrapping import notes_on_parts, wrap
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
 # TensorBoard sorts groups of tags by name; here validation comes first, and training is drawn beside it.
@@ -90,14 +90,15 @@ def build_run(
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
     settings = _settings(cfg, seed, accelerator.num_processes)
-    notes += _shares(cfg, objective, accelerator, settings)
+    size, world = cfg.loader_kwargs("train")["batch_size"], accelerator.num_processes
+    notes += notes_on_parts(objective, size, world, settings.parts, cfg.trainer.sync_batchnorm)
     schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
     trained = objective, optimizer, schedule
     may_vary = "plugins" in hparams or datasets["train"].groups is not None
     compression = cfg.trainer.gradient_compression
-    model, prepared = wrap(
-        accelerator, objective, optimizer, train_loader, may_vary, parts=settings.parts, compression=compression
-    )
+    if compression and world == 1:
+        notes.append("trainer.gradient_compression has no effect on one process, which exchanges no gradients")
+    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary, settings.parts, compression)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
@@ -264,28 +265,6 @@ def _restore(
             notes.append(f"{fault}. The next validated epoch becomes the best so far")
             state.best = state.best_epoch = None
     return state, None if saved is None else saved.trained_on
-
-
-def _shares(cfg: Config, objective: Objective, accelerator: Accelerator, settings: Settings) -> list[str]:
-    """Return notes on batches computed in parts, on what that changes, and on gradients that nobody exchanges."""
-    notes, world, trainer = [], accelerator.num_processes, cfg.trainer
-    if world == 1 and trainer.gradient_compression:
-        notes.append("trainer.gradient_compression has no effect on one process, which exchanges no gradients")
-    if settings.parts == 1:
-        return notes
-    size = cfg.loader_kwargs("train")["batch_size"]
-    each = size // world
-    who = f"{world} processes compute {each} items each" if world > 1 else "the process computes them"
-    notes.append(f"batches of {size} items: {who}, in {settings.parts} parts of {each // settings.parts}")
-    mixing = [f"loss.{name}" for name, loss in objective.losses.items() if getattr(loss, "mixes_items", False)]
-    if any(isinstance(module, freezing.BatchNorm) and module.training for module in objective.modules()):
-        mixing.append("batch norm")
-    if mixing:
-        together = each // settings.parts * (world if trainer.sync_batchnorm else 1)
-        notes.append(
-            f"trainer.micro_batch_size: {listed(mixing)} see the {together} items of a part, not a whole batch"
-        )
-    return notes
 
 
 def _settings(cfg: Config, seed: int, world: int) -> Settings:

@@ -49,7 +49,7 @@ def wrap(
     with an_unused_parameter(objective) if searches else nullcontext():
         model, prepared = accelerator.prepare(objective, optimizer)
     if compression is not None:
-        model.register_comm_hook(None, _compressing(compression))
+        model.register_comm_hook(None, compressing(compression))
     if not searches:
         # After the first backward pass gradients are laid out anew for their sums, whose rounding that may change: it
         # must not be another one in the first step of a run that is continued.
@@ -57,7 +57,25 @@ def wrap(
     return model, prepared
 
 
-def _compressing(name: str) -> Callable[[Any, Any], Any]:
+def notes_on_parts(objective: Objective, size: int, world: int, parts: int, sync_batchnorm: bool) -> list[str]:
+    """Return notes on batches of `size` items that are computed in parts, and on what sees no whole batch then."""
+    if parts == 1:
+        return []
+    each = size // world
+    who = f"{world} processes compute {each} items each" if world > 1 else "computed"
+    notes = [f"batches of {size} items: {who} in {parts} parts of {each // parts}"]
+    seeing = [f"loss.{name}" for name, loss in objective.losses.items() if getattr(loss, "mixes_items", False)]
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in objective.modules()):
+        seeing.append("batch norm")
+    if seeing:
+        at_once = each // parts * (world if sync_batchnorm else 1)
+        notes.append(
+            f"trainer.micro_batch_size: {at_once} items at a time, not the whole batch, reach {listed(seeing)}"
+        )
+    return notes
+
+
+def compressing(name: str) -> Callable[[Any, Any], Any]:
     """Return the hook of torch that sums gradients in a shorter type, as a function of our own.
 
     torch refuses that of bf16 by its name wherever there is no NCCL, though gloo sums bf16, too.
