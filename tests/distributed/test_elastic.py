@@ -35,7 +35,8 @@ def noting(self, batches):
     with open(Path(os.environ["SEEN"]), "a") as file:  # short lines of several processes do not mix
         file.write(f"{number} {rank} {self.accelerator.num_processes} "
                    f"{[int(i) for batch in batches for i in batch['index']]}\\n")
-    time.sleep(float(os.environ.get("SLOW", "0")))
+    if self.accelerator.num_processes == int(os.environ.get("SLOW", "0")):
+        time.sleep(1)
     if (number, rank) == (at, who):
         os.kill(os.getpid(), signal.SIGKILL)
     step(self, batches)
@@ -151,7 +152,8 @@ class Agents:
         quick = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
         logs = ["--log-dir", str(self.trial.out / "logs"), "--tee=3"]
         options = [*meeting, f"--rdzv-conf={quick}", f"--nproc-per-node={processes}", "--max-restarts=3", *logs]
-        env = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "SLOW": "0.2", **self.trial.env}
+        env = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "SLOW": "2", **self.trial.env}
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else torch 2.13 tells those that join nothing
         with open(self.trial.out / f"agent{len(self.started)}", "wb") as log:
             self.started.append(
                 subprocess.Popen(
@@ -168,7 +170,7 @@ class Agents:
     def wait_for(self, world: int, more_steps: int) -> None:
         """Return when so many processes have saved so many steps."""
         deadline, first = time.monotonic() + 180, None
-        while first is None or last_step(self.trial.out) < first + more_steps:
+        while first is None or self.step() < first + more_steps:
             assert time.monotonic() < deadline, self.logs()
             worlds = self.trial.worlds() if self.trial.seen.exists() else []
             if first is None and worlds[-1:] == [world]:
@@ -199,7 +201,7 @@ class Agents:
 @pytest.mark.timeout(600)
 def test_launchers_leave_and_join_a_run_that_goes_on(tmp_path: Path) -> None:
     """torchrun --nnodes 1:3: three launchers of one process; one is killed; one of two processes joins."""
-    options = (*TWELVE, "trainer.max_epochs=20")
+    options = (*TWELVE, "trainer.max_epochs=7")
     trial = Trial(tmp_path / "moved", options)
     agents = Agents(trial)
     try:
@@ -214,7 +216,7 @@ def test_launchers_leave_and_join_a_run_that_goes_on(tmp_path: Path) -> None:
         assert [agent.wait(240) for agent in (first, *others)] == [0, 0, 0], agents.logs()
     finally:
         agents.end()
-    assert trial.worlds() == [3, 2, 4]
-    assert_same(trial, straight(tmp_path / "one", options), steps=80)
+    assert trial.worlds()[-3:] == [3, 2, 4]  # the first launcher may have begun alone
+    assert_same(trial, straight(tmp_path / "one", options), steps=28)
     said = [path.read_text() for path in (trial.out / "logs").rglob("stdout.log")]
     assert sum("finished" in text for text in said) == 1
