@@ -40,7 +40,8 @@ OPEN = {
     },
     "trainer.geometry": {"precision", "scene"},
     "trainer.runtime": {
-        *("environment", "errors", "files", "locks", "optional", "processes", "rundir", "seeding", "signals"),
+        *("environment", "errors", "files", "locks", "meeting", "optional", "processes", "rundir", "seeding"),
+        *("signals",),
         *("silence", "streams", "yaml_text"),
     },
     "trainer.data": {"aspect", "augment", "base", "clips", "corruptions", "files", "kitti_raw", "loaders", "options"},

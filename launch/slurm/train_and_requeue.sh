@@ -5,6 +5,10 @@ pass_on() { asked=$1; [ -z "$child" ] || kill -TERM "$child"; } # a launcher of 
 trap 'pass_on USR1' USR1
 trap 'pass_on TERM' TERM
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240 # seconds that a launcher waits for a step and a save, less than --signal
+# When NCCL hangs until trainer.timeout_minutes each process writes its latest collectives: torchfrtrace -j <run>/logs/nccl
+# Older versions of torch call the first TORCH_NCCL_TRACE_BUFFER_SIZE and the last TORCH_NCCL_DEBUG_INFO_TEMP_FILE.
+export TORCH_FR_BUFFER_SIZE=2000 TORCH_NCCL_DUMP_ON_TIMEOUT=1 TORCH_FR_DUMP_TEMP_FILE="$run/logs/nccl/rank_"
+mkdir -p "$run/logs/nccl"
 "${train[@]}" launch/train.py "$@" &
 child=$!
 [ -z "$asked" ] || kill -TERM "$child" # the request came before the trainer was started

@@ -17,7 +17,7 @@ import torch
 
 from trainer.data import loaders
 from trainer.data.base import DepthDataset, RawItem
-from trainer.data.loaders import EpochBatches, Prefetch, collate, make_loader
+from trainer.data.loaders import EpochBatches, Prefetch, collate, equal_parts, make_loader, split
 from trainer.runtime import environment
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted
 
@@ -258,6 +258,19 @@ def test_batches_are_copied_one_ahead_of_their_use(monkeypatch):
     log.extend(f"use {batch['target'].number}" for batch in batches)
     first, second, third = (["computing waits for copying", f"{i} kept for computing", f"use {i}"] for i in range(3))
     assert log == ["copying 0", "copying 1", *first, "copying 2", *second, *third]
+
+
+@pytest.mark.parametrize(
+    ("share", "most", "parts"), [(12, None, 1), (12, 12, 1), (12, 11, 2), (12, 5, 3), (6, 4, 2), (5, 4, 5), (3, 1, 3)]
+)
+def test_a_share_is_computed_in_as_few_equal_parts_as_fit(share, most, parts):
+    assert equal_parts(share, most) == parts
+    batch = {"index": torch.arange(share), "target": torch.arange(2.0 * share).reshape(share, 2)}
+    cut = split(batch, parts)
+    assert [len(part["index"]) for part in cut] == [share // parts] * parts
+    for key, value in batch.items():
+        assert torch.equal(torch.cat([part[key] for part in cut]), value)
+    assert cut[-1]["target"].untyped_storage().data_ptr() == batch["target"].untyped_storage().data_ptr()
 
 
 def test_on_a_cpu_batches_pass_through_one_by_one():

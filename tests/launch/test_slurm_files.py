@@ -188,7 +188,8 @@ def test_one_gpu_is_trained_without_a_launcher_and_several_with(cluster: Cluster
     assert cluster.start("single_node", *short(cluster.out), "-v", "1", **FOUR).wait(PATIENCE) == 0
     launched = cluster.noted("launched")
     assert launched[:5] == [*("launch", "--config_file", "launch/accelerate/multi_gpu.yaml", "--num_processes", "4")]
-    assert launched[5] == "launch/train.py"
+    assert launched[5:9] == ["--log_dir", f"{cluster.out}/run/1/logs", "--tee", "3"]
+    assert launched[9] == "launch/train.py"
     assert "x=a b" in launched
 
 
@@ -197,7 +198,7 @@ def test_every_machine_gets_its_own_rank_and_the_address_of_the_first(cluster: C
     assert cluster.start("multi_node", *short(cluster.out), "-v", "1", **FOUR).wait(PATIENCE) == 0
     for node in ("0", "1"):
         launched = cluster.noted(f"node{node}")
-        told = dict(zip(launched[1:13:2], launched[2:13:2], strict=True))
+        told = dict(zip(launched[1:17:2], launched[2:17:2], strict=True))
         assert told == {
             "--config_file": "launch/accelerate/multi_node.yaml",
             "--num_machines": "2",
@@ -205,8 +206,10 @@ def test_every_machine_gets_its_own_rank_and_the_address_of_the_first(cluster: C
             "--machine_rank": node,
             "--main_process_ip": "first",
             "--main_process_port": "10007",
+            "--log_dir": f"{cluster.out}/run/1/logs/machine_{node}",
+            "--tee": "3",
         }
-        assert launched[13:] == ["launch/train.py", *short(cluster.out), "-v", "1"]
+        assert launched[17:] == ["launch/train.py", *short(cluster.out), "-v", "1"]
     assert cluster.noted("started") == ["srun --kill-on-bad-exit=1", "srun --cpus-per-task=1"]
 
 
@@ -313,4 +316,7 @@ def test_a_training_runs_out_of_time_is_queued_again_and_finishes(
     else:  # the command that the script would start
         assert call("launch/train.py", *options).returncode == 0
     assert (state(cluster.out)["state"], last_step(cluster.out)) == ("finished", STEPS)
+    logs = [*(cluster.out / "run/1/logs").rglob("stdout.log")]
+    assert len(logs) == (2 * len(ranks) if len(ranks) > 1 else 0)  # of each start, for each process
+    assert not logs or sum("finished" in log.read_text() for log in logs) == 1
     assert cluster.noted("asked") == [f"requeue {env['SLURM_JOB_ID']}"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import time
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -28,7 +26,6 @@ from trainer.runtime.processes import (
     check_launcher,
     check_same_items,
     check_world,
-    init_method,
     leaving_with_launcher,
     lost_peer,
     parent,
@@ -152,41 +149,6 @@ HUNG = "Watchdog caught collective operation timeout: ran for 900000 millisecond
 )
 def test_a_lost_process_differs_from_other_errors(error: BaseException, reason: str | None) -> None:
     assert lost_peer(error) == reason
-
-
-def _meet(rank: int, port: int, attempt: int) -> None:
-    """Form the group of an attempt to start; the first process is late in the second one."""
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(attempt)}
-    time.sleep(1.0 * attempt * (rank == 0))
-    dist.init_process_group("gloo", init_method=init_method(), timeout=timedelta(seconds=30))
-    ranks = torch.tensor(float(rank))
-    dist.all_reduce(ranks)
-    assert ranks == 1
-    os._exit(0)  # as one that dies: its addresses stay in the store
-
-
-def test_processes_started_again_do_not_call_the_dead() -> None:
-    """Without a store of their own the first to come finds the address of a process of the attempt before."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a launcher keeps it
-    for attempt in range(2):
-        meeting = [forked(partial(_meet, rank, store.port, attempt)) for rank in range(2)]
-        for process in meeting:
-            process.join(60)
-        assert [process.exitcode for process in meeting] == [0, 0]
-
-
-def test_launchers_of_several_machines_meet_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may count attempts differently; and a first attempt has nobody to be kept apart from."""
-    changes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    for name, value in {**changes, "TORCHELASTIC_RESTART_COUNT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    assert init_method() is None
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert init_method() == "attempt://"
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert init_method() is None
 
 
 SEVERAL = "has started this 2 times"

@@ -27,6 +27,19 @@ SICK = {
 }
 
 
+def test_a_process_that_holds_up_the_others_is_named_once() -> None:
+    health = Health()
+    for own in ([100.0], [100.0, 149.0, 100.0], [1.0, 9.0, 1.0], [100.0, 100.0]):  # alone; by a half; in a tiny step
+        assert [health.judge_processes(own) for _ in range(LOOKS)] == [[]] * LOOKS
+    for own in ([90.0, 200.0], [200.0, 90.0]) * LOOKS:  # now one, now the other
+        assert health.judge_processes(own) == []
+    said = [health.judge_processes([90.0, 100.0, 200.0]) for _ in range(2 * LOOKS)]
+    ((text,),) = [found for found in said if found]
+    assert said.index([text]) == LOOKS - 1
+    assert text.startswith("warning: process 2 holds up the others: a step takes it 200 ms by itself")
+    assert "the others 95 ms" in text
+
+
 def output(disp: torch.Tensor, depth: torch.Tensor, **predictions: torch.Tensor) -> StepOutput:
     loss = torch.zeros((), device=disp.device)
     return StepOutput(loss, {}, {"disp": {0: disp}, "depth": {0: depth}, **predictions})

@@ -39,9 +39,9 @@ class Heard:
         self.shown = info
 
 
-def recorder_of(world: int = 1) -> tuple[Recorder, Heard]:
+def recorder_of(world: int = 1, rank: int = 0) -> tuple[Recorder, Heard]:
     heard = Heard()
-    accelerator = SimpleNamespace(num_processes=world, device=torch.device("cpu"))
+    accelerator = SimpleNamespace(num_processes=world, process_index=rank, device=torch.device("cpu"))
     return Recorder(accelerator, heard, heard), heard
 
 
@@ -54,7 +54,7 @@ def step_output(term: float, disp: float = 0.5) -> StepOutput:
 
 
 def _each_brings_its_own(rank: int, world: int) -> None:
-    recorder, heard = recorder_of(world)
+    recorder, heard = recorder_of(world, rank)
     calls = []
     recording.total = lambda accelerator, x: calls.append(x.shape) or _total(accelerator, x)
     truth = torch.full((1, 1, 64, 64), 4.0 if rank else 0.0)  # the first process has no truth
@@ -79,10 +79,34 @@ def _each_brings_its_own(rank: int, world: int) -> None:
 _total = recording.total
 
 
+def _one_is_slower(rank: int, world: int) -> None:
+    """A step is 10 s of work on one process and 40 s on the other; what each waits for the other is left out."""
+    recorder, heard = recorder_of(world, rank)
+    clock = SimpleNamespace(wall=0.0, busy=0.0)
+    recording.time = SimpleNamespace(perf_counter=lambda: clock.wall, thread_time=lambda: clock.busy)
+    for step in range(1, 9):
+        for _ in recorder.timed([[{"target": torch.zeros(1, 3, 1, 1)}]]):
+            with recorder.part("Forward"):
+                clock.wall += 100.0  # for the slower one, or in vain
+                clock.busy += 2.0
+            with recorder.part("Verdict"):
+                clock.wall += 100.0
+                clock.busy += 100.0  # it may wait busily
+            clock.wall += 38.0 if rank else 8.0
+            recorder.step(step_output(0.1), {}, 0.1, {}, step=step, due=step % 2 == 0)
+    for written, _ in heard.written:
+        found = {tag.rpartition("/")[2]: written[tag] for tag in written if tag.startswith("train_timer/Process/")}
+        assert found == pytest.approx({"mean": 25e3, "slowest": 40e3, "slowest_process": 1})
+    (text,) = [text for text in heard.said if "process" in text]
+    assert text.startswith("warning: process 1 holds up the others: a step takes it 40000 ms by itself")
+    assert "and the others 10000 ms" in text
+
+
 def _both(rank: int, world: int) -> None:
     _each_brings_its_own(rank, world)
     recording.total = _total
     _each_meets_two(rank, world)
+    _one_is_slower(rank, world)
 
 
 def test_two_processes_average_a_step_in_one_reduction_and_count_an_unreadable_item_once(tmp_path: Path) -> None:

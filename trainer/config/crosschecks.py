@@ -64,6 +64,7 @@ class _Crosschecks:
             self.validated(set().union(*needs.values()))
             self.views(facts, set().union(*needs.values()))
         self.aspect_ratio()
+        self.parts()
         self.memory()
         self.workers()
         self.monitors()
@@ -267,6 +268,16 @@ class _Crosschecks:
             self.warn("trainer.benchmark: cuDNN times its algorithms again for every size of trainer.aspect_ratio")
         if compile.get("dynamic") is False:
             self.warn("trainer.compile.dynamic: false compiles for every size of trainer.aspect_ratio; true is quicker")
+
+    def parts(self) -> None:
+        """Batches are cut in equal parts: all must be full, and a part may have no shape of its own."""
+        if not self.trainer.get("micro_batch_size"):
+            return
+        key = "trainer.micro_batch_size"
+        if self.config.loader_kwargs("train").get("drop_last") is False:
+            self.wrong(key, "needs full batches; remove it, or set loader.train.drop_last: true")
+        if self.trainer.get("aspect_ratio") is not None:
+            self.wrong(key, "each part would get a shape of its own; remove it, or set trainer.aspect_ratio: null")
 
     def memory(self) -> None:
         """One batch of images must fit, before anything is built that would be killed for want of memory."""

@@ -169,6 +169,12 @@ class TrainerSection(_Section):
     accumulate_grad_batches: Annotated[Count, BeforeValidator(_null_is_one)] = Key(
         1, description="batches per optimizer step"
     )
+    micro_batch_size: Count | None = Key(
+        None, description="most items that a process computes at once: its share of a batch in equal parts; null = all"
+    )
+    gradient_compression: Literal["bf16", "fp16"] | None = Key(
+        None, description="type in which processes exchange gradients; null = 32 bit. Without effect on one process"
+    )
     limit_train_batches: Count | None = Key(None, description="training batches per epoch; null = all")
     limit_val_batches: Whole = Key(200, description="batches per validation; 0 = none")
     save_every_n_steps: Count | None = Key(None, description="steps between saves of `last`; null = every epoch only")

@@ -265,6 +265,18 @@ def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return default_collate(list(items))
 
 
+def equal_parts(share: int, most: int | None) -> int:
+    """Return in how few equal parts of at most `most` items a share of a batch can be cut; None = any number."""
+    return next(parts for parts in range(1, share + 1) if share % parts == 0 and (not most or share <= parts * most))
+
+
+def split(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """Cut a batch, whose tensors begin with its items, in equal parts; nothing is copied."""
+    if parts == 1:
+        return [batch]
+    return [dict(zip(batch, part, strict=True)) for part in zip(*(t.chunk(parts) for t in batch.values()), strict=True)]
+
+
 class Prefetch:
     """Copy batches to a CUDA device one ahead, on a stream of their own, while the step before computes.
 

@@ -165,38 +165,6 @@ def lost_peer(error: BaseException) -> str | None:
     return said.partition(". This is typically")[0][:200].rstrip(".")
 
 
-def init_method() -> str | None:
-    """Return the `init_method` of the process group: None, or our own after a restart by the launcher.
-
-    The launcher's store outlives its processes and still holds the addresses of dead ones: a new process that reads one
-    of these fails or waits for ever. On one machine the number of the attempt keeps them apart; launchers of several
-    machines may count differently, so nothing is changed for them.
-    """
-    environ = os.environ
-    alone = environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
-    again = environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    if not (alone and again and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"):
-        return None
-    return _attempts()
-
-
-@cache
-def _attempts() -> str:
-    import torch
-
-    torch.distributed.register_rendezvous_handler("attempt", _meet)
-    return "attempt://"
-
-
-def _meet(url: str, **kwargs: Any) -> Iterator[tuple[Any, int, int]]:
-    """Meet as `env://` does, with keys of this attempt only."""
-    import torch
-
-    store, rank, world = next(torch.distributed.rendezvous("env://", **kwargs))
-    prefix = f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    yield torch.distributed.PrefixStore(prefix, store), rank, world
-
-
 def any_process(accelerator: Any, flag: bool) -> bool:
     """Return whether `flag` is true on any process; also a barrier."""
     import torch

@@ -7,7 +7,7 @@ numbers, equal on all processes, into warnings.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ PIXEL_SHAPE = 0.1  # by which the shape of the pixels of a learned camera may di
 BEND_PIXELS = 0.1
 WAITING_SHARE = 0.3  # of the time of an epoch
 WAITING_SECONDS = 10.0  # of an epoch; less is the start of the workers
+SLOWER = 1.5  # times what the other processes take a step on average, each by itself
+SLOWER_MS = 10.0  # and by so much: in small steps chance decides
 
 # Shared remedies.
 _RATE = "optimizer.lr: a tenth of what it is, or trainer.gradient_clip_val: 1"
@@ -62,6 +64,7 @@ class Health:
         self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth or DEAD
         self._in_a_row: dict[str, int] = {}
         self._validations: dict[str, int] = {}  # in a row, like `_in_a_row`
+        self._slow: dict[str, int] = {}  # likewise, by process
         self._warned: set[str] = set()
 
     @torch.no_grad()
@@ -119,6 +122,19 @@ class Health:
             found["data"] = _data_bound(waiting_share, waited)
         self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
         return self._new({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS})
+
+    def judge_processes(self, own: Sequence[float]) -> list[str]:
+        """Return a warning when one process holds up the others, once for each.
+
+        own: milliseconds that a step takes each process by itself, by rank: loading, computing on its CPU, launching
+            work for its GPU, but not waiting for others, nor for the GPU.
+        """
+        slowest = max(range(len(own)), key=lambda rank: own[rank])
+        others = (sum(own) - own[slowest]) / max(len(own) - 1, 1)
+        is_slow = len(own) > 1 and own[slowest] > max(SLOWER * others, others + SLOWER_MS)
+        kind = f"process {slowest}"
+        self._slow = {kind: self._slow.get(kind, 0) + 1} if is_slow else {}
+        return self._new({kind: _slow(slowest, own[slowest], others)} if self._slow.get(kind, 0) >= LOOKS else {})
 
     def judge_validation(self, disp_variation: float, step: int) -> list[str]:
         """Return a warning when the disparity (std / mean) is constant on all validation data after `step` steps.
@@ -283,6 +299,14 @@ def _pixels(stretch: float) -> str:
         f"warning: the learned camera has pixels that are {by:.0%} {kind} than those of the data, so one of its focal"
         " lengths is not seen yet. Cameras have square pixels: net.pose.learn_K: focal learns one length and keeps"
         " their shape. Otherwise train longer, or start nearer (net.pose.K_init: [fx, fy, cx, cy])."
+    )
+
+
+def _slow(rank: int, own: float, others: float) -> str:
+    return (
+        f"warning: process {rank} holds up the others: a step takes it {own:.0f} ms by itself, loading and computing on"
+        f" the CPU, and the others {others:.0f} ms. Usual causes: another program on its cores, fewer cores, a slower"
+        " disk."
     )
 
 

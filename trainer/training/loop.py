@@ -18,7 +18,7 @@ from accelerate.utils import send_to_device
 from models_zoo.adapters import adapters_of
 from trainer.checkpoint.state import Position, TrainState
 from trainer.data.aspect import AspectRatios
-from trainer.data.loaders import Prefetch
+from trainer.data.loaders import Prefetch, split
 from trainer.metrics.validation import improvement
 from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
@@ -41,7 +41,8 @@ class Settings:
 
     max_epochs: int
     seed: int = 42
-    accumulate: int = 1  # micro-batches per optimizer step
+    accumulate: int = 1  # batches per optimizer step
+    parts: int = 1  # micro-batches of a batch: what is computed at once
     clip_norm: float | None = None  # largest gradient norm; None = no clipping
     log_every: int = 100  # optimizer steps between scalars
     monitor: str = "AbsRel"  # metric or loss that selects `best`
@@ -51,7 +52,7 @@ class Settings:
     max_depth: float = 100.0
     log_images: bool | Literal["all"] = True
     log_grad_norm: bool = False
-    limit_train: int | None = None  # micro-batches per epoch
+    limit_train: int | None = None  # batches per epoch
     aspect: AspectRatios | None = None  # shapes of training batches; None = as they are loaded
 
     def steps_per_epoch(self, train_loader: Any) -> int:
@@ -127,7 +128,7 @@ class Loop:
         read = islice(self.train_loader, limit and max(limit - position.batch, 0))
         batches = iter(Prefetch(read, self.accelerator.device))
         while not self.budget.is_spent and (group := list(islice(batches, self.settings.accumulate))):
-            yield group
+            yield [part for batch in group for part in split(batch, self.settings.parts)]
 
     def step(self, batches: list[Any]) -> None:
         """Move, predict, compare, descend, record: one optimizer step over micro-batches, unless the guard refuses."""
@@ -157,7 +158,8 @@ class Loop:
                     self.averages.update()
         else:
             self.recorder.progress.message(f"warning: {self.guard.refuse(verdict, position, batches)}")
-        self.state.position = replace(position, batch=position.batch + len(batches), step=position.step + 1)
+        read_now = len(batches) // self.settings.parts
+        self.state.position = replace(position, batch=position.batch + read_now, step=position.step + 1)
         self.record(output, batch, verdict)
         self.advance("step")
         self.save_or_leave(verdict)
@@ -208,7 +210,7 @@ class Loop:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Micro-batches of this process in an epoch."""
+        """Batches of this process in an epoch."""
         size = len(self.train_loader.batch_sampler)
         return min(size, self.settings.limit_train or size)
 

@@ -21,6 +21,7 @@ from trainer.types import DATA_STAGES, StepOutput
 
 CAMERA_TAGS = tuple(f"camera/{name}" for name in NAMES)
 FIRST_STEPS = 10  # of a start: workers are still starting
+TOGETHER = ("Forward", "Backward", "Verdict")  # parts of a step in which processes may wait for each other
 
 
 class Recorder:
@@ -50,6 +51,8 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}  # gradient norms of the latest logged step
         self._parts: dict[str, float] = {}  # milliseconds of the parts of the latest step
         self._waited = self._worked = 0.0  # seconds of this epoch
+        self._began = self._together = 0.0  # when this step began, and what it has waited for other processes
+        self._own, self._counted = 0.0, 0  # seconds without that of the steps since the latest point, and their number
         self._since, self._images = 0.0, 0  # when the latest speed was written, and images of all processes since
         self._steps = 0  # of this start
         self.scored: int | None = None  # items behind the monitored number, once validated in this start
@@ -62,6 +65,7 @@ class Recorder:
         self._images = 0
         for group in groups:
             fetched = time.perf_counter()
+            self._began, self._together = start, 0.0
             self._images += self.accelerator.num_processes * sum(len(batch["target"]) for batch in group)
             self._parts = {"Data/Wait": 1e3 * (fetched - start)}
             self._waited += fetched - start
@@ -72,16 +76,21 @@ class Recorder:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add the time of a block to the timer `Module/<name>` of this step, without waiting for a GPU."""
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.thread_time()
         yield
+        took = time.perf_counter() - start
+        if name in TOGETHER:
+            self._together += took - (time.thread_time() - busy if name != "Verdict" else 0.0)
         key = f"Module/{name}"
-        self._parts[key] = self._parts.get(key, 0.0) + 1e3 * (time.perf_counter() - start)
+        self._parts[key] = self._parts.get(key, 0.0) + 1e3 * took
 
     def step(
         self, output: StepOutput, batch: Any, loss: float, scheduled: Mapping[str, float], step: int, due: bool
     ) -> None:
         """Count a step, write what is `scheduled`; if due, show the loss and write all scalars. For all processes."""
         self._steps += 1
+        self._own += time.perf_counter() - self._began - self._together
+        self._counted += 1
         if not due:
             self.progress.advance()
             if scheduled:
@@ -93,11 +102,12 @@ class Recorder:
         if self._steps > FIRST_STEPS:  # before, the workers start
             shown["waiting for data"] = f"{self._waited / max(self._waited + self._worked, 1e-9):.0%}"
         self.progress.advance(shown)
-        numbers, seen = self._measured(output, batch)
+        numbers, seen, own = self._measured(output, batch)
         waited, worked = seen.pop("waited"), seen.pop("worked")
         seen["waiting_share"] = waited / max(waited + worked, 1e-9)
         scalars: dict[str, float | Tensor] = {"train_losses/loss": loss, **numbers}
         scalars |= {f"train_timer/{k}": v for k, v in self._parts.items()}
+        scalars |= {f"train_timer/Process/{k}": v for k, v in spread_of(own).items()}
         scalars |= {f"train_speed/{k}": v for k, v in self._speed().items()}
         if "load_ms" in batch:  # dataset.log_time: mean over items
             loading = batch["load_ms"].mean(0).unbind()
@@ -105,7 +115,8 @@ class Recorder:
         scalars |= {f"train_grad_norm/{k}": v for k, v in self.norms.items()}
         scalars |= {f"train_health/{k}": v for k, v in seen.items()}
         self.tracker.scalars({**scalars, **self.extra, **scheduled}, step)
-        for warning in self.health.judge(seen, seen["waiting_share"], waited=waited, step=step):
+        warnings = self.health.judge(seen, seen["waiting_share"], waited=waited, step=step)
+        for warning in warnings + self.health.judge_processes(own):
             self.progress.message(warning)
 
     def _speed(self) -> dict[str, float]:
@@ -120,11 +131,11 @@ class Recorder:
         peak = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)  # CUDA, XPU
         return speed if peak is None else {**speed, "device_memory_mb": peak(device) / 1e6}
 
-    def _measured(self, output: StepOutput, batch: Any) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure the latest micro-batch over all processes: scalars by tag, and values of the health watch.
+    def _measured(self, output: StepOutput, batch: Any) -> tuple[dict[str, float], dict[str, float], list[float]]:
+        """Measure the latest micro-batch over all processes: scalars by tag, values of the health watch, and times.
 
         Unweighted losses, learned cameras and health values are averaged over processes, depth metrics over items with
-        ground truth, in one reduction and one transfer.
+        ground truth, in one reduction and one transfer. The times are what a step takes each process by itself, ms.
         """
         terms = {f"train_losses/loss_{k}": v.detach() for k, v in output.losses.items()}
         if "focal" in output.predictions:  # learned: image widths and heights
@@ -134,15 +145,20 @@ class Recorder:
         seconds = {"waited": self._waited, "worked": self._worked}
         seen = self.health.look(output, batch) | {k: torch.full_like(like, v) for k, v in seconds.items()}
         means = torch.stack([v.to(like) for v in (*terms.values(), *seen.values())])
-        sums = total(self.accelerator, torch.cat([means, self._metric_sums(output, batch).to(like)]))
-        sums[: len(means)] /= self.accelerator.num_processes
+        world = self.accelerator.num_processes
+        times = like.new_zeros(world)  # each process fills its place
+        times[self.accelerator.process_index] = 1e3 * self._own / max(self._counted, 1)
+        self._own, self._counted = 0.0, 0
+        sums = total(self.accelerator, torch.cat([means, times, self._metric_sums(output, batch).to(like)]))
+        sums[: len(means)] /= world
         numbers = sums.tolist()
-        *scores, scored = numbers[len(means) :] or [0.0]
+        *scores, scored = numbers[len(means) + world :] or [0.0]
         tagged = dict(zip(terms, numbers[: len(terms)], strict=True))
         if scored:
             named = zip(VALIDATION_METRICS, scores, strict=True)
             tagged |= {f"train/{k}": score / scored for k, score in named}
-        return tagged, dict(zip(seen, numbers[len(terms) : len(means)], strict=True))
+        each = numbers[len(means) : len(means) + world]
+        return tagged, dict(zip(seen, numbers[len(terms) : len(means)], strict=True)), each
 
     def _metric_sums(self, output: StepOutput, batch: Any) -> Tensor:
         """Return depth metrics summed over this process's items with ground truth, and their number: (6) or (0)."""
@@ -236,6 +252,14 @@ class Recorder:
                     f"warning: {count} of {len(met)} {mode} items could not be read so far; others took their place."
                     " Their files are named above"
                 )
+
+
+def spread_of(own: list[float]) -> dict[str, float]:
+    """Return the mean and the largest of the times of several processes, and whose it is; nothing of one."""
+    if len(own) == 1:
+        return {}
+    slowest = max(own)
+    return {"mean": sum(own) / len(own), "slowest": slowest, "slowest_process": float(own.index(slowest))}
 
 
 def camera_scalars(camera: LearnedCamera) -> dict[str, float]:

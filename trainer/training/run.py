@@ -18,6 +18,7 @@ from trainer.checkpoint.state import Position, TrainState
 from trainer.config import Config
 from trainer.data.aspect import AspectRatios
 from trainer.data.base import DepthDataset
+from trainer.data.loaders import equal_parts
 from trainer.losses import LOSSES
 from trainer.metrics.validation import VALIDATION_METRICS, monitor_problem
 from trainer.objective import Objective, freezing
@@ -35,7 +36,7 @@ from trainer.training.loop import Loop, Settings
 from trainer.training.recorder import Recorder
 from trainer.training.saver import Parts
 from trainer.training.seen import SeenFrames
-from trainer.training.wrapping import wrap
+from trainer.training.wrapping import notes_on_parts, wrap
 
 COPIES = 4  # times the weights that one save needs at least: weights, Adam's two moments, and `best`
 # TensorBoard sorts groups of tags by name; here validation comes first, and training is drawn beside it.
@@ -88,11 +89,16 @@ def build_run(
     _require_space(cfg, folder, objective, accelerator)
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
-    settings = _settings(cfg, seed)
+    settings = _settings(cfg, seed, accelerator.num_processes)
+    size, world = cfg.loader_kwargs("train")["batch_size"], accelerator.num_processes
+    notes += notes_on_parts(objective, size, world, settings.parts, cfg.trainer.sync_batchnorm)
     schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
     trained = objective, optimizer, schedule
     may_vary = "plugins" in hparams or datasets["train"].groups is not None
-    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary)
+    compression = cfg.trainer.gradient_compression
+    if compression and world == 1:
+        notes.append("trainer.gradient_compression has no effect on one process, which exchanges no gradients")
+    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary, settings.parts, compression)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
@@ -261,13 +267,14 @@ def _restore(
     return state, None if saved is None else saved.trained_on
 
 
-def _settings(cfg: Config, seed: int) -> Settings:
+def _settings(cfg: Config, seed: int, world: int) -> Settings:
     trainer = cfg.trainer
     near, far = (0.0, None) if has_free_depth(cfg) else depth_limits(cfg)
     return Settings(
         max_epochs=trainer.max_epochs,
         seed=seed,
         accumulate=trainer.accumulate_grad_batches,
+        parts=equal_parts(cfg.loader_kwargs("train")["batch_size"] // world, trainer.micro_batch_size),
         clip_norm=trainer.gradient_clip_val,
         log_every=trainer.log_every_n_steps,
         monitor=trainer.monitor,

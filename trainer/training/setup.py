@@ -29,7 +29,7 @@ from trainer.config.optimizers import make_scheduler
 from trainer.objective import Objective, batchnorm, freezing
 from trainer.objective.compiling import CompiledFormulas, choose_formulas, compile_networks
 from trainer.objective.recompute import recompute
-from trainer.runtime import processes
+from trainer.runtime import meeting, processes
 from trainer.runtime.errors import UserError
 from trainer.training import optim
 from trainer.training.averages import EMA, SWA, Averages
@@ -84,7 +84,7 @@ def build_accelerator(cfg: Config, folder: Path) -> Accelerator:
                 kwargs_handlers=[
                     DistributedDataParallelKwargs(broadcast_buffers=not cfg.trainer.sync_batchnorm, **DDP_OPTIONS),
                     InitProcessGroupKwargs(
-                        init_method=processes.init_method(),
+                        init_method=meeting.init_method(),
                         # Accelerate drops the 600 s that NCCL has by default, and gloo would wait for 1800
                         timeout=timedelta(minutes=cfg.trainer.timeout_minutes, milliseconds=1),
                     ),

@@ -6,33 +6,50 @@ processes. Where all do, it need not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from trainer.data.loaders import collate
 from trainer.objective import Objective
 from trainer.runtime.errors import UserError, listed
 from trainer.runtime.processes import any_process
 
+COMPRESSED = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
 
-def wrap(accelerator: Any, objective: Objective, optimizer: Any, loader: Any, may_vary: bool) -> tuple[Any, Any]:
+
+def wrap(
+    accelerator: Any,
+    objective: Objective,
+    optimizer: Any,
+    loader: Any,
+    may_vary: bool,
+    parts: int = 1,
+    compression: str | None = None,
+) -> tuple[Any, Any]:
     """Prepare objective and optimizer by Accelerate; for all processes.
 
-    may_vary: what takes part may change from step to step, so that one step says nothing: code of plugins, batches of
-    one data set each.
+    Args:
+        loader: of the training.
+        may_vary: what takes part may change from step to step, so that one step says nothing: code of plugins, batches
+            of one data set each.
+        parts: that this process's share of a batch is computed in.
+        compression: one of COMPRESSED, in which gradients are exchanged; None = their own type.
     """
     if accelerator.num_processes == 1:
         return accelerator.prepare(objective, optimizer)
-    batch = None if may_vary else first_batch(loader, accelerator.device)
+    batch = None if may_vary else first_batch(loader, accelerator.device, parts)
     with accelerator.autocast():
         searches = any_process(accelerator, batch is None or bool(dry_step(objective, objective, batch)))
     accelerator.ddp_handler.find_unused_parameters = searches
     with an_unused_parameter(objective) if searches else nullcontext():
         model, prepared = accelerator.prepare(objective, optimizer)
+    if compression is not None:
+        model.register_comm_hook(None, compressing(compression))
     if not searches:
         # After the first backward pass gradients are laid out anew for their sums, whose rounding that may change: it
         # must not be another one in the first step of a run that is continued.
@@ -40,10 +57,38 @@ def wrap(accelerator: Any, objective: Objective, optimizer: Any, loader: Any, ma
     return model, prepared
 
 
-def first_batch(loader: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    """Read this process's part of the first batch here, without workers."""
+def notes_on_parts(objective: Objective, size: int, world: int, parts: int, sync_batchnorm: bool) -> list[str]:
+    """Return notes on batches of `size` items that are computed in parts, and on what sees no whole batch then."""
+    if parts == 1:
+        return []
+    each = size // world
+    who = f"{world} processes compute {each} items each" if world > 1 else "computed"
+    notes = [f"batches of {size} items: {who} in {parts} parts of {each // parts}"]
+    seeing = [f"loss.{name}" for name, loss in objective.losses.items() if getattr(loss, "mixes_items", False)]
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in objective.modules()):
+        seeing.append("batch norm")
+    if seeing:
+        at_once = each // parts * (world if sync_batchnorm else 1)
+        notes.append(
+            f"trainer.micro_batch_size: {at_once} items at a time, not the whole batch, reach {listed(seeing)}"
+        )
+    return notes
+
+
+def compressing(name: str) -> Callable[[Any, Any], Any]:
+    """Return the hook of torch that sums gradients in a shorter type, as a function of our own.
+
+    torch refuses that of bf16 by its name wherever there is no NCCL, though gloo sums bf16, too.
+    """
+    hook = COMPRESSED[name]
+    return lambda group, bucket: hook(group, bucket)
+
+
+def first_batch(loader: Any, device: torch.device, parts: int = 1) -> dict[str, torch.Tensor]:
+    """Read the first of `parts` of this process's share of the first batch here, without workers."""
     loader.batch_sampler.set_position(0)
-    items = [loader.dataset[key] for key in next(iter(loader.batch_sampler))]
+    keys = next(iter(loader.batch_sampler))
+    items = [loader.dataset[key] for key in keys[: len(keys) // parts]]
     return {key: tensor.to(device) for key, tensor in collate(items).items()}
 
 
