@@ -6,6 +6,7 @@ import io
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_all, bench_export, bench_loop, bench_start, bench_step, launches
+from trainer.commands.jobs import bench_all, bench_data, bench_export, bench_loop, bench_start, bench_step, launches
 from trainer.commands.jobs.measuring import CLOCKS, ratio, result, rows
 from trainer.commands.jobs.naive_step import NaiveObjective
 from trainer.commands.jobs.timings import Stopwatch, read_table
@@ -103,7 +104,7 @@ DESCRIBED = ("bench", "command", "machine", "versions", "threads", "settings", "
         (TINY, {"64x64 step": "ms", "64x64 backward": "ms", "64x64 A/A": "ratio"}),
         (
             ("data", "--items", "1", "--size", "64", "64", "--pictures", "96", "64"),
-            {"JPEG, plain": "triplets/s", "PNG, augmented": "triplets/s", "PNG, augmented / plain": "ratio"},
+            {"JPEG, plain": "triplets/s", "PNG, augmented": "triplets/s", "PNG, as published / augmented": "ratio"},
         ),
         (("save", "--encoder", "test_resnet"), {"save": "ms", "torch.load": "ms", "save / torch.save": "ratio"}),
         (
@@ -126,6 +127,21 @@ def test_numbers_are_printed_as_one_json_object(words, expected, capsys):
         assert found["unit"] == unit
         for clock in CLOCKS:
             assert 0 < found[clock]["low"] <= found[clock]["median"] <= found[clock]["high"]
+
+
+def test_published_items_hold_every_frame_at_four_scales_with_and_without_jitter(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    of_seeds = [bench_data.published_item(paths, (96, 64), seed) for seed in range(8)]
+    for plain, for_networks in of_seeds:
+        assert [tuple(image.shape) for image in plain] == [(3, 64 >> s, 96 >> s) for _ in paths for s in range(4)]
+        assert len(for_networks) == len(plain)
+    first = torch.from_numpy(np.array(Image.open(paths[0]))).permute(2, 0, 1) / 255
+    assert {torch.equal(plain[0], first) for plain, _ in of_seeds} == {True, False}  # the size is that of the file
+    assert all(torch.equal(plain[0], first) or torch.equal(plain[0], first.flip(-1)) for plain, _ in of_seeds)
+    assert {torch.equal(plain[0], jittered[0]) for plain, jittered in of_seeds} == {True, False}
 
 
 def test_pictures_of_ones_own_are_read(tmp_path, capsys):
