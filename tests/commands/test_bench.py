@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from PIL import Image
 import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_all, bench_data, bench_export, bench_loop, bench_start, bench_step, launches
+from trainer.commands.jobs import bench_all, bench_data, bench_export, bench_loop, bench_scale, bench_start, bench_step, launches
 from trainer.commands.jobs.measuring import CLOCKS, ratio, result, rows
 from trainer.commands.jobs.naive_step import NaiveObjective
 from trainer.commands.jobs.timings import Stopwatch, read_table
@@ -362,3 +363,31 @@ def test_untrained_networks_have_contrast():
         disp, plain = (depth(frames)["disp"][0] for depth in (network.depth, new))
     assert float(disp.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(disp.std() / plain.std()) == pytest.approx(bench_export.GAIN, rel=0.1)
+
+
+def test_the_model_of_many_processes_by_hand():
+    # 100 MB to 2 processes: each sends half twice, 8e8 bit at 1e11 bit/s; 2 messages of 20 us.
+    assert bench_scale.sum_ms(100, 2, 100, 20) == pytest.approx(8 + 0.04)
+    assert bench_scale.sum_ms(100, 1, 100, 20) == 0
+    assert bench_scale.sum_ms(0, 1024, 100, 20) == pytest.approx(2 * 10 * 0.02)  # a tree of ten floors, up and down
+    of = bench_scale.Cluster(step_ms=90, gbps=100, latency_us=0, item_kb=500, items=4, gradient_mb=1000, norms=10)
+    alone, two = bench_scale.on_paper(of, 1), bench_scale.on_paper(of, 2)
+    assert (alone["step_ms"], alone["efficiency"]) == (90, 1)
+    assert two["gradients_ms"] == pytest.approx(80)
+    assert two["not_hidden_ms"] == pytest.approx(80 - 60)  # two thirds of the step are the backward pass
+    assert two["read_gb_per_s"] == pytest.approx(2 * 4 * 500e3 / 0.110 / 1e9)
+    little = dataclasses.replace(of, gradient_mb=30)
+    assert bench_scale.on_paper(little, 2)["not_hidden_ms"] == pytest.approx(2)  # the last bucket, 25 MB
+
+
+def test_one_process_of_many_is_simulated_by_the_real_trainer(capsys):
+    tiny = ("net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet")
+    assert bench.main(["scale", "--processes", "300", "--json", "--set", *tiny]) == 0
+    (of,) = json.loads(capsys.readouterr().out)["simulated"]
+    networks = [models_zoo.create(name, enc_name="test_resnet", pretrained=False) for name in ("depth", "pose")]
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for network in networks for module in network.modules())
+    step = of["sent"]["step"]
+    assert step["BatchNorm"]["calls"] == 2 * norms  # once forward, once backward
+    assert step["gradients"]["mb"] == pytest.approx(sum(of["gradient_mb"].values()), rel=1e-3)
+    assert step["other"]["calls"] == 1  # the verdict on the step
+    assert of["sampler_mb"] < 5
