@@ -100,7 +100,7 @@ def published_item(paths: list[Path], size: tuple[int, int], seed: int) -> tuple
     changes = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue)
     plain, for_networks = [], []
     for path in paths:
-        with Image.open(path) as file:
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
             image = file.convert("RGB")
         image = ImageOps.mirror(image) if mirrored else image
         for scale in range(4):
