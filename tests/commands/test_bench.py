@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +15,7 @@ from PIL import Image
 import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_all, bench_export, bench_loop, bench_start, bench_step, launches
+from trainer.commands.jobs import bench_all, bench_data, bench_export, bench_loop, bench_scale, bench_start, bench_step, launches
 from trainer.commands.jobs.measuring import CLOCKS, ratio, result, rows
 from trainer.commands.jobs.naive_step import NaiveObjective
 from trainer.commands.jobs.timings import Stopwatch, read_table
@@ -103,7 +105,7 @@ DESCRIBED = ("bench", "command", "machine", "versions", "threads", "settings", "
         (TINY, {"64x64 step": "ms", "64x64 backward": "ms", "64x64 A/A": "ratio"}),
         (
             ("data", "--items", "1", "--size", "64", "64", "--pictures", "96", "64"),
-            {"JPEG, plain": "triplets/s", "PNG, augmented": "triplets/s", "PNG, augmented / plain": "ratio"},
+            {"JPEG, plain": "triplets/s", "PNG, augmented": "triplets/s", "PNG, as published / augmented": "ratio"},
         ),
         (("save", "--encoder", "test_resnet"), {"save": "ms", "torch.load": "ms", "save / torch.save": "ratio"}),
         (
@@ -126,6 +128,21 @@ def test_numbers_are_printed_as_one_json_object(words, expected, capsys):
         assert found["unit"] == unit
         for clock in CLOCKS:
             assert 0 < found[clock]["low"] <= found[clock]["median"] <= found[clock]["high"]
+
+
+def test_published_items_hold_every_frame_at_four_scales_with_and_without_jitter(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    of_seeds = [bench_data.published_item(paths, (96, 64), seed) for seed in range(8)]
+    for plain, for_networks in of_seeds:
+        assert [tuple(image.shape) for image in plain] == [(3, 64 >> s, 96 >> s) for _ in paths for s in range(4)]
+        assert len(for_networks) == len(plain)
+    first = torch.from_numpy(np.array(Image.open(paths[0]))).permute(2, 0, 1) / 255
+    assert {torch.equal(plain[0], first) for plain, _ in of_seeds} == {True, False}  # the size is that of the file
+    assert all(torch.equal(plain[0], first) or torch.equal(plain[0], first.flip(-1)) for plain, _ in of_seeds)
+    assert {torch.equal(plain[0], jittered[0]) for plain, jittered in of_seeds} == {True, False}
 
 
 def test_pictures_of_ones_own_are_read(tmp_path, capsys):
@@ -346,3 +363,31 @@ def test_untrained_networks_have_contrast():
         disp, plain = (depth(frames)["disp"][0] for depth in (network.depth, new))
     assert float(disp.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(disp.std() / plain.std()) == pytest.approx(bench_export.GAIN, rel=0.1)
+
+
+def test_the_model_of_many_processes_by_hand():
+    # 100 MB to 2 processes: each sends half twice, 8e8 bit at 1e11 bit/s; 2 messages of 20 us.
+    assert bench_scale.sum_ms(100, 2, 100, 20) == pytest.approx(8 + 0.04)
+    assert bench_scale.sum_ms(100, 1, 100, 20) == 0
+    assert bench_scale.sum_ms(0, 1024, 100, 20) == pytest.approx(2 * 10 * 0.02)  # a tree of ten floors, up and down
+    of = bench_scale.Cluster(step_ms=90, gbps=100, latency_us=0, item_kb=500, items=4, gradient_mb=1000, norms=10)
+    alone, two = bench_scale.on_paper(of, 1), bench_scale.on_paper(of, 2)
+    assert (alone["step_ms"], alone["efficiency"]) == (90, 1)
+    assert two["gradients_ms"] == pytest.approx(80)
+    assert two["not_hidden_ms"] == pytest.approx(80 - 60)  # two thirds of the step are the backward pass
+    assert two["read_gb_per_s"] == pytest.approx(2 * 4 * 500e3 / 0.110 / 1e9)
+    little = dataclasses.replace(of, gradient_mb=30)
+    assert bench_scale.on_paper(little, 2)["not_hidden_ms"] == pytest.approx(2)  # the last bucket, 25 MB
+
+
+def test_one_process_of_many_is_simulated_by_the_real_trainer(capsys):
+    tiny = ("net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet")
+    assert bench.main(["scale", "--processes", "300", "--json", "--set", *tiny]) == 0
+    (of,) = json.loads(capsys.readouterr().out)["simulated"]
+    networks = [models_zoo.create(name, enc_name="test_resnet", pretrained=False) for name in ("depth", "pose")]
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for network in networks for module in network.modules())
+    step = of["sent"]["step"]
+    assert step["BatchNorm"]["calls"] == 2 * norms  # once forward, once backward
+    assert step["gradients"]["mb"] == pytest.approx(sum(of["gradient_mb"].values()), rel=1e-3)
+    assert step["other"]["calls"] == 1  # the verdict on the step
+    assert of["sampler_mb"] < 5

@@ -8,6 +8,7 @@
     monodepth bench save                      checkpoints written and read, beside torch.save
     monodepth bench start                     from the command to the first step, by parts
     monodepth bench eval                      an evaluation beside a bare loop of its network
+    monodepth bench scale                     a step on 1 to 4,096 processes: on paper, and one simulated process
     monodepth bench all --out FILE            all of these, as a page
     monodepth bench export                    ONNX files of every decoder beside PyTorch, on five encoders
 
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         for option, default, what in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
             add_number(job, option, default, what, whole(1, 1024))
     args = parser.parse_args(argv)
-    return fill_in(args) if args.what in ("loop", "start") else args
+    return fill_in(args) if args.what in ("loop", "start", "scale") else args
 
 
 def network_side(text: str) -> int:
@@ -137,6 +138,21 @@ def _predict(job: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="as torch names it (default cpu)")
 
 
+def _scale(job: argparse.ArgumentParser) -> None:
+    _run(job)
+    counts = (1, 8, 64, 512, 4096)
+    what = f"numbers of processes (default {' '.join(map(str, counts))})"
+    job.add_argument("--processes", type=whole(1, 100_000), nargs="+", default=counts, metavar="N", help=what)
+    add_number(job, "--items", 12, "of a process and step")
+    for option, default, what in (
+        ("--step-ms", 100, "milliseconds of a step of one process alone, as `bench step` measures it"),
+        ("--gbps", 100, "bandwidth of a process to the others, 1e9 bit/s"),
+        ("--latency-us", 20, "microseconds of a message between processes"),
+        ("--item-kb", 465, "kilobytes of the files of an item: three JPEG of KITTI"),
+    ):
+        add_number(job, option, default, what)
+
+
 def _all(job: argparse.ArgumentParser) -> None:
     job.add_argument("--out", type=Path, metavar="FILE", help="write the page to this file (default: print it)")
     tiny = "tiny networks and pictures: shows that it works, says nothing about speed"
@@ -159,6 +175,7 @@ JOBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "start": (_run, "from the command to the first optimizer step, by parts, in new processes"),
     "eval": (_eval, "an evaluation beside a bare loop of its network"),
     "predict": (_predict, "`monodepth predict`, on a folder and a film, beside a bare loop of its network"),
+    "scale": (_scale, "a step on 1 to 4,096 processes: on paper, and the real trainer as one simulated process"),
     "all": (_all, "all of these, as a page of Markdown with a table for each"),
     "export": (_export, "ONNX files of every decoder beside PyTorch: exactness, size, speed"),
 }

@@ -1,8 +1,13 @@
-"""How many items (target and two supports) one core reads per second, from JPEG and PNG files, plain and augmented."""
+"""How many items (target and two supports) one core reads per second, from JPEG and PNG files, plain and augmented.
+
+Beside them stand augmented items as Monodepth2 (arXiv:1806.01260) makes them: every frame at four scales, with and
+without jitter, by Pillow and torchvision.
+"""
 
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -11,7 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+from torchvision.transforms import functional as tvf
 
 from trainer.commands.jobs.measuring import Times, document, publish, rate, ratio, take_turns
 from trainer.data import DATASETS
@@ -22,6 +30,7 @@ from trainer.tracking.viz import to_uint8
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {"JPEG": ("jpg", {"quality": 92}), "PNG": ("png", {})}
 GRAIN = 0.02  # standard deviation of the noise of generated pictures, of 1: files as large as those of photographs
 SIDES = {"plain": False, "augmented": True}  # mirrored and jittered, each half of the time
+PUBLISHED = "as published"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         kilobytes = {name: _mean_kb(path) for name, path in folders.items()}
     results = {name: rate(of, args.items, "triplets/s") for name, of in times.items()}
     plain, augmented = SIDES
-    ratios = {f"{k}, {augmented} / {plain}": ratio(times[f"{k}, {augmented}"], times[f"{k}, {plain}"]) for k in folders}
+    pairs = [(augmented, plain)] + [(PUBLISHED, augmented)] * (args.path is None)
+    ratios = {f"{k}, {a} / {b}": ratio(times[f"{k}, {a}"], times[f"{k}, {b}"]) for k in folders for a, b in pairs}
     publish(args, document(args, results | ratios, file_kb=kilobytes))
     return 0
 
@@ -73,6 +83,9 @@ def measure(folders: dict[str, Path], args: argparse.Namespace, scratch: Path) -
         if len(data) < 1:
             raise UserError(f"{name}: no picture has a neighbour on both sides. Name a folder of at least three")
     turns = {name: partial(_read, data, args.items) for name, data in sets.items()}
+    for name, path in folders.items() if args.path is None else ():
+        pictures = sorted(path.iterdir())
+        turns[f"{name}, {PUBLISHED}"] = partial(_read_published, pictures, args.items, tuple(args.size))
     return take_turns(turns, args.rounds)
 
 
@@ -81,6 +94,33 @@ def _read(data: DepthDataset, number: int) -> None:
     order = np.random.default_rng(0).permutation(len(data))
     for i in range(number):
         data[i // len(data), int(order[i % len(data)])]
+
+
+def _read_published(pictures: list[Path], number: int, size: tuple[int, int]) -> None:
+    for i in range(number):
+        published_item(pictures[i : i + 3], size, i)
+
+
+def published_item(paths: list[Path], size: tuple[int, int], seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Read frames as published; size: (width, height). Returns (3 h w) per frame and scale: plain, and for networks."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    mirrored, jittered = rng.random() < 0.5, rng.random() < 0.5
+    order, *factors = ColorJitter.get_params((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (-0.1, 0.1))
+    changes = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue)
+    plain, for_networks = [], []
+    for path in paths:
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
+            image = file.convert("RGB")
+        image = ImageOps.mirror(image) if mirrored else image
+        for scale in range(4):
+            image = image.resize((size[0] >> scale, size[1] >> scale), Image.Resampling.LANCZOS)
+            changed = image
+            for i in order if jittered else ():
+                changed = changes[i](changed, factors[i])
+            plain.append(tvf.to_tensor(image))
+            for_networks.append(tvf.to_tensor(changed))
+    return plain, for_networks
 
 
 def _mean_kb(path: Path) -> float:
