@@ -15,7 +15,16 @@ from PIL import Image
 import models_zoo
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
-from trainer.commands.jobs import bench_all, bench_data, bench_export, bench_loop, bench_scale, bench_start, bench_step, launches
+from trainer.commands.jobs import (
+    bench_all,
+    bench_data,
+    bench_export,
+    bench_loop,
+    bench_scale,
+    bench_start,
+    bench_step,
+    launches,
+)
 from trainer.commands.jobs.measuring import CLOCKS, ratio, result, rows
 from trainer.commands.jobs.naive_step import NaiveObjective
 from trainer.commands.jobs.timings import Stopwatch, read_table

@@ -293,7 +293,7 @@ def test_a_sheet_that_cannot_be_drawn_leaves_the_old_one(run, tmp_path, monkeypa
 
 
 def test_interrupted_it_ends_with_130(run, tmp_path, monkeypatch, capsys):
-    from trainer.commands.jobs import evaluate as job
+    from trainer.commands.jobs import evaluate_depth as job
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from tests.commands.evaluating import evaluate, hparams_of, refused, saved
 from tests.world import ROOT
 from trainer.commands.evaluate import parse
 from trainer.commands.export_depth import main as export
-from trainer.commands.jobs.evaluate import read_request
+from trainer.commands.jobs.evaluate_options import read_request
 from trainer.commands.prepare import main as prepare
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.places import file_stem, result_path

@@ -1,15 +1,21 @@
-"""Options of `evaluate` that exclude each other, and places that cannot be written: refused before any work."""
+"""From the options of `evaluate` to a request; what they exclude, and unwritable places, are refused first."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from typing import NamedTuple
 
+from trainer.commands.jobs.evaluate_variations import settings_to_vary
+from trainer.config import EvaluationSection
 from trainer.evaluation import evenly_spaced
+from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import Items
 from trainer.evaluation.places import check_place, run_folder
 from trainer.evaluation.request import EvaluationRequest
+from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
+from trainer.evaluation.uncertainty import check_source
 from trainer.runtime.errors import UserError
 
 
@@ -129,3 +135,44 @@ def check_outputs(request: EvaluationRequest, items: Items) -> None:
     for option, path in (("--legacy", request.legacy), ("--sheet", request.sheet)):
         if path:
             check_place(path, option)
+
+
+def read_request(args: argparse.Namespace, known: Subject | None = None) -> EvaluationRequest:
+    """Read the checkpoint or predictions, and lay files and options over their settings; options win.
+
+    `known` is the same checkpoint, read before with other changes.
+    """
+    changes = Changes(args.cfg_file, args.set)
+    check_source(args.uncertainty, args.ensemble, args.sparsification_steps, args.pred_file)
+    read = _read_checkpoint if args.pred_file is None else _read_predictions
+    subject = known.changed(changes, args.mode) if known else read(args, changes)
+    given = {key: getattr(args, key) for key in EvaluationSection.model_fields}
+    settings = subject.cfg.evaluation.model_copy(update={k: v for k, v in given.items() if v is not None})
+    if args.trained_on and subject.trained_on:
+        raise UserError(f"--trained-on: {subject.path} says itself what it was trained on. Leave it out")
+    if args.pred_unit == "m" and "stereo" in (settings.alignment or ()):
+        raise UserError("--pred-unit m: depth in metres needs no factor of 5.4. Leave out --alignment stereo")
+    if subject.metres and "stereo" in (settings.alignment or ()):
+        origin = subject.metadata["checkpoint"]["metres"]["origin"]
+        raise UserError(
+            f"{subject.path}: its depth is in metres already ({origin}), so --alignment stereo, x 5.4, has no meaning."
+            " Use none"
+        )
+    if args.vary:
+        settings = settings_to_vary(settings)
+    options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
+    return EvaluationRequest(subject, changes, settings, **options)
+
+
+def _read_checkpoint(args: argparse.Namespace, changes: Changes) -> Subject:
+    subject = read_checkpoint(args.ckpt, args.hparams, changes, args.mode)
+    for option in ("pose", "odometry"):
+        if getattr(args, option) and not subject.has_pose:
+            raise UserError(f"{subject.path}: has no pose network, its poses are given. Leave out --{option}")
+    return subject
+
+
+def _read_predictions(args: argparse.Namespace, changes: Changes) -> Subject:
+    if args.targets is None and changes.dataset_type is None:
+        raise UserError("--pred-file needs ground truth: add --cfg-file cfg/eval/<data set>.yaml, or --targets NPZ")
+    return read_predictions(args.pred_file, changes, args.pred_kind, args.pred_unit)

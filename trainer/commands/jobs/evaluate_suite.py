@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from trainer.commands.jobs.evaluate import read_request, score_depth
+from trainer.commands.jobs.evaluate_depth import score_depth
+from trainer.commands.jobs.evaluate_options import read_request
 from trainer.data.files.paths import SET_A_ROOT, data_roots
 from trainer.evaluation import EvaluationResult, suite_table
 from trainer.evaluation.leaks import in_words
