@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import NamedTuple
 
-from trainer.commands.jobs.evaluate_variations import settings_to_vary
 from trainer.config import EvaluationSection
 from trainer.evaluation import evenly_spaced
 from trainer.evaluation.changes import Changes
@@ -16,6 +15,7 @@ from trainer.evaluation.places import check_place, run_folder
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.subject import Subject, read_checkpoint, read_predictions
 from trainer.evaluation.uncertainty import check_source
+from trainer.evaluation.variations import SETS
 from trainer.runtime.errors import UserError
 
 
@@ -159,7 +159,7 @@ def read_request(args: argparse.Namespace, known: Subject | None = None) -> Eval
             " Use none"
         )
     if args.vary:
-        settings = settings_to_vary(settings)
+        settings = _to_vary(settings)
     options = {f.name: getattr(args, f.name) for f in fields(EvaluationRequest) if hasattr(args, f.name)}
     return EvaluationRequest(subject, changes, settings, **options)
 
@@ -176,3 +176,13 @@ def _read_predictions(args: argparse.Namespace, changes: Changes) -> Subject:
     if args.targets is None and changes.dataset_type is None:
         raise UserError("--pred-file needs ground truth: add --cfg-file cfg/eval/<data set>.yaml, or --targets NPZ")
     return read_predictions(args.pred_file, changes, args.pred_kind, args.pred_unit)
+
+
+def _to_vary(settings: EvaluationSection) -> EvaluationSection:
+    """Check that there is one protocol to start from, and set its metric set, which is fixed. Raises UserError."""
+    if len(set(settings.alignment or ())) > 1:
+        raise UserError(
+            f"--vary changes one protocol, and there are several alignments: {', '.join(settings.alignment or ())}."
+            " Choose the one to start from with --alignment; the others are tried in any case"
+        )
+    return settings.model_copy(update={"metrics": list(SETS)})

@@ -1,4 +1,4 @@
-"""One evaluation under changes of its protocol, one at a time: its settings, work, table and file."""
+"""One evaluation under changes of its protocol, one at a time: its work, table and file."""
 
 from __future__ import annotations
 
@@ -8,24 +8,12 @@ from rich.console import Console
 
 from trainer import __version__
 from trainer.commands.jobs.evaluate_options import check_outputs
-from trainer.config import EvaluationSection
 from trainer.evaluation import evenly_spaced, leaks
 from trainer.evaluation.places import announced, variations_path
 from trainer.evaluation.reference import check_order, open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
-from trainer.evaluation.variations import SETS, open_other_truths, report_variations, save_variations, vary
-from trainer.runtime.errors import UserError
-
-
-def settings_to_vary(settings: EvaluationSection) -> EvaluationSection:
-    """Check that there is one protocol to start from, and set its metric set, which is fixed. Raises UserError."""
-    if len(set(settings.alignment or ())) > 1:
-        raise UserError(
-            f"--vary changes one protocol, and there are several alignments: {', '.join(settings.alignment or ())}."
-            " Choose the one to start from with --alignment; the others are tried in any case"
-        )
-    return settings.model_copy(update={"metrics": list(SETS)})
+from trainer.evaluation.variations import open_other_truths, report_variations, save_variations, vary
 
 
 def score_variations(request: EvaluationRequest) -> int:
