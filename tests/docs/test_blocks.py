@@ -123,7 +123,7 @@ def test_python_compiles(block: Block) -> None:
 
 @pytest.mark.parametrize("page", pages_with("yaml"), ids=name_of)
 def test_yaml_loads(page: Path, tmp_path: Path) -> None:
-    """A page, or a part of one, on any of the pages that one starts from; where plugins are named, it is parsed alone."""
+    """A page, or a part of one, on any of the pages that one starts from. With plugins it is parsed alone."""
     blocks = blocks_of(page)
     has_plugins = any(block.language == "sh" and "--plugins" in block.text for block in blocks)
     for block in (block for block in blocks if block.language == "yaml"):
@@ -164,7 +164,8 @@ def test_quick_blocks_run(page: Path, work: Path, standins: Path) -> None:
 
 
 BARE = re.compile(
-    r"(?<![\w$/.-])(?<!monodepth )(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
+    r"(?<![\w$/.-])(?<!monodepth )"
+    r"(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
     r" (?=--?[a-z]+ |[<\w/.+-]+\.(?:npz|yaml|safetensors|ckpt|mp4)|(?:targets|hints|lmdb|jpeg|kitti|video|synthetic) )"
 )
 
