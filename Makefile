@@ -14,7 +14,7 @@ SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet net.pose.enc_name
   dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
 .PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest test-docs faults gpu lint format bench schema catalogue \
-  docs docs-serve clean
+  docs docs-serve pictures clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -98,6 +98,9 @@ docs-serve: $(SITE_STAMP)  ## the same at http://127.0.0.1:8000, rebuilt when a 
 catalogue: $(STAMP)  ## rewrite docs/reference/catalogue.md and commands.md from the registered classes and the parsers
 	$(BIN)/monodepth list --out docs/reference/catalogue.md
 	$(BIN)/monodepth list --commands --out docs/reference/commands.md
+
+pictures: $(STAMP)  ## redraw the pictures of docs/concepts from the code; RUN=<run folder> also that of a checkpoint
+	$(BIN)/python docs/pictures/draw.py $(if $(RUN),--run $(RUN))
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -28,9 +28,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert f"# `{package}`" in page.read_text()
     for name in parts:
         module, _, attribute = name.rpartition(".")
-        found = getattr(import_module(module), attribute)
-        assert found.__module__.startswith(module), f"{name} is defined in {found.__module__}"
-        assert found.__doc__, name
+        assert getattr(import_module(module), attribute).__doc__, name
 
 
 @pytest.mark.parametrize(("registry", "page"), [(LOSSES, "losses"), (DATASETS, "data")])
