@@ -126,9 +126,11 @@ class MonodepthImageProcessor(BaseImageProcessor):
         if not isinstance(image, str | Image.Image):
             image = np.asarray(image)
             image = Image.fromarray(image.transpose(1, 2, 0) if image.ndim == 3 and image.shape[0] == 3 else image)
-        rgb, size = load_image(image), (self.size["width"], self.size["height"])
-        resized = rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(resized, np.float32).transpose(2, 0, 1) / np.float32(255)
+        pixels = torch.from_numpy(np.array(load_image(image))).permute(2, 0, 1)[None]
+        if (size := (self.size["height"], self.size["width"])) != tuple(pixels.shape[2:]):
+            # In whole numbers, by torch, as in training: Pillow rounds a level differently here and there.
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return pixels[0].numpy().astype(np.float32) / np.float32(255)
 
     def post_process_depth_estimation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | Tensor | None = None
