@@ -13,6 +13,8 @@ import flow
 import records
 from svg import Drawing
 
+from trainer.runtime.errors import UserError
+
 HERE = Path(__file__).resolve().parent
 DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "step": flow.step,
@@ -39,9 +41,14 @@ def main() -> None:
         drawings["checkpoint"] = lambda: records.checkpoint(args.run)
     if unknown := {*args.names} - {*drawings}:
         parser.error(f"cannot draw {', '.join(sorted(unknown))} (checkpoint needs --run); known: {', '.join(drawings)}")
+    args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names or drawings:
         path = args.out / f"{name}.svg"
-        path.write_text(str(drawings[name]()), encoding="utf-8")
+        try:
+            drawn = drawings[name]()
+        except (UserError, FileNotFoundError) as error:
+            parser.error(f"{name}: {error}")
+        path.write_text(str(drawn), encoding="utf-8")
         print(path)
 
 

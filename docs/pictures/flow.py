@@ -27,14 +27,12 @@ def step(page: str = PAGE) -> Drawing:
     seen = observe(page)
     offsets = list(seen.cfg.supp_idxs)
     d = Drawing(f"One training step of {page}")
-    d.paragraph(f"One step of {page}: b items, each with n = {len(offsets)} supports, dataset.supp_idxs {offsets}")
+    d.paragraph(f"One step of {page}, supp_idxs {offsets}")
     batch = d.box("data", "batch", _shapes(Batch, seen.batch), w=FULL - LANE, column=None)
     d.below(batch)
     nets = _side_by_side(d, "net", {f"network {name}": _network(seen, name) for name in seen.sees}, FULL - LANE)
     made = d.box("net", "predictions", _shapes(Predictions, seen.predictions), w=FULL - LANE, column=None)
-    for net in nets:
-        d.arrow((net.middle, batch.bottom), (net.middle, net.y))
-        d.arrow((net.middle, net.bottom), (net.middle, made.y))
+    _connect(d, batch, nets, made)
     d.below(made)
     reads = {loss: public_reads(seen.reads[loss]) for loss in seen.losses}
     asked = public_reads({name for names in reads.values() for name in names} - {*seen.given})
@@ -50,13 +48,19 @@ def step(page: str = PAGE) -> Drawing:
     rows = {f"{seen.losses[key]:g} · {key}": [("reads", _listed(reads[key]))] for key in seen.losses}
     losses = _side_by_side(d, "loss", rows, FULL, column=42)
     total = " + ".join(f"{weight:g} · {key}" for key, weight in seen.losses.items())
-    end = d.box("plain", f"loss = {total}", [("", "gradients, verdict of the guard, clipping, optimizer, schedule")])
-    for loss in losses[:2]:
-        d.arrow((loss.middle, scene.bottom), (loss.middle, loss.y))
-    for loss in losses[-2:]:
-        d.arrow((loss.middle, loss.bottom), (loss.middle, end.y))
+    end = d.box("plain", "loss", [("", total), ("", "gradients, verdict of the guard, clipping, optimizer, schedule")])
+    _connect(d, scene, losses, end)
     d.below(end, gap=0)
     return d
+
+
+def _connect(d: Drawing, above: Box, boxes: list[Box], below: Box) -> None:
+    """Draw arrows to the first row of boxes, and from the last one."""
+    for box in boxes:
+        if box.y == boxes[0].y:
+            d.arrow((box.middle, above.bottom), (box.middle, box.y))
+        if box.y == boxes[-1].y:
+            d.arrow((box.middle, box.bottom), (box.middle, below.y))
 
 
 def _side_by_side(d: Drawing, kind: str, parts: Rows, w: float, column: float = 0, gap: float = 12) -> list[Box]:
