@@ -107,7 +107,8 @@ def test_there_is_one_console_script() -> None:
 
 
 BARE = re.compile(
-    r"(?<![\w$/.-])(?<!monodepth )(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
+    r"(?<![\w$/.-])(?<!monodepth )"
+    r"(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
     r" (?=--?[a-z]+ |[<\w/.+-]+\.(?:npz|yaml|safetensors|ckpt|mp4)|(?:targets|hints|lmdb|jpeg|kitti|video|synthetic) )"
 )
 
