@@ -421,6 +421,18 @@ def test_the_example_is_evaluated_with_its_plugin_only(trained: Path) -> None:
 
 
 @pytest.mark.slow
+def test_pictures_are_predicted_with_its_plugin_only(trained: Path) -> None:
+    Image.new("RGB", (96, 64)).save(trained / "street.jpg")
+    words = command("predict")[1:]
+    done = fork(ROOT / "launch/predict.py", *words, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert (trained / "depth/street_color.png").is_file()
+    done = fork(ROOT / "launch/predict.py", *without_plugins(words), "--force", cwd=trained)
+    assert done.returncode == 2
+    assert f"best.safetensors: was trained with --plugins {' '.join(PARTS)}: give the same" in done.stderr
+
+
+@pytest.mark.slow
 def test_the_example_is_loaded_with_its_plugin_only(trained: Path, here: Path) -> None:
     run = trained / "models" / "mine" / "dots" / "1"
     with pytest.raises(

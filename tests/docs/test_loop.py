@@ -26,7 +26,7 @@ def test_the_loop_takes_the_steps_of_train(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "my_loop.py").write_text(small)
     monkeypatch.chdir(tmp_path)
     runpy.run_path("my_loop.py")
-    assert re.findall(r"^step (\d+): img_recon 0\.\d+, disp_smooth \d", capsys.readouterr().out, re.M) == list(
+    assert re.findall(r"^step (\d+): img_recon 0\.\d+ disp_smooth \d", capsys.readouterr().out, re.M) == list(
         "12345678"
     )
 
