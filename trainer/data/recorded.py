@@ -46,7 +46,7 @@ class RecordedDataset(DepthDataset):
     reads_pictures: ClassVar[bool] = True
     unreadable: Tensor  # shared with worker processes
     _decoded: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = ()  # by `_picture`, of the item being read
-    _sources: Sequence[tuple[NDArray[np.uint8], Any]] = ()  # the same
+    _origins: Sequence[tuple[NDArray[np.uint8], Any]] = ()  # the same
 
     def _watch(self, num_items: int) -> None:
         """Start counting; call it before workers start, so that they share the count."""
@@ -135,11 +135,11 @@ class RecordedDataset(DepthDataset):
         return os.path.relpath(place, self.home)
 
     def read(self, epoch: int, index: int, with_label: bool = True) -> RawItem:
-        self._decoded, self._sources = [], []
+        self._decoded, self._origins = [], []
         return super().read(epoch, index, with_label)
 
     def source_of(self, picture: NDArray[np.uint8]) -> Any:
-        return next((source for read, source in self._sources if read is picture), None)
+        return next((source for read, source in self._origins if read is picture), None)
 
     def _picture(self, source: Any) -> NDArray[np.uint8]:
         """Read a picture as RGB of `size` (h w 3), for use inside `load`, decoded where `decoded_root` has it.
@@ -152,7 +152,7 @@ class RecordedDataset(DepthDataset):
                 return ready
         rgb = read_rgb(self.open_picture(source))
         picture = at_size(rgb, self.size)
-        self._sources = [*self._sources, (picture, source)]
+        self._origins = [*self._origins, (picture, source)]
         if self.views:
             self._decoded = [*self._decoded, (picture, rgb)]
         return picture

@@ -66,7 +66,7 @@ def _write(args: argparse.Namespace, cfg: Config, mode: str) -> list[str]:
     done = sum((args.out / plan.name).exists() for plan in plans)
     require_space(args.out, (len(plans) - done) * args.shard_size, "shards")
     tasks = [(plan, mode, args.out) for plan in plans]
-    parts: list[Written] = list(spread(_shard, tasks, args.jobs, partial(_opened, args, mode), unit="shard"))
+    parts: list[Written] = list(spread(_shard, tasks, args.jobs, partial(_begin, args, mode), unit="shard"))
     json_file, tables = to_files(gathered(dataset, parts, {**known, "stamp": stamp}))
     store(args.out / f"{mode}.npz", tables)
     store(args.out / f"{mode}.json", json_file)
@@ -86,6 +86,10 @@ def _opened(args: argparse.Namespace, mode: str) -> DepthDataset:
         cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
         _open[mode] = build_dataset(cfg, mode, **_AS_READ)
     return _open[mode]
+
+
+def _begin(args: argparse.Namespace, mode: str) -> None:
+    _opened(args, mode)
 
 
 def _refuse(dataset: DepthDataset, mode: str) -> None:

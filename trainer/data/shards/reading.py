@@ -89,7 +89,7 @@ def open_index(place: Place, mode: str) -> Index:
         tables = place.read(f"{mode}.npz")
     except FileNotFoundError as error:
         there = [other for other in ("train", "val", "test") if other != mode and _is_there(place, f"{other}.json")]
-        modes = f"It has shards of {' and '.join(there)}" if there else "It has shards of no mode"
+        modes = f"It has shards of {' and '.join(there)}" if there else "There are no shards of another mode either"
         raise UserError(
             f"dataset.path {place.path}: no {mode}.json and {mode}.npz, the index of shards for {mode}. {modes}. Write"
             f" them: monodepth prepare shards -c PAGE --mode {mode} --out FOLDER"

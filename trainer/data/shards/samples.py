@@ -73,8 +73,9 @@ def encoded(dataset: DepthDataset, picture: Picture) -> tuple[bytes, str]:
 
 def _gives(content: bytes, pixels: NDArray[np.uint8]) -> bool:
     """Tell whether encoded bytes are read to these pixels."""
+    source: Any = Content(content, "a picture")
     try:
-        return np.array_equal(at_size(read_rgb(Content(content, "a picture")), pixels.shape[1::-1]), pixels)
+        return np.array_equal(at_size(read_rgb(source), pixels.shape[1::-1]), pixels)
     except DataError:
         return False
 

@@ -148,7 +148,7 @@ class _Archive:
 class _Target(NamedTuple):
     """An item, its arrays, and what its frames are called."""
 
-    index: int
+    item: int
     arrays: Mapping[str, NDArray[Any]]
     frames: Sequence[Any]
 
