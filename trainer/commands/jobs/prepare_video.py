@@ -13,7 +13,7 @@ from typing import NamedTuple
 from trainer.commands.jobs.preparing import Lost, apart, print_problems
 from trainer.data.clips.films import decode, find_done, finished
 from trainer.data.clips.sources import Source, choose_workers, find_films, named_counts
-from trainer.data.clips.survey import Survey, report_all
+from trainer.data.clips.survey import Survey, report_all, too_few
 from trainer.data.files.splits import counted
 from trainer.runtime.errors import UserError, first_lines
 from trainer.runtime.files import CannotWrite, write_text
@@ -46,7 +46,8 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool, workers: i
             raise UserError("\n".join(["no film is left:", *first_lines(reasons)]) if len(reasons) > 1 else reasons[0])
         if not report_only:
             _write_page(out, left_out)
-    if len(sources) > 1:
+    alone = len(sources) == 1
+    if not alone:
         print("\n  ".join(["in all", *report_all(surveys)]))
     print_problems(list(left_out.values()), "films are left out", "film is left out")
     if not report_only:
@@ -57,7 +58,7 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool, workers: i
         settings = [f"dataset.path={out}", f"dataset.frame_gap={max(gaps)}"]
         name = _run_name(videos[0].stem if len(videos) == 1 else out.absolute().name)
         print(f"train on them: monodepth train -c real/folder -n {name} --set {shlex.join(settings)}")
-    return int(bool(left_out) or any(survey.warnings() for survey in surveys))
+    return int(bool(left_out or too_few(surveys)) or any(survey.warnings(alone) for survey in surveys))
 
 
 def _all(
@@ -75,7 +76,7 @@ def _all(
         if number >= 0:
             results[missing[number]] = result
         while shown in results:
-            _show(sources[shown], results[shown])
+            _show(sources[shown], results[shown], len(sources) == 1)
             shown += 1
     surveys = [result for _, result in sorted(results.items()) if isinstance(result, Survey)]
     return surveys, {sources[place]: text for place, text in sorted(results.items()) if isinstance(text, str)}
@@ -115,9 +116,9 @@ def survey_or_reason(task: Task, tick: Callable[[], None]) -> Survey | str:
         return str(error)
 
 
-def _show(source: Source, result: Survey | str) -> None:
+def _show(source: Source, result: Survey | str, alone: bool) -> None:
     if isinstance(result, Survey):
-        lines = [*result.report(), *(f"warning: {text}" for text in result.warnings())]
+        lines = [*result.report(), *(f"warning: {text}" for text in result.warnings(alone))]
         print("\n  ".join([str(source.path), *lines]), flush=True)
 
 
