@@ -270,16 +270,16 @@ def test_pictures_are_spread_over_the_clips_of_a_film(tmp_path):
 def test_the_page_holds_what_it_shows(drives, tmp_path):
     out = tmp_path / "out"
     video(film(tmp_path / "a.avi", drives[0] + drives[1]), "--out", out)
-    page = make_page(out, finished(out), {"b/<x>.mp4": "b/<x>.mp4 is empty"})
-    assert page == make_page(out, finished(out), {"b/<x>.mp4": "b/<x>.mp4 is empty"})
+    page = make_page(out, finished(out), ["b/<x>.mp4 is empty"])
+    assert page == make_page(out, finished(out), ["b/<x>.mp4 is empty"])
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('<img src="data:image/jpeg;base64,') == 8
     assert "<x>" not in page
     assert "default-src &#39;none&#39;; img-src data:" in page
     shutil.rmtree(out / "a-000")
-    assert make_page(out, finished(out), {}).count("<img") == 4  # those of the other clip
-    assert "Left out" not in make_page(out, finished(out), {})
+    assert make_page(out, finished(out), []).count("<img") == 4  # those of the other clip
+    assert "Left out" not in make_page(out, finished(out), [])
 
 
 def test_durations_are_written_as_clocks_do():

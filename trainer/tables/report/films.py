@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,10 +48,10 @@ class Curve(NamedTuple):
     top: str  # value at its upper edge; the lower one is 0
 
 
-def make_page(out: Path, films: Sequence[Finished], left_out: Mapping[str, str]) -> str:
+def make_page(out: Path, films: Sequence[Finished], left_out: Sequence[str]) -> str:
     """Make the page of a folder of frames as HTML text.
 
-    left_out: why films are left out, by their names. Of very many films the first ones have pictures and curves.
+    left_out: which films are left out, and why. Of very many films the first ones have pictures and curves.
     """
     shown = films[:_MOST_FILMS]
     each = min(_MOST_PICTURES, max(1, int(0.6 * MOST_BYTES / _PICTURE_BYTES / max(1, len(shown)))))
