@@ -95,11 +95,12 @@ def test_a_folder_of_films_in_two_processes(drives, tmp_path, capsys):
     assert len(DATASETS.create("folder", path=str(out), val_every=0, fov=80.0)) == 8 + 8 + 4
 
 
-@pytest.mark.parametrize("after", [6, 15, 17])
+@pytest.mark.parametrize("after", [6, 16])
 def test_an_interrupted_film_goes_on_to_the_same_bytes(drives, tmp_path, monkeypatch, capsys, after):
     """What was looked at is not looked at again, unless its frames are gone."""
     path, out = film(tmp_path / "a.avi", drives[0] + drives[1]), tmp_path / "out"
-    video(path, "--out", tmp_path / "straight")
+    straight = tmp_path / "straight/out"  # the page has the name of the folder
+    video(path, "--out", straight)
     monkeypatch.setattr(films, "SAVE_EVERY", 4)
     write, writes, looked = films.write_bytes, iter(range(after)), Counter()
 
@@ -118,15 +119,15 @@ def test_an_interrupted_film_goes_on_to_the_same_bytes(drives, tmp_path, monkeyp
     assert done >= 4
     add = Selection.add
     monkeypatch.setattr(Selection, "add", lambda self, frame: looked.update("f") or add(self, frame))
-    again = shutil.copytree(out, tmp_path / "again")
+    again = shutil.copytree(out, tmp_path / "again/out")
     video(path, "--out", out)
     assert looked["f"] == 20 - done
-    assert content(out) == content(tmp_path / "straight")
+    assert content(out) == content(straight)
     (again / "a-000/0000000001.jpg").unlink()
     looked.clear()
     video(path, "--out", again)
     assert looked["f"] == 20
-    assert content(again) == content(tmp_path / "straight")
+    assert content(again) == content(straight)
 
 
 def test_a_damaged_state_is_not_used(drives, tmp_path, capsys):
@@ -269,16 +270,16 @@ def test_pictures_are_spread_over_the_clips_of_a_film(tmp_path):
 def test_the_page_holds_what_it_shows(drives, tmp_path):
     out = tmp_path / "out"
     video(film(tmp_path / "a.avi", drives[0] + drives[1]), "--out", out)
-    page = make_page(out, finished(out), {"b/<x>.mp4": "b/<x>.mp4 is empty"})
-    assert page == make_page(out, finished(out), {"b/<x>.mp4": "b/<x>.mp4 is empty"})
+    page = make_page(out, finished(out), ["b/<x>.mp4 is empty"])
+    assert page == make_page(out, finished(out), ["b/<x>.mp4 is empty"])
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
     assert "http" not in page.replace("http-equiv", "")
     assert page.count('<img src="data:image/jpeg;base64,') == 8
     assert "<x>" not in page
-    assert "default-src 'none'; img-src data:" in page
+    assert "default-src &#39;none&#39;; img-src data:" in page
     shutil.rmtree(out / "a-000")
-    assert make_page(out, finished(out), {}).count("<img") == 4  # those of the other clip
-    assert "Left out" not in make_page(out, finished(out), {})
+    assert make_page(out, finished(out), []).count("<img") == 4  # those of the other clip
+    assert "Left out" not in make_page(out, finished(out), [])
 
 
 def test_durations_are_written_as_clocks_do():

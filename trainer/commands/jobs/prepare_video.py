@@ -13,7 +13,7 @@ from typing import NamedTuple
 from trainer.commands.jobs.preparing import Lost, apart, print_problems
 from trainer.data.clips.films import decode, find_done, finished
 from trainer.data.clips.sources import Source, choose_workers, find_films, named_counts
-from trainer.data.clips.survey import Survey, report_all
+from trainer.data.clips.survey import Survey, report_all, too_few
 from trainer.data.files.splits import counted
 from trainer.runtime.errors import UserError, first_lines
 from trainer.runtime.files import CannotWrite, write_text
@@ -42,13 +42,13 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool, workers: i
     with nullcontext() if report_only else locked(out, "choose another --out"):
         surveys, left_out = _all(sources, None if report_only else out, every, workers)
         if not surveys:
-            reasons = list(left_out.values())
-            raise UserError("\n".join(["no film is left:", *first_lines(reasons)]) if len(reasons) > 1 else reasons[0])
+            raise UserError("\n".join(["no film is left:", *first_lines(left_out)]) if left_out[1:] else left_out[0])
         if not report_only:
             _write_page(out, left_out)
-    if len(sources) > 1:
+    alone = len(sources) == 1
+    if not alone:
         print("\n  ".join(["in all", *report_all(surveys)]))
-    print_problems(list(left_out.values()), "films are left out", "film is left out")
+    print_problems(left_out, "films are left out", "film is left out")
     if not report_only:
         print(f"with pictures: {out / PAGE}")
     gaps = [survey.frame_gap for survey in surveys if survey.kept]
@@ -57,28 +57,27 @@ def run(videos: list[Path], out: Path, every: int, report_only: bool, workers: i
         settings = [f"dataset.path={out}", f"dataset.frame_gap={max(gaps)}"]
         name = _run_name(videos[0].stem if len(videos) == 1 else out.absolute().name)
         print(f"train on them: monodepth train -c real/folder -n {name} --set {shlex.join(settings)}")
-    return int(bool(left_out) or any(survey.warnings() for survey in surveys))
+    return int(bool(left_out or too_few(surveys)) or any(survey.warnings(alone) for survey in surveys))
 
 
 def _all(
     sources: Sequence[Source], out: Path | None, every: int, workers: int | None
-) -> tuple[list[Survey], dict[Source, str]]:
+) -> tuple[list[Survey], list[str]]:
     """Decode films and print their reports, in their order; returns the surveys, and why others are left out."""
-    results = {place: found for place, source in enumerate(sources) if (found := _known(source, out, every))}
-    if results and len(sources) > 1:
-        print(f"{len(results)} of {counted(len(sources), 'film')} were looked at before")
-    missing = [place for place in range(len(sources)) if place not in results]
+    known = {place: found for place, source in enumerate(sources) if (found := _known(source, out, every))}
+    if known and len(sources) > 1:
+        print(f"{len(known)} of {counted(len(sources), 'film')} were looked at before")
+    missing = [place for place in range(len(sources)) if place not in known]
+    outcomes = _outcomes([Task(sources[place], out, every) for place in missing], workers)
+    results: dict[int, Survey | str] = {}
     shown = 0
-    for number, result in chain(
-        [(-1, "")], _outcomes([Task(sources[place], out, every) for place in missing], workers)
-    ):
-        if number >= 0:
-            results[missing[number]] = result
+    for place, result in chain(known.items(), ((missing[number], outcome) for number, outcome in outcomes)):
+        results[place] = result
         while shown in results:
-            _show(sources[shown], results[shown])
+            _show(sources[shown], results[shown], len(sources) == 1)
             shown += 1
     surveys = [result for _, result in sorted(results.items()) if isinstance(result, Survey)]
-    return surveys, {sources[place]: text for place, text in sorted(results.items()) if isinstance(text, str)}
+    return surveys, [text for _, text in sorted(results.items()) if isinstance(text, str)]
 
 
 def _known(source: Source, out: Path | None, every: int) -> Survey | str | None:
@@ -115,17 +114,16 @@ def survey_or_reason(task: Task, tick: Callable[[], None]) -> Survey | str:
         return str(error)
 
 
-def _show(source: Source, result: Survey | str) -> None:
+def _show(source: Source, result: Survey | str, alone: bool) -> None:
     if isinstance(result, Survey):
-        lines = [*result.report(), *(f"warning: {text}" for text in result.warnings())]
+        lines = [*result.report(), *(f"warning: {text}" for text in result.warnings(alone))]
         print("\n  ".join([str(source.path), *lines]), flush=True)
 
 
-def _write_page(out: Path, left_out: dict[Source, str]) -> None:
+def _write_page(out: Path, left_out: Sequence[str]) -> None:
     from trainer.tables.report.films import make_page
 
-    reasons = {str(source.path.relative_to(source.given.parent)): reason for source, reason in left_out.items()}
-    write_text(out / PAGE, make_page(out, finished(out), reasons))
+    write_text(out / PAGE, make_page(out, finished(out), left_out))
 
 
 def _run_name(text: str) -> str:

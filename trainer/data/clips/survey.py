@@ -12,6 +12,7 @@ from trainer.data.files.splits import counted
 
 _WANTED_SHIFT = 2.5  # between neighbours for training: that of KITTI, 0.8 % of the width
 _LONGEST_GAP = 10
+_FEW = 500  # frames
 NO_PARALLAX = "no parallax: the camera turns or zooms but hardly moves, and nothing tells near from far"
 _COMBED = 4.0  # of `combing`: progressive films have 0.8 to 2, interlaced ones 11
 
@@ -78,8 +79,8 @@ class Survey:
         """Share of the frames whose sharpness is below 0.4 of the median."""
         return float((np.array(self.sharp) < 0.4 * np.median(self.sharp)).mean()) if self.sharp else 0.0
 
-    def warnings(self) -> list[str]:
-        """Return what is likely to spoil training, with remedies."""
+    def warnings(self, alone: bool = True) -> list[str]:
+        """Return what is likely to spoil training, with remedies. alone: no other film is trained on with this one."""
         broken = self.announced - self.read
         flickering = float((np.array(self.flicker) > 0.1).mean()) if self.flicker else 0.0
         if not self.kept:
@@ -88,8 +89,7 @@ class Survey:
         cases = {
             f"{broken} of {self.announced} announced frames could not be decoded: the file is cut off or broken":
                 broken > max(2, 0.01 * self.announced),
-            f"only {self.kept} frames are left: below some 500 a network learns the film by heart. Add films":
-                self.kept < 500,
+            too_few([self]): alone and self.kept < _FEW,
             f"{self.standing / max(self.read, 1):.0%} of the frames stand still or repeat the one before":
                 self.standing > 0.5 * self.read,
             f"{NO_PARALLAX}. Walk or drive": not self.has_parallax,
@@ -139,13 +139,22 @@ def report_all(surveys: Sequence[Survey]) -> list[str]:
     read, kept = sum(s.read for s in surveys), sum(s.kept for s in surveys)
     clips, cuts = sum(len(s.clips) for s in surveys), sum(s.cuts for s in surveys)
     shifts = [shift for s in surveys for shift in s.shifts]
-    gaps = [s.frame_gap for s in surveys if s.kept]
+    gaps = sorted({s.frame_gap for s in surveys if s.kept}) or [1]
+    few = too_few(surveys)
     return [
         f"{counted(len(surveys), 'film')} of {lasting(sum(s.seconds for s in surveys))}, {read} frames read",
         f"{kept} kept in {counted(clips, 'clip')}; {_dropped(surveys)}; {counted(cuts, 'cut')}",
         f"between neighbours: shift {_median(shifts) / WIDTH:.2%} of the width",
-        f"suggested dataset.frame_gap: {min(gaps, default=1)} to {max(gaps, default=1)} by film",
+        f"suggested dataset.frame_gap: {gaps[-1]}" + (f", the largest of {gaps[0]} to {gaps[-1]}" if gaps[1:] else ""),
+        *([f"warning: {few}"] if few else []),
     ]
+
+
+def too_few(surveys: Sequence[Survey]) -> str:
+    """Return a warning when films have too few frames together, else ""."""
+    kept = sum(survey.kept for survey in surveys)
+    warning = f"only {kept} frames are left: below some {_FEW} a network learns the film by heart. Add films"
+    return warning if kept < _FEW else ""
 
 
 def lasting(seconds: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from PIL import Image
 
 from trainer.data.clips.films import Finished, pictures_of
 from trainer.data.clips.motion import WIDTH
-from trainer.data.clips.survey import Survey, lasting
+from trainer.data.clips.survey import Survey, lasting, too_few
 from trainer.tables.report.rendering import MOST_BYTES, render
 
 TEMPLATE = "films.html.j2"
@@ -48,10 +48,10 @@ class Curve(NamedTuple):
     top: str  # value at its upper edge; the lower one is 0
 
 
-def make_page(out: Path, films: Sequence[Finished], left_out: Mapping[str, str]) -> str:
+def make_page(out: Path, films: Sequence[Finished], left_out: Sequence[str]) -> str:
     """Make the page of a folder of frames as HTML text.
 
-    left_out: why films are left out, by their names. Of very many films the first ones have pictures and curves.
+    left_out: which films are left out, and why. Of very many films the first ones have pictures and curves.
     """
     shown = films[:_MOST_FILMS]
     each = min(_MOST_PICTURES, max(1, int(0.6 * MOST_BYTES / _PICTURE_BYTES / max(1, len(shown)))))
@@ -62,8 +62,9 @@ def make_page(out: Path, films: Sequence[Finished], left_out: Mapping[str, str])
         title=out.absolute().name,
         totals=_totals(surveys),
         bar=_bar(surveys),
-        rows=[_row(film) for film in films[:_MOST_ROWS]],
-        films=[_section(out, film, each) for film in shown],
+        rows=[_row(film, len(films) == 1) for film in films[:_MOST_ROWS]],
+        films=[_section(out, film, each, len(films) == 1) for film in shown],
+        too_few=too_few(surveys) if len(films) > 1 else "",
         num_films=len(films),
         left_out=left_out,
         size=(BAR, HEIGHT),
@@ -84,7 +85,7 @@ def _totals(surveys: Sequence[Survey]) -> dict[str, str]:
     }
 
 
-def _row(film: Finished) -> dict[str, Any]:
+def _row(film: Finished, alone: bool) -> dict[str, Any]:
     survey = film.survey
     return {
         "name": film.name,
@@ -101,11 +102,11 @@ def _row(film: Finished) -> dict[str, Any]:
         "brightness": f"{survey.brightness / 255:.0%}" if survey.levels else "-",
         "blurred": f"{survey.blurred:.0%}",
         "gap": survey.frame_gap if survey.kept else "-",
-        "warnings": len(survey.warnings()),
+        "warnings": len(survey.warnings(alone)),
     }
 
 
-def _section(out: Path, film: Finished, most: int) -> dict[str, Any]:
+def _section(out: Path, film: Finished, most: int, alone: bool) -> dict[str, Any]:
     survey = film.survey
     pictures = [(clip, uri) for clip, path in pictures_of(out, film, most) if (uri := _picture(path))]
     curves = (
@@ -114,12 +115,12 @@ def _section(out: Path, film: Finished, most: int) -> dict[str, Any]:
         _curve("sharpness, of the sharpest", survey.sharp, max(survey.sharp, default=1) or 1),
     )
     return {
-        **_row(film),
+        **_row(film, alone),
         "bar": _bar([survey]),
         "pictures": pictures,
         "curves": [curve for curve in curves if curve],
         "marks": [f"{BAR * end / survey.kept:.1f}" for end in list(accumulate(survey.clips))[:-1][:POINTS]],
-        "texts": survey.warnings(),
+        "texts": survey.warnings(alone),
     }
 
 
