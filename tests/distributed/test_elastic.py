@@ -198,7 +198,7 @@ class Agents:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_launchers_leave_and_join_a_run_that_goes_on(tmp_path: Path) -> None:
     """torchrun --nnodes 1:3: three launchers of one process; one is killed; one of two processes joins."""
     options = (*TWELVE, "trainer.max_epochs=7")

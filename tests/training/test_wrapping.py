@@ -75,7 +75,7 @@ def test_gradients_are_exchanged_in_the_type_of_the_key(tmp_path: Path) -> None:
             False,
             [
                 "batches of 12 items: 2 processes compute 6 items each in 3 parts of 2",
-                "trainer.micro_batch_size: 4 items at a time, not the whole batch, reach batch norm",
+                "trainer.micro_batch_size: 4 of the 12 items of a batch at a time reach batch norm",
             ],
         ),
     ],

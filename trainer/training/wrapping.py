@@ -70,7 +70,7 @@ def notes_on_parts(objective: Objective, size: int, world: int, parts: int, sync
     if seeing:
         at_once = each // parts * (world if sync_batchnorm else 1)
         notes.append(
-            f"trainer.micro_batch_size: {at_once} items at a time, not the whole batch, reach {listed(seeing)}"
+            f"trainer.micro_batch_size: {at_once} of the {size} items of a batch at a time reach {listed(seeing)}"
         )
     return notes
 
