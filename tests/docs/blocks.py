@@ -50,7 +50,7 @@ class Block:
         """The file that the block is the text of, which its first line names: `# mean.yaml`; "" for none."""
         if self.language not in ("yaml", "python"):
             return ""
-        named = re.match(r"# ([\w./-]+\.(?:yaml|py))(?:$|[:, ])", self.text)
+        named = re.match(r"# ([\w./-]+\.(?:yaml|py))[\n:, ]", self.text)
         return named[1] if named else ""
 
 

@@ -70,6 +70,21 @@ def test_blocks_are_found_with_what_is_said_above_them(page: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("language", "first", "file"),
+    [
+        ("yaml", "# mean.yaml", "mean.yaml"),
+        ("python", "# parts/my_loss.py, a plugin", "parts/my_loss.py"),
+        ("python", "# my_loss.py and others", "my_loss.py"),
+        ("python", "# the file my_loss.py", ""),
+        ("yaml", "# mean.yamls", ""),
+        ("sh", "# run.py", ""),
+    ],
+)
+def test_a_first_line_may_name_the_file(tmp_path: Path, language: str, first: str, file: str) -> None:
+    assert blocks.Block(tmp_path, 1, language, f"{first}\nx: 1\n").file == file
+
+
 def test_lines_of_a_block(page: Path) -> None:
     lines = list(shell_lines(blocks_of(page)[0].text))
     assert [list(commands_in(line)) for line in lines] == [[["train", "-c", "a", "--seed", "1"]], [["doctor"]]]
