@@ -80,7 +80,9 @@ class Difference:
 def read_scored(path: Path) -> Scored:
     """Read a result of `monodepth evaluate`. Raises UserError for other files, and naming the results in a folder."""
     if os.path.isdir(path):
-        inside = [str(p) for p in sorted([*path.glob("results/*.yaml"), *path.glob("*.yaml")]) if p.name != "hparams.yaml"]
+        inside = [
+            str(p) for p in sorted([*path.glob("results/*.yaml"), *path.glob("*.yaml")]) if p.name != "hparams.yaml"
+        ]
         held = "\n".join([", which holds", *first_lines(inside)]) if inside else " without result files"
         raise UserError(f"{path}: is a folder{held}\nName result files of `monodepth evaluate`")
     result = read_result(path)[0]
