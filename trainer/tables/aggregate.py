@@ -171,12 +171,10 @@ def name_differences(tables: Sequence[Table], mix: Sequence[str] = ()) -> list[s
 
 
 def _difference(key: str, value: str | None, first: str | None) -> str:
-    """Name a field that differs; of the settings of a data set, which are many, those alone."""
-    ours, theirs = value or "none", first or "none"
-    if key == "data" and value and first:
-        parts, others = value.split(", "), first.split(", ")
-        ours = ", ".join(part for part in parts if part not in others) or "fewer settings"
-        theirs = ", ".join(part for part in others if part not in parts) or "fewer settings"
+    """Name a field that differs; of a list, as the many settings of a data set are, only what differs."""
+    parts, others = ((text or "none").split(", ") for text in (value, first))
+    ours = ", ".join(part for part in parts if part not in others) or "fewer"
+    theirs = ", ".join(part for part in others if part not in parts) or "fewer"
     return f"{key} {ours} (not {theirs})"
 
 
