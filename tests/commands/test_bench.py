@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import models_zoo
+from tests.data.shards.made import folder, write
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
 from trainer.commands.jobs import bench_all, bench_export, bench_loop, bench_start, bench_step, launches
@@ -126,6 +127,16 @@ def test_numbers_are_printed_as_one_json_object(words, expected, capsys):
         assert found["unit"] == unit
         for clock in CLOCKS:
             assert 0 < found[clock]["low"] <= found[clock]["median"] <= found[clock]["high"]
+
+
+def test_shards_are_read_beside_the_files_they_were_written_from(tmp_path, capsys):
+    out = write(folder(tmp_path / "frames", 5), tmp_path / "shards")
+    words = ["data", "--path", str(tmp_path / "frames"), "--shards", str(out), "--items", "3", "--size", "32", "16"]
+    assert bench.main([*words, "--rounds", "1", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results[f"shards of {out}"]["unit"] == "triplets/s"
+    assert bench.main(["data", "--shards", str(tmp_path), "--rounds", "1"]) == 2
+    assert "no train.json and train.npz" in capsys.readouterr().err
 
 
 def test_pictures_of_ones_own_are_read(tmp_path, capsys):
