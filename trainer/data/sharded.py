@@ -98,7 +98,8 @@ class ShardedItems(RecordedDataset):
     def _cache(self, place: Place, index: Index, root: str | None, limit: int) -> ShardCache | None:
         """Return where whole shards go; None when they lie here, or each item is to be read by itself."""
         fits = index.num_bytes <= limit
-        if not place.is_remote or not (fits or self.window):
+        by_window = self.window is not None and self.mode == "train"  # other modes read in the order of their list
+        if not place.is_remote or not (fits or by_window):
             return None
         needed = sum(sorted(shard.num_bytes for shard in index.shards)[-(self.window or 0) :]) if not fits else 0
         if needed > limit:

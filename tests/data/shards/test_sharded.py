@@ -185,6 +185,18 @@ def test_a_window_reads_one_shard_after_another(served: Server, tmp_path: Path) 
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
 
 
+def test_validation_that_the_cache_does_not_hold_is_read_item_by_item(served: Server, tmp_path: Path) -> None:
+    """It reads in the order of its list, so that whole shards would be fetched over and over."""
+    pytest.importorskip("aiohttp")
+    write(folder(tmp_path / "plain", mode="val"), served.folder / "validation")
+    options = {"mode": "val", "window": 1, "cache_root": str(tmp_path / "cache"), "cache_gb": 40e-6}
+    shards = sharded(f"{served.url}/validation", **options)
+    served.asked.clear()
+    shards[0]
+    assert [name for name, _ in served.asked] == ["validation/val-000000.tar"]
+    assert not (tmp_path / "cache").exists()
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no such mode": ({"mode": "val"}, r"no val\.json and val\.npz, .*It has shards of train\. Write them: monodepth"),
     "another support": ({"supp_idxs": [-2, 2]}, r"the shards have supports \[-1, 1\], not \[-2, 2\]"),
