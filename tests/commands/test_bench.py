@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import models_zoo
+from tests.data.shards.made import folder, write
 from trainer.checkpoint.state import TrainState
 from trainer.commands import bench
 from trainer.commands.jobs import (
@@ -152,6 +153,16 @@ def test_published_items_hold_every_frame_at_four_scales_with_and_without_jitter
     assert {torch.equal(plain[0], first) for plain, _ in of_seeds} == {True, False}  # the size is that of the file
     assert all(torch.equal(plain[0], first) or torch.equal(plain[0], first.flip(-1)) for plain, _ in of_seeds)
     assert {torch.equal(plain[0], jittered[0]) for plain, jittered in of_seeds} == {True, False}
+
+
+def test_shards_are_read_beside_the_files_they_were_written_from(tmp_path, capsys):
+    out = write(folder(tmp_path / "frames", 5), tmp_path / "shards")
+    words = ["data", "--path", str(tmp_path / "frames"), "--shards", str(out), "--items", "3", "--size", "32", "16"]
+    assert bench.main([*words, "--rounds", "1", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results[f"shards of {out}"]["unit"] == "triplets/s"
+    assert bench.main(["data", "--shards", str(tmp_path), "--rounds", "1"]) == 2
+    assert "no train.json and train.npz" in capsys.readouterr().err
 
 
 def test_pictures_of_ones_own_are_read(tmp_path, capsys):

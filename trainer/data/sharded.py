@@ -98,7 +98,8 @@ class ShardedItems(RecordedDataset):
     def _cache(self, place: Place, index: Index, root: str | None, limit: int) -> ShardCache | None:
         """Return where whole shards go; None when they lie here, or each item is to be read by itself."""
         fits = index.num_bytes <= limit
-        if not place.is_remote or not (fits or self.window):
+        by_window = self.window is not None and self.mode == "train"  # other modes read in the order of their list
+        if not place.is_remote or not (fits or by_window):
             return None
         needed = sum(sorted(shard.num_bytes for shard in index.shards)[-(self.window or 0) :]) if not fits else 0
         if needed > limit:
@@ -121,6 +122,7 @@ class ShardedItems(RecordedDataset):
     def _check_options(self) -> None:
         """Raise UserError for what the shards do not hold."""
         has, size = self.facts["has"], tuple(self.facts["size"])
+        self._without_depth = self.use_depth and "depth" not in has
         self.use_depth = self.use_depth and "depth" in has
         wanted = {"hints": self.use_hints, "pseudo": self.use_pseudo and self.pseudo_root is None}
         for key, is_wanted in wanted.items():
@@ -220,6 +222,8 @@ class ShardedItems(RecordedDataset):
         notes, index = super().notes(), self.index
         if lost := int((index.items[:, 0] < 0).sum()):
             notes.append(f"{lost} of {len(self)} items could not be read when the shards were written")
+        if self._without_depth:
+            notes.append("the shards have no depth: their page did not read it (dataset.use_depth)")
         if self._reader.place.is_remote:
             size = f"{len(index.shards)} shards, {index.num_bytes / 1e9:.3g} GB"
             cache = self._reader.cache

@@ -80,7 +80,8 @@ def test_a_folder_of_shards_is_read_in_place(plain: Any, served: Server) -> None
     shards = sharded(served.folder / "bucket" / "made", use_aug=True, seed=4)
     assert_equal(shards, plain, [(1, i) for i in range(len(plain))])
     assert_equal(pickle.loads(pickle.dumps(shards)), plain, [(1, 3)])
-    assert (shards.notes(), shards.blocks.tolist()) == ([], sorted(shards.blocks.tolist()))
+    assert shards.notes() == ["the shards have no depth: their page did not read it (dataset.use_depth)"]
+    assert shards.blocks.tolist() == sorted(shards.blocks.tolist())
     assert [shards.label_name(i) for i in range(12)] == [plain.label_name(i) for i in range(12)]
     assert shards.fingerprint_of(2) == plain.fingerprint_of(2)
     assert np.array_equal(shards.fingerprints(), plain.fingerprints())
@@ -182,6 +183,18 @@ def test_a_window_reads_one_shard_after_another(served: Server, tmp_path: Path) 
     tars = [name for name, _ in served.asked if name.endswith(".tar")]
     assert len(tars) == len(set(tars)) == len(shards.index.shards)  # though the cache holds one
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
+
+
+def test_validation_that_the_cache_does_not_hold_is_read_item_by_item(served: Server, tmp_path: Path) -> None:
+    """It reads in the order of its list, so that whole shards would be fetched over and over."""
+    pytest.importorskip("aiohttp")
+    write(folder(tmp_path / "plain", mode="val"), served.folder / "validation")
+    options = {"mode": "val", "window": 1, "cache_root": str(tmp_path / "cache"), "cache_gb": 40e-6}
+    shards = sharded(f"{served.url}/validation", **options)
+    served.asked.clear()
+    shards[0]
+    assert [name for name, _ in served.asked] == ["validation/val-000000.tar"]
+    assert not (tmp_path / "cache").exists()
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
