@@ -203,7 +203,7 @@ def test_the_number_of_workers_has_a_reason(monkeypatch):
     assert choose_workers(3) == (3, "3 films")
     assert choose_workers(100) == (8, "8 cores")
     offer(8, 2.5)
-    assert choose_workers(100) == (2, "2.5 GB of memory, of which one takes up to 1")
+    assert choose_workers(100) == (5, "2.5 GB of memory, of which one takes up to 0.5")
     offer(8, 0.1)
     assert choose_workers(100)[0] == 1
 

@@ -65,8 +65,9 @@ def _all(
 ) -> tuple[list[Survey], list[str]]:
     """Decode films and print their reports, in their order; returns the surveys, and why others are left out."""
     known = {place: found for place, source in enumerate(sources) if (found := _known(source, out, every))}
-    if known and len(sources) > 1:
-        print(f"{len(known)} of {counted(len(sources), 'film')} were looked at before")
+    done = sum(isinstance(found, Survey) for found in known.values())
+    if done and len(sources) > 1:
+        print(f"{done} of {counted(len(sources), 'film')} were looked at before")
     missing = [place for place in range(len(sources)) if place not in known]
     outcomes = _outcomes([Task(sources[place], out, every) for place in missing], workers)
     results: dict[int, Survey | str] = {}
