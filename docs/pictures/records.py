@@ -67,6 +67,7 @@ DRAWS: list[tuple[str, str, dict[str, str]]] = [
 NO_DRAWS = {
     "data/loaders.make_loader",  # keeps torch's loader off the global stream
     "data/permutation.__init__",  # given the words of `_orders`
+    "data/permutation._window",  # likewise
     "training/replay.replay",  # repeats a step
     "training/replay.name_operation",  # likewise
 }
