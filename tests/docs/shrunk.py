@@ -42,7 +42,8 @@ def settings(name: str, words: Sequence[str]) -> list[str]:
     small.append(f"dataset.size={VIT_SIZE if decoder == 'dpt' else SIZE}")
     for net, arguments in cfg.net.items():
         small.append(f"net.{net}.pretrained=false")
-        if net != "depth" or arguments.get("dec_name") not in KEEPS_ENCODER:
+        keeps = net == "depth" and arguments.get("dec_name") in KEEPS_ENCODER
+        if not keeps and not arguments.get("enc_options"):  # which are those of one encoder
             small.append(f"net.{net}.enc_name=test_resnet")
     return small
 
