@@ -57,7 +57,7 @@ def batches(predictor: DepthPredictor, interface: Interface, pictures: Sequence[
     shapes = [frames]
     if "size" in interface.dynamic:
         width, height = interface.size
-        shapes.append(generated_frames((width + STEP, height + 2 * STEP)))
+        shapes.append(generated_frames((width + 2 * STEP, height + STEP)))  # wider than high, as streets are
     return [
         batch for shape in shapes for batch in ([shape, shape[:1]] if "batch" in interface.dynamic else shape.split(1))
     ]
