@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.fakes import make_batch, make_objective
 from tests.world import run_world
+from trainer.data.loaders import EpochBatches
 from trainer.objective import Objective
 from trainer.objective.freezing import freeze
 from trainer.training.wrapping import notes_on_parts, wrap
@@ -84,4 +85,4 @@ def test_what_sees_no_whole_batch_is_named(world: int, parts: int, frozen: bool,
     objective = make_objective()
     objective.networks["norm"] = nn.BatchNorm2d(2)
     freeze(objective, [], batchnorm=frozen)
-    assert notes_on_parts(objective, 12, world, parts, sync_batchnorm=True) == said
+    assert notes_on_parts(objective, EpochBatches(12, 12, world=world), parts, sync_batchnorm=True) == said

@@ -90,15 +90,10 @@ def build_run(
     notes += setup.place(cfg, objective, accelerator)
     optimizer = setup.build_optimizer(cfg, objective)
     settings = _settings(cfg, seed, accelerator.num_processes)
-    size, world = cfg.loader_kwargs("train")["batch_size"], accelerator.num_processes
-    notes += notes_on_parts(objective, size, world, settings.parts, cfg.trainer.sync_batchnorm)
     schedule = setup.build_schedule(cfg, optimizer, settings.steps_per_epoch(train_loader), notes)
     trained = objective, optimizer, schedule
     may_vary = "plugins" in hparams or datasets["train"].groups is not None
-    compression = cfg.trainer.gradient_compression
-    if compression and world == 1:
-        notes.append("trainer.gradient_compression has no effect on one process, which exchanges no gradients")
-    model, prepared = wrap(accelerator, objective, optimizer, train_loader, may_vary, settings.parts, compression)
+    model, prepared = _wrapped(cfg, accelerator, objective, optimizer, train_loader, may_vary, settings.parts, notes)
     lap("optimizer, networks in place")
 
     checkpointer = Checkpointer(folder.ckpts, hparams, cfg.trainer.monitor, is_main=accelerator.is_main_process)
@@ -265,6 +260,23 @@ def _restore(
             notes.append(f"{fault}. The next validated epoch becomes the best so far")
             state.best = state.best_epoch = None
     return state, None if saved is None else saved.trained_on
+
+
+def _wrapped(
+    cfg: Config,
+    accelerator: Accelerator,
+    objective: Objective,
+    optimizer: Any,
+    train_loader: DataLoader,
+    may_vary: bool,
+    parts: int,
+    notes: list[str],
+) -> tuple[Any, Any]:
+    """Return objective and optimizer as Accelerate prepares them; add notes on batches computed in parts."""
+    sampler: Any = train_loader.batch_sampler
+    notes += notes_on_parts(objective, sampler, parts, cfg.trainer.sync_batchnorm)
+    compression = cfg.trainer.gradient_compression
+    return wrap(accelerator, objective, optimizer, train_loader, may_vary, parts, compression)
 
 
 def _settings(cfg: Config, seed: int, world: int) -> Settings:

@@ -155,6 +155,8 @@ def place(cfg: Config, objective: Objective, accelerator: Accelerator) -> list[s
         notes += recompute(objective)
     if cfg.trainer.compile is not None:
         notes += compile_networks(objective, cfg.trainer.compile.model_dump())
+    if cfg.trainer.gradient_compression and accelerator.num_processes == 1:
+        notes.append("trainer.gradient_compression has no effect on one process, which exchanges no gradients")
     objective.fused = choose_formulas(cfg.trainer.fuse, accelerator.device.type)
     if isinstance(objective.fused, CompiledFormulas):
         notes.append(

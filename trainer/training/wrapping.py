@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from trainer.data.loaders import collate
+from trainer.data.loaders import EpochBatches, collate
 from trainer.objective import Objective
 from trainer.runtime.errors import UserError, listed
 from trainer.runtime.processes import any_process
@@ -57,10 +57,11 @@ def wrap(
     return model, prepared
 
 
-def notes_on_parts(objective: Objective, size: int, world: int, parts: int, sync_batchnorm: bool) -> list[str]:
-    """Return notes on batches of `size` items that are computed in parts, and on what sees no whole batch then."""
+def notes_on_parts(objective: Objective, batches: EpochBatches, parts: int, sync_batchnorm: bool) -> list[str]:
+    """Return notes on batches that are computed in parts, and on what sees no whole batch then."""
     if parts == 1:
         return []
+    size, world = batches.batch_size, batches.world
     each = size // world
     who = f"{world} processes compute {each} items each" if world > 1 else "computed"
     notes = [f"batches of {size} items: {who} in {parts} parts of {each // parts}"]
