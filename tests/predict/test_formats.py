@@ -181,3 +181,8 @@ def test_the_zoo_imports_itself_in_one_form() -> None:
             assert "from models_zoo" not in text
             waiting += needed
     assert "models_zoo.layers" in seen
+
+
+def test_a_square_network_whose_size_is_left_open_is_also_compared_at_another_size() -> None:
+    frames = check.batches(None, Interface((64, 64), dynamic=frozenset({"size"})))  # type: ignore[arg-type]
+    assert {tuple(batch.shape[2:]) for batch in frames} == {(64, 64), (96, 128)}
