@@ -164,7 +164,7 @@ def test_quick_blocks_run(page: Path, work: Path, standins: Path) -> None:
 
 
 BARE = re.compile(
-    r"(?<![\w$/.-])(?<!monodepth )"
+    r"(?<![\w$/.-])(?<!monodepth )(?<!--mode )"
     r"(?:train|train_dev|evaluate|sweep|prepare|convert|replay|export_depth|generate_tables)"
     r" (?=--?[a-z]+ |[<\w/.+-]+\.(?:npz|yaml|safetensors|ckpt|mp4)|(?:targets|hints|lmdb|jpeg|kitti|video|synthetic) )"
 )
