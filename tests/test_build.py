@@ -42,7 +42,7 @@ def test_stereo_alone_builds_no_pose_network() -> None:
 def test_a_relu_disparity_has_no_limits_of_depth() -> None:
     relu = ("dataset.supp_idxs=[0]", "net.depth.activation=relu")
     cfg = config(*relu)
-    objective, settings = build_objective(cfg), _settings(cfg, seed=0)
+    objective, settings = build_objective(cfg), _settings(cfg, seed=0, world=1)
     assert (objective.min_depth, objective.max_depth) == (1.0, None)
     assert (settings.min_depth, settings.max_depth) == (0.0, math.inf)
     assert not [line for line in cfg.warnings if "depth" in line]

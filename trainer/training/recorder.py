@@ -146,8 +146,8 @@ class Recorder:
         seen = self.health.look(output, batch) | {k: torch.full_like(like, v) for k, v in seconds.items()}
         means = torch.stack([v.to(like) for v in (*terms.values(), *seen.values())])
         world = self.accelerator.num_processes
-        times = like.new_zeros(world)  # each process fills its place
-        times[self.accelerator.process_index] = 1e3 * self._own / max(self._counted, 1)
+        own = 1e3 * self._own / max(self._counted, 1)  # each process fills its place
+        times = like.new_tensor([own * (rank == self.accelerator.process_index) for rank in range(world)])
         self._own, self._counted = 0.0, 0
         sums = total(self.accelerator, torch.cat([means, times, self._metric_sums(output, batch).to(like)]))
         sums[: len(means)] /= world
