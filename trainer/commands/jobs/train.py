@@ -56,6 +56,8 @@ def run(args: argparse.Namespace, again: str = AGAIN) -> int:
             cfg = _load(args)
         watch.lap(CONFIGURATION)
         with closing(folder):
+            if not any(folder.ckpts.glob("*.safetensors")):
+                watch.starts_anew()
             job = _build(args, cfg, folder, watch.lap)
             watch.watch_first_step(job.loop, args.timings, _only_at_first(cfg, job.loop))
             if job.loop.accelerator.is_main_process:
