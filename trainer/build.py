@@ -31,7 +31,7 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
     downloaded for them.
     """
     networks: dict[str, nn.Module] = {}
-    problems = []
+    problems: dict[str, list[str]] = {}  # what is wrong: networks
     for name, kwargs in cfg.net.items():
         if name in UNUSED_WITHOUT_VIDEO and not any(cfg.supp_idxs):
             continue
@@ -40,9 +40,13 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
         try:
             networks[name] = models_zoo.create(name, **kwargs)
         except (ValueError, models_zoo.PretrainedUnavailable) as error:
-            problems.append(f"net.{name}: {error}".replace("net.<network>", f"net.{name}"))
+            problems.setdefault(str(error), []).append(f"net.{name}")
     if problems:
-        raise UserError("\n".join(problems))
+        lines = [
+            f"{', '.join(names)}: {text.replace('net.<network>', names[0]) if len(names) == 1 else text}"
+            for text, names in problems.items()
+        ]
+        raise UserError("\n".join(lines))
     return networks
 
 

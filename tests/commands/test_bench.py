@@ -411,3 +411,13 @@ def test_one_process_of_many_is_simulated_by_the_real_trainer(capsys):
     assert step["gradients"]["mb"] == pytest.approx(sum(of["gradient_mb"].values()), rel=1e-3)
     assert step["other"]["calls"] == 1  # the verdict on the step
     assert of["sampler_mb"] < 5
+
+
+def test_a_checkpoint_is_read_only_where_there_is_one(monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr("trainer.commands.jobs.timings.doing", lambda what, keep=False: said.append(what))
+    watch = Stopwatch(age=0.0)
+    watch.lap("optimizer, networks in place")
+    watch.starts_anew()
+    watch.lap("optimizer, networks in place")
+    assert said == ["reading the last checkpoint", "preparing the first epoch"]

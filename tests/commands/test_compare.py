@@ -169,6 +169,9 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     run = a.parents[1]
     (run / "hparams.yaml").write_text("config: {}\n")  # is no result
     assert f"{run}: is a folder, which holds\n  {a}\nName result files" in refused(capsys, a, run)
+    told = refused(capsys, a, run.parent)
+    assert f"{run.parent}: is a folder of versions, which hold\n  {a}\n" in told
+    assert "`monodepth tables`" in told
     (tmp_path / "bare").mkdir()
     assert "bare: is a folder without result files\n" in refused(capsys, a, tmp_path / "bare")
     with pytest.raises(SystemExit):

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.commands.evaluating import evaluate, hparams_of, refused, saved
 from tests.world import command, fork
 from trainer.commands.evaluate import parse
+from trainer.commands.jobs.evaluate_depth import against_constant
 from trainer.metrics import METRICS
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
@@ -230,6 +231,13 @@ def test_what_is_not_a_checkpoint(tmp_path, capsys, content, message):
     assert message in refused(capsys, "--ckpt", path)
 
 
+def test_a_run_that_does_not_exist_names_others(tmp_path, capsys):
+    for version in ("1", "2", "3", "4"):
+        (tmp_path / version / "ckpts").mkdir(parents=True)
+    told = refused(capsys, "--ckpt", tmp_path / "42")
+    assert f"42: there is no such file or run. The folder {tmp_path} holds: 1, 2, 3" in told
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [("", "md2/42, md2/7"), ("md2", "42, 7"), ("md2/43", "42, 7"), ("md3", "md2/42, md2/7"),
@@ -335,3 +343,8 @@ def test_two_processes_write_what_one_writes(run, tmp_path):
         assert re.fullmatch(RATIO, done.stdout.strip().splitlines()[-1])
     for ending in ("_median", "_lsqr_disp", "_old_median", "_old_lsqr_disp"):
         assert (tmp_path / f"1{ending}.yaml").read_bytes() == (tmp_path / f"2{ending}.yaml").read_bytes()
+
+
+def test_a_ratio_of_one_is_no_better_and_not_worse() -> None:
+    known = {"0.99": "", "nan": "", "1.00": "no better", "1.01": "worse"}
+    assert {shown: against_constant(shown).partition(" than")[0] for shown in known} == known

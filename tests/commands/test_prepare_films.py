@@ -86,6 +86,7 @@ def test_a_folder_of_films_in_two_processes(drives, tmp_path, capsys):
     page = both["survey.html"].decode()
     assert "3 films; 2 films left out" in page
     assert "day 2_&lt;two&gt;" in page
+    assert "<h3>day 2/&lt;two&gt;.avi</h3>" in page
     assert "<two>" not in page
 
     capsys.readouterr()

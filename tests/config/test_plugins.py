@@ -29,7 +29,7 @@ from trainer.commands import train as train_command
 from trainer.commands.__main__ import added_commands
 from trainer.commands.__main__ import main as monodepth
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.plugins import load_plugins, naming_plugins
+from trainer.config.plugins import load_plugins, naming_plugins, with_plugins
 from trainer.data import DATASETS
 from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
@@ -294,15 +294,21 @@ def test_the_command_of_the_page_runs(trained: Path, here: Path, capsys) -> None
 # Checkpoints that name plugins
 
 
+def test_a_command_to_copy_names_the_plugins() -> None:
+    assert with_plugins("monodepth predict x PICTURE", ()) == "monodepth predict x PICTURE"
+    assert with_plugins("monodepth evaluate --ckpt x", ["my_loss", "a b.py"]).endswith("x --plugins my_loss 'a b.py'")
+
+
 def test_only_plugins_that_are_missing_are_named(write) -> None:
     write("present.py")
     load_plugins(["present"])
     with pytest.raises(UserError) as caught, naming_plugins({"plugins": ["present", "lab/absent.py"]}, "x.safetensors"):
         raise UserError("loss.mine is not a loss")
     assert str(caught.value) == (
-        "loss.mine is not a loss\nx.safetensors: was trained with --plugins lab/absent.py: give the same"
-        " (in Python, trainer.config.plugins.load_plugins)"
+        "x.safetensors: was trained with --plugins lab/absent.py: give the same"
+        ' (in Python, first trainer.config.plugins.load_plugins(["lab/absent.py"])). Without:\nloss.mine is not a loss'
     )
+    assert caught.value.__suppress_context__  # one traceback in Python
     for hparams in ({}, {"plugins": None}, {"plugins": ["present"]}):
         with pytest.raises(UserError, match=r"^wrong$"), naming_plugins(hparams, "x"):
             raise UserError("wrong")
@@ -389,6 +395,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_example(tmp_path_factory.mktemp("example"))
     done = fork(ROOT / "launch/train.py", *command("train")[1:], "--progress", "plain", "--set", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert f"--plugins {' '.join(PARTS)}" in next(line for line in done.stdout.splitlines() if "next" in line)
     return folder
 
 

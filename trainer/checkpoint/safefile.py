@@ -57,6 +57,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 ADVICE = "Use a copy, an older checkpoint, or train again"
 # JSON spells these \u001f or \u001F, so that a flipped bit could go unnoticed.
+_NEAR = 3  # runs that a message names
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 
 
@@ -176,8 +177,10 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
             yield file
     except FileNotFoundError as error:
         others = sorted(p.name for p in path.parent.glob("*.safetensors"))
+        others = others or sorted(p.parent.name for p in path.parent.glob("*/ckpts"))[:_NEAR]
         known = f"The folder {path.parent} holds: {', '.join(others)}" if others else "Check the path"
-        raise UserError(f"{path}: there is no such file. {known}") from error
+        what = "file" if path.suffix == ".safetensors" else "file or run"
+        raise UserError(f"{path}: there is no such {what}. {known}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder. Name the .safetensors file in it") from error
     except OSError as error:

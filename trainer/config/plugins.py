@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,7 +55,7 @@ def load_plugins(plugins: Sequence[str]) -> None:
 
 @contextmanager
 def naming_plugins(hparams: Mapping[str, Any], source: Path | str) -> Iterator[None]:
-    """Add the plugins of a run that are not loaded to a UserError of this block.
+    """Begin a UserError of this block with the plugins of a run that are not loaded.
 
     Args:
         hparams: settings of the run, including `plugins`.
@@ -65,10 +67,16 @@ def naming_plugins(hparams: Mapping[str, Any], source: Path | str) -> Iterator[N
         missing = [str(given) for given in hparams.get("plugins") or () if not _is_loaded(str(given))]
         if not missing:
             raise
+        in_python = f"trainer.config.plugins.load_plugins({json.dumps(missing, ensure_ascii=False)})"
         raise UserError(
-            f"{error}\n{source}: was trained with --plugins {' '.join(missing)}: give the same"
-            " (in Python, trainer.config.plugins.load_plugins)"
-        ) from error
+            f"{source}: was trained with --plugins {' '.join(missing)}: give the same"
+            f" (in Python, first {in_python}). Without:\n{error}"
+        ) from None  # its words are in this one
+
+
+def with_plugins(command: str, plugins: Sequence[str]) -> str:
+    """Append `--plugins` to a command that is printed for the user to copy."""
+    return f"{command} --plugins {shlex.join(plugins)}" if plugins else command
 
 
 def _is_loaded(given: str) -> bool:

@@ -114,7 +114,7 @@ class FrameFolder(ClipDataset):
                 if self.K_is_learned
                 else f"{guessed}: the camera is not known, {GUESSED_FOV:g} degrees of horizontal field of view are"
                 " assumed. Depth will have a wrong shape where that is wrong: set dataset.fov or write K.txt, or learn"
-                " it with net.pose.learn_K: true"
+                " it with net.pose.learn_K: focal"
             )
         return notes
 

@@ -83,6 +83,11 @@ def read_scored(path: Path) -> Scored:
         inside = [
             str(p) for p in sorted([*path.glob("results/*.yaml"), *path.glob("*.yaml")]) if p.name != "hparams.yaml"
         ]
+        if not inside and (below := sorted(map(str, path.glob("*/results/*.yaml")))):
+            raise UserError(
+                "\n".join([f"{path}: is a folder of versions, which hold", *first_lines(below)])
+                + "\nName result files of them; `monodepth tables` compares models over seeds"
+            )
         held = "\n".join([", which holds", *first_lines(inside)]) if inside else " without result files"
         raise UserError(f"{path}: is a folder{held}\nName result files of `monodepth evaluate`")
     result = read_result(path)[0]

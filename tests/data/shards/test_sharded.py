@@ -224,7 +224,8 @@ def test_a_wrong_path_a_missing_package_and_a_missing_shard(
     served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        UserError, match=r"dataset\.path .*/nowhere: no train\.json .*There are no shards of another mode either"
+        UserError,
+        match=r"dataset\.path .*/nowhere: nothing is there: check the address.* no train\.json.* another mode either",
     ):
         sharded(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"Known: a folder, http://, https://, s3:// or hf://"):

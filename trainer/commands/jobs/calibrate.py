@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.checkpoint import Saved, find_checkpoint, safefile
 from trainer.checkpoint.hub import place_of
-from trainer.config.plugins import load_plugins
+from trainer.config.plugins import load_plugins, with_plugins
 from trainer.evaluation import evenly_spaced
 from trainer.evaluation.calibration import measure_metres
 from trainer.evaluation.changes import Changes
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         is_metric = subject.alignment != "median"
         found = measured.calibration(args.scale_only, is_metric, about_data(about["dataset"]))
         if machine.processes.is_first:
-            _write(subject.path, out, found)
+            _write(subject.path, out, found, args.plugins)
     return 0
 
 
@@ -94,7 +95,7 @@ def _read(path: Path) -> Saved:
     return saved
 
 
-def _write(path: Path, out: Path, calibration: Calibration) -> None:
+def _write(path: Path, out: Path, calibration: Calibration, plugins: Sequence[str]) -> None:
     saved = _read(path).recalibrated(calibration)
     safefile.write(out, saved.tensors, saved.metadata)
     print(f"metres = {PowerLaw(calibration.a, calibration.b)}")
@@ -102,7 +103,7 @@ def _write(path: Path, out: Path, calibration: Calibration) -> None:
     print(
         f"{path} stays as it is, and so does its run folder: both are in their old unit. This file alone knows metres"
     )
-    print(f"next  monodepth predict {shlex.quote(str(out))} <pictures>")
+    print("next ", with_plugins(f"monodepth predict {shlex.quote(str(out))} <pictures>", plugins))
 
 
 def _remove(path: Path, out: Path) -> int:

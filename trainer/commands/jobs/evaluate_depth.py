@@ -110,9 +110,17 @@ def _show_and_save(
         print(f"sheet: {request.sheet}")
     for result in results if several else ():
         print(f"ratio to best constant depth, {result.protocol['alignment']}: {result.ratio_to_constant:.2f}")
-    if results[0].ratio_to_constant > 1:
-        print("worse than one depth for all pixels:")
-    print(f"ratio to best constant depth: {results[0].ratio_to_constant:.2f}")  # of the first, for scripts
+    shown = f"{results[0].ratio_to_constant:.2f}"
+    if words := against_constant(shown):
+        print(words)
+    print(f"ratio to best constant depth: {shown}")  # of the first, for scripts
+
+
+def against_constant(shown: str) -> str:
+    """Tell of a ratio to the best constant depth, as printed, that the network is no better; "" for a better one."""
+    if float(shown) == 1:
+        return "no better than one depth for all pixels:"
+    return "worse than one depth for all pixels:" if float(shown) > 1 else ""
 
 
 def _with_ending(path: Path | None, ending: str) -> Path | None:

@@ -128,7 +128,7 @@ def show(
         titles, rows = by_seed(table, column, args.decimals)
         _say(console, f"{column.shown}, seed by seed")
         _print_whole(console, titles, [[*map(Text, row)] for row in rows])
-    _show_order(table, comparisons, column, console)
+    _show_order(table, comparisons, column, console, args.out)
     for note in table.notes:
         _say(console, f"note: {note}")
     console.print()
@@ -153,7 +153,9 @@ def _print_whole(
     console.print(frame)
 
 
-def _show_order(table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console) -> None:
+def _show_order(
+    table: Table, comparisons: Sequence[Comparison], column: Column | None, console: Console, out: Path | None
+) -> None:
     """Print how many orders of every metric are sure, and which neighbours in the headline metric are not."""
     pairs: dict[Column, list[Comparison]] = {}
     for comparison in comparisons:
@@ -169,7 +171,8 @@ def _show_order(table: Table, comparisons: Sequence[Comparison], column: Column 
     for warning in general:
         _say(console, f"warning: {warning}")
     if rest:
-        _say(console, f"warning: {rest} more warnings, of other columns; --out writes all, --sort chooses the metric")
+        where = f"every pair is in the *_pairs.csv of {out}" if out else "--out writes all, --sort chooses the metric"
+        _say(console, f"warning: {rest} more warnings, of other columns; {where}")
 
 
 def write(

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from trainer.checkpoint.hub import HubName, as_hub_name, explained
-from trainer.config.plugins import load_plugins
+from trainer.config.plugins import load_plugins, with_plugins
 from trainer.predict.card import RESTRICTED, Card
 from trainer.predict.sharing import Model, pictures_of
 from trainer.runtime.errors import UserError
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
             given = {"name": folder.name, "place": f"./{folder.name}"}
             card, notes = model.write(staged, **given, licence=args.license, pictures=args.pictures)
         _report(card, notes)
-        print(f"wrote {args.target}\nnext: monodepth predict {args.target} PICTURE")
+        following = with_plugins(f"monodepth predict {args.target} PICTURE", args.plugins)
+        print(f"wrote {args.target}\nnext: {following}")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         require_space(Path(temporary), size, "the files of the model")

@@ -59,6 +59,10 @@ class Stopwatch:
         self.laps[name] = wall_before + now - self._last, cpu_before + cpu - self._last_cpu
         self._last, self._last_cpu = now, cpu
 
+    def starts_anew(self) -> None:
+        """No checkpoint will be read."""
+        self._next["optimizer, networks in place"] = "preparing the first epoch"
+
     def watch_first_step(self, loop: Any, show: bool, extra: str = "") -> None:
         """Time the first batch and the first optimizer step of `loop`; `show` the table then, on the main process.
 

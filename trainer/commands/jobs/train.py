@@ -20,7 +20,7 @@ from trainer.checkpoint.state import Position
 from trainer.commands.jobs.profiling import profiled
 from trainer.commands.jobs.timings import CONFIGURATION, IMPORTS, Stopwatch
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.plugins import load_plugins, naming_plugins
+from trainer.config.plugins import load_plugins, naming_plugins, with_plugins
 from trainer.data.base import DepthDataset
 from trainer.data.files.paths import DataNotFound
 from trainer.metrics.camera import LearnedCamera
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace, again: str = AGAIN) -> int:
             cfg = _load(args)
         watch.lap(CONFIGURATION)
         with closing(folder):
+            if not any(folder.ckpts.glob("*.safetensors")):
+                watch.starts_anew()
             job = _build(args, cfg, folder, watch.lap)
             watch.watch_first_step(job.loop, args.timings, _only_at_first(cfg, job.loop))
             if job.loop.accelerator.is_main_process:
@@ -286,7 +288,8 @@ def _summary(job: Run) -> dict[str, str]:
         rows["ended early"] = f"{budget.reason}; with a larger one the same command goes on from here"
     path = shlex.quote(str(folder.path))
     measured = "AbsRel" in state.metrics  # with true depth
-    rows["next"] = f"monodepth evaluate --ckpt {path}" if measured else f"monodepth predict {path} PICTURE"
+    following = f"monodepth evaluate --ckpt {path}" if measured else f"monodepth predict {path} PICTURE"
+    rows["next"] = with_plugins(following, _earlier(folder).get("plugins") or [])
     return rows
 
 

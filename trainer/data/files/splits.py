@@ -20,10 +20,12 @@ def find_split(data: Path, split: str, mode: str) -> Path:
     for folder in folders:
         if os.path.isfile(path := folder / split / f"{mode}_files.txt"):
             return path
-    known = {f"{p.parent.name} ({p.name})" for folder in folders for p in folder.glob("*/*_files.txt")}
+    there = [(name, kind) for name, kind, _ in list_splits(data)]
+    known = {name for name, kind in there if kind == mode}
+    has = ", ".join(f"{kind}_files.txt" for name, kind in there if name == split)
     raise UserError(
-        f"dataset.split {split!r} has no {mode}_files.txt. Looked in {', '.join(map(str, folders))}. "
-        f"{did_you_mean(f'{split} ({mode}_files.txt)', known)}. Or name a file with dataset.split_file"
+        f"dataset.split {split!r} has no {mode}_files.txt{f', only {has}' if has else ''}. Looked in"
+        f" {', '.join(map(str, folders))}. {did_you_mean(split, known)}. Or name a file with dataset.split_file"
     )
 
 

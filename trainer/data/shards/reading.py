@@ -90,9 +90,10 @@ def open_index(place: Place, mode: str) -> Index:
     except FileNotFoundError as error:
         there = [other for other in ("train", "val", "test") if other != mode and _is_there(place, f"{other}.json")]
         modes = f"It has shards of {' and '.join(there)}" if there else "There are no shards of another mode either"
+        first = "" if there else "nothing is there: check the address, or the folder. "
         raise UserError(
-            f"dataset.path {place.path}: no {mode}.json and {mode}.npz, the index of shards for {mode}. {modes}. Write"
-            f" them: monodepth prepare shards -c PAGE --mode {mode} --out FOLDER"
+            f"dataset.path {place.path}: {first}no {mode}.json and {mode}.npz, the index of shards for {mode}."
+            f" {modes}. Write them: monodepth prepare shards -c PAGE --mode {mode} --out FOLDER"
         ) from error
     except DataError as error:
         raise UserError(f"dataset.path: {error}") from error

@@ -116,12 +116,19 @@ def _section(out: Path, film: Finished, most: int, alone: bool) -> dict[str, Any
     )
     return {
         **_row(film, alone),
+        "heading": _place(film),
         "bar": _bar([survey]),
         "pictures": pictures,
         "curves": [curve for curve in curves if curve],
         "marks": [f"{BAR * end / survey.kept:.1f}" for end in list(accumulate(survey.clips))[:-1][:POINTS]],
         "texts": survey.warnings(alone),
     }
+
+
+def _place(film: Finished) -> str:
+    """The path of a film within the folder that was given, else its file name."""
+    video, given = Path(film.facts["video"]), Path(film.facts.get("given") or film.facts["video"])
+    return str(video.relative_to(given)) if given in video.parents else video.name
 
 
 def _bar(surveys: Sequence[Survey]) -> list[Part]:
