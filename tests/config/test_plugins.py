@@ -60,7 +60,7 @@ def write_example(folder: Path) -> Path:
 
 def command(name: str) -> list[str]:
     """Return the words behind `monodepth` of the last command of that name on the page."""
-    words = re.findall(rf"^monodepth ({name} .*)$", DOC, re.M)[-1].split()
+    words = re.findall(rf"^monodepth ({name} .*)$", DOC.replace("\\\n", " "), re.M)[-1].split()
     assert words[-5:] == ["--plugins", *PARTS]
     return words
 
