@@ -146,7 +146,7 @@ def test_a_split_folder_is_found_beside_the_data_and_others_are_listed(root):
     where.mkdir(parents=True)
     (where / "train_files.txt").write_text("0 2 l\n")
     assert len(odometry(root, split="odom")) == 1
-    with pytest.raises(UserError, match=r"'odom' has no val_files.txt.*Known: odom \(train_files.txt\)"):
+    with pytest.raises(UserError, match=r"'odom' has no val_files.txt, only train_files.txt. Looked in .*\. Or"):
         odometry(root, split="odom", mode="val")
 
 

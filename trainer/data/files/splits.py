@@ -23,9 +23,10 @@ def find_split(data: Path, split: str, mode: str) -> Path:
     there = [(name, kind) for name, kind, _ in list_splits(data)]
     known = {name for name, kind in there if kind == mode}
     has = ", ".join(f"{kind}_files.txt" for name, kind in there if name == split)
+    hint = f"{did_you_mean(split, known)}. " if known else ""
     raise UserError(
         f"dataset.split {split!r} has no {mode}_files.txt{f', only {has}' if has else ''}. Looked in"
-        f" {', '.join(map(str, folders))}. {did_you_mean(split, known)}. Or name a file with dataset.split_file"
+        f" {', '.join(map(str, folders))}. {hint}Or name a file with dataset.split_file"
     )
 
 
