@@ -42,7 +42,7 @@ def test_an_unknown_split_names_places_and_the_nearest(raw):
         kitti(raw, split="minni")
     assert f"Looked in {raw}/splits, {raw.parent}/splits" in str(caught.value)
     assert "Did you mean 'mini'? Known: mini." in str(caught.value)  # what one can type
-    with pytest.raises(UserError, match=r"has no val_files\.txt, only train_files\.txt\. .*Known: none\."):
+    with pytest.raises(UserError, match=r"has no val_files\.txt, only train_files\.txt\. .*\. Or name a file"):
         kitti(raw, mode="val")
     write_lines(raw.parent / "splits" / "near" / "val_files.txt", f"{DRIVE} 3 l")
     assert kitti(raw, split="near", mode="val").describe(0) == f"{DRIVE}/image_02/0000000003"
