@@ -12,8 +12,9 @@ import pytest
 from tests.data.clips import noise_frame
 from tests.data.made_kitti import kitti, write_lines, write_raw
 from trainer.checkpoint import TrainedOn
+from trainer.config import load_config
 from trainer.data import DATASETS
-from trainer.training import seen
+from trainer.training import run, seen
 from trainer.training.seen import SeenFrames
 
 
@@ -121,3 +122,23 @@ def test_a_training_adds_to_what_its_first_weights_saw(raw: Path) -> None:
     later = frames.trained_on(before)
     assert (later.pictures.tolist(), later.is_whole) == ([7], False)
     assert frames.trained_on(own).pack() == own.pack()  # a run that continues
+
+
+@pytest.mark.parametrize(("rank", "builds"), [("0", True), ("1", False)])
+def test_only_the_process_that_writes_checkpoints_looks_at_frames(
+    monkeypatch: pytest.MonkeyPatch, rank: str, builds: bool
+) -> None:
+    """The others neither list nor hash them: seconds of each start with thousands of items."""
+    built = []
+
+    class Counted(SeenFrames):
+        def __init__(self, datasets):
+            built.append([*datasets])
+            super().__init__(datasets)
+
+    monkeypatch.setattr(run, "SeenFrames", Counted)
+    monkeypatch.setenv("RANK", rank)
+    few = ("dataset.train.num_items=2", "dataset.val.num_items=1")
+    _, frames, _ = run._checked_data(load_config("synthetic/monodepth2_MS", "synthetic/default", few), seed=42)
+    assert built == [["train", "val"]] * builds
+    assert (frames is not None) == builds
