@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import trainer
 from tests.world import ROOT, command, environment, fork
 from trainer.commands.__main__ import COMMANDS, MODULES, main
+from trainer.commands.jobs.list_commands import module_of, parser_of
 
 
 @pytest.fixture
@@ -86,6 +88,16 @@ def test_help_names_every_command(capsys) -> None:
     files = {p.stem for p in (ROOT / "trainer/commands").glob("*.py")} - {"__init__", "__main__", "cli"}
     assert listed == set(COMMANDS)
     assert {MODULES.get(name, name).replace("-", "_") for name in COMMANDS} == files
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_of_a_command_names_all_of_its_jobs_or_none(name: str) -> None:
+    """A job that is added later would be missing from a list of some."""
+    parser = parser_of(importlib.import_module(module_of(name)).main)
+    groups = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    jobs = {job for choices in groups for job in choices}
+    named = jobs & {*re.findall(r"[\w-]+", COMMANDS[name])}
+    assert named in (set(), jobs)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

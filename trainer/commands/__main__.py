@@ -23,7 +23,7 @@ COMMANDS = {
     "calibrate": "measure how depth becomes metres, and keep that in a checkpoint",
     "export": "write the depth network for other programs: ONNX, PyTorch alone, transformers",
     "export-depth": "write the disparities of a data set to an NPZ file",
-    "prepare": "check, convert or derive data: kitti, hints, lmdb, jpeg, targets, synthetic, video",
+    "prepare": "check, convert, decode, label or make data, from KITTI to films of your own",
     "sweep": "train, evaluate and tabulate several configurations over several seeds",
     "compare": "compare result files image by image, with a paired test",
     "tables": "average results over seeds into tables and figures",
@@ -36,7 +36,7 @@ COMMANDS = {
     "launch-file": "print the path of a file for `accelerate launch --config_file`",
     "doctor": "report versions and devices, and try what training needs: for bug reports",
     "schema": "write the JSON schema of the YAML files",
-    "bench": "time a training step, the loop, predictions or exported networks",
+    "bench": "measure how long things take on this machine",
 }
 MODULES = {"tables": "generate_tables"}  # where the name of a command is not that of its file
 ALIASES = {"generate-tables": "tables"}
