@@ -12,6 +12,7 @@ import pytest
 
 import trainer
 from tests.world import ROOT, command, environment, fork
+from trainer.commands import train
 from trainer.commands.__main__ import COMMANDS, MODULES, main
 from trainer.commands.jobs.list_commands import module_of, parser_of
 
@@ -68,6 +69,17 @@ def test_counts_are_bounded_by_their_options(capsys, words: str, told: str) -> N
         main(words.split())
     assert stop.value.code == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_key_that_is_set_twice_is_told_once_for_all_processes(capsys, monkeypatch) -> None:
+    words = ["-c", "synthetic/monodepth2_MS", "--set", "trainer.max_epochs=1", "net.pose.enc_name=resnet34"]
+    words += ["--set", "trainer.max_epochs=2", "net.pose.enc_name=resnet34"]
+    assert train.parse(words).set == [word for word in words[3:] if "=" in word]
+    told = "--set trainer.max_epochs=2 takes back --set trainer.max_epochs=1 before it: the later one holds"
+    assert capsys.readouterr().err == f"warning: {told}\n"
+    monkeypatch.setenv("RANK", "1")
+    train.parse(words)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("seed", ["-5", "18446744073709551616", "9" * 5000, "1.5", "x"])

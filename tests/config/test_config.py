@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.config.toys import TOYS
-from trainer.config import Config, ConfigError, load_config
+from trainer.config import Config, ConfigError, load_config, override_conflict
 from trainer.runtime import yaml_text
 
 
@@ -245,3 +245,29 @@ def test_dump_quotes_what_would_be_read_as_a_number(load):
     cfg = load("dataset: {split: '1e-4'}")
     cfg.dump("hparams.yaml")
     assert load_config("hparams.yaml", registries=TOYS).dataset["split"] == "1e-4"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "told"),
+    [
+        ("a.b=1", "a.b=2", "--set a.b=2 takes back --set a.b=1 before it: the later one holds"),
+        ("a.b=~", "a.b=2", "--set a.b=2 takes back --set a.b=~ before it: the later one holds"),
+        ("a.b=1", "a=~", "--set a=~ takes back --set a.b=1 before it: the later one holds"),
+        ("a={b: 1}", "a.b=2", "--set a.b=2 takes back --set a={b: 1} before it: the later one holds"),
+        ("a=1", "a.b=2", "--set a.b=2 takes back --set a=1 before it: the later one holds"),
+        ("a=null", "a.b=1", "--set a.b=1 after --set a=null: a begins anew, without what pages say of it"),
+        ("a=~", "a={b: 1}", ""),  # on purpose
+        ("a=true", "a.b=1", ""),  # switched on, and set
+        ("a.b=1", "a.b=1.0", ""),
+        ("a={b: 1}", "a={c: 2}", ""),
+        ("a.b=1", "a.bc=2", ""),
+        ("a.b=1", "a.b=[1", ""),  # an error of its own
+        ("a.b", "a.b=1", ""),
+    ],
+)
+def test_overrides_that_take_back_others_are_told(earlier: str, later: str, told: str) -> None:
+    assert override_conflict(earlier, later) == told
+
+
+def test_the_value_of_an_override_is_the_last(load) -> None:
+    assert load("", "trainer.max_epochs=1", "trainer.max_epochs=2").trainer.max_epochs == 2

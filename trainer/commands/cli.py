@@ -30,6 +30,24 @@ class Parser(argparse.ArgumentParser):
         super().error("\n".join([message, *hints]))
 
 
+class Overrides(argparse.Action):
+    """Collects the KEY=VALUE words of all `--set`; warns of one that takes back another."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        from trainer.config import override_conflict
+
+        given = list(getattr(namespace, self.dest) or [])
+        for later in values:
+            found = filter(None, (override_conflict(earlier, later) for earlier in dict.fromkeys(given)))
+            if is_first_process():
+                for sentence in found:
+                    say(f"warning: {sentence}")
+            given.append(later)
+        setattr(namespace, self.dest, given)
+
+
 def seed_number(text: str) -> int:
     """Read a seed. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 2**63):
@@ -68,7 +86,7 @@ _BASE = "what they build on; later ones win (default: the default.yaml beside th
 _SHARED: dict[str, dict[str, Any]] = {
     "--cfg-file": {**_FILES, "help": _PAGES},
     "--cfg-default": {**_FILES, "nargs": "*", "help": _BASE},
-    "--set": {**_WORDS, "metavar": "KEY=VALUE", "help": "override a key"},
+    "--set": {**_WORDS, "action": Overrides, "metavar": "KEY=VALUE", "help": "override a key"},
     "--plugins": {**_WORDS, "metavar": "MODULE", "help": _PLUGINS},
     "--hparams": {"type": Path, "metavar": "YAML", "help": "corrected hparams.yaml, instead of the embedded one"},
     "--seed": {"type": seed_number, "metavar": "N", "default": 42, "help": "seed of everything random (default 42)"},

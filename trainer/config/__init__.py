@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.config.config import Config, ConfigError, load_config, merge_settings
+    from trainer.config.layers import override_conflict
     from trainer.config.resolve import Registries
     from trainer.config.sections import EvaluationSection
 
-__all__ = ["Config", "ConfigError", "EvaluationSection", "Registries", "load_config", "merge_settings"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "EvaluationSection",
+    "Registries",
+    "load_config",
+    "merge_settings",
+    "override_conflict",
+]
 
-_HOMES = {"Registries": "resolve", "EvaluationSection": "sections"}  # the others are in `config`
+_HOMES = {  # the others are in `config`
+    "Registries": "resolve",
+    "EvaluationSection": "sections",
+    "override_conflict": "layers",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,27 @@ def read_override(text: str, problems: list[str]) -> Layer | None:
     return layer and _nest(path, layer.data, label)
 
 
+def override_conflict(earlier: str, later: str) -> str:
+    """Say that a later override takes back what an earlier one sets, "" where it does not.
+
+    `a=~ a={...}` begins an entry anew on purpose, and `a=true a.b=1` switches it on.
+    """
+    first, second = (text.partition("=")[0].strip().split(".") for text in (earlier, later))
+    if any(a != b for a, b in zip(first, second, strict=False)):
+        return ""
+    before, after = (read_override(text, []) for text in (earlier, later))
+    if before is None or after is None:
+        return ""  # reported when the configuration is read
+    merged, key = merge([before, after]).data, ".".join(first)
+    if all(_value_at(merged, path) == value for path, value in _leaves(before.data)):
+        return ""
+    value = _value_at(before.data, first)
+    if (value is None or value is True) and isinstance(_value_at(merged, first), Mapping):
+        anew = f"--set {later} after --set {earlier}: {key} begins anew, without what pages say of it"
+        return anew if value is None and len(second) > len(first) else ""
+    return f"--set {later} takes back --set {earlier} before it: the later one holds"
+
+
 def read_mapping(data: Mapping[Any, Any], label: str, problems: list[str]) -> Layer:
     """Copy a mapping of settings; dotted keys ("trainer.max_epochs") reach into sections, tuples become lists."""
     layers = [Layer({}, label=label)]
@@ -79,6 +100,20 @@ def _merged(base: Any, over: Any, path: KeyPath, removed: set[KeyPath]) -> Any:
     for key, value in over.items():
         result[key] = _merged(result.get(key), value, (*path, key), removed)
     return result
+
+
+def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, (*path, key))
+
+
+def _value_at(value: Any, path: Iterable[str]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _nest(path: KeyPath, value: Any, label: str) -> Layer:
