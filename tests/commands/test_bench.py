@@ -103,7 +103,14 @@ def test_mistakes_are_told_in_a_sentence(words, told, capsys):
     assert told in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bench.parse(["step", "--size", "100", "64"])
-    assert "expected a multiple of 32, as networks need, got 100" in capsys.readouterr().err
+    told = "argument --size: expected width and height from 64 to 8,192, multiples of 32, as in 640x192, got '100x64'"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [["96x64"], ["96X64"], ["96,64"], ["96", "64"]])
+def test_a_size_is_one_word_or_two(size):
+    args = bench.parse(["eval", "--size", *size, "--items", "2", "--truth", *size])
+    assert (args.size, args.truth, args.items) == ((96, 64), (96, 64), 2)
 
 
 DESCRIBED = ("bench", "command", "machine", "versions", "threads", "settings", "results", "peak_memory_mb")

@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -80,6 +81,53 @@ def test_a_key_that_is_set_twice_is_told_once_for_all_processes(capsys, monkeypa
     monkeypatch.setenv("RANK", "1")
     train.parse(words)
     assert capsys.readouterr().err == ""
+
+
+SIZES = {  # options that take a size, and the least words of their commands
+    "predict": ("--size", "model street.jpg"),
+    "export": ("--size", "model --format onnx --out depth.onnx"),
+    "prepare pseudo": ("--size --label-size", "-c synthetic/monodepth2_MS --teacher x"),
+    "prepare synthetic": ("--size", "--out x"),
+    "bench step": ("--size", ""),
+    "bench data": ("--size --pictures", ""),
+    "bench eval": ("--size --truth", ""),
+    "bench predict": ("--size --pictures", ""),
+    "bench export": ("--size", ""),
+}
+
+
+def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for job, below in action.choices.items():
+                yield from parsers(below, f"{name} {job}")
+
+
+def test_every_option_for_a_size_is_known() -> None:
+    found = {}
+    for command_name in COMMANDS:
+        for name, parser in parsers(parser_of(importlib.import_module(module_of(command_name)).main), command_name):
+            if options := [a.option_strings[-1] for a in parser._actions if str(a.metavar) in ("WxH", "W,H", "W H")]:
+                found[name] = " ".join(options)
+            assert not [a for a in parser._actions if isinstance(a.metavar, tuple)]
+    assert found == {name: options for name, (options, _) in SIZES.items()}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_spelled_alike(capsys, name: str) -> None:
+    options, words = SIZES[name]
+    module = importlib.import_module(f"trainer.commands.{name.split()[0]}")
+    for option in options.split():
+        for text in ("640x192", "640,192", "640X192"):
+            line = [*name.split()[1:], *words.split(), option, text]
+            assert getattr(module.parse(line), option.strip("-").replace("-", "_")) == (640, 192)
+        for text in ("640", "640x", "640x192x3", "640.5x192", "0x0", "-64x64", "640*192"):
+            with pytest.raises(SystemExit, match="2"):
+                module.parse([*name.split()[1:], *words.split(), f"{option}={text}"])
+            last = capsys.readouterr().err.splitlines()[-1]
+            assert f"argument {option}: expected width and height" in last
+            assert last.endswith(f" as in 640x192, got '{text}'")
 
 
 @pytest.mark.parametrize("seed", ["-5", "18446744073709551616", "9" * 5000, "1.5", "x"])

@@ -216,7 +216,8 @@ def test_a_wrong_value_is_named(values, message):
 def test_a_size_needs_two_numbers(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["synthetic", "--out", str(tmp_path), "--size", "1242"])
-    assert "'1242' is not WIDTHxHEIGHT" in capsys.readouterr().err
+    told = "argument --size: expected width and height as in 640x192, got '1242'"
+    assert told in capsys.readouterr().err
 
 
 def test_ctrl_c_is_reported_in_a_sentence(tmp_path, monkeypatch, capsys):

@@ -47,6 +47,10 @@ MISTAKES = [
     ("dataset:\n  train:\n    use_aug: 3",
      "x.yaml:3: dataset.train.use_aug: expected true or false, got 3"),
     ("dataset: {train: 1}", "x.yaml:1: dataset.train: expected a mapping of keys, got 1"),
+    ("dataset: {size: 256x128}",
+     "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got '256x128'. Did you mean [256,128]?"),
+    ("dataset: {size: '256,128'}",
+     "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got '256,128'. Did you mean [256,128]?"),
     ("dataset: {size: [640]}", "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got [640]"),
     ("dataset: {val: {size: [192, 640]}}",
      "x.yaml:1: dataset.val.size: [192, 640] is taller than wide; the order is [width, height]. Did "

@@ -127,7 +127,7 @@ def test_a_difference_is_relative_and_of_the_worst_pixel() -> None:
 
 
 def test_a_size_that_the_network_refuses_is_named() -> None:
-    with pytest.raises(UserError, match=r"--size 100,64: .*multiples of 32.*width: 96 or 128"):
+    with pytest.raises(UserError, match=r"--size 100x64: .*multiples of 32.*width: 96 or 128"):
         program.trace(random_network("test_resnet", "monodepth"), Interface((100, 64)))
 
 

@@ -1,7 +1,7 @@
 """Measure how long things take on this machine.
 
     monodepth bench step                      one training step and its parts, batch 4 of 640x192 and 192x64
-    monodepth bench step --precision bf16 --threads 2 --size 640 192
+    monodepth bench step --precision bf16 --threads 2 --size 640x192
     monodepth bench predict                   `monodepth predict` beside a bare loop of its network
     monodepth bench loop                      the trainer's loop beside a bare PyTorch loop, on the demo
     monodepth bench data                      items that one core reads per second, from JPEG and PNG files
@@ -19,12 +19,14 @@ error of any ratio of two numbers.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_number, add_shared, command, fill_in, whole
+from trainer.commands.cli import add_number, add_shared, add_size, command, fill_in, size, whole
 
 DEMO = Path("synthetic/monodepth2_MS")
+OF_NETWORKS = size(64, 8192, step=32)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,23 +42,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             job.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         for option, default, what in (("--rounds", 5, "rounds after one to warm up"), ("--threads", 1, "CPU threads")):
             add_number(job, option, default, what, whole(1, 1024))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
     return fill_in(args) if args.what in ("loop", "start", "scale") else args
 
 
-def network_side(text: str) -> int:
-    """Read a side of the images of a network. Raises ArgumentTypeError."""
-    value = whole(64, 8192)(text)
-    if value % 32:
-        raise argparse.ArgumentTypeError(f"expected a multiple of 32, as networks need, got {value}")
-    return value
-
-
-def _size(
-    job: argparse.ArgumentParser, name: str, default: tuple[int, int], number: Callable[[str], int] = network_side
-) -> None:
-    shown = f"width and height (default {default[0]} {default[1]})"
-    job.add_argument(name, type=number, nargs=2, default=default, metavar=("W", "H"), help=shown)
+def joined(words: Sequence[str]) -> list[str]:
+    """Return a command line in which `--size 640 192` has become `--size 640x192`."""
+    line = list(words)
+    for at in reversed(range(len(line) - 2)):
+        sides = line[at + 1 : at + 3]
+        if line[at] in ("--size", "--pictures", "--truth") and all(side.isdecimal() for side in sides):
+            line[at + 1 : at + 3] = ["x".join(sides)]
+    return line
 
 
 def _encoder(job: argparse.ArgumentParser, of: str) -> None:
@@ -69,7 +66,7 @@ def _device(job: argparse.ArgumentParser) -> None:
 
 def _step(job: argparse.ArgumentParser) -> None:
     add = job.add_argument
-    add("--size", type=network_side, nargs=2, metavar=("W", "H"), help="one size instead of 640x192 and 192x64")
+    add_size(job, "--size", "one size instead of 640x192 and 192x64", sides=OF_NETWORKS)
     add_shared(job, "--batch-size", default=4)
     _encoder(job, "both networks")
     add("--precision", choices=("32", "bf16"), default="32", help="of the networks (default 32)")
@@ -102,8 +99,8 @@ def _data(job: argparse.ArgumentParser) -> None:
     job.add_argument("--path", type=Path, metavar="PATH", help=own)
     shards = "shards of --path, folders or URLs, in random order: `prepare shards -c real/depth_movie ...`"
     job.add_argument("--shards", nargs="+", default=[], metavar="PLACE", help=shards)
-    _size(job, "--size", (640, 192), whole(1, 8192))
-    _size(job, "--pictures", (1242, 375), whole(64, 8192))
+    add_size(job, "--size", "of items", (640, 192), size(1, 8192))
+    add_size(job, "--pictures", "of generated pictures", (1242, 375), size(64, 8192))
     add_number(job, "--items", 24, "items per round and side")
 
 
@@ -116,8 +113,8 @@ def _save(job: argparse.ArgumentParser) -> None:
 
 
 def _eval(job: argparse.ArgumentParser) -> None:
-    _size(job, "--size", (640, 192))
-    _size(job, "--truth", (1242, 375), whole(64, 8192))
+    add_size(job, "--size", "of the images", (640, 192), OF_NETWORKS)
+    add_size(job, "--truth", "of true depth", (1242, 375), size(64, 8192))
     job.add_argument("--metrics", nargs="+", default=["eigen"], metavar="NAME", help="metric sets (default eigen)")
     add_number(job, "--items", 16, "pictures per round and side")
     add_shared(job, "--batch-size", default=8)
@@ -130,8 +127,8 @@ def _predict(job: argparse.ArgumentParser) -> None:
     add = job.add_argument
     add("--model", metavar="MODEL", help="as of `predict` (default: an untrained network)")
     _encoder(job, "the untrained network")
-    _size(job, "--size", (640, 192), whole(1, 8192))
-    _size(job, "--pictures", (640, 360), whole(1, 8192))
+    add_size(job, "--size", "of the network's input", (640, 192), size(1, 8192))
+    add_size(job, "--pictures", "of pictures and film", (640, 360), size(1, 8192))
     add("--frames", type=whole(1, 1_000_000), default=48, metavar="N", help="per round and side (default 48)")
     add_shared(job, "--batch-size", default=8)
     add("--precision", choices=("32", "bf16", "16"), default="32", help="of the network (default 32)")
@@ -163,7 +160,7 @@ def _export(job: argparse.ArgumentParser) -> None:
     add = job.add_argument
     add("--encoders", nargs="+", metavar="NAME", help="default: one of each of five families")
     add("--decoders", nargs="+", metavar="NAME", help="default: all")
-    _size(job, "--size", (192, 64), whole(64, 8192))
+    add_size(job, "--size", "of the input", (192, 64), size(64, 8192))
     add("--precision", choices=("32", "16"), default="32", help="of the networks (default 32)")
 
 

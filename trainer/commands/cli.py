@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -70,6 +71,28 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 positive = whole(1, 1_000_000)
+_ANY_SIDE = (1, 99_999)
+
+
+def size(least: int = _ANY_SIDE[0], most: int = _ANY_SIDE[1], step: int = 1) -> Callable[[str], tuple[int, int]]:
+    """Make the `type` of an option that takes a width and a height, 640x192 or 640,192: multiples of `step`."""
+    bounds = "" if (least, most) == _ANY_SIDE else f" from {least} to {most:,}"
+    rule = f"{bounds}, multiples of {step}," if step > 1 else bounds
+
+    def sides(text: str) -> tuple[int, int]:
+        found = re.fullmatch(r"\s*(\d{1,5})\s*[x,]\s*(\d{1,5})\s*", text, re.ASCII | re.IGNORECASE)
+        width, height = (int(found[1]), int(found[2])) if found else (-1, -1)
+        if not all(least <= side <= most and side % step == 0 for side in (width, height)):
+            shown = text if len(text) <= 30 else f"{text[:30]} ..."
+            raise argparse.ArgumentTypeError(f"expected width and height{rule} as in 640x192, got {shown!r}")
+        return width, height
+
+    return sides
+
+
+any_size = size()
+
+
 CHECKPOINT = (
     "a .safetensors file, a run folder (its best checkpoint), a shared folder, or a model on the Hub, user/name"
 )
@@ -111,6 +134,18 @@ def add_number(
     """Add an option that takes a whole number; its help is what the number means and the default."""
     shown = f"{meaning} (default {default})" if meaning else f"default {default}"
     parser.add_argument(name, type=number, default=default, metavar="N", help=shown)
+
+
+def add_size(
+    parser: Any,
+    name: str,
+    meaning: str,
+    default: tuple[int, int] | None = None,
+    sides: Callable[[str], tuple[int, int]] = any_size,
+) -> None:
+    """Add an option that takes a width and a height; its help is what is meant and the default, if it is a size."""
+    shown = f"{meaning} (default {default[0]}x{default[1]})" if default else meaning
+    parser.add_argument(name, type=sides, default=default, metavar="WxH", help=shown)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

@@ -16,17 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command
+from trainer.commands.cli import add_shared, add_size, command
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "transformers": ""}  # "" = a folder
-
-
-def size(text: str) -> tuple[int, int]:
-    """Read "640,192" or "640x192". Raises ArgumentTypeError."""
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts):
-        raise argparse.ArgumentTypeError(f"expected width and height, e.g. 640,192, got {text!r}")
-    return int(parts[0]), int(parts[1])
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--force", action="store_true", help="replace what is there")
     add_shared(parser, "--hparams")
     add_shared(parser, "--plugins")
-    add("--size", type=size, metavar="W,H", help="of the input, multiples of 32 (default: that of the training)")
+    add_size(parser, "--size", "of the input, multiples of 32 (default: that of the training)")
     add("--scale", metavar="X", help="metres per unit of the network, or a result file of `evaluate` that measures it"
         " (default: what the training knows)")  # fmt: skip
     graph = parser.add_argument_group("onnx and torch")

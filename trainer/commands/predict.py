@@ -18,31 +18,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command, whole
-
-
-def numbers(count: int, text: str) -> tuple[float, ...]:
-    """Read `count` numbers with commas. Raises ArgumentTypeError."""
-    try:
-        values = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(f"expected {count} numbers with commas between them, got {text!r}")
-    return values
-
-
-def size(text: str) -> tuple[int, int]:
-    """Read W,H. Raises ArgumentTypeError."""
-    width, height = numbers(2, text)
-    if min(width, height) < 1 or width % 1 or height % 1:
-        raise argparse.ArgumentTypeError(f"expected two whole numbers W,H, got {text!r}")
-    return int(width), int(height)
+from trainer.commands.cli import add_shared, add_size, command, whole
 
 
 def pinhole(text: str) -> tuple[float, ...]:
     """Read fx,fy,cx,cy. Raises ArgumentTypeError."""
-    return numbers(4, text)
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"expected 4 numbers with commas between them, got {text!r}")
+    return values
 
 
 def positive(text: str) -> float:
@@ -105,7 +92,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--precision", choices=("32", "bf16", "16"), default="32", help="of the network (default 32)")
     how.add_argument("--compile", action="store_true", help="compile the network; the first batch takes longer")
     how.add_argument("--flip", action="store_true", help="blend with the prediction for the mirrored image")
-    how.add_argument("--size", type=size, metavar="W,H", help="of its input, multiples of 32 (default: as trained)")
+    add_size(how, "--size", "of its input, multiples of 32 (default: as trained)")
     add_shared(how, "--batch-size", default=8)
     add_shared(how, "--hparams")
     add_shared(how, "--plugins")

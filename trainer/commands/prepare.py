@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import add_config_arguments, add_number, add_shared, guarded, seed_number, whole
+from trainer.commands.cli import add_config_arguments, add_number, add_shared, add_size, guarded, seed_number, whole
 from trainer.runtime.environment import usable_cores
 from trainer.runtime.streams import doing
 
@@ -160,8 +160,8 @@ def _pseudo(jobs: Any) -> None:
     add("--out", **_DIR, help="folder of the labels (default: dataset.pseudo_root of the page)")
     modes = "parts of the data set (default: train, and val where the page validates)"
     add("--mode", nargs="+", choices=("train", "val", "test"), help=modes)
-    add("--size", type=_size, metavar="WxH", help="input of the teacher (default: as it asks for dataset.size)")
-    add("--label-size", type=_size, metavar="WxH", help="of the labels (default: dataset.size, unless it is larger)")
+    add_size(parser, "--size", "input of the teacher (default: as it asks for dataset.size)")
+    add_size(parser, "--label-size", "of the labels (default: dataset.size, unless it is larger)")
     add("--kind", choices=("disparity", "depth"), help="what the teacher predicts (default: what it says)")
     add(
         "--normalise",
@@ -214,7 +214,7 @@ def _synthetic(jobs: Any) -> None:
     add("--out", **_DIR, required=True, help="new folder, or one that this command began")
     add_number(parser, "--drives", 4, "drives, each a scene of its own", whole(1, 100_000))
     add_number(parser, "--frames", 100, "frames per drive")
-    add("--size", type=_size, default=(1242, 375), metavar="WxH", help="of the pictures (default 1242x375)")
+    add_size(parser, "--size", "of the pictures", (1242, 375))
     add("--seed", type=seed_number, default=0, help="of all scenes (default 0)")
     add("--format", choices=("png", "jpg"), default="png", help="of the pictures (default png)")
     add("--lidar", action=flag, default=True, help="write LiDAR scans (default)")
@@ -285,13 +285,6 @@ def num_bytes(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no size, e.g. 256MB or 1GB")
     return int(value)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, e.g. 1242x375")
-    return int(width), int(height)
 
 
 @guarded

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,14 @@ class Field:
                 raise ValueError(str(own[0])) from None
         choices = [choice for choice in choices_of(self.annotation) if isinstance(choice, str)]
         near = did_you_mean(value, choices).partition("Known:")[0] if isinstance(value, str) else ""
+        near = near or self._as_list(value)
         raise ValueError(f"expected {self.expected()}, got {show(value)}{near and f'. {near.strip()}'}")
+
+    def _as_list(self, value: Any) -> str:
+        """Suggest [256,128] for the text 256x128."""
+        text = value if isinstance(value, str) else ""
+        sides = re.fullmatch(r"(\d+)\s*[x, ]\s*(\d+)", text, re.ASCII | re.IGNORECASE)
+        return f"Did you mean [{sides[1]},{sides[2]}]?" if sides and "a list of 2 " in self.expected() else ""
 
     def model(self) -> type[BaseModel] | None:
         """The model of a nested section, else None."""

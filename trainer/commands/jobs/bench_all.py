@@ -18,7 +18,7 @@ from trainer.runtime.environment import emulates_bf16, versions
 from trainer.runtime.errors import UserError
 from trainer.runtime.streams import say
 
-TINY = ("--encoder", "test_resnet", "--size", "64", "64")
+TINY = ("--encoder", "test_resnet", "--size", "64x64")
 SMALL_RUN = (
     "--set",
     *("dataset.size=[64,64]", "dataset.train.num_items=2", "dataset.val.num_items=1", "loader.batch_size=1"),
@@ -46,7 +46,7 @@ PARTS = (
     Part(
         "Parts of a step",
         "Monodepth2 with supports -1 and 1, batch 4. Losses and optimizer run in 32 bit. A/A: a step over itself.",
-        ("step", "--size", "640", "192"),
+        ("step", "--size", "640x192"),
         (*TINY, "--batch-size", "1"),
     ),
     Part(
@@ -55,7 +55,7 @@ PARTS = (
         " Augmented: mirrored half of the time, jittered half of the time. As published: the same in the way of"
         " Monodepth2, every frame at four scales, by Pillow and torchvision.",
         ("data",),
-        ("--items", "2", "--pictures", "128", "64", "--size", "64", "64"),
+        ("--items", "2", "--pictures", "128x64", "--size", "64x64"),
     ),
     Part(
         "Checkpoints",
@@ -80,13 +80,13 @@ PARTS = (
         "Evaluation",
         "Metric set `eigen` against sparse truths of 1242x375, beside a bare loop that feeds the same network.",
         ("eval",),
-        (*TINY, "--items", "2", "--truth", "128", "64"),
+        (*TINY, "--items", "2", "--truth", "128x64"),
     ),
     Part(
         "Prediction",
         "`monodepth predict` of 640x360 pictures to coloured PNG, and of a film to a film, beside a bare loop.",
         ("predict", "--frames", "16"),
-        (*TINY, "--pictures", "64", "64", "--frames", "2", "--batch-size", "2"),
+        (*TINY, "--pictures", "64x64", "--frames", "2", "--batch-size", "2"),
     ),
 )
 
@@ -134,7 +134,7 @@ def _head(args: argparse.Namespace) -> str:
 
 def _steps(args: argparse.Namespace) -> list[str]:
     """Let the sides of a step take turns, each in a process of its own; return their part of the page."""
-    size = [*TINY, "--batch-size", "1"] if args.quick else ["--size", "640", "192"]
+    size = [*TINY, "--batch-size", "1"] if args.quick else ["--size", "640x192"]
     sides = {side: words for side, words in SIDES.items() if "bf16" not in words or not emulates_bf16("cpu")}
     times: dict[str, Times] = {side: {clock: [] for clock in CLOCKS} for side in sides}
     memory = {}

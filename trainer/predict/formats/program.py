@@ -92,7 +92,7 @@ def trace(network: DepthNetwork, interface: Interface) -> Any:
             program = torch.export.export(module, (images,), dynamic_shapes=(dims or None,), strict=False)
     except Exception as error:  # the tracer has dozens of types
         if isinstance(error, ValueError) and "multiples of" in str(error):
-            raise UserError(f"--size {width},{height}: {error}") from error
+            raise UserError(f"--size {width}x{height}: {error}") from error
         fixed = "with --dynamic size " if "size" in interface.dynamic else ""
         advice = "Leave it out, and export one file per size" if fixed else "This network has no such form"
         raise UserError(f"the network cannot be traced {fixed}({first_line(error)}). {advice}") from error
