@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,6 +118,20 @@ def test_a_step_that_is_not_due_writes_nothing() -> None:
     recorder, heard = recorder_of()
     recorder.step(step_output(0.1), {}, 0.1, {}, step=1, due=False)
     assert heard.written == []
+
+
+def test_every_step_shows_its_own_loss_and_the_latest_of_the_rest() -> None:
+    """The loss is on the host, as the verdict needs it: nothing is fetched for a step whose scalars are not written."""
+    recorder, heard = recorder_of()
+    shown = []
+    for step, loss in enumerate((0.4, 0.3, 0.2, float("nan")), start=1):
+        due = step == 2
+        recorder.norms = {"total": torch.tensor(5.0)} if due else recorder.norms
+        output = step_output(loss) if due else None  # not looked at
+        recorder.step(output, {}, loss, {}, step=step, due=due)  # type: ignore[arg-type]
+        shown.append(heard.shown)
+    assert shown[:3] == [{"train loss": 0.4}, {"train loss": 0.3, "grad": 5.0}, {"train loss": 0.2, "grad": 5.0}]
+    assert math.isnan(shown[3]["train loss"])
 
 
 def test_a_failing_run_is_reported_once_by_training_or_validation() -> None:

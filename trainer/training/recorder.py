@@ -55,6 +55,7 @@ class Recorder:
         self._own, self._counted = 0.0, 0  # seconds without that of the steps since the latest point, and their number
         self._since, self._images = 0.0, 0  # when the latest speed was written, and images of all processes since
         self._steps = 0  # of this start
+        self._shown: dict[str, float | str] = {}  # beside the loss, of the latest step whose scalars were written
         self.scored: int | None = None  # items behind the monitored number, once validated in this start
         self._lost: dict[str, int] = {}  # unreadable items, as last reported
 
@@ -87,21 +88,22 @@ class Recorder:
     def step(
         self, output: StepOutput, batch: Any, loss: float, scheduled: Mapping[str, float], step: int, due: bool
     ) -> None:
-        """Count a step, write what is `scheduled`; if due, show the loss and write all scalars. For all processes."""
+        """Count a step, show its loss, write what is `scheduled`; if due, write all scalars. For all processes.
+
+        The guard has brought the loss of every step to the host. What else is shown is of the latest step that was due.
+        """
         self._steps += 1
         self._own += time.perf_counter() - self._began - self._together
         self._counted += 1
+        if due and "total" in self.norms:
+            self._shown["grad"] = float(self.norms["total"])
+        if due and self._steps > FIRST_STEPS:  # before, the workers start
+            self._shown["waiting for data"] = f"{self._waited / max(self._waited + self._worked, 1e-9):.0%}"
+        self.progress.advance({"train loss": loss, **self._shown})
         if not due:
-            self.progress.advance()
             if scheduled:
                 self.tracker.scalars(scheduled, step)
             return
-        shown: dict[str, float | str] = {"train loss": loss}
-        if "total" in self.norms:
-            shown["grad"] = float(self.norms["total"])
-        if self._steps > FIRST_STEPS:  # before, the workers start
-            shown["waiting for data"] = f"{self._waited / max(self._waited + self._worked, 1e-9):.0%}"
-        self.progress.advance(shown)
         numbers, seen, own = self._measured(output, batch)
         waited, worked = seen.pop("waited"), seen.pop("worked")
         seen["waiting_share"] = waited / max(waited + worked, 1e-9)
