@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ from itertools import pairwise
 import pytest
 
 from tests.world import ROOT
+from trainer.commands import evaluate, train
 from trainer.commands.__main__ import MODULES
+from trainer.commands.jobs.list_commands import parser_of
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.foreign_names import FOREIGN, use_instead
+from trainer.config.foreign_names import FOREIGN, NOT_HERE, OPTIONS, advice, use_instead
 from trainer.config.pages import default_beside, find_page, page_names, shipped
 from trainer.config.sections import SECTION_NAMES
 
 PAGE = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
-LONG = {"-o": "--ckpt-dir", "-n": "--name", "-c": "--cfg-file"}
+LONG = {"-o": "--ckpt-dir", "-n": "--name", "-c": "--cfg-file", "-v": "--version", "-s": "--seed"}
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,62 @@ def test_refusals_name_what_the_page_does() -> None:
     told = refusals("kitti/monodepth2_MS", FOREIGN)
     assert told == {name: f"{name} is not a section. Use {ours}" for name, ours in FOREIGN.items()}
     sections = "|".join(SECTION_NAMES)
-    for name, ours in FOREIGN.items():
-        here = " ".join(row.here for row in ROWS if name in row.names)
+    for name, ours in {**FOREIGN, **OPTIONS}.items():
+        here = " ".join(row.here for row in ROWS if name in row.names or f"`--{name} " in row.there)
         assert here, f"{name} is not on the page"
-        here = re.sub(r" (-[onc])(?= )", lambda m: f" {LONG[m[1]]}", here)
+        here = re.sub(r" (-[oncvs])(?= )", lambda m: f" {LONG[m[1]]}", here)
         keys = re.findall(rf"(?:{sections})\.[\w.]*\w|--[\w-]+|monodepth \w+|\beval/\w+", ours)
-        assert keys or name == "resume"
+        assert keys or name in ("resume", "no_cuda")
         assert [key for key in keys if key not in here] == [], name
+
+
+def test_settings_of_the_page_are_known_to_the_errors() -> None:
+    """The other way round; what is no setting there, or an option of ours, is left out."""
+    no_settings = {"yolo", "training_step"}
+    ours = {action.dest for action in parser_of(train.main)._actions}
+    for row in ROWS:
+        if row.section.partition(",")[0] not in ("Monodepth2", "Lite-Mono", "Lightning", "Ultralytics"):
+            continue
+        names = {*row.names, *re.findall(r"--(\w+)", row.there)} - ours - no_settings
+        known = NOT_HERE if row.here == "none" else {**FOREIGN, **OPTIONS}
+        assert names - known.keys() == set(), row
+    assert FOREIGN.keys() & OPTIONS.keys() | NOT_HERE.keys() & {**FOREIGN, **OPTIONS}.keys() == set()
+    of_page = {name for row in ROWS if row.here == "none" for name in row.names}
+    assert NOT_HERE.keys() - of_page == set()
+
+
+READY = [  # their words, and the lines of the answer
+    ("--num_epochs 3 --batch_size 8", ["use --set trainer.max_epochs=3 loader.batch_size=8"]),
+    ("--width=640 --height 192 --scales 0 1", ["use --set dataset.size=[640,192] net.depth.out_scales=[0,1]"]),
+    ("--height 192", ["--height: use dataset.size=[width,height]"]),
+    ("--frame_ids 0 -1 1 --no_ssim", ["use --set dataset.supp_idxs=[-1,1] loss.img_recon.loss_name=l1"]),
+    ("--use_stereo", ["use --set dataset.supp_idxs=[-1,1,0]"]),
+    ("--frame_ids 0 --use_stereo", ["use --set dataset.supp_idxs=[0] net.pose=~"]),
+    ("--frame_ids 0", ["--frame_ids: use dataset.supp_idxs, without the target"]),
+    ("--weights_init scratch", ["use --set net.depth.pretrained=false net.pose.pretrained=false"]),
+    ("--eval_split eigen --post_process", ["use --cfg-file eval/kitti_eigen --flip"]),
+    ("--model_name mine --log_dir out", ["use --name mine --ckpt-dir out"]),
+    ("--data_path a&b", ["use --set 'dataset.root=a&b'"]),
+    ("--lr 1e-4 5e-6 31", ["--lr: use optimizer.lr"]),
+    ("--time 2 --precision 16-mixed", ["use --set trainer.precision=16-mixed", f"--time: use {FOREIGN['time']}"]),
+    ("--png --nonsense 3", ["--png: not here: PNG and JPEG are both found"]),
+    ("--nonsense --learning-rate 1e-3", ["use --set optimizer.lr=1e-3"]),
+]
+
+
+@pytest.mark.parametrize(("words", "lines"), READY)
+def test_their_options_become_ours_with_their_values(words: str, lines: list[str]) -> None:
+    assert advice(words.split()) == lines
+
+
+def test_what_is_ready_loads_or_parses() -> None:
+    for _, (line, *_rest) in READY:
+        options, _, settings = line.removeprefix("use ").partition("--set ")
+        if line.startswith("use ") and settings:
+            load("kitti/monodepth2_MS", *shlex.split(settings))
+        if line.startswith("use ") and options:
+            name = "train -c kitti/monodepth2_MS" if "--name" in options else "evaluate --ckpt x"
+            parse(f"monodepth {name} {options}")
 
 
 def test_a_name_is_not_its_own_replacement() -> None:
@@ -171,19 +223,17 @@ def test_what_the_table_calls_refused_is_refused(key: str) -> None:
 
 
 def test_options_of_other_commands_are_refused_with_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    from trainer.commands import evaluate, train
-
     with pytest.raises(SystemExit, match="2"):
         train.parse(["-c", "kitti/monodepth2_MS", "--num_layers", "18", "--frame_ids", "0", "--nonsense"])
     assert capsys.readouterr().err.splitlines()[-4:] == [
         "monodepth train: error: unrecognized arguments: --num_layers 18 --frame_ids 0 --nonsense",
-        "--num_layers: use net.depth.enc_name=resnet50 and net.pose.enc_name",
+        "use --set net.depth.enc_name=resnet18 net.pose.enc_name=resnet18",
         "--frame_ids: use dataset.supp_idxs, without the target",
         "(keys with a dot follow --set: --set trainer.max_epochs=20)",
     ]
     with pytest.raises(SystemExit, match="2"):
         evaluate.parse(["--ckpt", "x", "--eval_mono"])
-    assert capsys.readouterr().err.endswith("--eval_mono\n--eval_mono: use --alignment median\n")
+    assert capsys.readouterr().err.endswith("--eval_mono\nuse --alignment median\n")
 
 
 def test_a_setting_without_its_option() -> None:

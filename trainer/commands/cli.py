@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainer.config.foreign_names import use_instead
+from trainer.config.foreign_names import advice
 from trainer.runtime import files
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.processes import is_first_process, parent
@@ -24,9 +24,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown, _, words = message.partition("unrecognized arguments: ")
-        names = [] if unknown else [word.partition("=")[0] for word in words.split() if word.startswith("--")]
-        hints = [f"{name}: use {told}" for name in names if (told := use_instead(name))]
-        if any("." in hint for hint in hints):
+        hints = [] if unknown else advice(words.split())
+        if any("." in hint for hint in hints if not hint.startswith("use ")):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
         super().error("\n".join([message, *hints]))
 
