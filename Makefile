@@ -82,7 +82,7 @@ format: $(STAMP)
 gpu: $(STAMP)  ## what only a GPU can show: against the CPU, repeated, 16 bit, faults; two GPUs; skips without one
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-bench: $(STAMP)  ## measure steps, data, checkpoints, starts, the loop, evaluation, prediction: docs/reference/benchmarks.md
+bench: $(STAMP)  ## measure steps, data, checkpoints, starts, the loop, evaluation, prediction, scale: docs/reference/benchmarks.md
 	$(BIN)/monodepth bench all --out docs/reference/benchmarks.md
 
 schema: $(STAMP)  ## rewrite cfg/schema.json from the registered classes

@@ -232,6 +232,8 @@ def test_the_page_has_a_table_for_each_benchmark(monkeypatch, tmp_path, capsys):
     def measured(words):
         args = bench.parse(words)  # all of them are options
         asked.append(args.what)
+        if args.what == "scale":  # arithmetic and counts, no times
+            return {"tables": {"on paper": [["processes", "step ms"], ["8", "113"]], "counted": [["calls"], ["86"]]}}
         return {"results": {f"of {args.what}": result({"wall": [0.1], "cpu": [0.1]})}}
 
     monkeypatch.setattr(bench_all, "Server", Server)
@@ -245,8 +247,9 @@ def test_the_page_has_a_table_for_each_benchmark(monkeypatch, tmp_path, capsys):
         assert "ordinary memory layout / published, ratio | 0.25 (0.25 to 0.25) | 0.25 (0.25 to 0.25) |" in text
         assert ("| bf16 networks | 400 | 0.25 |" in text) is not bool(quick)
         assert ("no instructions for bf16" in text) is bool(quick)
-        assert all(f"| of {what}, ms | 100 (100 to 100) |" in text for what in asked)
-    assert asked == 2 * ["step", "data", "save", "start", "loop", "eval", "predict"]
+        assert all(f"| of {what}, ms | 100 (100 to 100) |" in text for what in asked if what != "scale")
+        assert "on paper:\n\n| processes | step ms |\n|---|---|\n| 8 | 113 |\n\ncounted:\n\n| calls |" in text
+    assert asked == 2 * ["step", "data", "save", "start", "loop", "eval", "predict", "scale"]
     capsys.readouterr()
     monkeypatch.undo()
     failed = SimpleNamespace(returncode=1, stdout="", stderr="Killed\n")
@@ -410,7 +413,10 @@ def test_the_model_of_many_processes_by_hand():
 def test_one_process_of_many_is_simulated_by_the_real_trainer(capsys):
     tiny = ("net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet")
     assert bench.main(["scale", "--processes", "300", "--json", "--set", *tiny]) == 0
-    (of,) = json.loads(capsys.readouterr().out)["simulated"]
+    described = json.loads(capsys.readouterr().out)
+    (of,), (paper, simulated) = described["simulated"], described["tables"].values()
+    assert [table[0][0] for table in (paper, simulated)] == ["processes", "processes"]
+    assert [table[1][0] for table in (paper, simulated)] == ["300", "300"]
     networks = [models_zoo.create(name, enc_name="test_resnet", pretrained=False) for name in ("depth", "pose")]
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for network in networks for module in network.modules())
     step = of["sent"]["step"]

@@ -88,6 +88,13 @@ PARTS = (
         ("predict", "--frames", "16"),
         (*TINY, "--pictures", "64x64", "--frames", "2", "--batch-size", "2"),
     ),
+    Part(
+        "Many processes",
+        "A step on many processes: arithmetic from assumed speeds (docs/concepts/scale.md), and counts from the real"
+        " trainer as one process of a group that sends nothing.",
+        ("scale", "--processes", "8", "512"),
+        ("--processes", "2", "--set", "net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet"),
+    ),
 )
 
 
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     for part in PARTS:
         words = [part.words[0], *part.quick] if args.quick else [*part.words]
         described = _measured([*words, *_rounds(args)])
-        page += [f"## {part.title}", part.text, _command(words), _table(described["results"])]
+        page += [f"## {part.title}", part.text, _command(words), *_tables(described)]
     text = "\n\n".join(page) + "\n"
     if args.out is None:
         print(text, end="")
@@ -216,6 +223,13 @@ def _rounds(args: argparse.Namespace) -> list[str]:
 
 def _command(words: Sequence[str]) -> str:
     return f"`monodepth bench {shlex.join(words)}`"
+
+
+def _tables(described: Mapping[str, Any]) -> list[str]:
+    """Lay out the results of a benchmark: one table, or several with a line before each."""
+    if "results" in described:
+        return [_table(described["results"])]
+    return [text for title, table in described["tables"].items() for text in (f"{title}:", _markdown(table))]
 
 
 def _table(results: Mapping[str, Result]) -> str:

@@ -69,18 +69,23 @@ def run(args: argparse.Namespace) -> int:
     networks = simulated[-1]["gradient_mb"]
     cluster = Cluster(args.step_ms, args.gbps, args.latency_us, args.item_kb, args.items, sum(networks.values()), norms)
     paper = [on_paper(cluster, n) for n in args.processes]
+    tables = {
+        ON_PAPER: [[*PAPER], *([_figure(row[key]) for key in PAPER.values()] for row in paper)],
+        SIMULATED: [[*COUNTED], *([_figure(find(of)) for find in COUNTED.values()] for of in simulated)],
+    }
     if args.json:
-        print(json.dumps({"bench": "scale", "assumed": vars(cluster), "paper": paper, "simulated": simulated}))
+        found = {"assumed": vars(cluster), "paper": paper, "simulated": simulated, "tables": tables}
+        print(json.dumps({"bench": "scale", **found}))
         return 0
     print(
-        f"on paper: a step of {args.step_ms:g} ms alone, {args.items} items of {args.item_kb:g} kB;"
+        f"{ON_PAPER}: a step of {args.step_ms:g} ms alone, {args.items} items of {args.item_kb:g} kB;"
         f" {' + '.join(f'{mb:.0f} MB ({name})' for name, mb in networks.items())} of gradients,"
         f" {norms:g} more collective(s) that wait for each other;"
         f" {args.gbps:g} Gbit/s and {args.latency_us:g} us to the others"
     )
-    table([[*PAPER], *([row[key] for key in PAPER.values()] for row in paper)])
-    print("\nprocess 0 of so many on torch's fake process group, which sends nothing: the real trainer at 64x64")
-    table([[*COUNTED], *([find(of) for find in COUNTED.values()] for of in simulated)])
+    show(tables[ON_PAPER])
+    print(f"\n{SIMULATED}")
+    show(tables[SIMULATED])
     print(f"sampler: of {fake_world.MANY_ITEMS:,} items, {fake_world.PER_PROCESS} for each process and step")
     return 0
 
@@ -90,6 +95,8 @@ def calls(of: dict[str, Any], part: str) -> float:
     return float(sum(sent["calls"] for sent in of["sent"][part].values()))
 
 
+ON_PAPER = "on paper"
+SIMULATED = "process 0 of so many on torch's fake process group, which sends nothing: the real trainer at 64x64"
 PAPER = {
     "processes": "processes",
     "gradients ms": "gradients_ms",
@@ -113,14 +120,14 @@ COUNTED: dict[str, Callable[[dict[str, Any]], float]] = {
 }
 
 
-def table(rows: list[list[Any]]) -> None:
-    """Print a table whose first row is its head; numbers have three figures."""
-    texts = [[x if isinstance(x, str) else _figure(x) for x in row] for row in rows]
-    for row in texts:
-        print("  ".join(cell.rjust(max(len(other[i]) for other in texts)) for i, cell in enumerate(row)))
+def show(table: list[list[str]]) -> None:
+    """Print a table in columns."""
+    for row in table:
+        print("  ".join(cell.rjust(max(len(other[i]) for other in table)) for i, cell in enumerate(row)))
 
 
 def _figure(value: float) -> str:
+    """Write a number with three figures."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
