@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,12 +23,14 @@ from models_zoo.registry import Registry
 from tests.world import ROOT, fork
 from trainer.checkpoint import load_objective
 from trainer.checkpoint.safefile import read_metadata
+from trainer.checkpoint.state import TrainState
 from trainer.commands import evaluate as evaluate_command
 from trainer.commands import list as list_command
 from trainer.commands import schema as schema_command
 from trainer.commands import train as train_command
 from trainer.commands.__main__ import added_commands
 from trainer.commands.__main__ import main as monodepth
+from trainer.commands.jobs.train import _summary
 from trainer.config import Config, ConfigError, load_config
 from trainer.config.plugins import load_plugins, naming_plugins, with_plugins
 from trainer.data import DATASETS
@@ -35,6 +38,8 @@ from trainer.data.loaders import EpochBatches, make_loader
 from trainer.losses import LOSSES
 from trainer.metrics import METRICS
 from trainer.runtime.errors import UserError
+from trainer.runtime.rundir import RunDir
+from trainer.training.run import Run
 
 DOC = (ROOT / "docs/extending/index.md").read_text(encoding="utf-8")
 PARTS = ["my_loss", "my_encoder", "my_decoder", "my_data"]
@@ -297,6 +302,29 @@ def test_the_command_of_the_page_runs(trained: Path, here: Path, capsys) -> None
 def test_a_command_to_copy_names_the_plugins() -> None:
     assert with_plugins("monodepth predict x PICTURE", ()) == "monodepth predict x PICTURE"
     assert with_plugins("monodepth evaluate --ckpt x", ["my_loss", "a b.py"]).endswith("x --plugins my_loss 'a b.py'")
+
+
+@pytest.mark.parametrize(
+    ("hparams", "metrics", "command"),
+    [
+        ({"config": {}, "plugins": PARTS}, {"AbsRel": 0.1}, "evaluate --ckpt {} --plugins " + " ".join(PARTS)),
+        ({"config": {}, "plugins": ["a b.py"]}, {"loss": 0.1}, "predict {} PICTURE --plugins 'a b.py'"),
+        ({"config": {}, "plugins": None}, {}, "predict {} PICTURE"),
+        ({"config": {}}, {}, "predict {} PICTURE"),
+        ({}, {}, "predict {} PICTURE"),  # a broken hparams.yaml ends no finished run
+    ],
+)
+def test_the_next_command_of_a_run_names_its_plugins(tmp_path: Path, hparams, metrics, command) -> None:
+    with RunDir(tmp_path, "mine", "1") as folder:
+        folder.hparams_path.write_text(yaml.safe_dump(hparams))
+        loop = SimpleNamespace(
+            state=TrainState(metrics=metrics),
+            settings=SimpleNamespace(monitor="AbsRel", max_epochs=1),
+            stopping=None,
+            budget=SimpleNamespace(is_spent=False),
+        )
+        rows = _summary(Run(loop, folder))  # type: ignore[arg-type]
+    assert rows["next"] == "monodepth " + command.format(folder.path)
 
 
 def test_only_plugins_that_are_missing_are_named(write) -> None:
