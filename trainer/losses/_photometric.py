@@ -19,8 +19,9 @@ from trainer.geometry import cache_pieces
 LossName = Literal["ssim", "l1", "l2"]
 Compare = Callable[[Tensor], Tensor]  # image (b c h w) -> error (b 1 h w)
 
-# SSIM's constants 0.01**2 and 0.03**2, times 81: statistics are kept as sums over 9 pixels, not means.
-_C1, _C2 = 81 * 0.01**2, 81 * 0.03**2
+# SSIM's constants 0.01**2 and 0.03**2 for sums over 9 pixels instead of means: those of products of two sums are times
+# 81, of sums of products times 9.
+_C1, _C2 = 81 * 0.01**2, 9 * 0.03**2
 
 
 def l1_error(target: Tensor) -> Compare:
@@ -43,11 +44,10 @@ def ssim_error(target: Tensor, weight_ssim: float = 0.85) -> Compare:
     """
     if not 0 <= weight_ssim <= 1:
         raise ValueError(f"weight_ssim must lie in [0, 1], got {weight_ssim}")
-    target = target.detach()
-    sums = _box(target)
-    spread = _box(target * target).mul_(9).addcmul_(sums, sums, value=-1).add_(_C2)  # 81 times the variance, plus C2
-    target = target.contiguous()
-    return lambda image: _SsimL1.apply(image.contiguous(), target, sums, spread, weight_ssim)
+    bordered = _mirrored(target.detach().contiguous())
+    sums, squares = _window_sums(torch.stack([bordered, bordered * bordered]))
+    spread = squares.addcmul_(sums, sums, value=-1 / 9).add_(_C2)
+    return lambda image: _SsimL1.apply(image.contiguous(), bordered, sums, spread, weight_ssim)
 
 
 ERRORS: dict[str, Callable[[Tensor], Compare]] = {"ssim": ssim_error, "l1": l1_error, "l2": l2_error}
@@ -73,7 +73,7 @@ def _l2_formula(images: Tensor, target: Tensor) -> Tensor:
 def _ssim_formula(images: Tensor, target: Tensor, weight_ssim: float = 0.85) -> Tensor:
     x, xx, xy = _window_means(torch.stack([images, images * images, images * target]))
     y, yy = _window_means(torch.stack([target, target * target]))
-    c1, c2 = _C1 / 81, _C2 / 81
+    c1, c2 = _C1 / 81, _C2 / 9
     product, squares = x * y, x * x + y * y
     ssim = (2 * product + c1) * (2 * (xy - product) + c2) / ((squares + c1) * (xx + yy - squares + c2))
     dissimilarity = (0.5 - 0.5 * ssim).clamp(0, 1)
@@ -105,14 +105,14 @@ class _SsimL1(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, target: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
-        ctx.save_for_backward(image, target, sums, spread)
+    def forward(ctx: Any, image: Tensor, bordered: Tensor, sums: Tensor, spread: Tensor, weight: float) -> Tensor:
+        ctx.save_for_backward(image, bordered, sums, spread)
         ctx.weight = weight
         error = image.new_zeros(image.shape[0], 1, *image.shape[2:])
         for part in cache_pieces(image):
-            x, y = image[part], target[part]
-            num, den = _ssim_ratio(x, y, sums[part], spread[part])[:2]
-            dissimilarity = num.div_(den).mul_(-0.5).add_(0.5).clamp_(0, 1)
+            x, y = image[part], _inside(bordered[part])
+            _, n1, n2, d1, d2 = _ssim_factors(x, bordered[part], sums[part], spread[part])
+            dissimilarity = n1.mul_(n2).div_(d1.mul_(d2)).mul_(-2).add_(0.5).clamp_(0, 1)
             mixed = dissimilarity.mul_(weight).add_(torch.sub(x, y).abs_(), alpha=1 - weight)
             error[part[0]] += mixed.sum(1, keepdim=True)
         return error.div_(image.shape[1])
@@ -120,64 +120,75 @@ class _SsimL1(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        image, target, sums, spread = ctx.saved_tensors
+        image, bordered, sums, spread = ctx.saved_tensors
         grad_image = torch.empty_like(image)
-        share = grad / image.shape[1]
+        of_ssim, of_l1 = (grad * (w / image.shape[1]) for w in (-2 * ctx.weight, 1 - ctx.weight))
         for part in cache_pieces(image):
-            x, y, g = image[part], target[part], share[part[0]]
-            of_ssim = _ssim_backward(x, y, sums[part], spread[part], g * (-0.5 * ctx.weight))
-            of_l1 = torch.sub(x, y).sign_().mul_(g)
-            torch.add(of_ssim, of_l1, alpha=1 - ctx.weight, out=grad_image[part])
+            x, y, out = image[part], bordered[part], grad_image[part]
+            _ssim_backward(x, y, sums[part], spread[part], of_ssim[part[0]], out)
+            out.addcmul_(torch.sub(x, _inside(y)).sign_(), of_l1[part[0]])
         return grad_image, None, None, None, None
 
 
-def _ssim_ratio(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:
-    """Return SSIM as num / den, their factors (num = n1 * n2, den = d1 * d2), and the window sums of x."""
-    sx = _box(x)
-    n1 = (sx * sy).mul_(2)
-    n2 = _box(x * y).mul_(18).sub_(n1).add_(_C2)
-    n1 += _C1
-    d1 = (sx * sx).addcmul_(sy, sy)
-    d2 = _box(x * x).mul_(9).addcmul_(sx, sx, value=-1).add_(spread_y)
-    d1 += _C1
-    return n1 * n2, d1 * d2, n1, n2, d1, d2, sx
+def _ssim_factors(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:
+    """Return the window sums of x, and SSIM / 4 as factors n1 * n2 / (d1 * d2). y has a border; `sy` are its sums."""
+    maps = x.new_empty(3, *y.shape)
+    maps[0] = _mirrored(x)
+    torch.mul(maps[0], maps[0], out=maps[1])
+    torch.mul(maps[0], y, out=maps[2])
+    sx, d2, n2 = _window_sums(maps).unbind()
+    n1 = (sx * sy).add_(_C1 / 2)
+    n2.sub_(n1, alpha=1 / 9).add_(_C1 / 18 + _C2 / 2)
+    d1 = (sx * sx).addcmul_(sy, sy).add_(_C1)
+    d2.addcmul_(sx, sx, value=-1 / 9).add_(spread_y)
+    return sx, n1, n2, d1, d2
 
 
-def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Tensor) -> Tensor:
-    """Return the gradient with respect to x, given that of SSIM; 0 where (1 - SSIM) / 2 is clamped."""
-    num, den, n1, n2, d1, d2, sx = _ssim_ratio(x, y, sy, spread_y)
-    ssim = num.div_(den)
-    grad = grad * (ssim.abs() <= 1)
-    per_den = den.reciprocal_().mul_(grad)  # dSSIM / dn = the other factor / den
-    of_xy = n1.mul(per_den).mul_(18)
-    of_squares = (ssim * grad).div_(d2).mul_(-9)
-    of_sum = n2.sub_(n1).mul_(sy)
-    of_sum -= d2.sub_(d1).mul_(ssim).mul_(sx)
-    of_sum.mul_(per_den).mul_(2)
-    result = _box_adjoint(of_squares).mul_(x).mul_(2)
-    return result.addcmul_(_box_adjoint(of_xy), y).add_(_box_adjoint(of_sum))
+def _ssim_backward(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor, grad: Tensor, out: Tensor) -> None:
+    """Write the gradient with respect to x, given that of SSIM / 4; 0 where (1 - SSIM) / 2 is clamped."""
+    sx, n1, n2, d1, d2 = _ssim_factors(x, y, sy, spread_y)
+    per_den = torch.mul(d1, d2).reciprocal_()
+    quarter = torch.mul(n1, n2).mul_(per_den)
+    per_den.mul_(grad * (quarter.abs() <= 0.25))  # dSSIM / dn = the other factor / den
+    grads = x.new_zeros(3, *y.shape)  # of sums, of sums of x x, of sums of x y
+    of_sum, of_squares, of_xy = _inside(grads).unbind()
+    torch.mul(n1, per_den, out=of_xy)
+    torch.mul(quarter * d1, per_den, out=of_squares)
+    n2.sub_(n1, alpha=1 / 9).mul_(sy)
+    d2.sub_(d1, alpha=1 / 9).mul_(quarter).mul_(sx)
+    torch.mul(n2.sub_(d2, alpha=2), per_den, out=of_sum)
+    of_sum, of_squares, of_xy = _window_sums_adjoint(grads).unbind()
+    torch.addcmul(of_sum, of_squares, x, value=-2, out=out).addcmul_(of_xy, _inside(y))
 
 
-def _box(x: Tensor) -> Tensor:
-    """Sum the 3x3 pixels around each one of x (b c h w), the border mirrored without repeating it."""
-    return _sum_of_three(_sum_of_three(x, -2), -1)
+def _mirrored(x: Tensor) -> Tensor:
+    """Give x (b c h w) a border of one pixel, mirrored without repeating the edge."""
+    return F.pad(x, (1, 1, 1, 1), mode="reflect")
 
 
-def _box_adjoint(g: Tensor) -> Tensor:
-    """Apply the transpose of the linear map `_box`, from gradients of window sums to gradients of pixels."""
-    return _sum_of_three(_sum_of_three(g, -2, transpose=True), -1, transpose=True)
+def _inside(bordered: Tensor) -> Tensor:
+    return bordered[..., 1:-1, 1:-1]
 
 
-def _sum_of_three(x: Tensor, dim: int, transpose: bool = False) -> Tensor:
-    """Add to each entry along `dim` its two neighbours, the border mirrored; or apply the transpose of that map.
+def _window_sums(bordered: Tensor) -> Tensor:
+    """Sum the 3x3 pixels around each one inside the border of maps (..., h + 2, w + 2): (..., h, w)."""
+    return _sums_of_three(_sums_of_three(bordered, -2), -1)
 
-    The end of a row has one neighbour, which counts twice; in the transpose that neighbour receives twice.
+
+def _window_sums_adjoint(grads: Tensor) -> Tensor:
+    """Apply the transpose of mirroring and summing, from gradients with a border of zeros to those of pixels.
+
+    The row outside is the second one inside, which so receives what the edge sends out; columns alike.
     """
-    n = x.shape[dim]
-    out = x.clone()
-    out.narrow(dim, 1, n - 1).add_(x.narrow(dim, 0, n - 1))
-    out.narrow(dim, 0, n - 1).add_(x.narrow(dim, 1, n - 1))
-    for end, inner in ((0, 1), (n - 1, n - 2)):
-        taker, giver = (inner, end) if transpose else (end, inner)
-        out.narrow(dim, taker, 1).add_(x.narrow(dim, giver, 1))
-    return out
+    for dim in (-2, -1):
+        sums, n = _sums_of_three(grads, dim), grads.shape[dim] - 2
+        for inner, edge in ((1, 1), (n - 2, n)):
+            sums.narrow(dim, inner, 1).add_(grads.narrow(dim, edge, 1))
+        grads = sums
+    return grads
+
+
+def _sums_of_three(x: Tensor, dim: int) -> Tensor:
+    """Add three neighbours along `dim` to one, so that two entries less are left."""
+    n = x.shape[dim] - 2
+    return torch.add(x.narrow(dim, 0, n), x.narrow(dim, 1, n)).add_(x.narrow(dim, 2, n))
