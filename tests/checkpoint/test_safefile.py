@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file
 
+from tests.faults.damage import flipped
 from trainer.checkpoint import safefile
 from trainer.checkpoint.safefile import DamagedFile
 from trainer.runtime.errors import UserError
@@ -240,6 +242,30 @@ def test_a_disk_that_forgets_is_noticed_when_writing(path: Path, monkeypatch: py
         safefile.write(path, {"t": torch.zeros(100)}, {})
     assert path.read_bytes() == good
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_each_wrong_bit_is_found_when_reading_back(tmp_path: Path) -> None:
+    """Pieces of many lengths in turn: the rest of a longer one must not stand in for a shorter one."""
+    pieces = [bytes([i]) * length for i, length in enumerate((9, 64, 1, 64, 30, 0, 64, 7))]
+    good, path = b"".join(pieces), tmp_path / "x"
+    path.write_bytes(good)
+    safefile._verify(path, pieces)
+    for i in range(len(good)):
+        path.write_bytes(flipped(good, i, i % 8))
+        with pytest.raises(OSError, match="differs"):
+            safefile._verify(path, pieces)
+    for wrong in (good[:-1], good[:-7], good[:40], b"", good + b"\0", good[9:], pieces[1] + pieces[0] + good[73:]):
+        path.write_bytes(wrong)
+        with pytest.raises(OSError, match="differs"):
+            safefile._verify(path, pieces)
+
+
+def test_other_systems_than_linux_write_the_same_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = path.with_name("again")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        safefile.write(again, contents(), METADATA)
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_each_byte_is_hashed_once_and_the_header_comes_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

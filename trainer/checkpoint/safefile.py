@@ -12,11 +12,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,14 @@ from torch import Tensor
 
 from models_zoo.weights import looks_pickled
 from trainer.runtime.errors import UserError
-from trainer.runtime.files import open_file, replacing
+from trainer.runtime.files import open_file, replacing, reserve, start_syncing
 
 FORMAT_VERSION = 2  # 1 had numbers of the validation in per cent (`schema.upgraded`)
 CHECKSUM = "checksum"  # sha256 of the tensors: names, types, shapes, bytes. Equal tensors have an equal one
 HEADER_CHECKSUM = "header_checksum"  # sha256 of all other metadata, and names, types, shapes
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 MAX_NUMBERS = 1 << 48  # in a tensor, zeros in its shape counted as ones; torch fails beyond 2**63 bytes
-PIECE = 1 << 20  # bytes hashed and written at a time: they are still in the cache of the processor, and Ctrl-C works
+PIECE = 1 << 20  # bytes hashed, written or compared at a time, so that Ctrl-C works; no other size was faster
 
 DTYPES = {
     "F64": torch.float64,
@@ -116,20 +115,25 @@ def write(
     specs = [(name, NAMES[tensor.dtype], list(tensor.shape)) for name, tensor in data.items()]
     unknown = dict.fromkeys((CHECKSUM, HEADER_CHECKSUM), "0" * 64)  # until the data are written; as long as any other
     header = _Header(specs, {**metadata, "format_version": str(FORMAT_VERSION), **unknown})
-    digest, room = header.new_hash(), header.to_bytes()
+    digest, head = header.new_hash(), header.to_bytes()
+    pieces = [piece for tensor in data.values() for piece in _pieces(tensor)]
     with replacing(path, keep_previous) as staged:
         with open(staged, "wb") as file:
-            file.write(room)
-            for piece in chain.from_iterable(map(_pieces, data.values())):
-                digest.update(piece)
+            reserve(file, len(head) + sum(map(len, pieces)))
+            file.write(head)
+            for piece in pieces:
                 file.write(piece)
+            start_syncing(file)  # the disk is busy with that during the hashing, which takes longest
+            for piece in pieces:
+                digest.update(piece)
             header.metadata[CHECKSUM] = digest.hexdigest()
             header.metadata[HEADER_CHECKSUM] = header.header_checksum()
+            head = header.to_bytes()
             file.seek(0)
-            file.write(header.to_bytes())
+            file.write(head)
             file.flush()
             os.fsync(file.fileno())
-        _verify(staged, chain([header.to_bytes()], *map(_pieces, data.values())))
+        _verify(staged, [head, *pieces])
     return header.metadata[HEADER_CHECKSUM]
 
 
@@ -255,15 +259,17 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
         yield flat[start : start + PIECE].data
 
 
-def _verify(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Read the file back and raise OSError unless it holds `pieces` and nothing else: cheaper than to hash it again."""
-    buffer = bytearray()
+def _verify(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    """Read the file back and raise OSError unless it holds `pieces` and nothing else: cheaper than to hash it again.
+
+    It is not mapped into memory, because a disk that fails then would kill the process.
+    """
+    buffer = bytearray(max(map(len, pieces)))
+    view = memoryview(buffer)
     with open(path, "rb") as file:
         for piece in pieces:
-            if len(buffer) != len(piece):
-                buffer = bytearray(len(piece))
-            if file.readinto(buffer) != len(piece) or buffer != piece:  # only a bytearray compares by memcmp
-                break
+            if file.readinto(view[: len(piece)]) != len(piece) or not buffer.startswith(piece):
+                break  # a bytearray compares by memcmp, a memoryview item by item
         else:
             if not file.read(1):
                 return
