@@ -7,8 +7,10 @@ import colorsys
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from torchvision.transforms.v2 import functional as tv
 
+from trainer.data import augment
 from trainer.data.augment import Jitter, Trivial, draw, to_planes
 
 NOISE = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype=np.uint8)
@@ -65,6 +67,57 @@ def test_jitter_is_torchvisions(order):
         expected = steps[i](expected)
     found = Jitter(1.17, 0.83, 1.19, -0.09, order)(NOISE)
     assert np.abs(found - expected.numpy()).max() < 1e-5
+
+
+def step_by_step(jitter, image):
+    """The meaning of a jitter in 64 bit, a picture (h w 3) at a time, every step clipped."""
+    colours = image / 255
+    weights = np.array([0.2989, 0.587, 0.114])
+    for i in jitter.order:
+        if i == 0:
+            colours = jitter.brightness * colours
+        elif i == 1:
+            colours = jitter.contrast * colours + (1 - jitter.contrast) * (colours @ weights).mean()
+        elif i == 2:
+            colours = jitter.saturation * colours + (1 - jitter.saturation) * (colours @ weights)[..., None]
+        else:
+            hsv = rgb_to_hsv(colours)
+            hsv[..., 0] = (hsv[..., 0] + jitter.hue) % 1
+            colours = hsv_to_rgb(hsv)
+        colours = colours.clip(0, 1)
+    return colours.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("levels", [(0, 256), (0, 120), (90, 256), (60, 180), (255, 256)], ids=str)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_jitter_clips_wherever_its_steps_would(levels, mirrored, monkeypatch):
+    monkeypatch.setattr(augment, "_BLOCK", 64)  # two blocks, the second one not full
+    clips, clip = [], augment._clip
+    monkeypatch.setattr(augment, "_clip", lambda *args, **limits: clips.append(clip(*args, **limits)))
+    numbers = []
+    for seed in range(150):
+        rng = np.random.default_rng([seed, levels[0]])
+        image = rng.integers(*levels, (9, 11, 3), dtype=np.uint8)[:, :: -1 if mirrored else 1]
+        jitter = Jitter.draw(rng)
+        (found,) = jitter(image[None])
+        assert np.abs(found - step_by_step(jitter, image)).max() < 1e-6
+        assert 0 <= found.min() <= found.max() <= 1
+        numbers.append(len(clips))
+        clips.clear()
+    assert len(set(numbers)) > 1  # of blocks that were clipped: some draws need it, or need it more often
+
+
+def test_jitter_gives_the_same_bits_on_any_number_of_threads():
+    image = np.random.default_rng(3).integers(0, 256, (1, 192, 640, 3), dtype=np.uint8)[:, :, ::-1]
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            results.append([Jitter.draw(np.random.default_rng(seed))(image) for seed in range(4)])
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*results)
 
 
 @pytest.mark.parametrize("turn", [-1 / 6, -0.1, -0.02, 0.0, 0.03, 0.1, 1 / 6])

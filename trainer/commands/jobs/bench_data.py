@@ -1,7 +1,7 @@
 """How many items (target and two supports) one core reads per second, from JPEG and PNG files, plain and augmented.
 
 Beside them stand augmented items as Monodepth2 (arXiv:1806.01260) makes them: every frame at four scales, with and
-without jitter, by Pillow and torchvision.
+without jitter, by Pillow and torchvision. The process keeps the memory that it frees, as the workers of a loader do.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torchvision.transforms import functional as tvf
 from trainer.commands.jobs.measuring import Times, document, publish, rate, ratio, take_turns
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
+from trainer.data.loaders import keep_freed_memory
 from trainer.runtime.errors import UserError
 from trainer.tracking.viz import to_uint8
 
@@ -36,6 +37,7 @@ PUBLISHED = "as published"
 def run(args: argparse.Namespace) -> int:
     """Measure and print. Raises UserError when --path has no items."""
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
         if args.path is None:
             folders = {name: generate(Path(scratch), name, tuple(args.pictures), args.items + 2) for name in FORMATS}
