@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, so not in a fixture
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # likewise
+sys.dont_write_bytecode = False  # else every worker and every command that a test starts compiles all files again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Once = Callable[[str, Callable[[Path], None]], Path]
 
