@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, so not in a fixture
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # likewise
+sys.dont_write_bytecode = False  # else every worker and every command that a test starts compiles all files again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Look for no garbage among what stays to the end, tests and libraries: neither while they are loaded nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.forks import Forked
 from tests.world import ROOT, environment, fork, train_args
 from trainer.checkpoint.safefile import read_metadata
 from trainer.runtime.errors import UserError
@@ -62,7 +63,7 @@ def start(out: Path, *overrides: str, launcher: Sequence[str] = ()) -> subproces
     )
 
 
-def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+def wait_for_step(process: subprocess.Popen[str] | Forked, out: Path, step: int) -> None:
     """Return when `last` holds at least `step` optimizer steps."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

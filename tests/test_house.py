@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -116,12 +117,14 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-IMPORTS = [(path, name) for path in SOURCES for name in imports(path)]
+@cache
+def all_imports() -> list[tuple[Path, str]]:
+    return [(path, name) for path in SOURCES for name in imports(path)]
 
 
 def found(is_wrong: Callable[[str, str], bool]) -> list[str]:
     """List the imports of a module (first argument) by name (second) that are wrong."""
-    return [f"{p.relative_to(ROOT)} imports {name}" for p, name in IMPORTS if is_wrong(module_of(p), name)]
+    return [f"{p.relative_to(ROOT)} imports {name}" for p, name in all_imports() if is_wrong(module_of(p), name)]
 
 
 def test_rooms_import_lower_floors_only() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from scipy.stats import permutation_test
 
 from tests.commands.evaluating import evaluate
 from tests.tables.test_tables import write_result
@@ -47,6 +46,8 @@ def refused(capsys: Any, *words: str | Path) -> str:
 
 
 def test_by_hand(tmp_path: Path, capsys) -> None:
+    from scipy.stats import permutation_test  # not above: the import takes a second of every worker
+
     a = write_items(tmp_path, "a", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     b = write_items(tmp_path, "b", [0.09, 0.18, 0.27, 0.36, 0.45, 0.54, 0.77, 0.8])
     (facts,) = compared(capsys, a, b)["comparisons"][0]["metrics"]

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from tests.commands.evaluating import evaluate, hparams_of, refused, saved
-from tests.world import command, fork
+from tests.world import fork
 from trainer.commands.evaluate import parse
 from trainer.commands.jobs.evaluate_depth import against_constant
 from trainer.metrics import METRICS
@@ -319,7 +319,7 @@ def test_interrupted_it_ends_with_130(run, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_exit_code_of_the_process(tmp_path):
-    done = command("launch/evaluate.py", "--ckpt", tmp_path / "absent")
+    done = fork("launch/evaluate.py", "--ckpt", tmp_path / "absent")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def write_page(path: Path, data: dict, head: str = "", **evaluation) -> Path:
 
 
 @pytest.fixture
-def own_run(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "models" / "md2" / "42", [-1, 1])
+def own_run(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "models" / "md2" / "42"))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from tests.launch.forks import Forked
 from tests.runs import (
     assert_same_run,
     ckpt,
@@ -30,7 +31,7 @@ from tests.runs import (
     state,
     wait_for_step,
 )
-from tests.world import LAUNCHER, call, command, copied_run, fork, refused, train_args
+from tests.world import LAUNCHER, call, command, copied_run, environment, fork, refused, train_args
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.checkpoint.safefile import read, read_metadata, write
 from trainer.commands.train_dev import scratch
@@ -193,14 +194,14 @@ def test_the_best_of_another_run_is_noticed(trained_run: Path, tmp_path: Path) -
 
 
 def test_a_second_run_is_refused_and_sigterm_saves_and_leaves_with_143(trained_run: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, EVERY_STEP)
+    process = Forked(train_args(tmp_path, EVERY_STEP), environment(HF_HOME=str(tmp_path)), tmp_path / "output.txt")
     wait_for_step(process, tmp_path, 2)
     process.send_signal(signal.SIGSTOP)  # so that it cannot end before
     refused(call(*train_args(tmp_path)), "another run is writing here", str(process.pid))
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143, output
+    assert process.poll() == 143, output
     assert state(tmp_path)["state"] == "preempted"
     assert last_step(tmp_path) == state(tmp_path)["step"] < 8
     assert call(*train_args(tmp_path)).returncode == 0

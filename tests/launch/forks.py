@@ -33,6 +33,7 @@ class Forked:
         words = tuple(map(str, args))
         if words[:3] == ACCELERATE[:3]:
             words = ("-c", LAUNCH, *words[3:])
+        self._output = Path(output)
         self._process = context.Process(target=_lead, args=(words, env, str(output)))
         self._process.start()
         self.pid: int = self._process.pid
@@ -46,8 +47,15 @@ class Forked:
             raise subprocess.TimeoutExpired("a fork", timeout or 0)
         return self._process.exitcode
 
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        self.wait(timeout)
+        return self._output.read_text(), None
+
     def send_signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def start_trainer(_: object, args: Sequence[str], env: dict[str, str]) -> Forked:

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, ttest_rel
 
 from trainer.metrics.resampling import LEAST, bootstrap, intervals, scene_numbers, sign_flips
 
@@ -83,6 +82,8 @@ def test_697_images_take_no_time() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_few_pairs_are_enumerated_as_scipy_does(seed: int) -> None:
+    from scipy.stats import permutation_test  # not above: the import takes a second of every worker
+
     rng = np.random.default_rng(seed)
     a = rng.normal(0, 1, 9)
     b = a + rng.normal(0.3, 0.5, 9)
@@ -100,6 +101,8 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("shift", [0.02, 0.06, 0.12])
 def test_many_pairs_agree_with_the_paired_t_test(shift: float) -> None:
+    from scipy.stats import ttest_rel
+
     rng = np.random.default_rng(7)
     a = rng.normal(0, 1, 300)
     b = a + rng.normal(shift, 0.5, 300)

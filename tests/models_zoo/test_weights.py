@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +40,15 @@ def save(content: Any, path: Path, **options: Any) -> Path:
     return path
 
 
+@pytest.fixture
+def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpickle in this process, as elsewhere than on Linux, for tests of what is read: a fork of it takes longer.
+
+    `test_what_weights_files_hold_survives` shows that a fork reads the same.
+    """
+    monkeypatch.setattr(unpickling, "sys", SimpleNamespace(platform="other"))
+
+
 def assert_loads(foreign: ForeignWeights) -> dict[str, Any]:
     """Every weight has its place in networks built from the options of the file, bit for bit."""
     with torch.device("meta"):  # where nothing is initialised
@@ -55,6 +65,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize(
     ("dec_name", "variant"),
     [(d, v) for d in DECODERS for v in VARIANTS if (d, v) != ("ddvnet", "mask")],  # ddvnet predicts none
@@ -72,6 +83,7 @@ def test_every_decoder_of_the_benchmark_is_renamed_without_loss(dec_name: str, v
     assert left <= dropped, "something disappears without a report"
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize("dec_name", sorted(ALIASES))
 @pytest.mark.parametrize("kept", ["convs", "decoder"])
 @pytest.mark.parametrize("out_scales", [[0, 1, 2, 3], [2, 0]])
@@ -88,6 +100,7 @@ def test_weights_stored_under_one_of_two_names_are_enough(
     assert all(same(one[name], both[name]) for name in both)
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize("dec_name", sorted(ALIASES))
 def test_two_names_with_different_weights_are_refused(dec_name: str, tmp_path: Path) -> None:
     content = lightning_checkpoint({"depth": {"enc_name": SMALL, "dec_name": dec_name}})
@@ -242,6 +255,7 @@ def edit(path: Path, change: Any) -> None:
     torch.save(content, path)
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -270,12 +284,14 @@ def test_a_wrong_monodepth2_folder_is_refused(file: str, change: Any, message: s
         read_foreign(folder)
 
 
+@pytest.mark.usefixtures("read_here")
 def test_one_file_of_a_folder_names_the_folder(released: Path) -> None:
     for name in ("encoder", "depth", "pose_encoder", "pose"):
         with pytest.raises(UnreadableWeights, match=r"one file of a Monodepth2 folder\. Name the folder"):
             read_foreign(released / f"{name}.pth")
 
 
+@pytest.mark.usefixtures("read_here")
 def test_fewer_scales_and_sizes_that_cannot_be_used(folder: Path) -> None:
 
     def keep_one(content: dict) -> None:
