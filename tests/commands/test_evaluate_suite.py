@@ -26,7 +26,7 @@ def write_page(path: Path, data: dict, head: str = "", **evaluation) -> Path:
 
 @pytest.fixture
 def own_run(run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run, tmp_path / "models" / "md2" / "42"))
+    return Path(shutil.copytree(run, tmp_path / "models" / "md2" / "42", ignore=shutil.ignore_patterns("results")))
 
 
 @pytest.fixture

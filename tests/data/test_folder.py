@@ -455,7 +455,7 @@ def test_whatever_a_decoder_raises_costs_one_item(tmp_path, monkeypatch, error):
         raise error
 
     frames(tmp_path, range(5))
-    monkeypatch.setattr("trainer.data.files.pictures._decoder", lambda form: decode)
+    monkeypatch.setattr("trainer.data.files.pictures._decoder", lambda: decode)
     dataset = folder(tmp_path, fov=60)
     dataset[0]  # Pillow is asked then
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
