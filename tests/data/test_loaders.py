@@ -429,7 +429,7 @@ def test_workers_keep_the_memory_that_they_free() -> None:
     code = """if True:
         import resource
         import numpy as np
-        from trainer.data.loaders import keep_freed_memory
+        from trainer.runtime.environment import keep_freed_memory
         def faults():  # pages that the kernel had to find for twelve items of 4 MB, all of them freed in the end
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             items = [np.ones(4_000_000, np.uint8) for _ in range(12)]

@@ -6,14 +6,12 @@ Nothing depends on the number of workers or on what was read before.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from trainer.data.base import DepthDataset
 from trainer.data.permutation import Permutation, Windows
-from trainer.runtime.environment import usable_cores
+from trainer.runtime.environment import keep_freed_memory, usable_cores
 from trainer.runtime.errors import DataError, Exhausted, UserError, exhausted, listed
 
 PINNED = ("cuda", "xpu")  # devices that copy faster from page-locked memory
@@ -38,8 +36,6 @@ _KNOWS_SENDER = hasattr(signal, "sigwaitinfo")  # not so on macOS; there a worke
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGUSR1, *([signal.SIGTERM] if _KNOWS_SENDER else []))
 _MOST_WORKERS = 8
 _WORKER_BYTES = 200_000_000  # what a forked worker has for itself
-# Of glibc's malloc.h: M_TRIM_THRESHOLD, freed bytes that it keeps; M_MMAP_THRESHOLD, from which on it maps blocks.
-_MALLOC = ((-1, 1 << 30), (-3, 1 << 25))
 _BATCHES_AHEAD = 3  # the default prefetch of 2, and the one being made
 _SIZE_ADVICE = {"depth": "Set dataset.depth_size: [width, height] to give all maps one size, or loader.batch_size: 1"}
 
@@ -355,19 +351,6 @@ class _Loader(DataLoader[dict[str, Tensor]]):
 def _begin_worker(worker_id: int) -> None:
     keep_freed_memory()
     _listen_to_trainer()
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, as a worker does, for the pictures of the next batch.
-
-    glibc otherwise gives it back, and the kernel clears each page anew. Elsewhere this does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in _MALLOC:
-            mallopt(option, value)
 
 
 def _listen_to_trainer() -> None:

@@ -24,7 +24,7 @@ from torchvision.transforms import functional as tvf
 from trainer.commands.jobs.measuring import Times, document, publish, rate, ratio, take_turns
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
-from trainer.data.loaders import keep_freed_memory
+from trainer.runtime.environment import keep_freed_memory
 from trainer.runtime.errors import UserError
 from trainer.tracking.viz import to_uint8
 
