@@ -253,12 +253,13 @@ def test_dump_quotes_what_would_be_read_as_a_number(load):
         ("a.b=1", "a.b=2", "--set a.b=2 takes back --set a.b=1 before it: the later one holds"),
         ("a.b=~", "a.b=2", "--set a.b=2 takes back --set a.b=~ before it: the later one holds"),
         ("a.b=1", "a=~", "--set a=~ takes back --set a.b=1 before it: the later one holds"),
-        ("a={b: 1}", "a={b: 2}", "--set a={b: 2} takes back --set a={b: 1} before it: the later one holds"),
+        ("a={b: 1}", "a=2", "--set a=2 takes back --set a={b: 1} before it: the later one holds"),
         ("a=1", "a.b=2", "--set a.b=2 takes back --set a=1 before it: the later one holds"),
         ("a=null", "a.b=1", "--set a.b=1 after --set a=null: a begins anew, without what pages say of it"),
         ("a=~", "a={b: 1}", ""),  # on purpose
         ("a=true", "a.b=1", ""),  # switched on, and set
         ("a={b: 1}", "a.b=2", ""),  # refined
+        ("a={b: 1}", "a={b: 2}", ""),
         ("a.b=1", "a.b=1.0", ""),
         ("a={b: 1}", "a={c: 2}", ""),
         ("a.b=1", "a.bc=2", ""),

@@ -32,7 +32,8 @@ def read_override(text: str, problems: list[str]) -> Layer | None:
 def override_conflict(earlier: str, later: str) -> str:
     """Say that a later override takes back what an earlier one sets, "" where it does not.
 
-    `a=~ a={...}` begins an entry anew on purpose, `a=true a.b=1` switches it on, and `a={b: 1} a.b=2` refines it.
+    `a=~ a={...}` begins an entry anew on purpose, `a=true a.b=1` switches it on, and `a={b: 1}` may be
+    refined by `a.b=2` or `a={b: 2}`.
     """
     first, second = (text.partition("=")[0].strip().split(".") for text in (earlier, later))
     if any(a != b for a, b in zip(first, second, strict=False)):
@@ -44,9 +45,10 @@ def override_conflict(earlier: str, later: str) -> str:
     if all(_value_at(merged, path) == value for path, value in _leaves(before.data)):
         return ""
     value = _value_at(before.data, first)
-    if isinstance(value, Mapping) and len(second) > len(first):
+    is_refined = isinstance(_value_at(merged, first), Mapping)
+    if is_refined and isinstance(value, Mapping):
         return ""
-    if (value is None or value is True) and isinstance(_value_at(merged, first), Mapping):
+    if is_refined and (value is None or value is True):
         anew = f"--set {later} after --set {earlier}: {key} begins anew, without what pages say of it"
         return anew if value is None and len(second) > len(first) else ""
     return f"--set {later} takes back --set {earlier} before it: the later one holds"
