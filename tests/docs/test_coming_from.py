@@ -236,6 +236,16 @@ def test_options_of_other_commands_are_refused_with_ours(capsys: pytest.CaptureF
     assert capsys.readouterr().err.endswith("--eval_mono\nuse --alignment median\n")
 
 
+def test_a_page_that_is_missing_is_told_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train.parse(["--num_epochs", "3", "--seed", "7", "--width", "192", "--height=64", "-n", "mine"])
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "monodepth train: error: the following arguments are required: -c/--cfg-file",
+        "-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo",
+        "use --set dataset.size=[192,64] trainer.max_epochs=3",
+    ]
+
+
 def test_a_setting_without_its_option() -> None:
     with pytest.raises(ConfigError) as refused:
         load_config(["kitti/monodepth2_MS", "epochs=10"], "kitti/default")

@@ -22,12 +22,33 @@ from trainer.runtime.streams import breaking_silence, doing, leave, open_closed_
 class Parser(argparse.ArgumentParser):
     """A parser that knows the options of other programs: the error that refuses one says what to use."""
 
+    given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        unknown, _, words = message.partition("unrecognized arguments: ")
-        hints = [] if unknown else advice(words.split())
+        before, _, words = message.partition("unrecognized arguments: ")
+        hints = []
+        if "-c/--cfg-file" in message:
+            hints = ["-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo"]
+            hints += advice(self._foreign())
+        elif not before:
+            hints = advice(words.split())
         if any("." in hint for hint in hints if not hint.startswith("use ")):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
         super().error("\n".join([message, *hints]))
+
+    def _foreign(self) -> list[str]:
+        """Return the options of the command line that are not those of this parser, with their values."""
+        found, is_own = [], True
+        for word in self.given:
+            if word.startswith("-") and not word[1:2].isdigit():
+                is_own = word.partition("=")[0] in self._option_string_actions
+            if not is_own:
+                found.append(word)
+        return found
 
 
 class Overrides(argparse.Action):
