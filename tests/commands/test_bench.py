@@ -254,11 +254,13 @@ def test_the_page_has_a_table_for_each_benchmark(monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     monkeypatch.undo()
     failed = SimpleNamespace(returncode=1, stdout="", stderr="Killed\n")
-    monkeypatch.setattr(bench_all, "_steps", lambda args: [])
+    monkeypatch.setattr(bench_all, "_steps", lambda args: ["## A training step"])
     monkeypatch.setattr(bench_all.subprocess, "run", lambda *args, **options: failed)
-    assert bench.main(["all", "--out", str(tmp_path / "other.md")]) == 2
+    assert bench.main(["all", "--out", str(page)]) == 2
     assert "ended with 1: Killed" in capsys.readouterr().err
-    assert not (tmp_path / "other.md").exists()
+    *_, step, end = page.read_text().strip().split("\n\n")  # what was measured before is kept
+    assert step == "## A training step"
+    assert end.startswith("**Not finished")
 
 
 def test_views_and_new_memory_launch_nothing():
