@@ -10,7 +10,7 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON := $(shell python3.10 -c "print('python3.10')" 2>/dev/null || echo $(PYTHON))
 DEMO := models/synthetic/monodepth2_MS/42
 QUICK := models/synthetic/quick/42
-SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet net.pose.enc_name=test_resnet \
+SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet \
   dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
 .PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest test-docs faults gpu lint format bench schema catalogue \

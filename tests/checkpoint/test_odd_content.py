@@ -228,9 +228,9 @@ def test_loading_and_evaluating(best: Any, data: Any) -> None:
 def sealed(path: Path, tensors: list[Any], metadata: dict[str, str], data: bytes = b"") -> Path:
     """Write a header as it is given, with the checksums that fit it."""
     header = safefile._Header(tensors, {"format_version": "1", **metadata})
-    digest = header.new_hash()
-    digest.update(data)
-    header.metadata["checksum"] = digest.hexdigest()
+    checksum = header.new_checksum()
+    checksum.update(data)
+    header.metadata["checksum"] = checksum.hexdigest()
     header.metadata["header_checksum"] = header.header_checksum()
     path.write_bytes(header.to_bytes() + data)
     return path

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def test_what_is_read_is_what_was_written(path: Path) -> None:
     tensors, metadata = safefile.read(path)
     assert_equal(tensors, contents())
     assert {k: metadata[k] for k in METADATA} == METADATA
-    assert metadata["format_version"] == "2"
+    assert metadata["format_version"] == "3"
     assert safefile.read_metadata(path) == metadata
 
 
@@ -100,6 +102,23 @@ def test_equal_tensors_have_an_equal_checksum_whatever_the_metadata(tmp_path: Pa
         safefile.write(tmp_path / "x", {"t": torch.ones(3) * factor}, {"note": note})
         sums.append(safefile.read_metadata(tmp_path / "x")["checksum"])
     assert sums[0] == sums[1] != sums[2]
+
+
+def test_the_checksum_is_that_of_names_and_bytes_and_of_format_2_a_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, content = {"t": torch.ones(3)}, b'[["t","F32",[3]]]' + 3 * b"\0\0\x80\x3f"
+    for version, checksum in ((2, hashlib.sha256(content).hexdigest()), (3, f"{zlib.crc32(content):08x}")):
+        monkeypatch.setattr(safefile, "FORMAT_VERSION", version)
+        path = tmp_path / f"{version}.safetensors"
+        safefile.write(path, tensors, {})
+        monkeypatch.undo()
+        read, metadata = safefile.read(path)
+        assert_equal(read, tensors)
+        assert metadata["checksum"] == checksum
+        path.write_bytes(path.read_bytes()[:-1] + b"\x3e")
+        with pytest.raises(DamagedFile, match="at least one bit is wrong"):
+            safefile.read(path)
 
 
 def test_a_single_flipped_bit_anywhere_is_noticed(path: Path) -> None:
@@ -188,9 +207,9 @@ def test_a_missing_file_and_a_folder_are_named(path: Path) -> None:
 
 def test_a_newer_format_is_not_guessed_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(safefile, "FORMAT_VERSION", 3)
+        patch.setattr(safefile, "FORMAT_VERSION", 4)
         safefile.write(path, contents(), METADATA)
-    with pytest.raises(UserError, match="has format 3, this trainer reads up to 2"):
+    with pytest.raises(UserError, match="has format 4, this trainer reads up to 3"):
         safefile.read(path)
 
 
@@ -271,22 +290,21 @@ def test_other_systems_than_linux_write_the_same_bytes(path: Path, monkeypatch: 
 def test_each_byte_is_hashed_once_and_the_header_comes_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its checksum is known a file says nothing that could be taken for one."""
     hashed, half_written = [], []
-    new_hash = safefile._Header.new_hash
+    new_checksum = safefile._Header.new_checksum
 
     class Counting:
         def __init__(self, header: safefile._Header):
-            self.real = new_hash(header)
+            self.real = new_checksum(header)
 
         def update(self, piece: memoryview) -> None:
             hashed.append(len(piece))
             self.real.update(piece)
 
         def hexdigest(self) -> str:
-            (staged,) = path.parent.glob(".*.tmp-*")
-            half_written.append(staged.read_bytes())
+            half_written.extend(staged.read_bytes() for staged in path.parent.glob(".*.tmp-*"))
             return self.real.hexdigest()
 
-    monkeypatch.setattr(safefile._Header, "new_hash", lambda header: Counting(header))
+    monkeypatch.setattr(safefile._Header, "new_checksum", lambda header: Counting(header))
     monkeypatch.setattr(safefile, "PIECE", 64)  # several pieces for a tensor, the last one shorter
     tensors = {"a": torch.arange(100.0), "b": torch.ones(3)}
     safefile.write(path, tensors, METADATA)
