@@ -183,10 +183,17 @@ def test_it_shows_what_the_runs_changed_and_how_they_were_made(made: Page) -> No
     """The page changes a key of its default, the command another; both are found by the recorded command."""
     assert "Beside cfg/synthetic/default.yaml" in made.words
     rows = re.findall(r'<th scope="row">([\w.]+)</th><td class="same">(.*?)</td><td>(.*?)</td>', made.text)
-    assert rows == [
-        ("dataset.supp_idxs", "[-1, 1]", "[-1, 1, 0]"),
-        ("trainer.max_epochs", "4", "9"),
-    ]
+    assert {key: values for key, *values in rows} == {
+        "net.pose.enc_name": ["resnet18", "test_resnet"],
+        "dataset.supp_idxs": ["[-1, 1]", "[-1, 1, 0]"],
+        "optimizer.lr": ["0.0004", "0.0006"],
+        "optimizer.group_lr.pose": ["0.001", "0.0015"],
+        "scheduler.by": ["(absent)", "step"],
+        "scheduler.T_max": ["4", "(absent)"],
+        "scheduler.warmup": ["(absent)", "40"],
+        "trainer.max_epochs": ["4", "9"],
+        "trainer.limit_train_batches": ["140", "150"],
+    }
     assert "monodepth train -c synthetic/monodepth2_MS --set trainer.max_epochs=9" in made.words
     assert "device cuda (H100)" in made.words
     assert made.words.count("finished") >= 4

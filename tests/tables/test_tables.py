@@ -26,6 +26,7 @@ from trainer.tables.events import average, read_curves
 from trainer.tables.latex import escape, latex
 from trainer.tables.layout import head, markdown
 from trainer.tables.pictures import draw_bars, draw_curves
+from trainer.tables.report.views import leader
 from trainer.tables.results import read_result, read_results
 from trainer.tables.significance import compare, flips, holm, warn_of_noise, welch
 from trainer.tables.writing import file_names, wide_rows, write_table
@@ -190,6 +191,19 @@ def test_best_and_second_best() -> None:
     ):
         table = Table({}, [key], [row_of(*pair) for pair in zip("abc", [key] * 3, values, strict=False)])
         assert best_two(table, key) == (best, second), values
+
+
+def test_the_leader_of_a_page_is_that_of_the_table_with_most_rows_on_whole_data() -> None:
+    key, mute = Column("abs_rel", direction=-1), Column("Ratio")
+    part = Table({"items": "40 of 200, evenly spaced"}, [key], [row_of("a", key, 0.5), row_of("b", key, 0.6)])
+    whole = Table({"items": "200"}, [key], [row_of("a", key, 0.2), row_of("b", key, 0.1)])
+    alone = Table({"items": "200"}, [key], [row_of("a", key, 0.3)])
+    without = Table({"items": "200"}, [mute], [row_of(name, mute, 5.4) for name in "abc"])
+    found = leader([(table, []) for table in (alone, part, without, whole)])
+    assert found is not None
+    assert (found["model"], found["value"], found["of"]) == ("b", "0.1000", 2)
+    assert leader([(without, [])]) is None
+    assert leader([]) is None
 
 
 def test_a_metric_without_direction_marks_nobody(tmp_path: Path) -> None:

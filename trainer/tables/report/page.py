@@ -132,7 +132,7 @@ def _facts(content: Content, limits: Limits) -> dict[str, Any]:
         "tables": {
             title: [table_view(*one, rows) for one in some[: limits.tables]] for title, some in tables.items() if some
         },
-        "leaders": {title: lead for title, some in tables.items() if some and (lead := leader(*some[0]))},
+        "leaders": {title: lead for title, some in tables.items() if (lead := leader(some))},
         "remarks": content.remarks,
         "gallery": gallery,
         "most_items": content.most_items,

@@ -70,8 +70,16 @@ def table_view(table: Table, comparisons: Sequence[Comparison], most_rows: int) 
     }
 
 
-def leader(table: Table, comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
-    """The best row of a table by its first metric, in words; None without such a metric."""
+def leader(tables: Sequence[tuple[Table, Sequence[Comparison]]]) -> dict[str, Any] | None:
+    """The best row by the first metric, in words, of the table that says most; None where no table has such a metric.
+
+    That with most configurations, of these the first on all items of its data set.
+    """
+
+    def says(one: tuple[Table, Sequence[Comparison]]) -> tuple[bool, int, bool]:
+        return headline(one[0]) is not None, len(one[0].rows), " of " not in one[0].protocol.get("items", "")
+
+    table, comparisons = max(tables, key=says, default=(Table({}, [], []), []))
     column = headline(table)
     ranked = rank(table, column) if column else []
     if column is None or not ranked:
