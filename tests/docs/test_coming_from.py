@@ -18,11 +18,14 @@ from trainer.commands import evaluate, train
 from trainer.commands.__main__ import MODULES
 from trainer.commands.jobs.list_commands import parser_of
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.foreign_names import FOREIGN, NOT_HERE, OPTIONS, advice, use_instead
+from trainer.config.foreign_names import FOREIGN, advice, use_instead
 from trainer.config.pages import default_beside, find_page, page_names, shipped
 from trainer.config.sections import SECTION_NAMES
 
 PAGE = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
+OPTIONS = {entry.name.strip("-"): entry.shown for entry in FOREIGN if entry.ours}  # names that have one of ours
+KEYS = {entry.name: entry.shown for entry in FOREIGN if not entry.name.startswith("--")}  # those also refused as keys
+NOT_HERE = {entry.name.strip("-") for entry in FOREIGN if entry.reason}
 LONG = {"-o": "--ckpt-dir", "-n": "--name", "-c": "--cfg-file", "-v": "--version", "-s": "--seed"}
 
 
@@ -140,10 +143,10 @@ def test_their_names_are_never_taken_for_something_else(section: str) -> None:
 
 
 def test_refusals_name_what_the_page_does() -> None:
-    told = refusals("kitti/monodepth2_MS", FOREIGN)
-    assert told == {name: f"{name} is not a section. Use {ours}" for name, ours in FOREIGN.items()}
+    told = refusals("kitti/monodepth2_MS", KEYS)
+    assert told == {name: f"{name} is not a section. Use {ours}" for name, ours in KEYS.items()}
     sections = "|".join(SECTION_NAMES)
-    for name, ours in {**FOREIGN, **OPTIONS}.items():
+    for name, ours in OPTIONS.items():
         here = " ".join(row.here for row in ROWS if name in row.names or f"`--{name} " in row.there)
         assert here, f"{name} is not on the page"
         here = re.sub(r" (-[oncvs])(?= )", lambda m: f" {LONG[m[1]]}", here)
@@ -160,11 +163,12 @@ def test_settings_of_the_page_are_known_to_the_errors() -> None:
         if row.section.partition(",")[0] not in ("Monodepth2", "Lite-Mono", "Lightning", "Ultralytics"):
             continue
         names = {*row.names, *re.findall(r"--(\w+)", row.there)} - ours - no_settings
-        known = NOT_HERE if row.here == "none" else {**FOREIGN, **OPTIONS}
-        assert names - known.keys() == set(), row
-    assert FOREIGN.keys() & OPTIONS.keys() | NOT_HERE.keys() & {**FOREIGN, **OPTIONS}.keys() == set()
+        known = NOT_HERE if row.here == "none" else OPTIONS.keys()
+        assert names - known == set(), row
+    assert max(Counter(entry.name.strip("-") for entry in FOREIGN).values()) == 1
+    assert [entry for entry in FOREIGN if bool(entry.ours) == bool(entry.reason)] == []
     of_page = {name for row in ROWS if row.here == "none" for name in row.names}
-    assert NOT_HERE.keys() - of_page == set()
+    assert NOT_HERE - of_page == set()
 
 
 READY = [  # their words, and the lines of the answer
@@ -180,7 +184,7 @@ READY = [  # their words, and the lines of the answer
     ("--model_name mine --log_dir out", ["use --name mine --ckpt-dir out"]),
     ("--data_path a&b", ["use --set 'dataset.root=a&b'"]),
     ("--lr 1e-4 5e-6 31", ["--lr: use optimizer.lr"]),
-    ("--time 2 --precision 16-mixed", ["use --set trainer.precision=16-mixed", f"--time: use {FOREIGN['time']}"]),
+    ("--time 2 --precision 16-mixed", ["use --set trainer.precision=16-mixed", f"--time: use {OPTIONS['time']}"]),
     ("--png --nonsense 3", ["--png: not here: PNG and JPEG are both found"]),
     ("--nonsense --learning-rate 1e-3", ["use --set optimizer.lr=1e-3"]),
 ]
