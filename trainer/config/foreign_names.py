@@ -8,33 +8,50 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 _KEY = re.compile(r"[a-z_]+(\.\w+)+")
+_READY = rf"{_KEY.pattern}=[\w.]+|--[\w-]+( [\w.,]+)?( --[\w-]+ [\w.,]+)*"  # without a value
 
 
 class Foreign(NamedTuple):
-    """A setting of another program; with dashes an option alone: as a key it exists here, or a spelling check helps."""
+    """A setting of another program; with dashes an option alone: as a key it exists here, or a spelling check helps.
+
+    name: may begin with the commands that it is meant for, "evaluate export-depth --no_eval".
+    ours: a key, an option, or words for a person; {} is where the value goes, [{}] where several may, {name} the last
+        part of a path. What begins with MODEL= or SOURCE= is given to the command without a name.
+    choices: what becomes of single values; others are for a person.
+    reason: why there is nothing like it here.
+    first: a command to run before.
+    """
 
     name: str
-    ours: str = ""  # a key, an option, or words for a person; {} is where the value goes, [{}] where several may
-    choices: Mapping[str, str] | None = None  # what becomes of single values; others are for a person
-    reason: str = ""  # why there is nothing like it here
+    ours: str = ""
+    choices: Mapping[str, str] | None = None
+    reason: str = ""
+    first: str = ""
 
     @property
     def shown(self) -> str:
         """`ours` without a value: "loader.batch_size", "--name"."""
-        return re.sub(r"[= ]\[?\{\}\]?", "", self.ours)
+        return re.sub(r"[= ]\S*\{\w*\}\S*", "", self.ours)
 
-    def ready(self, values: Sequence[str]) -> str:
-        """Return settings or options that mean `--name values`, "" where a person has to decide."""
+    def ready(self, values: Sequence[str]) -> list[str]:
+        """Return settings or options that mean `--name values`, none where a person has to decide."""
         if self.choices is not None:
-            return self.choices.get(" ".join(values), "")
+            return self.choices.get(" ".join(values), "").split()
         if not values:
-            return self.shown if re.fullmatch(rf"{_KEY.pattern}=[\w.]+|--[\w-]+( \w+)?", self.shown) else ""
+            return self.shown.split() if re.fullmatch(_READY, self.shown) else []
         fits = "[{}]" in self.ours or len(values) == 1
-        return self.ours.replace("{}", ",".join(values)) if fits and "{}" in self.ours else ""
+        return _filled(self.ours, values) if fits and "{" in self.ours else []
+
+
+def _filled(text: str, values: Sequence[str]) -> list[str]:
+    """Return the words of a text with values at their places."""
+    joined = ",".join(values)
+    return [word.replace("{}", joined).replace("{name}", PurePath(joined).name) for word in text.split()]
 
 
 _RESNETS = {n: f"net.depth.enc_name=resnet{n} net.pose.enc_name=resnet{n}" for n in ("18", "34", "50", "101")}
@@ -47,6 +64,9 @@ _OF_TRAINER = (
     *("precision", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches", "gradient_clip_val"),
     *("log_every_n_steps", "sync_batchnorm", "deterministic", "benchmark", "detect_anomaly"),
 )
+_EXPORTS = {name: f"--cfg-file export/kitti_{name}" for name in ("eigen", "eigen_benchmark")}
+_UNSCALED = "the file holds what the network predicts, and `monodepth evaluate --pred-file` aligns it"
+_CONVERT = "monodepth convert {} {name}.safetensors"
 _GEOMETRY = "it would break the geometry between frames"
 FOREIGN = (
     # Monodepth2 (arXiv:1806.01260)
@@ -88,6 +108,30 @@ FOREIGN = (
     Foreign("post_process", "--flip"),
     Foreign("ext_disp_to_eval", "--pred-file {}"),
     Foreign("--save_pred_disps", "monodepth export-depth"),
+    Foreign("--no_eval", "monodepth export-depth"),
+    Foreign("--eval_out_dir", "monodepth export-depth with --save"),
+    Foreign("--disable_median_scaling", "--alignment none"),
+    Foreign("--pred_depth_scale_factor", "--alignment none, which is x 1, or stereo, which is x 5.4"),
+    # evaluate_depth.py and test_simple.py of both, in the commands that do their work
+    Foreign("evaluate export-depth --load_weights_folder", "--ckpt {name}.safetensors", first=_CONVERT),
+    Foreign("evaluate --min_depth", "trainer.min_depth={}"),  # of the network, not of what is scored, as there
+    Foreign("evaluate --max_depth", "trainer.max_depth={}"),
+    Foreign("export-depth --eval_split", "--cfg-file export/kitti_eigen or another page of export/", _EXPORTS),
+    Foreign("export-depth --eval_out_dir", "--save {}/disps.npz"),
+    Foreign("export-depth --save_pred_disps", reason="this command always saves them"),
+    Foreign("export-depth --no_eval", reason="this command scores nothing"),
+    Foreign("export-depth --eval_mono", reason=_UNSCALED),
+    Foreign("export-depth --eval_stereo", reason=_UNSCALED),
+    Foreign("export-depth --disable_median_scaling", reason=_UNSCALED),
+    Foreign("export-depth --pred_depth_scale_factor", reason=_UNSCALED),
+    Foreign("predict --image_path", "SOURCE={}"),
+    Foreign(
+        "predict --ext", reason="pictures of all kinds are found; 'folder/*.png' in quotes means those of one kind"
+    ),
+    Foreign("predict --model_name", "MODEL={name}.safetensors", first="monodepth convert models/{} {name}.safetensors"),
+    Foreign("predict --load_weights_folder", "MODEL={name}.safetensors", first=_CONVERT),
+    Foreign("predict --no_cuda", "--device cpu"),
+    Foreign("predict --pred_metric_depth", "--scale 5.4 --save color,npy"),
     # Lite-Mono (arXiv:2211.13202), which has the options of Monodepth2
     Foreign("--model", "--cfg-file modern/litemono or another page"),
     Foreign("mypretrain", "trainer.load_ckpt={}"),
@@ -140,8 +184,8 @@ FOREIGN = (
     Foreign("--val", "trainer.limit_val_batches=0"),
     Foreign("nbs", "trainer.accumulate_grad_batches, a number of batches"),
     Foreign("multi_scale", "trainer.aspect_ratio=true"),
-    Foreign("fliplr", "dataset.train.use_aug={}"),
-    Foreign("hsv_h", "dataset.train.use_aug={}"),
+    Foreign("fliplr", "dataset.train.use_aug"),
+    Foreign("hsv_h", "dataset.train.use_aug"),
     Foreign("--mosaic", reason=_GEOMETRY),
     Foreign("--mixup", reason=_GEOMETRY),
     Foreign("--degrees", reason=_GEOMETRY),
@@ -151,27 +195,45 @@ FOREIGN = (
     Foreign("use_eigen_crop", "evaluation.crop=garg"),
     Foreign("align_mode", "evaluation.alignment={}"),
 )
-_BY_NAME = {entry.name.strip("-"): entry for entry in FOREIGN}
+_OF = {  # by command, "" for any, and name
+    (command, entry.name.split()[-1].strip("-")): entry
+    for entry in FOREIGN
+    for command in entry.name.split()[:-1] or [""]
+}
 
 
-def advice(words: Iterable[str]) -> list[str]:
+def advice(
+    words: Iterable[str], prog: str = "", known: Collection[str] = ("--set",), own: Sequence[str] = ()
+) -> list[str]:
     """Say what to use for the options of other programs among `words`, which are unknown options and their values.
 
-    Returns one line with all that is ready to be copied, and a line for each other option that is known.
+    prog, known, own: the command, "monodepth evaluate", its options, and the other words that it was given.
+
+    Returns one line with all that is ready to be copied, below what has to be run before, and a line for each other
+    option that is known.
     """
+    command = prog.rpartition(" ")[2]
     given = _by_option(words)
-    ready, remarks = [*_together(given)], []
+    first, ready, remarks = list[str](), [*_together(given, command)], list[str]()
     for option, values in given.items():
-        if entry := _BY_NAME.get(_plain(option)):
-            if text := entry.ready(values):
-                ready.append(text)
-            else:
-                remarks.append(f"{option}: {f'use {entry.shown}' if entry.ours else f'not here: {entry.reason}'}")
-    texts = [_quoted(word) for word in " ".join(ready).split()]
-    settings = [text for text in texts if re.match(rf"'?{_KEY.pattern}=", text)]
-    options = [text for text in texts if text not in settings]
-    line = [*options, *(["--set", *settings] if settings else [])]
-    return [*([f"use {' '.join(line)}"] if line else []), *remarks]
+        name = _plain(option)
+        spelled = f"--{name.replace('_', '-')}"
+        entry = _OF.get((command, name)) or (_OF.get(("", name)) if "--set" in known else None)
+        if spelled in known and (command, name) not in _OF:
+            ready += [spelled, *values]
+        elif entry and (texts := entry.ready(values)):
+            ready += texts
+            first += [f"first {' '.join(map(_quoted, _filled(entry.first, values)))}"] if entry.first else []
+        elif entry:
+            remarks.append(f"{option}: {f'use {entry.shown}' if entry.ours else f'not here: {entry.reason}'}")
+    places = dict(word.split("=", 1) for word in sorted(ready) if re.match("(MODEL|SOURCE)=", word))
+    settings = [word for word in ready if re.match(rf"{_KEY.pattern}=", word)]
+    line = [word for word in ready if word not in settings and word.partition("=")[0] not in places]
+    if places:
+        missing = {} if own else {"MODEL": "MODEL", "SOURCE": "SOURCE"}
+        line = [*prog.split(), *own, *(missing | places).values(), *line]
+    line += ["--set", *settings] if settings else []
+    return [*first, *([f"use {' '.join(map(_quoted, line))}"] if line else []), *remarks]
 
 
 def _by_option(words: Iterable[str]) -> dict[str, list[str]]:
@@ -188,9 +250,18 @@ def _by_option(words: Iterable[str]) -> dict[str, list[str]]:
     return given
 
 
-def _together(given: dict[str, list[str]]) -> Iterable[str]:
+def _together(given: dict[str, list[str]], command: str) -> Iterable[str]:
     """Translate options that only say something together, and remove them from `given`."""
     found = {_plain(option): option for option in given}
+    if command == "predict" and {"image_path", "ext"} <= found.keys():
+        path, kind = given[found["image_path"]], given.pop(found["ext"])
+        path[:] = [word if PurePath(word).suffix else f"{word}/*.{'.'.join(kind)}" for word in path]
+    if command == "evaluate" and {"disable_median_scaling", "pred_depth_scale_factor"} <= found.keys():
+        factor = " ".join(given[found["pred_depth_scale_factor"]])
+        if mode := {"1": "none", "5.4": "stereo"}.get(factor):
+            for name in ("disable_median_scaling", "pred_depth_scale_factor", "eval_mono", "eval_stereo"):
+                given.pop(found.get(name, ""), None)
+            yield from ("--alignment", mode)
     sides = [given[found[name]] for name in ("width", "height") if name in found]
     if len(sides) == 2 and all(len(side) == 1 and side[0].isdecimal() for side in sides):
         del given[found["width"]], given[found["height"]]
@@ -201,7 +272,8 @@ def _together(given: dict[str, list[str]]) -> Iterable[str]:
         if supports and all(re.fullmatch(r"-?\d+", frame) for frame in supports):
             for name in {"frame_ids", "use_stereo"} & found.keys():
                 del given[found[name]]
-            yield f"dataset.supp_idxs=[{','.join(supports)}]" + " net.pose=~" * (supports == ["0"])
+            yield f"dataset.supp_idxs=[{','.join(supports)}]"
+            yield from ["net.pose=~"] * (supports == ["0"])
 
 
 def _quoted(word: str) -> str:
@@ -217,6 +289,6 @@ def use_instead(name: str, where: str = "") -> str:
 
     where: the dotted key that was refused, which is never the answer.
     """
-    entry = _BY_NAME.get(_plain(name))
+    entry = _OF.get(("", _plain(name)))
     known = entry.shown if entry and not entry.name.startswith("-") else ""
     return "" if where and re.match(rf"{re.escape(where)}(?![\w.])", known) else known
