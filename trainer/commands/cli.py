@@ -20,7 +20,7 @@ from trainer.runtime.streams import breaking_silence, doing, leave, open_closed_
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that knows the options of other programs: the error that refuses one says what to use."""
+    """A parser whose errors are sentences, without a list of all options, and know the options of other programs."""
 
     given: Sequence[str] = ()
 
@@ -29,14 +29,18 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        hints = []
-        if "-c/--cfg-file" in message:
-            hints = ["-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo"]
+        jobs = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        if job := next((choices[word] for choices in jobs for word in self.given if word in choices), None):
+            job.error(message)  # argparse leaves options that a job does not know to the parser above it
+        lines = [f"{self.prog}: error: {message}"]
+        if "-c/--cfg-file" in message and "--set" in self._option_string_actions:
+            lines.append("-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo")
         own, foreign = self._own_and_foreign()
-        hints += advice(foreign, self.prog, self._option_string_actions, own)
+        hints = advice(foreign, self.prog, self._option_string_actions, own)
         if any(re.search(r"[a-z]\.[a-z]", hint) for hint in hints if not hint.startswith(("first ", "use "))):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
-        super().error("\n".join([message, *hints]))
+        what = "commands" if jobs or " " not in self.prog else "options"
+        self.exit(2, "\n".join([*lines, *hints, f"`{self.prog} --help` lists all {what}\n"]))
 
     def _own_and_foreign(self) -> tuple[list[str], list[str]]:
         """Split the command line into the options of this parser and others, with the words that follow them."""

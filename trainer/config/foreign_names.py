@@ -212,7 +212,7 @@ def advice(
     Returns one line with all that is ready to be copied, below what has to be run before, and a line for each other
     option that is known.
     """
-    command = prog.rpartition(" ")[2]
+    command = prog.partition(" ")[2]
     given = _by_option(words)
     first, ready, remarks = list[str](), [*_together(given, command)], list[str]()
     for option, values in given.items():
