@@ -15,6 +15,7 @@ import trainer
 from tests.world import ROOT, command, environment, fork
 from trainer.commands import train
 from trainer.commands.__main__ import COMMANDS, MODULES, main
+from trainer.commands.cli import Parser
 from trainer.commands.jobs.list_commands import module_of, parser_of
 
 
@@ -69,7 +70,7 @@ def test_counts_are_bounded_by_their_options(capsys, words: str, told: str) -> N
     with pytest.raises(SystemExit) as stop:
         main(words.split())
     assert stop.value.code == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert told in capsys.readouterr().err.splitlines()[0]
 
 
 def test_a_key_that_is_set_twice_is_told_once_for_all_processes(capsys, monkeypatch) -> None:
@@ -125,9 +126,9 @@ def test_sizes_are_spelled_alike(capsys, name: str) -> None:
         for text in ("640", "640x", "640x192x3", "640.5x192", "0x0", "-64x64", "640*192"):
             with pytest.raises(SystemExit, match="2"):
                 module.parse([*name.split()[1:], *words.split(), f"{option}={text}"])
-            last = capsys.readouterr().err.splitlines()[-1]
-            assert f"argument {option}: expected width and height" in last
-            assert last.endswith(f" as in 640x192, got '{text}'")
+            first = capsys.readouterr().err.splitlines()[0]
+            assert f"argument {option}: expected width and height" in first
+            assert first.endswith(f" as in 640x192, got '{text}'")
 
 
 @pytest.mark.parametrize("seed", ["-5", "18446744073709551616", "9" * 5000, "1.5", "x"])
@@ -135,9 +136,47 @@ def test_a_seed_is_refused_by_its_option(capsys, seed) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["train", "-c", "x.yaml", "-o", "x", "-n", "x", "-v", "1", "-s", seed])
     assert stop.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "argument -s/--seed: expected a whole number from 0 to 2^63 - 1, got" in last
-    assert len(last) < 150
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "argument -s/--seed: expected a whole number from 0 to 2^63 - 1, got" in first
+    assert len(first) < 150
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "compare a.yaml --colour",
+            [
+                "monodepth compare: error: unrecognized arguments: --colour",
+                "`monodepth compare --help` lists all options",
+            ],
+        ),
+        (
+            "bench step --batch-size 4 --colour",
+            [
+                "monodepth bench step: error: unrecognized arguments: --colour",
+                "`monodepth bench step --help` lists all options",
+            ],
+        ),
+        (
+            "cfg",
+            [
+                "monodepth cfg: error: the following arguments are required: job",
+                "`monodepth cfg --help` lists all commands",
+            ],
+        ),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_where_to_look(capsys, words: str, told: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert capsys.readouterr().err.splitlines() == told
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_parser_answers_in_sentences(name: str) -> None:
+    parser = parser_of(importlib.import_module(module_of(name)).main)
+    assert {type(below) for _, below in parsers(parser, name)} == {Parser}
 
 
 def test_help_names_every_command(capsys) -> None:

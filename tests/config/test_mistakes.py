@@ -9,6 +9,7 @@ import pytest
 
 from tests.config.toys import TOYS
 from trainer.config import Config, ConfigError, load_config
+from trainer.config.resolve import SizeRule
 from trainer.runtime.errors import UserError
 
 # YAML text, and a line of its report; * matches anything.
@@ -51,6 +52,12 @@ MISTAKES = [
      "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got '256x128'. Did you mean [256,128]?"),
     ("dataset: {size: '256,128'}",
      "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got '256,128'. Did you mean [256,128]?"),
+    ("dataset: {size: 64x96}",
+     "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got '64x96'. Did you mean [96,64]?"),
+    ("dataset: {size: 40x100}",
+     "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got '40x100'. Did you mean [96,64]?"),
+    ("dataset: {size: [40, 100]}",
+     "x.yaml:1: dataset.size: [40, 100] is taller than wide; the order is [width, height]. Did you mean [96, 64]?"),
     ("dataset: {size: [640]}", "x.yaml:1: dataset.size: expected a list of 2 whole numbers, got [640]"),
     ("dataset: {val: {size: [192, 640]}}",
      "x.yaml:1: dataset.val.size: [192, 640] is taller than wide; the order is [width, height]. Did "
@@ -403,3 +410,18 @@ def test_an_override_that_the_keys_of_the_modes_hide_is_a_warning(load):
     warning = "dataset.supp_idxs of --set: dataset.train.supp_idxs (x.yaml:1) win. Set them by name"
     assert load(text, "dataset.supp_idxs=[-1]").warnings[0].startswith(warning)
     assert load(text, "dataset.train.supp_idxs=[-1]", "dataset.supp_idxs=[-1]").warnings == ()
+
+
+@pytest.mark.parametrize("size", ["64x96", "100x40", "40x100", "1x1", "1242,375", "99999x3"])
+def test_a_size_that_is_suggested_is_taken(size):
+    with pytest.raises(ConfigError) as caught:
+        load_config("synthetic/monodepth2_MS", "synthetic/default", f"dataset.size={size}")
+    (line,) = caught.value.problems
+    found = re.search(r"got '(.+)'\. Did you mean (\[\d+,\d+\])\?$", line)
+    assert found[1] == size
+    load_config("synthetic/monodepth2_MS", "synthetic/default", f"dataset.size={found[2]}")
+
+
+def test_networks_of_any_size_keep_the_size_that_was_meant():
+    assert SizeRule.of({"depth": {"dec_name": "dpt"}}).nearest([518, 392]) == [518, 392]
+    assert SizeRule.of({"depth": {"dec_name": "dpt"}, "pose": {}}).nearest([518, 392]) == [512, 384]

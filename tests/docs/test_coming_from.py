@@ -18,11 +18,14 @@ from trainer.commands import evaluate, train
 from trainer.commands.__main__ import MODULES
 from trainer.commands.jobs.list_commands import parser_of
 from trainer.config import Config, ConfigError, load_config
-from trainer.config.foreign_names import FOREIGN, NOT_HERE, OPTIONS, advice, use_instead
+from trainer.config.foreign_names import FOREIGN, advice, use_instead
 from trainer.config.pages import default_beside, find_page, page_names, shipped
 from trainer.config.sections import SECTION_NAMES
 
 PAGE = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
+OPTIONS = {entry.name.split()[-1].strip("-"): entry.shown for entry in FOREIGN if entry.ours}  # that have one of ours
+KEYS = {entry.name: entry.shown for entry in FOREIGN if "--" not in entry.name}  # those also refused as keys
+NOT_HERE = {entry.name.split()[-1].strip("-") for entry in FOREIGN if entry.reason} - OPTIONS.keys()
 LONG = {"-o": "--ckpt-dir", "-n": "--name", "-c": "--cfg-file", "-v": "--version", "-s": "--seed"}
 
 
@@ -140,15 +143,18 @@ def test_their_names_are_never_taken_for_something_else(section: str) -> None:
 
 
 def test_refusals_name_what_the_page_does() -> None:
-    told = refusals("kitti/monodepth2_MS", FOREIGN)
-    assert told == {name: f"{name} is not a section. Use {ours}" for name, ours in FOREIGN.items()}
+    told = refusals("kitti/monodepth2_MS", KEYS)
+    assert told == {name: f"{name} is not a section. Use {ours}" for name, ours in KEYS.items()}
     sections = "|".join(SECTION_NAMES)
-    for name, ours in {**FOREIGN, **OPTIONS}.items():
+    for entry in (entry for entry in FOREIGN if entry.ours):
+        name = entry.name.split()[-1].strip("-")
         here = " ".join(row.here for row in ROWS if name in row.names or f"`--{name} " in row.there)
         assert here, f"{name} is not on the page"
         here = re.sub(r" (-[oncvs])(?= )", lambda m: f" {LONG[m[1]]}", here)
-        keys = re.findall(rf"(?:{sections})\.[\w.]*\w|--[\w-]+|monodepth \w+|\beval/\w+", ours)
-        assert keys or name in ("resume", "no_cuda")
+        keys = re.findall(
+            rf"(?:{sections})\.[\w.]*\w|--[\w-]+|monodepth \w+|\beval/\w+", f"{entry.shown} {entry.first}"
+        )
+        assert keys or name in ("resume", "no_cuda", "image_path")
         assert [key for key in keys if key not in here] == [], name
 
 
@@ -160,11 +166,18 @@ def test_settings_of_the_page_are_known_to_the_errors() -> None:
         if row.section.partition(",")[0] not in ("Monodepth2", "Lite-Mono", "Lightning", "Ultralytics"):
             continue
         names = {*row.names, *re.findall(r"--(\w+)", row.there)} - ours - no_settings
-        known = NOT_HERE if row.here == "none" else {**FOREIGN, **OPTIONS}
-        assert names - known.keys() == set(), row
-    assert FOREIGN.keys() & OPTIONS.keys() | NOT_HERE.keys() & {**FOREIGN, **OPTIONS}.keys() == set()
+        known = NOT_HERE if row.here == "none" else OPTIONS.keys()
+        assert names - known == set(), row
+    named = [
+        (command, words[-1].strip("-"))
+        for entry in FOREIGN
+        for words in [entry.name.split()]
+        for command in words[:-1] or [""]
+    ]
+    assert max(Counter(named).values()) == 1
+    assert [entry for entry in FOREIGN if bool(entry.ours) == bool(entry.reason)] == []
     of_page = {name for row in ROWS if row.here == "none" for name in row.names}
-    assert NOT_HERE.keys() - of_page == set()
+    assert NOT_HERE - of_page == set()
 
 
 READY = [  # their words, and the lines of the answer
@@ -180,7 +193,8 @@ READY = [  # their words, and the lines of the answer
     ("--model_name mine --log_dir out", ["use --name mine --ckpt-dir out"]),
     ("--data_path a&b", ["use --set 'dataset.root=a&b'"]),
     ("--lr 1e-4 5e-6 31", ["--lr: use optimizer.lr"]),
-    ("--time 2 --precision 16-mixed", ["use --set trainer.precision=16-mixed", f"--time: use {FOREIGN['time']}"]),
+    ("--time 2 --precision 16-mixed", ["use --set trainer.precision=16-mixed", f"--time: use {OPTIONS['time']}"]),
+    ("--fliplr 0.5", ["--fliplr: use dataset.train.use_aug"]),
     ("--png --nonsense 3", ["--png: not here: PNG and JPEG are both found"]),
     ("--nonsense --learning-rate 1e-3", ["use --set optimizer.lr=1e-3"]),
 ]
@@ -189,6 +203,71 @@ READY = [  # their words, and the lines of the answer
 @pytest.mark.parametrize(("words", "lines"), READY)
 def test_their_options_become_ours_with_their_values(words: str, lines: list[str]) -> None:
     assert advice(words.split()) == lines
+
+
+ELSEWHERE = [  # commands with words of evaluate_depth.py and test_simple.py, and the lines below the error
+    (
+        "evaluate --load_weights_folder models/mono_640x192/ --eval_mono --eval_split eigen --data_path kitti_data"
+        " --num_workers 4 --post_process",
+        [
+            "first monodepth convert models/mono_640x192/ mono_640x192.safetensors",
+            "use --ckpt mono_640x192.safetensors --alignment median --cfg-file eval/kitti_eigen --num-workers 4 --flip"
+            " --set dataset.root=kitti_data",
+        ],
+    ),
+    ("evaluate --ckpt x --eval_stereo --batch_size 4", ["use --alignment stereo --batch-size 4"]),
+    ("evaluate --ckpt x --min_depth 0.1", ["use --set trainer.min_depth=0.1"]),
+    ("evaluate --ckpt x --disable_median_scaling --eval_mono --pred_depth_scale_factor 1", ["use --alignment none"]),
+    ("evaluate --ckpt x --disable_median_scaling --pred_depth_scale_factor 5.4", ["use --alignment stereo"]),
+    (
+        "evaluate --ckpt x --pred_depth_scale_factor 3 --no_eval",
+        [
+            "--pred_depth_scale_factor: use --alignment none, which is x 1, or stereo, which is x 5.4",
+            "--no_eval: use monodepth export-depth",
+        ],
+    ),
+    (
+        "export-depth --load_weights_folder w --eval_split eigen --post_process --save_pred_disps --eval_out_dir out",
+        [
+            "first monodepth convert w w.safetensors",
+            "use --ckpt w.safetensors --cfg-file export/kitti_eigen --flip --save out/disps.npz",
+            "--save_pred_disps: not here: this command always saves them",
+        ],
+    ),
+    (
+        "predict --image_path street.jpg --model_name mono_640x192 --no_cuda --ext png",
+        [
+            "first monodepth convert models/mono_640x192 mono_640x192.safetensors",
+            "use monodepth predict mono_640x192.safetensors street.jpg --device cpu",
+        ],
+    ),
+    (
+        "predict --image_path 'my pictures' --ext png --load_weights_folder lite-mono --pred_metric_depth --out maps",
+        [
+            "first monodepth convert lite-mono lite-mono.safetensors",
+            "use monodepth predict --out maps lite-mono.safetensors 'my pictures/*.png' --scale 5.4 --save color,npy",
+        ],
+    ),
+    ("predict m.safetensors --image_path street.jpg", ["use monodepth predict m.safetensors street.jpg"]),
+    ("predict --image_path street.jpg", ["use monodepth predict MODEL street.jpg"]),
+    ("predict m.safetensors street.jpg --no_cuda", ["use --device cpu"]),
+]
+
+
+@pytest.mark.parametrize(("line", "told"), ELSEWHERE)
+def test_their_other_commands_are_answered_by_ours(
+    capsys: pytest.CaptureFixture[str], line: str, told: list[str]
+) -> None:
+    name, *words = shlex.split(line)
+    module = import_module(f"trainer.commands.{name.replace('-', '_')}")
+    with pytest.raises(SystemExit, match="2"):
+        module.parse(words)
+    error, *said, _ = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"monodepth {name}: error: ")
+    assert said == told
+    for answer in (text.partition(" ")[2] for text in told if text.startswith(("first ", "use "))):
+        rest = " m street.jpg" if name == "predict" else "" if "--ckpt" in answer else " --ckpt x"
+        parse(answer if answer.startswith("monodepth ") else f"monodepth {name} {answer}{rest}")
 
 
 def test_what_is_ready_loads_or_parses() -> None:
@@ -225,24 +304,29 @@ def test_what_the_table_calls_refused_is_refused(key: str) -> None:
 def test_options_of_other_commands_are_refused_with_ours(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         train.parse(["-c", "kitti/monodepth2_MS", "--num_layers", "18", "--frame_ids", "0", "--nonsense"])
-    assert capsys.readouterr().err.splitlines()[-4:] == [
+    assert capsys.readouterr().err.splitlines() == [
         "monodepth train: error: unrecognized arguments: --num_layers 18 --frame_ids 0 --nonsense",
         "use --set net.depth.enc_name=resnet18 net.pose.enc_name=resnet18",
         "--frame_ids: use dataset.supp_idxs, without the target",
         "(keys with a dot follow --set: --set trainer.max_epochs=20)",
+        "`monodepth train --help` lists all options",
     ]
     with pytest.raises(SystemExit, match="2"):
         evaluate.parse(["--ckpt", "x", "--eval_mono"])
-    assert capsys.readouterr().err.endswith("--eval_mono\nuse --alignment median\n")
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "monodepth evaluate: error: unrecognized arguments: --eval_mono",
+        "use --alignment median",
+    ]
 
 
 def test_a_page_that_is_missing_is_told_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         train.parse(["--num_epochs", "3", "--seed", "7", "--width", "192", "--height=64", "-n", "mine"])
-    assert capsys.readouterr().err.splitlines()[-3:] == [
+    assert capsys.readouterr().err.splitlines() == [
         "monodepth train: error: the following arguments are required: -c/--cfg-file",
         "-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo",
         "use --set dataset.size=[192,64] trainer.max_epochs=3",
+        "`monodepth train --help` lists all options",
     ]
 
 

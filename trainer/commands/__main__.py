@@ -11,7 +11,7 @@ from typing import Any
 
 from models_zoo.registry import did_you_mean
 from trainer import __version__
-from trainer.commands.cli import guarded
+from trainer.commands.cli import Parser, guarded
 from trainer.runtime.errors import UserError
 
 COMMANDS = {
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = ALIASES.get(name, name)
     added = {} if name in COMMANDS else added_commands()
     listed = {**COMMANDS, **{key: f"of the package {_package(entry)}" for key, entry in added.items()}}
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth",
         description="Train and evaluate monocular depth networks.",
         epilog="commands:\n" + "".join(f"  {name:16} {text}\n" for name, text in listed.items()),

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_number, add_shared, add_size, command, fill_in, size, whole
+from trainer.commands.cli import Parser, add_number, add_shared, add_size, command, fill_in, size, whole
 
 DEMO = Path("synthetic/monodepth2_MS")
 OF_NETWORKS = size(64, 8192, step=32)
@@ -31,9 +31,7 @@ OF_NETWORKS = size(64, 8192, step=32)
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="monodepth bench", description="Measure how long things take on this machine."
-    )
+    parser = Parser(prog="monodepth bench", description="Measure how long things take on this machine.")
     jobs = parser.add_subparsers(dest="what", required=True)
     for name, (add_options, meaning) in JOBS.items():
         job = jobs.add_parser(name, help=meaning)

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import CHECKPOINT, add_checkpoint_arguments, add_shared, command, whole
+from trainer.commands.cli import CHECKPOINT, Parser, add_checkpoint_arguments, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth calibrate",
         description="Fit metres = exp(a log d + b) of the depth d of a checkpoint to images with ground truth, and"
         " write a checkpoint that knows it.",

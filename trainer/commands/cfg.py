@@ -13,12 +13,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import guarded
+from trainer.commands.cli import Parser, guarded
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="monodepth cfg", description="List and copy the pages of the trainer.")
+    parser = Parser(prog="monodepth cfg", description="List and copy the pages of the trainer.")
     jobs = parser.add_subparsers(dest="job", required=True)
     listing = jobs.add_parser("list", help="names of pages, and what they are")
     listing.add_argument("what", nargs="*", help="only names that start with this, e.g. benchmark")

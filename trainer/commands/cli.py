@@ -20,7 +20,7 @@ from trainer.runtime.streams import breaking_silence, doing, leave, open_closed_
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that knows the options of other programs: the error that refuses one says what to use."""
+    """A parser whose errors are sentences, without a list of all options, and know the options of other programs."""
 
     given: Sequence[str] = ()
 
@@ -29,26 +29,28 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        before, _, words = message.partition("unrecognized arguments: ")
-        hints = []
-        if "-c/--cfg-file" in message:
-            hints = ["-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo"]
-            hints += advice(self._foreign())
-        elif not before:
-            hints = advice(words.split())
-        if any("." in hint for hint in hints if not hint.startswith("use ")):
+        jobs = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        if job := next((choices[word] for choices in jobs for word in self.given if word in choices), None):
+            job.error(message)  # argparse leaves options that a job does not know to the parser above it
+        lines = [f"{self.prog}: error: {message}"]
+        if "-c/--cfg-file" in message and "--set" in self._option_string_actions:
+            lines.append("-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo")
+        own, foreign = self._own_and_foreign()
+        hints = advice(foreign, self.prog, self._option_string_actions, own)
+        if any(re.search(r"[a-z]\.[a-z]", hint) for hint in hints if not hint.startswith(("first ", "use "))):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
-        super().error("\n".join([message, *hints]))
+        what = "commands" if jobs or " " not in self.prog else "options"
+        self.exit(2, "\n".join([*lines, *hints, f"`{self.prog} --help` lists all {what}\n"]))
 
-    def _foreign(self) -> list[str]:
-        """Return the options of the command line that are not those of this parser, with their values."""
-        found, is_own = [], True
+    def _own_and_foreign(self) -> tuple[list[str], list[str]]:
+        """Split the command line into the options of this parser and others, with the words that follow them."""
+        own, foreign, is_own = list[str](), list[str](), True
         for word in self.given:
-            if word.startswith("-") and not word[1:2].isdigit():
-                is_own = word.partition("=")[0] in self._option_string_actions
-            if not is_own:
-                found.append(word)
-        return found
+            if re.match(r"-\D", word):
+                name = word.partition("=")[0]
+                is_own = any(option.startswith(name) for option in self._option_string_actions)  # may be shortened
+            (own if is_own else foreign).append(word)
+        return own, foreign
 
 
 class Overrides(argparse.Action):

@@ -13,12 +13,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_number, add_shared, command, whole
+from trainer.commands.cli import Parser, add_number, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth compare",
         description="Compare result files of `monodepth evaluate`, each with the first, on the images that both have:"
         " mean difference with its 95 % interval, a test over images and over scenes (drives, clips), in how many"

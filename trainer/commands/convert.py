@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.cli import guarded
+from trainer.commands.cli import Parser, guarded
 from trainer.runtime.errors import UserError, listed
 from trainer.runtime.streams import doing
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth convert",
         description="Turn published weights into a checkpoint to evaluate or to train from. SRC is a Monodepth2 folder,"
         " a Lightning .ckpt of the KITTI benchmark (arXiv:2208.01489) or of SlowTV (arXiv:2307.10713), a folder of"

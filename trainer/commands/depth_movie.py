@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import command
+from trainer.commands.cli import Parser, command
 
 DEFAULT_MINUTES = 20.0
 
@@ -40,7 +40,7 @@ def mp4(text: str) -> Path:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth depth-movie",
         description="Learn depth from a film whose camera moves through a world that mostly stands still, and write a"
         " film that shows both side by side. The same command continues.",

@@ -13,12 +13,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trainer.commands.cli import command
+from trainer.commands.cli import Parser, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth doctor",
         description="Report versions, devices, memory, disks and extras, and try in small what training needs. The text"
         " can be pasted into a bug report: it holds no user names, host names or home paths.",

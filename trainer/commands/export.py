@@ -16,14 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, add_size, command
+from trainer.commands.cli import Parser, add_shared, add_size, command
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "transformers": ""}  # "" = a folder
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth export",
         description="Write the depth network of a checkpoint for other programs, compared with PyTorch before it is"
         " kept. (The predictions for a data set are written by `monodepth export-depth`.)",

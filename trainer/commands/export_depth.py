@@ -20,12 +20,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import CHECKPOINT, add_checkpoint_arguments, add_shared, command
+from trainer.commands.cli import CHECKPOINT, Parser, add_checkpoint_arguments, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth export-depth",
         description="Predict every item of a data set and write the disparities, 1 / depth, to an NPZ file. (The"
         " network itself is written for other programs by `monodepth export`.)",

@@ -13,12 +13,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command
+from trainer.commands.cli import Parser, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth tables",
         description="Tabulate all results below a folder: <model>/<version>/results/*.yaml. Versions are seeds.",
         epilog="Example: monodepth tables models/benchmark --out models/benchmark/tables",

@@ -5,18 +5,17 @@ accelerate launch --config_file $(monodepth launch-file multi_gpu) -m trainer.co
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from models_zoo.registry import did_you_mean
-from trainer.commands.cli import guarded
+from trainer.commands.cli import Parser, guarded
 from trainer.runtime.errors import UserError
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the path, or all names; return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth launch-file",
         description="Print the path of a launch file for `accelerate launch --config_file`; without NAME, list them.",
         epilog="Example: monodepth launch-file multi_gpu",

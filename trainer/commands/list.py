@@ -14,14 +14,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command
+from trainer.commands.cli import Parser, add_shared, command
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "reference"  # of a checkout
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth list",
         description="List what YAML files can name, with arguments, defaults and sources.",
         epilog="Example: monodepth list losses; monodepth list img_recon --plugins my_module",

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, add_size, command, whole
+from trainer.commands.cli import Parser, add_shared, add_size, command, whole
 
 
 def pinhole(text: str) -> tuple[float, ...]:
@@ -52,7 +52,7 @@ def finite(text: str) -> float:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth predict",
         description="Predict depth of pictures, films, a camera or a stream.",
         epilog="Example: monodepth predict models/kitti/monodepth2_MS/42 drive.mp4 --save side-by-side,video",

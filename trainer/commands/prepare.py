@@ -24,7 +24,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.cli import add_config_arguments, add_number, add_shared, add_size, guarded, seed_number, whole
+from trainer.commands.cli import (
+    Parser,
+    add_config_arguments,
+    add_number,
+    add_shared,
+    add_size,
+    guarded,
+    seed_number,
+    whole,
+)
 from trainer.runtime.environment import usable_cores
 from trainer.runtime.streams import doing
 
@@ -33,7 +42,7 @@ _DIR: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line: `job`, and the arguments of its `run`."""
-    parser = argparse.ArgumentParser(prog="monodepth prepare", description="Prepare data.")
+    parser = Parser(prog="monodepth prepare", description="Prepare data.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     for add_job in (_kitti, _lmdb, _jpeg, _shards, _cache, _hints, _pseudo, _targets, _synthetic, _video, _miniature):
         add_job(jobs)

@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command
+from trainer.commands.cli import Parser, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth replay",
         description="Recompute the step at which a training stopped, from its capsule, and name what was not finite"
         " first: the batch, the weights, a module of the networks, a loss, or a gradient. Exit code 0 when there was"

@@ -12,12 +12,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, command, whole
+from trainer.commands.cli import Parser, add_shared, command, whole
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth report",
         description="Make one HTML page, below 10 MB and without external parts, about all runs below a folder:"
         " curves with their spread over seeds, results with their protocols, pictures to compare with a slider,"

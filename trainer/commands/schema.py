@@ -7,12 +7,11 @@ monodepth schema --plugins my_module --out cfg/schema.json     with the keys of 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import add_shared, guarded, write_or_check
+from trainer.commands.cli import Parser, add_shared, guarded, write_or_check
 from trainer.runtime.streams import doing
 
 COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"  # of a checkout
@@ -21,7 +20,7 @@ COMMITTED = Path(__file__).resolve().parents[2] / "cfg" / "schema.json"  # of a 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the schema; return the exit code: 1 when `--check` finds a difference."""
-    parser = argparse.ArgumentParser(prog="monodepth schema", description="Write the JSON schema of the configuration.")
+    parser = Parser(prog="monodepth schema", description="Write the JSON schema of the configuration.")
     add = parser.add_argument
     add("--out", type=Path, metavar="JSON", help="file to write (default cfg/schema.json of a checkout)")
     add("--check", action="store_true", help="write nothing; fail when the file differs from the code")

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.cli import CHECKPOINT, add_shared, command
+from trainer.commands.cli import CHECKPOINT, Parser, add_shared, command
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth share",
         description="Write or push a trained network with a model card: what it was trained on, how well it does, what"
         " may be done with it, how to load it. Folders, user names and the command line are left out of its settings.",

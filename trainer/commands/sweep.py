@@ -19,14 +19,14 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from trainer.commands.cli import add_config_arguments, command, seed_number, whole
+from trainer.commands.cli import Parser, add_config_arguments, command, seed_number, whole
 
 SEEDS = (42, 195, 335)  # of the published benchmark
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="monodepth sweep",
         description="Train every --cfg-file with every seed, evaluate, tabulate. The same command continues a stopped"
         " sweep and does only what is missing.",

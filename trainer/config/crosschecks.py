@@ -10,15 +10,12 @@ from typing import Any
 from models_zoo.registry import Registry, did_you_mean
 from trainer.config.fields import Report, show
 from trainer.config.optimizers import rehearse
-from trainer.config.resolve import LOSS_EXTRA, Resolved
+from trainer.config.resolve import LOSS_EXTRA, Resolved, SizeRule
 from trainer.config.sections import MODES, TrainerSection
 from trainer.losses.needs import LEARNED_FROM_VIDEO, NEEDS, Facts
 from trainer.runtime.errors import UserError
 
-_STRIDE = 32  # deepest encoder stride, of which image sides must be multiples
-_MIN_SIDE = 64  # reflection padding at stride 32 needs two pixels
-_TWO_PATCHES = 28  # the least side of networks that take any size
-_MAX_SIDE = 8192
+_USUAL = SizeRule()
 
 
 def offsets(supp_idxs: Any) -> tuple[int, ...]:
@@ -225,25 +222,20 @@ class _Crosschecks:
 
     def sizes(self) -> None:
         """Sides are multiples of the deepest stride, unless a decoder of tokens is all there is."""
-        from models_zoo.depth import with_trait
-
-        decoder = self.config.net.get("depth", {}).get("dec_name")
-        of_any_size = set(self.config.net) == {"depth"} and decoder in with_trait("reads_tokens")
-        step, least = (1, _TWO_PATCHES) if of_any_size else (_STRIDE, _MIN_SIDE)
+        sizes = SizeRule.of(self.config.net)
         any_size = self.trainer.get("aspect_ratio") is not None  # in training, where batches are resized
         for mode, key, size in self.given_sizes():
             width, height = size
+            near = sizes.nearest(size)
             if height > width:
-                order = f"the order is [width, height]. Did you mean {[height, width]}?"
-                self.wrong(key, f"{[width, height]} is taller than wide; {order}")
-            elif mode == "train" and any_size and _MIN_SIDE <= height <= width <= _MAX_SIDE:
+                self.wrong(key, f"{size} is taller than wide; the order is [width, height]. Did you mean {near}?")
+            elif mode == "train" and any_size and _USUAL.least <= height <= width <= _USUAL.most:
                 continue
-            elif any(not least <= side <= _MAX_SIDE or side % step for side in size):
-                near = [min(max(least, round(side / step) * step), _MAX_SIDE) for side in size]
-                rule = "[width, height] must be " + (f"multiples of {step}, " if step > 1 else "") + f"at least {least}"
-                rule += f" and at most {_MAX_SIDE:,}" if max(size) > _MAX_SIDE else ""
+            elif not sizes.allows(size):
+                rule = f"multiples of {sizes.step}, " * (sizes.step > 1) + f"at least {sizes.least}"
+                rule += f" and at most {sizes.most:,}" if max(size) > sizes.most else ""
                 of_train = "; a size that is loaded for trainer.aspect_ratio belongs below train" if any_size else ""
-                self.wrong(key, f"{rule}; got {size}. Nearest: {near}{of_train}")
+                self.wrong(key, f"[width, height] must be {rule}; got {size}. Nearest: {near}{of_train}")
 
     def aspect_ratio(self) -> None:
         if self.trainer.get("aspect_ratio") is None:
@@ -251,8 +243,8 @@ class _Crosschecks:
         aspect, compile = (dict(self.trainer.get(key) or {}) for key in ("aspect_ratio", "compile"))
         if aspect.get("min", 0) > aspect.get("max", 1):
             self.wrong("trainer.aspect_ratio.min", f"{aspect['min']:g} is above max, {aspect['max']:g}")
-        if any(side % _STRIDE for side in aspect.get("ref_size", ())):
-            text = f"the size of predictions, must be multiples of {_STRIDE}; got {list(aspect['ref_size'])}"
+        if any(side % _USUAL.step for side in aspect.get("ref_size", ())):
+            text = f"the size of predictions, must be multiples of {_USUAL.step}; got {list(aspect['ref_size'])}"
             self.wrong("trainer.aspect_ratio.ref_size", text)
         if self.config.datasets.get("train", ("", {}))[1].get("use_hints"):
             self.wrong(
@@ -286,7 +278,7 @@ class _Crosschecks:
             frames = 1 + len(offsets(self.config.datasets[mode][1].get("supp_idxs")))
             frames *= 1 + (len(_views_of(self.config.datasets[mode][1])) if mode == "train" else 0)
             items = self.config.loader_kwargs(mode).get("batch_size", 1)
-            if mode == "test" or max(size) > _MAX_SIDE:
+            if mode == "test" or max(size) > _USUAL.most:
                 continue
             needed = items * frames * 3 * size[0] * size[1] * 4
             if needed > have * _machines():

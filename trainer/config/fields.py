@@ -37,6 +37,7 @@ class Field:
     annotation: Any
     default: Any = REQUIRED
     doc: str = ""
+    nearest: Callable[[Sequence[int]], Sequence[int]] = list  # what to suggest for two numbers that are no list
 
     def adapter(self) -> TypeAdapter[Any]:
         """The pydantic validator of the type; classes that YAML cannot express are allowed and match nothing."""
@@ -63,10 +64,13 @@ class Field:
         raise ValueError(f"expected {self.expected()}, got {show(value)}{near and f'. {near.strip()}'}")
 
     def _as_list(self, value: Any) -> str:
-        """Suggest [256,128] for the text 256x128."""
+        """Suggest [256,128] for the text 256x128, or what is allowed and near it."""
         text = value if isinstance(value, str) else ""
         sides = re.fullmatch(r"(\d+)\s*[x, ]\s*(\d+)", text, re.ASCII | re.IGNORECASE)
-        return f"Did you mean [{sides[1]},{sides[2]}]?" if sides and "a list of 2 " in self.expected() else ""
+        if not sides or "a list of 2 " not in self.expected():
+            return ""
+        first, second = self.nearest([int(side) for side in sides.groups()])
+        return f"Did you mean [{first},{second}]?"
 
     def model(self) -> type[BaseModel] | None:
         """The model of a nested section, else None."""

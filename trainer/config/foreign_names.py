@@ -8,154 +8,232 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
 
-_LAUNCH = "accelerate launch --num_processes"  # the number of processes belongs to the launcher
-FOREIGN = {
-    # Monodepth2 (arXiv:1806.01260), and Lite-Mono (arXiv:2211.13202), which has its options
-    "data_path": "dataset.root",
-    "log_dir": "--ckpt-dir",
-    "model_name": "--name",
-    "height": "dataset.size=[width,height]",
-    "width": "dataset.size=[width,height]",
-    "num_layers": "net.depth.enc_name=resnet50 and net.pose.enc_name",
-    "weights_init": "net.depth.pretrained and net.pose.pretrained",
-    "scales": "net.depth.out_scales",
-    "frame_ids": "dataset.supp_idxs, without the target",
-    "use_stereo": "dataset.supp_idxs with 0 in it",
-    "disparity_smoothness": "loss.disp_smooth.weight",
-    "learning_rate": "optimizer.lr",
-    "num_epochs": "trainer.max_epochs",
-    "scheduler_step_size": "scheduler.step_size",
-    "avg_reprojection": "loss.img_recon.use_min=false",
-    "disable_automasking": "loss.img_recon.use_automask=false",
-    "predictive_mask": "net.depth.mask_name=explainability and loss.img_recon.mask_name",
-    "no_ssim": "loss.img_recon.loss_name=l1",
-    "load_weights_folder": "monodepth convert, then trainer.load_ckpt",
-    "log_frequency": "trainer.log_every_n_steps",
-    "eval_mono": "--alignment median",
-    "eval_stereo": "--alignment stereo",
-    "eval_split": "--cfg-file eval/kitti_eigen or another page of eval/",
-    "post_process": "--flip",
-    "ext_disp_to_eval": "--pred-file",
-    "mypretrain": "trainer.load_ckpt",
-    # Lightning
-    "accelerator": "accelerate launch --config_file",
-    "strategy": "accelerate launch --config_file",
-    "devices": _LAUNCH,
-    "gpus": _LAUNCH,
-    "num_nodes": "accelerate launch --num_machines",
-    "callbacks": "trainer.early_stopping, trainer.monitor, trainer.swa",
-    "fast_dev_run": "monodepth train-dev",
-    "max_steps": "trainer.max_epochs with trainer.limit_train_batches",
-    "max_time": "trainer.max_minutes, in minutes",
-    "val_check_interval": "trainer.limit_train_batches: every epoch ends with a validation",
-    "overfit_batches": "trainer.limit_train_batches with loader.train.shuffle=false",
-    "enable_progress_bar": "--progress plain",
-    "profiler": "--profile 20",
-    "logger": "trainer.trackers",
-    "default_root_dir": "--ckpt-dir",
-    # Ultralytics
-    "data": "dataset.type and dataset.root",
-    "epochs": "trainer.max_epochs",
-    "time": "trainer.max_minutes, in minutes",
-    "patience": "trainer.early_stopping.patience",
-    "batch": "loader.batch_size",
-    "imgsz": "dataset.size=[width,height]",
-    "cache": "monodepth prepare cache, then dataset.decoded_root",
-    "device": _LAUNCH,
-    "workers": "loader.num_workers",
-    "project": "--ckpt-dir",
-    "exist_ok": "--version",
-    "resume": "the same command again: it continues the run",
-    "save_period": "trainer.save_every_n_steps, in steps",
-    "amp": "trainer.precision: bf16 or 16",
-    "lr0": "optimizer.lr",
-    "lrf": "scheduler.eta_min, the last rate itself",
-    "cos_lr": "scheduler.type=cos",
-    "warmup_epochs": "scheduler.warmup",
-    "fraction": "trainer.limit_train_batches, a number of batches",
-    "nbs": "trainer.accumulate_grad_batches, a number of batches",
-    "multi_scale": "trainer.aspect_ratio=true",
-    "fliplr": "dataset.train.use_aug",
-    "hsv_h": "dataset.train.use_aug",
-    "plots": "trainer.log_images=all",
-    # Sections and keys of arXiv:2208.01489 and arXiv:2307.10713 that read otherwise here
-    "args": "evaluation.metrics, evaluation.min_depth, evaluation.max_depth",
-    "use_eigen_crop": "evaluation.crop=garg",
-    "align_mode": "evaluation.alignment",
-    # Keys of other sections
-    "batch_size": "loader.batch_size",
-    "num_workers": "loader.num_workers",
-    "lr": "optimizer.lr",
-    "max_epochs": "trainer.max_epochs",
+_KEY = re.compile(r"[a-z_]+(\.\w+)+")
+_READY = rf"{_KEY.pattern}=[\w.]+|--[\w-]+( [\w.,]+)?( --[\w-]+ [\w.,]+)*"  # without a value
+
+
+class Foreign(NamedTuple):
+    """A setting of another program; with dashes an option alone: as a key it exists here, or a spelling check helps.
+
+    name: may begin with the commands that it is meant for, "evaluate export-depth --no_eval".
+    ours: a key, an option, or words for a person; {} is where the value goes, [{}] where several may, {name} the last
+        part of a path. What begins with MODEL= or SOURCE= is given to the command without a name.
+    choices: what becomes of single values; others are for a person.
+    reason: why there is nothing like it here.
+    first: a command to run before.
+    """
+
+    name: str
+    ours: str = ""
+    choices: Mapping[str, str] | None = None
+    reason: str = ""
+    first: str = ""
+
+    @property
+    def shown(self) -> str:
+        """`ours` without a value: "loader.batch_size", "--name"."""
+        return re.sub(r"[= ]\S*\{\w*\}\S*", "", self.ours)
+
+    def ready(self, values: Sequence[str]) -> list[str]:
+        """Return settings or options that mean `--name values`, none where a person has to decide."""
+        if self.choices is not None:
+            return self.choices.get(" ".join(values), "").split()
+        if not values:
+            return self.shown.split() if re.fullmatch(_READY, self.shown) else []
+        fits = "[{}]" in self.ours or len(values) == 1
+        return _filled(self.ours, values) if fits and "{" in self.ours else []
+
+
+def _filled(text: str, values: Sequence[str]) -> list[str]:
+    """Return the words of a text with values at their places."""
+    joined = ",".join(values)
+    return [word.replace("{}", joined).replace("{name}", PurePath(joined).name) for word in text.split()]
+
+
+_RESNETS = {n: f"net.depth.enc_name=resnet{n} net.pose.enc_name=resnet{n}" for n in ("18", "34", "50", "101")}
+_WEIGHTS = {
+    "scratch": "net.depth.pretrained=false net.pose.pretrained=false",
+    "pretrained": "net.depth.pretrained=true net.pose.pretrained=true",
 }
-# Options alone: as keys they exist here, or a spelling check finds the right one.
-_SAME = (  # as Lightning's
+_SPLITS = {name: f"--cfg-file eval/kitti_{name}" for name in ("eigen", "eigen_benchmark")}
+_OF_TRAINER = (
     *("precision", "limit_train_batches", "limit_val_batches", "accumulate_grad_batches", "gradient_clip_val"),
     *("log_every_n_steps", "sync_batchnorm", "deterministic", "benchmark", "detect_anomaly"),
 )
-OPTIONS = {
-    "split": "dataset.split",
-    "dataset": "dataset.type",
-    "min_depth": "trainer.min_depth",
-    "max_depth": "trainer.max_depth",
-    "no_cuda": "accelerate launch --config_file $(monodepth launch-file cpu)",
-    "save_frequency": "trainer.save_every_n_steps, in steps",
-    "save_pred_disps": "monodepth export-depth",
-    "model": "--cfg-file modern/litemono or another page",
-    "weight_decay": "optimizer.weight_decay",
-    "drop_path": "net.depth.enc_options.drop_path",
-    "pretrained": "trainer.load_ckpt",
-    "momentum": "optimizer.momentum",
-    "freeze": "trainer.freeze, by name",
-    "val": "trainer.limit_val_batches=0",
-    "seed_everything": "--seed",
-    **{name: f"trainer.{name}" for name in _SAME},
+_EXPORTS = {name: f"--cfg-file export/kitti_{name}" for name in ("eigen", "eigen_benchmark")}
+_UNSCALED = "the file holds what the network predicts, and `monodepth evaluate --pred-file` aligns it"
+_CONVERT = "monodepth convert {} {name}.safetensors"
+_GEOMETRY = "it would break the geometry between frames"
+FOREIGN = (
+    # Monodepth2 (arXiv:1806.01260)
+    Foreign("data_path", "dataset.root={}"),
+    Foreign("log_dir", "--ckpt-dir {}"),
+    Foreign("model_name", "--name {}"),
+    Foreign("--split", "dataset.split={}"),
+    Foreign("--dataset", "dataset.type={}"),
+    Foreign("--png", reason="PNG and JPEG are both found"),
+    Foreign("height", "dataset.size=[width,height]"),
+    Foreign("width", "dataset.size=[width,height]"),
+    Foreign("num_layers", "net.depth.enc_name=resnet50 and net.pose.enc_name", _RESNETS),
+    Foreign("weights_init", "net.depth.pretrained and net.pose.pretrained", _WEIGHTS),
+    Foreign("scales", "net.depth.out_scales=[{}]"),
+    Foreign("frame_ids", "dataset.supp_idxs, without the target"),
+    Foreign("use_stereo", "dataset.supp_idxs with 0 in it"),
+    Foreign("disparity_smoothness", "loss.disp_smooth.weight={}"),
+    Foreign("--min_depth", "trainer.min_depth={}"),
+    Foreign("--max_depth", "trainer.max_depth={}"),
+    Foreign("batch_size", "loader.batch_size={}"),
+    Foreign("num_workers", "loader.num_workers={}"),
+    Foreign("learning_rate", "optimizer.lr={}"),
+    Foreign("num_epochs", "trainer.max_epochs={}"),
+    Foreign("scheduler_step_size", "scheduler.step_size={}"),
+    Foreign("avg_reprojection", "loss.img_recon.use_min=false"),
+    Foreign("disable_automasking", "loss.img_recon.use_automask=false"),
+    Foreign("predictive_mask", "net.depth.mask_name=explainability and loss.img_recon.mask_name"),
+    Foreign("no_ssim", "loss.img_recon.loss_name=l1"),
+    Foreign("--v1_multiscale", reason="losses are computed at full resolution"),
+    Foreign("--pose_model_type", reason="the pose network has a ResNet of its own"),
+    Foreign("--pose_model_input", reason="the pose network sees pairs of frames"),
+    Foreign("--no_cuda", "accelerate launch --config_file $(monodepth launch-file cpu)"),
+    Foreign("load_weights_folder", "monodepth convert, then trainer.load_ckpt"),
+    Foreign("log_frequency", "trainer.log_every_n_steps={}"),
+    Foreign("--save_frequency", "trainer.save_every_n_steps, in steps"),
+    Foreign("eval_mono", "--alignment median"),
+    Foreign("eval_stereo", "--alignment stereo"),
+    Foreign("eval_split", "--cfg-file eval/kitti_eigen or another page of eval/", _SPLITS),
+    Foreign("post_process", "--flip"),
+    Foreign("ext_disp_to_eval", "--pred-file {}"),
+    Foreign("--save_pred_disps", "monodepth export-depth"),
+    Foreign("--no_eval", "monodepth export-depth"),
+    Foreign("--eval_out_dir", "monodepth export-depth with --save"),
+    Foreign("--disable_median_scaling", "--alignment none"),
+    Foreign("--pred_depth_scale_factor", "--alignment none, which is x 1, or stereo, which is x 5.4"),
+    # evaluate_depth.py and test_simple.py of both, in the commands that do their work
+    Foreign("evaluate export-depth --load_weights_folder", "--ckpt {name}.safetensors", first=_CONVERT),
+    Foreign("evaluate --min_depth", "trainer.min_depth={}"),  # of the network, not of what is scored, as there
+    Foreign("evaluate --max_depth", "trainer.max_depth={}"),
+    Foreign("export-depth --eval_split", "--cfg-file export/kitti_eigen or another page of export/", _EXPORTS),
+    Foreign("export-depth --eval_out_dir", "--save {}/disps.npz"),
+    Foreign("export-depth --save_pred_disps", reason="this command always saves them"),
+    Foreign("export-depth --no_eval", reason="this command scores nothing"),
+    Foreign("export-depth --eval_mono", reason=_UNSCALED),
+    Foreign("export-depth --eval_stereo", reason=_UNSCALED),
+    Foreign("export-depth --disable_median_scaling", reason=_UNSCALED),
+    Foreign("export-depth --pred_depth_scale_factor", reason=_UNSCALED),
+    Foreign("predict --image_path", "SOURCE={}"),
+    Foreign(
+        "predict --ext", reason="pictures of all kinds are found; 'folder/*.png' in quotes means those of one kind"
+    ),
+    Foreign("predict --model_name", "MODEL={name}.safetensors", first="monodepth convert models/{} {name}.safetensors"),
+    Foreign("predict --load_weights_folder", "MODEL={name}.safetensors", first=_CONVERT),
+    Foreign("predict --no_cuda", "--device cpu"),
+    Foreign("predict --pred_metric_depth", "--scale 5.4 --save color,npy"),
+    # Lite-Mono (arXiv:2211.13202), which has the options of Monodepth2
+    Foreign("--model", "--cfg-file modern/litemono or another page"),
+    Foreign("mypretrain", "trainer.load_ckpt={}"),
+    Foreign("lr", "optimizer.lr={}"),
+    Foreign("--weight_decay", "optimizer.weight_decay={}"),
+    Foreign("--drop_path", "net.depth.enc_options.drop_path={}"),
+    # Lightning
+    *(Foreign(f"--{key}", f"trainer.{key}={{}}") for key in _OF_TRAINER),
+    Foreign("accelerator", "accelerate launch --config_file"),
+    Foreign("strategy", "accelerate launch --config_file"),
+    Foreign("devices", "accelerate launch --num_processes"),
+    Foreign("gpus", "accelerate launch --num_processes"),
+    Foreign("num_nodes", "accelerate launch --num_machines"),
+    Foreign("callbacks", "trainer.early_stopping, trainer.monitor, trainer.swa"),
+    Foreign("fast_dev_run", "monodepth train-dev"),
+    Foreign("max_epochs", "trainer.max_epochs={}"),
+    Foreign("max_steps", "trainer.max_epochs with trainer.limit_train_batches"),
+    Foreign("max_time", "trainer.max_minutes, in minutes"),
+    Foreign("val_check_interval", "trainer.limit_train_batches: every epoch ends with a validation"),
+    Foreign("--num_sanity_val_steps", reason="everything is checked before the first batch"),
+    Foreign("overfit_batches", "trainer.limit_train_batches with loader.train.shuffle=false"),
+    Foreign("enable_progress_bar", "--progress plain"),
+    Foreign("profiler", "--profile 20"),
+    Foreign("logger", "trainer.trackers={}"),
+    Foreign("default_root_dir", "--ckpt-dir {}"),
+    Foreign("--seed_everything", "--seed {}"),
+    # Ultralytics
+    Foreign("data", "dataset.type and dataset.root"),
+    Foreign("--pretrained", "trainer.load_ckpt={}"),
+    Foreign("epochs", "trainer.max_epochs={}"),
+    Foreign("time", "trainer.max_minutes, in minutes"),
+    Foreign("patience", "trainer.early_stopping.patience={}"),
+    Foreign("batch", "loader.batch_size={}"),
+    Foreign("imgsz", "dataset.size=[width,height]"),
+    Foreign("cache", "monodepth prepare cache, then dataset.decoded_root"),
+    Foreign("device", "accelerate launch --num_processes"),
+    Foreign("workers", "loader.num_workers={}"),
+    Foreign("project", "--ckpt-dir {}"),
+    Foreign("exist_ok", "--version"),
+    Foreign("resume", "the same command again: it continues the run"),
+    Foreign("save_period", "trainer.save_every_n_steps, in steps"),
+    Foreign("amp", "trainer.precision: bf16 or 16"),
+    Foreign("lr0", "optimizer.lr={}"),
+    Foreign("lrf", "scheduler.eta_min, the last rate itself"),
+    Foreign("cos_lr", "scheduler.type=cos"),
+    Foreign("--momentum", "optimizer.momentum={}"),
+    Foreign("warmup_epochs", "scheduler.warmup={}"),
+    Foreign("--freeze", "trainer.freeze, by name"),
+    Foreign("fraction", "trainer.limit_train_batches, a number of batches"),
+    Foreign("--val", "trainer.limit_val_batches=0"),
+    Foreign("nbs", "trainer.accumulate_grad_batches, a number of batches"),
+    Foreign("multi_scale", "trainer.aspect_ratio=true"),
+    Foreign("fliplr", "dataset.train.use_aug"),
+    Foreign("hsv_h", "dataset.train.use_aug"),
+    Foreign("--mosaic", reason=_GEOMETRY),
+    Foreign("--mixup", reason=_GEOMETRY),
+    Foreign("--degrees", reason=_GEOMETRY),
+    Foreign("plots", "trainer.log_images=all"),
+    # Sections and keys of arXiv:2208.01489 and arXiv:2307.10713 that read otherwise here
+    Foreign("args", "evaluation.metrics, evaluation.min_depth, evaluation.max_depth"),
+    Foreign("use_eigen_crop", "evaluation.crop=garg"),
+    Foreign("align_mode", "evaluation.alignment={}"),
+)
+_OF = {  # by command, "" for any, and name
+    (command, entry.name.split()[-1].strip("-")): entry
+    for entry in FOREIGN
+    for command in entry.name.split()[:-1] or [""]
 }
-NOT_HERE = {
-    "png": "PNG and JPEG are both found",
-    "v1_multiscale": "losses are computed at full resolution",
-    "pose_model_type": "the pose network has a ResNet of its own",
-    "pose_model_input": "the pose network sees pairs of frames",
-    "num_sanity_val_steps": "everything is checked before the first batch",
-    "mosaic": "it would break the geometry between frames",
-    "mixup": "it would break the geometry between frames",
-    "degrees": "it would break the geometry between frames",
-}
-_KEY = re.compile(r"[a-z_]+(\.\w+)+")
-_CHOICES = {
-    "weights_init": {
-        "scratch": "net.depth.pretrained=false net.pose.pretrained=false",
-        "pretrained": "net.depth.pretrained=true net.pose.pretrained=true",
-    },
-    "eval_split": {name: f"--cfg-file eval/kitti_{name}" for name in ("eigen", "eigen_benchmark")},
-    "num_layers": {n: f"net.depth.enc_name=resnet{n} net.pose.enc_name=resnet{n}" for n in ("18", "34", "50", "101")},
-}
-_LISTS = ("scales",)  # whose values, one or several, are a list here
-_WITH_VALUE = ("--pred-file", "--ckpt-dir", "--name", "--seed")
 
 
-def advice(words: Iterable[str]) -> list[str]:
+def advice(
+    words: Iterable[str], prog: str = "", known: Collection[str] = ("--set",), own: Sequence[str] = ()
+) -> list[str]:
     """Say what to use for the options of other programs among `words`, which are unknown options and their values.
 
-    Returns one line with all that is ready to be copied, and a line for each other option that is known.
+    prog, known, own: the command, "monodepth evaluate", its options, and the other words that it was given.
+
+    Returns one line with all that is ready to be copied, below what has to be run before, and a line for each other
+    option that is known.
     """
+    command = prog.partition(" ")[2]
     given = _by_option(words)
-    ready, remarks = [*_together(given)], []
+    first, ready, remarks = list[str](), [*_together(given, command)], list[str]()
     for option, values in given.items():
         name = _plain(option)
-        if text := _translated(name, values):
-            ready.append(text)
-        elif name in NOT_HERE:
-            remarks.append(f"{option}: not here: {NOT_HERE[name]}")
-        elif known := FOREIGN.get(name) or OPTIONS.get(name):
-            remarks.append(f"{option}: use {known}")
-    texts = [_quoted(word) for word in " ".join(ready).split()]
-    settings = [text for text in texts if re.match(rf"'?{_KEY.pattern}=", text)]
-    options = [text for text in texts if text not in settings]
-    line = [*options, *(["--set", *settings] if settings else [])]
-    return [*([f"use {' '.join(line)}"] if line else []), *remarks]
+        spelled = f"--{name.replace('_', '-')}"
+        entry = _OF.get((command, name)) or (_OF.get(("", name)) if "--set" in known else None)
+        if spelled in known and (command, name) not in _OF:
+            ready += [spelled, *values]
+        elif entry and (texts := entry.ready(values)):
+            ready += texts
+            first += [f"first {' '.join(map(_quoted, _filled(entry.first, values)))}"] if entry.first else []
+        elif entry:
+            remarks.append(f"{option}: {f'use {entry.shown}' if entry.ours else f'not here: {entry.reason}'}")
+    places = dict(word.split("=", 1) for word in sorted(ready) if re.match("(MODEL|SOURCE)=", word))
+    settings = [word for word in ready if re.match(rf"{_KEY.pattern}=", word)]
+    line = [word for word in ready if word not in settings and word.partition("=")[0] not in places]
+    if places:
+        missing = {} if own else {"MODEL": "MODEL", "SOURCE": "SOURCE"}
+        line = [*prog.split(), *own, *(missing | places).values(), *line]
+    line += ["--set", *settings] if settings else []
+    return [*first, *([f"use {' '.join(map(_quoted, line))}"] if line else []), *remarks]
 
 
 def _by_option(words: Iterable[str]) -> dict[str, list[str]]:
@@ -172,13 +250,21 @@ def _by_option(words: Iterable[str]) -> dict[str, list[str]]:
     return given
 
 
-def _together(given: dict[str, list[str]]) -> Iterable[str]:
+def _together(given: dict[str, list[str]], command: str) -> Iterable[str]:
     """Translate options that only say something together, and remove them from `given`."""
     found = {_plain(option): option for option in given}
+    if command == "predict" and {"image_path", "ext"} <= found.keys():
+        path, kind = given[found["image_path"]], given.pop(found["ext"])
+        path[:] = [word if PurePath(word).suffix else f"{word}/*.{'.'.join(kind)}" for word in path]
+    if command == "evaluate" and {"disable_median_scaling", "pred_depth_scale_factor"} <= found.keys():
+        factor = " ".join(given[found["pred_depth_scale_factor"]])
+        if mode := {"1": "none", "5.4": "stereo"}.get(factor):
+            for name in ("disable_median_scaling", "pred_depth_scale_factor", "eval_mono", "eval_stereo"):
+                given.pop(found.get(name, ""), None)
+            yield from ("--alignment", mode)
     sides = [given[found[name]] for name in ("width", "height") if name in found]
     if len(sides) == 2 and all(len(side) == 1 and side[0].isdecimal() for side in sides):
-        for name in ("width", "height"):
-            del given[found[name]]
+        del given[found["width"]], given[found["height"]]
         yield f"dataset.size=[{sides[0][0]},{sides[1][0]}]"
     if "frame_ids" in found or "use_stereo" in found:
         frames = given[found["frame_ids"]] if "frame_ids" in found else ["0", "-1", "1"]
@@ -186,21 +272,8 @@ def _together(given: dict[str, list[str]]) -> Iterable[str]:
         if supports and all(re.fullmatch(r"-?\d+", frame) for frame in supports):
             for name in {"frame_ids", "use_stereo"} & found.keys():
                 del given[found[name]]
-            yield f"dataset.supp_idxs=[{','.join(supports)}]" + " net.pose=~" * (supports == ["0"])
-
-
-def _translated(name: str, values: Sequence[str]) -> str:
-    """Return settings or options that mean `--name values`, "" where a person has to decide."""
-    if name in _CHOICES:
-        return _CHOICES[name].get(" ".join(values), "")
-    known = FOREIGN.get(name) or OPTIONS.get(name, "")
-    if name in _LISTS and values:
-        return f"{known}=[{','.join(values)}]"
-    if not values:
-        return known if re.fullmatch(rf"{_KEY.pattern}=[\w.]+|--[\w-]+( \w+)?", known) else ""
-    if len(values) == 1 and _KEY.fullmatch(known):
-        return f"{known}={values[0]}"
-    return f"{known} {values[0]}" if len(values) == 1 and known in _WITH_VALUE else ""
+            yield f"dataset.supp_idxs=[{','.join(supports)}]"
+            yield from ["net.pose=~"] * (supports == ["0"])
 
 
 def _quoted(word: str) -> str:
@@ -216,5 +289,6 @@ def use_instead(name: str, where: str = "") -> str:
 
     where: the dotted key that was refused, which is never the answer.
     """
-    known = FOREIGN.get(_plain(name), "")
+    entry = _OF.get(("", _plain(name)))
+    known = entry.shown if entry and not entry.name.startswith("-") else ""
     return "" if where and re.match(rf"{re.escape(where)}(?![\w.])", known) else known

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,30 @@ LOSS_EXTRA = {
         NotNegative | ByEpoch, 1.0, "factor of this loss in the total; {0: 0.9, 15: 0.95} = another from epoch 15 on"
     )
 }
+
+
+class SizeRule(NamedTuple):
+    """What the sides of pictures have to be: multiples of `step` from `least` to `most`, in pixels."""
+
+    step: int = 32  # deepest encoder stride
+    least: int = 64  # reflection padding at stride 32 needs two pixels
+    most: int = 8192
+
+    @classmethod
+    def of(cls, net: Mapping[str, Mapping[str, Any]]) -> SizeRule:
+        """Return the rule for the section `net`: any size of two patches where a decoder of tokens is all there is."""
+        from models_zoo.depth import with_trait
+
+        decoder = net.get("depth", {}).get("dec_name")
+        return cls(1, 28) if set(net) == {"depth"} and decoder in with_trait("reads_tokens") else cls()
+
+    def allows(self, size: Sequence[int]) -> bool:
+        return all(self.least <= side <= self.most and side % self.step == 0 for side in size)
+
+    def nearest(self, size: Sequence[int]) -> list[int]:
+        """Return the allowed [width, height] near a size, which may be given as height and width."""
+        sides = sorted(size, reverse=True)
+        return [min(max(self.least, round(side / self.step) * self.step), self.most) for side in sides]
 
 
 class Registries(NamedTuple):
@@ -74,7 +98,7 @@ def resolve(report: Report, registries: Registries) -> Resolved:
     out = Resolved()
     out.net = _entries("net", registries.networks, report, {})
     out.loss = _entries("loss", registries.losses, report, LOSS_EXTRA)
-    out.datasets, out.dataset = _dataset(registries.datasets, report)
+    out.datasets, out.dataset = _dataset(registries.datasets, report, out.net)
     out.loader = _loader(report)
     out.optimizer = check_optimizer(_section("optimizer", report), report, out.warnings)
     out.scheduler = check_scheduler(_section("scheduler", report), report)
@@ -160,7 +184,17 @@ def _validate_entry(
             report.wrong(path, problem)
 
 
-def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
+def _dataset_fields(registry: Registry, name: str, net: Mapping[str, Any]) -> dict[str, Field]:
+    """Fields of a dataset; its size is told what the networks take."""
+    fields = entry_fields(registry, name, without=SET_BY_RUN)
+    if "size" in fields:
+        fields["size"] = dataclasses.replace(fields["size"], nearest=lambda size: SizeRule.of(net).nearest(size))
+    return fields
+
+
+def _dataset(
+    registry: Registry, report: Report, net: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, Any]]:
     """Check the keys of each mode merged over the common ones; return arguments per mode, and the section."""
     common, own = _split_modes("dataset", report)
     modes: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -168,7 +202,7 @@ def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, d
         # Without keys of its own, `test` may be incomplete: this is reported when it is used.
         asked = mode != "test" or mode in own
         judge = report if asked else Report(report.layer)
-        checked = _dataset_mode(mode, {**common, **own.get(mode, {})}, own.get(mode, {}), registry, judge)
+        checked = _dataset_mode(mode, {**common, **own.get(mode, {})}, own.get(mode, {}), registry, judge, net)
         if checked and (asked or not judge.lines):
             modes[mode] = checked
     types = {name for name, _ in modes.values()}
@@ -176,7 +210,7 @@ def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, d
         asked_for = {mode: modes[mode] for mode in modes if mode != "test" or mode in own}
         return modes, {**common, **{mode: {"type": name, **kwargs} for mode, (name, kwargs) in asked_for.items()}}
     (name,) = types
-    fields = entry_fields(registry, name, without=SET_BY_RUN)
+    fields = _dataset_fields(registry, name, net)
     given = {key: value for key, value in common.items() if key != "type"}
     owner = f"an argument of {registry.kind} {name!r}"
     values = check(fields, given, ("dataset",), owner, report, also=("type", *MODES), partial=True)
@@ -188,7 +222,12 @@ def _dataset(registry: Registry, report: Report) -> tuple[dict[str, tuple[str, d
 
 
 def _dataset_mode(
-    mode: str, merged: dict[str, Any], own: Mapping[str, Any], registry: Registry, report: Report
+    mode: str,
+    merged: dict[str, Any],
+    own: Mapping[str, Any],
+    registry: Registry,
+    report: Report,
+    net: Mapping[str, Any],
 ) -> tuple[str, dict[str, Any]] | None:
     """Check the arguments of one mode; None for an unknown class."""
     paths: dict[str, KeyPath] = {key: ("dataset", mode, key) for key in own}
@@ -197,7 +236,7 @@ def _dataset_mode(
         what = "missing" if name is None else f"{show(name)} is not a {registry.kind}"
         report.wrong(paths.get("type", ("dataset", "type")), f"{what}. {did_you_mean(name or '', registry.names())}")
         return None
-    fields = entry_fields(registry, name, without=SET_BY_RUN)
+    fields = _dataset_fields(registry, name, net)
     if "mode" in fields:
         fields["mode"] = dataclasses.replace(fields["mode"], default=mode)
     before = len(report.lines)
