@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
 import trainer
 from tests.world import ROOT, command, environment, fork
-from trainer.commands import train
+from trainer.commands import cli, train
 from trainer.commands.__main__ import COMMANDS, MODULES, main
 from trainer.commands.cli import Parser
 from trainer.commands.jobs.list_commands import module_of, parser_of
@@ -256,3 +258,21 @@ def test_help_of_a_command_loads_no_torch() -> None:
 def test_a_mistake_in_a_command_ends_with_2(name: str) -> None:
     done = fork("trainer/commands/__main__.py", name, "no_such_folder")
     assert (done.returncode, done.stderr) == (2, "error: no_such_folder: no such folder\n")
+
+
+@pytest.mark.parametrize("error", [None, ImportError("no torch")])
+def test_nothing_looks_for_garbage_while_a_command_loads(
+    monkeypatch: pytest.MonkeyPatch, error: ImportError | None
+) -> None:
+    seen = []
+
+    def load(name: str) -> None:
+        seen.append((name, gc.isenabled()))
+        if error:
+            raise error
+
+    monkeypatch.setattr(cli, "import_module", load)
+    with pytest.raises(ImportError) if error else nullcontext():
+        cli.load_job("imaginary")
+    assert seen == [("trainer.commands.jobs.imaginary", False)]
+    assert gc.isenabled()

@@ -20,7 +20,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from trainer.commands.cli import (
     add_shared,
     add_size,
     guarded,
+    load_job,
     seed_number,
     whole,
 )
@@ -301,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, do the job; return the exit code."""
     args = vars(parse(argv))
     name = args.pop("job")
-    job = import_module(f"trainer.commands.jobs.prepare_{name}")
+    job = load_job(f"prepare_{name}")
     doing(f"preparing: {name}")
     try:
         return int(job.run(**args))

@@ -25,6 +25,7 @@ from trainer.commands.cli import (
     add_shared,
     fill_in,
     guarded,
+    load_job,
     processes,
 )
 from trainer.runtime.processes import is_first_process
@@ -101,10 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"folder: {args.ckpt_dir / args.name / args.version}", flush=True)
     if args.ckpt_dir == SCRATCH and is_first_process():
         empty(args.name, args.version)
-    from trainer.commands.jobs.train import AGAIN, run
-
+    job = load_job("train")
     try:
-        return run(args, EMPTIED if args.ckpt_dir == SCRATCH else AGAIN)
+        return int(job.run(args, EMPTIED if args.ckpt_dir == SCRATCH else job.AGAIN))
     except bdb.BdbQuit:
         say("stopped in the debugger")
         return INTERRUPTED
