@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import zlib
 from pathlib import Path
 
@@ -277,14 +276,6 @@ def test_each_wrong_bit_is_found_when_reading_back(tmp_path: Path) -> None:
         path.write_bytes(wrong)
         with pytest.raises(OSError, match="differs"):
             safefile._verify(path, pieces)
-
-
-def test_other_systems_than_linux_write_the_same_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = path.with_name("again")
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", "darwin")
-        safefile.write(again, contents(), METADATA)
-    assert again.read_bytes() == path.read_bytes()
 
 
 def test_each_byte_is_hashed_once_and_the_header_comes_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

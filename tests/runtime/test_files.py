@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import stat
-import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -95,32 +94,8 @@ def test_a_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone allots blocks at once here")
-def test_a_reserved_file_has_its_blocks_before_its_bytes(tmp_path: Path) -> None:
-    with open(tmp_path / "x", "wb") as file:
-        files.reserve(file, 1_000_000)
-        allotted = os.fstat(file.fileno())
-        file.write(b"a" * 1_000_000)
-        files.start_syncing(file)
-        assert (tmp_path / "x").read_bytes() == b"a" * 1_000_000  # nothing is left in a buffer
-    if not allotted.st_blocks:
-        pytest.skip("this file system allots no blocks beforehand")
-    assert allotted.st_size == 1_000_000
-    assert allotted.st_blocks * 512 >= 1_000_000
-
-
-def test_where_nothing_can_be_reserved_or_synced_the_writes_decide() -> None:
-    """A pipe refuses both, and takes the bytes."""
-    reader, writer = os.pipe()
-    with open(reader, "rb") as source, open(writer, "wb") as file:
-        files.reserve(file, 1000)
-        file.write(b"abc")
-        files.start_syncing(file)
-        assert source.read(3) == b"abc"
-
-
-def test_a_file_larger_than_its_disk_is_refused_by_the_writes(tmp_path: Path) -> None:
-    """That not all of it can be reserved is no error yet; the old file stays, and no block of the new one."""
+def test_a_file_larger_than_its_disk_is_refused(tmp_path: Path) -> None:
+    """The old file stays, and no block of the new one."""
     with mounted(tmp_path, 1):
         path = tmp_path / "x.safetensors"
         safefile.write(path, {"t": torch.ones(3)}, {})

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader
 from pathlib import Path
 
 from trainer.runtime.errors import UserError
@@ -24,7 +22,6 @@ _FIXES = {
     errno.ENOENT: "Its folder was deleted or moved while it was in use: put it back, or start the command again",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder where you may write"),
 }
-_WRITE_BACK = 2  # SYNC_FILE_RANGE_WRITE of Linux: start, and do not wait
 _STAGED = re.compile(r"\..+\.tmp-(\d+)")
 
 
@@ -119,25 +116,6 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def reserve(file: BufferedWriter, num_bytes: int) -> None:
-    """Let Linux allot the blocks of a new file at once, which makes writing it cheaper.
-
-    Raises nothing: what speaks against it, such as a full disk, the writes will report.
-    """
-    if sys.platform == "linux":  # `os.posix_fallocate` writes to every block where a file system has no such call
-        ctypes.CDLL(None).fallocate(file.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(num_bytes))
-
-
-def start_syncing(file: BufferedWriter) -> None:
-    """Let Linux begin to send to the disk what was written to `file`, so that a later `os.fsync` waits less.
-
-    Raises OSError when the rest of the buffer cannot be written; errors of the disk are left to `os.fsync`.
-    """
-    file.flush()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).sync_file_range(file.fileno(), ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_BACK)
 
 
 def clean_stale(folder: Path) -> list[Path]:
