@@ -10,12 +10,11 @@ from trainer.predict.camera import given_camera
 from trainer.predict.colours import ColourRange
 from trainer.predict.depthmap import DepthMap
 from trainer.predict.filmwriter import FilmWriter
-from trainer.predict.outputs import kinds_of
 from trainer.predict.pipeline import Outcome, look_first, predict_all
 from trainer.predict.predictor import DepthPredictor
 from trainer.predict.scale import Scale
 from trainer.predict.sources import Source, open_source
-from trainer.predict.writing import Outputs
+from trainer.predict.writing import Outputs, kinds_of
 
 __all__ = [
     "ColourRange",

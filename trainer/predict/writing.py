@@ -11,14 +11,30 @@ from typing import Any
 
 from PIL import Image
 
+from models_zoo.registry import did_you_mean
 from trainer.predict.colours import Limits
-from trainer.predict.depthmap import DepthMap
+from trainer.predict.depthmap import KINDS, NEED_PICTURE, PAINTERS, DepthMap, Look, ends, suffix_of, write
 from trainer.predict.filmwriter import FilmWriter
-from trainer.predict.outputs import NEED_PICTURE, PAINTERS, Look, ends, path_of, write
 from trainer.predict.sources import DIGITS, Item, Pictures, Source
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder
 from trainer.runtime.optional import require
+
+MARKED = {*PAINTERS, "gray16"}  # kinds that share a suffix, so that they stand in the name
+
+
+def path_of(folder: Path, name: str, kind: str) -> Path:
+    """Return the file for the output `kind` of the frame `name`."""
+    return folder / f"{name}{f'_{kind}' if kind in MARKED else ''}{suffix_of(kind)}"
+
+
+def kinds_of(words: Sequence[str], default: str) -> list[str]:
+    """Read `--save`: names, or several of them with commas. Raises UserError for an unknown one."""
+    kinds = [kind for word in words for kind in word.split(",") if kind] or [default]
+    for kind in kinds:
+        if kind not in (*KINDS, "video"):
+            raise UserError(f"--save {kind!r} is no kind of output. {did_you_mean(kind, (*KINDS, 'video'))}")
+    return list(dict.fromkeys(kinds))
 
 
 class Outputs(AbstractContextManager["Outputs"]):

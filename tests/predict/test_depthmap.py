@@ -12,8 +12,9 @@ from trainer.metrics.camera import LearnedCamera
 from trainer.predict import DepthMap
 from trainer.predict.camera import Camera, given_camera
 from trainer.predict.colours import LEVELS, ColourRange, Limits, coloured, limits_of
-from trainer.predict.outputs import KINDS, Look, kinds_of, path_of, write
+from trainer.predict.depthmap import KINDS, Look, write
 from trainer.predict.scale import RELATIVE, STEREO
+from trainer.predict.writing import kinds_of, path_of
 from trainer.runtime.errors import UserError
 
 LOOK = Look(Limits(0.01, 1.0))
