@@ -16,6 +16,7 @@ from trainer.checkpoint.trained_on import TrainedOn, read_trained_on
 from trainer.commands.calibrate import main
 from trainer.commands.export import main as export
 from trainer.data.files.frames import LEFT, Frames
+from trainer.evaluation import Execution
 from trainer.evaluation.calibration import measure_metres
 from trainer.evaluation.session import Network
 from trainer.metrics.calibration import Calibration, PowerLaw
@@ -168,7 +169,7 @@ def test_the_law_that_made_the_images_is_undone():
     assert (kept.a, kept.factor) == (pytest.approx(1 / 0.7, rel=1e-4), pytest.approx(0.3 ** (-1 / 0.7), rel=1e-4))
     assert (kept.images, kept.drives, kept.folds) == (12, 3, 3)
     assert kept.abs_rel["after"] < 1e-4 < 0.1 < kept.abs_rel["scale"]
-    elsewhere = measured(lambda truth: 0.3 * truth**0.7, processes=OtherFirst())
+    elsewhere = measured(lambda truth: 0.3 * truth**0.7, how=Execution(processes=OtherFirst()))
     assert elsewhere.law == found.law
 
 

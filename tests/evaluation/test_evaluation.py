@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from trainer.evaluation import (
+    Execution,
     depth_pictures,
     evaluate_pose,
     evaluate_side_by_side,
@@ -108,14 +109,14 @@ def test_spread_of_the_factors_tells_inconsistent_scale():
 
 def test_truths_may_differ_in_size_within_a_batch():
     data = Truths([np.full((4, 8), 1), np.full((5, 7), 2), np.full((2, 4), 3)])
-    one, all_at_once = (evaluate_depth(index_as_depth, data, metres(), batch_size=n) for n in (1, 3))
+    one, all_at_once = (evaluate_depth(index_as_depth, data, metres(), how=Execution(n)) for n in (1, 3))
     assert one.items == all_at_once.items
     assert one.mean["abs_rel"] == pytest.approx(0)
 
 
 def test_workers_change_nothing():
-    alone = evaluate_depth(index_as_depth, flat(1, 3, 3, 5, 5), metres(), batch_size=2)
-    helped = evaluate_depth(index_as_depth, flat(1, 3, 3, 5, 5), metres(), batch_size=2, num_workers=2)
+    alone = evaluate_depth(index_as_depth, flat(1, 3, 3, 5, 5), metres(), how=Execution(batch_size=2))
+    helped = evaluate_depth(index_as_depth, flat(1, 3, 3, 5, 5), metres(), how=Execution(batch_size=2, num_workers=2))
     assert alone == helped
 
 
@@ -156,7 +157,7 @@ def test_a_prediction_that_is_no_depth_names_its_item(bad):
         return depth
 
     with pytest.raises(UserError, match=r"item 2 \(image 2\).* at 8 of 8 pixels"):
-        evaluate_depth(broken, flat(1, 2, 3, 4), metres(), batch_size=4)
+        evaluate_depth(broken, flat(1, 2, 3, 4), metres(), how=Execution(batch_size=4))
 
 
 def test_data_without_depth_is_an_error():
@@ -255,7 +256,7 @@ def says(*translations):
 def test_pose_error_is_the_angle_of_the_temporal_supports():
     data = moving((AHEAD, RIGHT, RIGHT), (AHEAD, RIGHT, AHEAD), supp_idxs=(-1, 0, 1))
     # support 0 (stereo) is given: its wrong "prediction" does not count. Angles: 0, 0 and 0, 90
-    told = evaluate_pose(says(AHEAD, AHEAD, RIGHT), data, batch_size=1)
+    told = evaluate_pose(says(AHEAD, AHEAD, RIGHT), data, Execution(batch_size=1))
     assert told["mean"] == pytest.approx(22.5)
     assert told["median"] == 0
     assert told["count"] == 4
@@ -294,7 +295,7 @@ class OtherFirst(Processes):
 
 
 def test_items_have_the_order_of_the_data_set_whatever_process_scored_them():
-    result = evaluate_depth(index_as_depth, flat(2, 2), metres(), processes=OtherFirst())
+    result = evaluate_depth(index_as_depth, flat(2, 2), metres(), how=Execution(processes=OtherFirst()))
     assert [item["name"] for item in result.items] == ["image 0", "image 1"]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.metrics.test_odometry import straight
 from trainer.data.base import DepthDataset
-from trainer.evaluation import evaluate_odometry
+from trainer.evaluation import Execution, evaluate_odometry
 from trainer.runtime.errors import UserError
 
 
@@ -36,7 +36,7 @@ def half_as_far(batch):
 
 
 def test_sequences_are_cut_where_a_frame_is_missing():
-    result = evaluate_odometry(half_as_far, Drive(), batch_size=4)
+    result = evaluate_odometry(half_as_far, Drive(), Execution(batch_size=4))
     rows = [(s["name"], s["first_frame"], s["frames"], s["snippets"]) for s in result["sequences"]]
     assert rows == [("a", 0, 7, 3), ("b", 0, 4, 0), ("b", 4, 5, 1)]
     assert result["mean"] == {"ate_m": pytest.approx(0, abs=1e-6)}

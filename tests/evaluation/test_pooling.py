@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.evaluation.test_evaluation import Truths, evaluate_depth, index_as_depth
-from trainer.evaluation import pooled, without_advice
+from trainer.evaluation import Execution, pooled, without_advice
 from trainer.evaluation.pooling import pooled_means
 from trainer.metrics import METRICS
 from trainer.metrics.protocol import DepthProtocol
@@ -113,7 +113,7 @@ def test_two_processes_pool_to_the_same_bits():
     maps = np.random.default_rng(1).uniform(0, 90, (5, 6, 9))
     protocol = DepthProtocol(SETS, "median", "none", **LIMITS)
     results = [
-        evaluate_depth(spread, Truths(maps), protocol, batch_size=1, processes=processes)
+        evaluate_depth(spread, Truths(maps), protocol, how=Execution(batch_size=1, processes=processes))
         for processes in (ALONE, TwoInOne())
     ]
     sections = [pooled(result.items, protocol) for result in results]

@@ -1,5 +1,7 @@
 """Several protocols in one pass, predictions from files, mirrored images, depth edges, several processes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from tests.evaluation.test_evaluation import (
 from tests.evaluation.test_odometry import Drive, half_as_far
 from tests.world import run_world
 from trainer.evaluation import (
+    Execution,
     StoredDepth,
     evaluate_learned_temporal,
     evaluate_odometry,
@@ -128,25 +131,24 @@ def growing(batch):
 
 
 def _share(rank, world, folder):
-    processes = Processes(rank, world)
+    how = Execution(batch_size=2, processes=Processes(rank, world))
     data = Truths(np.random.default_rng(0).uniform(1, 60, (7, 4, 8)))
     extra = {"sparsification": Sparsification(5)}
     protocols = [metres("median"), DepthProtocol(["eigen"], "lsqr_disp", "none", extra=extra)]
     doubt = of_ensemble([lambda images: images[:, :1] + torch.arange(4.0)])
-    results = evaluate_side_by_side(index_as_depth, data, protocols, batch_size=2, processes=processes, doubt=doubt)
+    results = evaluate_side_by_side(index_as_depth, data, protocols, how, doubt=doubt)
     for i, result in enumerate(results):
         save_result(result, folder / f"{world}_{rank}_{i}.yaml")
-    disps = predict_all(index_as_depth, data, batch_size=2, processes=processes)
+    disps = predict_all(index_as_depth, data, how)
     assert (disps is None) == (rank > 0)
     if disps is not None:
         write_predictions(folder / f"{world}.npz", disps, {"kind": "disp"})
-    told = evaluate_pose(
-        says(AHEAD), moving((RIGHT,), (AHEAD,), (RIGHT,), supp_idxs=(1,)), batch_size=1, processes=processes
-    )
+    turns = moving((RIGHT,), (AHEAD,), (RIGHT,), supp_idxs=(1,))
+    told = evaluate_pose(says(AHEAD), turns, replace(how, batch_size=1))
     assert told["mean"] == 60
-    paths = evaluate_odometry(half_as_far, Drive(), batch_size=2, processes=processes)
+    paths = evaluate_odometry(half_as_far, Drive(), how)
     save_odometry(paths, folder / f"{world}_{rank}_odometry.yaml")
-    clips = evaluate_learned_temporal(growing, Film(), batch_size=2, processes=processes)
+    clips = evaluate_learned_temporal(growing, Film(), how)
     save_temporal(clips, folder / f"{world}_{rank}_temporal.yaml")
 
 
@@ -174,7 +176,7 @@ def test_a_process_that_is_left_alone_says_so(tmp_path):
 
 
 def test_predictions_are_kept_in_order(tmp_path):
-    disps = predict_all(index_as_depth, flat(1, 1, 1), batch_size=2)
+    disps = predict_all(index_as_depth, flat(1, 1, 1), Execution(batch_size=2))
     assert disps.shape == (3, 2, 4)
     assert disps[:, 0, 0].tolist() == pytest.approx([1, 1 / 2, 1 / 3])
     write_predictions(tmp_path / "deep" / "x.npz", disps, {"kind": "disp", "unit": "baseline"})

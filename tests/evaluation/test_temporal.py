@@ -8,7 +8,7 @@ import torch
 
 from tests.evaluation.test_odometry import Drive
 from trainer.data.synthetic import Synthetic
-from trainer.evaluation import StoredDepth, evaluate_learned_temporal, evaluate_temporal, temporal
+from trainer.evaluation import Execution, StoredDepth, evaluate_learned_temporal, evaluate_temporal, temporal
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
 
@@ -71,7 +71,7 @@ def test_flicker_shows_and_a_wrong_scale_does_not():
 def test_alignments_side_by_side_equal_each_alone():
     frames, moving = drives()
     source = true_depth(frames, lambda index: 2.0)
-    together = evaluate_temporal(source, frames, moving, protocols("median", "lsqr_disp", max_depth=30), batch_size=3)
+    together = evaluate_temporal(source, frames, moving, protocols("median", "lsqr_disp", max_depth=30), Execution(3))
     alone = [evaluate_temporal(source, frames, moving, protocols(a, max_depth=30))[0] for a in ("median", "lsqr_disp")]
     assert together == alone
     assert together[0]["protocol"]["factor"] == "median(truth) / median(prediction), per clip"
@@ -119,7 +119,7 @@ def test_learned_motion_needs_no_truth():
     for flicker in (1.0, 1.2):
         network = Steady(frames, flicker=flicker)
         network.moving = moving
-        result = evaluate_learned_temporal(network, moving, batch_size=8)
+        result = evaluate_learned_temporal(network, moving, Execution(batch_size=8))
         rows.append(result["mean"]["tae_pct"])
         assert result["protocol"]["poses"] == "learned motion"
         assert (result["protocol"]["alignment"], result["protocol"]["crop"]) == ("none", "none")

@@ -9,7 +9,7 @@ import yaml
 
 from tests.evaluation.test_evaluation import Truths, evaluate_depth, flat, index_as_depth, metres
 from tests.world import run_world
-from trainer.evaluation import StoredDepth, flip_blended
+from trainer.evaluation import Execution, StoredDepth, flip_blended
 from trainer.evaluation.variations import Variations, save_variations, vary
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
@@ -176,7 +176,7 @@ def street(count=4) -> Truths:
 
 @pytest.mark.parametrize("alignment", ["median", "lsqr_disp"])
 def test_each_row_is_what_an_evaluation_under_that_protocol_gives(alignment):
-    found = vary(network, street(), metres(alignment, crop="garg"), batch_size=3)
+    found = vary(network, street(), metres(alignment, crop="garg"), Execution(batch_size=3))
     default = {"metrics": ["eigen"], "alignment": alignment, "crop": "garg"}
     same = {"alignment": dict.fromkeys(ALIGNMENTS), "crop": dict.fromkeys(CROPS), "flip": {"on": True}}
     same["max_depth"] = {"50 m": 50, "100 m": 100, "none": np.inf}
@@ -215,7 +215,7 @@ def test_nothing_to_score_is_refused():
 
 
 def _share(rank, world, folder):
-    found = vary(network, street(5), metres("median"), batch_size=2, processes=Processes(rank, world))
+    found = vary(network, street(5), metres("median"), Execution(batch_size=2, processes=Processes(rank, world)))
     save_variations(found, folder / f"{world}_{rank}.yaml")
 
 

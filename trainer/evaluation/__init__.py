@@ -11,7 +11,7 @@ from trainer.evaluation.items import resize_as_inverse
 from trainer.evaluation.odometry import evaluate_odometry, save_odometry
 from trainer.evaluation.pooling import pooled, without_advice
 from trainer.evaluation.pose import evaluate_pose
-from trainer.evaluation.predictions import evenly_spaced, flip_blended
+from trainer.evaluation.predictions import Execution, evenly_spaced, flip_blended
 from trainer.evaluation.results import EvaluationResult, save_legacy, save_result
 from trainer.evaluation.stored import StoredDepth
 from trainer.evaluation.targets import TargetsFile
@@ -19,6 +19,7 @@ from trainer.evaluation.temporal import evaluate_learned_temporal, evaluate_temp
 
 __all__ = [
     "EvaluationResult",
+    "Execution",
     "StoredDepth",
     "TargetsFile",
     "depth_pictures",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.evaluation.items import Items
-from trainer.evaluation.predictions import PredictDepth, evenly_spaced, predictions
+from trainer.evaluation.predictions import PLAIN, Execution, PredictDepth, evenly_spaced, predictions
 from trainer.metrics.calibration import (
     LEAST_DRIVES,
     Calibration,
@@ -19,7 +19,7 @@ from trainer.metrics.calibration import (
     fit,
 )
 from trainer.metrics.protocol import DepthProtocol
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
+from trainer.runtime.processes import FoundByAll
 
 LEAST_GAIN = 1e-4  # of AbsRel: less is rounding
 POWERS = 0.25, 4.0  # beyond these, depth tells hardly anything, or hardly differs
@@ -82,12 +82,9 @@ def measure_metres(
     dataset: Items,
     protocol: DepthProtocol,
     before: PowerLaw,
+    how: Execution = PLAIN,
     *,
-    batch_size: int = 8,
-    num_workers: int = 0,
     limit: int | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
 ) -> Measured:
     """Fit power laws from predicted to true depth, over all items, and score them on drives they have not seen.
 
@@ -97,16 +94,17 @@ def measure_metres(
             items without one count as one drive together, so that alike ones are never in both parts.
         protocol: which pixels count, and the limits of depth.
         before: how depth would become metres without.
+        limit: take only so many items, spread evenly over the data set.
 
-    The other arguments are those of `evaluate_side_by_side`. Raises UserError when too few items have a true depth.
+    Raises UserError when too few items have a true depth.
     """
     indices, mine = evenly_spaced(limit, len(dataset)), []
-    for index, _, depth, truth in predictions(predict, dataset, indices, batch_size, num_workers, processes):
+    for index, _, depth, truth in predictions(predict, dataset, indices, how):
         valid = protocol.valid_pixels(truth)
         if valid.any():
             mine.append(Sample.of(index, dataset.scene_of(index) or "", depth[valid], np.asarray(truth)[valid]))
-        on_item()
-    samples = sorted(processes.gather(mine), key=lambda sample: sample.index)
+        how.on_item()
+    samples = sorted(how.processes.gather(mine), key=lambda sample: sample.index)
     limits = protocol.min_depth, protocol.max_depth
     score = cross_validate(samples, before, limits) if samples else None
     if score is None:

@@ -24,10 +24,9 @@ from trainer.data.corruptions.kinds import KINDS, LEVELS, VERSION, corrupt
 from trainer.evaluation.depth import evaluate_side_by_side
 from trainer.evaluation.items import Items, dataset_class, names_of
 from trainer.evaluation.passes import Scores
-from trainer.evaluation.predictions import PredictDepth, evenly_spaced
+from trainer.evaluation.predictions import PLAIN, Execution, PredictDepth, evenly_spaced
 from trainer.metrics.protocol import DepthProtocol
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import ALONE, Processes
 
 ALL, CLEAN = "all", "clean"
 METRICS = ("eigen",)  # has AbsRel and δ1
@@ -139,23 +138,22 @@ def score_passes(
     corruptions: Corruptions,
     done: Mapping[str, Scores],
     keep: Callable[[str, Scores], None],
+    how: Execution = PLAIN,
     *,
     limit: int | None = None,
-    processes: Processes = ALONE,
-    **options: Any,
 ) -> None:
     """Score the passes that are not `done`, in order; the first of the processes gives each to `keep` when it ends.
 
-    `options` are those of `evaluate_side_by_side`. The scores of a pass are `abs_rel` and `d1`, means over the items,
+    `limit` is that of `evaluate_side_by_side`. The scores of a pass are `abs_rel` and `d1`, means over the items,
     and the numbers of `items` that were scored and `skipped`.
     """
     for name, kind, level in corruptions.passes():
         if name in done:
             continue
         changed = corruptions.applied(items, kind, level)
-        (result,) = evaluate_side_by_side(predict, changed, [protocol], limit=limit, processes=processes, **options)
+        (result,) = evaluate_side_by_side(predict, changed, [protocol], how, limit=limit)
         counts = {"items": len(result.items), "skipped": len(result.skipped)}
-        if processes.is_first:
+        if how.processes.is_first:
             keep(name, {"abs_rel": result.mean["abs_rel"], "d1": result.mean["d1"], **counts})
 
 

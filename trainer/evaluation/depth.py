@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.evaluation.items import Items
-from trainer.evaluation.predictions import DepthSource, evenly_spaced, predictions
+from trainer.evaluation.predictions import PLAIN, DepthSource, Execution, evenly_spaced, predictions
 from trainer.evaluation.remarks import remarks
 from trainer.evaluation.results import EvaluationResult
 from trainer.evaluation.uncertainty import Doubt
@@ -18,7 +18,7 @@ from trainer.geometry import scale_intrinsics
 from trainer.metrics.baselines import Baselines, MaskedTruth
 from trainer.metrics.protocol import DepthProtocol
 from trainer.metrics.resampling import intervals
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
+from trainer.runtime.processes import FoundByAll
 
 # A scored item: index, name, a row of numbers per protocol (None = no valid pixel), its valid truth.
 Scored = tuple[int, str, list[dict[str, Any] | None], MaskedTruth | None]
@@ -28,13 +28,10 @@ def evaluate_side_by_side(
     predict: DepthSource,
     dataset: Items,
     protocols: Sequence[DepthProtocol],
+    how: Execution = PLAIN,
     *,
-    batch_size: int = 8,
-    num_workers: int = 0,
     limit: int | None = None,
     metadata: Mapping[str, Any] | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
     doubt: Doubt | None = None,
 ) -> list[EvaluationResult]:
     """Predict every item once; align and score it under each protocol.
@@ -46,12 +43,8 @@ def evaluate_side_by_side(
             (1 H W) if it has depth edges, `foreground` (1 H W) in [0, 1] if it has masks of near objects. Predictions
             from a file need no `target`.
         protocols: they may differ in alignment only.
-        batch_size: images per call of `predict`.
-        num_workers: processes that load items; 0 = this one.
         limit: score only so many items, spread evenly over the data set.
         metadata: origin of data and weights, stored with the protocol.
-        on_item: called after each item, for a progress bar.
-        processes: those that share the work; each returns the whole result.
         doubt: the uncertainty of the predictions, for protocols whose metric sets need it.
 
     Raises UserError when an item has no depth, a prediction is not a positive finite number, no item has a
@@ -59,7 +52,7 @@ def evaluate_side_by_side(
     """
     indices = evenly_spaced(limit, len(dataset))
     mine: list[Scored] = []
-    for index, item, depth, truth in predictions(predict, dataset, indices, batch_size, num_workers, processes):
+    for index, item, depth, truth in predictions(predict, dataset, indices, how):
         K = intrinsics(item, truth.shape)
         edges = item["edges"][0].to(torch.bool).numpy() if "edges" in item else None
         foreground = item["foreground"][0].numpy() if "foreground" in item else None
@@ -71,8 +64,8 @@ def evaluate_side_by_side(
         valid = protocols[0].valid_pixels(truth)
         kept = MaskedTruth.of(truth, valid) if valid.any() else None
         mine.append((index, dataset.describe(index), [row and _place(dataset, index) | row for row in rows], kept))
-        on_item()
-    scored = sorted(processes.gather(mine), key=lambda one: one[0])
+        how.on_item()
+    scored = sorted(how.processes.gather(mine), key=lambda one: one[0])
     part = None if len(indices) == len(dataset) else f"{len(indices)} of {len(dataset)}, evenly spaced"
     truths = [truth for *_, truth in scored if truth is not None]
     if not truths:
@@ -96,7 +89,7 @@ def depth_pictures(
     with 0 where nothing is scored, `error` (H W) |prediction - truth| / truth with NaN there, `label` and
     `abs_rel`. An item without valid pixel is not aligned.
     """
-    for index, item, depth, truth in predictions(predict, dataset, indices, batch_size=1, num_workers=0):
+    for index, item, depth, truth in predictions(predict, dataset, indices, Execution(batch_size=1)):
         valid = protocol.valid_pixels(truth)
         fit = protocol.alignment.fit(depth[valid], truth[valid]) if valid.any() else None
         pred = protocol.clip(depth if fit is None else fit.apply(depth))

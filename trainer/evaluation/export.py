@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 
 from trainer.data.base import DepthDataset
-from trainer.evaluation.predictions import PredictDepth, batches_of, predicted_maps, read_items
+from trainer.evaluation.predictions import PLAIN, Execution, PredictDepth, predicted_maps, read_items
 from trainer.evaluation.stored import KEY
 from trainer.runtime.files import make_folder, replacing
-from trainer.runtime.processes import ALONE, Processes
 
 
 def predict_all(
     predict: PredictDepth,
     dataset: DepthDataset,
-    *,
-    batch_size: int = 12,
-    num_workers: int = 0,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
+    how: Execution = PLAIN,
 ) -> np.ndarray | None:
     """Predict the disparity of every item: (N h w) float32 in the order of the data set, 1 / depth of the network.
 
-    The items have a `target` (3 h w), all of one size. The first of `processes` returns the array, the others None. The
-    other arguments are those of `evaluate_side_by_side`.
+    The items have a `target` (3 h w), all of one size. The first of the processes returns the array, the others None.
 
     Raises UserError when a prediction is not a positive finite number.
     """
-    batches = batches_of(range(len(dataset)), batch_size)
-    reader = read_items(dataset, processes.share(batches), num_workers)
+    reader, processes = read_items(dataset, range(len(dataset)), how), how.processes
     disps: np.ndarray | None = None
-    for _ in range(-(-len(batches) // processes.world)):  # in rounds, so that only the first holds everything
+    rounds = ceil(len(dataset) / (how.batch_size * processes.world))  # so that only the first holds everything
+    for _ in range(rounds):
         chosen, items = next(reader, ([], []))
         rows = []
         for index, depth in zip(chosen, predicted_maps(predict, items, chosen, dataset), strict=True):
             rows.append((index, (1 / depth).numpy()))
-            on_item()
+            how.on_item()
         for index, disp in processes.gather(rows) if processes.world > 1 else rows:
             if not processes.is_first:
                 continue

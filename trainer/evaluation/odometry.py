@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import numpy as np
 
 from trainer.data.base import DepthDataset
 from trainer.evaluation.pose import PredictPose, predicted_motions
-from trainer.evaluation.predictions import batches_of
+from trainer.evaluation.predictions import PLAIN, Execution
 from trainer.evaluation.results import write_result
 from trainer.metrics.odometry import FORMULAS, LENGTHS_M, UNITS, score_sequence
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
+from trainer.runtime.processes import FoundByAll
 
 SNIPPET_FRAMES = 5  # SfM-Learner, arXiv:1704.07813
 PROTOCOL: Mapping[str, Any] = {
@@ -31,17 +31,14 @@ PROTOCOL: Mapping[str, Any] = {
 def evaluate_odometry(
     predict: PredictPose,
     dataset: DepthDataset,
+    how: Execution = PLAIN,
     *,
-    batch_size: int = 8,
-    num_workers: int = 0,
     metadata: Mapping[str, Any] | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Chain the motion of every frame to the next one and score each unbroken sequence.
 
     The items of `dataset` have `Ts_true` (1 4 4) in metres and names (`describe`) that end in `/<frame>`; its only
-    support is the next frame. The other arguments are those of `evaluate_side_by_side`.
+    support is the next frame. `metadata` is stored with the protocol.
 
     Returns `mean` (weighted by the snippets and segments of each sequence), `sequences` and `protocol`, plain data.
 
@@ -50,14 +47,13 @@ def evaluate_odometry(
     """
     if tuple(dataset.supp_idxs) != (1,):
         raise UserError(f"odometry needs dataset.supp_idxs [1], the next frame, got {list(dataset.supp_idxs)}")
-    batches = processes.share(batches_of(range(len(dataset)), batch_size))
     mine: list[tuple[str, int, np.ndarray, np.ndarray]] = []  # sequence, frame, predicted and true motion
-    for index, (ours, *_), (theirs, *_) in predicted_motions(predict, dataset, batches, num_workers):
+    for index, (ours, *_), (theirs, *_) in predicted_motions(predict, dataset, range(len(dataset)), how):
         if not np.isfinite(ours).all():
             raise UserError(f"item {index} ({dataset.describe(index)}): the predicted motion is not finite")
         mine.append((*dataset.place(index), ours, theirs))
-        on_item()
-    rows = sorted(processes.gather(mine), key=lambda row: row[:2])
+        how.on_item()
+    rows = sorted(how.processes.gather(mine), key=lambda row: row[:2])
     sequences = [_scored(run) for run in _unbroken(rows)]
     mean = _mean(sequences)
     if not mean:

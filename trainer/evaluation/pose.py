@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from trainer.data.base import DepthDataset
-from trainer.evaluation.predictions import batches_of, evenly_spaced, read_items
+from trainer.evaluation.predictions import PLAIN, Execution, evenly_spaced, read_items
 from trainer.metrics.direction import summarise_directions
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
+from trainer.runtime.processes import FoundByAll
 
 PredictPose = Callable[[dict[str, Tensor]], Tensor]  # batch on the CPU -> motions Ts (b n 4 4), any device
 
@@ -21,18 +21,15 @@ PredictPose = Callable[[dict[str, Tensor]], Tensor]  # batch on the CPU -> motio
 def evaluate_pose(
     predict: PredictPose,
     dataset: DepthDataset,
+    how: Execution = PLAIN,
     *,
-    batch_size: int = 8,
-    num_workers: int = 0,
     limit: int | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Measure the angle between predicted and true translation of every temporal support.
 
     The stereo partner does not count: its pose is known, not predicted.
 
-    The items of `dataset` have `Ts_true` (n 4 4); its `supp_idxs` name the supports. The other arguments are those of
+    The items of `dataset` have `Ts_true` (n 4 4); its `supp_idxs` name the supports. `limit` is that of
     `evaluate_side_by_side`.
 
     Returns angles in degrees and counts as in `summarise_directions`, and the frame offsets they belong to.
@@ -42,12 +39,11 @@ def evaluate_pose(
     temporal = [i for i, frame in enumerate(dataset.supp_idxs) if frame != 0]
     if not temporal:
         raise UserError(f"pose needs a frame other than 0 in dataset.supp_idxs: {list(dataset.supp_idxs)}")
-    batches = processes.share(batches_of(evenly_spaced(limit, len(dataset)), batch_size))
     mine: list[tuple[int, np.ndarray, np.ndarray]] = []  # index, predicted and true translations (n 3)
-    for index, pred, true in predicted_motions(predict, dataset, batches, num_workers):
+    for index, pred, true in predicted_motions(predict, dataset, evenly_spaced(limit, len(dataset)), how):
         mine.append((index, pred[temporal, :3, 3], true[temporal, :3, 3]))
-        on_item()
-    rows = sorted(processes.gather(mine), key=lambda row: row[0])
+        how.on_item()
+    rows = sorted(how.processes.gather(mine), key=lambda row: row[0])
     pred_t, true_t = (np.stack([row[i] for row in rows]) for i in (1, 2))  # (b n 3)
     broken = np.flatnonzero(~np.isfinite(pred_t).all(axis=(1, 2)))
     if broken.size:
@@ -63,10 +59,10 @@ def evaluate_pose(
 
 
 def predicted_motions(
-    predict: PredictPose, dataset: DepthDataset, batches: Sequence[list[int]], num_workers: int
+    predict: PredictPose, dataset: DepthDataset, indices: Sequence[int], how: Execution
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield index, predicted and true motions (n 4 4) of each item. Raises UserError for items without true motion."""
-    for chosen, items in read_items(dataset, batches, num_workers):
+    """Yield index, predicted and true motions (n 4 4) of this process's items. Raises UserError without true motion."""
+    for chosen, items in read_items(dataset, indices, how):
         _require_motion(items[0])
         batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "depth"}
         with torch.inference_mode():
@@ -74,11 +70,9 @@ def predicted_motions(
         yield from zip(chosen, pred, batch["Ts_true"].double().numpy(), strict=True)
 
 
-def true_motions(
-    dataset: DepthDataset, batches: Sequence[list[int]], num_workers: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield index and true motions (n 4 4) of each item. Raises UserError for items without true motion."""
-    for chosen, items in read_items(dataset, batches, num_workers):
+def true_motions(dataset: DepthDataset, indices: Sequence[int], how: Execution) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield index and true motions (n 4 4) of this process's items. Raises UserError without true motion."""
+    for chosen, items in read_items(dataset, indices, how):
         _require_motion(items[0])
         yield from zip(chosen, (item["Ts_true"].double().numpy() for item in items), strict=True)
 

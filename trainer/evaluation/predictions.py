@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,23 @@ from trainer.runtime.processes import ALONE, Processes
 
 PredictDepth = Callable[[Tensor], Tensor]  # images (b 3 h w) on the CPU -> depth (b 1 h w), any device
 DepthSource = PredictDepth | StoredDepth  # a network, or a file of predictions
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the items of an evaluation are read and predicted. Raises UserError for a batch size below 1."""
+
+    batch_size: int = 8  # images per call of the network
+    num_workers: int = 0  # processes that load items; 0 = this one
+    processes: Processes = ALONE  # those that share the work; each returns the whole result
+    on_item: Callable[[], None] = lambda: None  # called after each item, for a progress bar
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be 1 or more, got {self.batch_size}")
+
+
+PLAIN = Execution()
 
 
 def flip_blended(predict: PredictDepth) -> PredictDepth:
@@ -51,21 +69,16 @@ def evenly_spaced(count: int | None, total: int) -> list[int]:
     return np.linspace(0, total - 1, count).round().astype(int).tolist()
 
 
-def batches_of(indices: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Cut indices into batches. Raises UserError for a batch size below 1."""
-    if batch_size < 1:
-        raise UserError(f"batch_size must be 1 or more, got {batch_size}")
-    return [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-
-
 def read_items(
-    dataset: Items, batches: Sequence[list[int]], num_workers: int
+    dataset: Items, indices: Sequence[int], how: Execution
 ) -> Iterator[tuple[list[int], list[dict[str, Tensor]]]]:
-    """Yield batches of indices with their items, in order. Lists, because truths may differ in size."""
+    """Yield this process's batches of indices with their items, in order. Lists, because truths may differ in size."""
+    size = how.batch_size
+    batches = how.processes.share([list(indices[i : i + size]) for i in range(0, len(indices), size)])
     loader: Any = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=batches,
-        num_workers=num_workers,
+        num_workers=how.num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # leaves the global one alone
     )
@@ -98,16 +111,10 @@ def predicted_maps(
 
 
 def predictions(
-    source: DepthSource,
-    dataset: Items,
-    indices: Sequence[int],
-    batch_size: int,
-    num_workers: int,
-    processes: Processes = ALONE,
+    source: DepthSource, dataset: Items, indices: Sequence[int], how: Execution
 ) -> Iterator[tuple[int, dict[str, Tensor], np.ndarray, np.ndarray]]:
     """Yield (index, item, depth (H W), truth (H W)) of this process's items, depth at the size of its truth."""
-    batches = processes.share(batches_of(indices, batch_size))
-    for chosen, items in read_items(dataset, batches, num_workers):
+    for chosen, items in read_items(dataset, indices, how):
         truths = [truth_map(item, dataset, index) for item, index in zip(items, chosen, strict=True)]
         if isinstance(source, StoredDepth):
             depths: Any = (source.depth(i, t.shape) for i, t in zip(chosen, truths, strict=True))

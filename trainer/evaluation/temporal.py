@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from torch import Tensor
 from trainer.data.base import DepthDataset
 from trainer.evaluation.depth import intrinsics
 from trainer.evaluation.pose import true_motions
-from trainer.evaluation.predictions import DepthSource, batches_of, predicted_maps, predictions, read_items
+from trainer.evaluation.predictions import PLAIN, DepthSource, Execution, predicted_maps, predictions, read_items
 from trainer.evaluation.results import write_result
 from trainer.metrics.align import Fit
 from trainer.metrics.protocol import DepthProtocol
 from trainer.metrics.temporal import FORMULAS, UNITS, Frame, apply_to_clip, beyond, fit_clip, rule_for_clips, score_clip
 from trainer.runtime.errors import UserError
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
+from trainer.runtime.processes import ALONE, FoundByAll
 
 PredictScene = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]  # batch -> depth, motions, K
 MOST_FRAMES = 500  # of a clip, whose depth maps are in memory together; longer ones are cut
@@ -48,31 +48,28 @@ def evaluate_temporal(
     frames: DepthDataset,
     moving: DepthDataset,
     protocols: Sequence[DepthProtocol],
+    how: Execution = PLAIN,
     *,
-    batch_size: int = 8,
-    num_workers: int = 0,
     metadata: Mapping[str, Any] | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """Predict the depth of every clip, align it once under each protocol, and move it by the true motion.
 
     `frames` has items as `evaluate_side_by_side` takes them, with K; `moving` the same frames with their true motion
-    `Ts_true` (1 4 4) to the next one, its only support. The other arguments are those of `evaluate_side_by_side`; clips
-    are shared by the processes. A clip without valid pixel is skipped.
+    `Ts_true` (1 4 4) to the next one, its only support. `metadata` is stored with the protocols. Processes share clips;
+    one without valid pixel is skipped.
 
     Returns for each protocol `mean` over clips, `clips`, and `protocol`, plain data.
 
     Raises UserError when there is no clip, no true motion, no K, or no clip with a valid pixel.
     """
-    clips = cut_clips(frames, _motions_by_place(moving, batch_size, num_workers, processes))
+    clips = cut_clips(frames, _motions_by_place(moving, how))
     mine = []
-    for i_clip in processes.share(range(len(clips))):
+    for i_clip in how.processes.share(range(len(clips))):
         clip = clips[i_clip]
-        read = predictions(source, frames, clip.items, batch_size, num_workers)
-        rows = _score_aligned(clip, read, frames, protocols, on_item)
+        read = predictions(source, frames, clip.items, replace(how, processes=ALONE))
+        rows = _score_aligned(clip, read, frames, protocols, how.on_item)
         mine.append((i_clip, rows))
-    scored = sorted(processes.gather(mine), key=lambda row: row[0])
+    scored = sorted(how.processes.gather(mine), key=lambda row: row[0])
     results = []
     for i, protocol in enumerate(protocols):
         about = {**protocol.describe(), "factor": rule_for_clips(protocol.alignment), "poses": TRUE, **(metadata or {})}
@@ -83,12 +80,9 @@ def evaluate_temporal(
 def evaluate_learned_temporal(
     predict: PredictScene,
     moving: DepthDataset,
+    how: Execution = PLAIN,
     *,
-    batch_size: int = 8,
-    num_workers: int = 0,
     metadata: Mapping[str, Any] | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Predict depth and motion of every clip and compare them with each other: no truth, no alignment.
 
@@ -97,11 +91,11 @@ def evaluate_learned_temporal(
     """
     clips = cut_clips(moving, None)
     mine = []
-    for i_clip in processes.share(range(len(clips))):
-        read = _predicted_scenes(predict, moving, clips[i_clip], batch_size, num_workers, on_item)
+    for i_clip in how.processes.share(range(len(clips))):
+        read = _predicted_scenes(predict, moving, clips[i_clip], how)
         frames, motions = zip(*read, strict=True)
         mine.append((i_clip, {**_about(clips[i_clip], moving), **score_clip(frames, motions[:-1])}))
-    rows = [row for _, row in sorted(processes.gather(mine), key=lambda row: row[0])]
+    rows = [row for _, row in sorted(how.processes.gather(mine), key=lambda row: row[0])]
     about = {"alignment": "none", "factor": UNALIGNED, "crop": "none", "poses": LEARNED, "metrics": METRICS}
     return _summarise(rows, {**about, **(metadata or {})})
 
@@ -141,14 +135,11 @@ def cut_clips(dataset: DepthDataset, motions: Mapping[tuple[str, int], np.ndarra
     return found
 
 
-def _motions_by_place(
-    moving: DepthDataset, batch_size: int, num_workers: int, processes: Processes
-) -> dict[tuple[str, int], np.ndarray]:
+def _motions_by_place(moving: DepthDataset, how: Execution) -> dict[tuple[str, int], np.ndarray]:
     if tuple(moving.supp_idxs) != (1,):
         raise UserError(f"clips need dataset.supp_idxs [1], the next frame, got {list(moving.supp_idxs)}")
-    batches = processes.share(batches_of(range(len(moving)), batch_size))
-    mine = [(moving.place(index), Ts[0]) for index, Ts in true_motions(moving, batches, num_workers)]
-    return dict(processes.gather(mine))
+    mine = [(moving.place(index), Ts[0]) for index, Ts in true_motions(moving, range(len(moving)), how)]
+    return dict(how.processes.gather(mine))
 
 
 def _score_aligned(
@@ -197,12 +188,10 @@ def _predicted_scenes(
     predict: PredictScene,
     moving: DepthDataset,
     clip: Clip,
-    batch_size: int,
-    num_workers: int,
-    on_item: Callable[[], None],
+    how: Execution,
 ) -> Iterator[tuple[Frame, np.ndarray]]:
     """Yield each frame of a clip as the network sees it, and its motion to the next one."""
-    for chosen, items in read_items(moving, batches_of(clip.items, batch_size), num_workers):
+    for chosen, items in read_items(moving, clip.items, replace(how, processes=ALONE)):
         batch = {key: torch.stack([item[key] for item in items]) for key in ("target", "supports", "K")}
         with torch.inference_mode():
             depth, Ts, K = predict(batch)
@@ -215,7 +204,7 @@ def _predicted_scenes(
             if not (torch.isfinite(T).all() and torch.isfinite(camera).all()):
                 raise UserError(f"item {index} ({moving.describe(index)}): the predicted motion is not finite")
             frame = Frame(one.numpy(), np.ones(one.shape, bool), camera.double().numpy())
-            on_item()
+            how.on_item()
             yield frame, T.double().numpy()
 
 

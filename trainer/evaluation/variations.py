@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import inf
@@ -17,8 +17,9 @@ from rich.table import Table
 from trainer.evaluation.items import RESIZE_RULES, Items, dataset_class, truth_map
 from trainer.evaluation.pooling import pooled_means
 from trainer.evaluation.predictions import (
+    PLAIN,
     DepthSource,
-    batches_of,
+    Execution,
     blend,
     evenly_spaced,
     mirrored,
@@ -33,7 +34,7 @@ from trainer.evaluation.stored import Kind, StoredDepth
 from trainer.metrics.protocol import CHOICES, DepthProtocol
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import make_folder, write_text
-from trainer.runtime.processes import ALONE, FoundByAll, Processes
+from trainer.runtime.processes import FoundByAll
 
 SETS = ("eigen",)  # metric sets of a variation
 KEYS = ("abs_rel", "d1")  # what is kept of them
@@ -92,15 +93,12 @@ def vary(
     source: DepthSource,
     items: Items,
     protocol: DepthProtocol,
+    how: Execution = PLAIN,
     *,
     truths: Mapping[str, Items] | None = None,
     without: Mapping[str, str] | None = None,
-    batch_size: int = 8,
-    num_workers: int = 0,
     limit: int | None = None,
     metadata: Mapping[str, Any] | None = None,
-    on_item: Callable[[], None] = lambda: None,
-    processes: Processes = ALONE,
 ) -> Variations:
     """Predict every item once, and score the prediction under each change of a protocol of the set `eigen`.
 
@@ -112,18 +110,18 @@ def vary(
         truths: other truths by name, the same items in the same order.
         without: alignments that make no sense for these predictions, and why.
 
-    The other arguments and the errors are those of `evaluate_side_by_side`.
+    `limit`, `metadata` and the errors are those of `evaluate_side_by_side`.
     """
     truths, without = truths or {}, without or {}
     setups = [Setup(protocol), *_changes(protocol, source, truths, without)]
     indices = evenly_spaced(limit, len(items))
     mine = []
-    for index, maps, truth in _predicted(source, items, indices, protocol.flip, batch_size, num_workers, processes):
+    for index, maps, truth in _predicted(source, items, indices, protocol.flip, how):
         others = {name: truth_map(other[index], other, index) for name, other in truths.items()}
         rows = [setup.score(maps, {"": truth, **others}) for setup in setups]
         mine.append((index, rows, maps[protocol.flip].values.shape[1:] != truth.shape))
-        on_item()
-    scored = sorted(processes.gather(mine), key=lambda one: one[0])
+        how.on_item()
+    scored = sorted(how.processes.gather(mine), key=lambda one: one[0])
     columns = [{i: row for i, rows, _ in scored if (row := rows[k])} for k in range(len(setups))]
     base = columns[0]
     if not base:
@@ -231,11 +229,10 @@ def _shown(value: str | float | bool) -> str:
 
 
 def _predicted(
-    source: DepthSource, items: Items, indices: Sequence[int], flip: bool, batch_size: int, num_workers: int,
-    processes: Processes,
-) -> Iterator[tuple[int, dict[bool, StoredDepth], np.ndarray]]:  # fmt: skip
+    source: DepthSource, items: Items, indices: Sequence[int], flip: bool, how: Execution
+) -> Iterator[tuple[int, dict[bool, StoredDepth], np.ndarray]]:
     """Yield (index, predictions at their own size by flip post-processing, truth) of this process's items."""
-    for chosen, batch in read_items(items, processes.share(batches_of(indices, batch_size)), num_workers):
+    for chosen, batch in read_items(items, indices, how):
         if isinstance(source, StoredDepth):
             maps = [{flip: replace(source, values=source.values[i : i + 1])} for i in chosen]
         else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainer.commands.jobs.bench_step import make_batch, make_objective
 from trainer.commands.jobs.measuring import document, publish, rate, ratio, take_turns
-from trainer.evaluation import evaluate_side_by_side
+from trainer.evaluation import Execution, evaluate_side_by_side
 from trainer.metrics.protocol import DepthProtocol
 
 MEASURED = 0.05  # share of the pixels with a true depth, as of a LiDAR
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             predict(images).cpu()
 
     def evaluation() -> None:
-        evaluate_side_by_side(predict, items, [protocol], batch_size=args.batch_size)
+        evaluate_side_by_side(predict, items, [protocol], Execution(args.batch_size))
 
     times = take_turns({"bare": bare, "evaluation": evaluation, "bare again": bare}, args.rounds, args.device)
     results = {name: rate(of, args.items, "pictures/s") for name, of in times.items()}

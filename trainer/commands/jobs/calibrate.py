@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.checkpoint import Saved, find_checkpoint, safefile
 from trainer.checkpoint.hub import place_of
 from trainer.config.plugins import load_plugins, with_plugins
-from trainer.evaluation import evenly_spaced
+from trainer.evaluation import Execution, evenly_spaced
 from trainer.evaluation.calibration import measure_metres
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.places import check_place
@@ -47,11 +47,8 @@ def run(args: argparse.Namespace) -> int:
                 items,
                 request.protocols[0],
                 _before(subject),
-                batch_size=args.batch_size,
-                num_workers=args.num_workers,
+                Execution(args.batch_size, args.num_workers, machine.processes, on_item),
                 limit=args.limit,
-                on_item=on_item,
-                processes=machine.processes,
             )
         if machine.processes.is_first:
             print(f"cross-validated on {measured.parts}, {request.protocols[0].where()}:")

@@ -9,6 +9,7 @@ from typing import Any
 from trainer import __version__
 from trainer.data.base import DepthDataset
 from trainer.evaluation import (
+    Execution,
     evaluate_learned_temporal,
     evaluate_temporal,
     flip_blended,
@@ -85,22 +86,16 @@ def _score(
             None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         )
         with progress("clips", len(frames or moving), machine) as on_item:
-            options: dict[str, Any] = {
-                "batch_size": request.batch_size,
-                "num_workers": request.num_workers,
-                "metadata": metadata,
-                "on_item": on_item,
-                "processes": machine.processes,
-            }
+            how = Execution(request.batch_size, request.num_workers, machine.processes, on_item)
             if frames is not None:
                 source: Any = subject.stored or (network and network.predict_depth)
                 if network and request.protocols[0].flip:
                     source = flip_blended(network.predict_depth)
-                results = evaluate_temporal(source, frames, moving, request.protocols, **options)
+                results = evaluate_temporal(source, frames, moving, request.protocols, how, metadata=metadata)
             else:
                 assert network is not None  # predictions in files have no motion
                 network.objective.supp_idxs = (1,)
-                results = [evaluate_learned_temporal(network.predict_scene, moving, **options)]
+                results = [evaluate_learned_temporal(network.predict_scene, moving, how, metadata=metadata)]
         if machine.processes.is_first:
             _show_and_save(request, results)
     return 0

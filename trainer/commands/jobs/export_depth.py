@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from trainer.config.plugins import load_plugins
-from trainer.evaluation import flip_blended, predict_all, write_predictions
+from trainer.evaluation import Execution, flip_blended, predict_all, write_predictions
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import names_of
 from trainer.evaluation.mdec import PRED_TYPE, why_no_submission
@@ -41,14 +41,8 @@ def run(args: argparse.Namespace) -> int:
         network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         predict = flip_blended(network.predict_depth) if args.flip else network.predict_depth
         with progress("export", len(dataset), machine) as on_item:
-            disps = predict_all(
-                predict,
-                dataset,
-                batch_size=args.batch_size,
-                num_workers=args.num_workers,
-                on_item=on_item,
-                processes=machine.processes,
-            )
+            how = Execution(args.batch_size, args.num_workers, machine.processes, on_item)
+            disps = predict_all(predict, dataset, how)
         if disps is not None:
             metadata: dict[str, Any] = {
                 "kind": "disp",
