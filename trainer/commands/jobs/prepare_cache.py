@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,10 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.build import build_dataset
-from trainer.commands.cli import fill_in
-from trainer.commands.jobs.preparing import ahead, print_problems, root_in
-from trainer.config import Config, load_config
-from trainer.config.plugins import load_plugins
+from trainer.commands.jobs.preparing import ahead, open_page, print_problems, root_in, training
+from trainer.config import Config
 from trainer.data.base import DepthDataset
 from trainer.data.files.decoded import DecodedPictures, Picture, Source, write_decoded
 from trainer.data.files.paths import expanded
@@ -41,21 +38,15 @@ class Folder(NamedTuple):
 def run(**values: Any) -> int:
     """Decode what has not been decoded yet; return 1 when pictures are broken."""
     args = argparse.Namespace(**values)
-    load_plugins(args.plugins)
-    pages = [*map(str, args.cfg_file), *(["-d", *map(str, args.cfg_default)] if args.cfg_default else [])]
-    fill_in(args)
-    cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
+    cfg, modes, page = open_page(args)
     out = args.out or root_in(cfg, "decoded_root", "the pictures")
-    modes = args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])]
     problems = []
     for root, folder in _folders(cfg, modes, out).items():
         new, broken = _write(root, folder, args.jobs)
         problems += broken
         print(f"{root}: {len(folder.pictures) - len(broken)} pictures of {folder.size[0]}x{folder.size[1]}, {new} new")
     print_problems(problems, "pictures are broken and left out", "picture is broken and left out")
-    plugins = ["--plugins", *args.plugins] if args.plugins else []
-    settings = ["--set", *args.set, f"dataset.decoded_root={out}"]
-    print(f"train on them: {shlex.join(['monodepth', 'train', '-c', *pages, *settings, *plugins])}")
+    print(f"train on them: {training(page, [*args.set, f'dataset.decoded_root={out}'], args.plugins)}")
     return int(bool(problems))
 
 

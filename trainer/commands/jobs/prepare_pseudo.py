@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +17,16 @@ import numpy as np
 
 from trainer.build import build_dataset
 from trainer.checkpoint.hub import SETTINGS
-from trainer.commands.cli import fill_in
-from trainer.commands.jobs.preparing import ahead, clean_stale_under, print_problems, root_in, store
-from trainer.config import Config, load_config
-from trainer.config.plugins import load_plugins
+from trainer.commands.jobs.preparing import (
+    ahead,
+    clean_stale_under,
+    open_page,
+    print_problems,
+    root_in,
+    store,
+    training,
+)
+from trainer.config import Config
 from trainer.data.base import DepthDataset
 from trainer.data.files.paths import expanded
 from trainer.data.files.pseudo import (
@@ -69,14 +74,10 @@ class Item:
 def run(**values: Any) -> int:
     """Label what has no sound label yet; return 1 when pictures or maps are missing or broken."""
     args = argparse.Namespace(**values)
-    load_plugins(args.plugins)
-    pages = [*map(str, args.cfg_file), *(["-d", *map(str, args.cfg_default)] if args.cfg_default else [])]
-    fill_in(args)
-    cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
+    cfg, modes, page = open_page(args)
     shown = input_size(cfg)
     out = args.out or root_in(cfg, "pseudo_root", "the labels")
     source = _open(args, shown)
-    modes = args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])]
     items = _items(cfg, modes, source.size if isinstance(source, Teacher) else shown, out)
     record = _record(args, source, shown)
     records = {root: _joined(root, record, args.overwrite) for root in {item.root for item in items.values()}}
@@ -101,7 +102,9 @@ def run(**values: Any) -> int:
     for root in begun if not there else ():  # else the folder would be taken for one of labels
         (root / RECORD).unlink(missing_ok=True)
     if there:
-        print(f"train on them: {_training(args, pages, cfg, out)}")
+        loss = [f"loss.disp_ssi.weight={_WEIGHT}"] if "disp_ssi" in LOSSES and "disp_ssi" not in cfg.loss else []
+        settings = [*args.set, "dataset.use_pseudo=true", f"dataset.pseudo_root={out}", *loss]
+        print(f"train on them: {training(page, settings, args.plugins)}")
     return int(bool(problems))
 
 
@@ -233,11 +236,3 @@ def _map_of(maps: PseudoLabels, kind: Kind) -> Callable[[Item], Any]:
         return as_disparity(np.where(found > 0, found, np.float32(np.nan)), kind)
 
     return read
-
-
-def _training(args: argparse.Namespace, pages: Sequence[str], cfg: Config, out: Path) -> str:
-    """Return the command that trains on the labels."""
-    loss = [f"loss.disp_ssi.weight={_WEIGHT}"] if "disp_ssi" in LOSSES and "disp_ssi" not in cfg.loss else []
-    settings = [*args.set, "dataset.use_pseudo=true", f"dataset.pseudo_root={out}", *loss]
-    plugins = ["--plugins", *args.plugins] if args.plugins else []
-    return shlex.join(["monodepth", "train", "-c", *pages, "--set", *settings, *plugins])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.build import build_dataset
-from trainer.commands.cli import fill_in
-from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
+from trainer.commands.jobs.preparing import clean_stale_under, open_page, print_problems, spread, store, training
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
@@ -32,20 +30,14 @@ def run(**values: Any) -> int:
     """Write the shards that are missing; return 1 when items were broken and left out."""
     args = argparse.Namespace(**values)
     _open.clear()
-    load_plugins(args.plugins)
-    pages = [*map(str, args.cfg_file), *(["-d", *map(str, args.cfg_default)] if args.cfg_default else [])]
-    fill_in(args)
-    cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
-    modes = args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])]
+    cfg, modes, page = open_page(args)
     make_folder(args.out)
     clean_stale_under([args.out])
     problems = []
     for mode in modes:
         problems += _write(args, cfg, mode)
     print_problems(problems, "items are broken and left out", "item is broken and left out")
-    plugins = ["--plugins", *args.plugins] if args.plugins else []
-    settings = ["--set", "dataset.type=shards", f"dataset.path={args.out}"]
-    print(f"train on them: {shlex.join(['monodepth', 'train', '-c', *pages, *settings, *plugins])}")
+    print(f"train on them: {training(page, ['dataset.type=shards', f'dataset.path={args.out}'], args.plugins)}")
     return int(bool(problems))
 
 

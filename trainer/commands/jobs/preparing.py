@@ -1,9 +1,11 @@
-"""What the jobs of `prepare` share: work spread over processes, whole files, lists of problems."""
+"""What the jobs of `prepare` share: the page, work spread over processes, whole files, lists of problems."""
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
+import shlex
 import signal
 import threading
 import time
@@ -15,7 +17,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from trainer.config import Config
+from trainer.commands.cli import fill_in
+from trainer.config import Config, load_config
+from trainer.config.plugins import load_plugins, with_plugins
 from trainer.data.files.paths import expanded
 from trainer.runtime.errors import UserError
 from trainer.runtime.files import clean_stale, make_folder, write_bytes
@@ -24,6 +28,20 @@ from trainer.tracking.progress import counting
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Setup = Callable[[], None] | None
+
+
+def open_page(args: argparse.Namespace) -> tuple[Config, list[str], list[str]]:
+    """Read the page whose data set is prepared. Returns it, the parts that are asked for, the words that name it."""
+    load_plugins(args.plugins)
+    words = [*map(str, args.cfg_file), *(["-d", *map(str, args.cfg_default)] if args.cfg_default else [])]
+    fill_in(args)
+    cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
+    return cfg, args.mode or ["train", *(["val"] if cfg.trainer.limit_val_batches else [])], words
+
+
+def training(words: Sequence[str], settings: Sequence[str], plugins: Sequence[str]) -> str:
+    """Return the command that trains on what was prepared."""
+    return with_plugins(shlex.join(["monodepth", "train", "-c", *words, "--set", *settings]), plugins)
 
 
 def store(path: Path, content: bytes | memoryview) -> None:
