@@ -19,7 +19,8 @@ from trainer.commands.prepare import main
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
 from trainer.data.files import lmdb as _lmdb
-from trainer.data.files.lmdb import Database, array_bytes, write_database
+from trainer.data.files.arrays import array_bytes
+from trainer.data.files.lmdb import Database, write_database
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.databases import DatabaseListing
 from trainer.runtime.errors import DataError, UserError

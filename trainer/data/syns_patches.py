@@ -21,6 +21,7 @@ from trainer.data import DATASETS
 from trainer.data.clips.clips import read_lines
 from trainer.data.clips.dataset import refuse_hints
 from trainer.data.clips.intrinsics import resized
+from trainer.data.files.arrays import array_bytes
 from trainer.data.files.depth import read_depth_array
 from trainer.data.files.masks import read_edges
 from trainer.data.files.paths import SET_A_ROOT, data_roots, expanded, find_folder, holds
@@ -29,7 +30,7 @@ from trainer.data.files.splits import capped, find_split, is_number
 from trainer.data.options import CommonOptions
 from trainer.data.raw_item import RawItem
 from trainer.data.recorded import RecordedDataset
-from trainer.data.world.miniature import array_bytes, made_frames, picture_bytes, write
+from trainer.data.world.miniature import made_frames, picture_bytes, write
 from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import read_file
 

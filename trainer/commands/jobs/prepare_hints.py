@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import numpy as np
-
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
+from trainer.data.files.arrays import array_bytes
 from trainer.data.files.pictures import read_image
 from trainer.data.files.splits import choose_splits
 from trainer.data.kitti_raw import hints
@@ -109,7 +107,5 @@ def _match(task: tuple[Frame, int]) -> Outcome:
     except DataError as error:
         return Outcome(f"{frame.stem}: {error}")
     depth = hints.depth_hints(target, partner, right=frame.camera == 3)
-    buffer = io.BytesIO()
-    np.save(buffer, depth)
-    store(path, buffer.getbuffer())
+    store(path, array_bytes(depth))
     return Outcome(covered=float((depth > 0).mean()), is_new=True)

@@ -12,7 +12,7 @@ from models_zoo.registry import did_you_mean
 from trainer.commands.jobs.preparing import store
 from trainer.config.pages import find_page
 from trainer.data import DATASETS
-from trainer.data.kitti_raw.targets import to_bytes
+from trainer.data.files.arrays import archive_bytes
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import dataset_class
 from trainer.evaluation.reference import open_dataset
@@ -40,7 +40,7 @@ def run(name: str, out: Path | None) -> int:
     names = np.array([dataset.describe(i) for i in range(len(dataset))])
     facts = {"kind": np.array("depth"), "unit": np.array("m"), "items": names}
     predictions = out / f"truth_as_prediction_{page.stem}.npz"
-    store(predictions, to_bytes({"pred": np.stack(depths), **facts}))
+    store(predictions, archive_bytes({"pred": np.stack(depths), **facts}))
     home = getattr(dataset, "home", out)
     files = sorted(path.relative_to(out).as_posix() for path in home.rglob("*") if path.is_file())
     print(f"{home}: {len(dataset)} items of made data, not of the set itself")

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer.commands.jobs.preparing import clean_stale_under, print_problems, spread, store
 from trainer.data import DATASETS
+from trainer.data.files.arrays import archive_bytes
 from trainer.data.files.splits import choose_splits
 from trainer.data.kitti_raw import targets
 from trainer.data.kitti_raw.files import read_split
@@ -67,7 +68,7 @@ def run(
         return 1
     made = [targets.read_part(str(path)) for path in paths]
     truth = {"truth": np.array(targets.kitti_truth(source))} if type == "kitti" else {}
-    store(out, targets.to_bytes(targets.assemble(made, padded) | truth))
+    store(out, archive_bytes(targets.assemble(made, padded) | truth))
     shutil.rmtree(parts)
     valid = sum(int((target.depth > 0).sum()) for target in made)
     print(f"{out}: {len(made)} depth maps ({source if type == 'kitti' else type}), {valid} pixels with depth")

@@ -1,9 +1,14 @@
-"""Read NumPy files that may be damaged or malicious: no pickle, and no more memory than the file is long."""
+"""NumPy files in memory, and on disks, where they may be damaged or malicious.
+
+What reads them takes no pickle, and no more memory than the file is long.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +23,20 @@ _HEADERS = {  # by version of the format; 3 differs from 2 in names of fields, w
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+def array_bytes(array: Any) -> bytes:
+    """Encode an array of numbers as NPY."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def archive_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Encode arrays as compressed NPZ; equal ones give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def read_array(source: str | Path | IO[bytes], fix: str) -> NDArray[Any]:

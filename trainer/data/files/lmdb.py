@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from trainer.data.files.arrays import read_array
 from trainer.data.files.pickles import read_pickle
 from trainer.runtime.errors import DataError
@@ -131,13 +129,6 @@ def write_database(folder: Path, entries: Iterable[tuple[str, bytes]], capacity:
     except lmdb.Error as error:
         raise OSError(str(error)) from error
     return len(keys)
-
-
-def array_bytes(array: Any) -> bytes:
-    """A NumPy file of an array, in memory."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _commit(environment: Any, batch: list[tuple[bytes, bytes]]) -> None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.files.lmdb import FILE, Content, Database, array_bytes
+from trainer.data.files.arrays import array_bytes
+from trainer.data.files.lmdb import FILE, Content, Database
 from trainer.data.files.pictures import open_picture
 from trainer.data.files.scans import read_points
 from trainer.data.kitti_raw.calibration import read_numbers

@@ -8,7 +8,6 @@ arrays, which NumPy stores as a pickle, or, padded, (b h w) with zeros below and
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.base import DepthDataset
+from trainer.data.files.arrays import archive_bytes
 from trainer.data.files.depth import read_annotated
 from trainer.data.files.scans import finite_points
 from trainer.data.kitti_raw.calibration import project_points
@@ -83,17 +83,10 @@ def dataset_target(dataset: DepthDataset, index: int) -> Target:
     )  # fmt: skip
 
 
-def to_bytes(arrays: dict[str, NDArray[Any]]) -> bytes:
-    """A compressed NumPy archive, in memory."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
 def part_bytes(target: Target) -> bytes:
     """One target as a file of its own, for `read_part`."""
     stored = target._asdict().items()
-    return to_bytes({key: np.array(value) for key, value in stored if key != "note" and value is not None})
+    return archive_bytes({key: np.array(value) for key, value in stored if key != "note" and value is not None})
 
 
 def read_part(path: str) -> Target:

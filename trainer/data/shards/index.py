@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.files.arrays import archive_bytes
 from trainer.runtime.errors import DataError, UserError
 
 VERSION = 1
@@ -85,12 +86,10 @@ def digest_of(content: bytes) -> int:
 
 def to_files(index: Index) -> tuple[bytes, bytes]:
     """Return the contents of `<mode>.json` and `<mode>.npz`."""
-    buffer = io.BytesIO()
     texts = {key: getattr(index, key) for key in ("names", "labels", "scenes", "drives")}
     arrays = {key: getattr(index, key) for key in ("entries", "items", "scene", "recording", "prints", "seen")}
     packed = {key: np.frombuffer(json.dumps(list(text)).encode(), np.uint8) for key, text in texts.items()}
-    np.savez_compressed(buffer, **arrays, **packed)  # type: ignore[arg-type]
-    tables = buffer.getvalue()
+    tables = archive_bytes({**arrays, **packed})
     described = {
         "format": VERSION,
         **index.facts,

@@ -80,13 +80,6 @@ def _gives(content: bytes, pixels: NDArray[np.uint8]) -> bool:
         return False
 
 
-def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return a compressed archive of arrays; equal arrays give equal bytes."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
 def unpacked(content: bytes, wanted: Sequence[str], place: str) -> dict[str, NDArray[Any]]:
     """Read those of the `wanted` arrays that an archive has. Raises DataError naming `place`."""
     try:

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from trainer.data.base import DepthDataset
 from trainer.data.clips.clips import natural
+from trainer.data.files.arrays import archive_bytes
 from trainer.data.shards.index import Entry, Shard, checked, digest_of
-from trainer.data.shards.samples import described, encoded, packed, sample
+from trainer.data.shards.samples import described, encoded, sample
 from trainer.runtime.errors import DataError
 from trainer.runtime.files import replacing, write_text
 
@@ -82,7 +83,7 @@ def _measured(dataset: DepthDataset, run: Sequence[int], problems: list[DataErro
     for index in run:
         try:
             found = sample(dataset, index)
-            total += len(packed(found.arrays)) + 3 * _TAR_BLOCK
+            total += len(archive_bytes(found.arrays)) + 3 * _TAR_BLOCK
             for picture in found.pictures:
                 if picture.key not in frames:
                     frames.add(picture.key)
@@ -173,7 +174,7 @@ def _fill(archive: _Archive, dataset: DepthDataset, plan: Plan) -> Written:
         for i, (index, arrays, row) in enumerate(frame.targets):
             again = f"{i}." if i else ""  # a list may name a frame more than once
             supports = {offset: frames[of].key for offset, of in zip(dataset.supp_idxs, row[1:], strict=True)}
-            data[index] = archive.add(f"{frame.key}.{again}npz", packed(arrays))
+            data[index] = archive.add(f"{frame.key}.{again}npz", archive_bytes(arrays))
             about = described(index, dataset.describe(index), arrays, supports)
             archive.add(f"{frame.key}.{again}json", about)
     archive.tar.close()

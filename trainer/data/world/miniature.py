@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data.clips.cameras import CAM
+from trainer.data.files.arrays import archive_bytes, array_bytes
 from trainer.data.files.depth import DPT_HEAD, DPT_TAG
 from trainer.data.files.layout import Layout
 from trainer.data.files.patterns import INDEX, Pattern
@@ -97,16 +98,6 @@ def picture_bytes(pixels: NDArray[Any], name: str) -> bytes:
     return buffer.getvalue()
 
 
-def array_bytes(array: NDArray[Any], **named: NDArray[Any]) -> bytes:
-    """Encode an array as NPY, or named ones as NPZ."""
-    buffer = io.BytesIO()
-    if named:
-        np.savez(buffer, **named)  # type: ignore[arg-type]
-    else:
-        np.save(buffer, array)
-    return buffer.getvalue()
-
-
 def write(path: Path, content: bytes) -> None:
     """Write a file whole, with the folders above it. Raises CannotWrite."""
     make_folder(path.parent)
@@ -136,7 +127,7 @@ def _depth_bytes(made: Made, layout: Layout) -> bytes:
     encoders: Mapping[str, Any] = {
         "png": lambda: picture_bytes(values, ".png"),
         "npy": lambda: array_bytes(values),
-        "npz": lambda: array_bytes(values, **{layout.key: values}),
+        "npz": lambda: archive_bytes({layout.key: values}),
         "dpt": lambda: DPT_HEAD.pack(DPT_TAG, *values.shape[::-1]) + values.astype("<f4").tobytes(),
         "raw": lambda: values.astype("<f4").tobytes(),
     }
