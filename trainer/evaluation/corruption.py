@@ -83,11 +83,6 @@ class Corruptions:
         return cls(kinds, tuple(sorted(set(levels or LEVELS))), seed or 0, pictures)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether these are all kinds and levels."""
-        return (self.kinds, self.levels) == (KINDS, LEVELS)
-
-    @property
     def words(self) -> str:
         """Kinds and levels, for protocols: "18 kinds x 5 levels", "fog, snow x levels 1, 3"."""
         kinds = f"{len(KINDS)} kinds" if self.kinds == KINDS else ", ".join(self.kinds)

@@ -20,7 +20,6 @@ from trainer.data.corruptions.digital import as_bytes
 
 VERSION = 1  # rises when the same arguments give another picture
 LEVELS = (1, 2, 3, 4, 5)
-MOST_INDEX = 2**32  # of an item
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def road(rng: Rng, frames: int, speed: float, rotation: float, moving_objects: i
     drive = Drive.draw(rng, ROAD_CAMERA_HEIGHT + rng.normal(0.0, 0.03), speed, rotation)
     start, end = drive.reach(frames)
     edges = -2.0 * 4.0 ** rng.uniform(), 2.0 * 3.0 ** rng.uniform()  # of the carriageway
-    stage = _outdoors(rng, end + VIEW_DISTANCE + 10.0, edges[0])
+    stage = _outdoors(rng, end + VIEW_DISTANCE + 10.0)
     for side, edge in zip((-1, 1), edges, strict=True):
         _street_side(rng, stage, side, edge, start - 25.0, end + VIEW_DISTANCE, clutter)
     # beyond the moving objects
@@ -109,7 +109,7 @@ LAYOUTS: dict[SceneKind, tuple[Layout, Layout]] = {
 }
 
 
-def _outdoors(rng: Rng, z_background: float, left_edge: float) -> Stage:
+def _outdoors(rng: Rng, z_background: float) -> Stage:
     lane = rng.uniform(3.0, 3.8)
     asphalt = rng.uniform(0.07, 0.22)
     ground = Material(
