@@ -58,7 +58,7 @@ class Layout:
         """Make the layout of arguments of `frames`. Raises UserError listing what is wrong with them."""
         if problems := problems_of(arguments):
             raise UserError("\n".join(f"dataset.{line}" for line in problems))
-        patterns, of = _patterns(arguments), arguments.get
+        (patterns, _), of = _patterns(arguments), arguments.get
         form: Any = of("depth_format") or format_of(of("depth") or "") or "npy"
         kind: Any = of("depth_kind") or "depth"
         coding = DepthCoding(
@@ -122,19 +122,15 @@ class Layout:
 
 def problems_of(arguments: Mapping[str, Any]) -> list[str]:
     """List what is wrong with arguments of `frames`, each line opening with its key."""
-    problems: list[str] = []
-    patterns = _patterns(arguments, problems)
+    patterns, problems = _patterns(arguments)
     if problems or "images" not in patterns:
         return problems
-    of = arguments.get
-    line = patterns.get("list_line")
-    known = {*patterns["images"].words, *(line.words if line else ()), INDEX}
+    of, line = arguments.get, patterns.get("list_line")
+    words = set(patterns["images"].words)
+    given = set(line.words) if line else words  # what is known of an item before any of its files is looked for
+    known = {"images": (words & given) - {INDEX}, "list_line": given - {INDEX}, "poses": words}
     for key, pattern in patterns.items():
-        allowed = set(patterns["images"].words) if key == "poses" else known
-        if key in ("images", "list_line"):
-            allowed = set(pattern.words) - {INDEX}
-        if line and key == "images":
-            allowed &= set(line.words)
+        allowed = known.get(key, words | given | {INDEX})
         if unknown := sorted(set(pattern.words) - allowed):
             where = "list_line" if line and key == "images" else "images"
             problems.append(
@@ -170,24 +166,22 @@ def _problems_of_cut(cut: Mapping[str, float]) -> list[str]:
     return []
 
 
-def _patterns(arguments: Mapping[str, Any], problems: list[str] | None = None) -> dict[str, Pattern]:
-    """Make the patterns among the arguments, masks as `mask`, `mask 2`, ...; problems are collected or raised."""
+def _patterns(arguments: Mapping[str, Any]) -> tuple[dict[str, Pattern], list[str]]:
+    """Make the patterns among the arguments, masks as `mask`, `mask 2`, ..., and list those that are none."""
     mask, camera = arguments.get("mask") or (), arguments.get("K")
     texts: dict[str, Any] = {key: arguments.get(key) for key in _PATTERNS}
     texts |= {"K": camera if isinstance(camera, str) else None}
     for i, text in enumerate([mask] if isinstance(mask, str) else mask):
         texts[f"mask {i + 1}" if i else "mask"] = text
-    patterns = {}
+    patterns, problems = dict[str, Pattern](), []
     for key, text in texts.items():
         if text is None:
             continue
         try:
             patterns[key] = Pattern(text, of_line=key == "list_line")
         except ValueError as error:
-            if problems is None:
-                raise
             problems.append(f"{key}: {error}")
-    return patterns
+    return patterns, problems
 
 
 def _numbers(values: Collection[float | str] | None) -> tuple[float, ...]:
