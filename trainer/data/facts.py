@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from trainer.data import views as of_views
+from trainer.data.options import PLAIN
 from trainer.runtime.errors import UserError
 
 
@@ -76,15 +77,6 @@ class DataFacts:
 
         "clips" in `needs`: an item is followed by the next frame of the same camera, and its support 1 is that frame.
         """
-        plain: dict[str, Any] = {
-            "use_hints": False,
-            "use_pseudo": False,
-            "use_speed": False,
-            "decoded_root": None,
-            "use_aug": False,
-            "use_strong_aug": False,
-            "views": None,
-        }
-        plain |= {"log_time": False, "depth_size": None}
-        clips = {"frame_gap": 1, "right_targets": False} if "clips" in needs else {}
-        return plain | clips | {f"use_{key}": True for key in ("edges", "foreground") if key in needs}
+        arguments = {**PLAIN, "log_time": False, "depth_size": None}
+        arguments |= {"frame_gap": 1, "right_targets": False} if "clips" in needs else {}
+        return arguments | {f"use_{key}": True for key in ("edges", "foreground") if key in needs}

@@ -32,6 +32,11 @@ class CommonOptions(TypedDict, total=False):
     seed: int
 
 
+# Options of items as their files hold them, and without what is prepared or known beside pictures and depth.
+AS_READ: dict[str, Any] = {"decoded_root": None, "use_aug": False, "use_strong_aug": False, "views": None}
+PLAIN: dict[str, Any] = {"use_hints": False, "use_pseudo": False, "use_speed": False, **AS_READ}
+
+
 def expanded_signature(cls: Any, base: Any) -> inspect.Signature | None:
     """Replace `**common: Unpack[CommonOptions]` by the options of `base`; None for a class without such an argument."""
     last = list(inspect.signature(cls.__init__).parameters.values())[-1]

@@ -16,16 +16,9 @@ from trainer.data.base import DepthDataset
 from trainer.data.files.decoded import DecodedPictures, Picture, Source, write_decoded
 from trainer.data.files.paths import expanded
 from trainer.data.files.pictures import read_image
+from trainer.data.options import PLAIN
 from trainer.runtime.errors import DataError, UserError
 from trainer.tracking.progress import counting
-
-_PLAIN: dict[str, Any] = {
-    "use_depth": False,
-    "use_hints": False,
-    "use_pseudo": False,
-    "use_speed": False,
-    "decoded_root": None,
-}
 
 
 class Folder(NamedTuple):
@@ -55,7 +48,7 @@ def _folders(cfg: Config, modes: list[str], out: Path) -> dict[Path, Folder]:
     folders: dict[Path, Folder] = {}
     problems = []
     for mode in modes:
-        for name, dataset in build_dataset(cfg, mode, **_PLAIN).labelled().items():
+        for name, dataset in build_dataset(cfg, mode, **PLAIN, use_depth=False).labelled().items():
             if not dataset.reads_pictures:
                 raise UserError("this data set has no picture files: there is nothing to decode")
             problems += [f"dataset ({mode}): {line}" for line in dataset.check()]

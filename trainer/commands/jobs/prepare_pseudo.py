@@ -39,6 +39,7 @@ from trainer.data.files.pseudo import (
     read_label,
     resize_map,
 )
+from trainer.data.options import PLAIN
 from trainer.losses import LOSSES
 from trainer.predict.predictor import input_size
 from trainer.predict.teachers import Kind, Request, Teacher, as_disparity, open_teacher
@@ -46,15 +47,6 @@ from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import make_folder, require_space
 from trainer.tracking.progress import counting
 
-_PLAIN: dict[str, Any] = {
-    "use_depth": False,
-    "use_hints": False,
-    "use_speed": False,
-    "use_pseudo": False,
-    "use_aug": False,
-    "use_strong_aug": False,
-    "decoded_root": None,
-}
 _BYTES = 1.5  # of a label, per pixel: 16 bits, compressed
 _SAME = ("model", "revision", "sha256", "kind", "input", "size")  # of a record: what makes other labels
 _WEIGHT = 0.1  # of the loss in the command that is printed; NimbleD (arXiv:2408.14177) has 0.1 beside 0.9
@@ -128,7 +120,7 @@ def _items(cfg: Config, modes: Sequence[str], size: tuple[int, int], out: Path) 
     items: dict[Path, Item] = {}
     problems = []
     for mode in modes:
-        whole = build_dataset(cfg, mode, size=size, **_PLAIN)
+        whole = build_dataset(cfg, mode, size=size, **PLAIN, use_depth=False)
         for folder, dataset in whole.labelled().items():
             dataset.supp_idxs = ()  # which items there are depends on them, but labels are of targets alone
             problems += [f"dataset ({mode}): {line}" for line in dataset.check()]

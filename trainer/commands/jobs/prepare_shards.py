@@ -16,13 +16,13 @@ from trainer.commands.jobs.preparing import clean_stale_under, open_page, print_
 from trainer.config import Config, load_config
 from trainer.config.plugins import load_plugins
 from trainer.data.base import DepthDataset
+from trainer.data.options import AS_READ
 from trainer.data.shards.gathering import gathered
 from trainer.data.shards.index import read_facts, to_files
 from trainer.data.shards.writing import Plan, Written, forget_notes, in_order, planned, write_shard
 from trainer.runtime.errors import DataError, UserError
 from trainer.runtime.files import make_folder, require_space
 
-_AS_READ: dict[str, Any] = {"use_aug": False, "use_strong_aug": False, "views": None, "decoded_root": None}
 _open: dict[str, DepthDataset] = {}  # the data set of this process
 
 
@@ -76,7 +76,7 @@ def _opened(args: argparse.Namespace, mode: str) -> DepthDataset:
     if mode not in _open:
         load_plugins(args.plugins)
         cfg = load_config(args.cfg_file, args.cfg_default, args.set, training=False)
-        _open[mode] = build_dataset(cfg, mode, **_AS_READ)
+        _open[mode] = build_dataset(cfg, mode, **AS_READ)
     return _open[mode]
 
 
