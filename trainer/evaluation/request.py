@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Literal
 from trainer.config import EvaluationSection
 from trainer.evaluation.changes import Changes
 from trainer.evaluation.items import dataset_class
+from trainer.evaluation.predictions import Execution
 from trainer.evaluation.subject import Subject
 from trainer.metrics.protocol import DepthProtocol
 from trainer.metrics.sparsification import STEPS, Sparsification
+from trainer.runtime.processes import Processes
 
 Motion = Literal["auto", "true", "learned"]  # auto = true where the data set has it, and depth
 TARGETS = "targets"  # stands for the data set of ground truth in a file where none is named
@@ -48,6 +50,11 @@ class EvaluationRequest:
     num_sheet: int = 6  # items on the sheet
     batch_size: int = 8
     num_workers: int = 0
+
+    def execution(self, processes: Processes, on_item: Callable[[], None]) -> Execution:
+        """Return how items are read and predicted; those of a file are in memory already."""
+        num_workers = self.num_workers if self.targets is None else 0
+        return Execution(self.batch_size, num_workers, processes, on_item)
 
     @property
     def data_name(self) -> str:

@@ -12,7 +12,7 @@ from trainer.commands.jobs.evaluate_depth import score_depth
 from trainer.commands.jobs.evaluate_options import check_options, read_request
 from trainer.commands.jobs.evaluate_variations import score_variations
 from trainer.config.plugins import load_plugins
-from trainer.evaluation import Execution, evaluate_odometry, leaks, report, save_odometry
+from trainer.evaluation import evaluate_odometry, leaks, report, save_odometry
 from trainer.evaluation.places import announced, check_place, odometry_path, run_folder
 from trainer.evaluation.reference import open_dataset
 from trainer.evaluation.request import EvaluationRequest
@@ -44,7 +44,7 @@ def _score_paths(request: EvaluationRequest) -> int:
         network = Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         network.objective.supp_idxs = NEXT_FRAME
         with progress("odometry", len(dataset), machine) as on_item:
-            how = Execution(request.batch_size, request.num_workers, machine.processes, on_item)
+            how = request.execution(machine.processes, on_item)
             result = evaluate_odometry(network.predict_pose, dataset, how, metadata=metadata)
         if machine.processes.is_first:
             save = request.save or odometry_path(subject.path, result["protocol"])

@@ -9,7 +9,6 @@ from typing import Any
 from trainer import __version__
 from trainer.data.base import DepthDataset
 from trainer.evaluation import (
-    Execution,
     evaluate_learned_temporal,
     evaluate_temporal,
     flip_blended,
@@ -86,7 +85,7 @@ def _score(
             None if subject.stored else Network.load(subject.path, subject.hparams, machine.device, subject.metres)
         )
         with progress("clips", len(frames or moving), machine) as on_item:
-            how = Execution(request.batch_size, request.num_workers, machine.processes, on_item)
+            how = request.execution(machine.processes, on_item)
             if frames is not None:
                 source: Any = subject.stored or (network and network.predict_depth)
                 if network and request.protocols[0].flip:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer import __version__
-from trainer.evaluation import Execution, evenly_spaced, flip_blended, leaks
+from trainer.evaluation import evenly_spaced, flip_blended, leaks
 from trainer.evaluation.corruption import METRICS, Corruptions, identity_of, score_passes
 from trainer.evaluation.passes import Passes
 from trainer.evaluation.places import announced, check_place, corruption_path
@@ -68,7 +68,7 @@ def score_corrupted(request: EvaluationRequest) -> int:
                 corruptions,
                 done,
                 passes.add if passes else lambda name, scores: None,
-                Execution(request.batch_size, request.num_workers, machine.processes, on_item),
+                request.execution(machine.processes, on_item),
                 limit=request.limit,
             )
         if passes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from trainer import __version__
 from trainer.commands.jobs.evaluate_options import check_outputs
 from trainer.evaluation import (
     EvaluationResult,
-    Execution,
     evaluate_pose,
     evaluate_side_by_side,
     evenly_spaced,
@@ -62,8 +60,6 @@ def score_depth(
         if network and protocols[0].flip:
             source = flip_blended(network.predict_depth)
         doubt = open_doubt(request, members, network, machine)
-        num_workers = 0 if request.targets else request.num_workers  # targets are in memory already
-        how = Execution(request.batch_size, num_workers, machine.processes)
         doubted = describe(request, members)
         metadata = {**about_items, **subject.metadata, **doubted, "leaks": found, "trainer_version": __version__}
         num_items = len(evenly_spaced(request.limit, len(items)))
@@ -72,7 +68,7 @@ def score_depth(
                 source,
                 items,
                 protocols,
-                replace(how, on_item=on_item),
+                request.execution(machine.processes, on_item),
                 limit=request.limit,
                 metadata=metadata,
                 doubt=doubt,
@@ -82,7 +78,8 @@ def score_depth(
             result.remarks = without_advice(result.remarks)
         if network and moving:
             with progress("pose", num_items, machine) as on_item:
-                pose = evaluate_pose(network.predict_pose, moving, replace(how, on_item=on_item), limit=request.limit)
+                how = request.execution(machine.processes, on_item)
+                pose = evaluate_pose(network.predict_pose, moving, how, limit=request.limit)
             for result in results:
                 result.pose = pose
         if machine.processes.is_first:

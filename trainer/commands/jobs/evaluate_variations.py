@@ -8,7 +8,7 @@ from rich.console import Console
 
 from trainer import __version__
 from trainer.commands.jobs.evaluate_options import check_outputs
-from trainer.evaluation import Execution, evenly_spaced, leaks
+from trainer.evaluation import evenly_spaced, leaks
 from trainer.evaluation.places import announced, variations_path
 from trainer.evaluation.reference import check_order, open_truths
 from trainer.evaluation.request import EvaluationRequest
@@ -31,13 +31,12 @@ def score_variations(request: EvaluationRequest) -> int:
         )
         source: Any = subject.stored or (network and network.predict_depth)
         num_items = len(evenly_spaced(request.limit, len(items)))
-        num_workers = 0 if request.targets else request.num_workers  # targets are in memory already
         with progress("depth", num_items, machine) as on_item:
             found = vary(
                 source,
                 items,
                 request.protocols[0],
-                Execution(request.batch_size, num_workers, machine.processes, on_item),
+                request.execution(machine.processes, on_item),
                 truths=truths,
                 without=subject.pointless,
                 limit=request.limit,
