@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 # The first step of SGD with momentum moves the weights by lr times the gradient.
 PLAIN = (
     "optimizer={type: momentum, lr: 0.01, weight_decay: 0, group_lr: null, fused: false}",
+    "scheduler.warmup=0",
     "trainer.frozen_batchnorm=true",
     "trainer.limit_val_batches=0",
 )
