@@ -28,7 +28,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
         if key not in made:
             run = made[key] = Supervisor(tmp_path_factory.mktemp("undisturbed"), options, world, forks)
             began, process = time.monotonic(), run.begin()
-            run.wait_for(process, "step")
+            run.wait_for(process, "step 1/")
             run.warmup = time.monotonic() - began
             start = run.end(process)
             assert start.code == 0, start.output[-3000:]
