@@ -93,6 +93,7 @@ TEXTS = {
     "scaler": "scale of losses in precision 16",
     "extra": "guard, averages, early stopping, budget",
 }
+NARROW = 60  # a box with less room has its name below
 
 
 def order() -> Drawing:
@@ -195,10 +196,13 @@ def checkpoint(run: Path) -> Drawing:
             w = FULL * count / most
             kind = "loss" if part.startswith("optim") else "net"
             d.rect(x, d.y, w, 44, kind, 3)
-            d.text(x + 8, d.y + 18, part.removeprefix("networks."), "name")
-            d.text(x + 8, d.y + 35, _size(count), "note")
+            if w < NARROW:
+                d.text(x, d.y + 60, f"{part.removeprefix('networks.')}, {_size(count)}", "note")
+            else:
+                d.text(x + 8, d.y + 18, part.removeprefix("networks."), "name")
+                d.text(x + 8, d.y + 35, _size(count), "note")
             x += w
-        d.y += 54
+        d.y += 70 if any(FULL * count / most < NARROW for count in parts.values()) else 54
     shared = [key for key in TEXTS if all(key in text for text in texts.values())]
     own = [key for key in TEXTS if key in texts[LAST] and key not in shared]
     if unknown := sorted({key for text in texts.values() for key in text} - {*shared, *own}):
