@@ -201,6 +201,7 @@ def test_camera_paths_of_a_real_sequence(run, shared_data, tmp_path, capsys):
     ("options", "message"),
     [
         ("--alignment mediam", "Did you mean 'median'"),
+        ("--alignment mono", "Did you mean 'median'"),
         ("--crop grag", "Did you mean 'garg'"),
         ("--metrics egien", "Did you mean 'eigen'"),
         ("--min-depth 90", "0 < min_depth < max_depth"),

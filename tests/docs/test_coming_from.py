@@ -216,7 +216,7 @@ ELSEWHERE = [  # commands with words of evaluate_depth.py and test_simple.py, an
         ],
     ),
     ("evaluate --ckpt x --eval_stereo --batch_size 4", ["use --alignment stereo --batch-size 4"]),
-    ("evaluate --ckpt x --min_depth 0.1", ["use --set trainer.min_depth=0.1"]),
+    ("evaluate --ckpt x --min_depth 1 --max_depth 50", ["use --min-depth 1 --max-depth 50"]),
     ("evaluate --ckpt x --disable_median_scaling --eval_mono --pred_depth_scale_factor 1", ["use --alignment none"]),
     ("evaluate --ckpt x --disable_median_scaling --pred_depth_scale_factor 5.4", ["use --alignment stereo"]),
     (

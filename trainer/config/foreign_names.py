@@ -114,8 +114,6 @@ FOREIGN = (
     Foreign("--pred_depth_scale_factor", "--alignment none, which is x 1, or stereo, which is x 5.4"),
     # evaluate_depth.py and test_simple.py of both, in the commands that do their work
     Foreign("evaluate export-depth --load_weights_folder", "--ckpt {name}.safetensors", first=_CONVERT),
-    Foreign("evaluate --min_depth", "trainer.min_depth={}"),  # of the network, not of what is scored, as there
-    Foreign("evaluate --max_depth", "trainer.max_depth={}"),
     Foreign("export-depth --eval_split", "--cfg-file export/kitti_eigen or another page of export/", _EXPORTS),
     Foreign("export-depth --eval_out_dir", "--save {}/disps.npz"),
     Foreign("export-depth --save_pred_disps", reason="this command always saves them"),
