@@ -111,7 +111,7 @@ def parse(line: str) -> None:
     """Parse a command with its own parser; pages and launch files that it names exist."""
     for name in re.findall(r"\$\(monodepth launch-file (\w+)\)", line):
         assert (shipped("launch/accelerate") / f"{name}.yaml").is_file()
-    words = re.sub(r"\$\(.*?\)", "FILE", line).split()
+    words = shlex.split(re.sub(r"\$\(.*?\)", "FILE", line))
     if words[0] == "accelerate":
         at = words.index("-m") + 1
         words = ["monodepth", words[at].removeprefix("trainer.commands."), *words[at + 1 :]]
@@ -278,6 +278,15 @@ ELSEWHERE = [  # commands with words of evaluate_depth.py and test_simple.py, an
             f"use {MULTI_GPU} 2 -m trainer.commands.train -c kitti/monodepth2_MS -n mine --set trainer.max_epochs=3",
         ],
     ),
+    (
+        "sweep -c kitti/monodepth2_MS --devices 2 --num_epochs 3",
+        [f'use --launch "{MULTI_GPU} 2" --set trainer.max_epochs=3'],
+    ),
+    (
+        "evaluate --ckpt x --num_epochs 3 --data_path data",
+        ["use --set dataset.root=data", "--num_epochs: not here: trainer.max_epochs is about training"],
+    ),
+    ("export-depth --ckpt x --min_depth 1", ["--min_depth: not here: trainer.min_depth is about training"]),
     ("train -c a --device 0,1", [f"use {MULTI_GPU} 2 -m trainer.commands.train -c a"]),
     ("train -c a --gpus 4", [f"use {MULTI_GPU} 4 -m trainer.commands.train -c a"]),
     ("train -c a --device cpu", [f"use {ON_CPU} -m trainer.commands.train -c a"]),
@@ -303,7 +312,9 @@ def test_their_other_commands_are_answered_by_ours(
     assert error.startswith(f"monodepth {name}: error: ")
     assert said == told
     for answer in (text.partition(" ")[2] for text in told if text.startswith(("first ", "use "))):
-        needed = {"predict": "m street.jpg", "train": "-c kitti/monodepth2_MS"}.get(name, "--ckpt x")
+        needed = {"predict": "m street.jpg", **dict.fromkeys(("train", "sweep"), "-c kitti/monodepth2_MS")}.get(
+            name, "--ckpt x"
+        )
         rest = "" if "--ckpt" in answer else f" {needed}"
         whole = answer.startswith(("monodepth ", "accelerate "))
         parse(answer.replace("-c a", "-c kitti/monodepth2_MS") if whole else f"monodepth {name} {answer}{rest}")

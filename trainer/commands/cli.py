@@ -50,7 +50,8 @@ class Parser(argparse.ArgumentParser):
         own = [*([option, *names] if names and option else []), *own[len(stray) :]]
         foreign += [f"--{word}" for word in stray if "=" in word]
         hints = advice(foreign, self.prog, self._option_string_actions, own)
-        if any(re.search(r"[a-z]\.[a-z]", hint) for hint in hints if not hint.startswith(("first ", "use "))):
+        for_a_person = [hint for hint in hints if not re.match(r"first |use |\S+: not here", hint)]
+        if any(re.search(r"[a-z]\.[a-z]", hint) for hint in for_a_person):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
         what = "commands" if jobs or " " not in self.prog else "options"
         self.exit(2, "\n".join([*lines, *hints, f"`{self.prog} --help` lists all {what}\n"]))

@@ -70,7 +70,8 @@ _EXPORTS = {name: f"--cfg-file export/kitti_{name}" for name in ("eigen", "eigen
 _UNSCALED = "the file holds what the network predicts, and `monodepth evaluate --pred-file` aligns it"
 _CONVERT = "monodepth convert {} {name}.safetensors"
 _LAUNCH = "accelerate launch --config_file $(monodepth launch-file {})"
-_LAUNCHED = ("", "train", "evaluate", "export-depth", "calibrate")  # commands that take several processes; "" is train
+_SCORING = ("evaluate", "export-depth", "calibrate")
+_LAUNCHED = ("", "train", *_SCORING)  # commands that take several processes; "" is train
 _DEVICES = ("device", "devices", "gpus", "accelerator", "no_cuda")
 _GPUS = "accelerate launch --num_processes for several GPUs, CUDA_VISIBLE_DEVICES for one"
 _ONE_GPU = "leave it out: a GPU is used if there is one; CUDA_VISIBLE_DEVICES{} before the command chooses it"
@@ -222,7 +223,8 @@ def advice(
     command = prog.partition(" ")[2]
     given = _by_option(words)
     first, ready, remarks = list[str](), [*_together(given, command)], list[str]()
-    launcher = _launcher(given, remarks) if command in _LAUNCHED and "--set" in known else ""
+    starts = "--set" in known and (command in _LAUNCHED or "--launch" in known)
+    launcher = _launcher(given, remarks) if starts else ""
     for option, values in given.items():
         name = _plain(option)
         spelled = f"--{name.replace('_', '-')}"
@@ -230,7 +232,7 @@ def advice(
         if spelled in known and (command, name) not in _OF:
             ready += [spelled, *values]
         elif texts := entry.ready(values) if entry else _as_setting(option, values, known):
-            refused = [told for text in texts if (told := _refused(text))]
+            refused = [told for text in texts if (told := _refused(text, command))]
             ready += [] if refused else texts
             remarks += [f"{option}: {told}" for told in (*refused, *filter(None, [entry and entry.remark]))]
             if entry and entry.first and not refused:
@@ -244,8 +246,10 @@ def advice(
         missing = {} if own else {"MODEL": "MODEL", "SOURCE": "SOURCE"}
         line = [*prog.split(), *own, *(missing | places).values(), *line]
     line += ["--set", *settings] if settings else []
-    answer = " ".join(map(_quoted, [*own, *line] if launcher else line))
-    if launcher:
+    answer = " ".join(map(_quoted, [*own, *line] if launcher and "--launch" not in known else line))
+    if launcher and "--launch" in known:
+        answer = f'--launch "{launcher}" {answer}'.strip()
+    elif launcher:
         answer = f"{launcher} -m trainer.commands.{command.replace('-', '_') or 'train'} {answer or '...'}"
     return [*first, *([f"use {answer}"] if answer else []), *remarks]
 
@@ -279,13 +283,15 @@ def _as_setting(option: str, values: Sequence[str], known: Collection[str]) -> l
     return [f"{key}={values[0]}"] if "--set" in known and len(values) == 1 and _KEY.fullmatch(key) else []
 
 
-def _refused(setting: str) -> str:
-    """Say what a key takes where it refuses the value it is given here, "" where it does not, or is not known."""
+def _refused(setting: str, command: str) -> str:
+    """Say what a key takes where it refuses the value given here, or that a command does not read it; "" otherwise."""
     from trainer.config.fields import fields_of_model
     from trainer.config.layers import read_override
-    from trainer.config.sections import SECTIONS
+    from trainer.config.sections import OF_TRAINING, SECTIONS
 
     (section, _, name), value = setting.partition("=")[0].partition("."), setting.partition("=")[2]
+    if command in _SCORING and section in OF_TRAINING:
+        return f"not here: {section}.{name} is about training"
     field = fields_of_model(SECTIONS[section]).get(name) if section in SECTIONS else None
     layer = read_override(setting, []) if field else None
     try:

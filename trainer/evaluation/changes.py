@@ -10,13 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config, load_config, merge_settings
-from trainer.config.sections import SECTION_NAMES
+from trainer.config import OF_TRAINING, Config, load_config, merge_settings
 from trainer.data.base import DepthDataset
 from trainer.runtime.processes import is_first_process
 from trainer.runtime.streams import say
-
-READ = ("dataset", "evaluation")  # the sections of a configuration that scores depend on
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,10 @@ class Changes:
     def tell_unread(self) -> None:
         """Report on stderr the settings of a training: networks are built as they were trained."""
         keys = dict.fromkeys(text.partition("=")[0].strip() for text in self.overrides)
-        unread = [key for key in keys if key.partition(".")[0] in SECTION_NAMES and key.partition(".")[0] not in READ]
+        unread = [key for key in keys if key.partition(".")[0] in OF_TRAINING]
         if unread and is_first_process():
             verb = "changes" if len(unread) == 1 else "change"
-            say(f"note: {', '.join(unread)} {verb} nothing here, where --set is about {' and '.join(READ)}")
+            say(f"note: {', '.join(unread)} {verb} nothing here, where --set is about dataset and evaluation")
 
     def apply(self, config: Mapping[str, Any], name: str) -> Config:
         """Lay the changes over a resolved configuration, called `name` in errors.
