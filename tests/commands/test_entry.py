@@ -75,6 +75,21 @@ def test_counts_are_bounded_by_their_options(capsys, words: str, told: str) -> N
     assert told in capsys.readouterr().err.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("bench sav", "argument what: invalid choice: 'sav'. Did you mean 'save'? Known: all, data"),
+        ("prepare kity", "argument JOB: invalid choice: 'kity'. Did you mean 'kitti'? Known: cache, hints"),
+        ("export m --format onx", "--format: invalid choice: 'onx'. Did you mean 'onnx'? Known: onnx, torch"),
+        ("predict m s --precision 8", "--precision: invalid choice: '8'. Known: 16, 32, bf16"),
+    ],
+)
+def test_a_wrong_choice_is_answered_by_the_nearest(capsys, words: str, told: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert told in capsys.readouterr().err.splitlines()[0]
+
+
 def test_a_key_that_is_set_twice_is_told_once_for_all_processes(capsys, monkeypatch) -> None:
     words = ["-c", "synthetic/monodepth2_MS", "--set", "trainer.max_epochs=1", "net.pose.enc_name=resnet34"]
     words += ["--set", "trainer.max_epochs=2", "net.pose.enc_name=resnet34"]
@@ -164,6 +179,7 @@ def test_a_seed_is_refused_by_its_option(capsys, seed) -> None:
             "cfg",
             [
                 "monodepth cfg: error: the following arguments are required: job",
+                "job is one of list, copy",
                 "`monodepth cfg --help` lists all commands",
             ],
         ),

@@ -90,6 +90,13 @@ def test_what_only_the_training_needs_is_not_asked_for(run, tmp_path, change):
     assert evaluate("--ckpt", run, "--limit 1 --save", tmp_path / "r.yaml", f"--set dataset.{change}") == 0
 
 
+def test_settings_that_only_a_training_reads_are_named(run, tmp_path, capsys):
+    settings = "trainer.min_depth=1 dataset.use_depth=false evaluation.max_depth=50 loss.disp_smooth.weight=1"
+    assert evaluate("--ckpt", run, "--limit 1 --save", tmp_path / "r.yaml", f"--set {settings}") == 0
+    told = "trainer.min_depth, loss.disp_smooth.weight change nothing here, where --set is about dataset and evaluation"
+    assert f"note: {told}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--pose", "--odometry"])
 def test_motion_needs_a_pose_network(stereo_run, capsys, option):
     assert "has no pose network" in refused(capsys, "--ckpt", stereo_run, option)
@@ -201,6 +208,7 @@ def test_camera_paths_of_a_real_sequence(run, shared_data, tmp_path, capsys):
     ("options", "message"),
     [
         ("--alignment mediam", "Did you mean 'median'"),
+        ("--alignment mono", "Did you mean 'median'"),
         ("--crop grag", "Did you mean 'garg'"),
         ("--metrics egien", "Did you mean 'eigen'"),
         ("--min-depth 90", "0 < min_depth < max_depth"),

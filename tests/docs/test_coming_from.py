@@ -111,9 +111,10 @@ def parse(line: str) -> None:
     """Parse a command with its own parser; pages and launch files that it names exist."""
     for name in re.findall(r"\$\(monodepth launch-file (\w+)\)", line):
         assert (shipped("launch/accelerate") / f"{name}.yaml").is_file()
-    words = re.sub(r"\$\(.*?\)", "FILE", line).split()
+    words = shlex.split(re.sub(r"\$\(.*?\)", "FILE", line))
     if words[0] == "accelerate":
-        words = ["monodepth", "train", *words[words.index("trainer.commands.train") + 1 :]]
+        at = words.index("-m") + 1
+        words = ["monodepth", words[at].removeprefix("trainer.commands."), *words[at + 1 :]]
     module = import_module(f"trainer.commands.{MODULES.get(words[1], words[1]).replace('-', '_')}")
     module.parse(words[2:])  # exits when it cannot
     named = [word for before, word in pairwise(words) if before in ("-c", "--suite")]
@@ -180,6 +181,7 @@ def test_settings_of_the_page_are_known_to_the_errors() -> None:
     assert NOT_HERE - of_page == set()
 
 
+ONE_GPU = "leave it out: a GPU is used if there is one; CUDA_VISIBLE_DEVICES{} before the command chooses it"
 READY = [  # their words, and the lines of the answer
     ("--num_epochs 3 --batch_size 8", ["use --set trainer.max_epochs=3 loader.batch_size=8"]),
     ("--width=640 --height 192 --scales 0 1", ["use --set dataset.size=[640,192] net.depth.out_scales=[0,1]"]),
@@ -196,6 +198,21 @@ READY = [  # their words, and the lines of the answer
     ("--time 2 --precision 16-mixed", ["use --set trainer.precision=16-mixed", f"--time: use {OPTIONS['time']}"]),
     ("--fliplr 0.5", ["--fliplr: use dataset.train.use_aug"]),
     ("--png --nonsense 3", ["--png: not here: PNG and JPEG are both found"]),
+    ("--trainer.max_epochs 3 --batch_size=4", ["use --set trainer.max_epochs=3 loader.batch_size=4"]),
+    ("--num_workers -1", ["--num_workers: use loader.num_workers, a whole number >= 0 and <= 1,024 or 'auto', not -1"]),
+    (
+        "--limit_train_batches 0.1 --epochs 3",
+        [
+            "use --set trainer.max_epochs=3",
+            "--limit_train_batches: use trainer.limit_train_batches, a whole number >= 1 or null, not 0.1",
+        ],
+    ),
+    ("--ckpt_path last", ["--ckpt_path: use monodepth train again, the same command: it continues the run"]),
+    ("--device cuda", [f"--device: {ONE_GPU.format('')}"]),
+    ("--device cuda:1", [f"--device: {ONE_GPU.format('=1')}"]),
+    ("--device 0", [f"--device: {ONE_GPU.format('=0')}"]),
+    ("--gpus 1", [f"--gpus: {ONE_GPU.format('')}"]),
+    ("--devices auto", [f"--devices: use {OPTIONS['devices']}"]),
     ("--nonsense --learning-rate 1e-3", ["use --set optimizer.lr=1e-3"]),
 ]
 
@@ -205,6 +222,8 @@ def test_their_options_become_ours_with_their_values(words: str, lines: list[str
     assert advice(words.split()) == lines
 
 
+ON_CPU = "accelerate launch --config_file $(monodepth launch-file cpu)"
+MULTI_GPU = "accelerate launch --config_file $(monodepth launch-file multi_gpu) --num_processes"
 ELSEWHERE = [  # commands with words of evaluate_depth.py and test_simple.py, and the lines below the error
     (
         "evaluate --load_weights_folder models/mono_640x192/ --eval_mono --eval_split eigen --data_path kitti_data"
@@ -216,7 +235,7 @@ ELSEWHERE = [  # commands with words of evaluate_depth.py and test_simple.py, an
         ],
     ),
     ("evaluate --ckpt x --eval_stereo --batch_size 4", ["use --alignment stereo --batch-size 4"]),
-    ("evaluate --ckpt x --min_depth 0.1", ["use --set trainer.min_depth=0.1"]),
+    ("evaluate --ckpt x --min_depth 1 --max_depth 50", ["use --min-depth 1 --max-depth 50"]),
     ("evaluate --ckpt x --disable_median_scaling --eval_mono --pred_depth_scale_factor 1", ["use --alignment none"]),
     ("evaluate --ckpt x --disable_median_scaling --pred_depth_scale_factor 5.4", ["use --alignment stereo"]),
     (
@@ -245,12 +264,39 @@ ELSEWHERE = [  # commands with words of evaluate_depth.py and test_simple.py, an
         "predict --image_path 'my pictures' --ext png --load_weights_folder lite-mono --pred_metric_depth --out maps",
         [
             "first monodepth convert lite-mono lite-mono.safetensors",
-            "use monodepth predict --out maps lite-mono.safetensors 'my pictures/*.png' --scale 5.4 --save color,npy",
+            "use monodepth predict --out maps lite-mono.safetensors 'my pictures/*.png' --save color,npy",
+            "--pred_metric_depth: metres where the network knows them, as one trained on stereo pairs does; for another"
+            " add --scale NUMBER",
         ],
     ),
     ("predict m.safetensors --image_path street.jpg", ["use monodepth predict m.safetensors street.jpg"]),
     ("predict --image_path street.jpg", ["use monodepth predict MODEL street.jpg"]),
     ("predict m.safetensors street.jpg --no_cuda", ["use --device cpu"]),
+    (
+        "train -c kitti/monodepth2_MS --accelerator gpu --devices 2 --strategy ddp --max_epochs 3 -n mine",
+        [
+            f"use {MULTI_GPU} 2 -m trainer.commands.train -c kitti/monodepth2_MS -n mine --set trainer.max_epochs=3",
+        ],
+    ),
+    (
+        "sweep -c kitti/monodepth2_MS --devices 2 --num_epochs 3",
+        [f'use --launch "{MULTI_GPU} 2" --set trainer.max_epochs=3'],
+    ),
+    (
+        "evaluate --ckpt x --num_epochs 3 --data_path data",
+        ["use --set dataset.root=data", "--num_epochs: not here: trainer.max_epochs is about training"],
+    ),
+    ("export-depth --ckpt x --min_depth 1", ["--min_depth: not here: trainer.min_depth is about training"]),
+    ("train -c a --device 0,1", [f"use {MULTI_GPU} 2 -m trainer.commands.train -c a"]),
+    ("train -c a --gpus 4", [f"use {MULTI_GPU} 4 -m trainer.commands.train -c a"]),
+    ("train -c a --device cpu", [f"use {ON_CPU} -m trainer.commands.train -c a"]),
+    ("evaluate --ckpt x --no_cuda --flip", [f"use {ON_CPU} -m trainer.commands.evaluate --ckpt x --flip"]),
+    ("evaluate MODEL --eval_mono", ["put --ckpt in front: --ckpt MODEL", "use --alignment median"]),
+    ("export-depth MODEL", ["put --ckpt in front: --ckpt MODEL"]),
+    (
+        "train kitti/monodepth2_MS epochs=3 -s 1",
+        ["put -c in front: -c kitti/monodepth2_MS", "use --set trainer.max_epochs=3"],
+    ),
 ]
 
 
@@ -266,8 +312,12 @@ def test_their_other_commands_are_answered_by_ours(
     assert error.startswith(f"monodepth {name}: error: ")
     assert said == told
     for answer in (text.partition(" ")[2] for text in told if text.startswith(("first ", "use "))):
-        rest = " m street.jpg" if name == "predict" else "" if "--ckpt" in answer else " --ckpt x"
-        parse(answer if answer.startswith("monodepth ") else f"monodepth {name} {answer}{rest}")
+        needed = {"predict": "m street.jpg", **dict.fromkeys(("train", "sweep"), "-c kitti/monodepth2_MS")}.get(
+            name, "--ckpt x"
+        )
+        rest = "" if "--ckpt" in answer else f" {needed}"
+        whole = answer.startswith(("monodepth ", "accelerate "))
+        parse(answer.replace("-c a", "-c kitti/monodepth2_MS") if whole else f"monodepth {name} {answer}{rest}")
 
 
 def test_what_is_ready_loads_or_parses() -> None:
@@ -330,7 +380,18 @@ def test_a_page_that_is_missing_is_told_with_the_rest(capsys: pytest.CaptureFixt
     ]
 
 
-def test_a_setting_without_its_option() -> None:
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("epochs=10", "Use --set trainer.max_epochs=10"),
+        ("trainer.max_epochs=10", "Use --set trainer.max_epochs=10"),
+        ("imgsz=640", "Use dataset.size=[width,height]"),
+        ("project=runs", "Use --ckpt-dir runs"),
+        ("degrees=10", "Not here: it would break the geometry between frames"),
+        ("nonsense=10", "A setting follows --set: --set nonsense=10"),
+    ],
+)
+def test_a_setting_without_its_option(word: str, told: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        load_config(["kitti/monodepth2_MS", "epochs=10"], "kitti/default")
-    assert str(refused.value) == "epochs=10: no such file. A setting follows --set: --set epochs=10"
+        load_config(["kitti/monodepth2_MS", word], "kitti/default")
+    assert str(refused.value) == f"{word}: no such file. {told}"

@@ -8,13 +8,16 @@ import functools
 import gc
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from models_zoo.registry import did_you_mean
 from trainer.config.foreign_names import advice
 from trainer.runtime import files
 from trainer.runtime.errors import UserError, exhausted
@@ -35,15 +38,39 @@ class Parser(argparse.ArgumentParser):
         jobs = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         if job := next((choices[word] for choices in jobs for word in self.given if word in choices), None):
             job.error(message)  # argparse leaves options that a job does not know to the parser above it
-        lines = [f"{self.prog}: error: {message}"]
-        if "-c/--cfg-file" in message and "--set" in self._option_string_actions:
-            lines.append("-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo")
+        lines = [f"{self.prog}: error: {message}", *self._about_jobs(message)]
         own, foreign = self._own_and_foreign()
+        stray = [*takewhile(lambda word: not word.startswith("-"), own)] if self._takes_options_alone() else []
+        names = [word for word in stray if "=" not in word]
+        option = next((name for name in ("--ckpt", "-c") if f" {name}" in message), "")
+        if names and option:
+            lines.append(f"put {option} in front: {option} {shlex.join(names)}")
+        elif option == "-c" and "--set" in self._option_string_actions:
+            lines.append("-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo")
+        own = [*([option, *names] if names and option else []), *own[len(stray) :]]
+        foreign += [f"--{word}" for word in stray if "=" in word]
         hints = advice(foreign, self.prog, self._option_string_actions, own)
-        if any(re.search(r"[a-z]\.[a-z]", hint) for hint in hints if not hint.startswith(("first ", "use "))):
+        for_a_person = [hint for hint in hints if not re.match(r"first |use |\S+: not here", hint)]
+        if any(re.search(r"[a-z]\.[a-z]", hint) for hint in for_a_person):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
         what = "commands" if jobs or " " not in self.prog else "options"
         self.exit(2, "\n".join([*lines, *hints, f"`{self.prog} --help` lists all {what}\n"]))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}. {did_you_mean(value, action.choices)}")
+
+    def _takes_options_alone(self) -> bool:
+        return all(action.option_strings for action in self._actions)
+
+    def _about_jobs(self, message: str) -> list[str]:
+        """List the choices where the name of a job is missing."""
+        groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [
+            f"{name} is one of {', '.join(group.choices)}"
+            for group in groups
+            if (name := str(group.metavar or group.dest)) in message.partition("are required: ")[2].split(", ")
+        ]
 
     def _own_and_foreign(self) -> tuple[list[str], list[str]]:
         """Split the command line into the options of this parser and others, with the words that follow them."""

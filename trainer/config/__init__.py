@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from trainer.config.config import Config, ConfigError, load_config, merge_settings
     from trainer.config.layers import override_conflict
     from trainer.config.resolve import Registries
-    from trainer.config.sections import EvaluationSection
+    from trainer.config.sections import OF_TRAINING, EvaluationSection
 
 __all__ = [
+    "OF_TRAINING",
     "Config",
     "ConfigError",
     "EvaluationSection",
@@ -24,6 +25,7 @@ __all__ = [
 _HOMES = {  # the others are in `config`
     "Registries": "resolve",
     "EvaluationSection": "sections",
+    "OF_TRAINING": "sections",
     "override_conflict": "layers",
 }
 

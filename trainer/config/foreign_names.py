@@ -25,6 +25,7 @@ class Foreign(NamedTuple):
     choices: what becomes of single values; others are for a person.
     reason: why there is nothing like it here.
     first: a command to run before.
+    remark: what to know about `ours`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Foreign(NamedTuple):
     choices: Mapping[str, str] | None = None
     reason: str = ""
     first: str = ""
+    remark: str = ""
 
     @property
     def shown(self) -> str:
@@ -67,6 +69,13 @@ _OF_TRAINER = (
 _EXPORTS = {name: f"--cfg-file export/kitti_{name}" for name in ("eigen", "eigen_benchmark")}
 _UNSCALED = "the file holds what the network predicts, and `monodepth evaluate --pred-file` aligns it"
 _CONVERT = "monodepth convert {} {name}.safetensors"
+_LAUNCH = "accelerate launch --config_file $(monodepth launch-file {})"
+_SCORING = ("evaluate", "export-depth", "calibrate")
+_LAUNCHED = ("", "train", *_SCORING)  # commands that take several processes; "" is train
+_DEVICES = ("device", "devices", "gpus", "accelerator", "no_cuda")
+_GPUS = "accelerate launch --num_processes for several GPUs, CUDA_VISIBLE_DEVICES for one"
+_ONE_GPU = "leave it out: a GPU is used if there is one; CUDA_VISIBLE_DEVICES{} before the command chooses it"
+_METRES = "metres where the network knows them, as one trained on stereo pairs does; for another add --scale NUMBER"
 _GEOMETRY = "it would break the geometry between frames"
 FOREIGN = (
     # Monodepth2 (arXiv:1806.01260)
@@ -114,8 +123,6 @@ FOREIGN = (
     Foreign("--pred_depth_scale_factor", "--alignment none, which is x 1, or stereo, which is x 5.4"),
     # evaluate_depth.py and test_simple.py of both, in the commands that do their work
     Foreign("evaluate export-depth --load_weights_folder", "--ckpt {name}.safetensors", first=_CONVERT),
-    Foreign("evaluate --min_depth", "trainer.min_depth={}"),  # of the network, not of what is scored, as there
-    Foreign("evaluate --max_depth", "trainer.max_depth={}"),
     Foreign("export-depth --eval_split", "--cfg-file export/kitti_eigen or another page of export/", _EXPORTS),
     Foreign("export-depth --eval_out_dir", "--save {}/disps.npz"),
     Foreign("export-depth --save_pred_disps", reason="this command always saves them"),
@@ -131,7 +138,7 @@ FOREIGN = (
     Foreign("predict --model_name", "MODEL={name}.safetensors", first="monodepth convert models/{} {name}.safetensors"),
     Foreign("predict --load_weights_folder", "MODEL={name}.safetensors", first=_CONVERT),
     Foreign("predict --no_cuda", "--device cpu"),
-    Foreign("predict --pred_metric_depth", "--scale 5.4 --save color,npy"),
+    Foreign("predict --pred_metric_depth", "--save color,npy", remark=_METRES),
     # Lite-Mono (arXiv:2211.13202), which has the options of Monodepth2
     Foreign("--model", "--cfg-file modern/litemono or another page"),
     Foreign("mypretrain", "trainer.load_ckpt={}"),
@@ -142,8 +149,8 @@ FOREIGN = (
     *(Foreign(f"--{key}", f"trainer.{key}={{}}") for key in _OF_TRAINER),
     Foreign("accelerator", "accelerate launch --config_file"),
     Foreign("strategy", "accelerate launch --config_file"),
-    Foreign("devices", "accelerate launch --num_processes"),
-    Foreign("gpus", "accelerate launch --num_processes"),
+    Foreign("devices", _GPUS),
+    Foreign("gpus", _GPUS),
     Foreign("num_nodes", "accelerate launch --num_machines"),
     Foreign("callbacks", "trainer.early_stopping, trainer.monitor, trainer.swa"),
     Foreign("fast_dev_run", "monodepth train-dev"),
@@ -156,6 +163,7 @@ FOREIGN = (
     Foreign("enable_progress_bar", "--progress plain"),
     Foreign("profiler", "--profile 20"),
     Foreign("logger", "trainer.trackers={}"),
+    Foreign("ckpt_path", "monodepth train again, the same command: it continues the run"),
     Foreign("default_root_dir", "--ckpt-dir {}"),
     Foreign("--seed_everything", "--seed {}"),
     # Ultralytics
@@ -167,7 +175,7 @@ FOREIGN = (
     Foreign("batch", "loader.batch_size={}"),
     Foreign("imgsz", "dataset.size=[width,height]"),
     Foreign("cache", "monodepth prepare cache, then dataset.decoded_root"),
-    Foreign("device", "accelerate launch --num_processes"),
+    Foreign("device", _GPUS),
     Foreign("workers", "loader.num_workers={}"),
     Foreign("project", "--ckpt-dir {}"),
     Foreign("exist_ok", "--version"),
@@ -215,15 +223,20 @@ def advice(
     command = prog.partition(" ")[2]
     given = _by_option(words)
     first, ready, remarks = list[str](), [*_together(given, command)], list[str]()
+    starts = "--set" in known and (command in _LAUNCHED or "--launch" in known)
+    launcher = _launcher(given, remarks) if starts else ""
     for option, values in given.items():
         name = _plain(option)
         spelled = f"--{name.replace('_', '-')}"
         entry = _OF.get((command, name)) or (_OF.get(("", name)) if "--set" in known else None)
         if spelled in known and (command, name) not in _OF:
             ready += [spelled, *values]
-        elif entry and (texts := entry.ready(values)):
-            ready += texts
-            first += [f"first {' '.join(map(_quoted, _filled(entry.first, values)))}"] if entry.first else []
+        elif texts := entry.ready(values) if entry else _as_setting(option, values, known):
+            refused = [told for text in texts if (told := _refused(text, command))]
+            ready += [] if refused else texts
+            remarks += [f"{option}: {told}" for told in (*refused, *filter(None, [entry and entry.remark]))]
+            if entry and entry.first and not refused:
+                first.append(f"first {' '.join(map(_quoted, _filled(entry.first, values)))}")
         elif entry:
             remarks.append(f"{option}: {f'use {entry.shown}' if entry.ours else f'not here: {entry.reason}'}")
     places = dict(word.split("=", 1) for word in sorted(ready) if re.match("(MODEL|SOURCE)=", word))
@@ -233,7 +246,60 @@ def advice(
         missing = {} if own else {"MODEL": "MODEL", "SOURCE": "SOURCE"}
         line = [*prog.split(), *own, *(missing | places).values(), *line]
     line += ["--set", *settings] if settings else []
-    return [*first, *([f"use {' '.join(map(_quoted, line))}"] if line else []), *remarks]
+    answer = " ".join(map(_quoted, [*own, *line] if launcher and "--launch" not in known else line))
+    if launcher and "--launch" in known:
+        answer = f'--launch "{launcher}" {answer}'.strip()
+    elif launcher:
+        answer = f"{launcher} -m trainer.commands.{command.replace('-', '_') or 'train'} {answer or '...'}"
+    return [*first, *([f"use {answer}"] if answer else []), *remarks]
+
+
+def _launcher(given: dict[str, list[str]], remarks: list[str]) -> str:
+    """Return how to start what options about devices ask for, "" without a launcher; what it answers leaves `given`."""
+    wanted, alone = "", list[str]()
+    for option in [option for option in given if _plain(option) in _DEVICES]:
+        name, text = _plain(option), ",".join(given[option]).strip("[]").removeprefix("cuda:")
+        numbers = [word for word in text.split(",") if word.isdecimal()]
+        count = len(numbers) if name == "device" or len(numbers) > 1 else int((numbers or ["0"])[0][:9])
+        if text == "cpu" or name == "no_cuda":
+            wanted = _LAUNCH.format("cpu")
+        elif count > 1:
+            wanted = wanted or f"{_LAUNCH.format('multi_gpu')} --num_processes {count}"
+        elif count == 1 or text in ("gpu", "cuda"):
+            chosen = f"={text}" if name == "device" and numbers else ""
+            alone.append(f"{option}: {_ONE_GPU.format(chosen)}")
+        else:
+            continue
+        del given[option]
+    if wanted and given.get("--strategy") == ["ddp"]:
+        del given["--strategy"]
+    remarks += [] if wanted else alone
+    return wanted
+
+
+def _as_setting(option: str, values: Sequence[str], known: Collection[str]) -> list[str]:
+    """Take an option for a key that lacks its --set: "--trainer.max_epochs 3"."""
+    key = option.removeprefix("--")
+    return [f"{key}={values[0]}"] if "--set" in known and len(values) == 1 and _KEY.fullmatch(key) else []
+
+
+def _refused(setting: str, command: str) -> str:
+    """Say what a key takes where it refuses the value given here, or that a command does not read it; "" otherwise."""
+    from trainer.config.fields import fields_of_model
+    from trainer.config.layers import read_override
+    from trainer.config.sections import OF_TRAINING, SECTIONS
+
+    (section, _, name), value = setting.partition("=")[0].partition("."), setting.partition("=")[2]
+    if command in _SCORING and section in OF_TRAINING:
+        return f"not here: {section}.{name} is about training"
+    field = fields_of_model(SECTIONS[section]).get(name) if section in SECTIONS else None
+    layer = read_override(setting, []) if field else None
+    try:
+        if field and layer:
+            field.parse(layer.data[section][name])
+    except ValueError:
+        return f"use {section}.{name}, {field.expected()}, not {value}" if field else ""
+    return ""
 
 
 def _by_option(words: Iterable[str]) -> dict[str, list[str]]:
@@ -282,6 +348,12 @@ def _quoted(word: str) -> str:
 
 def _plain(option: str) -> str:
     return option.strip("-").replace("-", "_")
+
+
+def instead_of_word(text: str) -> str:
+    """Say what to write for a word `name=value` that follows no option: "Use --set trainer.max_epochs=3"."""
+    told = (advice([f"--{text}"]) or [""])[-1].removeprefix(f"--{text.partition('=')[0]}: ")
+    return told[:1].upper() + told[1:] or f"A setting follows --set: --set {text}"
 
 
 def use_instead(name: str, where: str = "") -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models_zoo.registry import did_you_mean
+from trainer.config.foreign_names import instead_of_word
 from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import UserError
 
@@ -61,7 +62,7 @@ def read_page(name: Path, problems: list[str]) -> yaml_text.Layer | None:
     if os.path.lexists(page) or (page.suffix in ENDINGS and any(page.parent.glob("*.y*ml"))):
         return yaml_text.read_file(page, problems)
     if "=" in str(name):
-        problems.append(f"{name}: no such file. A setting follows --set: --set {name}")
+        problems.append(f"{name}: no such file. {instead_of_word(str(name))}")
     else:
         told = f"no such file, and no page of this name. {_nearest(name)}`monodepth cfg list` lists all"
         problems.append(f"{name}: {told}")

@@ -315,3 +315,4 @@ SECTIONS: dict[str, type[_Section]] = {
     "evaluation": EvaluationSection,
 }
 SECTION_NAMES = ("net", "loss", "dataset", *SECTIONS)
+OF_TRAINING = {*SECTION_NAMES} - {"dataset", "evaluation"}  # what scores of a trained network do not depend on

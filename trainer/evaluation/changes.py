@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config, load_config, merge_settings
+from trainer.config import OF_TRAINING, Config, load_config, merge_settings
 from trainer.data.base import DepthDataset
 from trainer.runtime.processes import is_first_process
+from trainer.runtime.streams import say
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ class Changes:
     def starts_afresh(self, config: Mapping[str, Any]) -> bool:
         """Whether the data set becomes one of another type."""
         return self.dataset_type not in (None, config["dataset"].get("type"))
+
+    def tell_unread(self) -> None:
+        """Report on stderr the settings of a training: networks are built as they were trained."""
+        keys = dict.fromkeys(text.partition("=")[0].strip() for text in self.overrides)
+        unread = [key for key in keys if key.partition(".")[0] in OF_TRAINING]
+        if unread and is_first_process():
+            verb = "changes" if len(unread) == 1 else "change"
+            say(f"note: {', '.join(unread)} {verb} nothing here, where --set is about dataset and evaluation")
 
     def apply(self, config: Mapping[str, Any], name: str) -> Config:
         """Lay the changes over a resolved configuration, called `name` in errors.

@@ -94,6 +94,7 @@ def read_checkpoint(ckpt: Path, hparams: Path | None, changes: Changes, mode: st
     source = str(hparams or path)
     with naming_plugins(settings, source):
         trained = Config.from_dict(settings["config"], source=source, training=False)
+    changes.tell_unread()
     law, origin = metres_of(saved, trained) or (None, "")
     about = {
         "file": str(path),

@@ -24,6 +24,7 @@ CHOICES: dict[str, Callable[[], Mapping[str, Any]]] = {
     "crop": lambda: CROPS,
     "metric set": lambda: {name: METRICS.get(name) for name in METRICS.names()},
 }
+ELSEWHERE = {"mono": "median"}  # what Monodepth2 and arXiv:2208.01489 call a choice, for the errors
 EXTENDED = {"metric set": ". One of your own needs its module: --plugins MODULE"}  # kinds that plugins add to
 
 
@@ -264,5 +265,6 @@ def choose(kind: str, name: str) -> Any:
     """Return the choice with that name. Raises UserError naming the nearest and all choices."""
     known = CHOICES[kind]()
     if name not in known:
-        raise UserError(f"{name!r} is not a known {kind}. {did_you_mean(name, known)}{EXTENDED.get(kind, '')}")
+        near = did_you_mean(ELSEWHERE.get(name, name), known)
+        raise UserError(f"{name!r} is not a known {kind}. {near}{EXTENDED.get(kind, '')}")
     return known[name]
