@@ -102,8 +102,9 @@ class Stage:
             time.sleep(0.05)
 
     def wait_for_pause(self, *ranks: int) -> None:
-        """Return when these trainers wait, which they do when `last` holds step PAUSE."""
+        """Return when these trainers wait and `last`, which is written beside the training, holds step PAUSE."""
         self.wait(lambda: all(len(read(self.marks / str(rank))) > 0 for rank in ranks))
+        self.wait(lambda: last_step(self.out) == PAUSE)
 
     def log(self, number: int) -> str:
         return (self.folder / f"log{number}").read_text(errors="replace")

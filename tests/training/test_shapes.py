@@ -21,6 +21,7 @@ SETTINGS = (
     "dataset={type: mixed, one_per_batch: true, length: 8, size: [96, 64], supp_idxs: [-1, 1], train: {use_aug: true},"
     f" datasets: {PARTS}}}",
     "net={depth: {use_virtual_stereo: false}}",
+    "scheduler.T_max=100",  # else the rates depend on the length of the run
     "trainer={aspect_ratio: {ref_size: [128, 96], prob: 0.8}, log_images: true, monitor: loss, save_every_n_steps: 1}",
 )
 

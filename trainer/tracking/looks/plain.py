@@ -23,6 +23,7 @@ class Plain(Shown):
         super().__init__(total_epochs, steps_per_epoch, budget, stream, clock)
         self._info: Info = {}
         self._due = clock() + STEP_SECONDS  # when the next line of a step is printed
+        self._printed, self._printed_at = 0, clock()  # the step of the latest line
         self._part_began, self._batches, self._batch = clock(), 0, 0  # of the step or validation in progress
         self._silence = Silence(self.message, BEAT_SECONDS, repeat=True, clock=clock)
 
