@@ -323,7 +323,12 @@ def _check(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
     known = set(known)
     for name in wanted:
         if name not in known:
-            raise UserError(f"{name!r} is not a {kind} of these results. {did_you_mean(name, known)}")
+            near = next((key for key in sorted(known) if _letters(key) == _letters(name)), name)  # AbsRel, abs_rel
+            raise UserError(f"{name!r} is not a {kind} of these results. {did_you_mean(near, known)}")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def by_number(seed: str) -> tuple[int, str]:

@@ -98,6 +98,8 @@ def read_file(path: Path, with_items: bool = True) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. `monodepth evaluate` prints where it saves a result") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
+        if not isinstance(error, OSError) and path.suffix not in (".yaml", ".yml"):
+            raise UserError(f"{path}: is no result file of `monodepth evaluate`, which are YAML") from error
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it") from error
 
