@@ -294,6 +294,8 @@ def test_other_items_are_another_experiment_wherever_they_are(path: str) -> None
 def test_averages_are_fixed_once_a_run_has_begun() -> None:
     with pytest.raises(UserError, match=r"config\.trainer\.ema\.decay: 0\.9 -> 0\.99"):
         continued({"ema": {"decay": 0.9}}, {"ema": {"decay": 0.99}})
+    with pytest.raises(UserError, match=r"start a new run beside this one with -n NAME or -v VERSION"):
+        continued({"ema": {"decay": 0.9}}, {"ema": None})
     with pytest.raises(UserError, match=r"another --version with --set trainer\.load_ckpt=last"):  # the way out
         continued({"ema": {"decay": 0.9}}, {"ema": None})
     assert continued({"early_stopping": {"patience": 2}}, {"early_stopping": {"patience": 4}})

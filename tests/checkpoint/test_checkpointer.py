@@ -249,7 +249,9 @@ def test_a_damaged_last_falls_back_and_never_replaces_the_good_one(checkpointer:
     assert saved.state.position.step == 1
     assert len(saved.notes) == 1
     assert "last.safetensors: the tensors do not match" in saved.notes[0]
-    assert "Continuing from the checkpoint before it, last.prev.safetensors" in saved.notes[0]
+    assert (
+        "at least one bit is wrong. Continuing from the checkpoint before it, last.prev.safetensors" in saved.notes[0]
+    )
 
     save(restarted, 5.0)
     assert steps(checkpointer.folder)["last.prev.safetensors"] == "1"  # not the damaged one
@@ -324,6 +326,11 @@ def test_weights_that_do_not_fit_are_listed_with_the_likely_cause(checkpointer: 
         "  networks.depth.weight: (2, 3) in the file, (2, 5) in the network",
         "The file was trained with net.depth: enc_name tiny, width 3. Ask for the same, or use another file",
     ]
+    with pytest.raises(WrongArchitecture) as caught:
+        read_pretrained(path).start(wide, asked={**NET, "depth": {"enc_name": "tiny", "width": 5, "pretrained": True}})
+    assert str(caught.value).splitlines()[2] == (
+        "The file was trained with net.depth: width 3. Ask for the same (--set net.depth.width=3), or use another file"
+    )
     saved = Saved(path, *safefile.read(path))
     with pytest.raises(WrongArchitecture, match=r"\(file -> asked for\): net\.depth\.width: 3 -> 5"):
         saved.load_weights(wide, built={"net": {**NET, "depth": {"enc_name": "tiny", "width": 5}}})

@@ -169,7 +169,10 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     assert "other.yaml: it holds scores of camera paths" in refused(capsys, a, other)
     run = a.parents[1]
     (run / "hparams.yaml").write_text("config: {}\n")  # is no result
-    assert f"{run}: is a folder, which holds\n  {a}\nName result files" in refused(capsys, a, run)
+    second = a.with_stem("second")
+    second.write_bytes(a.read_bytes())
+    assert f"{run}: is a folder, which holds\n  {a}\n  {second}\nName result files" in refused(capsys, a, run)
+    second.unlink()
     told = refused(capsys, a, run.parent)
     assert f"{run.parent}: is a folder of versions, which hold\n  {a}\n" in told
     assert "`monodepth tables`" in told
@@ -178,6 +181,19 @@ def test_mistakes(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         main([str(a)])
     assert "two result files or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(run)])
+    assert f"got one folder. Name files in it: {a}\n" in capsys.readouterr().err
+    (tmp_path / "street.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "README.md").write_text("# A *title*: of\n- something: [\n")
+    for name in ("street.jpg", "README.md"):
+        told = refused(capsys, a, tmp_path / name)
+        assert told == f"error: {tmp_path / name}: is no result file of `monodepth evaluate`, which are YAML\n"
+
+
+def test_a_folder_of_one_result_stands_for_it(tmp_path: Path, capsys) -> None:
+    a, b = write_items(tmp_path, "a", [0.1] * 8), write_items(tmp_path, "b", [0.2] * 8)
+    assert compared(capsys, a.parents[1], b.parents[1]) == compared(capsys, a, b)
 
 
 def test_what_evaluate_writes(run: Path, tmp_path: Path, capsys) -> None:

@@ -18,7 +18,7 @@ from trainer.commands.jobs.evaluate_depth import against_constant
 from trainer.metrics import METRICS
 from trainer.metrics.align import ALIGNMENTS
 from trainer.metrics.crop import CROPS
-from trainer.tables.results import read_result
+from trainer.tables.results import read_result, read_results
 
 RATIO = r"ratio to best constant depth: \d+\.\d\d"
 
@@ -278,6 +278,27 @@ def test_an_earlier_result_is_replaced_and_reported(run, tmp_path, capsys):
     for note in ("", " (replaces an earlier one)"):
         assert evaluate("--ckpt", run, "--limit 1 --save", tmp_path / "r.yaml") == 0
         assert f"saved: {tmp_path / 'r.yaml'}{note}\n" in capsys.readouterr().out
+
+
+def test_a_result_of_another_protocol_is_kept(run, capsys):
+    before = set(run.glob("results/*"))
+    usual = run / "results" / "synthetic_val_best_stereo_2items.yaml"
+    for options, name in (
+        ("", usual),
+        ("--min-depth 1 --max-depth 50", usual.with_stem(f"{usual.stem}_1-50m")),
+        ("--min-depth 1 --max-depth 50", usual.with_stem(f"{usual.stem}_1-50m")),
+        ("--max-depth 50 --crop eigen", usual.with_stem(f"{usual.stem}_0.001-50m_crop_eigen")),
+        ("--flip", usual.with_stem(f"{usual.stem}_flip")),
+        ("", usual),
+    ):
+        note = " (replaces an earlier one)" if name.exists() else ""
+        assert evaluate("--ckpt", run, "--mode val --limit 2 --alignment stereo", options) == 0
+        assert f"saved: {name}{note}\n" in capsys.readouterr().out
+    made = set(run.glob("results/*")) - before
+    assert len(made) == 4
+    assert len(read_results(run.parents[1], [str(path) for path in made])) == 4
+    for path in made:
+        path.unlink()
 
 
 @pytest.mark.parametrize("option", ["--save", "--sheet"])

@@ -85,6 +85,7 @@ def test_same_results_same_files(root: Path, tmp_path: Path) -> None:
         (["--mix", "crp"], "Did you mean 'crop'"),
         (["--models", "grag"], "Did you mean 'garg'"),
         (["--metrics", "abs_rle"], "Did you mean 'abs_rel'"),
+        (["--metrics", "AbsRel"], "Did you mean 'abs_rel'"),
         (["--seeds", "7"], "no result of the seeds 7"),
         (["--sort", "abs_rle"], "Did you mean 'abs_rel'"),
         (["--file", "none*.yaml"], "Evaluate a run first"),
@@ -105,6 +106,9 @@ def test_errors_are_sentences(root: Path, tmp_path, monkeypatch, capsys, argumen
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / "file")]) == 2
+    assert "file: is a file. Name a folder of runs" in capsys.readouterr().err
 
 
 def test_a_model_of_one_metric_more_leaves_blanks(tmp_path: Path, capsys) -> None:

@@ -64,9 +64,33 @@ def test_what_exists_is_kept_unless_a_user_says_so(run, pictures):
     assert np.load("out/a2.npy").shape == (60, 90)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--size", "97,64"], "size [97, 64]"),
+        (["--scale", "docs"], "neither a number"),
+        (["--device", "cuda:99"], "finds cpu"),
+        (["--min", "1", "--save", "npy"], "are for colours"),
+    ],
+)
+def test_a_wrong_argument_is_told_before_what_exists(run, pictures, options, told):
+    for kind in ("a2_color.png", "a2.npy"):
+        (pictures.parent / "depth").mkdir(exist_ok=True)
+        (pictures.parent / "depth" / kind).touch()
+    refused(call("predict", run, "photos/a2.png", *options), told)
+    refused(call("predict", "no_such_model", "photos/a2.png"), "no_such_model")
+    refused(call("predict", run, "photos/a2.png"), "a2_color.png: exists")
+
+
+def test_a_picture_in_the_place_of_the_model_is_told(run, pictures):
+    told = f"a2.png: is no checkpoint. MODEL comes first: monodepth predict {run} photos/a2.png"
+    refused(call("predict", "photos/a2.png", run), told)
+
+
 def test_a_single_broken_picture_is_a_sentence(run, pictures):
     done = call("predict", run, "photos/a3.png")
     assert (done.returncode, done.stdout.count("saved")) == (1, 1)
+    assert "saved: nothing" in done.stdout
     assert "is not a readable picture" in done.stderr
 
 
@@ -91,6 +115,7 @@ def test_options_of_the_network_change_the_result(run, pictures):
         (["photos", "--fov", "3"], "--fov must be"),
         (["photos", "--K", "0,1,1,1"], "no camera has these"),
         (["photos", "--device", "tpu9"], "device"),
+        (["photos", "--device", "cuda:99"], "device cuda:99: is not there. PyTorch"),
         (["photos", "--fov", "60"], "Add ply to --save"),
         (["photos", "--save", "npy", "--max", "5"], "are for colours"),
     ],

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -320,6 +321,12 @@ def test_options_choose_what_is_shown(experiment: Path, tmp_path: Path) -> None:
 def test_mistakes_are_one_sentence(experiment: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     refused(call("report.py", tmp_path / "none"), "none: no such folder")
+    checkpoint = tmp_path / "a" / "42" / "ckpts" / "best.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    told = f"{checkpoint}: is a file. Name the folder of a run, or one above several, such as {tmp_path / 'a' / '42'}"
+    refused(call("report.py", checkpoint), told)
+    shutil.rmtree(tmp_path / "a")
     refused(call("report.py", tmp_path, "--out", out), "holds no run")
     refused(call("report.py", experiment, "--out", tmp_path), "is a folder")
     (tmp_path / "file").touch()

@@ -156,6 +156,9 @@ def test_a_name_of_nothing_stays_as_it_is(elsewhere: Path, name: str) -> None:
         ("hrdepth_MS", "Did you mean 'benchmark/hrdepth_MS'? `monodepth cfg list` lists all"),
         ("monodepth2_MS.yaml", "Did you mean 'benchmark/monodepth2_MS' or 'kitti/monodepth2_MS' or"),
         ("cfg/kitti/monodepth2_MSS.yaml", "Did you mean 'kitti/monodepth2_MS'"),
+        ("real", "real: is a folder of pages. Name one of them: real/default, real/folder, real/indoor"),
+        ("cfg/real", "cfg/real: is a folder of pages. Name one of them: cfg/real/default, cfg/real/folder, "),
+        ("eval", "eval/ibims, eval/kitti_c, eval/kitti_eigen, "),
         ("qqqqqq", "qqqqqq: no such file, and no page of this name. `monodepth cfg list` lists all"),
     ],
 )

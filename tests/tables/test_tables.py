@@ -291,6 +291,25 @@ def test_a_run_folder_is_a_root_too_and_a_file_can_be_named_by_its_path(three: P
     assert [r.path for r in read_results(three / "b", [str(result.path.absolute())])] == [result.path.absolute()]
 
 
+def test_metric_sets_of_the_same_weights_share_a_row(tmp_path: Path) -> None:
+    def checkpoint(sha256: str) -> dict[str, str]:
+        return {"file": "a/1/ckpts/best.safetensors", "sha256": sha256}
+
+    first = write_result(tmp_path, "a", 1, {"abs_rel": 0.1}, checkpoint=checkpoint("abc"))
+    other = first.rename(first.with_stem(f"{first.stem}_benchmark"))
+    for numbers, sha256, agree in (({"rmse": 4.0}, "abc", True), ({"rmse": 4.0}, "abd", False),
+                                   ({"abs_rel": 0.2, "rmse": 4.0}, "abc", False)):  # fmt: skip
+        write_result(tmp_path, "a", 1, numbers, checkpoint=checkpoint(sha256))
+        if agree:
+            (table,) = tables_of(tmp_path)
+            (row,) = table.rows
+            assert {column.key: cell.mean for column, cell in row.cells.items()} == {"abs_rel": 0.1, "rmse": 4.0}
+        else:
+            with pytest.raises(UserError, match="have one protocol but different numbers"):
+                tables_of(tmp_path)
+    assert other.exists()
+
+
 def test_two_files_of_one_seed_must_agree(tmp_path: Path) -> None:
     first = write_result(tmp_path, "a", 1, {"abs_rel": 0.1})
     copy = first.with_name("copy.yaml")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from trainer.checkpoint import safefile
 from trainer.checkpoint.encoding import to_json
 from trainer.checkpoint.resume import BEST_CHECKSUM
-from trainer.checkpoint.safefile import HEADER_CHECKSUM, DamagedFile
+from trainer.checkpoint.safefile import ADVICE, HEADER_CHECKSUM, DamagedFile
 from trainer.checkpoint.saved import Saved
 from trainer.checkpoint.state import (
     Metadata,
@@ -174,7 +174,7 @@ class Checkpointer:
             self._last_is_good = False  # it must not replace the good one before it
             if not previous.exists():
                 raise
-            reason = str(error)
+            reason = str(error).removesuffix(f". {ADVICE}")  # what it advises is done here
         note = f"{reason}. Continuing from the checkpoint before it, {previous.name}"
         try:
             return Saved(previous, *safefile.read(previous), notes=[note])

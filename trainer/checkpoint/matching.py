@@ -5,6 +5,8 @@ Names are `<network>.<parameter>`; a part is a prefix of such names ("depth.enco
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from models_zoo.adapters import is_adapter
 from trainer.runtime.errors import first_lines, printable
+from trainer.runtime.rundir import plain
 
 CAMERA = ("pose.focal.", "pose.centre.", "pose.focal_length")  # what a pose network has with `learn_K`
 
@@ -100,9 +103,28 @@ def planned(build: Callable[[], nn.Module]) -> dict[str, Tensor] | None:
         raise
 
 
-def mismatch_lines(wrong: Mapping[str, str]) -> list[str]:
+def mismatch_lines(wrong: Mapping[str, str], limit: int = 10) -> list[str]:
     """Lay out the first results of `compare` for a message."""
-    return first_lines([f"networks.{printable(name)}: {reason}" for name, reason in wrong.items()])
+    return first_lines([f"networks.{printable(name)}: {reason}" for name, reason in wrong.items()], limit)
+
+
+def other_options(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Choose the options of the trained networks that are asked for otherwise, but for where weights come from."""
+    found = {}
+    for net, options in trained.items():
+        ours = asked.get(net) or {}
+        found[net] = {k: v for k, v in options.items() if k != "pretrained" and plain(ours.get(k)) != plain(v)}
+    return {net: options for net, options in found.items() if options}
+
+
+def to_type(net: Mapping[str, Mapping[str, Any]]) -> str:
+    """Spell the options of networks as they are typed behind --set."""
+    words = [
+        f"net.{n}.{k}={v if isinstance(v, str) else json.dumps(v, separators=(',', ':'))}"
+        for n, options in net.items()
+        for k, v in options.items()
+    ]
+    return " ".join(map(shlex.quote, words))
 
 
 def described(net: Mapping[str, Mapping[str, Any]]) -> str:

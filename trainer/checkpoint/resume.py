@@ -55,8 +55,8 @@ def check_resume(
         raise UserError(
             f"{saved.path} was trained with other settings and cannot be continued exactly (then -> now):\n  "
             + "\n  ".join(fixed)
-            + f"\nUse the old values; or start a new run from these weights: another --version with"
-            f" --set trainer.load_ckpt={saved.path}"
+            + "\nUse the old values; or start a new run beside this one with -n NAME or -v VERSION; or one from these"
+            f" weights: another --version with --set trainer.load_ckpt={saved.path}"
         )
     if any(change.startswith("data.train.") for change in changes):
         raise UserError(_other_items(saved, hparams, changes))

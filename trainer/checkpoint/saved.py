@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import schema
 from trainer.checkpoint.encoding import from_json, to_json
-from trainer.checkpoint.matching import compare, described, fit, is_part, mismatch_lines, wrong_statistics
+from trainer.checkpoint.matching import (
+    compare,
+    described,
+    fit,
+    is_part,
+    mismatch_lines,
+    other_options,
+    to_type,
+    wrong_statistics,
+)
 from trainer.checkpoint.state import (
     Position,
     TrainState,
@@ -156,13 +165,15 @@ class Saved:
             expected = {name: tensor for name, tensor in expected.items() if is_part(name, self.parts)}
         self._refuse(compare(self.weights, expected), built)
 
-    def start(self, objective: nn.Module) -> list[str]:
+    def start(self, objective: nn.Module, asked: Mapping[str, Any] | None = None) -> list[str]:
         """Load the networks that file and objective share; return notes on what starts from scratch.
+
+        asked: options of the networks of the objective, for messages.
 
         Raises WrongArchitecture when a network does not fit completely, or was trained with other image statistics.
         """
         found = fit(self.weights, _bare(weights(objective)), self.parts)
-        self._refuse(found.wrong, None)
+        self._refuse(found.wrong, None, asked)
         networks: Any = objective.networks
         if fault := wrong_statistics(networks, self._trained, self.parts):
             raise WrongArchitecture(f"{self.path}: {fault}")
@@ -192,22 +203,27 @@ class Saved:
         net: dict[str, Any] = self._hparams.get("config", {}).get("net", {})
         return net
 
-    def _refuse(self, wrong: Mapping[str, str], built: Mapping[str, Any] | None) -> None:
+    def _refuse(
+        self, wrong: Mapping[str, str], built: Mapping[str, Any] | None, asked: Mapping[str, Any] | None = None
+    ) -> None:
         if not wrong:
             return
-        trained = self._trained
+        trained, most = self._trained, 10
         if built is None:
             names = {name.partition(".")[0] for name in wrong}
             net = {name: trained[name] for name in sorted(names & set(trained))}
+            other = other_options(net, asked or {}) if asked else {}
+            most, net = (3, other) if other else (most, net)
+            same = f"Ask for the same{f' (--set {to_type(other)})' if other else ''}, or use another file"
             holds = f"holds {', '.join(sorted(self.networks)) or 'no network'}"
             known = f"was trained with {described(net)}" if net else holds
-            cause = f"The file {known}. Ask for the same, or use another file"
+            cause = f"The file {known}. {same}"
         elif changes := diff_config({"net": trained}, {"net": plain(built).get("net", {})}):
             cause = "The file was trained with another net (file -> asked for): " + "; ".join(changes)
         else:
             version = self._hparams.get("trainer_version", "unknown")
             cause = f"The settings are those of the file, so the code of the networks is newer (file: {version})"
-        lines = [f"{self.path}: {len(wrong)} weights do not fit the networks:", *mismatch_lines(wrong), cause]
+        lines = [f"{self.path}: {len(wrong)} weights do not fit the networks:", *mismatch_lines(wrong, most), cause]
         raise WrongArchitecture("\n".join(lines))
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from trainer.commands.cli import Parser, add_number, add_shared, command, whole
 
+LISTED = 6  # result files that a message names
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
@@ -34,7 +36,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_shared(parser, "--plugins")
     args = parser.parse_args(argv)
     if len(args.files) < 2:
-        parser.error("two result files or more are compared, got one")
+        only = args.files[0]
+        inside = sorted(map(str, [*only.glob("results/*.yaml"), *only.glob("*/results/*.yaml")]))
+        found = f" Name files in it: {' '.join(inside[:LISTED])}" if inside else ""
+        parser.error(f"two result files or more are compared, got one{f' folder.{found}' if only.is_dir() else ''}")
     return args
 
 

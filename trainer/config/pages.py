@@ -15,11 +15,12 @@ from pathlib import Path
 from models_zoo.registry import did_you_mean
 from trainer.config.foreign_names import instead_of_word
 from trainer.runtime import files, yaml_text
-from trainer.runtime.errors import UserError
+from trainer.runtime.errors import UserError, listed
 
 PACKAGE = Path(__file__).parents[1]
 DEFAULT, SCHEMA = "default.yaml", "schema.json"
 ENDINGS = (".yaml", ".yml")
+LISTED = 12  # pages of a folder that a message names
 
 
 def shipped(folder: str) -> Path:
@@ -59,6 +60,9 @@ def experiment_of(pages: Sequence[Path]) -> Path:
 def read_page(name: Path, problems: list[str]) -> yaml_text.Layer | None:
     """Read the page that a name means, as `yaml_text.read_file` does; a name of nothing is one of the `problems`."""
     page = find_page(name)
+    if inside := _pages_in(page):
+        problems.append(f"{name}: is a folder of pages. Name one of them: {listed(inside, LISTED)}")
+        return None
     if os.path.lexists(page) or (page.suffix in ENDINGS and any(page.parent.glob("*.y*ml"))):
         return yaml_text.read_file(page, problems)
     if "=" in str(name):
@@ -67,6 +71,17 @@ def read_page(name: Path, problems: list[str]) -> yaml_text.Layer | None:
         told = f"no such file, and no page of this name. {_nearest(name)}`monodepth cfg list` lists all"
         problems.append(f"{name}: {told}")
     return None
+
+
+def _pages_in(name: Path) -> list[str]:
+    """List the pages in the folder that a name means, of the user or with the trainer; [] for any other name."""
+    if not name.name or os.path.isfile(name):
+        return []
+    is_own = name.is_absolute() or ".." in name.parts
+    for folder in (name,) if is_own else (name, _within(name)):
+        if os.path.isdir(folder) and (found := sorted(folder.glob("*.yaml"))):
+            return [(name / path.stem).as_posix() for path in found]
+    return []
 
 
 def page_names() -> list[str]:

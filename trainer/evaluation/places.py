@@ -10,6 +10,7 @@ from typing import Any
 from trainer.checkpoint.hub import place_of
 from trainer.data.base import DepthDataset
 from trainer.evaluation.items import dataset_class
+from trainer.evaluation.results import read_head
 from trainer.runtime.errors import UserError
 
 
@@ -70,6 +71,41 @@ def temporal_path(path: Path, protocol: Mapping[str, Any]) -> Path:
 def predictions_path(path: Path, data: Mapping[str, Any], flip: bool, kind: str | None = None) -> Path:
     """`<run>/preds/<dataset>_<checkpoint>.npz`; before the ending `_flip` of blended ones, and `_<kind>` of a kind."""
     return run_folder(path) / "preds" / f"{file_stem(data, path.stem, 'flip' if flip else None, kind)}.npz"
+
+
+def apart(place: Path, protocol: Mapping[str, Any]) -> Path:
+    """Return the place of a result, or one beside it where a result of another protocol lies there.
+
+    Its name then says what differs: `<...>_1-50m.yaml`, `<...>_crop_garg.yaml`.
+    """
+    own = _choices(protocol)
+    theirs = _held(place)
+    if theirs is None or theirs == own:
+        return place
+    differing = [word for word, other in zip(own, theirs, strict=True) if word != other]
+    near, full = (place.with_name(f"{'_'.join((place.stem, *words))}{place.suffix}") for words in (differing, own))
+    return near if _held(near) in (None, own) else full
+
+
+def _held(place: Path) -> list[str] | None:
+    """Return the choices of the result that lies at a place; None where none does."""
+    protocol = (read_head(place) or {}).get("protocol")
+    try:
+        return _choices(protocol) if isinstance(protocol, Mapping) else None
+    except (AttributeError, TypeError, ValueError):  # other content under these keys
+        return None
+
+
+def _choices(protocol: Mapping[str, Any]) -> list[str]:
+    """Name what the usual name of a result leaves out, in words for file names."""
+    metrics, size = protocol.get("metrics") or (), (protocol.get("dataset") or {}).get("size") or ()
+    return [
+        f"{protocol.get('min_depth_m', 0):g}-{protocol.get('max_depth_m', 0):g}m",
+        f"crop_{protocol.get('crop')}",
+        "flip" if protocol.get("flip_post_processing") else "unflipped",
+        "_".join(metrics),
+        f"input_{'x'.join(map(str, size))}",
+    ]
 
 
 def check_place(path: Path, option: str) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from trainer.metrics.legacy import legacy_rows
 from trainer.metrics.protocol import DepthProtocol
-from trainer.runtime.files import make_folder, write_text
+from trainer.runtime import files, yaml_text
 
 RESULT_FORMAT = 1  # of the result file
 
@@ -82,6 +82,15 @@ def write_result(path: str | Path, head: Mapping[str, Any], rows: Mapping[str, A
     _write(path, text + yaml.safe_dump(rows, sort_keys=False, **style))
 
 
+def read_head(path: Path) -> dict[str, Any] | None:
+    """Read a result without its items; None where there is none that can be read."""
+    try:
+        content = yaml_text.load(files.read_file(path).decode().partition("\nitems:")[0])
+    except (OSError, ValueError, yaml.YAMLError):  # no result, so it is replaced
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _write(path: str | Path, text: str) -> None:
-    make_folder(Path(path).parent)
-    write_text(Path(path), text)
+    files.make_folder(Path(path).parent)
+    files.write_text(Path(path), text)

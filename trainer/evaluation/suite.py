@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from models_zoo.registry import did_you_mean
 from trainer.config.pages import find_page, read_page
 from trainer.data.files.paths import DataNotFound
@@ -25,9 +23,8 @@ from trainer.evaluation.places import run_folder
 from trainer.evaluation.predictions import evenly_spaced
 from trainer.evaluation.reference import open_truths
 from trainer.evaluation.request import EvaluationRequest
-from trainer.evaluation.results import EvaluationResult, save_result
+from trainer.evaluation.results import EvaluationResult, read_head, save_result
 from trainer.metrics.protocol import DepthProtocol
-from trainer.runtime import files, yaml_text
 from trainer.runtime.errors import Exhausted, UserError
 from trainer.runtime.processes import FoundByAll, Processes
 from trainer.tables.columns import base_key, registered
@@ -240,7 +237,7 @@ def _kept(suite: Suite, one: SuiteSet, request: EvaluationRequest, about: Mappin
     rows = []
     for protocol in request.protocols:
         place = result_place(suite, one, request, protocol.names["alignment"], count)
-        content = _read(place)
+        content = read_head(place)
         if content is None or not _is_of(content.get("protocol"), expected_protocol(request, protocol, about, count)):
             return []
         rows.append(Row(one.name, "kept", place, content))
@@ -268,21 +265,11 @@ def _is_of(held: Any, expected: Any) -> bool:
     return bool(held == json.loads(json.dumps(expected, default=str)))
 
 
-def _read(place: Path) -> dict[str, Any] | None:
-    """Read a result without its items; None where there is none that can be read."""
-    try:
-        text = files.read_file(place).decode().partition("\nitems:")[0]
-        content = yaml_text.load(text)
-    except (OSError, ValueError, yaml.YAMLError):  # no result, so it is replaced
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _saved(suite: Suite, one: SuiteSet, request: EvaluationRequest, result: EvaluationResult) -> Row:
     count = result.protocol["dataset"]["num_items"]
     place = result_place(suite, one, request, result.protocol["alignment"], count)
     save_result(result, place)
-    return Row(one.name, "scored", place, _read(place) or {})
+    return Row(one.name, "scored", place, read_head(place) or {})
 
 
 def _brief(row: Row) -> str:

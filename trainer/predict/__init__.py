@@ -14,7 +14,7 @@ from trainer.predict.pipeline import Outcome, look_first, predict_all
 from trainer.predict.predictor import DepthPredictor
 from trainer.predict.scale import Scale
 from trainer.predict.sources import Source, open_source
-from trainer.predict.writing import Outputs, kinds_of
+from trainer.predict.writing import Outputs, kinds_of, shows_colours
 
 __all__ = [
     "ColourRange",
@@ -30,4 +30,5 @@ __all__ = [
     "look_first",
     "open_source",
     "predict_all",
+    "shows_colours",
 ]

@@ -88,6 +88,7 @@ class DepthPredictor:
         Adapters are folded into the weights. Raises UserError for a checkpoint without depth network, and for what
         `load_objective` and `scale_of` refuse.
         """
+        wanted = _device(device)
         path = find_checkpoint(path)
         saved = Saved(path, {}, read_metadata(path))
         saved.require_depth()
@@ -106,7 +107,7 @@ class DepthPredictor:
             except ValueError as error:
                 raise UserError(f"size {list(size)}: {error}") from error
         try:
-            network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            network.to(wanted)
         except (RuntimeError, AssertionError) as error:  # what torch raises for names and devices that are not there
             raise exhausted(error) or UserError(f"device {device}: {str(error).splitlines()[0]}") from error
         if compile:
@@ -163,6 +164,18 @@ class DepthPredictor:
         if array.shape[::-1] != size:
             array = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BILINEAR))
         return DepthMap(array, self.scale, picture, self.model, self.camera)
+
+
+def _device(name: str | torch.device | None) -> str | torch.device:
+    """Return the device of that name, a GPU where none is named and one is there. Raises UserError without the GPU."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if str(name).partition(":")[0] == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        there = ["cpu", *(f"cuda:{i}" for i in range(count))]
+        if str(name) not in ("cuda", *there) or not count:
+            raise UserError(f"device {name}: is not there. PyTorch {torch.__version__} finds {', '.join(there)}")
+    return name
 
 
 def input_size(config: Config) -> tuple[int, int]:

@@ -37,6 +37,11 @@ def kinds_of(words: Sequence[str], default: str) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
+def shows_colours(kinds: Sequence[str]) -> bool:
+    """Return whether any of the kinds is a picture or a film to look at."""
+    return bool({"video", *PAINTERS} & {*kinds})
+
+
 class Outputs(AbstractContextManager["Outputs"]):
     """Everything that is written for the frames of a source, in one folder. Use it in a `with` block.
 
@@ -65,7 +70,7 @@ class Outputs(AbstractContextManager["Outputs"]):
         self._kinds = [kind for kind in kinds if kind not in self._films and kind != "video"]
         if self._films:
             require("av", "video", "Writing films")
-        self.shows_colours = bool(self._films or {*self._kinds} & {*PAINTERS})
+        self.shows_colours = shows_colours(kinds)
         self.needs_picture = bool(NEED_PICTURE & {*self._films, *self._kinds})
         self._writers: dict[str, FilmWriter] = {}
         self._stack = ExitStack()

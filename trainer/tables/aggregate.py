@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models_zoo.registry import did_you_mean
@@ -266,9 +266,17 @@ def unevaluated(root: Path, results: Sequence[Result]) -> list[str]:
 
 
 def _keep(seeds: dict[str, Result], result: Result, label: str) -> None:
-    """Add a result. Raises UserError when another file has other numbers of the same seed and protocol."""
+    """Add a result, or the metrics that another file of the same seed, protocol and weights lacks.
+
+    Raises UserError when the two have other numbers, or are of other weights.
+    """
     other = seeds.setdefault(result.seed, result)
-    if other is not result and dict(other.values) != dict(result.values):
+    if other is result or dict(other.values) == dict(result.values):
+        return
+    same = result.weights and result.weights == other.weights
+    if same and all(other.values.get(column, value) == value for column, value in result.values.items()):
+        seeds[result.seed] = replace(other, values={**other.values, **result.values})
+    else:
         raise UserError(
             f"{label}, seed {result.seed}: {other.path} and {result.path} have one protocol but different numbers."
             " Delete the older, or choose with --file"
@@ -315,7 +323,12 @@ def _check(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
     known = set(known)
     for name in wanted:
         if name not in known:
-            raise UserError(f"{name!r} is not a {kind} of these results. {did_you_mean(name, known)}")
+            near = next((key for key in sorted(known) if _letters(key) == _letters(name)), name)  # AbsRel, abs_rel
+            raise UserError(f"{name!r} is not a {kind} of these results. {did_you_mean(near, known)}")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def by_number(seed: str) -> tuple[int, str]:

@@ -78,11 +78,16 @@ class Difference:
 
 
 def read_scored(path: Path) -> Scored:
-    """Read a result of `monodepth evaluate`. Raises UserError for other files, and naming the results in a folder."""
+    """Read a result of `monodepth evaluate`, or the only one in a folder.
+
+    Raises UserError for other files, and naming the results in a folder of none or several.
+    """
     if os.path.isdir(path):
         inside = [
             str(p) for p in sorted([*path.glob("results/*.yaml"), *path.glob("*.yaml")]) if p.name != "hparams.yaml"
         ]
+        if len(inside) == 1:
+            return read_scored(Path(inside[0]))
         if not inside and (below := sorted(map(str, path.glob("*/results/*.yaml")))):
             raise UserError(
                 "\n".join([f"{path}: is a folder of versions, which hold", *first_lines(below)])

@@ -51,6 +51,7 @@ class Result:
     protocol: Mapping[str, str]  # field -> value; results are comparable when all of them agree
     values: Mapping[Column, float]  # means over images
     leak: str = ""  # how many of its images the network was trained on, in words
+    weights: str = ""  # SHA-256 of the checkpoint, where it is known
 
 
 def read_results(root: Path, patterns: Sequence[str] = ("*.yaml",), problems: list[str] | None = None) -> list[Result]:
@@ -97,6 +98,8 @@ def read_file(path: Path, with_items: bool = True) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. `monodepth evaluate` prints where it saves a result") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
+        if not isinstance(error, OSError) and path.suffix not in (".yaml", ".yml"):
+            raise UserError(f"{path}: is no result file of `monodepth evaluate`, which are YAML") from error
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as a result file: {reason}. Evaluate again, or move it") from error
 
@@ -137,12 +140,15 @@ def _results(path: Path, data: Any) -> list[Result]:
     leak = _leak(data["protocol"].get("leaks") or {}) if "protocol" in data else ""
     if protocol.get("origin") == OFFICIAL:  # several lie in one folder, and none is a seed of ours
         run = run / Path(data["protocol"]["checkpoint"]["file"]).stem / OFFICIAL
+    checkpoint = data["protocol"].get("checkpoint") or {} if "protocol" in data else {}
     results = []
     for on_edges in (False, True):
         values = {column_of(k, metric_sets): float(v) for k, v in means.items() if is_on_edges(k) == on_edges}
         if values:
             edges = {"pixels": "true depth edges"} if on_edges else {}
-            results.append(Result(run.parent, run.name, path, {**protocol, **edges}, values, leak))
+            results.append(
+                Result(run.parent, run.name, path, {**protocol, **edges}, values, leak, checkpoint.get("sha256", ""))
+            )
     return results
 
 

@@ -67,7 +67,8 @@ def make_optimizer(
         known = ", ".join(sorted({name.split(".")[0] for name, _ in networks.named_parameters()}))
         raise UserError(
             f"optimizer.group_lr: {', '.join(sorted(unused))} matches no parameter that is trained."
-            f" Use a network ({known}) or a pattern such as 'depth.encoder.*'"
+            f" Use a network ({known}) or a pattern such as 'depth.encoder.*', or leave it out:"
+            " --set optimizer.group_lr=~"
         )
     params = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
     return create_optimizer_v2(params, opt=type, lr=lr, weight_decay=weight_decay, **kwargs)

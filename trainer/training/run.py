@@ -193,7 +193,7 @@ def _with_first_weights(cfg: Config, folder: RunDir, seed: int, notes: list[str]
         return build_objective(cfg), None
     start = read_pretrained(cfg.trainer.load_ckpt)
     objective = build_objective(cfg, given=start.networks)
-    notes += [f"the first weights are those of {start.path}", *start.start(objective)]
+    notes += [f"the first weights are those of {start.path}", *start.start(objective, asked=cfg.net)]
     return objective, start.trained_on
 
 

@@ -16,7 +16,7 @@ from trainer.evaluation import (
     report,
     save_temporal,
 )
-from trainer.evaluation.places import announced, check_place, run_folder, temporal_path
+from trainer.evaluation.places import announced, apart, check_place, run_folder, temporal_path
 from trainer.evaluation.reference import check_order, open_dataset
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
@@ -103,7 +103,7 @@ def _score(
 def _show_and_save(request: EvaluationRequest, results: Sequence[Mapping[str, Any]]) -> None:
     leaks.tell(results[0]["protocol"]["leaks"])
     for result in results:
-        save = request.save or temporal_path(request.subject.path, result["protocol"])
+        save = request.save or apart(temporal_path(request.subject.path, result["protocol"]), result["protocol"])
         if request.save and len(results) > 1:
             save = save.with_name(f"{save.stem}_{result['protocol']['alignment']}{save.suffix}")
         saved = announced(save)

@@ -14,7 +14,7 @@ from trainer import __version__
 from trainer.evaluation import evenly_spaced, flip_blended, leaks
 from trainer.evaluation.corruption import METRICS, Corruptions, identity_of, score_passes
 from trainer.evaluation.passes import Passes
-from trainer.evaluation.places import announced, check_place, corruption_path
+from trainer.evaluation.places import announced, apart, check_place, corruption_path
 from trainer.evaluation.reference import open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.robustness import (
@@ -76,7 +76,7 @@ def score_corrupted(request: EvaluationRequest) -> int:
             result = summarise(passes.done, corruptions, protocol, origin)
             draw = partial(draw_corruptions, predict, items, indices[len(indices) // 2], corruptions, result, protocol)
             leaks.tell(found)
-            _finish(result, save, request.sheet, draw)
+            _finish(result, request.save or apart(save, result["protocol"]), request.sheet, draw)
     return 0
 
 

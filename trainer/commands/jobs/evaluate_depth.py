@@ -26,7 +26,7 @@ from trainer.evaluation import (
     without_advice,
 )
 from trainer.evaluation.items import Items
-from trainer.evaluation.places import announced, result_path
+from trainer.evaluation.places import announced, apart, result_path
 from trainer.evaluation.predictions import DepthSource
 from trainer.evaluation.reference import check_order, open_dataset, open_truths
 from trainer.evaluation.request import EvaluationRequest
@@ -99,7 +99,8 @@ def _show_and_save(
     several = len(results) > 1
     for result in results:
         ending = f"_{result.protocol['alignment']}" if several else ""
-        save = _with_ending(request.save, ending) or result_path(request.subject.path, result.protocol)
+        usual = result_path(request.subject.path, result.protocol)
+        save = _with_ending(request.save, ending) or apart(usual, result.protocol)
         saved = announced(save)
         save_result(result, save)
         print(f"saved: {saved}")

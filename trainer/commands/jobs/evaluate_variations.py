@@ -9,7 +9,7 @@ from rich.console import Console
 from trainer import __version__
 from trainer.commands.jobs.evaluate_options import check_outputs
 from trainer.evaluation import evenly_spaced, leaks
-from trainer.evaluation.places import announced, variations_path
+from trainer.evaluation.places import announced, apart, variations_path
 from trainer.evaluation.reference import check_order, open_truths
 from trainer.evaluation.request import EvaluationRequest
 from trainer.evaluation.session import Network, progress, start
@@ -44,7 +44,7 @@ def score_variations(request: EvaluationRequest) -> int:
             )
         if machine.processes.is_first:
             found.not_measured += missing
-            save = request.save or variations_path(subject.path, found.protocol)
+            save = request.save or apart(variations_path(subject.path, found.protocol), found.protocol)
             saved = announced(save)
             report_variations(found, Console())
             save_variations(found, save)

@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """
     load_plugins(args.plugins)
     if not os.path.isdir(args.root):
-        raise UserError(f"{args.root}: no such folder")
+        is_file = os.path.exists(args.root)
+        raise UserError(f"{args.root}: {'is a file. Name a folder of runs' if is_file else 'no such folder'}")
     unread: list[str] = []
     results, leaking = without_leaks(read_results(args.root, args.file, unread), args)
     tables, compared, notes = _tabulate(results, args)

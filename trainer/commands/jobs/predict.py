@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
 from trainer.config.plugins import load_plugins
+from trainer.data.clips.video import VIDEOS
 from trainer.predict import (
     ColourRange,
     DepthPredictor,
@@ -21,7 +24,9 @@ from trainer.predict import (
     look_first,
     open_source,
     predict_all,
+    shows_colours,
 )
+from trainer.predict.sources import SUFFIXES
 from trainer.runtime.errors import UserError, first_lines
 from trainer.runtime.signals import StopSignals
 from trainer.tracking.progress import counting
@@ -34,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # a user's own pictures
     load_plugins(args.plugins)
     camera = given_camera(args.fov, args.K)
+    _check_order(args)
     rest = {"every": args.every, "limit": args.limit}
     source = open_source(args.source, apart=args.out, fps=args.fps, **rest)
     kinds = kinds_of(args.save, "video" if source.is_film else "color")
-    outputs = Outputs(args.out, source, kinds, legend=not args.no_legend, force=args.force, skip=args.skip_existing)
-    _refuse_idle_options(args, kinds, outputs)
+    _refuse_idle_options(args, kinds)
     predictor = DepthPredictor.load(
         args.model,
         hparams=args.hparams,
@@ -50,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         scale=args.scale,
         batch_size=args.batch_size,
     )
+    outputs = Outputs(args.out, source, kinds, legend=not args.no_legend, force=args.force, skip=args.skip_existing)
     predictor.camera = camera or predictor.camera
     print(f"depth: {predictor.scale}")
     if "ply" in kinds:
@@ -63,11 +69,19 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(outcome.problems))
 
 
-def _refuse_idle_options(args: argparse.Namespace, kinds: Sequence[str], outputs: Outputs) -> None:
+def _check_order(args: argparse.Namespace) -> None:
+    """Raise UserError for a picture or film in the place of the checkpoint."""
+    if Path(args.model).suffix.lower() in (*SUFFIXES, *VIDEOS) and os.path.isfile(args.model):
+        raise UserError(
+            f"{args.model}: is no checkpoint. MODEL comes first: monodepth predict {args.source[0]} {args.model}"
+        )
+
+
+def _refuse_idle_options(args: argparse.Namespace, kinds: Sequence[str]) -> None:
     """Raise UserError for options that nothing among the outputs would use."""
     if "ply" not in kinds and (args.fov or args.K):
         raise UserError("--fov and --K are for points, which are not written. Add ply to --save, or leave them out")
-    if not outputs.shows_colours and (args.min or args.max or args.no_legend):
+    if not shows_colours(kinds) and (args.min or args.max or args.no_legend):
         raise UserError("--min, --max and --no-legend are for colours, which are not written. Leave them out")
 
 
@@ -85,9 +99,16 @@ def _predict(
 
 def _report(outcome: Outcome, outputs: Outputs, args: argparse.Namespace) -> None:
     """Print what was done, and list what could not be read."""
-    where = ", ".join(map(str, outputs.films)) or f"{args.out}/"
-    rate = f" ({outcome.frames / outcome.seconds:.3g} frames/s)" if outcome.seconds else ""
-    print(f"saved: {outcome.frames} frame{'s' * (outcome.frames != 1)} in {outcome.seconds:.1f} s{rate}, {where}")
+    if not outcome.frames and outcome.problems:
+        print("saved: nothing")
+    else:
+        _report_saved(outcome, outputs, args)
     if outcome.problems:
         lines = first_lines(outcome.problems)
         print("\n".join([f"frames that could not be read: {len(outcome.problems)}", *lines]), file=sys.stderr)
+
+
+def _report_saved(outcome: Outcome, outputs: Outputs, args: argparse.Namespace) -> None:
+    where = ", ".join(map(str, outputs.films)) or f"{args.out}/"
+    rate = f" ({outcome.frames / outcome.seconds:.3g} frames/s)" if outcome.seconds else ""
+    print(f"saved: {outcome.frames} frame{'s' * (outcome.frames != 1)} in {outcome.seconds:.1f} s{rate}, {where}")

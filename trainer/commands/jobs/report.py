@@ -37,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """
     load_plugins(args.plugins)
     if not os.path.isdir(args.root):
+        if os.path.exists(args.root):
+            run = args.root.parents[1] if args.root.parent.name in ("ckpts", "results") else args.root.parent
+            raise UserError(f"{args.root}: is a file. Name the folder of a run, or one above several, such as {run}")
         raise UserError(f"{args.root}: no such folder")
     out = args.out or args.root / "report.html"
     _check_out(out, args.force)
