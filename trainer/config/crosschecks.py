@@ -150,9 +150,9 @@ class _Crosschecks:
         """A learning rate of its own is for a network that is trained; pages may have one for a network left out."""
         given = self.report.layer.data.get("optimizer")
         rates = given.get("group_lr") if isinstance(given, dict) else None
-        for part in rates if isinstance(rates, dict) else ():
+        for part, rate in rates.items() if isinstance(rates, dict) else ():
             net = str(part).partition(".")[0]
-            if rates[part] is None or not net.isidentifier():  # a pattern
+            if rate is None or not net.isidentifier():  # a pattern
                 continue
             if not self.has(f"net.{net}") or (net == "pose" and not any(facts.supp_idxs)):
                 known = ", ".join(name for name in facts.networks if name != net)
