@@ -30,12 +30,6 @@ MISTAKES = [
      "x.yaml:1: loss.img_recon.loss_name: expected one of 'ssim', 'l1', got 'sim'. Did you "
      "mean 'ssim'?"),
     ("loss: {img_recon: 1}", "x.yaml:1: loss.img_recon: expected a mapping of keys, got 1"),
-    ("optimizer:\n  group_lr:\n    pse: 1.0e-3",
-     "x.yaml:3: optimizer.group_lr: pse matches no parameter that is trained. Use a network (*), or leave it out: "
-     "--set optimizer.group_lr=~"),
-    ("net: {pose: ~}\ndataset: {supp_idxs: [0]}\noptimizer: {group_lr: {pose: 1.0e-3}}",
-     "x.yaml:3: optimizer.group_lr: pose matches no parameter that is trained. Use a network (depth), or leave it "
-     "out: --set optimizer.group_lr=~"),
     ("loss: [img_recon]", 'x.yaml:1: loss: expected a mapping of keys, got ["img_recon"]'),
     ("net: {pos: {}}",
      "x.yaml:1: net.pos is not a network. Did you mean 'pose'? Known: autoencoder, depth, pose"),

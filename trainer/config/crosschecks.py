@@ -52,7 +52,6 @@ class _Crosschecks:
         self.presence()
         facts = self.facts()
         if facts:
-            self.rates(facts)
             self.motion(facts, list(facts.supp_idxs))
             self.masks(facts)
             self.saturation(facts)
@@ -145,20 +144,6 @@ class _Crosschecks:
             self.warn(f"net.pose is never used: {key} {supp_idxs} has no frame in time")
             if self.config.net["pose"].get("learn_K"):
                 self.wrong("net.pose.learn_K", f"{LEARNED_FROM_VIDEO}; {key} are {supp_idxs}, so set it to false")
-
-    def rates(self, facts: Facts) -> None:
-        """A learning rate of its own is for a network that is trained; pages may have one for a network left out."""
-        given = self.report.layer.data.get("optimizer")
-        rates = given.get("group_lr") if isinstance(given, dict) else None
-        for part, rate in rates.items() if isinstance(rates, dict) else ():
-            net = str(part).partition(".")[0]
-            if rate is None or not net.isidentifier():  # a pattern
-                continue
-            if not self.has(f"net.{net}") or (net == "pose" and not any(facts.supp_idxs)):
-                known = ", ".join(name for name in facts.networks if name != net)
-                lack = f"{part} matches no parameter that is trained. Use a network ({known}), or leave it out:"
-                path = ("optimizer", "group_lr", str(part))
-                self.report.add(path, f"optimizer.group_lr: {lack} --set optimizer.group_lr=~")
 
     def masks(self, facts: Facts) -> None:
         mask, channels = facts.mask_name, self.config.net.get("depth", {}).get("num_ch_mask")

@@ -13,10 +13,11 @@ from trainer.predict.filmwriter import FilmWriter
 from trainer.predict.pipeline import Outcome, look_first, predict_all
 from trainer.predict.predictor import DepthPredictor
 from trainer.predict.scale import Scale
-from trainer.predict.sources import Source, open_source
+from trainer.predict.sources import SUFFIXES, Source, open_source
 from trainer.predict.writing import Outputs, kinds_of, shows_colours
 
 __all__ = [
+    "SUFFIXES",
     "ColourRange",
     "DepthMap",
     "DepthPredictor",

@@ -14,6 +14,7 @@ from PIL import Image
 from trainer.config.plugins import load_plugins
 from trainer.data.clips.video import VIDEOS
 from trainer.predict import (
+    SUFFIXES,
     ColourRange,
     DepthPredictor,
     Outcome,
@@ -26,7 +27,6 @@ from trainer.predict import (
     predict_all,
     shows_colours,
 )
-from trainer.predict.sources import SUFFIXES
 from trainer.runtime.errors import UserError, first_lines
 from trainer.runtime.signals import StopSignals
 from trainer.tracking.progress import counting
