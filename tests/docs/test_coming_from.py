@@ -17,7 +17,7 @@ from tests.world import ROOT
 from trainer.commands import evaluate, train
 from trainer.commands.__main__ import MODULES
 from trainer.commands.jobs.list_commands import parser_of
-from trainer.config import Config, ConfigError, load_config
+from trainer.config import Config, ConfigError, load_config, refused
 from trainer.config.foreign_names import FOREIGN, advice, use_instead
 from trainer.config.pages import default_beside, find_page, page_names, shipped
 from trainer.config.sections import SECTION_NAMES
@@ -219,7 +219,7 @@ READY = [  # their words, and the lines of the answer
 
 @pytest.mark.parametrize(("words", "lines"), READY)
 def test_their_options_become_ours_with_their_values(words: str, lines: list[str]) -> None:
-    assert advice(words.split()) == lines
+    assert advice(words.split(), refused=refused) == lines
 
 
 ON_CPU = "accelerate launch --config_file $(monodepth launch-file cpu)"

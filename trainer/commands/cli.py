@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             lines.append("-c names a page: `monodepth cfg list` shows all, -c synthetic/monodepth2_MS is the demo")
         own = [*([option, *names] if names and option else []), *own[len(stray) :]]
         foreign += [f"--{word}" for word in stray if "=" in word]
-        hints = advice(foreign, self.prog, self._option_string_actions, own)
+        hints = advice(foreign, self.prog, self._option_string_actions, own, _refused)
         for_a_person = [hint for hint in hints if not re.match(r"first |use |\S+: not here", hint)]
         if any(re.search(r"[a-z]\.[a-z]", hint) for hint in for_a_person):
             hints.append("(keys with a dot follow --set: --set trainer.max_epochs=20)")
@@ -81,6 +81,12 @@ class Parser(argparse.ArgumentParser):
                 is_own = any(option.startswith(name) for option in self._option_string_actions)  # may be shortened
             (own if is_own else foreign).append(word)
         return own, foreign
+
+
+def _refused(setting: str, command: str) -> str:
+    from trainer.config import refused
+
+    return str(refused(setting, command))
 
 
 class Overrides(argparse.Action):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.config.config import Config, ConfigError, load_config, merge_settings
-    from trainer.config.layers import override_conflict
+    from trainer.config.layers import override_conflict, refused
     from trainer.config.resolve import Registries
     from trainer.config.sections import OF_TRAINING, EvaluationSection
 
@@ -20,6 +20,7 @@ __all__ = [
     "load_config",
     "merge_settings",
     "override_conflict",
+    "refused",
 ]
 
 _HOMES = {  # the others are in `config`
@@ -27,6 +28,7 @@ _HOMES = {  # the others are in `config`
     "EvaluationSection": "sections",
     "OF_TRAINING": "sections",
     "override_conflict": "layers",
+    "refused": "layers",
 }
 
 

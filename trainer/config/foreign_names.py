@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -70,8 +70,8 @@ _EXPORTS = {name: f"--cfg-file export/kitti_{name}" for name in ("eigen", "eigen
 _UNSCALED = "the file holds what the network predicts, and `monodepth evaluate --pred-file` aligns it"
 _CONVERT = "monodepth convert {} {name}.safetensors"
 _LAUNCH = "accelerate launch --config_file $(monodepth launch-file {})"
-_SCORING = ("evaluate", "export-depth", "calibrate")
-_LAUNCHED = ("", "train", *_SCORING)  # commands that take several processes; "" is train
+SCORING = ("evaluate", "export-depth", "calibrate")
+_LAUNCHED = ("", "train", *SCORING)  # commands that take several processes; "" is train
 _DEVICES = ("device", "devices", "gpus", "accelerator", "no_cuda")
 _GPUS = "accelerate launch --num_processes for several GPUs, CUDA_VISIBLE_DEVICES for one"
 _ONE_GPU = "leave it out: a GPU is used if there is one; CUDA_VISIBLE_DEVICES{} before the command chooses it"
@@ -211,11 +211,16 @@ _OF = {  # by command, "" for any, and name
 
 
 def advice(
-    words: Iterable[str], prog: str = "", known: Collection[str] = ("--set",), own: Sequence[str] = ()
+    words: Iterable[str],
+    prog: str = "",
+    known: Collection[str] = ("--set",),
+    own: Sequence[str] = (),
+    refused: Callable[[str, str], str] = lambda setting, command: "",
 ) -> list[str]:
     """Say what to use for the options of other programs among `words`, which are unknown options and their values.
 
     prog, known, own: the command, "monodepth evaluate", its options, and the other words that it was given.
+    refused: says of a setting and a command why it would not do, "" where it does.
 
     Returns one line with all that is ready to be copied, below what has to be run before, and a line for each other
     option that is known.
@@ -232,10 +237,10 @@ def advice(
         if spelled in known and (command, name) not in _OF:
             ready += [spelled, *values]
         elif texts := entry.ready(values) if entry else _as_setting(option, values, known):
-            refused = [told for text in texts if (told := _refused(text, command))]
-            ready += [] if refused else texts
-            remarks += [f"{option}: {told}" for told in (*refused, *filter(None, [entry and entry.remark]))]
-            if entry and entry.first and not refused:
+            wrong = [told for text in texts if (told := refused(text, command))]
+            ready += [] if wrong else texts
+            remarks += [f"{option}: {told}" for told in (*wrong, *filter(None, [entry and entry.remark]))]
+            if entry and entry.first and not wrong:
                 first.append(f"first {' '.join(map(_quoted, _filled(entry.first, values)))}")
         elif entry:
             remarks.append(f"{option}: {f'use {entry.shown}' if entry.ours else f'not here: {entry.reason}'}")
@@ -281,25 +286,6 @@ def _as_setting(option: str, values: Sequence[str], known: Collection[str]) -> l
     """Take an option for a key that lacks its --set: "--trainer.max_epochs 3"."""
     key = option.removeprefix("--")
     return [f"{key}={values[0]}"] if "--set" in known and len(values) == 1 and _KEY.fullmatch(key) else []
-
-
-def _refused(setting: str, command: str) -> str:
-    """Say what a key takes where it refuses the value given here, or that a command does not read it; "" otherwise."""
-    from trainer.config.fields import fields_of_model
-    from trainer.config.layers import read_override
-    from trainer.config.sections import OF_TRAINING, SECTIONS
-
-    (section, _, name), value = setting.partition("=")[0].partition("."), setting.partition("=")[2]
-    if command in _SCORING and section in OF_TRAINING:
-        return f"not here: {section}.{name} is about training"
-    field = fields_of_model(SECTIONS[section]).get(name) if section in SECTIONS else None
-    layer = read_override(setting, []) if field else None
-    try:
-        if field and layer:
-            field.parse(layer.data[section][name])
-    except ValueError:
-        return f"use {section}.{name}, {field.expected()}, not {value}" if field else ""
-    return ""
 
 
 def _by_option(words: Iterable[str]) -> dict[str, list[str]]:

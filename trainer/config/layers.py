@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from trainer.config.fields import fields_of_model
+from trainer.config.foreign_names import SCORING
+from trainer.config.sections import OF_TRAINING, SECTIONS
 from trainer.runtime.rundir import plain
 from trainer.runtime.yaml_text import MAX_DEPTH, KeyPath, Layer, read_text
 
@@ -140,3 +143,18 @@ def _note_places(value: Any, path: KeyPath, places: dict[KeyPath, str], label: s
             here = (*path, key)
             places[here] = label
             _note_places(item, here, places, label)
+
+
+def refused(setting: str, command: str) -> str:
+    """Say what a key takes where it refuses the value given here, or that a command does not read it; "" otherwise."""
+    (section, _, name), value = setting.partition("=")[0].partition("."), setting.partition("=")[2]
+    if command in SCORING and section in OF_TRAINING:
+        return f"not here: {section}.{name} is about training"
+    field = fields_of_model(SECTIONS[section]).get(name) if section in SECTIONS else None
+    layer = read_override(setting, []) if field else None
+    try:
+        if field and layer:
+            field.parse(layer.data[section][name])
+    except ValueError:
+        return f"use {section}.{name}, {field.expected()}, not {value}" if field else ""
+    return ""
