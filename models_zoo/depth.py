@@ -24,8 +24,7 @@ MASKS = {
     "explainability": "sigmoid",  # weight of the photometric error; SfM-Learner, arXiv:1704.07813
     "uncertainty": "relu",  # high = unreliable; Klodt & Vedaldi, ECCV 2018; Kendall & Gal, arXiv:1703.04977
 }
-# Disparity of a new network without pretrained weights, by activation; others start as PyTorch's layers do.
-FROM_SCRATCH = {"sigmoid": 0.06, "relu": 0.1}
+FROM_SCRATCH = {"relu": 0.1}  # disparity of a new network by activation; others start as PyTorch's layers do
 Scaled = dict[int, Tensor]
 
 
@@ -46,10 +45,10 @@ class Depth(nn.Module):
         activation: of the output. "sigmoid": disparity in (0, 1) between two limits of depth; "relu": disparity >= 0,
             which is 1 / depth without limits, as of networks that learn from affine-invariant disparity
             (arXiv:1907.01341); "metric": disparity >= 1, whose inverse, a sigmoid, is depth as a share of the largest.
-        init_disp: disparity that a new network starts from, in (0, 1), with "relu" any above 0; null = 0.06 where
-            nothing is pretrained, with "relu" 0.1 (not a published choice), and else PyTorch's initialisation: about
-            0.5, with which the first warps of a stereo pair miss by half an image, and with "relu" about 0, where
-            single scales may begin with no gradient at all.
+        init_disp: disparity that a new network starts from, in (0, 1), with "relu" any above 0; null = PyTorch's
+            initialisation, about 0.5, and with "relu" 0.1 where nothing is pretrained, since single scales that start
+            at 0 have no gradient at all. A training starts from 0.06 where nothing is pretrained and a stereo pair or a
+            loss fixes the scale, see `trainer.build.start_disparity`.
         adapter: freeze the ViT that is the encoder and train low-rank updates of it, {type: lora | dv_lora, rank: 4,
             alpha: null (the rank), targets: [mlp.fc1, mlp.fc2], warmup_steps: 20000}; see `models_zoo.adapters`.
         mean: mean of RGB in [0, 1] for the standardisation of the images.

@@ -39,6 +39,26 @@ def test_stereo_alone_builds_no_pose_network() -> None:
     assert list(build_networks(config("dataset.supp_idxs=[-1,0]"))) == ["depth", "pose"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "disp"),
+    [
+        (["dataset.supp_idxs=[-1,1]"], 0.5),  # video alone fixes no scale
+        (["dataset.supp_idxs=[0]"], 0.06),
+        (["dataset.supp_idxs=[-1,1,0]"], 0.06),
+        (["dataset.supp_idxs=[-1,1]", "loss.speed.weight=0.1", "dataset.use_speed=true"], 0.06),
+        (["dataset.supp_idxs=[-1,1]", "loss.camera_height.weight=0.1"], 0.06),
+        (["dataset.supp_idxs=[0]", "net.depth.init_disp=0.3"], 0.3),
+        (["dataset.supp_idxs=[0]", "net.depth.activation=relu"], 0.1),
+        (["dataset.supp_idxs=[0]", "net.depth.dec_name=ddvnet", "net.depth.out_scales=[0,1,2,3]"], None),  # no start
+    ],
+)
+def test_a_new_network_starts_far_away_only_where_the_scale_is_known(overrides: list[str], disp: float | None) -> None:
+    torch.manual_seed(0)
+    networks = build_networks(config("net.depth.enc_name=test_resnet", "net.pose.enc_name=test_resnet", *overrides))
+    mean = networks["depth"](torch.rand(1, 3, 64, 96))["disp"][0].mean().item()
+    assert disp is None or mean == pytest.approx(disp, rel=0.4)
+
+
 def test_a_relu_disparity_has_no_limits_of_depth() -> None:
     relu = ("dataset.supp_idxs=[0]", "net.depth.activation=relu")
     cfg = config(*relu)

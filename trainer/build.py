@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import models_zoo
+from models_zoo.decoders import DECODERS
 from trainer.config import Config
 from trainer.data import DATASETS
 from trainer.data.base import DepthDataset
@@ -37,6 +38,8 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
             continue
         if name in given and "pretrained" in kwargs:
             kwargs = {**kwargs, "pretrained": False}
+        if name == "depth" and kwargs.get("init_disp") is None and not kwargs.get("pretrained", True):
+            kwargs = {**kwargs, "init_disp": start_disparity(cfg)}
         try:
             networks[name] = models_zoo.create(name, **kwargs)
         except (ValueError, models_zoo.PretrainedUnavailable) as error:
@@ -81,6 +84,20 @@ def build_objective(cfg: Config, given: Collection[str] = ()) -> Objective:
 
 def _by_epoch(weight: float | dict[str, float]) -> float | dict[int, float]:
     return {int(epoch): value for epoch, value in weight.items()} if isinstance(weight, dict) else weight
+
+
+def start_disparity(cfg: Config) -> float | None:
+    """Return the disparity that a new depth network starts from where `net.depth.init_disp` is null; None = its own.
+
+    Where a stereo pair or a loss fixes the scale, 0.06 is some 9 m away, about where streets are: from 0.5, the first
+    warps of a pair miss by half an image. Video alone fixes none; there the start is the middle of the sigmoid, where
+    its slope is largest. From 0.06 a few steps of a pose network that has learned nothing yet push depth to its far
+    limit, where the slope is nearly 0 and the network learns nothing more.
+    """
+    is_metric = 0 in cfg.supp_idxs or any(getattr(LOSSES.get(name), "fixes_scale", False) for name in cfg.loss)
+    depth = cfg.net["depth"]
+    can_start = depth.get("activation", "sigmoid") == "sigmoid" and DECODERS.get(depth.get("dec_name", "monodepth")).supports_init
+    return 0.06 if is_metric and can_start else None
 
 
 def depth_limits(cfg: Config) -> tuple[float, float | None]:

@@ -7,7 +7,7 @@ from tests.losses.scenes import SIZE, plane_scene, random_scene, stereo_scene
 from trainer.geometry.scene import Scene
 from trainer.losses import LOSSES
 from trainer.losses._photometric import ERRORS
-from trainer.losses.reconstruction import lower
+from trainer.losses.reconstruction import automasked, lower
 
 
 def img_recon(**kwargs):
@@ -93,6 +93,35 @@ def test_static_pixels_teach_nothing_but_stay_in_the_mean():
     assert loss.item() == pytest.approx(torch.minimum(still, warped).mean().item())
 
 
+def test_automask_below_waits_image_by_image_until_warps_are_better():
+    error = torch.tensor([[1.0, 3.0], [1.0, 1.5], [0.2, 0.4]]).view(3, 1, 1, 2).requires_grad_()  # of warped supports
+    still = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 0.1]]).view(3, 1, 1, 2)
+    # Means 2.0, 1.25 and 0.3 against 1.5, 1.5 and 1.05: worse, better, and less than half.
+    for below, expected in (
+        (None, [[1, 1], [1, 1], [0.2, 0.1]]),
+        (1.0, [[1, 3], [1, 1], [0.2, 0.1]]),
+        (0.5, [[1, 3], [1, 1.5], [0.2, 0.1]]),
+    ):
+        masked, kept = automasked(error, still, below)
+        assert masked.flatten(1).tolist() == [pytest.approx(row) for row in expected]
+        (grad,) = torch.autograd.grad(masked.sum(), error)
+        assert torch.equal(grad.bool(), kept)
+
+
+@pytest.mark.parametrize(("below", "learns"), [(None, False), (1.0, True)])
+def test_a_picture_that_warps_only_spoil_teaches_all_the_same_with_automask_below(below, learns):
+    torch.manual_seed(0)
+    target = torch.rand(1, 3, *SIZE).double()
+    scene = plane_scene(2.0)
+    disp = torch.full((1, 1, *SIZE), 0.5).double().requires_grad_()
+    scene = Scene(target, 0.95 * target.unsqueeze(1), scene.K, scene.Ts, {0: disp}, supp_idxs=(1,))
+    loss, pictures = img_recon(use_automask=True, automask_below=below)(scene)
+    kept = pictures["masks/automask"].double().mean()
+    (grad,) = torch.autograd.grad(loss, disp)
+    assert (kept == 1) == learns
+    assert ((grad != 0).double().mean() > 0.7) == learns  # the warps leave the picture on the right
+
+
 def test_pictures_have_no_graph():
     disp = {0: torch.rand(2, 1, *SIZE, requires_grad=True)}
     _, pictures = img_recon(use_automask=True)(random_scene(disp=disp))
@@ -114,6 +143,7 @@ def test_needs_a_mask_only_when_one_is_named():
         ({"loss_name": "sim"}, "Did you mean 'ssim'"),
         ({"mask_name": "explain"}, "Did you mean 'explainability'"),
         ({"automask_noise": -1.0}, "-1.0"),
+        ({"automask_below": 0.0}, r"automask_below must lie in \(0, 1\], or be null, got 0.0"),
     ],
 )
 def test_wrong_options_are_named(kwargs, message):

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.geometry import ViewSynthesis
 from trainer.geometry.scene import Pictures, Scene, resize
 from trainer.losses import LOSSES
-from trainer.losses.reconstruction import Reconstruction, lower
+from trainer.losses.reconstruction import Reconstruction, automasked
 
 # Level from the deep end: stride 4, whether or not the encoder also has stride 2.
 _LEVEL = -4
@@ -58,7 +58,8 @@ class FeatureReconstruction(Reconstruction):
         mask = self.mask_of(scene, 0)
         error = self.combine(errors, mask)
         if self.use_automask:
-            error = lower(error, self.combine(static, mask) + self.noise_like(error))
+            still = self.combine(static, mask) + self.noise_like(error)
+            error, _ = automasked(error, still, self.automask_below)
         return error.mean(), pictures
 
 

@@ -29,6 +29,8 @@ class Reconstruction(nn.Module):
         loss_name: how two images are compared.
         use_min: take the best support per pixel instead of the mean of all.
         use_automask: ignore pixels that the unwarped support explains better.
+        automask_below: use the automask only in images whose warped supports have less than this share of the mean
+            error of the unwarped ones; null = in all images, as published.
         mask_name: what the predicted mask does to the error, null = no mask.
         automask_noise: standard deviation of the noise that breaks ties of the automask; 0 = deterministic.
     """
@@ -43,6 +45,7 @@ class Reconstruction(nn.Module):
         use_automask: bool = False,
         mask_name: MaskName | None = None,
         automask_noise: float = 1e-7,
+        automask_below: float | None = None,
     ):
         super().__init__()
         if problems := self.validate_config({"use_automask": use_automask, "mask_name": mask_name}):
@@ -54,7 +57,10 @@ class Reconstruction(nn.Module):
         if automask_noise < 0:
             raise ValueError(f"automask_noise must not be negative, got {automask_noise}")
         self.loss_name, self.mask_name = loss_name, mask_name
+        if automask_below is not None and not 0 < automask_below <= 1:
+            raise ValueError(f"automask_below must lie in (0, 1], or be null, got {automask_below}")
         self.use_min, self.use_automask, self.automask_noise = use_min, use_automask, automask_noise
+        self.automask_below = automask_below
         self.against = ERRORS[loss_name]
         self.needs = self.needs_with({"mask_name": mask_name})
 
@@ -128,6 +134,7 @@ def reconstruction_formula(
     loss_name: LossName,
     mask_name: MaskName | None,
     use_min: bool,
+    automask_below: float | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the loss of `ImageReconstruction` and its automask at scale 0 (b 1 h w), all scales in one call.
 
@@ -139,8 +146,24 @@ def reconstruction_formula(
     with torch.no_grad():
         static = error_formula(supports.unsqueeze(3), target, loss_name).split(1, 1)
     still = combine(static, mask, mask_name, use_min) + (noise.unsqueeze(2) if isinstance(noise, Tensor) else noise)
-    kept = error.detach()[:, :, 0] <= still.detach()[:, :, 0]
-    return lower(error, still).mean(), kept
+    error, kept = automasked(error, still, automask_below)
+    return error.mean(), kept[:, :, 0]
+
+
+def automasked(error: Tensor, still: Tensor, below: float | None) -> tuple[Tensor, Tensor]:
+    """Replace errors (b 1 ... h w) of warped supports by those of unwarped ones where these are smaller.
+
+    With `below`, only in images in which the mean error of the warped supports is less than that share of the other.
+    A pose network that has learned nothing yet warps worse than not at all; left with the pixels that it does not
+    spoil, all of them would be explained best by infinite depth, and neither network would learn.
+
+    Returns the errors, and where (bool) those of the warped supports count.
+    """
+    kept = error.detach() <= still.detach()
+    if below is not None:
+        warped, unwarped = (e.detach().mean((-2, -1), keepdim=True) for e in (error, still))
+        kept = kept | (warped >= below * unwarped)
+    return torch.where(kept, error, still), kept
 
 
 def lower(a: Tensor, b: Tensor) -> Tensor:
@@ -180,9 +203,9 @@ class ImageReconstruction(Reconstruction):
             error = self.combine([compare(scene.warp(scale, i)) for i in i_supps], mask)
             if self.use_automask:
                 still = self.combine(static, mask) + noise
+                error, kept = automasked(error, still, self.automask_below)
                 if scale == 0:
-                    pictures["masks/automask"] = scene.automask = error.detach() <= still.detach()
-                error = lower(error, still)
+                    pictures["masks/automask"] = scene.automask = kept
             per_scale.append(error.mean())
         return torch.stack(per_scale).mean(), pictures | self._warped(scene)
 
@@ -192,7 +215,7 @@ class ImageReconstruction(Reconstruction):
         mask = torch.stack(masks, 2) if masks else None
         noise = self.noise_like(torch.empty_like(scene.target[:, :1].contiguous())) if self.use_automask else 0.0
         supports = scene.supports if self.use_automask else None
-        options = self.loss_name, self.mask_name, self.use_min
+        options = self.loss_name, self.mask_name, self.use_min, self.automask_below
         loss, kept = run(reconstruction_formula, scene.all_warps, supports, scene.target, mask, noise, *options)
         pictures: Pictures = {}
         if kept is not None:
