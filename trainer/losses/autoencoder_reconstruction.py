@@ -26,6 +26,7 @@ class AutoencoderReconstruction(Reconstruction):
         use_automask: only false, nothing is warped.
         mask_name: only null, nothing is masked.
         automask_noise: without effect.
+        automask_below: without effect.
 
     Raises ValueError when `use_automask` or `mask_name` is set.
     """
