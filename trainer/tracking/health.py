@@ -45,7 +45,7 @@ SLOWER_MS = 10.0  # and by so much: in small steps chance decides
 
 # Shared remedies.
 _RATE = "optimizer.lr: a tenth of what it is, or trainer.gradient_clip_val: 1"
-_FROM_SCRATCH = "from scratch, loss.img_recon.use_automask: false and optimizer.group_lr: {pose: 1e-3}"
+_FROM_SCRATCH = "for a new run, loss.img_recon.automask_below: 0.7 and net.depth.init_disp: null"
 _MOVING = "leave out frames without motion (dataset.split_file, dataset.frame_gap: 2)"
 
 
@@ -201,9 +201,9 @@ class Health:
             where = f"are farther than {self.far:.3g} ({RUNAWAY:g} times trainer.min_depth, {median})"
             limits = "trainer.max_depth: 100, so that depth has an end"
         return (
-            f"warning: the depth explodes: {share} {where}. Usual causes: too high a learning rate, limits that do"
-            f" not fit, supports that show the target again. Set {_RATE}; {limits}; net.depth.init_disp: 0.06 starts a"
-            " new run nearer."
+            f"warning: the depth explodes: {share} {where}. Usual causes: an automask that leaves a young pose network"
+            " nothing to learn from, too high a learning rate, limits that do not fit, supports that show the target"
+            f" again. Set, {_FROM_SCRATCH}; {_RATE}; {limits}."
         )
 
     def _collapsed(self, values: Mapping[str, float]) -> str:
