@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
+import torch
 
 import trainer
 from tests.world import ROOT, command, environment, fork
@@ -268,6 +271,63 @@ def test_help_of_a_command_loads_no_torch() -> None:
     assert (done.returncode, done.stdout[:22]) == (0, "usage: monodepth train")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "timm", "accelerate", "matplotlib", "tensorboard"}
+
+
+SPINNING = ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+TRAIN = ("-c", "synthetic/monodepth2_MS")
+
+
+def spin_count(folder: Path, *words: str, **env: str) -> str:
+    """Return the GOMP_SPINCOUNT that `python words...` has when it imports torch, which ends there."""
+    (folder / "torch.py").write_text("import os; print(os.environ.get('GOMP_SPINCOUNT'), flush=True); os._exit(0)")
+    clean = {name: value for name, value in environment().items() if name not in SPINNING}
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=60,
+        env={**clean, "PYTHONPATH": f"{folder}{os.pathsep}{clean['PYTHONPATH']}", **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-m", "trainer.commands", "list"),
+        ("-m", "trainer.commands.train", *TRAIN),
+        ("trainer/commands/train.py", *TRAIN),  # as `sweep` starts it
+        ("launch/train.py", *TRAIN),
+        ("launch/list.py",),
+    ],
+    ids=" ".join,
+)
+def test_every_entry_limits_spinning_before_it_loads_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert spin_count(tmp_path, *words) == "1000"
+
+
+@pytest.mark.parametrize(
+    ("env", "count"),
+    [
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ({"OMP_NUM_THREADS": "4"}, "None"),
+        ({"OMP_NUM_THREADS": "4", "ACCELERATE_MIXED_PRECISION": "no"}, "1000"),  # accelerate launch, one process
+        ({"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}, "1000"),  # torchrun
+    ],
+)
+def test_a_choice_of_the_user_wins_and_that_of_a_launcher_does_not(
+    env: dict[str, str], count: str, tmp_path: Path
+) -> None:
+    assert spin_count(tmp_path, "launch/train.py", *TRAIN, **env) == count
+
+
+@pytest.mark.skipif(not [*Path(torch.__file__).parent.glob("lib/libgomp*")], reason="needs a torch with libgomp")
+def test_libgomp_spins_as_briefly_as_it_is_told() -> None:
+    clean = {name: value for name, value in environment().items() if name not in SPINNING}
+    done = subprocess.run(
+        [sys.executable, "launch/list.py"], capture_output=True, text=True, cwd=ROOT, timeout=120,
+        env={**clean, "OMP_DISPLAY_ENV": "verbose"},
+    )  # fmt: skip
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["tables", "generate-tables"])

@@ -70,18 +70,19 @@ def test_the_message_of_a_mistake_is_one_piece(monkeypatch: pytest.MonkeyPatch) 
     assert writes == ["error: one\ntwo\n"]
 
 
-def test_other_processes_are_named_once_where_they_want_more_than_all_cores(monkeypatch, capsys):
+def test_a_command_that_is_timed_names_other_processes_once_where_they_want_more_than_all_cores(monkeypatch, capsys):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.getloadavg", lambda: (2.0, 9.0, 9.0))
     assert busy_machine() == ""
     monkeypatch.setattr("os.getloadavg", lambda: (5.5, 0.0, 0.0))
-    streams._told.clear()
+    with streams.breaking_silence():
+        streams._announce("reading ...")
+        streams.explain_slowness()
     for text in ("loading ...", "taking the first step ...", "loading ..."):
         streams._announce(text)
     assert capsys.readouterr().err.splitlines() == [
-        "loading; other processes keep this machine busy: load 5.5 on 2 cores,"
-        " where OMP_NUM_THREADS=1 is often faster ...",
+        "reading ...",
+        "loading; other processes keep this machine busy: load 5.5 on 2 cores ...",
         "taking the first step ...",
     ]
     monkeypatch.delattr("os.getloadavg")  # a system without it

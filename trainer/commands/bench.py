@@ -175,4 +175,4 @@ JOBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "export": (_export, "ONNX files of every decoder beside PyTorch: exactness, size, speed"),
 }
 
-main = command(parse, "bench_{what}", "measuring")
+main = command(parse, "bench_{what}", "measuring", is_timed=True)

@@ -20,9 +20,18 @@ from typing import Any, NoReturn
 from models_zoo.registry import did_you_mean
 from trainer.config.foreign_names import advice
 from trainer.runtime import files
+from trainer.runtime.environment import spin_briefly
 from trainer.runtime.errors import UserError, exhausted
 from trainer.runtime.processes import is_first_process, parent
-from trainer.runtime.streams import breaking_silence, doing, leave, open_closed_streams, outliving, say
+from trainer.runtime.streams import (
+    breaking_silence,
+    doing,
+    explain_slowness,
+    leave,
+    open_closed_streams,
+    outliving,
+    say,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -271,6 +280,7 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarding(*args: Any, **kwargs: Any) -> int:
+        spin_briefly()
         parent()  # noted before torch is imported, which takes seconds
         open_closed_streams()
         launcher = _elastic_launcher()
@@ -303,15 +313,20 @@ def guarded(main: Callable[..., int]) -> Callable[..., int]:
     return guarding
 
 
-def command(parse: Callable[..., argparse.Namespace], job: str, begins: str) -> Callable[..., int]:
+def command(
+    parse: Callable[..., argparse.Namespace], job: str, begins: str, *, is_timed: bool = False
+) -> Callable[..., int]:
     """Make the `main` of a command: parse options, then import `jobs/<job>.py` and run it. Returns the exit code.
 
-    `job` may name an option, "bench_{what}". `begins` says what the job does before its first output.
+    `job` may name an option, "bench_{what}". `begins` says what the job does before its first output. `is_timed`: its
+    speed matters, so a busy machine is remarked on.
     """
 
     @guarded
     def main(argv: Sequence[str] | None = None) -> int:
         args = parse(argv)
+        if is_timed:
+            explain_slowness()
         run = load_job(job.format(**vars(args))).run
         doing(begins)
         return int(run(args))

@@ -58,7 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-main = command(parse, "depth_movie", "looking at the film")
+main = command(parse, "depth_movie", "looking at the film", is_timed=True)
 
 
 if __name__ == "__main__":

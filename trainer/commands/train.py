@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return fill_in(parser.parse_args(argv))
 
 
-main = command(parse, "train", "reading the configuration")
+main = command(parse, "train", "reading the configuration", is_timed=True)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,5 @@ def busy_machine() -> str:
     with suppress(AttributeError, OSError):  # Linux, macOS
         load = os.getloadavg()[0]
         if load > cores:
-            busy = f"; other processes keep this machine busy: load {load:.1f} on {cores} core{'s' * (cores > 1)}"
-            has_choice = cores > 1 and "OMP_NUM_THREADS" not in os.environ
-            return busy + ", where OMP_NUM_THREADS=1 is often faster" * has_choice
+            return f"; other processes keep this machine busy: load {load:.1f} on {cores} core{'s' * (cores > 1)}"
     return ""

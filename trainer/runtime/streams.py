@@ -69,11 +69,17 @@ def breaking_silence() -> Iterator[None]:
     """Say what is being done when nothing is printed for long. Commands import PyTorch first, which takes seconds."""
     _silence.heard()
     _told.clear()
+    _told.add("busy")  # not to be told, unless `explain_slowness` is called
     doing("loading PyTorch")
     try:
         yield
     finally:
         doing(None)
+
+
+def explain_slowness() -> None:
+    """Let this command also say, once, that other processes keep the machine busy."""
+    _told.discard("busy")
 
 
 def doing(what: str | None, keep: bool = False) -> None:
@@ -83,7 +89,7 @@ def doing(what: str | None, keep: bool = False) -> None:
 
 
 def _announce(text: str) -> None:
-    """Say it once, and once why it takes long."""
+    """Say it once, and once why it takes long where that matters."""
     remark = "" if "busy" in _told else busy_machine()
     if text not in _told:
         say(text.replace(" ...", f"{remark} ..."))
