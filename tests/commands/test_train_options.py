@@ -25,7 +25,7 @@ EVERYTHING = (
     "trainer={ema: {decay: 0.9}, swa: {start: 1, lr: 0.001, anneal_epochs: 1, bn_batches: 2}}",
     "trainer={early_stopping: {patience: 9}, gradient_checkpointing: true, gradient_clip_val: 1}",
     "trainer.freeze=[depth.encoder.layer1]",
-    "loss.disp_smooth.weight={0: 0.001, 1: 0.5}",
+    "loss={disp_smooth: {weight: {0: 0.001, 1: 0.5}}, img_recon: {use_automask: true, automask_below: 0.999}}",
     *("scheduler={type: exp, gamma: 0.5}", "dataset.train.num_items=4"),
 )
 

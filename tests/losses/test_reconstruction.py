@@ -1,5 +1,7 @@
 """Image reconstruction: warp, compare, keep the best, leave out what does not move."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -120,6 +122,16 @@ def test_a_picture_that_warps_only_spoil_teaches_all_the_same_with_automask_belo
     (grad,) = torch.autograd.grad(loss, disp)
     assert (kept == 1) == learns
     assert ((grad != 0).double().mean() > 0.7) == learns  # the warps leave the picture on the right
+
+
+@pytest.mark.parametrize("below", [None, 0.9, 1.0])
+def test_the_formula_of_all_scales_masks_as_piece_by_piece(below):
+    loss = img_recon(use_automask=True, use_min=True, automask_below=below)
+    (value, drawn), (expected, pictures) = (
+        loss(replace(random_scene(), fused=runner)) for runner in (lambda formula, *args: formula(*args), None)
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.equal(drawn["masks/automask"], pictures["masks/automask"])
 
 
 def test_pictures_have_no_graph():
