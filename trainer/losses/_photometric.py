@@ -46,7 +46,7 @@ def ssim_error(target: Tensor, weight_ssim: float = 0.85) -> Compare:
         raise ValueError(f"weight_ssim must lie in [0, 1], got {weight_ssim}")
     bordered = _mirrored(target.detach().contiguous())
     sums, squares = _window_sums(torch.stack([bordered, bordered * bordered]))
-    spread = squares.addcmul_(sums, sums, value=-1 / 9).add_(_C2)
+    spread = squares.addcmul_(sums, sums, value=-1 / 9)
     return lambda image: _SsimL1.apply(image.contiguous(), bordered, sums, spread, weight_ssim)
 
 
@@ -131,16 +131,20 @@ class _SsimL1(torch.autograd.Function):
 
 
 def _ssim_factors(x: Tensor, y: Tensor, sy: Tensor, spread_y: Tensor) -> tuple[Tensor, ...]:
-    """Return the window sums of x, and SSIM / 4 as factors n1 * n2 / (d1 * d2). y has a border; `sy` are its sums."""
+    """Return the window sums of x, and SSIM / 4 as factors n1 * n2 / (d1 * d2). y has a border; `sy` are its sums.
+
+    Where x is y, d1 is 2 n1 and d2 is 2 n2 to the last bit, so that a picture is at distance 0 from itself: sums of
+    products are centred alike in all three, and constants come last.
+    """
     maps = x.new_empty(3, *y.shape)
     maps[0] = _mirrored(x)
     torch.mul(maps[0], maps[0], out=maps[1])
     torch.mul(maps[0], y, out=maps[2])
     sx, d2, n2 = _window_sums(maps).unbind()
     n1 = (sx * sy).add_(_C1 / 2)
-    n2.sub_(n1, alpha=1 / 9).add_(_C1 / 18 + _C2 / 2)
+    n2.addcmul_(sx, sy, value=-1 / 9).add_(_C2 / 2)
     d1 = (sx * sx).addcmul_(sy, sy).add_(_C1)
-    d2.addcmul_(sx, sx, value=-1 / 9).add_(spread_y)
+    d2.addcmul_(sx, sx, value=-1 / 9).add_(spread_y).add_(_C2)
     return sx, n1, n2, d1, d2
 
 
