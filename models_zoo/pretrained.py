@@ -92,8 +92,10 @@ def licence_of(name: str) -> str:
     from timm.models import get_deprecated_models
 
     name = get_deprecated_models().get(name) or name
-    if source := timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None:
-        return source.license or ""
+    arch, _, tag = name.partition(".")
+    if timm.is_model(name) if not tag else timm.is_model(arch) and timm.is_model_pretrained(name):
+        source = timm.get_pretrained_cfg(name)
+        return (source and source.license) or ""
     return next((text for known, text in _LICENCES.items() if re.fullmatch(known, name, re.IGNORECASE)), "")
 
 

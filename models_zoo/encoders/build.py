@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -148,28 +149,38 @@ def _load(
     whole: Callable[[], nn.Module] | None = None,
     build: Callable[..., nn.Module] = nn.Identity,
 ) -> nn.Module:
-    """Return the encoder with the weights of a file, under its own names or those of the `whole` model of timm.
+    """Return the encoder with the weights of a file, under the names of the `whole` model of timm or under its own.
 
-    `build` makes the encoder anew and lets timm load the latter: it knows how layers are renamed, cut and adapted.
+    `build` makes the encoder anew and lets timm load the former: it knows how layers are renamed, cut and adapted.
     """
-    state = read_encoder(file, network)
-    matched, problems = match_encoder(state, encoder.state_dict(), in_chans)
-    if not problems:
-        encoder.load_state_dict(matched)
+    state, own = read_encoder(file, network), encoder.state_dict()
+    with torch.random.fork_rng(devices=[]):  # decoders start as they do from timm's own weights
+        theirs = own if whole is None else whole().state_dict()
+    matched, problems = match_encoder(state, theirs)
+    if whole is not None and not problems:
+        logger = logging.getLogger("timm.models._builder")
+        logger.addFilter(_is_no_leftover)
+        try:
+            encoder = build(pretrained=True, pretrained_cfg_overlay={"state_dict": matched, "custom_load": False})
+        except Exception as error:  # of many types
+            raise unfit(file, enc_name, [one_line(error)]) from error
+        finally:
+            logger.removeFilter(_is_no_leftover)
+        for module in encoder.modules():  # timm keeps the weights in its notes
+            if isinstance(about := getattr(module, "pretrained_cfg", None), dict):
+                about.pop("state_dict", None)
         return encoder
-    if whole is not None:
-        with torch.random.fork_rng(devices=[]):  # decoders start as they do from timm's own weights
-            matched, problems = match_encoder(state, whole().state_dict())
-        if not problems:
-            try:
-                encoder = build(pretrained=True, pretrained_cfg_overlay={"state_dict": matched, "custom_load": False})
-            except Exception as error:  # of many types
-                raise unfit(file, enc_name, [one_line(error)]) from error
-            for module in encoder.modules():  # timm keeps the weights in its notes
-                if isinstance(about := getattr(module, "pretrained_cfg", None), dict):
-                    about.pop("state_dict", None)
-            return encoder
-    raise unfit(file, enc_name, problems)
+    matched, own_problems = match_encoder(state, own, in_chans)
+    if own_problems:
+        nearer = len(state.keys() & own.keys()) > len(state.keys() & theirs.keys())
+        raise unfit(file, enc_name, own_problems if nearer or whole is None else problems)
+    encoder.load_state_dict(matched)
+    return encoder
+
+
+def _is_no_leftover(record: logging.LogRecord) -> bool:
+    """Return False for timm's warning of layers behind the last feature map, which encoders lack."""
+    return not record.getMessage().startswith("Unexpected keys")
 
 
 def wake_branches(encoder: nn.Module) -> None:

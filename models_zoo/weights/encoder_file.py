@@ -72,13 +72,18 @@ def match_encoder(
             state = {new: state[old] for old, new in zip(theirs, ours, strict=True)}
     found = dict(state)
     complete_batchnorm(found)
+    found = {name: tensor for name, tensor in found.items() if name in wanted or not name.endswith(COUNTER)}
     for name, tensor in state.items():
         shape = tuple(wanted[name].shape) if name in wanted else ()
         if tensor.ndim == 4 and tensor.shape[1] == 3 and shape == (len(tensor), in_chans, *tensor.shape[2:]):
             found[name] = adapt_input_conv(in_chans, tensor)
         if name.startswith(HEADS) and shape != tuple(tensor.shape):
             del found[name]
-    missing = [f"{n} {tuple(t.shape)}" for n, t in wanted.items() if n not in found and not n.startswith(HEADS)]
+    missing = [
+        f"{name} {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name not in found and not name.startswith(HEADS) and not name.endswith(COUNTER)
+    ]
     others = [
         f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
         for name, tensor in found.items()
