@@ -168,8 +168,8 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert "1 of another shape: conv1.0.weight (1, 3, 3, 3) instead of" in refusal(TINY, path)
     save_file({**state, "conv1.0.weight": state["conv1.0.weight"] * torch.nan}, path)
     assert "NaN or infinite: conv1.0.weight" in refusal(TINY, path)
-    torch.save(with_other_names(trained("resnet10t").state_dict()), path)  # same kind of names, another sequence
-    assert "missing: conv1.weight" in refusal("resnet18", path)
+    torch.save(with_other_names(trained("resnet10t").state_dict()), tmp_path / "w.pth")
+    assert "missing: conv1.weight" in refusal("resnet18", tmp_path / "w.pth")
 
 
 def test_a_near_miss_in_the_order_is_no_match() -> None:
