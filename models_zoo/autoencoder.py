@@ -23,7 +23,8 @@ class Autoencoder(nn.Module):
 
     Args:
         enc_name: timm model, as for the depth network.
-        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
+        pretrained: true = start from timm's weights, which are downloaded once; a path = from those of a file, see
+            docs/tasks/pretrained.md. Raises PretrainedUnavailable or UnreadableWeights when they cannot be had.
         dec_name: name in `models_zoo.decoders.DECODERS` of a decoder that works without skips.
         out_scales: scale or scales s to reconstruct, of stride 2**s; the order numbers the output convolutions.
         mean: mean of RGB in [0, 1] for the standardisation of the images.
@@ -35,7 +36,7 @@ class Autoencoder(nn.Module):
     def __init__(
         self,
         enc_name: str = "resnet18",
-        pretrained: bool = True,
+        pretrained: bool | str = True,
         dec_name: str = "monodepth",
         out_scales: int | Sequence[int] = SCALES,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -45,7 +46,8 @@ class Autoencoder(nn.Module):
         if problems := autoencoder_problems(enc_name, dec_name, out_scales, mean, std):
             raise ValueError("autoencoder: " + "; ".join(problems))
         self.standardise = Standardise(mean, std)
-        self.encoder = build_encoder(enc_name, pretrained, judge=partial(feature_problems, dec_name))
+        judge = partial(feature_problems, dec_name)
+        self.encoder = build_encoder(enc_name, pretrained, judge=judge, network="autoencoder")
         self.decoder = DECODERS.create(
             dec_name, **feature_spec(self.encoder)._asdict(), out_scales=as_scales(out_scales), out_ch=3, use_skip=False
         )

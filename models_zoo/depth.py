@@ -35,7 +35,8 @@ class Depth(nn.Module):
     Args:
         enc_name: timm model with feature maps down to stride 32, or with `dec_name="dpt"` a plain ViT, or a name in
             `models_zoo.encoders.ENCODERS`.
-        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
+        pretrained: true = start from timm's weights, which are downloaded once; a path = from those of a file, see
+            docs/tasks/pretrained.md. Raises PretrainedUnavailable or UnreadableWeights when they cannot be had.
         dec_name: name in `models_zoo.decoders.DECODERS`.
         out_scales: scale or scales s to predict, of stride 2**s; the order numbers the output convolutions.
         mask_name: predict a mask per support frame with a second decoder.
@@ -64,7 +65,7 @@ class Depth(nn.Module):
     def __init__(
         self,
         enc_name: str = "resnet18",
-        pretrained: bool = True,
+        pretrained: bool | str = True,
         dec_name: str = "monodepth",
         out_scales: int | Sequence[int] = SCALES,
         mask_name: Literal["explainability", "uncertainty"] | None = None,

@@ -28,7 +28,8 @@ class Pose(nn.Module):
 
     Args:
         enc_name: timm model, or a name in `models_zoo.encoders.ENCODERS`, its first layer widened to 6 channels.
-        pretrained: start from timm's weights; raises PretrainedUnavailable without access to them.
+        pretrained: true = start from timm's weights, which are downloaded once; a path = from those of a file, see
+            docs/tasks/pretrained.md. Raises PretrainedUnavailable or UnreadableWeights when they cannot be had.
         mean: mean of RGB in [0, 1] for the standardisation of both frames.
         std: deviation of RGB in [0, 1] for the standardisation of both frames.
         learn_K: learn the camera, too (arXiv:1904.04998), in place of the K of the data: true = focal lengths and
@@ -47,7 +48,7 @@ class Pose(nn.Module):
     def __init__(
         self,
         enc_name: str = "resnet18",
-        pretrained: bool = False,
+        pretrained: bool | str = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         learn_K: bool | Literal["focal"] = False,
@@ -58,7 +59,9 @@ class Pose(nn.Module):
         if problems := pose_problems(enc_name, mean, std, learn_K, K_init, enc_options):
             raise ValueError("pose network: " + "; ".join(problems))
         self.standardise = Standardise(mean, std, images=2)
-        self.encoder = build_encoder(enc_name, pretrained, in_chans=6, deepest_only=True, options=enc_options)
+        self.encoder = build_encoder(
+            enc_name, pretrained, in_chans=6, deepest_only=True, options=enc_options, network="pose"
+        )
         deepest = feature_spec(self.encoder).channels[-1]
         self.squeeze = nn.Sequential(nn.Conv2d(deepest, WIDTH, 1), nn.ReLU())
         self.decoder = _branch(6 * SLOTS)

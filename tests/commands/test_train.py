@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.launch.forks import Forked
@@ -34,6 +35,7 @@ from tests.runs import (
 from tests.world import LAUNCHER, call, command, copied_run, environment, fork, refused, train_args
 from trainer.checkpoint import load_capsule, load_objective
 from trainer.checkpoint.safefile import read, read_metadata, write
+from trainer.checkpoint.trained_on import read_trained_on
 from trainer.commands.train_dev import scratch
 from trainer.runtime.environment import emulates_bf16
 from trainer.runtime.seeding import TRAINING, seed_everything
@@ -302,6 +304,21 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_stays(trained_run: Path, tmp
     assert ckpt(out, "last").read_bytes() == before
 
 
+def test_the_file_of_the_first_weights_is_not_needed_again(tmp_path: Path) -> None:
+    file, out = tmp_path / "encoder.safetensors", tmp_path / "out"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    starts = [f"net.{net}.pretrained={file}" for net in ("depth", "pose")]
+    done = fork(*train_args(out, *starts, *QUICK, "trainer.max_epochs=1"))
+    assert done.returncode == 0, done.stderr
+    file.unlink()
+    done = fork(*train_args(out, *starts, *QUICK))
+    assert done.returncode == 0, done.stderr
+    assert last_step(out) == 8
+    load_objective(folder(out))
+    assert not read_trained_on(ckpt(out, "last")).is_whole  # nobody knows what the file was trained on
+    refused(fork(*train_args(tmp_path / "new", *starts)), f"{file}: no such file")
+
+
 BAD = {
     "unknown key": ("loss.disp_smoth.weight=1", "Did you mean 'disp_smooth'?"),
     "wrong type": ("optimizer.lr=fast", "optimizer.lr"),
@@ -311,6 +328,7 @@ BAD = {
     "monitor that is not tracked": ("trainer.monitor=AbsRl", "Did you mean 'AbsRel'?"),
     "no ground truth for the monitor": ("dataset.use_depth=false", "use_depth"),
     "weights that cannot be downloaded": ("net.depth={enc_name: resnet10t, pretrained: true}", "pretrained: false"),
+    "no such file of weights": ("net.pose.pretrained=nowhere.pth", "net.pose: nowhere.pth: no such file"),
     "no such checkpoint": ("trainer.load_ckpt=nowhere.safetensors", "nowhere.safetensors"),
     "unknown tracker": ("trainer.trackers=[tensorbord]", "tensorboard"),
     "freeze nothing": ("trainer.freeze=[depth.encoder.layr1]", "Did you mean 'depth.encoder.layer1'?"),

@@ -74,6 +74,13 @@ def test_weights_that_a_training_started_from(name: str, licence: str) -> None:
     assert ModelCard(card.text()).data.base_model == (name if "/" in name else None)
 
 
+@pytest.mark.parametrize("file", ["weights/mine.safetensors", "resnet18.pth"])
+def test_of_a_file_of_weights_no_licence_is_claimed(file: str) -> None:
+    card = card_of("synthetic/monodepth2_MS.yaml", f"net.depth.pretrained={file}", "net.pose.pretrained=true")
+    assert card.start == f"`{file}` (encoder of `depth`), `test_resnet` of timm (encoder of `pose`)"
+    assert Licence(f"first weights `{file}`", "") in card.licences
+
+
 def test_teachers_are_named_with_their_licence() -> None:
     one = {"model": "depth-anything/Depth-Anything-V2-Large-hf", "revision": "a" * 40, "sha256": "b" * 64}
     card = card_of("synthetic/monodepth2_MS.yaml", hparams={"pseudo": {**one, "licence": "cc-by-nc-4.0"}})

@@ -158,16 +158,17 @@ class Card:
                 yield name, str(options.get("enc_name", "")), str(options.get("dec_name", ""))
 
     @property
-    def pretrained(self) -> list[tuple[str, str]]:
-        """Networks whose encoder started from published weights, and their names in timm."""
-        return [(name, enc) for name, enc, _ in self.networks if self.config.net[name].get("pretrained")]
+    def pretrained(self) -> list[tuple[str, str, str]]:
+        """Networks whose encoder started from other weights: name, model of timm or file, and " of timm" or ""."""
+        given = [(net, enc, self.config.net[net].get("pretrained")) for net, enc, _ in self.networks]
+        return [(net, w, "") if isinstance(w, str) else (net, enc, " of timm") for net, enc, w in given if w]
 
     @property
     def start(self) -> str:
         """Which weights the training started from."""
         if self.imported:
             return f"imported: {self.imported.get('format', UNKNOWN)}, from `{self.imported.get('source', '?')}`"
-        parts = [f"`{enc}` of timm (encoder of `{net}`)" for net, enc in self.pretrained]
+        parts = [f"`{name}`{whose} (encoder of `{net}`)" for net, name, whose in self.pretrained]
         parts += [f"`{self.config.trainer.load_ckpt}`"] if self.config.trainer.load_ckpt else []
         return ", ".join(parts) or "random weights"
 
@@ -200,7 +201,7 @@ class Card:
         """Licences of what went into the weights, each once."""
         rows = [Licence(f"training data `{kind}`", _dataset(kind).licence) for kind, _ in self.datasets]
         rows += [Licence(f"labels of the teacher `{t.get('model')}`", t.get("licence", "")) for t in self.teachers]
-        rows += [Licence(f"first weights `{enc}` of timm", licence_of(enc)) for _, enc in self.pretrained]
+        rows += [Licence(f"first weights `{n}`{whose}", licence_of(n)) for _, n, whose in self.pretrained]
         if self.imported:
             source = str(self.imported.get("source"))
             rows += [Licence("training data", ""), Licence(f"imported weights `{source}`", licence_of(source))]

@@ -152,7 +152,8 @@ def _remember_frames(
 ) -> None:
     """Let checkpoints store the frames of this training, and of the one before; weights may not say what they saw."""
     if seen:
-        earlier = before or TrainedOn(is_whole=not cfg.trainer.load_ckpt)
+        from_files = any(isinstance(options.get("pretrained"), str) for options in cfg.net.values())
+        earlier = before or TrainedOn(is_whole=not (cfg.trainer.load_ckpt or from_files))
         checkpointer.trained_on = partial(seen.trained_on, earlier)
         seen.warn = recorder.progress.message
 
