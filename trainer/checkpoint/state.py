@@ -41,10 +41,10 @@ class TrainState:
     position: Position = field(default_factory=Position)
     best: float | None = None  # best value of the monitored metric; None before the first validation
     best_epoch: int | None = None  # index of its epoch
-    best_metrics: dict[str, float] = field(default_factory=dict)  # of that validation
     metrics: dict[str, float] = field(default_factory=dict)  # of the latest validation
     extra: dict[str, Any] = field(default_factory=dict)  # whatever `encoding` knows, tensors too
     camera: dict[str, Any] | None = None  # `LearnedCamera` of the latest validation that measured one
+    best_metrics: dict[str, float] = field(default_factory=dict)  # of the validation of `best`
 
     @property
     def judged(self) -> dict[str, float]:
