@@ -96,7 +96,10 @@ def start_disparity(cfg: Config) -> float | None:
     """
     is_metric = 0 in cfg.supp_idxs or any(getattr(LOSSES.get(name), "fixes_scale", False) for name in cfg.loss)
     depth = cfg.net["depth"]
-    can_start = depth.get("activation", "sigmoid") == "sigmoid" and DECODERS.get(depth.get("dec_name", "monodepth")).supports_init
+    can_start = (
+        depth.get("activation", "sigmoid") == "sigmoid"
+        and DECODERS.get(depth.get("dec_name", "monodepth")).supports_init
+    )
     return 0.06 if is_metric and can_start else None
 
 

@@ -263,6 +263,7 @@ def test_position_best_and_metrics_return(tmp_path: Path) -> None:
         position=Position(2, 5, 77),
         best=0.1 + 0.2,
         best_epoch=1,
+        best_metrics={"AbsRel": 0.30000000000000004, "constant_AbsRel": 0.5},
         metrics={"AbsRel": np.float32(0.25), "RMSE": torch.tensor(math.nan)},  # type: ignore[dict-item]
         extra={"swa": {"count": 3, "weight": torch.arange(3)}},
     )
@@ -271,6 +272,9 @@ def test_position_best_and_metrics_return(tmp_path: Path) -> None:
     assert read.position == Position(2, 5, 77)
     assert (metadata["epoch"], metadata["batch"], metadata["step"]) == ("2", "5", "77")
     assert (read.best, read.best_epoch) == (0.30000000000000004, 1)
+    assert read.judged == read.best_metrics == {"AbsRel": 0.30000000000000004, "constant_AbsRel": 0.5}
+    older = read_state({**metadata, "best": '{"value": 0.3, "epoch": 1}'}, tensors)  # of an earlier version
+    assert older.judged == older.metrics
     assert read.metrics["AbsRel"] == 0.25
     assert math.isnan(read.metrics["RMSE"])
     assert read.extra["swa"]["count"] == 3

@@ -47,6 +47,7 @@ def _validate(rank: int, world: int) -> None:
         assert (two.num_items, two.num_with_depth) == (one.num_items, one.num_with_depth) == (count, count)
         assert two.metrics == pytest.approx(one.metrics, rel=1e-6)
         assert two.losses == pytest.approx(one.losses, rel=1e-6)
+        assert two.constant == pytest.approx(one.constant, rel=1e-6)
         assert two.disp_variation == pytest.approx(one.disp_variation, rel=1e-6)
         told: list[Any] = [None] * world
         dist.all_gather_object(told, (two.metrics, two.losses))

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from trainer.metrics.validation import VALIDATION_METRICS, higher_is_better, relative_error, validation_metrics
+from trainer.metrics.validation import (
+    VALIDATION_METRICS,
+    constant_error,
+    higher_is_better,
+    relative_error,
+    validation_metrics,
+)
 
 MIN, MAX = 0.1, 100.0
 
@@ -116,6 +122,16 @@ def test_the_error_map_has_abs_rel_as_its_mean_and_no_number_without_truth():
     assert torch.equal(error.isnan(), target[0, 0] == 0)
     values, _ = validation_metrics(depth, target, MIN, MAX)
     assert error.nanmean().item() == pytest.approx(values[0, VALIDATION_METRICS.index("AbsRel")].item(), rel=1e-6)
+
+
+def test_the_constant_is_the_median_of_each_truth():
+    truths = torch.tensor([[1.0, 2.0, 4.0], [4.0, 2.0, 200.0], [3.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
+    errors = constant_error(truths.view(4, 1, 1, 3), MIN, MAX)
+    # medians 2, 4, 3; errors 1 0 2 of truths 1 2 4; 0 2 96 of 4 2 100, clamped; none; and no truth
+    assert errors.tolist() == pytest.approx([(1 + 0.5) / 3, (1 + 0.96) / 3, 0, 0])
+    metrics, _ = score(pred=[7.0, 7.0, 7.0], truth=[1.0, 2.0, 4.0])
+    assert metrics["AbsRel"] == pytest.approx(0.5)
+    assert constant_error(truths[:1].view(1, 1, 1, 3), 0.0, math.inf).item() == pytest.approx(0.5)
 
 
 def test_empty_batch():

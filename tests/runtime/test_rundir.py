@@ -186,6 +186,13 @@ def test_the_state_of_a_run_is_written_and_read(tmp_path: Path) -> None:
         assert (state.state, state.epoch, state.step, state.pid) == ("finished", 2, 24, os.getpid())
         assert abs((datetime.now().astimezone() - datetime.fromisoformat(state.time)).total_seconds()) < 3600
         assert json.loads(run.state_path.read_text()) == vars(state)
+        run.write_state("finished", Position(2, 0, 24), "nothing", 1.5)
+        state = run.read_state()
+        assert state is not None
+        assert (state.learned, state.constant_ratio) == ("nothing", 1.5)
+        older = {key: value for key, value in vars(state).items() if key not in ("learned", "constant_ratio")}
+        run.state_path.write_text(json.dumps(older))
+        assert run.is_finished
         with pytest.raises(ValueError, match="'done' is not a state"):
             run.write_state("done", Position())
 

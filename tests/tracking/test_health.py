@@ -10,15 +10,16 @@ import torch
 
 from tests.fakes import make_batch, make_losses, make_objective
 from tests.world import ROOT
+from trainer.geometry.depth import disp_to_depth
 from trainer.objective.pictures import StepPictures
-from trainer.tracking.health import GRACE_STEPS, LOOKS, Health, holes
+from trainer.tracking.health import GRACE_STEPS, LOOKS, Health, holes, learned
 from trainer.types import StepOutput
 
 HEALTHY = {"disp_variation": 0.5, "depth_near": 0.0, "depth_far": 0.3, "depth_median": 3.0, "depth_spread": 8.0}
 HEALTHY |= {"holes": 0.005, "pose_parallax": 1.5, "pose_rotation": 0.1, "automask_removed": 0.4}
 SICK = {
-    "explodes": {"depth_far": 0.97, "disp_variation": 0.0, "holes": 1.0},
-    "has collapsed": {"depth_near": 0.96, "disp_variation": 0.0},
+    "explodes": {"depth_far": 0.97, "disp_variation": 0.01, "holes": 1.0},
+    "has collapsed": {"depth_near": 0.96, "disp_variation": 0.01},
     "disparity is constant": {"disp_variation": 5e-4, "depth_spread": 1.001},
     "at one depth": {"depth_spread": 1.01},
     "holes of infinite depth": {"holes": 0.08},
@@ -64,7 +65,6 @@ def test_depth_at_its_limits_is_counted() -> None:
     assert seen["depth_far"] == 0.25
     assert seen["depth_median"] == 0.12  # the lower of the two in the middle
     assert float(seen["depth_spread"]) == pytest.approx(81 / 0.12)
-    assert seen["disp_variation"] == 0
 
 
 def test_without_a_far_limit_far_is_where_a_sigmoid_stops_to_learn() -> None:
@@ -75,9 +75,45 @@ def test_without_a_far_limit_far_is_where_a_sigmoid_stops_to_learn() -> None:
 
 def test_variation_is_that_of_a_picture_not_of_a_batch() -> None:
     disp = torch.stack([torch.full((1, 64, 64), v) for v in (0.1, 0.9)])
-    assert float(Health().look(output(disp, flat(1.0)), {})["disp_variation"]) < 1e-6
+    assert float(Health().look(output(disp, 1 / disp), {})["disp_variation"]) < 1e-6
     disp[..., :32] *= 3  # 1 and 3 in equal parts: std 1, mean 2
-    assert float(Health().look(output(disp, flat(1.0)), {})["disp_variation"]) == pytest.approx(0.5, abs=1e-3)
+    assert float(Health().look(output(disp, 1 / disp), {})["disp_variation"]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_dead_sigmoid_is_constant_and_said_at_the_first_look() -> None:
+    disp = flat(1e-9)
+    disp[..., :32] *= 3  # three times as much of nothing
+    health = Health(0.1, 100.0)
+    values = {k: float(v) for k, v in health.look(output(disp, disp_to_depth(disp)), {}).items()}
+    assert values["disp_variation"] < 1e-6
+    assert judged(health, values, 1, step=GRACE_STEPS - 1) == []
+    (text,) = judged(health, values, 1, step=GRACE_STEPS)
+    assert "the depth explodes: 100% of the pixels" in text
+    assert judged(health, values, LOOKS) == []
+    assert judged(Health(), HEALTHY | SICK["disparity is constant"], 1) == []  # no limit: once may be chance
+
+
+@pytest.mark.parametrize(
+    ("error", "constant", "variation", "step", "reason", "ratio"),
+    [
+        (0.3, 0.4, 0.5, 500, None, 0.75),
+        (0.396, 0.4, 0.5, 500, None, 0.99),
+        (0.4, 0.4, 0.5, 500, "nothing: AbsRel 0.400 is 1.00 times that of a constant depth (0.400)", 1.0),
+        (0.6, 0.4, 0.5, 99, "nothing yet: AbsRel 0.600 is 1.50 times that of a constant depth (0.400)", 1.5),
+        (0.3, 0.4, 1e-9, 500, "nothing: the depth is the same everywhere (std / mean of the disparity 1.0e-09)", 0.75),
+        (math.nan, math.nan, 1e-9, 99, "nothing yet: the depth is the same everywhere", None),
+        (math.nan, math.nan, 0.5, 500, None, None),
+        (math.nan, 0.4, 0.5, 500, None, None),  # a prediction that is NaN
+        (0.1, 0.0, 0.5, 500, None, None),  # a truth that is one plane
+    ],
+)
+def test_what_was_learned(
+    error: float, constant: float, variation: float, step: int, reason: str | None, ratio: float | None
+) -> None:
+    said, found = learned({"AbsRel": error, "constant_AbsRel": constant, "disp_variation": variation}, step)
+    assert said == reason if reason is None or ")" in reason else said and said.startswith(reason)
+    assert found == (None if ratio is None else pytest.approx(ratio))
+    assert learned({}, step) == (None, None)  # a checkpoint of an earlier version
 
 
 def ground() -> torch.Tensor:

@@ -70,7 +70,7 @@ def _each_brings_its_own(rank: int, world: int) -> None:
     assert written["train_losses/loss_disp_smooth"] == pytest.approx(0.3)
     assert {tag for tag in written if tag.startswith("train/")} == {f"train/{k}" for k in VALIDATION_METRICS}
     assert written["train/Acc"] == pytest.approx(0.5)  # of the one item with truth: its depth is 2 and 4
-    std = 0.125 * (64 * 64 / (64 * 64 - 1)) ** 0.5  # of 0.25 and 0.5 in equal parts, mean 0.375
+    std = 0.125 * (32 * 32 / (32 * 32 - 1)) ** 0.5  # of 0.25 and 0.5 in equal parts of a quarter, mean 0.375
     variation = std / 0.375 / 2  # constant on the other process
     assert written["train_health/disp_variation"] == pytest.approx(variation)
     assert written["train_safety/skipped"] == 3
@@ -147,6 +147,15 @@ def test_a_failing_run_is_reported_once_by_training_or_validation() -> None:
     other.validation(result, [], "loss", None, step=140)
     other.validation(result, [], "loss", None, step=280)
     assert len(heard.said) == 1
+
+
+def test_the_constant_is_written_beside_the_validation() -> None:
+    recorder, heard = recorder_of()
+    result = ValidationResult(metrics={"AbsRel": 0.2}, num_items=4, num_with_depth=4, constant=0.4)
+    recorder.validation(result, [], "AbsRel", None, step=100)
+    ((written, _),) = heard.written
+    assert written == {"val/AbsRel": 0.2, "baseline/constant_AbsRel": 0.4}
+    assert list(heard.shown or ()) == ["Abs Rel"]
 
 
 def test_time_spent_waiting_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:

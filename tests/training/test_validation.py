@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +86,26 @@ def test_the_mean_is_over_items_with_truth() -> None:
     assert result.value("loss_img_recon") == pytest.approx(2.0)
 
 
+def varied(index: int) -> dict[str, Tensor]:
+    """Item whose truth is 1 in one half and index + 3 in the other: the lower median is 1."""
+    one = item(index)
+    one["depth"] = torch.ones(1, 2, 4)
+    one["depth"][..., 2:] = index + 3.0
+    return one
+
+
+def test_the_constant_is_scored_on_the_items_with_truth() -> None:
+    result = result_of([varied(0), varied(1), item(2, has_depth=False)], 2, 3)
+    # 1 everywhere: half of the pixels are off by 2 of 3, and by 3 of 4
+    assert result.constant == pytest.approx((2 / 3 / 2 + 3 / 4 / 2) / 2)
+    assert result.kept == pytest.approx(
+        {**result.shown, "constant_AbsRel": result.constant, "disp_variation": result.disp_variation}
+    )
+    assert "constant_AbsRel" not in result.shown
+    assert math.isnan(result_of([item(0, has_depth=False)], 1, 1).constant)
+    assert ValidationResult().kept == {}
+
+
 def test_items_without_supports_have_metrics_but_no_losses() -> None:
     result = result_of([item(0, supports=0), item(1, supports=0)], 2, 2)
     assert result.losses == {}
@@ -112,15 +133,17 @@ def test_a_learned_camera_is_measured_beside_that_of_the_data() -> None:
 
 
 def _deal(rank: int, world: int) -> None:
-    items = [item(i) for i in range(5)]
+    items = [varied(i) for i in range(5)]
     alone = result_of(items, 1, 5)
     mine = items if rank == 0 else []  # a process may get nothing at all
     together = result_of(mine, 1, 5, rank, world)
     assert together.metrics == alone.metrics
     assert together.losses == alone.losses
+    assert together.constant == alone.constant > 0
     shared = result_of(items[rank::world], 1, 5, rank, world)
     assert shared.metrics == alone.metrics
     assert shared.losses == alone.losses
+    assert shared.constant == alone.constant
     dist.barrier()
 
 

@@ -77,6 +77,7 @@ class _Hparams(_Strict):
 class _Best(_Strict):
     value: float | None = None
     epoch: int | None = None
+    metrics: dict[str, float] = {}
 
 
 class _Camera(_Strict):

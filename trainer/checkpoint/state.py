@@ -44,6 +44,12 @@ class TrainState:
     metrics: dict[str, float] = field(default_factory=dict)  # of the latest validation
     extra: dict[str, Any] = field(default_factory=dict)  # whatever `encoding` knows, tensors too
     camera: dict[str, Any] | None = None  # `LearnedCamera` of the latest validation that measured one
+    best_metrics: dict[str, float] = field(default_factory=dict)  # of the validation of `best`
+
+    @property
+    def judged(self) -> dict[str, float]:
+        """The numbers that tell what the run has learned: those of `best`, else the latest."""
+        return (self.best is not None and self.best_metrics) or self.metrics
 
 
 def pack_state(
@@ -55,7 +61,7 @@ def pack_state(
     """
     tensors = weights(objective)
     metadata = position_metadata(state.position) | validation_metadata(state)
-    best = {"value": state.best, "epoch": state.best_epoch}
+    best = {"value": state.best, "epoch": state.best_epoch, "metrics": state.best_metrics}
     metadata |= {"best": to_json(best), "extra": to_json(state.extra, tensors, "extra")}
     if optimizer is not None:
         packed = _pack_optimizer(objective, _raw(optimizer, "optimizer"), tensors)
@@ -108,6 +114,7 @@ def read_state(metadata: Metadata, tensors: Tensors) -> TrainState:
         position=read_position(metadata),
         best=best.get("value"),
         best_epoch=best.get("epoch"),
+        best_metrics=best.get("metrics", {}),
         metrics=from_json(metadata.get("metrics", "{}")),
         extra=extra,
         camera=from_json(metadata.get("camera", "null")),

@@ -86,6 +86,16 @@ def validation_metrics(depth: Tensor, target: Tensor, min_depth: float, max_dept
 
 
 @torch.no_grad()
+def constant_error(target: Tensor, min_depth: float, max_depth: float) -> Tensor:
+    """Return the AbsRel (b,) of one constant depth for each image of `validation_metrics`, 0 where it is not valid.
+
+    Scaling by medians turns every constant into the median of the truth.
+    """
+    values, _ = validation_metrics(target.new_ones(len(target), 1, 1, 1), target, min_depth, max_depth)
+    return values[:, VALIDATION_METRICS.index("AbsRel")]
+
+
+@torch.no_grad()
 def relative_error(depth: Tensor, target: Tensor, min_depth: float, max_depth: float) -> Tensor:
     """Return the map (H W) of which AbsRel is the mean: error over truth, NaN where there is none. See above; b = 1."""
     depth = _resized(depth, target, min_depth, max_depth)

@@ -6,7 +6,6 @@ is not known is said to be unknown. The text is that of `card.md.jinja`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -25,6 +24,7 @@ from trainer.predict import scores
 from trainer.predict.scale import Scale
 from trainer.predict.scores import Scores
 from trainer.runtime.optional import require
+from trainer.tracking.health import learned
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 PHOTOMETRIC = ("img_recon", "feat_recon")  # losses that learn from views instead of from depth
@@ -192,9 +192,15 @@ class Card:
     @property
     def validated(self) -> str:
         """The number that chose this checkpoint."""
-        monitor = self.saved.metadata.get("monitor", "")
-        value = json.loads(self.saved.metadata.get("metrics", "{}")).get(monitor)
-        return f"{monitor} {value:.4g} in validation" if isinstance(value, float) else UNKNOWN
+        monitor, ratio = self.saved.metadata.get("monitor", ""), self.learned[1]
+        value = self.saved.state.metrics.get(monitor)
+        beside = "" if ratio is None else f" (AbsRel {ratio:.2f} times that of a constant depth)"
+        return f"{monitor} {value:.4g} in validation{beside}" if isinstance(value, float) else UNKNOWN
+
+    @property
+    def learned(self) -> tuple[str | None, float | None]:
+        """Why this network has learned nothing, if so, and its error over that of a constant depth; see `learned`."""
+        return learned(self.saved.state.metrics, self.saved.position.step)
 
     @property
     def licences(self) -> list[Licence]:

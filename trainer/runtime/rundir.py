@@ -38,6 +38,8 @@ class RunState:
     time: str  # ISO 8601 with the offset from UTC
     pid: int
     host: str
+    learned: str | None = None  # why nothing was learned; None = something was, or nothing is known
+    constant_ratio: float | None = None  # AbsRel of `best` over that of a constant depth; None without ground truth
 
 
 class RunDir:
@@ -93,12 +95,15 @@ class RunDir:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def write_state(self, state: str, position: Any) -> None:
+    def write_state(
+        self, state: str, position: Any, learned: str | None = None, constant_ratio: float | None = None
+    ) -> None:
         """Write `state.json` for a `position` with `epoch` and `step`. Raises ValueError for a state not in STATES."""
         if state not in STATES:
             raise ValueError(f"{state!r} is not a state of a run. Known: {', '.join(STATES)}")
         if self.is_main:
-            now = RunState(state, position.epoch, position.step, _now(), os.getpid(), socket.gethostname())
+            where = _now(), os.getpid(), socket.gethostname()
+            now = RunState(state, position.epoch, position.step, *where, learned, constant_ratio)
             files.write_text(self.state_path, json.dumps(vars(now), indent=1) + "\n")
 
     def read_state(self) -> RunState | None:

@@ -18,9 +18,10 @@ from trainer.types import Batch, StepOutput
 # A fresh network is nearly constant, its pose nearly the identity, and a healthy run can take tens of steps to leave
 # both. A single batch of odd pictures is no failure either.
 GRACE_STEPS = 100  # optimizer steps of a run before its networks are judged
-LOOKS = 3  # looks in a row that must agree
+LOOKS = 3  # looks in a row that must agree, but for a network that is dead
 
 CONSTANT_DISPARITY = 1e-3  # std / mean of a picture
+LIKE_A_CONSTANT = 0.995  # times the AbsRel of a constant depth: 1.00 as it is printed
 ONE_DEPTH = 1.02  # 95th over 5th percentile of a picture: 1.03 to 1.2 for fresh networks, 2 to 20 later
 AT_THE_LIMIT = 1.25  # factor from a limit of depth, as in the accuracy Acc
 AT_LIMIT_SHARE = 0.95  # of the pixels: sky fills half a picture at most
@@ -43,6 +44,8 @@ WAITING_SECONDS = 10.0  # of an epoch; less is the start of the workers
 SLOWER = 1.5  # times what the other processes take a step on average, each by itself
 SLOWER_MS = 10.0  # and by so much: in small steps chance decides
 
+_AT_A_LIMIT = {"exploding depth", "collapsed depth"}  # kinds of warnings
+
 # Shared remedies.
 _RATE = "optimizer.lr: a tenth of what it is, or trainer.gradient_clip_val: 1"
 _FROM_SCRATCH = "for a new run, loss.img_recon.automask_below: 0.7 and net.depth.init_disp: null"
@@ -62,6 +65,7 @@ class Health:
         self.is_bounded = math.isfinite(max_depth)
         self.near = AT_THE_LIMIT * min_depth
         self.far = max_depth / AT_THE_LIMIT if self.is_bounded else RUNAWAY * min_depth or DEAD
+        self.variation = math.nan  # of the disparity at the latest look
         self._in_a_row: dict[str, int] = {}
         self._validations: dict[str, int] = {}  # in a row, like `_in_a_row`
         self._slow: dict[str, int] = {}  # likewise, by process
@@ -71,7 +75,7 @@ class Health:
     def look(self, output: StepOutput, batch: Batch) -> dict[str, Tensor]:
         """Measure one micro-batch: scalars by name, means over its items, left on their device.
 
-        - disp_variation: std / mean of the disparity of a picture.
+        - disp_variation: std / mean of 1 / depth of a picture.
         - depth_near, depth_far: share of pixels within a factor 1.25 of min_depth and of max_depth; without a far
           limit, beyond 1e4 min_depth, or 1e6 without limits.
         - depth_median; depth_spread: 95th over 5th percentile of a picture.
@@ -83,8 +87,8 @@ class Health:
         - trusted (with `trust` in disp_ssi): share of pixels where the teacher is believed.
         - automask_removed (with an automask in img_recon): share of pixels that a support explains better unwarped.
         """
-        disp = output.predictions["disp"][0].flatten(1).float()
         depth = output.predictions["depth"][0].float()[..., ::2, ::2]  # a quarter of the pixels is enough
+        disp = 1 / depth.flatten(1)  # that of a dead sigmoid, 1e-9, varies in proportion
         ranked = depth.flatten(1).sort(1).values
         low, median, high = (ranked[:, int(q * (ranked.shape[1] - 1))] for q in (0.05, 0.5, 0.95))
         seen = {
@@ -110,7 +114,7 @@ class Health:
         return seen
 
     def judge(self, values: Mapping[str, float], waiting_share: float, *, waited: float, step: int) -> list[str]:
-        """Return new warnings about a look.
+        """Return new warnings about a look. What lies at a limit and is constant, too, is dead: one look is enough.
 
         Args:
             values: the values of `look`, averaged over processes.
@@ -120,8 +124,10 @@ class Health:
         found = {**self._of_depth(values), **_of_motion(values)} if step >= GRACE_STEPS else {}
         if waiting_share > WAITING_SHARE and waited > WAITING_SECONDS:
             found["data"] = _data_bound(waiting_share, waited)
+        self.variation = values["disp_variation"]
+        dead = _AT_A_LIMIT if self.variation < CONSTANT_DISPARITY else set()
         self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
-        return self._new({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS})
+        return self._new({kind: text for kind, text in found.items() if self._in_a_row[kind] >= LOOKS or kind in dead})
 
     def judge_processes(self, own: Sequence[float]) -> list[str]:
         """Return a warning when one process holds up the others, once for each.
@@ -142,7 +148,7 @@ class Health:
         One look at all data is enough. No warning after one of depth at a limit, which implies this one.
         """
         is_constant = disp_variation < CONSTANT_DISPARITY  # False for NaN: nothing was validated
-        if step < GRACE_STEPS or not is_constant or {"exploding depth", "collapsed depth"} & self._warned:
+        if step < GRACE_STEPS or not is_constant or _AT_A_LIMIT & self._warned:
             return []
         return self._new({"constant disparity": _constant(disp_variation)})
 
@@ -214,6 +220,27 @@ class Health:
             f" high a learning rate, limits that do not fit. Remedies: {_MOVING}; {_FROM_SCRATCH}; {_RATE};"
             " trainer.min_depth: 0.1."
         )
+
+
+def learned(metrics: Mapping[str, float], step: int) -> tuple[str | None, float | None]:
+    """Say why a network has learned nothing, and how its error compares with that of a constant depth.
+
+    Args:
+        metrics: of a validation, as checkpoints keep them; "disp_variation" alone also of a look.
+        step: optimizer steps done; before GRACE_STEPS the words are "nothing yet".
+
+    Returns:
+        the reason, None when something was learned or nothing is known; AbsRel over "constant_AbsRel", None without
+        ground truth.
+    """
+    error, constant, variation = (metrics.get(k, math.nan) for k in ("AbsRel", "constant_AbsRel", "disp_variation"))
+    ratio = error / constant if constant > 0 and math.isfinite(error) else None
+    nothing = "nothing" if step >= GRACE_STEPS else "nothing yet"
+    if variation < CONSTANT_DISPARITY:
+        return f"{nothing}: the depth is the same everywhere (std / mean of the disparity {variation:.1e})", ratio
+    if ratio is not None and ratio >= LIKE_A_CONSTANT:
+        return f"{nothing}: AbsRel {error:.3f} is {ratio:.2f} times that of a constant depth ({constant:.3f})", ratio
+    return None, ratio
 
 
 def holes(depth: Tensor, far: float) -> Tensor:

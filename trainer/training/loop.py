@@ -24,6 +24,7 @@ from trainer.runtime.files import CannotWrite
 from trainer.runtime.processes import any_process
 from trainer.runtime.seeding import STATISTICS, TRAINING, seed_everything
 from trainer.runtime.signals import Preempted, StopSignals
+from trainer.tracking.health import learned
 from trainer.training import optim
 from trainer.training.guard import Verdict
 from trainer.training.recorder import Recorder
@@ -200,6 +201,8 @@ class Loop:
         self.recorder.extra = {"train_safety/skipped_steps": self.guard.skipped}
         # Written here alone: a run killed before its validation would write the last step of an epoch again.
         self.recorder.step(output, batch, verdict.loss, self.scheduled() if due or is_last else {}, step, due)
+        if due and self.state.best is None:  # nothing else tells whether anything is learned
+            self.state.metrics = {**self.state.metrics, "disp_variation": self.recorder.health.variation}
         if self.settings.log_images == "all" and verdict.is_sound and is_last:
             items = [self.train_loader.dataset.describe(i) for i in batch["index"].tolist()]
             self.recorder.pictures(output, items, step)
@@ -317,7 +320,7 @@ class Loop:
         """
         state, settings = self.state, self.settings
         epoch, value = state.position.epoch, result.value(settings.monitor)
-        state.metrics = result.shown
+        state.metrics = result.kept or state.metrics
         if result.camera is not None:
             state.camera = result.camera.to_dict()
         if self.at_end_of_epoch():
@@ -330,7 +333,7 @@ class Loop:
             self.budget.validated_at = state.position.step
         is_better = state.best is None or improvement(settings.monitor, value, state.best) > 0
         if math.isfinite(value) and is_better and self.saver.save_best(self.validated):
-            state.best, state.best_epoch = value, epoch
+            state.best, state.best_epoch, state.best_metrics = value, epoch, state.metrics
         self.saver.save_last()
         self.saver.wait()
         self.record_epoch(result)
@@ -339,7 +342,7 @@ class Loop:
         """Write the state of the run and the result of its validation."""
         position = self.state.position
         try:
-            self.run.write_state("running", position)
+            self.run.write_state("running", position, *learned(self.state.judged, position.step))
         except CannotWrite as error:  # informative only; the checkpoint is what counts
             self.recorder.progress.message(f"warning: {error}")
         items = [self.val_loader.dataset.describe(i) for i in result.shown_items]

@@ -211,6 +211,8 @@ class Recorder:
         """
         scalars = {f"val_losses/loss_{k}".replace("loss_loss", "loss"): v for k, v in result.losses.items()}
         scalars |= {f"val/{k}": v for k, v in result.metrics.items()}
+        if result.num_with_depth:
+            scalars["baseline/constant_AbsRel"] = result.constant
         if best is not None:
             scalars[f"best/{monitor}"] = best
         if result.camera is not None:

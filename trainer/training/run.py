@@ -30,6 +30,7 @@ from trainer.runtime.files import require_space
 from trainer.runtime.rundir import BEST, RunDir
 from trainer.runtime.seeding import INITIALISATION, seed_everything
 from trainer.tracking import tracker as tracking
+from trainer.tracking.health import learned
 from trainer.tracking.progress import Kind, make_progress
 from trainer.training import setup
 from trainer.training.loop import Loop, Settings
@@ -104,7 +105,7 @@ def build_run(
     recorder = _start_recorder(cfg, accelerator, folder, parts, progress, settings, train_loader)
     _remember_frames(cfg, seen, start or last, checkpointer, recorder)
     folder.write_hparams({**hparams, "environment": environment(accelerator)}, command)
-    folder.write_state("running", state.position)
+    folder.write_state("running", state.position, *learned(state.judged, state.position.step))
     lap("trackers")
     loop = Loop(
         accelerator=accelerator,

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.geometry import valid_depth
 from trainer.metrics import camera as cameras
 from trainer.metrics.camera import LearnedCamera
-from trainer.metrics.validation import VALIDATION_METRICS, relative_error, validation_metrics
+from trainer.metrics.validation import VALIDATION_METRICS, constant_error, relative_error, validation_metrics
 from trainer.runtime.processes import gathered, total
 from trainer.runtime.seeding import VALIDATION, seed_everything
 from trainer.tracking import viz
@@ -31,7 +31,8 @@ class ValidationResult:
     metrics: dict[str, float] = field(default_factory=dict)  # over the items with ground truth
     num_items: int = 0
     num_with_depth: int = 0
-    disp_variation: float = math.nan  # mean over items of std / mean of the disparity; 0 = constant
+    constant: float = math.nan  # AbsRel of one constant depth for each of these items
+    disp_variation: float = math.nan  # mean over items of std / mean of 1 / depth; 0 = constant
     camera: LearnedCamera | None = None  # over the items with supports, where it is learned
     true_view: tuple[float, ...] | None = None  # field of view of the data, horizontal and vertical, degrees
     stretch: float = math.nan  # learned fx / fy over that of the data
@@ -42,6 +43,12 @@ class ValidationResult:
     def shown(self) -> dict[str, float]:
         """The total loss and the metrics, for display."""
         return {"loss": self.losses["loss"], **self.metrics} if self.losses else self.metrics
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """What checkpoints keep: `shown`, and what tells whether anything was learned, see `health.learned`."""
+        judged = {"disp_variation": self.disp_variation, "constant_AbsRel": self.constant}
+        return {**self.shown, **{name: value for name, value in judged.items() if not math.isnan(value)}}
 
     def value(self, monitor: str) -> float:
         """Return the number called `monitor`, NaN if it could not be computed."""
@@ -92,7 +99,7 @@ def validate(
     names = next(filter(None, gathered(accelerator, names)), [])  # a process without items has none
     if num_items == 0:
         return ValidationResult()
-    width = cameras.COLUMNS + 2 + len(names) + len(VALIDATION_METRICS)
+    width = cameras.COLUMNS + 3 + len(names) + len(VALIDATION_METRICS)
     table = torch.zeros(num_items, width, dtype=dtype, device=accelerator.device)
     for index, values in rows:
         table[index] = values
@@ -118,17 +125,18 @@ def _losses(objective: Any, output: StepOutput, batch: Any) -> Tensor:
 
 
 def _rows(output: StepOutput, losses: Tensor, batch: Any, min_depth: float, max_depth: float) -> Tensor:
-    """Return the rows of a batch (b k): learned camera, disparity variation, losses, metrics, has depth."""
+    """Return the rows of a batch (b k): learned camera, disparity variation, losses, metrics, constant, has depth."""
     b, dtype = len(batch["index"]), losses.dtype
     height, width = batch["target"].shape[-2:]
     camera = cameras.measure(output.predictions, batch.get("K"), (width, height)).to(dtype)
-    disp = output.predictions["disp"][0].flatten(1).to(dtype)
+    disp = 1 / output.predictions["depth"][0].flatten(1).to(dtype)  # that of a dead sigmoid varies in proportion
     variation = (disp.std(1) / disp.mean(1).clamp(min=1e-12))[:, None]
     if "depth" in batch:
         values, valid = validation_metrics(output.predictions["depth"][0], batch["depth"], min_depth, max_depth)
+        values = torch.cat([values, constant_error(batch["depth"], min_depth, max_depth)[:, None]], 1)
         values = torch.where(valid[:, None], values.to(dtype), 0.0)
     else:
-        values, valid = losses.new_zeros(b, len(VALIDATION_METRICS)), losses.new_zeros(b)
+        values, valid = losses.new_zeros(b, len(VALIDATION_METRICS) + 1), losses.new_zeros(b)
     return torch.cat([camera, variation, losses, values, valid[:, None].to(dtype)], 1)
 
 
@@ -136,12 +144,13 @@ def _summarise(table: Tensor, names: list[str]) -> ValidationResult:
     valid = table[:, -1] > 0
     of_camera, table = table[:, : cameras.COLUMNS], table[:, cameras.COLUMNS :]
     variation, losses = table[:, 0], table[:, 1 : 1 + len(names)]
-    metrics = table[valid, 1 + len(names) : -1]
+    metrics, constant = table[valid, 1 + len(names) : -2], table[valid, -2]
     return ValidationResult(
         losses=dict(zip(names, losses.mean(0).tolist(), strict=True)),
         metrics=dict(zip(VALIDATION_METRICS, metrics.mean(0).tolist(), strict=True)) if len(metrics) else {},
         num_items=len(table),
         num_with_depth=len(metrics),
+        constant=float(constant.mean()),
         disp_variation=float(variation.mean()),
         camera=cameras.summarise(of_camera),
         true_view=cameras.true_view(of_camera),

@@ -33,6 +33,7 @@ from trainer.runtime.processes import check_launcher, is_first_process, lost_pee
 from trainer.runtime.rundir import RunDir, read_hparams
 from trainer.runtime.signals import Preempted, StopSignals
 from trainer.runtime.streams import leave, outliving, say
+from trainer.tracking.health import GRACE_STEPS, learned
 from trainer.training.guard import NonFiniteLoss
 from trainer.training.loop import Loop
 from trainer.training.run import Run, build_run
@@ -157,7 +158,8 @@ def _ending(job: Run, again: str) -> Iterator[_End]:
             raise
     finally:
         try:
-            job.folder.write_state(end.state, loop.saver.checkpointer.position_of_last() or Position())
+            held = loop.saver.checkpointer.position_of_last() or Position()
+            job.folder.write_state(end.state, held, *learned(loop.state.judged, held.step))
         except CannotWrite as error:  # it must not hide what happened before
             end.words = "\n".join(filter(None, [end.words, f"error: {error}"]))
         finally:
@@ -267,14 +269,20 @@ def _camera(dataset: DepthDataset) -> str:
 
 def _summary(job: Run) -> dict[str, str]:
     state, folder, monitor = job.loop.state, job.folder, job.loop.settings.monitor
+    nothing, ratio = learned(state.judged, state.position.step)
     best = "none: nothing was validated"
     if state.best is not None and state.best_epoch is not None:
         known, val = job.loop.recorder.scored, job.loop.val_loader
         count = known or (0 if val is None else val.batch_sampler.num_items)
         items = f", mean of {count} val item{'s' * (count > 1)}" if count else ""
-        best = f"{state.best:.4g} (epoch {state.best_epoch + 1}{items})"
-    rows = {
-        f"best {shown_name(monitor)}": best,
+        name = "" if monitor == "AbsRel" else "AbsRel "
+        beside = "" if ratio is None else f"; {name}{ratio:.2f} times that of a constant depth"
+        best = f"{state.best:.4g} (epoch {state.best_epoch + 1}{items}{beside})"
+    rows = {f"best {shown_name(monitor)}": best}
+    if nothing:
+        advice = "see the warnings above, or `What goes wrong` in docs/tasks/debug.md"
+        rows["learned"] = f"{nothing}; {advice if state.position.step >= GRACE_STEPS else 'train longer'}"
+    rows |= {
         "steps": str(state.position.step),
         "best": str(folder.best_path) if state.best is not None else "-",
         "last": str(folder.last_path),

@@ -17,6 +17,8 @@ from trainer.tables.significance import Comparison, flips
 def run_row(run: Run) -> dict[str, Any]:
     """One run as a row: its state, where it stands, its best validation."""
     state, best = run.state, run.best()
+    ratio = state.constant_ratio if state else None
+    beside = f"; AbsRel {ratio:.2f} times that of a constant depth" if isinstance(ratio, float) else ""
     times = [datetime.fromtimestamp(t).astimezone().strftime("%Y-%m-%d %H:%M") for t in _times(run)]
     shares = run.events.points.get("train_health/waiting_share", ())
     return {
@@ -27,7 +29,8 @@ def run_row(run: Run) -> dict[str, Any]:
         if state
         else "-",
         "step": _count(state.step) if state else "-",
-        "best": f"{shown_name(run.monitor)} {best[1]:.4g} (step {best[0]})" if best else "nothing validated",
+        "best": f"{shown_name(run.monitor)} {best[1]:.4g} (step {best[0]}{beside})" if best else "nothing validated",
+        "learned": state.learned if state else None,
         "waiting": f"{shares[-1][1]:.0%}" if shares else "-",
         "times": times,
         "host": state.host if state else "-",
