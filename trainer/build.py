@@ -33,13 +33,14 @@ def build_networks(cfg: Config, given: Collection[str] = ()) -> dict[str, nn.Mod
     """
     networks: dict[str, nn.Module] = {}
     problems: dict[str, list[str]] = {}  # what is wrong: networks
-    for name, kwargs in cfg.net.items():
+    net = dict(cfg.net)
+    if "depth" in net and net["depth"].get("init_disp") is None and not net["depth"].get("pretrained", True):
+        net["depth"] = {**net["depth"], "init_disp": start_disparity(cfg)}
+    for name, kwargs in net.items():
         if name in UNUSED_WITHOUT_VIDEO and not any(cfg.supp_idxs):
             continue
         if name in given and "pretrained" in kwargs:
             kwargs = {**kwargs, "pretrained": False}
-        if name == "depth" and kwargs.get("init_disp") is None and not kwargs.get("pretrained", True):
-            kwargs = {**kwargs, "init_disp": start_disparity(cfg)}
         try:
             networks[name] = models_zoo.create(name, **kwargs)
         except (ValueError, models_zoo.PretrainedUnavailable) as error:
@@ -96,10 +97,8 @@ def start_disparity(cfg: Config) -> float | None:
     """
     is_metric = 0 in cfg.supp_idxs or any(getattr(LOSSES.get(name), "fixes_scale", False) for name in cfg.loss)
     depth = cfg.net["depth"]
-    can_start = (
-        depth.get("activation", "sigmoid") == "sigmoid"
-        and DECODERS.get(depth.get("dec_name", "monodepth")).supports_init
-    )
+    decoder: Any = DECODERS.get(depth.get("dec_name", "monodepth"))
+    can_start = depth.get("activation", "sigmoid") == "sigmoid" and decoder.supports_init
     return 0.06 if is_metric and can_start else None
 
 
