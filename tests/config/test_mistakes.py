@@ -161,8 +161,8 @@ MISTAKES = [
     ("trainer: {swa: {start: 99}}",
      "x.yaml:1: trainer.swa.start: 99 is never reached with trainer.max_epochs: *; set it lower"),
     ("trainer: {swa: {lr: 0}}", "x.yaml:1: trainer.swa.lr: expected a number > 0 or null, got 0"),
-    ("trainer: {ema: true, limit_val_batches: 0}",
-     "x.yaml:1: trainer.ema: is used in validation and for `best` alone, and nothing is validated; *"),
+    ("trainer: {swa: {start: 0}, limit_val_batches: 0}",
+     "x.yaml:1: trainer.swa: is used in validation and for `best` alone, and nothing is validated; *"),
     ("trainer: {early_stopping: true, limit_val_batches: 0}",
      "x.yaml:1: trainer.early_stopping: waits for a number of the validation, and nothing is validated; *"),
     ("trainer: {micro_batch_size: 0}",
@@ -396,6 +396,7 @@ def test_config_error_is_a_user_error():
     [
         ("dataset: {supp_idxs: [0]}", "net.pose is never used: dataset.supp_idxs [0] has no frame in time"),
         ("net: {pose: {learn_K: true}}\ntrainer: {limit_val_batches: 0}", "net.pose.learn_K: nothing is validated, so"),
+        ("trainer: {ema: true, limit_val_batches: 0}", "trainer.ema is used in validation and for `best` alone, and"),
         ("scheduler: {by: step}\ntrainer: {max_minutes: 5}", "trainer.max_minutes may end the run before scheduler.by"),
         ("trainer: {min_depth: 1}", "trainer.min_depth 1 without stereo: depth is in units of the network's choice"),
     ],

@@ -359,12 +359,16 @@ class _Crosschecks:
     def unvalidated(self) -> None:
         if self.trainer.get("limit_val_batches", 1):
             return
-        average = "is used in validation and for `best` alone"
-        uses = {"early_stopping": "waits for a number of the validation", "ema": average, "swa": average}
-        for key, what in uses.items():
+        average = "is used in validation and for `best` alone, and nothing is validated"
+        fix = "set trainer.limit_val_batches above 0, or {}: ~"
+        for key, what in (
+            ("early_stopping", "waits for a number of the validation, and nothing is validated"),
+            ("swa", average),
+        ):
             if self.trainer.get(key):
-                fix = f"set trainer.limit_val_batches above 0, or {key}: ~"
-                self.wrong(f"trainer.{key}", f"{what}, and nothing is validated; {fix}")
+                self.wrong(f"trainer.{key}", f"{what}; {fix.format(key)}")
+        if self.trainer.get("ema"):  # pages set it
+            self.warn(f"trainer.ema {average}; {fix.format('ema')}")
 
     def unmeasured(self) -> None:
         """A learned camera is measured on the supports of the validation."""
