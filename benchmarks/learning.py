@@ -75,9 +75,9 @@ def prepare(out: Path) -> None:
         )
         folder = out / name / "splits" / "learning"
         folder.mkdir(parents=True, exist_ok=True)
-        drive = [f"2011_09_26/2011_09_26_drive_{number:04}_sync" for number in range(1, 41)]
-        train = [f"{name} {frame} {camera}" for name in drive for frame in range(1, 11) for camera in "lr"]
-        for mode, lines in (("train", train), ("val", [f"{name} 1 l" for name in drive])):
+        scored = [f"2011_09_26/2011_09_26_drive_{number:04}_sync" for number in range(1, 41)]
+        trained = [f"{drive} {frame} {camera}" for drive in scored for frame in range(1, 11) for camera in "lr"]
+        for mode, lines in (("train", trained), ("val", [f"{drive} 1 l" for drive in scored])):
             (folder / f"{mode}_files.txt").write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -59,8 +59,8 @@ def spin_briefly() -> None:
 
     libgomp, the OpenMP of torch, spins for 300,000 turns by default, on cores that the late threads need where other
     processes run. Steps per second of `synthetic/monodepth2_M` with two threads on two cores: by default 3.5 alone, 0.1
-    beside one busy process; with 1000 turns 3.0 and 1.2. What the user has set stays, and keeps this from doing
-    anything; OMP_NUM_THREADS under a launcher is set by that.
+    beside one busy process; with 1000 turns 3.0 and 1.2; on another day the gap was smaller, see docs/tasks/gpus.md.
+    What the user has set stays, and keeps this from doing anything; OMP_NUM_THREADS under a launcher is set by that.
     """
     is_launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", *(() if is_launched else ["OMP_NUM_THREADS"])}

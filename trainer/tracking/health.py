@@ -209,7 +209,7 @@ class Health:
         return (
             f"warning: the depth explodes: {share} {where}. Usual causes: an automask that leaves a young pose network"
             " nothing to learn from, too high a learning rate, limits that do not fit, supports that show the target"
-            f" again. Set, {_FROM_SCRATCH}; {_RATE}; {limits}."
+            f" again. Remedies: {_FROM_SCRATCH}; {_RATE}; {limits}."
         )
 
     def _collapsed(self, values: Mapping[str, float]) -> str:
