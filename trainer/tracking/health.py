@@ -48,7 +48,7 @@ _AT_A_LIMIT = {"exploding depth", "collapsed depth"}  # kinds of warnings
 
 # Shared remedies.
 _RATE = "optimizer.lr: a tenth of what it is, or trainer.gradient_clip_val: 1"
-_FROM_SCRATCH = "for a new run, loss.img_recon.automask_below: 0.6 and net.depth.init_disp: null"
+_FROM_SCRATCH = "for a new run, loss.img_recon.automask_below: 0.5 and net.depth.init_disp: null"
 _MOVING = "leave out frames without motion (dataset.split_file, dataset.frame_gap: 2)"
 
 
